@@ -1,0 +1,202 @@
+"""Pareto mathematics on plain arrays. Every objective is oriented to be maximised; n points, m objectives.
+
+Two objectives are handled exactly in numpy; the hypervolume of three or more is Optuna's (WFG algorithm).
+"""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.float64]
+BoolArray = npt.NDArray[np.bool_]
+IntArray = npt.NDArray[np.int64]
+
+_TIE = 1e-9  # distances to the chord, in units of the normalised front, that count as equal
+
+
+def non_dominated(values: npt.ArrayLike) -> BoolArray:
+    """Which points (n, m) no other point dominates -> (n,). Of equal points all are kept.
+
+    A point dominates another when it is nowhere worse and somewhere better.
+
+    Raises:
+        ValueError: when `values` is not a finite (n, m) array.
+    """
+    points = _points(values)
+    return np.array([not _dominators(points, point).any() for point in points], dtype=bool)
+
+
+def surely_placed(values: npt.ArrayLike, spreads: npt.ArrayLike) -> BoolArray:
+    """Which points (n, m) keep their place, on or off the front, when all move within spreads (n, m) -> (n,).
+
+    A member is sure when, at its worst, the others at their best still do not dominate it; any other point
+    when, at its best, some other point at its worst still dominates it.
+
+    Raises:
+        ValueError: when an array is not finite, their shapes differ, or a spread is negative.
+    """
+    points, widths = _points(values), _points(spreads)
+    if points.shape != widths.shape or (widths < 0).any():
+        raise ValueError(
+            f"spreads must be non-negative and of shape {points.shape}, got shape {widths.shape}"
+        )
+    best, worst, member = points + widths, points - widths, non_dominated(points)
+    sure = np.empty(len(points), dtype=bool)
+    for index in range(len(points)):
+        mine, theirs = (worst, best) if member[index] else (best, worst)
+        beaten = _dominators(np.delete(theirs, index, axis=0), mine[index]).any()
+        sure[index] = beaten != member[index]
+    return sure
+
+
+def ranks(values: npt.ArrayLike) -> IntArray:
+    """The front each point (n, m) belongs to when fronts are peeled off one by one; the best is 0 -> (n,).
+
+    Raises:
+        ValueError: when `values` is not a finite (n, m) array.
+    """
+    points = _points(values)
+    rank = np.full(len(points), -1, dtype=np.int64)
+    dominated_by = np.zeros((len(points), len(points)), dtype=bool)
+    for index, point in enumerate(points):
+        dominated_by[index] = _dominators(points, point)
+    times_dominated = dominated_by.sum(axis=1)
+    level = 0
+    while (current := (times_dominated == 0) & (rank < 0)).any():
+        rank[current] = level
+        times_dominated = times_dominated - dominated_by[:, current].sum(axis=1)
+        level += 1
+    return rank
+
+
+def hypervolume(values: npt.ArrayLike, reference: npt.ArrayLike) -> float:
+    """The measure of the region that the points (n, m) dominate and that dominates the reference (m,).
+
+    Points that do not beat the reference in every objective add nothing.
+
+    Raises:
+        ValueError: when an array is not finite, or the reference is not of shape (m,).
+    """
+    points, origin = _points(values), _reference(reference, values)
+    points = points[(points > origin).all(axis=1)]
+    if len(points) == 0:
+        return 0.0
+    if points.shape[1] == 1:
+        return float(points.max() - origin[0])
+    if points.shape[1] == 2:
+        return _area(points, origin)
+    from optuna._hypervolume import compute_hypervolume  # private, hence the upper bound on optuna
+
+    return float(compute_hypervolume(-points, -origin))
+
+
+def contributions(values: npt.ArrayLike, reference: npt.ArrayLike) -> FloatArray:
+    """The hypervolume lost when a point of (n, m) is taken away -> (n,); 0 off the front and for twins.
+
+    Raises:
+        ValueError: when an array is not finite, or the reference is not of shape (m,).
+    """
+    points = _points(values)
+    lost = np.zeros(len(points))
+    members = np.flatnonzero(non_dominated(points))
+    front = points[members]
+    total = hypervolume(front, reference)
+    for place, index in enumerate(members):
+        lost[index] = max(0.0, total - hypervolume(np.delete(front, place, axis=0), reference))
+    return lost
+
+
+def chord_distances(values: npt.ArrayLike) -> FloatArray:
+    """How far each point (n, m) lies above the chord of the front: the plane through its ends -> (n,).
+
+    Objectives are first scaled so that the front spans 0 to 1 in each; with two of them its ends are at 0.
+    The definition is Das's (Structural Optimization 18, 1999).
+
+    Raises:
+        ValueError: when `values` is not a finite (n, m) array.
+    """
+    points = _points(values)
+    if len(points) == 0:
+        return np.zeros(0)
+    scaled = _normalised(points)
+    return np.asarray((scaled.sum(axis=1) - 1.0) / np.sqrt(points.shape[1]))
+
+
+def knee(values: npt.ArrayLike) -> int:
+    """The index of the front's member that lies farthest above the chord.
+
+    Where several are equally far (a front of one or two members, members on one line, a front that nowhere
+    rises above its chord and so has no knee but its ends), it is the one with the highest first objective.
+
+    Raises:
+        ValueError: when there is no point, or `values` is not a finite (n, m) array.
+    """
+    points = _points(values)
+    if len(points) == 0:
+        raise ValueError("a knee needs at least one point, got none")
+    members = np.flatnonzero(non_dominated(points))
+    distance = chord_distances(points)[members]
+    farthest = members[distance >= distance.max() - _TIE]
+    return int(farthest[np.argmax(points[farthest, 0])])
+
+
+def trade_off_ratio(values: npt.ArrayLike) -> FloatArray:
+    """The least loss per unit of gain when a point of (n, m) is exchanged for another -> (n,).
+
+    Losses and gains are summed over the objectives, scaled as for `chord_distances`. Above 1, every exchange
+    loses more than it wins; a dominated point has 0; it is infinite where no exchange wins anything.
+    The definition is Rachmawati and Srinivasan's (IEEE Trans. Evolutionary Computation 13, 2009).
+
+    Raises:
+        ValueError: when `values` is not a finite (n, m) array.
+    """
+    points = _points(values)
+    ratio = np.full(len(points), np.inf)
+    if len(points) == 0:
+        return ratio
+    scaled = _normalised(points)
+    for index, own in enumerate(scaled):
+        loss = np.maximum(own - scaled, 0.0).sum(axis=1)
+        gain = np.maximum(scaled - own, 0.0).sum(axis=1)
+        if (gain > 0).any():
+            ratio[index] = (loss[gain > 0] / gain[gain > 0]).min()
+    return ratio
+
+
+def _points(values: npt.ArrayLike) -> FloatArray:
+    points = np.asarray(values, dtype=np.float64)
+    if points.ndim != 2 or not np.isfinite(points).all():
+        raise ValueError(f"values must be a finite array of shape (points, objectives), got {_shown(points)}")
+    return points
+
+
+def _reference(reference: npt.ArrayLike, values: npt.ArrayLike) -> FloatArray:
+    origin, objectives = np.asarray(reference, dtype=np.float64), np.shape(values)[1]
+    if origin.shape != (objectives,) or not np.isfinite(origin).all():
+        raise ValueError(f"reference must hold {objectives} finite numbers, got {_shown(origin)}")
+    return origin
+
+
+def _shown(array: npt.NDArray[Any]) -> str:
+    return f"shape {array.shape} with {int((~np.isfinite(array)).sum())} values that are not finite"
+
+
+def _dominators(points: FloatArray, point: FloatArray) -> BoolArray:
+    """Which of the points (n, m) dominate the one point (m,) -> (n,)."""
+    return np.asarray((points >= point).all(axis=1) & (points > point).any(axis=1))
+
+
+def _area(points: FloatArray, origin: FloatArray) -> float:
+    """The area under the staircase of points (n, 2): strips from the right, as high as the best so far."""
+    points = points[np.argsort(-points[:, 0], kind="stable")]
+    widths = points[:, 0] - np.append(points[1:, 0], origin[0])
+    heights = np.maximum.accumulate(points[:, 1]) - origin[1]
+    return float(widths @ heights)
+
+
+def _normalised(points: FloatArray) -> FloatArray:
+    """Points (n, m) scaled so that the front spans 0 to 1 in every objective in which it has an extent."""
+    front = points[non_dominated(points)]
+    low, span = front.min(axis=0), np.ptp(front, axis=0)
+    return np.asarray((points - low) / np.where(span > 0, span, 1.0))
