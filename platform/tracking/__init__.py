@@ -1,0 +1,1 @@
+"""How a sweep gets into MLflow (store, spool, writer) and back out of it (ledger)."""
