@@ -1,0 +1,49 @@
+"""Public form of the linear scan."""
+
+import torch
+from torch import Tensor
+
+from recallfront.kernels.backend import Backend, use_reference
+from recallfront.kernels.checks import accumulation_dtype, check_same_dtype, check_shape
+from recallfront.kernels.linear_scan.pytorch import linear_scan_pytorch
+from recallfront.kernels.linear_scan.reference import linear_scan_reference
+
+
+def linear_scan(
+    a: Tensor,
+    b: Tensor,
+    *,
+    initial_state: Tensor | None = None,
+    reset: Tensor | None = None,
+    backend: Backend = "auto",
+) -> tuple[Tensor, Tensor]:
+    """Diagonal linear recurrence h_t = a_t * h_{t-1} + b_t (arXiv:2402.19427 eq. 4).
+
+    a, b (B, T, D); initial_state (B, D), zeros by default; reset (B, T) bool: a counts as 0 there, so that a packed
+    document starts afresh. Accumulates in float32 at least.
+    Returns h (B, T, D) in the type of b, and the last h (B, D), float32 at least.
+    Raises ValueError where shapes or types do not fit together.
+    """
+    check_shape("linear_scan", "b", b, (None, None, None))
+    check_shape("linear_scan", "a", a, tuple(b.shape))
+    check_same_dtype("linear_scan", a=a, b=b)
+    batch, time, width = b.shape
+    if time == 0:
+        raise ValueError("linear_scan: b has no time step; at least one is needed")
+    if initial_state is not None:
+        check_shape("linear_scan", "initial_state", initial_state, (batch, width))
+    if reset is not None:
+        check_shape("linear_scan", "reset", reset, (batch, time))
+        if reset.dtype != torch.bool:
+            raise ValueError(f"linear_scan: reset is {reset.dtype}; it must be torch.bool")
+    run = linear_scan_reference if use_reference("linear_scan", backend) else linear_scan_pytorch
+    dtype = accumulation_dtype(b.dtype)
+    initial = None if initial_state is None else initial_state.to(dtype)
+    h, last = run(a.to(dtype), b.to(dtype), initial, reset)
+    return h.to(b.dtype), last
+
+
+def linear_scan_step(a: Tensor, b: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+    """One token of `linear_scan`: a, b, state (B, D); returns h (B, D) in the type of b, and the new state."""
+    h = torch.addcmul(b.to(state.dtype), a.to(state.dtype), state)
+    return h.to(b.dtype), h

@@ -1,0 +1,1 @@
+"""Causal softmax attention, global or in a sliding window, with or without ALiBi."""

@@ -1,0 +1,131 @@
+"""Public form of window attention, and its one-token form over a ring of cached keys and values."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from recallfront.kernels.backend import Backend, use_reference
+from recallfront.kernels.checks import check_same_dtype, check_shape
+from recallfront.kernels.window_attention.pytorch import window_attention_pytorch
+from recallfront.kernels.window_attention.reference import window_attention_reference
+
+Slopes = Tensor | tuple[float, ...]
+
+
+def alibi_slopes(num_heads: int) -> tuple[float, ...]:
+    """The fixed slopes of ALiBi (arXiv:2108.12409 sec. 3), for any number of heads.
+
+    A power of two has the geometric sequence from 2^(-8/H); other counts take the sequence of the power below, then
+    every second slope of the power above (the authors' published rule).
+    """
+    power = 1 << (num_heads.bit_length() - 1)
+    slopes = [2.0 ** (-8.0 * head / power) for head in range(1, power + 1)]
+    finer = [2.0 ** (-4.0 * head / power) for head in range(1, 2 * power + 1, 2)]
+    return tuple((slopes + finer)[:num_heads])
+
+
+def window_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    window_size: int | None = None,
+    alibi_slopes: Slopes | None = None,
+    scale: float | None = None,
+    segments: Tensor | None = None,
+    backend: Backend = "auto",
+) -> Tensor:
+    """Causal softmax attention, optionally in a window and with linear biases (arXiv:2108.12409 sec. 3).
+
+    q (B, T, H, D); k, v (B, S, H_kv, D) with S >= T: the queries are the last T tokens, so that a block of tokens
+    can go on from cached keys. H_kv divides H (1 is multi-query attention). window_size: keys visible to a query,
+    itself included; None is all. alibi_slopes (H): slope * (j - i) is added to the logits. scale: 1 / sqrt(D) by
+    default. segments (B, S): a query sees only the keys of its own segment (packed documents).
+    Returns (B, T, H, D). Raises ValueError where shapes, types or sizes do not fit together.
+    """
+    scale, slopes = _check("window_attention", q, k, v, window_size, alibi_slopes, scale)
+    if segments is not None:
+        check_shape("window_attention", "segments", segments, (q.shape[0], k.shape[1]))
+    if use_reference("window_attention", backend):
+        as_tensor = None if slopes is None else torch.tensor(slopes, dtype=q.dtype, device=q.device)
+        return window_attention_reference(q, k, v, window_size, as_tensor, scale, segments)
+    return window_attention_pytorch(q, k, v, window_size, slopes, scale, segments)
+
+
+def _check(
+    name: str,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    window_size: int | None,
+    slopes: Slopes | None,
+    scale: float | None,
+) -> tuple[float, tuple[float, ...] | None]:
+    check_shape(name, "q", q, (None, None, None, None))
+    check_shape(name, "k", k, (q.shape[0], None, None, q.shape[3]))
+    check_shape(name, "v", v, tuple(k.shape[:3]) + (None,))
+    check_same_dtype(name, q=q, k=k, v=v)
+    heads, kv_heads = q.shape[2], k.shape[2]
+    if kv_heads == 0 or heads % kv_heads:
+        raise ValueError(f"{name}: k has {kv_heads} heads and q {heads}; the former must divide the latter")
+    if k.shape[1] < q.shape[1] or q.shape[1] == 0:
+        raise ValueError(f"{name}: q has {q.shape[1]} tokens and k {k.shape[1]}; 1 <= q tokens <= k tokens")
+    if window_size is not None and window_size < 1:
+        raise ValueError(f"{name}: window_size is {window_size}; it must be at least 1, or None for all keys")
+    if isinstance(slopes, Tensor):
+        slopes = tuple(slopes.tolist())
+    if slopes is not None and len(slopes) != heads:
+        raise ValueError(f"{name}: {len(slopes)} alibi_slopes for {heads} heads; one a head is needed")
+    return (1 / math.sqrt(q.shape[3]) if scale is None else scale), slopes
+
+
+def ring_ages(lengths: Tensor, slots: int) -> Tensor:
+    """How many tokens ago each slot of a ring was written (B, S), once the token at `lengths` (B) is in.
+
+    Token p lies in slot p % S. A slot whose age exceeds `lengths` was never written.
+    """
+    return (lengths[:, None] - torch.arange(slots, device=lengths.device)) % slots
+
+
+def step_bias(lengths: Tensor, slots: int, slopes: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """Bias (B, 1 or H, 1, S) over a ring for the token at `lengths`: -slope * age, and -inf where nothing lies."""
+    ages = ring_ages(lengths, slots)
+    bias = torch.zeros_like(ages, dtype=dtype)[:, None, None]
+    if slopes is not None:
+        bias = -slopes.to(dtype)[:, None, None] * ages[:, None, None]
+    return bias.masked_fill((ages > lengths[:, None])[:, None, None], float("-inf"))
+
+
+def window_attention_step(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    lengths: Tensor,
+    *,
+    bias: Tensor | None = None,
+    scale: float | None = None,
+) -> Tensor:
+    """One token of `window_attention` over a ring of S slots, S the window size (or all that will ever be seen).
+
+    q (B, H, D), k, v (B, H_kv, D) of the token at position `lengths` (B); keys, values (B, H_kv, S, D): updated in
+    place, token p in slot p % S; bias: `step_bias(...)`, made here (without slopes) where none is given.
+    Returns (B, H, D).
+    """
+    batch, heads, width = q.shape
+    slots = keys.shape[2]
+    rows, slot = torch.arange(batch, device=q.device), lengths % slots
+    keys[rows, :, slot] = k
+    values[rows, :, slot] = v
+    if bias is None:
+        bias = step_bias(lengths, slots, None, q.dtype)
+    # query heads that share a key head are that head's queries: no key is copied
+    grouped = keys.shape[1], heads // keys.shape[1]
+    q = q.view(batch, *grouped, width)
+    if bias.shape[1] == heads:
+        bias = bias.view(batch, *grouped, slots)
+    out = F.scaled_dot_product_attention(q, keys, values, attn_mask=bias, scale=scale)
+    return out.reshape(batch, heads, width)

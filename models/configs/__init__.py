@@ -1,0 +1,38 @@
+"""Configurations of the architectures. This package imports no torch: the sweep's driver parses them."""
+
+from typing import Annotated, Any
+
+from pydantic import Field, TypeAdapter
+
+from recallfront.models.configs.base import Architecture
+from recallfront.models.configs.linear import BasedConfig, GroupedConfig
+from recallfront.models.configs.recurrent import GriffinConfig, HawkConfig
+from recallfront.models.configs.softmax import AttentionConfig, WindowConfig
+
+ModelConfig = Annotated[
+    AttentionConfig | WindowConfig | HawkConfig | GriffinConfig | BasedConfig | GroupedConfig,
+    Field(discriminator="architecture"),
+]
+
+_ADAPTER: TypeAdapter[Architecture] = TypeAdapter(ModelConfig)
+
+
+def parse_config(values: Any) -> Architecture:
+    """The configuration that `values` (a mapping with the key `architecture`) describe.
+
+    Raises pydantic.ValidationError (a ValueError), which names the key, the value and what is allowed.
+    """
+    return _ADAPTER.validate_python(values)
+
+
+__all__ = [
+    "Architecture",
+    "AttentionConfig",
+    "BasedConfig",
+    "GriffinConfig",
+    "GroupedConfig",
+    "HawkConfig",
+    "ModelConfig",
+    "WindowConfig",
+    "parse_config",
+]

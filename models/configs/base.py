@@ -1,0 +1,95 @@
+"""What the configurations of all architectures have in common."""
+
+from typing import Any, ClassVar, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class Architecture(BaseModel):
+    """A language model: embedding, `num_layers` residual layers whose mixers `pattern` spells, norm, unembedding.
+
+    The letters of a pattern: C gated short convolution, A global softmax attention, W sliding-window attention,
+    R recurrent block (RG-LRU), L linear (Taylor) attention, G grouped attention. Each architecture allows the letters
+    that it has the knobs for. The pattern is repeated and cut to `num_layers`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    letters: ClassVar[str]  # what a pattern of this architecture may contain
+
+    architecture: str
+    vocab_size: int = Field(ge=2)
+    width: int = Field(default=64, ge=1)
+    num_heads: int = Field(default=1, ge=1)
+    pattern: str = Field(min_length=1)
+    num_layers: int = Field(ge=1)  # the pattern's length where none is given
+    short_conv_size: int = Field(default=3, ge=1)  # taps of the gated short convolution (C)
+    mlp_expansion: float = Field(default=0.0, ge=0)  # hidden over model width; 0: no channel mixer
+    mlp: Literal["geglu", "swiglu", "gelu"] = "geglu"
+    norm: Literal["rms", "layer"] = "rms"
+    tied_embeddings: bool = True
+    scale_embeddings: bool = False  # by sqrt(width), as Gemma does
+    logits_soft_cap: float = Field(default=0.0, ge=0)  # cap * tanh(logits / cap); 0: none
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_num_layers(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("num_layers") is None:
+            pattern = values.get("pattern", cls.model_fields["pattern"].default)
+            if isinstance(pattern, str) and pattern:
+                return {**values, "num_layers": len(pattern)}
+        return values
+
+    @model_validator(mode="after")
+    def _check_shape(self) -> Self:
+        unknown = sorted(set(self.pattern) - set(self.letters))
+        if unknown:
+            raise ValueError(
+                f"pattern is {self.pattern!r} and contains {', '.join(unknown)}; "
+                f"{self.architecture} allows the letters {', '.join(self.letters)}"
+            )
+        self._check_divides("num_heads", self.num_heads, "width", self.width)
+        return self
+
+    @staticmethod
+    def _check_divides(name: str, value: int, of_name: str, of_value: int) -> None:
+        if of_value % value:
+            raise ValueError(f"{name} is {value}, which does not divide {of_name}={of_value}; it must")
+
+    @property
+    def layers(self) -> str:
+        """One letter a layer: the pattern repeated and cut."""
+        return (self.pattern * self.num_layers)[: self.num_layers]
+
+    @property
+    def head_dim(self) -> int:
+        return self.width // self.num_heads
+
+    @property
+    def mlp_width(self) -> int:
+        """Hidden width of the channel mixer; 0 where there is none."""
+        return round(self.mlp_expansion * self.width)
+
+    def resized(
+        self, *, width: int | None = None, num_layers: int | None = None, num_heads: int | None = None
+    ) -> Self:
+        """The same architecture and knobs at another size, its pattern repeated: a deployment shape.
+
+        Raises pydantic.ValidationError where the new sizes do not fit the other fields.
+        """
+        sizes = {"width": width, "num_layers": num_layers, "num_heads": num_heads}
+        changes = {name: size for name, size in sizes.items() if size is not None}
+        return type(self).model_validate({**self.model_dump(), **changes})
+
+    def state_elements(self, context_length: int) -> int:
+        """Numbers that one sequence carries from a decode step to the next after `context_length` tokens.
+
+        The most that any shorter context needs, so that a group that has just been emptied hides nothing.
+        """
+        return sum(self.layer_state_elements(letter, context_length) for letter in self.layers)
+
+    def layer_state_elements(self, letter: str, context_length: int) -> int:
+        """State of one layer; each architecture adds the letters of its own."""
+        if letter == "C":
+            return (self.short_conv_size - 1) * self.width
+        raise ValueError(f"{self.architecture} has no layer {letter!r}; it has {', '.join(self.letters)}")

@@ -1,0 +1,71 @@
+"""Softmax attention: global (ALiBi, RoPE, sinusoidal, none) and in a sliding window."""
+
+from typing import ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from recallfront.models.configs.base import Architecture
+
+Positions = Literal["alibi", "rope", "sinusoidal", "none"]
+
+
+class AttentionKnobs(Architecture):
+    """Knobs of every softmax attention layer."""
+
+    positions: Positions = "alibi"
+    num_kv_heads: int | None = Field(default=None, ge=1)  # None: as many as num_heads; 1: multi-query attention
+
+    @property
+    def kv_heads(self) -> int:
+        return self.num_kv_heads or self.num_heads
+
+    @property
+    def kv_width(self) -> int:
+        """Numbers that one token leaves in the cache of one layer: its keys and values."""
+        return 2 * self.kv_heads * self.head_dim
+
+    @property
+    def rotary_dim(self) -> int:
+        """Leading dimensions of a head that RoPE turns."""
+        return self.head_dim if self.positions == "rope" else 0
+
+    @model_validator(mode="after")
+    def _check_attention(self) -> Self:
+        self._check_divides("num_kv_heads", self.kv_heads, "num_heads", self.num_heads)
+        if self.rotary_dim % 2:
+            raise ValueError(f"width / num_heads is {self.head_dim}; with positions='rope' it must be even")
+        if self.positions == "sinusoidal" and self.width % 2:
+            raise ValueError(f"width is {self.width}; with positions='sinusoidal' it must be even")
+        return self
+
+
+class AttentionConfig(AttentionKnobs):
+    """Global softmax attention (arXiv:2108.12409 with positions='alibi')."""
+
+    letters: ClassVar[str] = "CA"
+    architecture: Literal["attention"] = "attention"
+    pattern: str = Field(default="CA", min_length=1)
+
+    def layer_state_elements(self, letter: str, context_length: int) -> int:
+        if letter == "A":
+            return self.kv_width * context_length
+        return super().layer_state_elements(letter, context_length)
+
+
+class WindowKnobs(AttentionKnobs):
+    """Knobs of an architecture with sliding-window layers."""
+
+    window_size: int = Field(default=16, ge=1)  # keys visible, the token's own included
+
+    def layer_state_elements(self, letter: str, context_length: int) -> int:
+        if letter == "W":
+            return self.kv_width * min(context_length, self.window_size - 1)
+        return super().layer_state_elements(letter, context_length)
+
+
+class WindowConfig(WindowKnobs):
+    """Sliding-window softmax attention."""
+
+    letters: ClassVar[str] = "CW"
+    architecture: Literal["window"] = "window"
+    pattern: str = Field(default="CW", min_length=1)
