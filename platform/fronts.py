@@ -1,0 +1,147 @@
+"""The front of a sweep: which of its configurations no other dominates."""
+
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from recallfront.platform import pareto
+from recallfront.platform.candidates import (
+    Candidate,
+    Objective,
+    by_configuration,
+    gather,
+    oriented,
+    read_objectives,
+    split_complete,
+    varying_knobs,
+)
+from recallfront.platform.records import Status, SweepRecord
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+@dataclass(frozen=True)
+class Front:
+    """What a sweep has found so far: every candidate, and which of them make up the front."""
+
+    sweep: str  # the study's name
+    sweep_key: str
+    run_id: str
+    objectives: tuple[Objective, ...]
+    candidates: tuple[Candidate, ...] = ()  # in the order of the second objective, worst first
+    hypervolume: float = 0.0
+    knee: Candidate | None = None
+    left_out: tuple[str, ...] = field(default=())  # runs that finished without a value for every objective
+
+    @property
+    def members(self) -> tuple[Candidate, ...]:
+        """The front alone, slowest (or, in general, worst in the second objective) first."""
+        return tuple(candidate for candidate in self.candidates if candidate.on_front)
+
+    @property
+    def reference(self) -> tuple[float, ...]:
+        return tuple(objective.reference for objective in self.objectives)
+
+    @property
+    def knob_names(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(name for candidate in self.candidates for name in candidate.knobs))
+
+    def values(self, candidates: Iterable[Candidate]) -> pareto.FloatArray:
+        """The candidates' objectives, oriented to be maximised -> (candidates, objectives)."""
+        return oriented([candidate.metrics for candidate in candidates], self.objectives)
+
+    def to_json(self) -> str:
+        """Everything, as an indented JSON document."""
+        document: dict[str, Any] = {
+            "sweep": self.sweep,
+            "sweep_key": self.sweep_key,
+            "run_id": self.run_id,
+            "objectives": [asdict(objective) for objective in self.objectives],
+            "hypervolume": self.hypervolume,
+            "knee": self.knee.run_ids[0] if self.knee else None,
+            "candidates": [
+                asdict(candidate) | {"label": candidate.label, "n_seeds": candidate.n_seeds}
+                for candidate in self.candidates
+            ],
+            "left_out": self.left_out,
+        }
+        return json.dumps(document, indent=2, allow_nan=False)
+
+    def to_csv(self) -> str:
+        """One line a candidate: its place, knobs, every metric with its spread, and its runs."""
+        from recallfront.platform.front_views import as_csv
+
+        return as_csv(self)
+
+    def table(self, *, members_only: bool = False) -> "Table":
+        """The candidates as a table for the terminal."""
+        from recallfront.platform.front_views import as_table
+
+        return as_table(self, members_only=members_only)
+
+
+def front(
+    sweep: str | SweepRecord, *, home: Path | str | None = None, tracking_uri: str | None = None
+) -> Front:
+    """The front of a sweep.
+
+    Args:
+        sweep: its name, its run's id, or a record of it that was read already.
+        home: the folder of all outputs; only read where `tracking_uri` is not given.
+        tracking_uri: the MLflow store that holds the sweep.
+
+    Raises:
+        UsageError: when there is no such sweep, or the store does not answer.
+    """
+    return build_front(read_record(sweep, home=home, tracking_uri=tracking_uri))
+
+
+def read_record(
+    sweep: str | SweepRecord, *, home: Path | str | None = None, tracking_uri: str | None = None
+) -> SweepRecord:
+    """A sweep's record from the ledger; a record passes through.
+
+    Raises:
+        UsageError: when there is no such sweep, or the store does not answer.
+    """
+    if isinstance(sweep, SweepRecord):
+        return sweep
+    from recallfront.platform.tracking.ledger import read_sweep
+    from recallfront.platform.tracking.store import prepare_store
+
+    return read_sweep(prepare_store(tracking_uri, home_folder(home)), sweep)
+
+
+def home_folder(home: Path | str | None = None) -> Path:
+    """The folder of all outputs: as given, else RECALLFRONT_HOME, else `recallfront-home` here."""
+    return Path(home or os.environ.get("RECALLFRONT_HOME") or "recallfront-home")
+
+
+def build_front(record: SweepRecord) -> Front:
+    """Gather a sweep's finished trials (never a stopped or failed one) and find the front among them."""
+    objectives = read_objectives(record.spec)
+    complete, left_out = split_complete(record.with_status(Status.FINISHED), objectives)
+    empty = Front(record.name, record.sweep_key, record.run_id, objectives, left_out=left_out)
+    if not complete:
+        return empty
+    varying = varying_knobs(record.trials)
+    candidates = [gather(trials, varying) for trials in by_configuration(complete).values()]
+    candidates.sort(key=lambda c: [o.sign * c.metrics[o.reading] for o in (*objectives[1:], objectives[0])])
+
+    values = empty.values(candidates)
+    spreads = np.array([[c.spreads.get(o.reading, 0.0) for o in objectives] for c in candidates])
+    reference = [o.sign * o.reference for o in objectives]
+    on_front, certain = pareto.non_dominated(values), pareto.surely_placed(values, spreads)
+    contribution = pareto.contributions(values, reference)
+    placed = tuple(
+        replace(c, on_front=bool(on_front[i]), certain=bool(certain[i]), contribution=float(contribution[i]))
+        for i, c in enumerate(candidates)
+    )
+    volume = pareto.hypervolume(values, reference)
+    return replace(empty, candidates=placed, hypervolume=volume, knee=placed[pareto.knee(values)])
