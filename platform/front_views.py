@@ -3,6 +3,7 @@
 import csv
 import io
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
@@ -44,32 +45,29 @@ def as_csv(front: Front) -> str:
 
 def as_table(front: Front, *, members_only: bool = False) -> Table:
     """The candidates, slowest first, each with its place on or off the front."""
-    table = Table(
-        title=Text(front.sweep, style="bold"), caption=Text(_caption(front)), caption_justify="left"
-    )
-    table.add_column("front", justify="center")
-    for name in ("architecture", *front.knob_names):
-        table.add_column(Text(name.replace("_", " ")), overflow="fold")
+    title, caption = Text(front.sweep), Text(_caption(front))
+    table = Table(title=title, caption=caption, caption_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("front", no_wrap=True)
+    table.add_column("configuration", min_width=16)
     columns = _metric_columns(front)
     for name in (*columns.values(), "seeds"):
-        table.add_column(Text(name), justify="right")
+        table.add_column(Text(name.replace(" ", "\n", 1)), justify="right", no_wrap=True)
     for candidate in front.members if members_only else front.candidates:
-        knobs = [show_knob(candidate.knobs[n]) if n in candidate.knobs else "" for n in front.knob_names]
-        cells = [candidate.architecture, *knobs, *map(candidate.describe, columns), str(candidate.n_seeds)]
+        cells = [candidate.label, *map(candidate.describe, columns), str(candidate.n_seeds)]
         style = "" if candidate.on_front else "dim"
         table.add_row(Text(_mark(front, candidate)), *map(Text, cells), style=style)
     return table
 
 
 def _metric_columns(front: Front) -> dict[str, str]:
-    """Metric -> heading: the objectives (recall on both splits), then state and size."""
+    """Metric -> heading: the objectives (recall on both splits), then the state."""
     columns: dict[str, str] = {}
     for objective in front.objectives:
         if objective.metric == "recall":
-            columns |= {"validation_recall": "recall (validation)", "recall": "recall (test)"}
+            columns |= {"validation_recall": "recall", "recall": "recall on test"}
         else:
             columns[objective.metric] = title_of(objective.metric)
-    return columns | {"state_bytes": "state", "parameters": "parameters"}
+    return columns | {"state_bytes": "state"}
 
 
 def _mark(front: Front, candidate: Candidate) -> str:
@@ -82,7 +80,7 @@ def _caption(front: Front) -> str:
     lines = [
         f"{len(front.members)} of {len(front.candidates)} configurations are on the front; "
         f"hypervolume {show('hypervolume', front.hypervolume)} against {against}.",
-        "● on the front   ◐ on it, but within the spreads it may not be   ○ off it, but it may be on it",
+        "Within the spreads: ● surely on the front   ◐ on it, perhaps not   ○ off it, perhaps on it",
     ]
     if front.left_out:
         lines.append(f"{len(front.left_out)} finished runs lack an objective's value and are left out.")
