@@ -1,6 +1,7 @@
 """Public form of window attention, and its one-token form over a ring of cached keys and values."""
 
 import math
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -89,12 +90,17 @@ def ring_ages(lengths: Tensor, slots: int) -> Tensor:
     return (lengths[:, None] - torch.arange(slots, device=lengths.device)) % slots
 
 
-def step_bias(lengths: Tensor, slots: int, slopes: Tensor | None, dtype: torch.dtype) -> Tensor:
+@lru_cache(maxsize=32)
+def _slopes_tensor(slopes: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.tensor(slopes, dtype=dtype, device=device)[:, None, None]
+
+
+def step_bias(lengths: Tensor, slots: int, slopes: tuple[float, ...] | None, dtype: torch.dtype) -> Tensor:
     """Bias (B, 1 or H, 1, S) over a ring for the token at `lengths`: -slope * age, and -inf where nothing lies."""
     ages = ring_ages(lengths, slots)
     bias = torch.zeros_like(ages, dtype=dtype)[:, None, None]
     if slopes is not None:
-        bias = -slopes.to(dtype)[:, None, None] * ages[:, None, None]
+        bias = -_slopes_tensor(slopes, dtype, lengths.device) * ages[:, None, None]
     return bias.masked_fill((ages > lengths[:, None])[:, None, None], float("-inf"))
 
 

@@ -1,0 +1,60 @@
+"""From a configuration to a model."""
+
+from recallfront.models.configs import Architecture
+from recallfront.models.configs.recurrent import RecurrentKnobs
+from recallfront.models.configs.softmax import AttentionKnobs
+from recallfront.models.language_model import Embedding, LanguageModel, Layer
+from recallfront.models.layers import MLP, LayerNorm, Linear, RMSNorm
+from recallfront.models.mixers.attention import Attention
+from recallfront.models.mixers.base import Mixer
+from recallfront.models.mixers.short_convolution import GatedShortConvolution
+
+
+def build(config: Architecture, seed: int = 0) -> LanguageModel:
+    """The model of `config`, its parameters drawn as in its paper from a generator of their own.
+
+    The same configuration and seed give the same parameters, whatever ran before.
+    """
+    layers = [_layer(config, letter) for letter in config.layers]
+    std = config.width**-0.5
+    embedding = Embedding(config.vocab_size, config.width, std=std)
+    unembedding = None if config.tied_embeddings else Linear(config.width, config.vocab_size, std=std)
+    model = LanguageModel(config, embedding, layers, _norm(config), unembedding)
+    model.initialise(seed)
+    return model
+
+
+def _norm(config: Architecture) -> RMSNorm | LayerNorm:
+    return RMSNorm(config.width) if config.norm == "rms" else LayerNorm(config.width)
+
+
+def _out_scale(config: Architecture) -> float:
+    """Projections back to the residual stream start smaller, the more layers there are (arXiv:2402.19427 code)."""
+    return float((2 / config.num_layers) ** 0.5)
+
+
+def _layer(config: Architecture, letter: str) -> Layer:
+    mlp = None
+    if config.mlp_width:
+        bias = isinstance(config, RecurrentKnobs)
+        mlp = MLP(
+            config.width, config.mlp_width, config.mlp, bias=bias, std=None, out_scale=_out_scale(config)
+        )
+    return Layer(_mixer(config, letter), _norm(config), mlp, _norm(config) if mlp else None)
+
+
+def _mixer(config: Architecture, letter: str) -> Mixer:
+    if letter == "C":
+        return GatedShortConvolution(config.width, config.short_conv_size)
+    if letter in "AW" and isinstance(config, AttentionKnobs):
+        return Attention(
+            config.width,
+            config.num_heads,
+            config.kv_heads,
+            window_size=config.window_size if letter == "W" else None,  # type: ignore[attr-defined]
+            rotary_dim=config.rotary_dim,
+            alibi=config.positions == "alibi",
+            out_bias=isinstance(config, RecurrentKnobs),
+            out_scale=_out_scale(config),
+        )
+    raise ValueError(f"{config.architecture} has no layer {letter!r}; it has {', '.join(config.letters)}")

@@ -1,0 +1,191 @@
+"""The language model: embedding, residual layers, norm, unembedding; for training, prefill and decoding."""
+
+import hashlib
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor, nn
+
+from recallfront.models.configs import Architecture
+from recallfront.models.layers import MLP, Drawn, LayerNorm, Linear, RMSNorm, sinusoids
+from recallfront.models.mixers.base import Mixer
+from recallfront.models.state import Block, Layout, State, Step
+
+
+class Embedding(Drawn):
+    """Token embeddings, normal with standard deviation `std`."""
+
+    def __init__(self, vocab_size: int, width: int, *, std: float) -> None:
+        super().__init__()
+        self.std = std
+        self.weight = nn.Parameter(torch.empty(vocab_size, width))
+
+    def initialise(self, generator: Generator) -> None:
+        nn.init.normal_(self.weight, std=self.std, generator=generator)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return F.embedding(tokens, self.weight)
+
+
+class Layer(nn.Module):
+    """Pre-norm residual layer: x + mixer(norm(x)), then x + mlp(norm(x)) where there is a channel mixer."""
+
+    def __init__(self, mixer: Mixer, mixer_norm: nn.Module, mlp: MLP | None, mlp_norm: nn.Module | None) -> None:
+        super().__init__()
+        self.mixer_norm, self.mixer = mixer_norm, mixer
+        self.mlp_norm, self.mlp = mlp_norm, mlp
+
+    def add_mlp(self, x: Tensor) -> Tensor:
+        """x + mlp(norm(x))."""
+        if self.mlp is None or self.mlp_norm is None:
+            return x
+        return x + self.mlp(self.mlp_norm(x))  # type: ignore[no-any-return]
+
+    def forward(self, x: Tensor, layout: Layout) -> Tensor:
+        return self.add_mlp(x + self.mixer(self.mixer_norm(x), layout))
+
+
+class LanguageModel(nn.Module):
+    """A causal language model of the architecture `config`. Made by `build`."""
+
+    def __init__(
+        self,
+        config: Architecture,
+        embedding: Embedding,
+        layers: list[Layer],
+        final_norm: RMSNorm | LayerNorm,
+        unembedding: Linear | None,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = embedding
+        self.layers = nn.ModuleList(layers)
+        self.final_norm = final_norm
+        self.unembedding = unembedding  # None: tied to the embedding
+        self._name = hashlib.sha256(config.model_dump_json().encode()).hexdigest()[:16]
+
+    def forward(self, tokens: Tensor, positions: Tensor | None = None) -> Tensor:
+        """Logits (B, T, vocab) for tokens (B, T); positions (B, T) restart at 0 where a packed document starts.
+
+        Raises ValueError where shapes do not fit or positions neither go on by 1 nor restart at 0.
+        """
+        _check_tokens(tokens, 2)
+        if positions is not None:
+            _check_positions(positions, tokens)
+        layout = Layout(positions, tokens.shape[1] if positions is None else int(positions.max()) + 1)
+        x = self._embed(tokens, layout.positions)
+        for layer in self.layers:
+            x = layer(x, layout)
+        return self._unembed(x)
+
+    def _embed(self, tokens: Tensor, positions: Tensor | None) -> Tensor:
+        x: Tensor = self.embedding(tokens)
+        if self.config.scale_embeddings:
+            # the released RecurrentGemma rounds this constant to bfloat16
+            x = x * torch.tensor(self.config.width**0.5, dtype=torch.bfloat16).to(x)
+        if getattr(self.config, "positions", None) == "sinusoidal":
+            if positions is None:
+                positions = torch.arange(tokens.shape[1], device=tokens.device)[None]
+            x = x + sinusoids(positions, self.config.width, x.dtype)
+        return x
+
+    def _unembed(self, x: Tensor) -> Tensor:
+        x = self.final_norm(x)
+        logits = F.linear(x, (self.embedding if self.unembedding is None else self.unembedding).weight)
+        cap = self.config.logits_soft_cap
+        return cap * torch.tanh(logits / cap) if cap else logits
+
+    def init_state(self, batch_size: int) -> State:
+        """The decode state of `batch_size` rows that have seen nothing, on the model's device and in its type."""
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
+        weight = self.embedding.weight
+        layers = [
+            layer.mixer.init_state(batch_size, weight.device, weight.dtype)  # type: ignore[union-attr, operator]
+            for layer in self.layers
+        ]
+        lengths = torch.zeros(batch_size, dtype=torch.long, device=weight.device)
+        return State(layers, lengths, 0, self._name)
+
+    @torch.no_grad()
+    def prefill(
+        self, tokens: Tensor, state: State, *, lengths: Tensor | None = None, last_only: bool = False
+    ) -> tuple[Tensor, State]:
+        """Read a block of tokens (B, T), from the start or going on from `state`, which is used up.
+
+        lengths (B): tokens of each row that count, at least 1; the others are padding on the right.
+        Returns the logits (B, T, vocab), or (B, 1, vocab) after each row's last token, and the state.
+        Raises ValueError where tokens, lengths or state do not fit together.
+        """
+        _check_tokens(tokens, 2)
+        self._check_state(state, tokens.shape[0])
+        batch, time = tokens.shape
+        if lengths is not None:
+            _check_lengths(lengths, batch, time)
+        block = Block(state.lengths, state.longest, time, lengths, state.uniform)
+        sinusoidal = getattr(self.config, "positions", None) == "sinusoidal"
+        x = self._embed(tokens, block.positions if sinusoidal else None)
+        for layer, layer_state in zip(self.layers, state.layers, strict=True):
+            x = x + layer.mixer.extend(layer.mixer_norm(x), layer_state, block)  # type: ignore[union-attr, operator]
+            x = layer.add_mlp(x)  # type: ignore[operator]
+        if last_only:
+            x = x[:, -1:] if lengths is None else x[torch.arange(batch), lengths - 1][:, None]
+        uniform = state.uniform and lengths is None
+        return self._unembed(x), State(state.layers, block.ends, state.longest + time, self._name, uniform)
+
+    @torch.no_grad()
+    def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
+        """Read one token a row (B): logits (B, vocab) and the state; the given state is used up."""
+        _check_tokens(tokens, 1)
+        self._check_state(state, tokens.shape[0])
+        step = Step(state.lengths, state.longest, state.uniform)
+        x = self._embed(tokens[:, None], state.lengths[:, None])[:, 0]
+        for layer, layer_state in zip(self.layers, state.layers, strict=True):
+            x = x + layer.mixer.step(layer.mixer_norm(x), layer_state, step)  # type: ignore[union-attr, operator]
+            x = layer.add_mlp(x)  # type: ignore[operator]
+        state = State(state.layers, state.lengths + 1, state.longest + 1, self._name, state.uniform)
+        return self._unembed(x), state
+
+    def state_bytes(self, state: State) -> int:
+        """Bytes that must survive to the next step, all rows together, measured from the live tensors."""
+        return sum(
+            tensor.numel() * tensor.element_size()
+            for layer, layer_state in zip(self.layers, state.layers, strict=True)
+            for tensor in layer.mixer.live(layer_state, state.longest)  # type: ignore[union-attr, operator]
+        )
+
+    def parameter_count(self) -> int:
+        """Numbers that are trained; a tied embedding counts once."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    def initialise(self, seed: int) -> None:
+        """Draw all parameters anew from a generator of their own."""
+        generator = Generator(device="cpu").manual_seed(seed)
+        for module in self.modules():
+            if isinstance(module, Drawn):
+                module.initialise(generator)
+
+    def _check_state(self, state: State, batch_size: int) -> None:
+        if state.model_name != self._name:
+            raise ValueError("the state belongs to a model of another configuration; use init_state of this one")
+        if state.batch_size != batch_size:
+            raise ValueError(f"tokens have {batch_size} rows and the state {state.batch_size}; they must agree")
+
+
+def _check_tokens(tokens: Tensor, dimensions: int) -> None:
+    wanted = "(batch, time)" if dimensions == 2 else "(batch,)"
+    if tokens.ndim != dimensions or tokens.numel() == 0:
+        raise ValueError(f"tokens have shape {tuple(tokens.shape)}; it must be {wanted}, and not empty")
+
+
+def _check_positions(positions: Tensor, tokens: Tensor) -> None:
+    if positions.shape != tokens.shape:
+        raise ValueError(f"positions have shape {tuple(positions.shape)}; it must be {tuple(tokens.shape)}, the tokens'")
+    after, before = positions[:, 1:], positions[:, :-1]
+    if not bool(((after == before + 1) | (after == 0)).all()) or int(positions.min()) < 0:
+        raise ValueError("positions must go on by 1 from token to token, or restart at 0 where a document starts")
+
+
+def _check_lengths(lengths: Tensor, batch: int, time: int) -> None:
+    if lengths.shape != (batch,) or int(lengths.min()) < 1 or int(lengths.max()) > time:
+        raise ValueError(f"lengths must be {batch} numbers between 1 and {time}, one a row of tokens")

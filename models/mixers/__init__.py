@@ -1,0 +1,1 @@
+"""Sequence mixers, one letter of a pattern each."""

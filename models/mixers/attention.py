@@ -1,0 +1,141 @@
+"""Softmax attention as a mixer, global or in a window; its cache is a ring of keys and values."""
+
+import torch
+from torch import Tensor
+
+from recallfront.kernels.window_attention.operator import (
+    alibi_slopes,
+    step_bias,
+    window_attention,
+    window_attention_step,
+)
+from recallfront.models.layers import Linear, rotate
+from recallfront.models.mixers.base import Mixer
+from recallfront.models.state import Block, LayerState, Layout, Step
+
+_FIRST_CAPACITY = 64  # slots of a growing cache; it doubles when it is full
+
+
+class Attention(Mixer):
+    """Multi-head, grouped-query or multi-query attention.
+
+    window_size: keys visible, None for all; rotary_dim: leading dimensions of a head that RoPE turns.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        num_heads: int,
+        kv_heads: int,
+        *,
+        window_size: int | None,
+        rotary_dim: int,
+        alibi: bool,
+        out_bias: bool = False,
+        std: float | None = None,
+        out_scale: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.heads, self.kv_heads, self.head_dim = num_heads, kv_heads, width // num_heads
+        self.window_size, self.rotary_dim = window_size, rotary_dim
+        self.slopes = alibi_slopes(num_heads) if alibi else None
+        std = std or width**-0.5
+        self.qkv = Linear(width, (num_heads + 2 * kv_heads) * self.head_dim, std=std)
+        self.out = Linear(width, width, bias=out_bias, std=std * out_scale)
+
+    def _project(self, x: Tensor, positions: Tensor | int, longest: int) -> tuple[Tensor, Tensor, Tensor]:
+        """q (B, T, H, D) and k, v (B, T, H_kv, D), with positions turned in."""
+        qkv: Tensor = self.qkv(x)
+        qkv = qkv.view(*x.shape[:2], -1, self.head_dim)
+        qk, v = qkv.split([self.heads + self.kv_heads, self.kv_heads], dim=2)
+        if self.rotary_dim:
+            qk = rotate(qk, positions, self.rotary_dim, longest)
+        return qk[:, :, : self.heads], qk[:, :, self.heads :], v
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, segments: Tensor | None) -> Tensor:
+        mixed = window_attention(
+            q, k, v, window_size=self.window_size, alibi_slopes=self.slopes, segments=segments
+        )
+        out: Tensor = self.out(mixed.flatten(2))
+        return out
+
+    def forward(self, x: Tensor, layout: Layout) -> Tensor:
+        positions = 0 if layout.positions is None else layout.positions
+        q, k, v = self._project(x, positions, layout.longest)
+        return self._attend(q, k, v, layout.segments)
+
+    def init_state(self, batch_size: int, device: torch.device, dtype: torch.dtype) -> LayerState:
+        slots = _FIRST_CAPACITY if self.window_size is None else self.window_size
+        shape = (batch_size, self.kv_heads, slots, self.head_dim)
+        return {name: torch.zeros(shape, device=device, dtype=dtype) for name in ("keys", "values")}
+
+    def live(self, state: LayerState, length: int) -> list[Tensor]:
+        # the slot that the next token overwrites holds what no later token can see
+        kept = length if self.window_size is None else min(length, self.window_size - 1)
+        return [tensor[:, :, :kept] for tensor in state.values()]
+
+    def extend(self, x: Tensor, state: LayerState, block: Block) -> Tensor:
+        positions: Tensor | int = block.longest if block.uniform else block.positions
+        q, k, v = self._project(x, positions, block.longest + block.time)
+        before = block.longest
+        if self.window_size is not None:
+            before = min(before, self.window_size - 1)
+        segments = None
+        if before:
+            k_before, v_before, valid = _last(state, block, before)
+            k_all, v_all = torch.cat([k_before, k], dim=1), torch.cat([v_before, v], dim=1)
+            if not block.uniform:  # rows that have seen less: what lies there belongs to no one
+                segments = torch.cat([valid.long(), torch.ones_like(block.positions)], dim=1)
+        else:
+            k_all, v_all = k, v
+        out = self._attend(q, k_all, v_all, segments)
+        self._store(state, k.transpose(1, 2), v.transpose(1, 2), block)
+        return out
+
+    def _store(self, state: LayerState, k: Tensor, v: Tensor, block: Block) -> None:
+        """Put the block's keys and values (B, H_kv, T, D) where the coming tokens find them."""
+        if self.window_size is None:
+            self._reserve(state, block.longest + block.time)
+        slots = torch.arange(state["keys"].shape[2], device=k.device)
+        # the newest token that lies in each slot after the block, counted from the block's start
+        newest = block.ends[:, None] - 1 - (block.ends[:, None] - 1 - slots) % len(slots) - block.offsets[:, None]
+        index = newest.clamp(0, block.time - 1)[:, None, :, None].expand(-1, k.shape[1], -1, k.shape[3])
+        fresh = (newest >= 0)[:, None, :, None]
+        state["keys"] = torch.where(fresh, k.gather(2, index), state["keys"])
+        state["values"] = torch.where(fresh, v.gather(2, index), state["values"])
+
+    @staticmethod
+    def _reserve(state: LayerState, needed: int) -> None:
+        """Grow the cache by doubling, so that no token pays for copying all before it."""
+        slots = state["keys"].shape[2]
+        if needed <= slots:
+            return
+        grown = max(needed, 2 * slots)
+        for name, old in state.items():
+            new = old.new_zeros(*old.shape[:2], grown, old.shape[3])
+            new[:, :, :slots] = old
+            state[name] = new
+
+    def step(self, x: Tensor, state: LayerState, step: Step) -> Tensor:
+        positions: Tensor | int = step.longest if step.uniform else step.lengths[:, None]
+        q, k, v = self._project(x[:, None], positions, step.longest + 1)
+        keys, values = state["keys"], state["values"]
+        if self.window_size is None:
+            self._reserve(state, step.longest + 1)
+            keys, values = (state[name][:, :, : step.longest + 1] for name in ("keys", "values"))
+        bias = step.once(
+            ("bias", keys.shape[2], self.slopes, x.dtype),
+            lambda: step_bias(step.lengths, keys.shape[2], self.slopes, x.dtype),
+        )
+        mixed = window_attention_step(q[:, 0], k[:, 0], v[:, 0], keys, values, step.lengths, bias=bias)
+        out: Tensor = self.out(mixed.flatten(1))
+        return out
+
+
+def _last(state: LayerState, block: Block, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The last `count` keys and values before a block, oldest first (B, count, H_kv, D), and which are there."""
+    tokens = block.offsets[:, None] - count + torch.arange(count, device=block.offsets.device)
+    slots = state["keys"].shape[2]
+    index = (tokens % slots)[:, None, :, None].expand(-1, state["keys"].shape[1], -1, state["keys"].shape[3])
+    k, v = (state[name].gather(2, index).transpose(1, 2) for name in ("keys", "values"))
+    return k, v, tokens >= 0

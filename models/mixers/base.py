@@ -1,0 +1,32 @@
+"""What a sequence mixer offers."""
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+from recallfront.models.state import Block, LayerState, Layout, Step
+
+
+class Mixer(nn.Module, ABC):
+    """Mixes tokens over time: the same map for training, for a block that goes on from a state, and for one token."""
+
+    @abstractmethod
+    def forward(self, x: Tensor, layout: Layout) -> Tensor:
+        """x (B, T, width) -> (B, T, width), each token from itself and those before it in its document."""
+
+    @abstractmethod
+    def init_state(self, batch_size: int, device: torch.device, dtype: torch.dtype) -> LayerState:
+        """The state before the first token."""
+
+    @abstractmethod
+    def extend(self, x: Tensor, state: LayerState, block: Block) -> Tensor:
+        """As `forward`, going on from `state`, which is brought up to the end of the block."""
+
+    @abstractmethod
+    def step(self, x: Tensor, state: LayerState, step: Step) -> Tensor:
+        """One token: x (B, width) -> (B, width); `state` is brought up to date."""
+
+    def live(self, state: LayerState, length: int) -> list[Tensor]:
+        """The part of the state that must survive to the next step after `length` tokens."""
+        return list(state.values())

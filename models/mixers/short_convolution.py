@@ -1,0 +1,69 @@
+"""Gated short convolution, the mixer that goes before every other in the field's synthetic protocol."""
+
+import math
+
+import torch
+from torch import Generator, Tensor, nn
+
+from recallfront.kernels.short_conv.operator import short_conv, short_conv_step
+from recallfront.models.layers import Drawn, Linear
+from recallfront.models.mixers.base import Mixer
+from recallfront.models.state import Block, LayerState, Layout, Step
+
+
+class ConvTaps(Drawn):
+    """Taps (C, K) and bias (C) of a depthwise convolution; std None draws as PyTorch's Conv1d does."""
+
+    def __init__(self, channels: int, size: int, *, std: float | None = None) -> None:
+        super().__init__()
+        self.std = std
+        self.taps = nn.Parameter(torch.empty(channels, size))
+        self.bias = nn.Parameter(torch.empty(channels))
+
+    def initialise(self, generator: Generator) -> None:
+        if self.std is not None:
+            nn.init.normal_(self.taps, std=self.std, generator=generator)
+            nn.init.zeros_(self.bias)
+            return
+        bound = 1 / math.sqrt(self.taps.shape[1])
+        nn.init.uniform_(self.taps, -bound, bound, generator=generator)
+        nn.init.uniform_(self.bias, -bound, bound, generator=generator)
+
+    def forward(self, x: Tensor, layout: Layout) -> Tensor:
+        return short_conv(x, self.taps, bias=self.bias, positions=layout.positions)[0]
+
+    def init_state(self, batch_size: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+        channels, size = self.taps.shape
+        return torch.zeros(batch_size, size - 1, channels, device=device, dtype=dtype)
+
+    def extend(self, x: Tensor, state: Tensor, block: Block) -> tuple[Tensor, Tensor]:
+        y, last = short_conv(x, self.taps, bias=self.bias, initial_state=state)
+        if block.counts is not None:
+            last = block.last(torch.cat([state, x], dim=1), state.shape[1])
+        return y, last
+
+    def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        return short_conv_step(x, self.taps, state, bias=self.bias)
+
+
+class GatedShortConvolution(Mixer):
+    """y = conv(x) * (W x + b) + x, as in zoology's synthetic models (arXiv:2312.04927), inner residual included."""
+
+    def __init__(self, width: int, size: int, *, std: float | None = None) -> None:
+        super().__init__()
+        self.gate = Linear(width, width, bias=True, std=std or width**-0.5)
+        self.conv = ConvTaps(width, size)
+
+    def forward(self, x: Tensor, layout: Layout) -> Tensor:
+        return torch.addcmul(x, self.conv(x, layout), self.gate(x))
+
+    def init_state(self, batch_size: int, device: torch.device, dtype: torch.dtype) -> LayerState:
+        return {"conv": self.conv.init_state(batch_size, device, dtype)}
+
+    def extend(self, x: Tensor, state: LayerState, block: Block) -> Tensor:
+        y, state["conv"] = self.conv.extend(x, state["conv"], block)
+        return torch.addcmul(x, y, self.gate(x))
+
+    def step(self, x: Tensor, state: LayerState, step: Step) -> Tensor:
+        y, state["conv"] = self.conv.step(x, state["conv"])
+        return torch.addcmul(x, y, self.gate(x))

@@ -1,0 +1,94 @@
+"""What a model carries between decode steps, and what the layers of one call share."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+LayerState = dict[str, Tensor]
+
+
+@dataclass
+class State:
+    """The decode state of a batch. `prefill` and `step` use it up: go on with the one that they return."""
+
+    layers: list[LayerState]
+    lengths: Tensor  # (B,) tokens that each row has seen
+    longest: int  # the most that any row may have seen, known without asking the device
+    model_name: str  # configuration of the model it belongs to, to refuse another's
+    uniform: bool = True  # all rows have seen equally many
+
+    @property
+    def batch_size(self) -> int:
+        return self.lengths.shape[0]
+
+
+@dataclass
+class Layout:
+    """How the tokens of a training batch stand: `positions` (B, T) restart at 0 where a packed document starts."""
+
+    positions: Tensor | None
+    longest: int  # bound on the positions
+
+    @cached_property
+    def starts(self) -> Tensor | None:
+        """Where a document starts (B, T); None where each row is one document."""
+        return None if self.positions is None else self.positions == 0
+
+    @cached_property
+    def segments(self) -> Tensor | None:
+        """Number of the document that a token belongs to (B, T)."""
+        return None if self.starts is None else self.starts.cumsum(1)
+
+
+@dataclass
+class Block:
+    """A block of T tokens that goes on from a state; rows may be shorter than T (padded on the right)."""
+
+    offsets: Tensor  # (B,) tokens before the block
+    longest: int  # bound on the offsets
+    time: int
+    counts: Tensor | None = None  # (B,) tokens that count; None: all
+    uniform: bool = True  # all offsets are `longest`
+
+    @cached_property
+    def positions(self) -> Tensor:
+        return self.offsets[:, None] + torch.arange(self.time, device=self.offsets.device)
+
+    @cached_property
+    def padding(self) -> Tensor | None:
+        """Where a token does not count (B, T)."""
+        if self.counts is None:
+            return None
+        return torch.arange(self.time, device=self.offsets.device) >= self.counts[:, None]
+
+    @cached_property
+    def ends(self) -> Tensor:
+        """(B,) tokens after the block."""
+        return self.offsets + (self.time if self.counts is None else self.counts)
+
+    def last(self, history: Tensor, size: int) -> Tensor:
+        """The last `size` entries of each row, of a history (B, size + T, ...) that ends with this block."""
+        if self.counts is None:
+            return history[:, history.shape[1] - size :]
+        rows = torch.arange(history.shape[0], device=history.device)[:, None]
+        return history[rows, self.counts[:, None] + torch.arange(size, device=history.device)]
+
+
+@dataclass
+class Step:
+    """One decode step: each row's next token. Biases and indices that layers have in common are made once."""
+
+    lengths: Tensor  # (B,) tokens before this one
+    longest: int
+    uniform: bool = True
+    _memo: dict[Any, Any] = field(default_factory=dict)
+
+    def once(self, key: Any, make: Callable[[], Any]) -> Any:
+        """What `make` returned for this key the first time in this step."""
+        if key not in self._memo:
+            self._memo[key] = make()
+        return self._memo[key]
