@@ -1,8 +1,85 @@
 """The MLflow store: chosen, checked and initialised once, before anything runs in parallel."""
 
+import re
 from pathlib import Path
+from typing import Final
+from urllib.parse import unquote, urlsplit
+
+from recallfront.platform.errors import UsageError
+from recallfront.platform.tracking.client import fail_fast, open_client
+
+PING_SECONDS: Final = 4
 
 
 def prepare_store(tracking_uri: str | None, home: Path) -> str:
-    """The tracking URI to use from here on; None means a SQLite file in `home`. Raises UsageError."""
-    raise NotImplementedError
+    """The tracking URI to use from here on, checked to answer; None is the SQLite file home/mlflow.db.
+
+    A SQLite store is created under a file lock: processes that create it together collide in its migrations.
+
+    Raises:
+        UsageError: the URI is of a kind that is not supported, does not answer, or holds an older schema.
+    """
+    uri = tracking_uri or f"sqlite:///{(home / 'mlflow.db').resolve()}"
+    scheme = urlsplit(uri).scheme
+    if scheme in ("http", "https"):
+        _ping(uri)
+        return uri
+    if scheme == "sqlite":
+        return _prepare_sqlite(uri)
+    raise UsageError(
+        f"tracking URI {uri!r} is not supported: allowed are http(s)://HOST:PORT of an MLflow server and sqlite:///FILE"
+        " (for PostgreSQL, start `mlflow server --backend-store-uri` on it and give that server's address)"
+    )
+
+
+def sqlite_path(tracking_uri: str) -> Path | None:
+    """The database file of a `sqlite:///` URI, made absolute; None for any other URI."""
+    parts = urlsplit(tracking_uri)
+    return Path(unquote(parts.path)[1:]).resolve() if parts.scheme == "sqlite" and parts.path[1:] else None
+
+
+def artifact_location(tracking_uri: str, experiment: str) -> str | None:
+    """Where a new experiment keeps its artifacts: beside a SQLite file; None leaves it to the server."""
+    database = sqlite_path(tracking_uri)
+    if database is None:
+        return None
+    folder = re.sub(r"[^A-Za-z0-9._-]+", "-", experiment).strip(".-") or "experiment"
+    return (database.parent / "mlartifacts" / folder).as_uri()
+
+
+def _prepare_sqlite(uri: str) -> str:
+    from filelock import FileLock
+
+    database = sqlite_path(uri)
+    if database is None:
+        raise UsageError(
+            f"tracking URI {uri!r} names no file: write sqlite:///relative.db or sqlite:////absolute.db"
+        )
+    try:
+        database.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{database}.lock"):
+            absolute = f"sqlite:///{database}"
+            open_client(absolute).search_experiments(max_results=1)
+            (database.parent / "mlartifacts").mkdir(exist_ok=True)
+    except Exception as error:
+        if "out-of-date database schema" in str(error):
+            raise UsageError(
+                f"the store {uri!r} was made by another MLflow version: run `mlflow db upgrade {uri}` first"
+            ) from error
+        raise UsageError(f"the MLflow store {uri!r} cannot be opened: {_first_line(error)}") from error
+    return absolute
+
+
+def _ping(uri: str) -> None:
+    """Ask the API for one experiment: proves address, token, and that MLflow answers there."""
+    if not urlsplit(uri).hostname:
+        raise UsageError(f"tracking URI {uri!r} names no host: write http://HOST:PORT")
+    try:
+        with fail_fast(PING_SECONDS):
+            open_client(uri).search_experiments(max_results=1)
+    except Exception as error:
+        raise UsageError(f"the MLflow server at {uri!r} does not answer: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

@@ -1,0 +1,336 @@
+"""What the writer's thread does with the spool's events: calls of MLflow's client, each safe to repeat."""
+
+import json
+import logging
+import shutil
+import sqlite3
+from collections.abc import Sequence
+from enum import Enum, auto
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from recallfront.platform.records import TAG
+from recallfront.platform.tracking.client import open_client
+from recallfront.platform.tracking.spool import Event, Spool
+from recallfront.platform.tracking.store import artifact_location
+
+if TYPE_CHECKING:
+    from mlflow.entities import Metric, Param, Run, RunTag
+    from mlflow.tracking import MlflowClient
+
+logger = logging.getLogger(__name__)
+
+RUN_KEY_TAG: Final = TAG + "run_key"
+MAX_BATCH: Final = 1000  # metrics, params and tags of one `log_batch` together
+MAX_OF_KIND: Final = {"metrics": 1000, "params": 100, "tags": 100}
+MAX_DIGEST: Final = 36
+
+
+class Rejected(Exception):
+    """MLflow, or the event itself, says that sending it again is useless."""
+
+
+class NotYet(Exception):
+    """The event has to wait for another one (a child run for its parent)."""
+
+
+class Verdict(Enum):
+    """What a failed call means for its event."""
+
+    PERMANENT = auto()  # refused for what it says
+    DOUBTFUL = auto()  # looks refused; a few more tries will tell
+    TRANSIENT = auto()  # the server or the network: as long as it takes
+
+
+_PERMANENT_CODES = (
+    "INVALID_PARAMETER_VALUE",
+    "RESOURCE_DOES_NOT_EXIST",
+    "RESOURCE_ALREADY_EXISTS",
+    "INVALID_STATE",
+)
+
+
+def judge(error: Exception) -> Verdict:
+    """Whether to send the event again after `error`."""
+    from mlflow.exceptions import MlflowException
+
+    if isinstance(error, Rejected):
+        return Verdict.PERMANENT
+    if isinstance(error, (NotYet, sqlite3.Error)):  # the latter: our own spool, on a full disk say
+        return Verdict.TRANSIENT
+    if isinstance(error, MlflowException):
+        # "API request to ...": a status without MLflow's own error body, as from a proxy in front of it.
+        if str(error).startswith("API request to"):
+            return Verdict.TRANSIENT
+        if error.error_code in _PERMANENT_CODES:
+            return Verdict.PERMANENT
+        # The SQL store answers a full connection pool with BAD_REQUEST.
+        refused = error.error_code in ("BAD_REQUEST", "MALFORMED_REQUEST") and "QueuePool" not in str(error)
+        return Verdict.DOUBTFUL if refused else Verdict.TRANSIENT
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if isinstance(error, OSError):  # every error of `requests` is one
+        refused = status is not None and 400 <= status < 500 and status not in (401, 403, 408, 429)
+        return Verdict.DOUBTFUL if refused else Verdict.TRANSIENT
+    return Verdict.DOUBTFUL
+
+
+class Sender:
+    """Sends the spool's events; a step raises what MLflow raised, and can then be tried again as it is."""
+
+    def __init__(self, tracking_uri: str, spool: Spool) -> None:
+        self._uri = tracking_uri
+        self._spool = spool
+        self._opened_client: MlflowClient | None = None
+        self._experiments: dict[str, str] = {}
+        self._steps: dict[str, dict[str, int]] = {}
+        self._warned = False
+
+    @property
+    def _client(self) -> "MlflowClient":
+        if self._opened_client is None:
+            self._opened_client = open_client(self._uri)
+        return self._opened_client
+
+    def step(self, run_key: str, last_try: bool = False) -> bool:
+        """Send the run's oldest events: one batch of metrics, params and tags, or one event of another kind.
+
+        Returns whether the run has more to send. With `last_try` a doubtful answer counts as a refusal.
+        """
+        events = self._spool.peek(run_key, MAX_BATCH)
+        run_id = self._spool.run_id(run_key)
+        if events[0].kind == "open":
+            self._open(events[0])
+        elif run_id is None:
+            raise Rejected("its run could not be created")
+        elif events[0].kind in MAX_OF_KIND:
+            batch = _one_batch(events)
+            self._send_batch(run_id, batch, last_try)
+            return len(batch) < len(events) or sum(event.items for event in batch) > MAX_BATCH // 2
+        else:
+            self._send_other(run_id, events[0])
+        return True
+
+    def reject(self, run_key: str, reason: str) -> None:
+        """Give the run's oldest event up: into the spool's table `rejected`, off the queue."""
+        event = self._spool.peek(run_key, 1)[0]
+        self._put_aside(run_key, event.kind, event.payload, reason)
+        self._spool.finish([event])
+
+    def _put_aside(self, run_key: str, kind: str, payload: Any, reason: str) -> None:
+        level = logging.DEBUG if self._warned else logging.WARNING
+        self._warned = True
+        logger.log(
+            level,
+            "MLflow refused %s of run %s (%s); kept in %s, later refusals are kept there silently",
+            kind,
+            run_key,
+            reason.strip().splitlines()[0][:300],
+            self._spool.path,
+        )
+        self._spool.reject(run_key, kind, payload, reason)
+
+    # --- runs ---
+
+    def _open(self, event: Event) -> None:
+        wanted = event.payload
+        parent_id = self._parent_id(wanted["parent_key"])
+        if not self._reopen(event.run_key):
+            experiment = wanted["experiment"]
+            remembered = experiment in self._experiments
+            try:
+                self._find_or_create(event.run_key, self._experiment_id(experiment), parent_id, wanted)
+            except Exception as error:
+                if not remembered or judge(error) is not Verdict.PERMANENT:
+                    raise
+                del self._experiments[experiment]
+                raise NotYet(f"the experiment {experiment} was deleted meanwhile") from error
+        self._spool.finish([event])
+
+    def _find_or_create(
+        self, run_key: str, experiment_id: str, parent_id: str | None, wanted: dict[str, Any]
+    ) -> None:
+        self._steps.pop(run_key, None)
+        # A creation whose answer was lost, or whose spool was: the run may be there already.
+        run = self._find(experiment_id, run_key)
+        if run is not None:
+            self._client.update_run(run.info.run_id, status="RUNNING")
+            self._spool.set_run(run_key, run.info.run_id, _last_steps(run))
+            return
+        tags = {RUN_KEY_TAG: run_key} | ({"mlflow.parentRunId": parent_id} if parent_id else {})
+        created = self._client.create_run(
+            experiment_id, start_time=wanted["start_time_ms"], tags=tags, run_name=wanted["name"]
+        )
+        self._spool.set_run(run_key, created.info.run_id)
+
+    def _parent_id(self, parent_key: str | None) -> str | None:
+        if parent_key is None:
+            return None
+        parent_id = self._spool.run_id(parent_key)
+        if parent_id is None:
+            raise NotYet(f"the parent run {parent_key} is not created yet")
+        return parent_id
+
+    def _reopen(self, run_key: str) -> bool:
+        """Set a run that we made before RUNNING again; False if there is none (any more)."""
+        run_id = self._spool.run_id(run_key)
+        if run_id is None:
+            return False
+        if not self._is_alive(run_id):
+            self._spool.set_run(run_key, None)
+            self._experiments.clear()
+            return False
+        self._client.update_run(run_id, status="RUNNING")
+        return True
+
+    def _is_alive(self, run_id: str) -> bool:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return str(self._client.get_run(run_id).info.lifecycle_stage) == "active"
+        except MlflowException as error:
+            if judge(error) is Verdict.PERMANENT:
+                return False
+            raise
+
+    def _find(self, experiment_id: str, run_key: str) -> "Run | None":
+        found = self._client.search_runs(
+            [experiment_id], f"tags.`{RUN_KEY_TAG}` = '{run_key}'", max_results=1
+        )
+        return found[0] if found else None
+
+    def _experiment_id(self, name: str) -> str:
+        if name not in self._experiments:
+            self._experiments[name] = self._find_experiment(name) or self._create_experiment(name)
+        return self._experiments[name]
+
+    def _find_experiment(self, name: str) -> str | None:
+        found = self._client.get_experiment_by_name(name)
+        if found is None:
+            return None
+        if found.lifecycle_stage != "active":
+            # MLflow keeps a deleted experiment's name taken: to use it is to bring it back.
+            logger.warning("the deleted MLflow experiment %r is restored, as its name is used again", name)
+            self._client.restore_experiment(found.experiment_id)
+        return str(found.experiment_id)
+
+    def _create_experiment(self, name: str) -> str:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return str(self._client.create_experiment(name, artifact_location(self._uri, name)))
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        raise NotYet(f"another process creates the experiment {name} at this moment")
+
+    # --- metrics, params, tags ---
+
+    def _send_batch(self, run_id: str, events: Sequence[Event], last_try: bool) -> None:
+        run_key = events[0].run_key
+        if run_key not in self._steps:
+            self._steps[run_key] = self._spool.last_steps(run_key)
+        items, steps = _entities(events, self._steps[run_key])
+        if items:
+            self._send_items(run_key, run_id, items, last_try)
+        self._spool.finish(events, steps)
+        self._steps[run_key].update(steps)
+
+    def _send_items(
+        self, run_key: str, run_id: str, items: "Sequence[Metric | Param | RunTag]", last_try: bool
+    ) -> None:
+        """One `log_batch`; if MLflow refuses it, halves it until the items that it refuses stand alone."""
+        from mlflow.entities import Metric, Param, RunTag
+
+        try:
+            self._client.log_batch(
+                run_id,
+                metrics=[item for item in items if isinstance(item, Metric)],
+                params=[item for item in items if isinstance(item, Param)],
+                tags=[item for item in items if isinstance(item, RunTag)],
+                synchronous=True,
+            )
+        except Exception as error:
+            verdict = judge(error)
+            if verdict is not Verdict.PERMANENT and not (last_try and verdict is Verdict.DOUBTFUL):
+                raise
+            if len(items) == 1 or not self._is_alive(run_id):
+                for item in items:
+                    self._put_aside(run_key, type(item).__name__.lower(), dict(item), str(error))
+                return
+            middle = len(items) // 2
+            self._send_items(run_key, run_id, items[:middle], last_try)
+            self._send_items(run_key, run_id, items[middle:], last_try)
+
+    # --- everything else ---
+
+    def _send_other(self, run_id: str, event: Event) -> None:
+        payload = event.payload
+        match event.kind:
+            case "text":
+                self._client.log_text(run_id, payload["text"], payload["artifact_file"])
+            case "artifact":
+                path = Path(payload["path"])
+                if not path.exists():
+                    raise Rejected(f"{path} is gone")
+                self._client.log_artifact(run_id, str(path), payload["artifact_path"])
+            case "dataset":
+                self._client.log_inputs(run_id, [_dataset_input(payload)])
+            case "close":
+                self._client.set_terminated(run_id, payload["status"], payload["end_time_ms"])
+            case kind:
+                raise Rejected(f"events of the kind {kind!r} are unknown")
+        self._spool.finish([event])
+        if payload.get("ephemeral"):
+            shutil.rmtree(Path(payload["path"]).parent, ignore_errors=True)
+
+
+def _one_batch(events: Sequence[Event]) -> list[Event]:
+    """The events at the front that fit one `log_batch`."""
+    room = dict(MAX_OF_KIND)
+    batch: list[Event] = []
+    for event in events:
+        if room.get(event.kind, -1) < event.items:
+            break
+        room[event.kind] -= event.items
+        batch.append(event)
+    return batch
+
+
+def _entities(
+    events: Sequence[Event], last_steps: dict[str, int]
+) -> "tuple[list[Metric | Param | RunTag], dict[str, int]]":
+    """MLflow's entities for a batch without the steps that it has, and the last step of each metric in it."""
+    from mlflow.entities import Metric, Param, RunTag
+
+    items: list[Metric | Param] = []
+    tags: dict[str, RunTag] = {}
+    steps: dict[str, int] = {}
+    for event in events:
+        if event.kind == "params":
+            items += [Param(key, value) for key, value in event.payload]
+        elif event.kind == "tags":
+            tags |= {key: RunTag(key, value) for key, value in event.payload}
+        else:
+            for key, value, step, timestamp in event.payload:
+                last = steps.get(key, last_steps.get(key))
+                if last is None or step > last:
+                    items.append(Metric(key, value, timestamp, step))
+                    steps[key] = step
+    return [*items, *tags.values()], steps
+
+
+def _last_steps(run: "Run") -> dict[str, int]:
+    # `run.data.metrics` has the values alone; the entities behind it carry the steps.
+    return {metric.key: int(metric.step) for metric in run.data._metric_objs}
+
+
+def _dataset_input(payload: dict[str, str]) -> Any:
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    dataset = Dataset(
+        name=payload["name"],
+        digest=payload["digest"][:MAX_DIGEST],
+        source_type="local",
+        source=json.dumps({"uri": payload["source"]}),
+    )
+    return DatasetInput(dataset, [InputTag("mlflow.data.context", payload["context"])])

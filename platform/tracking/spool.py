@@ -1,0 +1,178 @@
+"""A durable queue of events for MLflow in one SQLite file: what is appended outlives its process."""
+
+import json
+import sqlite3
+import threading
+import time
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from recallfront.platform.errors import UsageError
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS events (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, run_key TEXT NOT NULL, kind TEXT NOT NULL,
+    items INTEGER NOT NULL, payload TEXT NOT NULL);
+CREATE INDEX IF NOT EXISTS events_of_run ON events (run_key, id);
+CREATE TABLE IF NOT EXISTS runs (run_key TEXT PRIMARY KEY, run_id TEXT);
+CREATE TABLE IF NOT EXISTS steps (
+    run_key TEXT NOT NULL, metric TEXT NOT NULL, step INTEGER NOT NULL,
+    PRIMARY KEY (run_key, metric)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS rejected (
+    id INTEGER PRIMARY KEY, run_key TEXT NOT NULL, kind TEXT NOT NULL,
+    payload TEXT NOT NULL, reason TEXT NOT NULL, time REAL NOT NULL);
+CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+"""
+
+
+@dataclass(frozen=True)
+class Event:
+    """One thing to tell MLflow about one run; `items` counts its rows (metrics, params or tags; else 1)."""
+
+    id: int
+    run_key: str
+    kind: str
+    items: int
+    payload: Any  # what JSON holds
+
+
+class Spool:
+    """The queue. Any thread of one process may use it; a second process is refused.
+
+    One connection under one lock: each operation is far shorter than SQLite's wait for a lock held elsewhere.
+    In WAL mode `synchronous=NORMAL` keeps committed events through SIGKILL; a power cut can take the latest.
+    """
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.path = path
+        self._lock = threading.Lock()
+        self._db = sqlite3.connect(path, timeout=0.5, isolation_level=None, check_same_thread=False)
+        try:
+            self._db.execute("PRAGMA locking_mode=EXCLUSIVE")  # also keeps a second writer out
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=NORMAL")
+            self._db.executescript(_SCHEMA)
+        except sqlite3.OperationalError as error:
+            self._db.close()
+            raise UsageError(
+                f"the spool {path} is in use by another process or unusable ({error})"
+            ) from error
+        self._run_ids: dict[str, str | None] = dict(self._db.execute("SELECT run_key, run_id FROM runs"))
+        self._backlog: int = self._db.execute("SELECT COUNT(*) FROM events").fetchone()[0]
+
+    def bind(self, tracking_uri: str) -> None:
+        """Say which store the run ids belong to; another store than last time starts without any.
+
+        Raises:
+            UsageError: events for the other store still wait here.
+        """
+        with self._lock, self._db:
+            self._db.execute("BEGIN IMMEDIATE")
+            row = self._db.execute("SELECT value FROM meta WHERE key = 'tracking_uri'").fetchone()
+            if row is not None and row[0] != tracking_uri:
+                if self._backlog:
+                    raise UsageError(
+                        f"{self._backlog} events in the spool {self.path} still wait for the MLflow store "
+                        f"{row[0]!r}: run again with that store, or move the spool away to give them up"
+                    )
+                self._forget_runs()
+            self._db.execute("INSERT OR REPLACE INTO meta VALUES ('tracking_uri', ?)", (tracking_uri,))
+
+    def _forget_runs(self) -> None:
+        self._db.execute("DELETE FROM runs")
+        self._db.execute("DELETE FROM steps")
+        self._run_ids.clear()
+
+    def append(self, run_key: str, events: Iterable[tuple[str, int, Any]]) -> None:
+        """Add (kind, items, payload) events of one run, all or none; they are durable on return."""
+        rows = [(run_key, kind, items, json.dumps(payload)) for kind, items, payload in events]
+        with self._lock:
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                if run_key not in self._run_ids:
+                    self._db.execute("INSERT INTO runs VALUES (?, NULL)", (run_key,))
+                self._db.executemany(
+                    "INSERT INTO events (run_key, kind, items, payload) VALUES (?, ?, ?, ?)", rows
+                )
+                self._db.execute("COMMIT")
+            except BaseException:
+                self._db.execute("ROLLBACK")
+                raise
+            self._run_ids.setdefault(run_key, None)
+            self._backlog += len(rows)
+
+    def knows(self, run_key: str) -> bool:
+        return run_key in self._run_ids
+
+    def run_id(self, run_key: str) -> str | None:
+        return self._run_ids.get(run_key)
+
+    def backlog(self) -> int:
+        return self._backlog
+
+    def rejected(self) -> int:
+        with self._lock:
+            return int(self._db.execute("SELECT COUNT(*) FROM rejected").fetchone()[0])
+
+    def next_run(self, besides: Collection[str] = ()) -> str | None:
+        """The run with the oldest event, leaving out some."""
+        others = "run_key NOT IN (SELECT value FROM json_each(?))"
+        query = f"SELECT run_key FROM events WHERE {others} ORDER BY id LIMIT 1"
+        with self._lock:
+            row = self._db.execute(query, (json.dumps(list(besides)),)).fetchone()
+        return None if row is None else str(row[0])
+
+    def peek(self, run_key: str, items: int) -> list[Event]:
+        """The run's oldest events: at least one, and no more than `items` items otherwise."""
+        events: list[Event] = []
+        with self._lock:
+            query = "SELECT id, kind, items, payload FROM events WHERE run_key = ? ORDER BY id"
+            for id, kind, count, payload in self._db.execute(query, (run_key,)):
+                items -= count
+                if events and items < 0:
+                    break
+                events.append(Event(id, run_key, kind, count, json.loads(payload)))
+        return events
+
+    def finish(self, events: Collection[Event], steps: Mapping[str, int] | None = None) -> None:
+        """Take off the queue what MLflow has accepted, and note the last step of each metric."""
+        if not events:
+            return
+        run_key = next(iter(events)).run_key
+        with self._lock, self._db:
+            self._db.execute("BEGIN IMMEDIATE")
+            self._db.executemany("DELETE FROM events WHERE id = ?", [(event.id,) for event in events])
+            self._save_steps(run_key, steps or {})
+            self._backlog -= len(events)
+
+    def set_run(self, run_key: str, run_id: str | None, steps: Mapping[str, int] | None = None) -> None:
+        """Note the MLflow run of `run_key`, and the last steps that it holds; None: it is gone."""
+        with self._lock, self._db:
+            self._db.execute("BEGIN IMMEDIATE")
+            self._db.execute("INSERT OR REPLACE INTO runs VALUES (?, ?)", (run_key, run_id))
+            self._db.execute("DELETE FROM steps WHERE run_key = ?", (run_key,))
+            self._save_steps(run_key, steps or {})
+        self._run_ids[run_key] = run_id
+
+    def last_steps(self, run_key: str) -> dict[str, int]:
+        with self._lock:
+            return dict(self._db.execute("SELECT metric, step FROM steps WHERE run_key = ?", (run_key,)))
+
+    def _save_steps(self, run_key: str, steps: Mapping[str, int]) -> None:
+        rows = [(run_key, metric, step) for metric, step in steps.items()]
+        self._db.executemany("INSERT OR REPLACE INTO steps VALUES (?, ?, ?)", rows)
+
+    def reject(self, run_key: str, kind: str, payload: Any, reason: str) -> None:
+        """Put aside what MLflow will never accept."""
+        row = (run_key, kind, json.dumps(payload), reason, time.time())
+        with self._lock:
+            self._db.execute(
+                "INSERT INTO rejected (run_key, kind, payload, reason, time) VALUES (?, ?, ?, ?, ?)", row
+            )
+
+    def close(self) -> None:
+        with self._lock:
+            self._db.close()
