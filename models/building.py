@@ -1,12 +1,16 @@
 """From a configuration to a model."""
 
 from recallfront.models.configs import Architecture
+from recallfront.models.configs.linear import BasedConfig, GroupedConfig
 from recallfront.models.configs.recurrent import RecurrentKnobs
 from recallfront.models.configs.softmax import AttentionKnobs
 from recallfront.models.language_model import Embedding, LanguageModel, Layer
 from recallfront.models.layers import MLP, LayerNorm, Linear, RMSNorm
 from recallfront.models.mixers.attention import Attention
 from recallfront.models.mixers.base import Mixer
+from recallfront.models.mixers.grouped import GroupedAttention
+from recallfront.models.mixers.linear_attention import TaylorAttention
+from recallfront.models.mixers.recurrent import RecurrentBlock
 from recallfront.models.mixers.short_convolution import GatedShortConvolution
 
 
@@ -55,6 +59,34 @@ def _mixer(config: Architecture, letter: str) -> Mixer:
             rotary_dim=config.rotary_dim,
             alibi=config.positions == "alibi",
             out_bias=isinstance(config, RecurrentKnobs),
+            out_scale=_out_scale(config),
+        )
+    if letter == "R" and isinstance(config, RecurrentKnobs):
+        return RecurrentBlock(
+            config.width,
+            config.recurrent_width,
+            config.num_heads,
+            config.conv_size,
+            config.lambda_init,
+            _out_scale(config),
+        )
+    if letter == "L" and isinstance(config, BasedConfig):
+        return TaylorAttention(
+            config.width,
+            config.num_heads,
+            config.feature_dim,
+            std=config.width**-0.5,
+            out_scale=_out_scale(config),
+        )
+    if letter == "G" and isinstance(config, GroupedConfig):
+        return GroupedAttention(
+            config.width,
+            config.num_heads,
+            group_size=config.group_size,
+            conv_size=config.conv_size,
+            cross_scale_init=config.cross_scale_init,
+            rotary_dim=config.rotary_dim,
+            std=config.width**-0.5,
             out_scale=_out_scale(config),
         )
     raise ValueError(f"{config.architecture} has no layer {letter!r}; it has {', '.join(config.letters)}")

@@ -43,6 +43,31 @@ class Layout:
         """Number of the document that a token belongs to (B, T)."""
         return None if self.starts is None else self.starts.cumsum(1)
 
+    @cached_property
+    def _places(self) -> tuple[Tensor, Tensor] | None:
+        """For each token of the flattened batch, its document's number and its place there."""
+        if self.starts is None:
+            return None
+        starts = self.starts.clone()
+        starts[:, 0] = True
+        flat = starts.flatten()
+        document = flat.cumsum(0) - 1
+        return document, torch.arange(len(flat), device=flat.device) - flat.nonzero()[:, 0][document]
+
+    def unpack(self, x: Tensor) -> Tensor:
+        """One row a document, zeros after its end: (B, T, ...) -> (documents, longest, ...)."""
+        if self._places is None:
+            return x
+        document, place = self._places
+        rows = x.new_zeros(int(document[-1]) + 1, int(place.max()) + 1, *x.shape[2:])
+        return rows.index_put((document, place), x.flatten(0, 1))
+
+    def pack(self, x: Tensor) -> Tensor:
+        """Back from one row a document to the batch as it was given."""
+        if self._places is None or self.positions is None:
+            return x
+        return x[self._places].unflatten(0, self.positions.shape)
+
 
 @dataclass
 class Block:

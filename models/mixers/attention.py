@@ -11,6 +11,7 @@ from recallfront.kernels.window_attention.operator import (
 )
 from recallfront.models.layers import Linear, rotate
 from recallfront.models.mixers.base import Mixer
+from recallfront.models.mixers.ring import ring_last, ring_write
 from recallfront.models.state import Block, LayerState, Layout, Step
 
 _FIRST_CAPACITY = 64  # slots of a growing cache; it doubles when it is full
@@ -82,8 +83,12 @@ class Attention(Mixer):
             before = min(before, self.window_size - 1)
         segments = None
         if before:
-            k_before, v_before, valid = _last(state, block, before)
-            k_all, v_all = torch.cat([k_before, k], dim=1), torch.cat([v_before, v], dim=1)
+            k_before, valid = ring_last(state["keys"], block, before)
+            v_before, _ = ring_last(state["values"], block, before)
+            k_all, v_all = (
+                torch.cat([k_before.transpose(1, 2), k], dim=1),
+                torch.cat([v_before.transpose(1, 2), v], dim=1),
+            )
             if not block.uniform:  # rows that have seen less: what lies there belongs to no one
                 segments = torch.cat([valid.long(), torch.ones_like(block.positions)], dim=1)
         else:
@@ -96,13 +101,8 @@ class Attention(Mixer):
         """Put the block's keys and values (B, H_kv, T, D) where the coming tokens find them."""
         if self.window_size is None:
             self._reserve(state, block.longest + block.time)
-        slots = torch.arange(state["keys"].shape[2], device=k.device)
-        # the newest token that lies in each slot after the block, counted from the block's start
-        newest = block.ends[:, None] - 1 - (block.ends[:, None] - 1 - slots) % len(slots) - block.offsets[:, None]
-        index = newest.clamp(0, block.time - 1)[:, None, :, None].expand(-1, k.shape[1], -1, k.shape[3])
-        fresh = (newest >= 0)[:, None, :, None]
-        state["keys"] = torch.where(fresh, k.gather(2, index), state["keys"])
-        state["values"] = torch.where(fresh, v.gather(2, index), state["values"])
+        state["keys"] = ring_write(state["keys"], k, block)
+        state["values"] = ring_write(state["values"], v, block)
 
     @staticmethod
     def _reserve(state: LayerState, needed: int) -> None:
@@ -130,12 +130,3 @@ class Attention(Mixer):
         mixed = window_attention_step(q[:, 0], k[:, 0], v[:, 0], keys, values, step.lengths, bias=bias)
         out: Tensor = self.out(mixed.flatten(1))
         return out
-
-
-def _last(state: LayerState, block: Block, count: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The last `count` keys and values before a block, oldest first (B, count, H_kv, D), and which are there."""
-    tokens = block.offsets[:, None] - count + torch.arange(count, device=block.offsets.device)
-    slots = state["keys"].shape[2]
-    index = (tokens % slots)[:, None, :, None].expand(-1, state["keys"].shape[1], -1, state["keys"].shape[3])
-    k, v = (state[name].gather(2, index).transpose(1, 2) for name in ("keys", "values"))
-    return k, v, tokens >= 0

@@ -1,0 +1,1 @@
+"""Grouped linear attention, augmented with a causal convolution on the values."""

@@ -1,0 +1,58 @@
+"""Grouped attention as matrix products over groups."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def normalised(x: Tensor) -> Tensor:
+    """x scaled to unit length; the tiny floor keeps a zero vector (padding) zero."""
+    return x / x.norm(dim=-1, keepdim=True).clamp_min(1e-30)
+
+
+def grouped_attention_pytorch(
+    q: Tensor, k: Tensor, v: Tensor, group_size: int, conv_taps: Tensor | None, cross_scale: Tensor | float
+) -> Tensor:
+    """As `grouped_attention_reference`."""
+    batch, time, heads, width = q.shape
+    state = q.new_zeros(batch, heads, width, width)
+    out = grouped_mix(normalised(q), normalised(k), v, group_size, cross_scale, state)
+    if conv_taps is not None:
+        out = out + head_conv(F.pad(v, (0, 0, 0, 0, conv_taps.shape[1] - 1, 0)), conv_taps)
+    return out
+
+
+def grouped_mix(
+    q: Tensor, k: Tensor, v: Tensor, group_size: int, cross_scale: Tensor | float, state: Tensor
+) -> Tensor:
+    """Local and cross part for unit q, k; the first token starts a group, `state` (B, H, D, D) holds those before."""
+    time = q.shape[1]
+    group_size = min(group_size, time)
+    extra = -time % group_size
+    q, k, v = (
+        F.pad(x, (0, 0, 0, 0, 0, extra)).transpose(1, 2).unflatten(2, (-1, group_size)) for x in (q, k, v)
+    )  # (B, H, N, G, D)
+    out = (q @ k.transpose(-1, -2)).relu().square().tril() @ v
+    sums = k[:, :, :-1].transpose(-1, -2) @ v[:, :, :-1]
+    before = torch.cat([state[:, :, None], sums], dim=2).cumsum(2)
+    out = out + cross_scale * (q @ before)
+    return out.flatten(2, 3)[:, :, :time].transpose(1, 2)
+
+
+def head_conv(history: Tensor, taps: Tensor) -> Tensor:
+    """Causal convolution with one filter a head: history (B, P + T, H, D), taps (H, P + 1) -> (B, T, H, D).
+
+    Blocks of tokens times a banded Toeplitz matrix: one matrix product instead of P + 1 passes over memory.
+    """
+    batch, total, heads, width = history.shape
+    reach = taps.shape[1] - 1
+    time = total - reach
+    block = min(time, max(reach, 32))
+    count = -(-time // block)
+    # entry [t, s] is tap s - t: rows of taps padded by zeros, each shifted by one
+    padded = F.pad(taps, (0, block))
+    band = padded.repeat(1, block)[:, : block * (block + reach)].view(heads, block, block + reach)
+    history = F.pad(history, (0, 0, 0, 0, 0, count * block - time)).transpose(1, 2)
+    windows = history.unfold(2, block + reach, block)  # (B, H, N, D, block + P)
+    out = torch.einsum("bhnds,hts->bhntd", windows, band)
+    return out.reshape(batch, heads, count * block, width)[:, :, :time].transpose(1, 2)

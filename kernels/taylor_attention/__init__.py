@@ -1,0 +1,1 @@
+"""Linear attention with the second-order Taylor feature map of Based."""

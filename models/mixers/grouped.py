@@ -1,0 +1,162 @@
+"""Grouped, augmented linear attention as a mixer (arXiv:2406.07368), with a state of constant size."""
+
+import torch
+from torch import Generator, Tensor, nn
+
+from recallfront.kernels.grouped_attention.operator import grouped_attention, grouped_attention_step
+from recallfront.kernels.grouped_attention.pytorch import grouped_mix, head_conv, normalised
+from recallfront.models.layers import Drawn, Linear, rotate
+from recallfront.models.mixers.base import Mixer
+from recallfront.models.mixers.ring import ring_last, ring_tokens, ring_write
+from recallfront.models.state import Block, LayerState, Layout, Step
+
+
+class Augmentation(Drawn):
+    """What is learned beside the projections: the scale of the part across groups, and the taps on the values.
+
+    The taps start at zero (the authors' code), so that the convolution grows as it is of use.
+    """
+
+    def __init__(self, num_heads: int, conv_size: int, cross_scale_init: float) -> None:
+        super().__init__()
+        self.cross_scale_init = cross_scale_init
+        self.cross_scale = nn.Parameter(torch.empty(()))
+        self.taps = nn.Parameter(torch.empty(num_heads, conv_size)) if conv_size else None
+
+    def initialise(self, generator: Generator) -> None:
+        nn.init.constant_(self.cross_scale, self.cross_scale_init)
+        if self.taps is not None:
+            nn.init.zeros_(self.taps)
+
+
+class GroupedAttention(Mixer):
+    """Squared-ReLU attention inside groups of tokens, linear attention to all groups before, convolution on values."""
+
+    def __init__(
+        self,
+        width: int,
+        num_heads: int,
+        *,
+        group_size: int,
+        conv_size: int,
+        cross_scale_init: float,
+        rotary_dim: int,
+        std: float,
+        out_scale: float,
+    ) -> None:
+        super().__init__()
+        self.heads, self.head_dim = num_heads, width // num_heads
+        self.group_size, self.rotary_dim = group_size, rotary_dim
+        self.qkv = Linear(width, 3 * width, std=std)
+        self.augmentation = Augmentation(num_heads, conv_size, cross_scale_init)
+        self.out = Linear(width, width, std=std * out_scale)
+
+    def _project(self, x: Tensor, positions: Tensor | int, longest: int) -> tuple[Tensor, Tensor, Tensor]:
+        """q, k, v (B, T, H, D), with positions turned in."""
+        qkv: Tensor = self.qkv(x)
+        qk, v = qkv.view(*x.shape[:2], 3 * self.heads, self.head_dim).split([2 * self.heads, self.heads], dim=2)
+        if self.rotary_dim:
+            qk = rotate(qk, positions, self.rotary_dim, longest)
+        return qk[:, :, : self.heads], qk[:, :, self.heads :], v
+
+    def forward(self, x: Tensor, layout: Layout) -> Tensor:
+        q, k, v = self._project(layout.unpack(x), 0, layout.longest)
+        mixed = grouped_attention(
+            q,
+            k,
+            v,
+            group_size=self.group_size,
+            conv_taps=self.augmentation.taps,
+            cross_scale=self.augmentation.cross_scale,
+        )
+        out: Tensor = self.out(layout.pack(mixed.flatten(2)))
+        return out
+
+    def init_state(self, batch_size: int, device: torch.device, dtype: torch.dtype) -> LayerState:
+        wide = torch.promote_types(dtype, torch.float32)
+        sizes = {"sums": self.head_dim, "keys": self.group_size, "values": self.group_size}
+        if self.augmentation.taps is not None:
+            sizes["tail"] = self.augmentation.taps.shape[1]
+        shape = (batch_size, self.heads)
+        return {
+            name: torch.zeros(*shape, size, self.head_dim, device=device, dtype=wide)
+            for name, size in sizes.items()
+        }
+
+    def live(self, state: LayerState, length: int) -> list[Tensor]:
+        # one slot of each ring is the next token's: what lies there is in the sums already, or out of reach
+        kept = min(length, self.group_size - 1)
+        tail = [state["tail"][:, :, 1:]] if "tail" in state else []
+        return [state["sums"], state["keys"][:, :, :kept], state["values"][:, :, :kept], *tail]
+
+    def extend(self, x: Tensor, state: LayerState, block: Block) -> Tensor:
+        positions: Tensor | int = block.longest if block.uniform else block.positions
+        q, k, v = self._project(x, positions, block.longest + block.time)
+        dtype = state["sums"].dtype
+        q, k, v = normalised(q.to(dtype)), normalised(k.to(dtype)), v.to(dtype)
+        out = self._mix(q, k, v, state, block)
+        taps = self.augmentation.taps
+        if taps is not None:
+            before, _ = ring_last(state["tail"], block, taps.shape[1] - 1)
+            out = out + head_conv(torch.cat([before.transpose(1, 2), v], dim=1), taps.to(dtype))
+            state["tail"] = ring_write(state["tail"], v.transpose(1, 2), block)
+        self._store(state, k.transpose(1, 2), v.transpose(1, 2), block)
+        mixed: Tensor = self.out(out.flatten(2).to(x.dtype))
+        return mixed
+
+    def _mix(self, q: Tensor, k: Tensor, v: Tensor, state: LayerState, block: Block) -> Tensor:
+        """The parallel form on the tokens that have begun the current group, followed by the block's."""
+        begun = block.offsets % self.group_size  # (B,)
+        slots = torch.arange(self.group_size, device=q.device)
+        # what the ring still holds of the group before belongs to the sums here
+        earlier = (slots > begun[:, None])[:, None, :, None]
+        sums = state["sums"] + (state["keys"] * earlier).transpose(-1, -2) @ state["values"]
+        longest_begun = block.longest % self.group_size if block.uniform else self.group_size - 1
+        if longest_begun == 0:
+            return grouped_mix(q, k, v, self.group_size, self.augmentation.cross_scale, sums)
+        rows = torch.arange(len(begun), device=q.device)[:, None]
+        target = begun[:, None] + torch.arange(block.time, device=q.device)
+        room = (len(begun), longest_begun + block.time, self.heads, self.head_dim)
+        started = (slots < begun[:, None])[:, :longest_begun, None, None]
+        placed = []
+        for new, ring in ((q, None), (k, state["keys"]), (v, state["values"])):
+            whole = new.new_zeros(room)
+            if ring is not None:
+                whole[:, :longest_begun] = ring.transpose(1, 2)[:, :longest_begun] * started
+            whole[rows, target] = new
+            placed.append(whole)
+        out = grouped_mix(*placed, self.group_size, self.augmentation.cross_scale, sums)
+        return out[rows, target]
+
+    def _store(self, state: LayerState, k: Tensor, v: Tensor, block: Block) -> None:
+        """Fold what has left the rings into the sums, and put the block's last tokens in."""
+        gone = block.ends[:, None] - self.group_size  # tokens up to this one are in the sums
+        tokens, there = ring_tokens(block.offsets, self.group_size)
+        live = there & (tokens > block.offsets[:, None] - self.group_size)
+        old = (live & (tokens <= gone))[:, None, :, None]
+        new = (block.positions <= gone)[:, None, :, None]
+        state["sums"] = (
+            state["sums"]
+            + (state["keys"] * old).transpose(-1, -2) @ state["values"]
+            + (k * new).transpose(-1, -2) @ v
+        )
+        state["keys"] = ring_write(state["keys"], k, block)
+        state["values"] = ring_write(state["values"], v, block)
+
+    def step(self, x: Tensor, state: LayerState, step: Step) -> Tensor:
+        positions: Tensor | int = step.longest if step.uniform else step.lengths[:, None]
+        q, k, v = self._project(x[:, None], positions, step.longest + 1)
+        out = grouped_attention_step(
+            q[:, 0],
+            k[:, 0],
+            v[:, 0],
+            state["sums"],
+            state["keys"],
+            state["values"],
+            step.lengths,
+            cross_scale=self.augmentation.cross_scale,
+            tail=state.get("tail"),
+            conv_taps=self.augmentation.taps,
+        )
+        mixed: Tensor = self.out(out.flatten(1))
+        return mixed
