@@ -29,6 +29,17 @@ def open_client(tracking_uri: str) -> "MlflowClient":
     return MlflowClient(tracking_uri=tracking_uri)
 
 
+def explain(error: BaseException) -> str:
+    """The reason in one short line: of a failed request, what the network said ("Connection refused")."""
+    reason, link = error, error.__cause__ or error.__context__
+    while link is not None:
+        if isinstance(link, OSError):
+            reason = link
+        link = link.__cause__ or link.__context__
+    text = str(getattr(reason, "strerror", None) or reason).strip() or type(reason).__name__
+    return text.splitlines()[0][:300]
+
+
 _patience_lock = threading.Lock()
 _patience_stack: list[tuple[object, dict[str, str]]] = []
 _patience_before: dict[str, str | None] = {}

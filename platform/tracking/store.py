@@ -6,7 +6,7 @@ from typing import Final
 from urllib.parse import unquote, urlsplit
 
 from recallfront.platform.errors import UsageError
-from recallfront.platform.tracking.client import fail_fast, open_client
+from recallfront.platform.tracking.client import explain, fail_fast, open_client
 
 PING_SECONDS: Final = 4
 
@@ -66,7 +66,7 @@ def _prepare_sqlite(uri: str) -> str:
             raise UsageError(
                 f"the store {uri!r} was made by another MLflow version: run `mlflow db upgrade {uri}` first"
             ) from error
-        raise UsageError(f"the MLflow store {uri!r} cannot be opened: {_first_line(error)}") from error
+        raise UsageError(f"the MLflow store {uri!r} cannot be opened: {explain(error)}") from error
     return absolute
 
 
@@ -78,8 +78,6 @@ def _ping(uri: str) -> None:
         with fail_fast(PING_SECONDS):
             open_client(uri).search_experiments(max_results=1)
     except Exception as error:
-        raise UsageError(f"the MLflow server at {uri!r} does not answer: {_first_line(error)}") from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+        raise UsageError(
+            f"the MLflow server at {uri!r} does not answer as one should: {explain(error)}"
+        ) from error

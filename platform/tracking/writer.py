@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from recallfront.platform.tracking.client import fail_fast
+from recallfront.platform.tracking.client import explain, fail_fast
 from recallfront.platform.tracking.sender import MAX_OF_KIND, NotYet, Sender, Verdict, judge
 from recallfront.platform.tracking.spool import Spool
 
@@ -258,10 +258,9 @@ class TrackingWriter:
     def _report_down(self, error: Exception) -> None:
         if self._down_since is None:
             self._down_since = time.monotonic()
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
             logger.warning(
                 "MLflow does not take events (%s); the sweep goes on and they wait in %s",
-                reason,
+                explain(error),
                 self._spool.path,
             )
 
