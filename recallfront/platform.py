@@ -10,14 +10,44 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    pass
+    from recallfront.platform.errors import UsageError
+    from recallfront.platform.fronts import Front, front
+    from recallfront.platform.picking import Picked, pick
+    from recallfront.platform.rerunning import rerun
+    from recallfront.platform.sweeping import SweepResult, run_sweep
+    from recallfront.sweeps.spec import SweepSpec
+    from recallfront.sweeps.trial import TrialConfig
+
+__all__ = [
+    "Front",
+    "Picked",
+    "SweepResult",
+    "SweepSpec",
+    "TrialConfig",
+    "UsageError",
+    "front",
+    "pick",
+    "rerun",
+    "run_sweep",
+]
 
 __path__ = [str(Path(__file__).with_suffix(""))]
 
-_HOME_OF: dict[str, str] = {}
+_HOMES = {
+    "Front": "platform.fronts",
+    "Picked": "platform.picking",
+    "SweepResult": "platform.sweeping",
+    "SweepSpec": "sweeps.spec",
+    "TrialConfig": "sweeps.trial",
+    "UsageError": "platform.errors",
+    "front": "platform.fronts",
+    "pick": "platform.picking",
+    "rerun": "platform.rerunning",
+    "run_sweep": "platform.sweeping",
+}
 
 
 def __getattr__(name: str) -> object:
-    if name not in _HOME_OF:
+    if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOME_OF[name]}"), name)
+    return getattr(import_module(f"recallfront.{_HOMES[name]}"), name)

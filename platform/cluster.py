@@ -1,0 +1,85 @@
+"""The Ray cluster that a sweep runs on: one started here, or one that is joined."""
+
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from recallfront.platform.errors import UsageError
+from recallfront.sweeps.trial import ResourceConfig
+
+_CONNECT_SECONDS = 5.0
+
+# Tune's own settings for a sweep of ours; what a user has set stays.
+_ENVIRONMENT = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # MLflow is where results go
+    "TUNE_MAX_PENDING_TRIALS_PG": "1",  # a sampler shall know all it can when it proposes
+    "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # Tune's own state is never read again: the ledger is
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "120",
+}
+
+
+@contextmanager
+def ray_cluster(address: str | None) -> Iterator[None]:
+    """Connect to the cluster at `address` ("auto" or HOST:PORT), or start one on this machine, for as long as needed.
+
+    Raises:
+        UsageError: nothing answers at the address, or it refuses the token.
+    """
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    import ray
+
+    if ray.is_initialized():  # the caller's own connection, and the caller's to end
+        yield
+        return
+    options = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
+    if address is None:
+        ray.init(address="local", include_dashboard=False, **options)
+    else:
+        _join(address, options)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def trials_at_once(resources: ResourceConfig) -> int:
+    """How many trials the connected cluster holds at once.
+
+    Raises:
+        UsageError: it does not hold one.
+    """
+    import ray
+
+    available = ray.cluster_resources()
+    asked = {"CPU": resources.cpus * resources.workers, "GPU": resources.gpus * resources.workers}
+    fits = [int(available.get(name, 0.0) / amount + 1e-9) for name, amount in asked.items() if amount]
+    if not min(fits):
+        has = ", ".join(f"{available.get(name, 0.0):g} {name}" for name in asked)
+        wants = ", ".join(f"{amount:g} {name}" for name, amount in asked.items() if amount)
+        raise UsageError(f"resources: a trial asks for {wants}; the Ray cluster has {has}")
+    return min(fits)
+
+
+def _join(address: str, options: dict[str, object]) -> None:
+    import ray
+
+    if address != "auto":
+        host, _, port = address.rpartition(":")
+        try:
+            socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS).close()
+        except (OSError, ValueError) as error:
+            raise UsageError(
+                f"address {address!r}: no Ray cluster answers there ({error}); give HOST:PORT of its GCS (default port 6379), "
+                "or leave --address out to run on this machine"
+            ) from None
+    try:
+        ray.init(address=address, **options)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UsageError(f"address {address!r}: cannot join the Ray cluster: {reason}") from None

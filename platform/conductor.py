@@ -1,0 +1,156 @@
+"""Conducts a sweep: which trial is next, what each report means, when the front has changed. It knows nothing of Tune."""
+
+import threading
+import time
+from dataclasses import dataclass, field, replace
+
+from recallfront.platform.plans import Impossible, Outcome, Plan, Planner
+from recallfront.platform.pruning import Halving
+from recallfront.platform.records import Status, SweepRecord, TrialRecord
+from recallfront.platform.recorder import Recorder
+from recallfront.platform.reports import Report
+from recallfront.sweeps.spec import SweepSpec
+
+
+@dataclass
+class _Live:
+    """A trial that runs."""
+
+    plan: Plan
+    started: float = field(default_factory=time.time)
+    last: Report = field(default_factory=lambda: Report(step=0))
+    pruned: bool = False
+    attempts: int = 1
+
+
+class Conductor:
+    """Holds a sweep's state in the driver; Tune's hooks call it from one thread, displays read it from others."""
+
+    def __init__(
+        self,
+        spec: SweepSpec,
+        planner: Planner,
+        recorder: Recorder,
+        known: SweepRecord,
+        halving: Halving | None,
+    ) -> None:
+        self.spec, self.recorder = spec, recorder
+        self._planner, self._halving, self._known = planner, halving, known
+        self._trials = {trial.trial_key: trial for trial in known.trials}
+        self._live: dict[str, _Live] = {}
+        self._lock = threading.Lock()
+        self._peeked: Plan | None = None
+        self.ran = 0  # trials that this run of the sweep ended
+        self.changed = threading.Event()  # a trial finished: whoever shows the front looks again
+        self.started = time.time()
+
+    def peek(self) -> Plan | None:
+        """The trial that `next` will give, without starting it: None where nothing is left to run."""
+        while self._peeked is None and not self._out_of_budget():
+            planned = self._planner.next()
+            if planned is None:
+                return None
+            if isinstance(planned, Plan):
+                self._peeked = planned
+            else:
+                self._record_impossible(planned)
+        return self._peeked
+
+    def next(self, trial_id: str) -> Plan | None:
+        """The next trial to run, known from now on by `trial_id`; None where there is no further one."""
+        plan = self.peek()
+        if plan is None or self._out_of_budget():
+            return None
+        self._peeked = None
+        with self._lock:
+            self._live[trial_id] = _Live(plan)
+        self.recorder.open_trial(plan)
+        return plan
+
+    def goes_on(self, trial_id: str, report: Report) -> bool:
+        """Whether a trial that has made this report is to be trained further, or pruned."""
+        live = self._live[trial_id]
+        if self._halving is None or report.status is not Status.RUNNING:
+            return True
+        live.pruned = not self._halving.goes_on(live.plan.config.key, report.step, report.figures)
+        return not live.pruned
+
+    def report(self, trial_id: str, report: Report) -> None:
+        """Take a trial's report; the last one is recorded when the trial has ended."""
+        live = self._live[trial_id]
+        live.last = report
+        if report.status is Status.RUNNING:
+            self.recorder.report(live.plan.config.key, report)
+
+    def retried(self, trial_id: str) -> None:
+        """A trial was lost and begins again, from its last checkpoint."""
+        live = self._live[trial_id]
+        live.attempts += 1
+        self.recorder.retried(live.plan.config.key, live.attempts)
+
+    def ended(self, trial_id: str, *, lost: str | None = None) -> None:
+        """A trial is over: by its own last report, by pruning, or because it was lost for good (`lost` says how)."""
+        live = self._live[trial_id]
+        report, key = live.last, live.plan.config.key
+        if lost is not None:
+            kind = Status.OUT_OF_MEMORY if "OutOfMemory" in lost else Status.LOST
+            report = replace(report, rows=[], status=kind, failure=lost)
+        elif live.pruned:
+            report = replace(report, rows=[], status=Status.PRUNED)
+        self.recorder.report(key, report)
+        self._planner.ended(live.plan, Outcome(report.status, report.figures))
+        record = TrialRecord(
+            run_id=self.recorder.run_id(key),
+            trial_key=key,
+            status=report.status,
+            config=live.plan.config.model_dump(mode="json"),
+            metrics=dict(report.figures),
+            failure=report.failure,
+            start_time=live.started,
+            end_time=time.time(),
+        )
+        with self._lock:
+            self._trials[key] = record
+            del self._live[trial_id]
+            self.ran += 1
+        self.changed.set()
+
+    def record(self) -> SweepRecord:
+        """The sweep as it stands, trials that run included."""
+        with self._lock:
+            trials = dict(self._trials)
+            for live in self._live.values():
+                trials[live.plan.config.key] = TrialRecord(
+                    run_id="",
+                    trial_key=live.plan.config.key,
+                    status=Status.RUNNING,
+                    config=live.plan.config.model_dump(mode="json"),
+                    metrics=dict(live.last.figures),
+                    start_time=live.started,
+                )
+        return replace(self._known, trials=tuple(trials.values()))
+
+    @property
+    def answered(self) -> int:
+        """Trials that were answered from the ledger."""
+        return self._planner.answered
+
+    def _record_impossible(self, trial: Impossible) -> None:
+        key = self.recorder.impossible(trial)
+        now = time.time()
+        record = TrialRecord(
+            run_id="",
+            trial_key=key,
+            status=Status.INVALID,
+            config={},
+            metrics={},
+            failure=trial.reason,
+            start_time=now,
+            end_time=now,
+        )
+        with self._lock:
+            self._trials[key] = record
+
+    def _out_of_budget(self) -> bool:
+        hours = self.spec.budget_hours
+        return hours is not None and time.time() - self.started > hours * 3600

@@ -1,0 +1,118 @@
+"""Live progress of a sweep in the terminal; plain lines where there is no terminal."""
+
+import threading
+import time
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from recallfront.platform.conductor import Conductor
+from recallfront.platform.records import Status, SweepRecord, TrialRecord
+
+_LIVE_SECONDS = 0.5
+_LINE_SECONDS = 10.0
+
+
+class Progress:
+    """Shows, while it is entered, trials done, running and failed, the best so far and the time left."""
+
+    def __init__(self, conductor: Conductor, console: Console, *, total: int | None, concurrent: int) -> None:
+        self._conductor, self._console = conductor, console
+        self._total, self._concurrent = total, concurrent
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="progress", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        if not self._console.is_terminal:
+            while not self._done.wait(_LINE_SECONDS):
+                self._console.print(self.line(), highlight=False)
+            return
+        with Live(self.picture(), console=self._console, refresh_per_second=4, transient=True) as live:
+            while not self._done.wait(_LIVE_SECONDS):
+                live.update(self.picture())
+
+    def line(self) -> str:
+        """The state in one line."""
+        record = self._conductor.record()
+        counts = count(record)
+        of = f" of {self._total}" if self._total else ""
+        parts = [
+            f"{_clock(time.time() - self._conductor.started)}  {counts['done']}{of} done",
+            f"{counts['running']} running, {counts['failed']} failed",
+        ]
+        best = best_trial(record)
+        if best is not None:
+            parts.append(f"best recall {best.metrics['validation_recall']:.3f} ({describe(best)})")
+        left = self._seconds_left(record)
+        if left is not None:
+            parts.append(f"about {_clock(left)} left")
+        return "  |  ".join(parts)
+
+    def picture(self) -> RenderableType:
+        """The state as a small live picture: a bar, one line of figures, one line a running trial."""
+        record = self._conductor.record()
+        running = Table.grid(padding=(0, 2))
+        for trial in record.with_status(Status.RUNNING):
+            recall = trial.metrics.get("validation_recall")
+            running.add_row(
+                Text("  running", style="cyan"),
+                describe(trial),
+                "measured, training" if recall is None and trial.metrics else f"recall {recall:.3f}" if recall else "",
+            )
+        done = count(record)["done"] + count(record)["failed"]
+        bar = ProgressBar(total=self._total, completed=done, width=40, pulse=self._total is None)
+        return Group(bar, Text(self.line()), running)
+
+    def _seconds_left(self, record: SweepRecord) -> float | None:
+        ended = [t for t in record.trials if t.end_time is not None and t.start_time >= self._conductor.started]
+        if self._total is None or not ended:
+            return None
+        spent = [(t.end_time or 0.0) - t.start_time for t in ended if t.status is not Status.INVALID]
+        counts = count(record)
+        rest = self._total - counts["done"] - counts["failed"] - counts["running"] / 2
+        mean = sum(spent) / len(spent) if spent else 0.0
+        return max(0.0, rest * mean / self._concurrent)
+
+
+def count(record: SweepRecord) -> dict[str, int]:
+    """Trials done (finished or pruned), running and failed."""
+    return {
+        "done": len(record.with_status(Status.FINISHED, Status.PRUNED)),
+        "running": len(record.with_status(Status.RUNNING)),
+        "failed": sum(trial.status.is_failure for trial in record.trials),
+    }
+
+
+def best_trial(record: SweepRecord) -> TrialRecord | None:
+    """The finished trial of highest validation recall."""
+    finished = record.with_status(Status.FINISHED)
+    return max(finished, key=lambda t: t.metrics["validation_recall"], default=None)
+
+
+def describe(trial: TrialRecord) -> str:
+    """A trial's architecture and the knobs that sweeps usually vary."""
+    model = trial.config.get("model", {})
+    knobs = ("window_size", "feature_dim", "group_size", "lru_width")
+    shown = [f"{knob}={model[knob]}" for knob in knobs if model.get(knob) is not None]
+    return " ".join([str(model.get("architecture", "?")), *shown, f"seed={trial.config.get('seed', 0)}"])
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

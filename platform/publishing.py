@@ -1,0 +1,101 @@
+"""Publishing a sweep's front while it runs: to MLflow and to files, whenever a finished trial has changed it."""
+
+import shutil
+import threading
+import time
+from contextlib import closing
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from recallfront.platform.conductor import Conductor
+from recallfront.platform.fronts import Front, build_front
+from recallfront.platform.progress import count
+from recallfront.platform.quiet import Device
+from recallfront.platform.recorder import Recorder
+from recallfront.platform.records import TAG, Status, SweepRecord
+
+_LEAST_SECONDS = 10.0  # between two drawings: they cost a second of a core that trials could use
+
+
+class Publisher:
+    """A thread that looks at the front whenever a trial has ended, for as long as it is entered."""
+
+    def __init__(self, conductor: Conductor, recorder: Recorder, folder: Path) -> None:
+        self._conductor, self._recorder, self._folder = conductor, recorder, folder
+        self._before = float(conductor.record().tags.get("elapsed_seconds", 0.0))  # of earlier runs of the sweep
+        self._drawn: tuple[object, ...] | None = None
+        self._drawn_at = 0.0
+        self._finished_told = 0
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="publisher", daemon=True)
+        self.front: Front | None = None
+        self.files: dict[str, Path] = {}
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._done.set()
+        self._conductor.changed.set()
+        self._thread.join()
+
+    def finish(self) -> dict[str, Path]:
+        """Publish once more what the sweep came to; returns the files of the front by kind."""
+        self._publish(last=True)
+        return self.files
+
+    def _run(self) -> None:
+        while not self._done.is_set():
+            self._conductor.changed.wait()
+            self._conductor.changed.clear()
+            if not self._done.is_set():
+                self._publish()
+
+    def _publish(self, *, last: bool = False) -> None:
+        record = self._conductor.record()
+        finished = record.with_status(Status.FINISHED)
+        if not finished:
+            return
+        self.front = build_front(record)
+        self._tell_hypervolume(record, self.front, len(finished))
+        members = tuple((member.trial_keys, member.metrics.items()) for member in self.front.members)
+        shown = (*map(str, members), len(finished) if last else 0)
+        due = last or time.monotonic() - self._drawn_at > _LEAST_SECONDS
+        if shown == self._drawn or not due:
+            return
+        self._drawn, self._drawn_at = shown, time.monotonic()
+        with closing(Device("cpu")) as device, device.shared():  # drawing would falsify a measurement that goes on
+            self.files = self._draw(self.front, record)
+        self._recorder.front_files(self._folder / "front")
+
+    def _draw(self, front: Front, record: SweepRecord) -> dict[str, Path]:
+        from recallfront.dashboards.figures import write_front
+
+        folder = self._folder / "front"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        return dict(write_front(front, folder))
+
+    def _tell_hypervolume(self, record: SweepRecord, front: Front, finished: int) -> None:
+        elapsed = self._before + time.time() - self._conductor.started
+        resources = self._conductor.spec.resources
+        devices = resources.workers * (resources.gpus or resources.cpus)
+        busy = devices * sum((t.end_time or t.start_time) - t.start_time for t in record.trials)
+        counts = count(record)
+        if finished > self._finished_told:
+            self._finished_told = finished
+            self._recorder.sweep_metrics(
+                [
+                    ("hypervolume", front.hypervolume, finished),
+                    ("hypervolume_by_elapsed_seconds", front.hypervolume, round(elapsed)),
+                    ("hypervolume_by_device_seconds", front.hypervolume, round(busy)),
+                ]
+            )
+        self._recorder.sweep_tags(
+            {f"{TAG}trials_{name}": str(number) for name, number in counts.items()}
+            | {f"{TAG}elapsed_seconds": f"{elapsed:.0f}", f"{TAG}device_seconds": f"{busy:.0f}"}
+        )

@@ -1,0 +1,52 @@
+"""Quiet hardware: while one process measures a device, every other trial on that device waits between two steps.
+
+Two file locks a device, in a folder of this machine. A trial holds `use` shared during a step. A measurement takes
+`gate`, so that no further step begins, and then `use` alone, which it gets as soon as the steps that run have ended.
+The kernel gives the locks of a killed process back.
+"""
+
+import fcntl
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+class Device:
+    """One device of this machine (the CPU, or a GPU by its id), and this process's hold on it."""
+
+    def __init__(self, name: str, folder: Path | None = None) -> None:
+        folder = folder or Path(tempfile.gettempdir()) / f"recallfront-quiet-{os.getuid()}"
+        folder.mkdir(mode=0o700, exist_ok=True, parents=True)
+        self.name = name
+        self._gate = os.open(folder / f"{name}.gate", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        self._use = os.open(folder / f"{name}.use", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+
+    @contextmanager
+    def shared(self) -> Iterator[None]:
+        """Hold while a step runs; waits while somebody measures. Costs a few microseconds."""
+        fcntl.flock(self._gate, fcntl.LOCK_EX)
+        fcntl.flock(self._use, fcntl.LOCK_SH)
+        fcntl.flock(self._gate, fcntl.LOCK_UN)
+        try:
+            yield
+        finally:
+            fcntl.flock(self._use, fcntl.LOCK_UN)
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Hold while measuring: no other trial of this machine computes on the device meanwhile."""
+        fcntl.flock(self._gate, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(self._use, fcntl.LOCK_EX)
+            try:
+                yield
+            finally:
+                fcntl.flock(self._use, fcntl.LOCK_UN)
+        finally:
+            fcntl.flock(self._gate, fcntl.LOCK_UN)
+
+    def close(self) -> None:
+        os.close(self._gate)
+        os.close(self._use)

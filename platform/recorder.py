@@ -1,0 +1,213 @@
+"""What a sweep's driver writes to MLflow: the parent run, a child run a trial, and the front whenever it changes."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from recallfront.platform.lineage import Lineage, TrialLineage, diff_text, packages_text
+from recallfront.platform.plans import Impossible, Plan
+from recallfront.platform.records import TAG, Status
+from recallfront.platform.reports import Report, now_ms
+from recallfront.platform.search import Proposal
+from recallfront.platform.tracking.ledger import config_tags
+from recallfront.platform.tracking.writer import TrackingWriter
+from recallfront.sweeps.base import canonical_json, digest
+from recallfront.sweeps.spec import SweepSpec
+from recallfront.sweeps.trial import TrialConfig
+
+_LARGEST_UPLOAD = 64 * 2**20  # bytes; larger weights stay where they are, and the run says where
+
+
+class Recorder:
+    """Writes one sweep. Every method returns at once; the writer's thread does the talking."""
+
+    def __init__(
+        self,
+        writer: TrackingWriter,
+        spec: SweepSpec,
+        *,
+        lineage: Lineage,
+        data: tuple[Path, str],
+    ) -> None:
+        self._writer, self._spec, self._lineage = writer, spec, lineage
+        self._data_path, self._data_digest = data
+        self._diff, self._packages = diff_text(), packages_text()
+        self.sweep_run = f"sweep:{spec.key}"
+
+    def open_sweep(self) -> None:
+        """Open, or on a resumed sweep reopen, the parent run."""
+        spec = self._spec
+        self._writer.open_run(
+            self.sweep_run,
+            experiment=spec.name,
+            name=f"sweep {spec.key[:8]}",
+            tags={f"{TAG}kind": "sweep", f"{TAG}sweep_key": spec.key, f"{TAG}status": "running"},
+            params={
+                "task": spec.task.name,
+                "search": spec.search.method,
+                "architectures": ", ".join(dict.fromkeys(block.architecture for block in spec.blocks)),
+                "objectives": ", ".join(objective.metric for objective in spec.objectives),
+                "hypervolume_reference": ", ".join(f"{o.metric}={o.reference:g}" for o in spec.objectives),
+                "seeds": ", ".join(map(str, spec.seeds)),
+            },
+            description=spec.description,
+        )
+        self._writer.text(self.sweep_run, canonical_json(spec), "spec.json")
+        self._write_lineage(self.sweep_run, self._lineage.model_dump_json(indent=1))
+
+    def open_trial(self, plan: Plan) -> None:
+        """Open, or after a loss reopen, the run of a trial."""
+        config, key = plan.config, self.run_key(plan.config.key)
+        self._open_child(
+            key,
+            trial_key=config.key,
+            name=_trial_name(plan.proposal, plan.seed),
+            params=trial_params(config),
+            proposal=plan.proposal,
+            status=Status.RUNNING,
+            more_tags=config_tags(config.model_dump(mode="json")),
+        )
+        self._writer.text(key, canonical_json(config), "config.json")
+        self._writer.dataset(
+            key,
+            name=config.task.name,
+            source=str(self._data_path),
+            digest=self._data_digest[:36],
+            context="training",
+        )
+        lineage = TrialLineage(
+            environment=self._lineage,
+            trial_key=config.key,
+            config=config.model_dump(mode="json"),
+            data_digest=self._data_digest,
+            seeds={"trial": config.seed, "data": config.task.seed, "search": self._spec.search.seed},
+            sweep_key=self._spec.key,
+            sampler_trial=plan.proposal.number,
+        )
+        self._write_lineage(key, lineage.model_dump_json(indent=1))
+
+    def impossible(self, trial: Impossible) -> str:
+        """Record a trial that can never run; returns the key that stands for its settings."""
+        trial_key = digest(json.dumps(trial.settings, sort_keys=True, default=str))
+        key = self.run_key(trial_key)
+        self._open_child(
+            key,
+            trial_key=trial_key,
+            name=_trial_name(trial.proposal, trial.seed),
+            params=trial.settings,
+            proposal=trial.proposal,
+            status=Status.INVALID,
+            more_tags={f"{TAG}failure": trial.reason, **config_tags(trial.settings)},
+        )
+        self._writer.close_run(key, "FAILED")
+        return trial_key
+
+    def report(self, trial_key: str, report: Report) -> None:
+        """Record a trial's progress, and how it ended where it has."""
+        key = self.run_key(trial_key)
+        if report.rows:
+            self._writer.metrics(key, report.rows)
+        if report.status is not Status.RUNNING:
+            self.end_trial(trial_key, report)
+
+    def end_trial(self, trial_key: str, report: Report) -> None:
+        """Record how a trial ended: its figures, status and failure, and the weights of a finished one."""
+        key, at = self.run_key(trial_key), report.rows[-1][3] if report.rows else now_ms()
+        logged = {name for name, *_ in report.rows}
+        final = [(name, value, report.step, at) for name, value in report.figures.items() if name not in logged]
+        self._writer.metrics(key, final)
+        tags = {f"{TAG}status": report.status.value}
+        if report.failure:
+            tags[f"{TAG}failure"] = report.failure
+        if report.details:
+            self._writer.text(key, json.dumps(report.details, indent=1), "measurement.json")
+        if report.traceback:
+            self._writer.text(key, report.traceback, "traceback.txt")
+        if report.weights:
+            tags |= self._weights(key, Path(report.weights))
+        self._writer.tags(key, tags)
+        self._writer.close_run(key, "FAILED" if report.status.is_failure else "FINISHED")
+
+    def retried(self, trial_key: str, attempts: int) -> None:
+        self._writer.tags(self.run_key(trial_key), {f"{TAG}attempts": str(attempts)})
+
+    def run_id(self, trial_key: str) -> str:
+        """The MLflow run of a trial, or "" as long as the server has not made it."""
+        return self._writer.run_id(self.run_key(trial_key)) or ""
+
+    def sweep_run_id(self) -> str:
+        return self._writer.run_id(self.sweep_run) or ""
+
+    def sweep_metrics(self, rows: list[tuple[str, float, int]]) -> None:
+        at = now_ms()
+        self._writer.metrics(self.sweep_run, [(name, value, step, at) for name, value, step in rows])
+
+    def sweep_tags(self, tags: Mapping[str, str]) -> None:
+        self._writer.tags(self.sweep_run, tags)
+
+    def front_files(self, folder: Path) -> None:
+        """Log the folder that describes the front, in place of what was logged before."""
+        self._writer.artifact(self.sweep_run, folder, ephemeral=True)
+
+    def close_sweep(self, *, finished: bool) -> None:
+        self._writer.tags(self.sweep_run, {f"{TAG}status": "finished" if finished else "error"})
+        self._writer.close_run(self.sweep_run, "FINISHED" if finished else "FAILED")
+
+    def run_key(self, trial_key: str) -> str:
+        """Names a trial's run: results of other code or data are other runs."""
+        parts = (self._spec.key[:16], trial_key, self._lineage.code_version, self._data_digest[:8])
+        return f"trial:{':'.join(parts)}"
+
+    def _open_child(
+        self,
+        key: str,
+        *,
+        trial_key: str,
+        name: str,
+        params: Mapping[str, Any],
+        proposal: Proposal,
+        status: Status,
+        more_tags: Mapping[str, str],
+    ) -> None:
+        tags = {
+            "kind": "trial",
+            "trial_key": trial_key,
+            "sweep_key": self._spec.key,
+            "code_version": self._lineage.code_version,
+            "data_digest": self._data_digest,
+            "proposal": json.dumps(proposal.to_json()),
+            "status": status.value,
+        }
+        self._writer.open_run(
+            key,
+            experiment=self._spec.name,
+            name=name,
+            parent_key=self.sweep_run,
+            tags={f"{TAG}{tag}": value for tag, value in tags.items()} | dict(more_tags),
+            params=dict(params),
+        )
+
+    def _write_lineage(self, key: str, lineage: str) -> None:
+        self._writer.text(key, lineage, "lineage/lineage.json")
+        self._writer.text(key, self._packages, "lineage/packages.txt")
+        if self._diff:
+            self._writer.text(key, self._diff, "lineage/diff.patch")
+
+    def _weights(self, key: str, folder: Path) -> dict[str, str]:
+        size = sum(file.stat().st_size for file in folder.iterdir())
+        if size <= _LARGEST_UPLOAD:
+            self._writer.artifact(key, folder)
+        return {f"{TAG}weights": str(folder)}
+
+
+def trial_params(config: TrialConfig) -> dict[str, Any]:
+    """A trial's settings as flat MLflow params: the model's by name, the training's with the prefix `training.`."""
+    training = {f"training.{k}": v for k, v in config.training.model_dump(mode="json").items()}
+    return {**config.model.model_dump(mode="json"), **training, "seed": config.seed, "task": config.task.name}
+
+
+def _trial_name(proposal: Proposal, seed: int) -> str:
+    shown = [f"{k.split('.')[-1]}={v}" for k, v in proposal.knobs.items() if k in proposal.block.varying]
+    return " ".join([proposal.block.architecture, *shown, f"seed={seed}"])
+

@@ -1,0 +1,199 @@
+"""Running a sweep: checks first, then the ledger, then Ray; finished trials are never run again."""
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from rich.console import Console
+
+from recallfront.platform.cluster import ray_cluster, trials_at_once
+from recallfront.platform.conductor import Conductor
+from recallfront.platform.errors import UsageError
+from recallfront.platform.fronts import Front, build_front, home_folder
+from recallfront.platform.lineage import Lineage, code_version, collect
+from recallfront.platform.plans import Outcome, Planner
+from recallfront.platform.progress import Progress, count
+from recallfront.platform.pruning import Halving
+from recallfront.platform.publishing import Publisher
+from recallfront.platform.recorder import Recorder
+from recallfront.platform.records import SweepRecord, TrialRecord
+from recallfront.platform.reports import Workplace
+from recallfront.platform.search import Proposal, Verdict, make_search, proposal_from_json
+from recallfront.platform.tracking.ledger import read_sweep
+from recallfront.platform.tracking.store import prepare_store
+from recallfront.platform.tracking.writer import TrackingWriter
+from recallfront.sweeps.data import prepare
+from recallfront.sweeps.load import load_spec
+from recallfront.sweeps.spec import SweepSpec
+
+_DELIVERY_SECONDS = 120.0  # at the end, for what the tracking server has not taken yet
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """How a run of a sweep ended."""
+
+    record: SweepRecord
+    front: Front | None  # None where no trial finished
+    ran: int  # trials that this run ended
+    answered: int  # trials that the ledger already knew
+    seconds: float
+    home: Path
+    tracking_uri: str
+    front_files: dict[str, Path]
+    undelivered: int  # events that wait in the spool for the tracking server
+
+
+def run_sweep(
+    spec: SweepSpec | str | Path,
+    *,
+    home: Path | str | None = None,
+    tracking_uri: str | None = None,
+    address: str | None = None,
+    console: Console | None = None,
+) -> SweepResult:
+    """Run a sweep, or go on with it: trials that its ledger knows are not run again.
+
+    Args:
+        spec: a specification, the name of a study, or the path of a YAML file.
+        home: the folder of all outputs; by default RECALLFRONT_HOME, else ./recallfront-home.
+        tracking_uri: of the MLflow store; by default a SQLite file in the home.
+        address: of a Ray cluster to join; by default Ray is started on this machine.
+        console: where progress is shown; by default nowhere.
+
+    Raises:
+        UsageError, SpecError: something asked for is not possible; raised before anything is computed.
+    """
+    spec = spec if isinstance(spec, SweepSpec) else load_spec(str(spec))
+    folder = home_folder(home).resolve()
+    console = console or Console(quiet=True)
+    started = time.time()
+    uri = prepare_store(tracking_uri, folder)
+    with _only_driver(spec, folder):
+        data = prepare(spec.task, folder / "data")
+        place = Workplace(home=folder, data=data[0], data_digest=data[1], code_version=code_version())
+        writer = TrackingWriter(uri, folder / "spool" / f"{spec.key[:16]}.sqlite")
+        try:
+            writer.flush(_DELIVERY_SECONDS)  # what a killed driver left behind belongs to the ledger
+            conductor, publisher = _set_up(spec, place, writer, uri, collect(folder))
+            _run(conductor, publisher, place, address, console)
+            record = conductor.record()
+            files = publisher.finish()
+            conductor.recorder.close_sweep(finished=bool(count(record)["done"]))
+            writer.flush(_DELIVERY_SECONDS)
+            undelivered = writer.backlog()
+        finally:
+            writer.close()
+    return SweepResult(
+        record=record,
+        front=publisher.front,
+        ran=conductor.ran,
+        answered=conductor.answered,
+        seconds=time.time() - started,
+        home=folder,
+        tracking_uri=uri,
+        front_files=files,
+        undelivered=undelivered,
+    )
+
+
+def total_trials(spec: SweepSpec) -> int:
+    """How many trials a sweep comes to."""
+    configurations = spec.search.trials or sum(1 for _ in spec.grid())
+    return configurations * len(spec.seeds)
+
+
+def _set_up(
+    spec: SweepSpec, place: Workplace, writer: TrackingWriter, uri: str, lineage: Lineage
+) -> tuple[Conductor, Publisher]:
+    known = _ledger(spec, uri, place)
+    told, unfinished = _proposals(spec, known)
+    planner = Planner(
+        spec,
+        make_search(spec, told),
+        {trial.trial_key: Outcome(trial.status, trial.metrics) for trial in known.trials},
+        unfinished,
+    )
+    recorder = Recorder(writer, spec, lineage=lineage, data=(place.data, place.data_digest))
+    recorder.open_sweep()
+    halving = None
+    if spec.early_stopping is not None:
+        path = place.home / "sweeps" / spec.key[:16] / "rungs.jsonl"
+        halving = Halving(spec.early_stopping, spec.objectives, spec.training.steps, path)
+    conductor = Conductor(spec, planner, recorder, known, halving)
+    return conductor, Publisher(conductor, recorder, place.home / "fronts" / f"{spec.name}-{spec.key[:8]}")
+
+
+def _run(
+    conductor: Conductor, publisher: Publisher, place: Workplace, address: str | None, console: Console
+) -> None:
+    """Run what is left to run; Ray is started only where there is something."""
+    first = conductor.peek()
+    if first is None:
+        return
+    spec = conductor.spec
+    if spec.resources.gpus:
+        place = replace(place, device="cuda:0")  # the one that Ray makes visible to the trial
+    with ray_cluster(address):
+        from recallfront.platform.tuning import run_trials
+
+        concurrent = min(trials_at_once(spec.resources), spec.concurrent or 10**6)
+        with publisher, Progress(conductor, console, total=total_trials(spec), concurrent=concurrent):
+            run_trials(conductor, place, concurrent=concurrent)
+
+
+def _ledger(spec: SweepSpec, uri: str, place: Workplace) -> SweepRecord:
+    """What earlier runs of this sweep found with this code and this data."""
+    try:
+        record = read_sweep(uri, spec.key)
+    except UsageError:
+        record = SweepRecord(run_id="", sweep_key=spec.key, name=spec.name, spec={}, trials=())
+    usable = tuple(
+        trial
+        for trial in record.trials
+        if trial.status.is_final
+        and trial.tags.get("code_version") == place.code_version
+        and trial.tags.get("data_digest") == place.data_digest
+    )
+    return replace(record, spec=spec.model_dump(mode="json"), trials=usable)
+
+
+def _proposals(
+    spec: SweepSpec, known: SweepRecord
+) -> tuple[list[tuple[dict[str, Any], Verdict, list[float] | None]], list[Proposal]]:
+    """What the sampler proposed in earlier runs: with its verdict where every seed has ended, else to go on with."""
+    if spec.search.method == "grid":
+        return [], []
+    trials: dict[int, list[TrialRecord]] = {}
+    raw: dict[int, dict[str, Any]] = {}
+    for trial in known.trials:
+        proposal = json.loads(trial.tags["proposal"])
+        raw[proposal["number"]] = proposal
+        trials.setdefault(proposal["number"], []).append(trial)
+    told, unfinished = [], []
+    for number, proposal in sorted(raw.items()):
+        outcomes = [Outcome(trial.status, trial.metrics) for trial in trials[number]]
+        if len(outcomes) < len(spec.seeds):
+            unfinished.append(proposal_from_json(spec, proposal))
+        else:
+            told.append((proposal, *Planner.judge(spec, outcomes)))
+    return told, unfinished
+
+
+@contextmanager
+def _only_driver(spec: SweepSpec, home: Path) -> Iterator[None]:
+    """Hold the sweep in this home: two drivers would run every trial twice."""
+    path = home / "sweeps" / f"{spec.key[:16]}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(path, timeout=0):
+            yield
+    except Timeout:
+        raise UsageError(
+            f"sweep {spec.name} ({spec.key[:8]}) is being run by another process on {home}"
+        ) from None

@@ -1,0 +1,136 @@
+"""Ray Tune around a conductor: suggestions, decisions and failures go through Tune's own hooks."""
+
+import json
+from typing import Any
+
+from ray import tune
+from ray.tune import Callback
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
+
+from recallfront.platform.actor import TrialActor, workplace_json
+from recallfront.platform.conductor import Conductor
+from recallfront.platform.distributed import PLACEMENT_GROUP, release_placement_group
+from recallfront.platform.reports import Report, Workplace
+from recallfront.sweeps.trial import ResourceConfig
+
+
+def run_trials(conductor: Conductor, place: Workplace, *, concurrent: int) -> None:
+    """Run every trial that the conductor has, at most `concurrent` at once, on the Ray cluster that is connected."""
+    spec = conductor.spec
+    trainable = tune.with_resources(TrialActor, trial_resources(spec.resources))
+    tuner = tune.Tuner(
+        trainable,
+        tune_config=tune.TuneConfig(
+            search_alg=_Suggestions(conductor, place, concurrent),
+            scheduler=_Decisions(conductor),
+            num_samples=-1,  # until the conductor has no further trial
+            reuse_actors=spec.resources.workers == 1,
+            trial_dirname_creator=_trial_folder,
+        ),
+        run_config=tune.RunConfig(
+            name=f"{spec.name}-{spec.key[:8]}",
+            storage_path=str(place.home / "tune"),
+            callbacks=[_Ends(conductor)],
+            failure_config=tune.FailureConfig(max_failures=spec.retries),
+            checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
+            verbose=0,
+        ),
+    )
+    tuner.fit()
+
+
+def trial_resources(resources: ResourceConfig) -> tune.PlacementGroupFactory:
+    """What Tune reserves for a trial's actor; the workers of a larger trial are Ray Train's to reserve."""
+    if resources.workers > 1:
+        return tune.PlacementGroupFactory([{"memory": 1}])  # it only waits; an empty bundle is not allowed
+    bundle = {"CPU": resources.cpus} | ({"GPU": resources.gpus} if resources.gpus else {})
+    return tune.PlacementGroupFactory([bundle])
+
+
+class _Suggestions(Searcher):
+    """Asks the conductor; several objectives and the ledger are its affair, not Tune's."""
+
+    def __init__(self, conductor: Conductor, place: Workplace, concurrent: int) -> None:
+        super().__init__()
+        self._conductor, self._place, self._concurrent = conductor, place, concurrent
+        self._running: set[str] = set()
+
+    def set_search_properties(self, metric: str | None, mode: str | None, config: Any, **spec: Any) -> bool:
+        return True
+
+    def suggest(self, trial_id: str) -> Any:
+        if len(self._running) >= self._concurrent:
+            return None
+        plan = self._conductor.next(trial_id)
+        if plan is None:
+            return Searcher.FINISHED
+        self._running.add(trial_id)
+        return {"trial": plan.config.model_dump_json(), "place": json.dumps(workplace_json(self._place))}
+
+    def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
+        self._running.discard(trial_id)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the ledger is how a sweep is resumed."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        raise RuntimeError("a sweep is resumed by running its specification again, not by Tuner.restore")
+
+
+class _Decisions(FIFOScheduler):
+    """Stops a trial where the conductor says so."""
+
+    def __init__(self, conductor: Conductor) -> None:
+        super().__init__()
+        self._conductor = conductor
+
+    def set_search_properties(self, metric: str | None, mode: str | None, **spec: Any) -> bool:
+        return True
+
+    def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
+        goes_on = self._conductor.goes_on(trial.trial_id, read_report(result))
+        return TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP
+
+
+class _Ends(Callback):
+    """Tells the conductor how trials end, and gives back what a killed one held."""
+
+    def __init__(self, conductor: Conductor) -> None:
+        self._conductor = conductor
+        self._groups: dict[str, str | None] = {}
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
+    ) -> None:
+        report = read_report(result)
+        self._groups[trial.trial_id] = report.details.get(PLACEMENT_GROUP)
+        self._conductor.report(trial.trial_id, report)
+
+    def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        self._release(trial)
+        self._conductor.retried(trial.trial_id)
+
+    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        self._release(trial)
+        self._conductor.ended(trial.trial_id)
+
+    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        self._release(trial)
+        error = trial.get_error()
+        text = " ".join(str(error or "its actor was lost").split())
+        self._conductor.ended(trial.trial_id, lost=f"{type(error).__name__}: {text}"[:1000])
+
+    def _release(self, trial: Trial) -> None:
+        release_placement_group(self._groups.pop(trial.trial_id, None))
+
+
+def read_report(result: dict[str, Any]) -> Report:
+    return Report.from_json(json.loads(result["report"]))
+
+
+def _trial_folder(trial: Trial) -> str:
+    return str(trial.trial_id)
+
+

@@ -1,0 +1,110 @@
+"""A task's data on disk: a Hugging Face dataset a split, built once, known by the digest of its content."""
+
+import json
+import shutil
+import tempfile
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from filelock import FileLock
+from torch import Tensor
+
+from recallfront.sweeps.base import canonical_json, digest
+from recallfront.sweeps.tasks.mqar import SPLITS, Segment
+from recallfront.sweeps.trial import TaskConfig
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+_MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """A task's rows as tensors: split -> its segments; rows of one segment have one length."""
+
+    digest: str
+    splits: dict[str, list[Segment]]
+
+
+def prepare(task: TaskConfig, folder: Path) -> tuple[Path, str]:
+    """Build the task's dataset below `folder` unless it is there, and return (its path, its content digest).
+
+    Safe to call from several processes at once; a build that was interrupted leaves nothing behind that is used.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{task.name}-{digest(canonical_json(task))[:16]}"
+    with FileLock(f"{path}.lock"):
+        if not (path / _MANIFEST).exists():
+            _build(task, path)
+    manifest = json.loads((path / _MANIFEST).read_text())
+    return path, str(manifest["digest"])
+
+
+@lru_cache(maxsize=4)  # trials that run one after the other in a process share the tensors
+def load(path: Path, expected_digest: str) -> TaskData:
+    """Read a dataset that `prepare` built.
+
+    Raises:
+        ValueError: its content is not what the digest says.
+    """
+    from datasets import load_from_disk
+
+    manifest = json.loads((path / _MANIFEST).read_text())
+    splits = {}
+    for split in SPLITS:
+        dataset = load_from_disk(str(path / split))
+        splits[split] = [
+            (name, *_segment_tensors(dataset, start, stop)) for name, start, stop in manifest["segments"][split]
+        ]
+    found = content_digest(splits)
+    if found != expected_digest:
+        raise ValueError(f"data at {path.name}: content digest {found[:16]}, expected {expected_digest[:16]}")
+    return TaskData(digest=found, splits=splits)
+
+
+def content_digest(splits: dict[str, list[Segment]]) -> str:
+    """sha256 over names, shapes and little-endian bytes of every segment of every split."""
+    parts = []
+    for split in SPLITS:
+        for name, inputs, labels in splits[split]:
+            parts.append(f"{split} {name} {tuple(inputs.shape)}".encode())
+            parts.extend(np.ascontiguousarray(t.numpy(), dtype="<i8").tobytes() for t in (inputs, labels))
+    return digest(b"\0".join(parts))
+
+
+def _build(task: TaskConfig, path: Path) -> None:
+    from datasets import Dataset, Features, List, Value, disable_progress_bars, enable_progress_bars
+
+    splits = {split: task.build(split) for split in SPLITS}
+    features = Features({"inputs": List(Value("int64")), "labels": List(Value("int64")), "slice": Value("string")})
+    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f"{path.name}."))
+    manifest: dict[str, object] = {"digest": content_digest(splits), "task": task.model_dump(mode="json")}
+    segments: dict[str, list[tuple[str, int, int]]] = {}
+    disable_progress_bars()
+    try:
+        for split, parts in splits.items():
+            rows: dict[str, list[object]] = {"inputs": [], "labels": [], "slice": []}
+            segments[split] = []
+            for name, inputs, labels in parts:
+                start = len(rows["inputs"])
+                rows["inputs"].extend(inputs.numpy())
+                rows["labels"].extend(labels.numpy())
+                rows["slice"].extend([name] * len(inputs))
+                segments[split].append((name, start, start + len(inputs)))
+            Dataset.from_dict(rows, features=features).save_to_disk(str(temporary / split))
+    finally:
+        enable_progress_bars()
+    (temporary / _MANIFEST).write_text(json.dumps(manifest | {"segments": segments}, indent=1))
+    if path.exists():
+        shutil.rmtree(path)  # an interrupted build: it has no manifest
+    temporary.rename(path)
+
+
+def _segment_tensors(dataset: "Dataset", start: int, stop: int) -> tuple[Tensor, Tensor]:
+    rows = dataset.select(range(start, stop)).with_format("numpy")[:]
+    return torch.from_numpy(np.stack(rows["inputs"])), torch.from_numpy(np.stack(rows["labels"]))

@@ -1,0 +1,1 @@
+"""Tasks: the data that a trial trains on and the metric that its recall is."""

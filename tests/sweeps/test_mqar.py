@@ -1,0 +1,70 @@
+"""MQAR against the rows of the authors' generator, and the properties that every row must have."""
+
+import ast
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from recallfront.sweeps.tasks.mqar import IGNORED, mqar
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "mqar.npz"
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_rows_equal_the_authors(index: int) -> None:
+    golden = np.load(GOLDEN)
+    inputs, labels = mqar(**ast.literal_eval(str(golden[f"args_{index}"])), random_non_queries=False)
+    np.testing.assert_array_equal(inputs.numpy(), golden[f"inputs_{index}"])
+    np.testing.assert_array_equal(labels.numpy(), golden[f"labels_{index}"])
+
+
+@pytest.mark.parametrize("random_non_queries", [False, True])
+@pytest.mark.parametrize(("length", "pairs", "vocab"), [(32, 4, 64), (16, 4, 32), (64, 1, 128)])
+def test_every_query_is_answered_by_its_pair(
+    length: int, pairs: int, vocab: int, random_non_queries: bool
+) -> None:
+    inputs, labels = mqar(
+        vocab_size=vocab,
+        num_examples=50,
+        input_seq_len=length,
+        num_kv_pairs=pairs,
+        seed=7,
+        random_non_queries=random_non_queries,
+    )
+    assert inputs.dtype == labels.dtype == torch.int64
+    assert inputs.shape == labels.shape == (50, length)
+    assert 0 <= int(inputs.min()) and int(inputs.max()) < vocab
+    for row, answers in zip(inputs, labels, strict=True):
+        pair_of = {int(row[2 * i]): int(row[2 * i + 1]) for i in range(pairs)}
+        asked = (answers != IGNORED).nonzero().flatten()
+        assert len(pair_of) == len(set(pair_of.values())) == len(asked) == pairs
+        assert all(int(answers[at]) == pair_of[int(row[at])] for at in asked)
+        assert all(at >= 2 * pairs and (at - 2 * pairs) % 2 == 0 for at in asked.tolist())
+
+
+def test_filler_follows_from_the_seed_and_leaves_the_global_generators_alone() -> None:
+    arguments = dict(vocab_size=64, num_examples=8, input_seq_len=32, num_kv_pairs=4)
+    before = np.random.get_state()[1].tolist(), torch.get_rng_state()  # type: ignore[index]
+    first, _ = mqar(**arguments, seed=1)  # type: ignore[arg-type]
+    again, _ = mqar(**arguments, seed=1)  # type: ignore[arg-type]
+    other, _ = mqar(**arguments, seed=2)  # type: ignore[arg-type]
+    after = np.random.get_state()[1].tolist(), torch.get_rng_state()  # type: ignore[index]
+    assert torch.equal(first, again) and not torch.equal(first, other)
+    assert before[0] == after[0] and torch.equal(before[1], after[1])
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"input_seq_len": 31}, "input_seq_len=31"),
+        ({"vocab_size": 32}, "vocab_size=32"),
+        ({"num_kv_pairs": 9}, "num_kv_pairs=9"),
+        ({"num_kv_pairs": 0}, "num_kv_pairs=0"),
+    ],
+)
+def test_shapes_that_do_not_fit_are_refused(change: dict[str, int], named: str) -> None:
+    arguments = dict(vocab_size=64, num_examples=2, input_seq_len=32, num_kv_pairs=4, seed=0) | change
+    with pytest.raises(ValueError, match=named):
+        mqar(**arguments)  # type: ignore[arg-type]
