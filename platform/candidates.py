@@ -44,7 +44,8 @@ class Candidate:
     knobs: dict[str, Scalar]  # what varies within the sweep
     metrics: dict[str, float]  # measurements: median over seeds; all else: mean over seeds
     spreads: dict[str, float]  # in the metric's unit; a metric whose spread is not known is absent
-    run_ids: tuple[str, ...]  # best validation recall first
+    run_ids: tuple[str, ...]  # one a seed, best validation recall first
+    trial_keys: tuple[str, ...]  # in the same order
     on_front: bool = False
     certain: bool = True  # its place on or off the front holds when every value moves within its spread
     contribution: float = 0.0  # the hypervolume that would be lost without it
@@ -152,6 +153,7 @@ def gather(trials: Sequence[TrialRecord], knob_names: Iterable[str] = ()) -> Can
         metrics=metrics,
         spreads=spreads,
         run_ids=tuple(trial.run_id for trial in best_first),
+        trial_keys=tuple(trial.trial_key for trial in best_first),
     )
 
 

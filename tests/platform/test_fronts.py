@@ -115,6 +115,7 @@ def test_seeds_are_taken_together() -> None:
     assert candidate.metrics["decode_tokens_per_second"] == 1000  # the median
     assert candidate.spreads["decode_tokens_per_second"] == 150  # seeds differ by more than each one's own 10
     assert candidate.run_ids == ("hawk-1", "hawk-2", "hawk-0")  # best validation recall first
+    assert candidate.trial_keys == ("key-hawk-1", "key-hawk-2", "key-hawk-0")
     assert candidate.n_seeds == 3 and candidate.on_front and candidate.certain
 
 
