@@ -12,7 +12,7 @@ from recallfront.platform.fronts import build_front
 from recallfront.platform.picking import export, pick, register
 from recallfront.platform.records import Status, SweepRecord, TrialRecord
 from recallfront.platform.tracking.client import open_client
-from recallfront.platform.tracking.store import prepare_store
+from recallfront.platform.tracking.store import artifact_location, prepare_store
 
 # SQLAlchemy 2.1 finds fault with MLflow's models as they are imported
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
@@ -193,7 +193,7 @@ def store(tmp_path: Path) -> str:
 def stored(store: str, tmp_path: Path) -> SweepRecord:
     """A sweep of two configurations, one with two seeds, whose runs hold weights."""
     client = open_client(store)
-    experiment = client.create_experiment("study")
+    experiment = client.create_experiment("study", artifact_location(store, "study"))
     parent = client.create_run(experiment).info.run_id
     trials = []
     rows = [("based", 0.7, 900, 0), ("based", 0.9, 900, 1), ("hawk", 0.5, 500, 0)]
