@@ -1,0 +1,176 @@
+"""The writer when things die: the MLflow server by SIGKILL, and the process that writes."""
+
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from recallfront.platform.tracking.client import open_client
+from recallfront.platform.tracking.store import prepare_store
+from recallfront.platform.tracking.writer import TrackingWriter
+from tests.platform.servers import MlflowServer
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy"),  # MLflow's own
+]
+
+NOW = 1_700_000_000_000
+WAIT = 90.0  # seconds; never reached when all is well
+
+
+def steps_of(uri: str, run_id: str, key: str) -> list[int]:
+    found = open_client(uri).get_metric_history(run_id, key)
+    assert all(metric.value == metric.step * 0.5 for metric in found)
+    return [metric.step for metric in found]
+
+
+def run_ids(uri: str, experiment: str) -> list[str]:
+    client = open_client(uri)
+    found = client.get_experiment_by_name(experiment)
+    return [] if found is None else [run.info.run_id for run in client.search_runs([found.experiment_id])]
+
+
+def test_a_killed_server_costs_no_metric_and_no_time(tmp_path: Path) -> None:
+    """Three trials log on while the server is away: everything is there once, nothing waits for it."""
+    trials, per_second, seconds = 3, 100, 12
+    slowest = 0.0
+    with (
+        MlflowServer(tmp_path / "server") as server,
+        closing(TrackingWriter(server.uri, tmp_path / "s.db")) as writer,
+    ):
+        keys = [f"trial/{index}" for index in range(trials)]
+        begin = time.monotonic()
+        killed = restarted = False
+        for step in range(per_second * seconds):
+            called = time.perf_counter()
+            for key in keys:
+                if step == 0 or (
+                    step == 500 and key == keys[-1]
+                ):  # the second: reopened while the server is away
+                    writer.open_run(key, experiment="outage", name=key)
+                writer.metrics(
+                    key, [("loss", step * 0.5, step, NOW + step), ("rate", step * 0.5, step, NOW + step)]
+                )
+            slowest = max(slowest, time.perf_counter() - called)
+            if step == 300:
+                server.kill()
+                killed = True
+                writer.open_run("born away", experiment="outage", name="born away")
+                writer.metrics("born away", [("loss", 0.0, 0, NOW)])
+                assert not writer.flush(0.2) and writer.run_id("born away") is None
+            if step == 800:
+                server.start()
+                restarted = True
+            time.sleep(max(0.0, begin + (step + 1) / per_second - time.monotonic()))
+        assert killed and restarted
+        assert writer.flush(WAIT) and writer.rejected() == 0
+        print(f"slowest call of {len(keys)} appends {slowest * 1e3:.1f} ms")
+        assert slowest < 0.25
+        assert len(run_ids(server.uri, "outage")) == trials + 1
+        for key in keys:
+            run_id = writer.run_id(key)
+            assert run_id is not None
+            for metric in ("loss", "rate"):
+                assert steps_of(server.uri, run_id, metric) == list(range(per_second * seconds))
+
+
+def test_a_server_killed_in_the_middle_of_batches_gets_each_metric_once(tmp_path: Path) -> None:
+    """The writer sends as fast as it can while the server dies three times."""
+    rows = 40_000
+    with (
+        MlflowServer(tmp_path / "server") as server,
+        closing(TrackingWriter(server.uri, tmp_path / "s.db")) as writer,
+    ):
+        writer.open_run("busy", experiment="busy", name="busy")
+        run_id = writer.run_id("busy", WAIT)
+        assert run_id is not None
+        for first in range(0, rows, 500):
+            writer.metrics(
+                "busy", [("loss", step * 0.5, step, NOW + step) for step in range(first, first + 500)]
+            )
+        for _ in range(3):
+            time.sleep(0.7)
+            assert writer.backlog() > 0, "the kill has to come before everything is sent"
+            server.kill()
+            server.start()
+        assert writer.flush(WAIT) and writer.rejected() == 0
+        assert steps_of(server.uri, run_id, "loss") == list(range(rows))
+
+
+CHILD = """
+import os, signal, sys
+from pathlib import Path
+from recallfront.platform.tracking import spool
+from recallfront.platform.tracking.writer import TrackingWriter
+
+method, countdown = sys.argv[3], int(sys.argv[4])
+original = getattr(spool.Spool, method)
+
+def die_instead(*arguments, **named):
+    global countdown
+    countdown -= 1
+    if countdown == 0:
+        os.kill(os.getpid(), signal.SIGKILL)  # MLflow has it, the spool does not know
+    return original(*arguments, **named)
+
+setattr(spool.Spool, method, die_instead)
+writer = TrackingWriter(sys.argv[1], Path(sys.argv[2]))
+writer.open_run("sweep", experiment="crash", name="sweep")
+writer.open_run("trial", experiment="crash", name="t", parent_key="sweep", tags={"a": "b"}, params={"p": 1})
+for first in range(0, 3000, 100):
+    writer.metrics("trial", [("loss", s * 0.5, s, 1_700_000_000_000 + s) for s in range(first, first + 100)])
+print("appended", flush=True)
+writer.flush(60)
+"""
+
+
+@pytest.mark.parametrize(
+    ("method", "countdown"),
+    [("set_run", 1), ("set_run", 2), ("finish", 1), ("finish", 3), ("finish", 4)],
+    ids=["parent created", "trial created", "parent opened", "first batch", "second batch"],
+)
+def test_a_writer_killed_between_mlflow_and_its_spool(method: str, countdown: int, tmp_path: Path) -> None:
+    uri = prepare_store(None, tmp_path)
+    spool = tmp_path / "spool.db"
+    command = [sys.executable, "-c", textwrap.dedent(CHILD), uri, str(spool), method, str(countdown)]
+    child = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert child.returncode == -signal.SIGKILL, child.stderr
+    assert "appended" in child.stdout
+    with closing(TrackingWriter(uri, spool)) as writer:
+        assert writer.backlog() > 0
+        # The driver starts over: it opens the same runs, its trial repeats the steps since its checkpoint.
+        writer.open_run("sweep", experiment="crash", name="sweep")
+        writer.open_run("trial", experiment="crash", name="trial", parent_key="sweep", params={"p": 1})
+        writer.metrics(
+            "trial", [("loss", step * 0.5, step, NOW + 10**9 + step) for step in range(2500, 3500)]
+        )
+        assert writer.flush(WAIT) and writer.rejected() == 0
+        run_id = writer.run_id("trial")
+    assert run_id is not None
+    assert len(run_ids(uri, "crash")) == 2
+    assert steps_of(uri, run_id, "loss") == list(range(3500))
+    run = open_client(uri).get_run(run_id)
+    assert run.data.tags["a"] == "b" and run.data.params["p"] == "1"
+
+
+def test_a_writer_killed_before_anything_was_sent(tmp_path: Path) -> None:
+    """What was appended while no server was there is sent by the next process."""
+    with MlflowServer(tmp_path / "server") as server:
+        server.kill()
+        spool = tmp_path / "spool.db"
+        command = [sys.executable, "-c", textwrap.dedent(CHILD), server.uri, str(spool), "finish", "1"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+            assert child.stdout is not None and child.stdout.readline() == "appended\n"
+            child.kill()
+        server.start()
+        with closing(TrackingWriter(server.uri, spool)) as writer:
+            assert writer.flush(WAIT)
+            run_id = writer.run_id("trial")
+        assert run_id is not None
+        assert steps_of(server.uri, run_id, "loss") == list(range(3000))
