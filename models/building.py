@@ -33,7 +33,9 @@ def _norm(config: Architecture) -> RMSNorm | LayerNorm:
 
 
 def _out_scale(config: Architecture) -> float:
-    """Projections back to the residual stream start smaller, the more layers there are (arXiv:2402.19427 code)."""
+    """Projections back to the residual stream start smaller, the more layers there are (arXiv:2402.19427
+    code).
+    """
     return float((2 / config.num_layers) ** 0.5)
 
 

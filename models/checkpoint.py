@@ -27,7 +27,8 @@ def save(model: LanguageModel, folder: str | Path) -> Path:
 def load(folder: str | Path) -> LanguageModel:
     """The model that `save` wrote to `folder`, on the CPU, in the type it was saved in.
 
-    Raises FileNotFoundError where a file is missing and ValueError where weights and configuration do not fit.
+    Raises FileNotFoundError where a file is missing and ValueError where weights and configuration do not
+    fit.
     """
     folder = Path(folder)
     for name in (CONFIG_FILE, WEIGHTS_FILE):

@@ -30,7 +30,9 @@ class Embedding(Drawn):
 class Layer(nn.Module):
     """Pre-norm residual layer: x + mixer(norm(x)), then x + mlp(norm(x)) where there is a channel mixer."""
 
-    def __init__(self, mixer: Mixer, mixer_norm: nn.Module, mlp: MLP | None, mlp_norm: nn.Module | None) -> None:
+    def __init__(
+        self, mixer: Mixer, mixer_norm: nn.Module, mlp: MLP | None, mlp_norm: nn.Module | None
+    ) -> None:
         super().__init__()
         self.mixer_norm, self.mixer = mixer_norm, mixer
         self.mlp_norm, self.mlp = mlp_norm, mlp
@@ -65,7 +67,8 @@ class LanguageModel(nn.Module):
         self._name = hashlib.sha256(config.model_dump_json().encode()).hexdigest()[:16]
 
     def forward(self, tokens: Tensor, positions: Tensor | None = None) -> Tensor:
-        """Logits (B, T, vocab) for tokens (B, T); positions (B, T) restart at 0 where a packed document starts.
+        """Logits (B, T, vocab) for tokens (B, T); positions (B, T) restart at 0 where a packed document
+        starts.
 
         Raises ValueError where shapes do not fit or positions neither go on by 1 nor restart at 0.
         """
@@ -96,7 +99,9 @@ class LanguageModel(nn.Module):
         return cap * torch.tanh(logits / cap) if cap else logits
 
     def init_state(self, batch_size: int) -> State:
-        """The decode state of `batch_size` rows that have seen nothing, on the model's device and in its type."""
+        """The decode state of `batch_size` rows that have seen nothing, on the model's device and in its
+        type.
+        """
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
         weight = self.embedding.weight
@@ -167,9 +172,13 @@ class LanguageModel(nn.Module):
 
     def _check_state(self, state: State, batch_size: int) -> None:
         if state.model_name != self._name:
-            raise ValueError("the state belongs to a model of another configuration; use init_state of this one")
+            raise ValueError(
+                "the state belongs to a model of another configuration; use init_state of this one"
+            )
         if state.batch_size != batch_size:
-            raise ValueError(f"tokens have {batch_size} rows and the state {state.batch_size}; they must agree")
+            raise ValueError(
+                f"tokens have {batch_size} rows and the state {state.batch_size}; they must agree"
+            )
 
 
 def _check_tokens(tokens: Tensor, dimensions: int) -> None:
@@ -180,10 +189,14 @@ def _check_tokens(tokens: Tensor, dimensions: int) -> None:
 
 def _check_positions(positions: Tensor, tokens: Tensor) -> None:
     if positions.shape != tokens.shape:
-        raise ValueError(f"positions have shape {tuple(positions.shape)}; it must be {tuple(tokens.shape)}, the tokens'")
+        raise ValueError(
+            f"positions have shape {tuple(positions.shape)}; it must be {tuple(tokens.shape)}, the tokens'"
+        )
     after, before = positions[:, 1:], positions[:, :-1]
     if not bool(((after == before + 1) | (after == 0)).all()) or int(positions.min()) < 0:
-        raise ValueError("positions must go on by 1 from token to token, or restart at 0 where a document starts")
+        raise ValueError(
+            "positions must go on by 1 from token to token, or restart at 0 where a document starts"
+        )
 
 
 def _check_lengths(lengths: Tensor, batch: int, time: int) -> None:

@@ -42,7 +42,9 @@ class _RMSNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, gain: Tensor, eps: float) -> Tensor:
         width = x.shape[-1]
-        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.promote_types(x.dtype, torch.float32))
+        norm = torch.linalg.vector_norm(
+            x, dim=-1, keepdim=True, dtype=torch.promote_types(x.dtype, torch.float32)
+        )
         inverse = torch.rsqrt(norm.square() / width + eps)
         ctx.save_for_backward(x, gain, inverse)
         return (x * inverse * gain).to(x.dtype)
@@ -93,7 +95,9 @@ class LayerNorm(Drawn):
 
 
 class MLP(nn.Module):
-    """Channel mixer: gated (GeGLU, SwiGLU: the first half of `up` goes through the nonlinearity) or plain GeLU."""
+    """Channel mixer: gated (GeGLU, SwiGLU: the first half of `up` goes through the nonlinearity) or plain
+    GeLU.
+    """
 
     def __init__(
         self, width: int, hidden: int, kind: str, *, bias: bool, std: float | None, out_scale: float
@@ -131,7 +135,10 @@ def rotate(x: Tensor, positions: Tensor | int, dim: int, longest: int) -> Tensor
     size = 1 << max(longest - 1, 1).bit_length()  # few sizes, so that few tables are made
     cos, sin = _rotary_table(size, dim, x.dtype, x.device)
     if isinstance(positions, int):
-        cos, sin = cos[positions : positions + x.shape[1], None], sin[positions : positions + x.shape[1], None]
+        cos, sin = (
+            cos[positions : positions + x.shape[1], None],
+            sin[positions : positions + x.shape[1], None],
+        )
     else:
         cos, sin = cos[positions][:, :, None], sin[positions][:, :, None]
     turned = x[..., :dim]

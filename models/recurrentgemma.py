@@ -19,10 +19,12 @@ def load_recurrentgemma(
     embeddings_scale_by_sqrt_dim: bool = True,
     logits_soft_cap: float = 30.0,
 ) -> LanguageModel:
-    """The model whose released PyTorch parameters these are; sizes and layer pattern are read off the names and shapes.
+    """The model whose released PyTorch parameters these are; sizes and layer pattern are read off the names
+    and shapes.
 
-    attention_window_size is the released code's, whose queries see that many keys and their own. Without attention
-    layers it is a Hawk. Raises ValueError where parameters are missing, left over or of the wrong shape.
+    attention_window_size is the released code's, whose queries see that many keys and their own. Without
+    attention layers it is a Hawk. Raises ValueError where parameters are missing, left over or of the wrong
+    shape.
     """
     config = _config(parameters, attention_window_size, embeddings_scale_by_sqrt_dim, logits_soft_cap)
     model = build(config)
@@ -36,7 +38,8 @@ def load_recurrentgemma(
 def to_recurrentgemma(model: LanguageModel, *, gradients: bool = False) -> dict[str, Tensor]:
     """The model's parameters, or their gradients, under the released names and in the released shapes."""
     tensors = {
-        name: parameter.grad if gradients else parameter.detach() for name, parameter in model.named_parameters()
+        name: parameter.grad if gradients else parameter.detach()
+        for name, parameter in model.named_parameters()
     }
     missing = [name for name, tensor in tensors.items() if tensor is None]
     if missing:
@@ -61,7 +64,9 @@ def _config(
     blocks = {int(match[1]) for name in parameters if (match := re.match(r"blocks\.(\d+)\.", name))}
     embedding = parameters.get("embedder.input_embedding")
     if embedding is None or embedding.ndim != 2 or not blocks:
-        raise ValueError("the parameters do not fit the model; missing: embedder.input_embedding or blocks.0.*")
+        raise ValueError(
+            "the parameters do not fit the model; missing: embedder.input_embedding or blocks.0.*"
+        )
     layers = range(max(blocks) + 1)
     attention = [i for i in layers if f"blocks.{i}.attention_block.proj_q.weight" in parameters]
     recurrent = [i for i in layers if f"blocks.{i}.recurrent_block.rg_lru.a_gate.w" in parameters]
@@ -96,14 +101,18 @@ def _to_ours(parameters: Mapping[str, Tensor], config: GriffinConfig | HawkConfi
     for index, letter in enumerate(config.layers):
         prefix = f"blocks.{index}."
         here = {
-            name.removeprefix(prefix): tensor for name, tensor in parameters.items() if name.startswith(prefix)
+            name.removeprefix(prefix): tensor
+            for name, tensor in parameters.items()
+            if name.startswith(prefix)
         }
         block = _recurrent_in(here) if letter == "R" else _attention_in(here)
         up, up_bias = here["mlp_block.ffw_up.w"], here["mlp_block.ffw_up.b"]
         block |= {
             "mixer_norm.scale": here["temporal_pre_norm.scale"],
             "mlp_norm.scale": here["channel_pre_norm.scale"],
-            "mlp.up.weight": up.transpose(1, 2).flatten(0, 1),  # (2, D, hidden) -> (2 hidden, D), the gated half first
+            "mlp.up.weight": up.transpose(1, 2).flatten(
+                0, 1
+            ),  # (2, D, hidden) -> (2 hidden, D), the gated half first
             "mlp.up.bias": up_bias.flatten(),
             "mlp.down.weight": here["mlp_block.ffw_down.weight"],
             "mlp.down.bias": here["mlp_block.ffw_down.bias"],

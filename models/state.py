@@ -28,7 +28,9 @@ class State:
 
 @dataclass
 class Layout:
-    """How the tokens of a training batch stand: `positions` (B, T) restart at 0 where a packed document starts."""
+    """How the tokens of a training batch stand: `positions` (B, T) restart at 0 where a packed document
+    starts.
+    """
 
     positions: Tensor | None
     longest: int  # bound on the positions

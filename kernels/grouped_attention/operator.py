@@ -19,12 +19,14 @@ def grouped_attention(
     cross_scale: Tensor | float = 1.0,
     backend: Backend = "auto",
 ) -> Tensor:
-    """Grouped, augmented linear attention (arXiv:2406.07368 sec. 4): squared-ReLU inside a group, linear across.
+    """Grouped, augmented linear attention (arXiv:2406.07368 sec. 4): squared-ReLU inside a group, linear
+    across.
 
-    q, k, v (B, T, H, D) as projected; q and k are scaled to unit length here. Groups are `group_size` tokens from the
-    first on. conv_taps (H, P + 1): causal convolution on v, one filter a head, the last tap on the newest token.
-    cross_scale: a number or a tensor of one, multiplies the part across groups. Accumulates in float32 at least.
-    Returns (B, T, H, D) in the type of v. Raises ValueError where shapes, types or sizes do not fit together.
+    q, k, v (B, T, H, D) as projected; q and k are scaled to unit length here. Groups are `group_size` tokens
+    from the first on. conv_taps (H, P + 1): causal convolution on v, one filter a head, the last tap on the
+    newest token. cross_scale: a number or a tensor of one, multiplies the part across groups. Accumulates in
+    float32 at least. Returns (B, T, H, D) in the type of v. Raises ValueError where shapes, types or sizes do
+    not fit together.
     """
     check_shape("grouped_attention", "q", q, (None, None, None, None))
     check_shape("grouped_attention", "k", k, tuple(q.shape))
@@ -56,12 +58,13 @@ def grouped_attention_step(
     tail: Tensor | None = None,
     conv_taps: Tensor | None = None,
 ) -> Tensor:
-    """One token of `grouped_attention`, q, k, v (B, H, D), at position `lengths` (B); all states change in place.
+    """One token of `grouped_attention`, q, k, v (B, H, D), at position `lengths` (B); all states change in
+    place.
 
-    The last G - 1 tokens lie in rings: keys (unit length), values (B, H, G, D), token p in slot p % G. Those of the
-    group before weigh as earlier groups do, so nothing has to be moved when a group is full: each step folds one
-    token, the one whose slot comes next, into sums (B, H, D, D), in the same time whatever the position.
-    tail (B, H, P + 1, D): ring of the last values, for conv_taps (H, P + 1). Returns (B, H, D).
+    The last G - 1 tokens lie in rings: keys (unit length), values (B, H, G, D), token p in slot p % G. Those
+    of the group before weigh as earlier groups do, so nothing has to be moved when a group is full: each step
+    folds one token, the one whose slot comes next, into sums (B, H, D, D), in the same time whatever the
+    position. tail (B, H, P + 1, D): ring of the last values, for conv_taps (H, P + 1). Returns (B, H, D).
     """
     group_size, dtype = keys.shape[2], sums.dtype
     rows = torch.arange(q.shape[0], device=q.device)

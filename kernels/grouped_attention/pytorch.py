@@ -25,7 +25,9 @@ def grouped_attention_pytorch(
 def grouped_mix(
     q: Tensor, k: Tensor, v: Tensor, group_size: int, cross_scale: Tensor | float, state: Tensor
 ) -> Tensor:
-    """Local and cross part for unit q, k; the first token starts a group, `state` (B, H, D, D) holds those before."""
+    """Local and cross part for unit q, k; the first token starts a group, `state` (B, H, D, D) holds those
+    before.
+    """
     time = q.shape[1]
     group_size = min(group_size, time)
     extra = -time % group_size

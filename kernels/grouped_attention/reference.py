@@ -9,8 +9,9 @@ def grouped_attention_reference(
 ) -> Tensor:
     """o_t = local + cross_scale * cross + conv (arXiv:2406.07368 sec. 4), with q and k scaled to unit length.
 
-    local_t sums relu(q_t . k_j)^2 v_j over j <= t of t's own group; cross_t sums (q_t . k_j) v_j over all earlier
-    groups; conv_t = sum_o conv_taps[:, P - o] v_{t-o}, one filter a head. q, k, v (B, T, H, D); conv_taps (H, P + 1).
+    local_t sums relu(q_t . k_j)^2 v_j over j <= t of t's own group; cross_t sums (q_t . k_j) v_j over all
+    earlier groups; conv_t = sum_o conv_taps[:, P - o] v_{t-o}, one filter a head. q, k, v (B, T, H, D);
+    conv_taps (H, P + 1).
     """
     time = q.shape[1]
     q, k = q / q.norm(dim=-1, keepdim=True), k / k.norm(dim=-1, keepdim=True)

@@ -21,12 +21,16 @@ def _sequential(a: Tensor, b: Tensor, initial: Tensor, *, reverse: bool) -> Tens
 
 
 def _scan(a: Tensor, b: Tensor, initial: Tensor, *, reverse: bool = False) -> Tensor:
-    """All h of the recurrence (B, T, D), in chunks side by side where one step is too small to be worth its launch."""
+    """All h of the recurrence (B, T, D), in chunks side by side where one step is too small to be worth its
+    launch.
+    """
     batch, time, width = b.shape
     if batch * width > 1024 or time < 4 * _CHUNK:  # measured on one core
         return _sequential(a, b, initial, reverse=reverse)
     padding = -time % _CHUNK
-    if padding:  # a = b = 0 after the end: what enters backwards from there is the initial state, so put it there
+    if (
+        padding
+    ):  # a = b = 0 after the end: what enters backwards from there is the initial state, so put it there
         a, b = F.pad(a, (0, 0, 0, padding)), F.pad(b, (0, 0, 0, padding))
         if reverse:
             a[:, time:] = 1

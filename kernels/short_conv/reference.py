@@ -7,7 +7,8 @@ from torch import Tensor
 def short_conv_reference(
     x: Tensor, taps: Tensor, bias: Tensor | None, initial_state: Tensor, positions: Tensor | None
 ) -> Tensor:
-    """y_t = bias + sum_s taps[:, K - 1 - s] * x_{t-s}; before the first token stands `initial_state` (B, K - 1, C).
+    """y_t = bias + sum_s taps[:, K - 1 - s] * x_{t-s}; before the first token stands `initial_state` (B, K -
+    1, C).
 
     With `positions` (B, T), x_{t-s} counts only where positions_t >= s: it is of the same document.
     """

@@ -15,13 +15,19 @@ __all__ = ["taylor_attention", "taylor_attention_extend", "taylor_attention_step
 
 
 def taylor_attention(
-    q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None, eps: float = 1e-6, backend: Backend = "auto"
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    scale: float | None = None,
+    eps: float = 1e-6,
+    backend: Backend = "auto",
 ) -> Tensor:
     """Causal linear attention with weights 1 + s + s^2 / 2, s = scale * q . k (arXiv:2402.18668 sec. 4.1).
 
-    q, k (B, T, H, F), v (B, T, H, V); scale: 1 / sqrt(F) by default; eps is added to the normaliser, which is T / 2
-    at least. Accumulates in float32 at least. Returns (B, T, H, V) in the type of v.
-    Raises ValueError where shapes or types do not fit together.
+    q, k (B, T, H, F), v (B, T, H, V); scale: 1 / sqrt(F) by default; eps is added to the normaliser, which is
+    T / 2 at least. Accumulates in float32 at least. Returns (B, T, H, V) in the type of v. Raises ValueError
+    where shapes or types do not fit together.
     """
     check_shape("taylor_attention", "q", q, (None, None, None, None))
     check_shape("taylor_attention", "k", k, tuple(q.shape))
@@ -29,7 +35,9 @@ def taylor_attention(
     check_same_dtype("taylor_attention", q=q, k=k, v=v)
     if min(q.shape) == 0:
         raise ValueError(f"taylor_attention: q has shape {tuple(q.shape)}; no size may be 0")
-    run = taylor_attention_reference if use_reference("taylor_attention", backend) else taylor_attention_pytorch
+    run = (
+        taylor_attention_reference if use_reference("taylor_attention", backend) else taylor_attention_pytorch
+    )
     dtype = accumulation_dtype(v.dtype)
     scale = q.shape[3] ** -0.5 if scale is None else scale
     return run(q.to(dtype), k.to(dtype), v.to(dtype), scale, eps).to(v.dtype)

@@ -65,9 +65,7 @@ def taylor_attention_extend(
     if padding is not None:
         v = v.masked_fill(padding[..., None, None], 0)
     # (B, H, N, chunk, ...): a zero row of v (its one, too) adds nothing to the state
-    q, k, v = (
-        F.pad(x, (0, 0, 0, 0, 0, extra)).transpose(1, 2).unflatten(2, (-1, chunk)) for x in (q, k, v)
-    )
+    q, k, v = (F.pad(x, (0, 0, 0, 0, 0, extra)).transpose(1, 2).unflatten(2, (-1, chunk)) for x in (q, k, v))
     within = _weights(q, k, scale) @ v
     sums = taylor_features(k, scale).transpose(-1, -2) @ v
     before = torch.cat([state[:, :, None].to(sums.dtype), sums], dim=2).cumsum(2)

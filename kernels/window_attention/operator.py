@@ -18,8 +18,8 @@ Slopes = Tensor | tuple[float, ...]
 def alibi_slopes(num_heads: int) -> tuple[float, ...]:
     """The fixed slopes of ALiBi (arXiv:2108.12409 sec. 3), for any number of heads.
 
-    A power of two has the geometric sequence from 2^(-8/H); other counts take the sequence of the power below, then
-    every second slope of the power above (the authors' published rule).
+    A power of two has the geometric sequence from 2^(-8/H); other counts take the sequence of the power
+    below, then every second slope of the power above (the authors' published rule).
     """
     power = 1 << (num_heads.bit_length() - 1)
     slopes = [2.0 ** (-8.0 * head / power) for head in range(1, power + 1)]
@@ -40,10 +40,10 @@ def window_attention(
 ) -> Tensor:
     """Causal softmax attention, optionally in a window and with linear biases (arXiv:2108.12409 sec. 3).
 
-    q (B, T, H, D); k, v (B, S, H_kv, D) with S >= T: the queries are the last T tokens, so that a block of tokens
-    can go on from cached keys. H_kv divides H (1 is multi-query attention). window_size: keys visible to a query,
-    itself included; None is all. alibi_slopes (H): slope * (j - i) is added to the logits. scale: 1 / sqrt(D) by
-    default. segments (B, S): a query sees only the keys of its own segment (packed documents).
+    q (B, T, H, D); k, v (B, S, H_kv, D) with S >= T: the queries are the last T tokens, so that a block of
+    tokens can go on from cached keys. H_kv divides H (1 is multi-query attention). window_size: keys visible
+    to a query, itself included; None is all. alibi_slopes (H): slope * (j - i) is added to the logits. scale:
+    1 / sqrt(D) by default. segments (B, S): a query sees only the keys of its own segment (packed documents).
     Returns (B, T, H, D). Raises ValueError where shapes, types or sizes do not fit together.
     """
     scale, slopes = _check("window_attention", q, k, v, window_size, alibi_slopes, scale)
@@ -96,7 +96,9 @@ def _slopes_tensor(slopes: tuple[float, ...], dtype: torch.dtype, device: torch.
 
 
 def step_bias(lengths: Tensor, slots: int, slopes: tuple[float, ...] | None, dtype: torch.dtype) -> Tensor:
-    """Bias (B, 1 or H, 1, S) over a ring for the token at `lengths`: -slope * age, and -inf where nothing lies."""
+    """Bias (B, 1 or H, 1, S) over a ring for the token at `lengths`: -slope * age, and -inf where nothing
+    lies.
+    """
     ages = ring_ages(lengths, slots)
     bias = torch.zeros_like(ages, dtype=dtype)[:, None, None]
     if slopes is not None:
@@ -115,11 +117,12 @@ def window_attention_step(
     bias: Tensor | None = None,
     scale: float | None = None,
 ) -> Tensor:
-    """One token of `window_attention` over a ring of S slots, S the window size (or all that will ever be seen).
+    """One token of `window_attention` over a ring of S slots, S the window size (or all that will ever be
+    seen).
 
-    q (B, H, D), k, v (B, H_kv, D) of the token at position `lengths` (B); keys, values (B, H_kv, S, D): updated in
-    place, token p in slot p % S; bias: `step_bias(...)`, made here (without slopes) where none is given.
-    Returns (B, H, D).
+    q (B, H, D), k, v (B, H_kv, D) of the token at position `lengths` (B); keys, values (B, H_kv, S, D):
+    updated in place, token p in slot p % S; bias: `step_bias(...)`, made here (without slopes) where none is
+    given. Returns (B, H, D).
     """
     batch, heads, width = q.shape
     slots = keys.shape[2]

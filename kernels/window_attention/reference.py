@@ -15,8 +15,8 @@ def window_attention_reference(
 ) -> Tensor:
     """Softmax over the visible keys of scale * q_i . k_j + slope * (j - i) (arXiv:2108.12409 sec. 3).
 
-    Key j is visible to query i where 0 <= i - j < window_size and both are of one segment. The queries are the last
-    T of the S tokens that have keys: q (B, T, H, D), k and v (B, S, H_kv, D), segments (B, S).
+    Key j is visible to query i where 0 <= i - j < window_size and both are of one segment. The queries are
+    the last T of the S tokens that have keys: q (B, T, H, D), k and v (B, S, H_kv, D), segments (B, S).
     """
     time, keys = q.shape[1], k.shape[1]
     repeats = q.shape[2] // k.shape[2]

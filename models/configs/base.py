@@ -6,11 +6,12 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class Architecture(BaseModel):
-    """A language model: embedding, `num_layers` residual layers whose mixers `pattern` spells, norm, unembedding.
+    """A language model: embedding, `num_layers` residual layers whose mixers `pattern` spells, norm,
+    unembedding.
 
-    The letters of a pattern: C gated short convolution, A global softmax attention, W sliding-window attention,
-    R recurrent block (RG-LRU), L linear (Taylor) attention, G grouped attention. Each architecture allows the letters
-    that it has the knobs for. The pattern is repeated and cut to `num_layers`.
+    The letters of a pattern: C gated short convolution, A global softmax attention, W sliding-window
+    attention, R recurrent block (RG-LRU), L linear (Taylor) attention, G grouped attention. Each architecture
+    allows the letters that it has the knobs for. The pattern is repeated and cut to `num_layers`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

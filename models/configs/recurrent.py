@@ -11,7 +11,9 @@ from recallfront.models.configs.softmax import Positions, WindowKnobs
 class RecurrentKnobs(Architecture):
     """Knobs of the recurrent block. `num_heads` is also the number of diagonal blocks of its gates."""
 
-    lru_width: int | None = Field(default=None, ge=1)  # None: the width (the paper's models have about 4/3 of it)
+    lru_width: int | None = Field(
+        default=None, ge=1
+    )  # None: the width (the paper's models have about 4/3 of it)
     conv_size: int = Field(default=4, ge=1)
     lambda_init: Literal["paper", "recurrentgemma"] = "paper"
 
@@ -66,5 +68,3 @@ class GriffinConfig(RecurrentKnobs, WindowKnobs):
         if letter == "A":
             return self.kv_width * context_length
         return super().layer_state_elements(letter, context_length)
-
-

@@ -13,7 +13,9 @@ class AttentionKnobs(Architecture):
     """Knobs of every softmax attention layer."""
 
     positions: Positions = "alibi"
-    num_kv_heads: int | None = Field(default=None, ge=1)  # None: as many as num_heads; 1: multi-query attention
+    num_kv_heads: int | None = Field(
+        default=None, ge=1
+    )  # None: as many as num_heads; 1: multi-query attention
 
     @property
     def kv_heads(self) -> int:

@@ -9,7 +9,9 @@ from recallfront.models.state import Block, LayerState, Layout, Step
 
 
 class Mixer(nn.Module, ABC):
-    """Mixes tokens over time: the same map for training, for a block that goes on from a state, and for one token."""
+    """Mixes tokens over time: the same map for training, for a block that goes on from a state, and for one
+    token.
+    """
 
     @abstractmethod
     def forward(self, x: Tensor, layout: Layout) -> Tensor:

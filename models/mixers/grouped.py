@@ -12,7 +12,8 @@ from recallfront.models.state import Block, LayerState, Layout, Step
 
 
 class Augmentation(Drawn):
-    """What is learned beside the projections: the scale of the part across groups, and the taps on the values.
+    """What is learned beside the projections: the scale of the part across groups, and the taps on the
+    values.
 
     The taps start at zero (the authors' code), so that the convolution grows as it is of use.
     """
@@ -30,7 +31,9 @@ class Augmentation(Drawn):
 
 
 class GroupedAttention(Mixer):
-    """Squared-ReLU attention inside groups of tokens, linear attention to all groups before, convolution on values."""
+    """Squared-ReLU attention inside groups of tokens, linear attention to all groups before, convolution on
+    values.
+    """
 
     def __init__(
         self,
@@ -54,7 +57,9 @@ class GroupedAttention(Mixer):
     def _project(self, x: Tensor, positions: Tensor | int, longest: int) -> tuple[Tensor, Tensor, Tensor]:
         """q, k, v (B, T, H, D), with positions turned in."""
         qkv: Tensor = self.qkv(x)
-        qk, v = qkv.view(*x.shape[:2], 3 * self.heads, self.head_dim).split([2 * self.heads, self.heads], dim=2)
+        qk, v = qkv.view(*x.shape[:2], 3 * self.heads, self.head_dim).split(
+            [2 * self.heads, self.heads], dim=2
+        )
         if self.rotary_dim:
             qk = rotate(qk, positions, self.rotary_dim, longest)
         return qk[:, :, : self.heads], qk[:, :, self.heads :], v

@@ -90,7 +90,9 @@ class RGLRU(Drawn):
         return r, i
 
     def coefficients(self, v: Tensor, starts: Tensor) -> tuple[Tensor, Tensor]:
-        """a and b (B, T, width), in float32 at least, for v (B, T, width); starts (B or 1, T): documents start."""
+        """a and b (B, T, width), in float32 at least, for v (B, T, width); starts (B or 1, T): documents
+        start.
+        """
         r, i = (logit.view(v.shape) for logit in self.gate_logits(v.flatten(0, 1)))
         dtype = torch.promote_types(v.dtype, torch.float32)
         a, b = _Gates.apply(r.to(dtype), i.to(dtype), v.to(dtype), self.p.to(dtype), starts[..., None])

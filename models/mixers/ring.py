@@ -7,7 +7,9 @@ from recallfront.models.state import Block
 
 
 def _newest(lengths: Tensor, slots: int) -> Tensor:
-    """The newest token that lies in each slot (B, S) of rows that have seen `lengths` (B) tokens; negative: none."""
+    """The newest token that lies in each slot (B, S) of rows that have seen `lengths` (B) tokens; negative:
+    none.
+    """
     last = lengths[:, None] - 1
     return last - (last - torch.arange(slots, device=lengths.device)) % slots
 

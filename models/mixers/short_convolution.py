@@ -47,7 +47,9 @@ class ConvTaps(Drawn):
 
 
 class GatedShortConvolution(Mixer):
-    """y = conv(x) * (W x + b) + x, as in zoology's synthetic models (arXiv:2312.04927), inner residual included."""
+    """y = conv(x) * (W x + b) + x, as in zoology's synthetic models (arXiv:2312.04927), inner residual
+    included.
+    """
 
     def __init__(self, width: int, size: int, *, std: float | None = None) -> None:
         super().__init__()
