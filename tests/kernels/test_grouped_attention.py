@@ -1,0 +1,88 @@
+import pytest
+import torch
+from torch import Tensor
+
+from recallfront.kernels.grouped_attention.operator import grouped_attention, grouped_attention_step
+from tests.kernels.golden import GRADIENTS, VALUES, difference, load_golden
+
+
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+def test_golden(backend: str) -> None:
+    golden = load_golden("grouped_attention")
+    inputs = [golden[name].requires_grad_() for name in ("q", "k", "v", "alpha", "conv_taps")]
+    q, k, v = (tensor.transpose(1, 2) for tensor in inputs[:3])
+    group_size = int(golden["group_size"])
+    alpha, taps = inputs[3:]
+    out = grouped_attention(
+        q, k, v, group_size=group_size, conv_taps=taps, cross_scale=alpha, backend=backend
+    )
+    assert difference(out.transpose(1, 2), golden["out"]) < VALUES
+    out.backward(golden["grad_out"].transpose(1, 2))
+    for tensor, name in zip(inputs, ("q", "k", "v", "alpha", "conv_taps"), strict=True):
+        assert difference(tensor.grad, golden[f"grad_{name}"]) < GRADIENTS
+    local = grouped_attention(q, k, v, group_size=group_size, cross_scale=0.0, backend=backend)
+    assert difference(local.transpose(1, 2), golden["local"]) < VALUES
+
+
+def draw(time: int) -> tuple[Tensor, Tensor, Tensor]:
+    torch.manual_seed(0)
+    q, k, v = torch.randn(3, 2, time, 2, 4, dtype=torch.float64).unbind(0)
+    return q, k, v
+
+
+@pytest.mark.parametrize("group_size", [1, 4, 7, 64])
+@pytest.mark.parametrize("time", [1, 3, 4, 5, 11, 40])
+@pytest.mark.parametrize("num_taps", [0, 1, 5, 45])
+def test_whole_and_steps_equal_the_definition(group_size: int, time: int, num_taps: int) -> None:
+    q, k, v = draw(time)
+    taps = torch.randn(2, num_taps, dtype=torch.float64) if num_taps else None
+    expected = grouped_attention(
+        q, k, v, group_size=group_size, conv_taps=taps, cross_scale=0.7, backend="reference"
+    )
+    found = grouped_attention(q, k, v, group_size=group_size, conv_taps=taps, cross_scale=0.7)
+    torch.testing.assert_close(found, expected, atol=1e-12, rtol=1e-12)
+
+    sums = torch.zeros(2, 2, 4, 4, dtype=torch.float64)
+    keys, values = torch.zeros(2, 2, 2, group_size, 4, dtype=torch.float64).unbind(0)
+    tail = torch.zeros(2, 2, num_taps, 4, dtype=torch.float64) if num_taps else None
+    for position in range(time):
+        o = grouped_attention_step(
+            q[:, position],
+            k[:, position],
+            v[:, position],
+            sums,
+            keys,
+            values,
+            torch.tensor([position, position]),
+            cross_scale=0.7,
+            tail=tail,
+            conv_taps=taps,
+        )
+        torch.testing.assert_close(o, expected[:, position], atol=1e-12, rtol=1e-12)
+
+
+def test_one_group_has_no_cross_part() -> None:
+    q, k, v = draw(6)
+    first = grouped_attention(q, k, v, group_size=6, cross_scale=0.0)
+    torch.testing.assert_close(grouped_attention(q, k, v, group_size=6, cross_scale=9.0), first)
+
+
+def test_gradients() -> None:
+    q, k, v = (tensor[:1, :, :1].contiguous().requires_grad_() for tensor in draw(9))
+    taps = torch.randn(1, 3, dtype=torch.float64, requires_grad=True)
+    scale = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
+
+    def run(q: Tensor, k: Tensor, v: Tensor, taps: Tensor, scale: Tensor) -> Tensor:
+        return grouped_attention(q, k, v, group_size=4, conv_taps=taps, cross_scale=scale)
+
+    assert torch.autograd.gradcheck(run, (q, k, v, taps, scale), fast_mode=True)
+
+
+def test_bad_arguments() -> None:
+    q, k, v = draw(4)
+    with pytest.raises(ValueError, match="group_size is 0"):
+        grouped_attention(q, k, v, group_size=0)
+    with pytest.raises(ValueError, match="conv_taps has shape"):
+        grouped_attention(q, k, v, group_size=2, conv_taps=torch.ones(3, 2))
+    with pytest.raises(ValueError, match="no Triton kernel yet"):
+        grouped_attention(q, k, v, group_size=2, backend="triton")

@@ -1,0 +1,69 @@
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from recallfront.kernels.short_conv.operator import short_conv, short_conv_step
+
+
+def draw(time: int, size: int = 4) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    torch.manual_seed(0)
+    x, state = torch.randn(2, time, 3, dtype=torch.float64), torch.randn(2, size - 1, 3, dtype=torch.float64)
+    return x, torch.randn(3, size, dtype=torch.float64), torch.randn(3, dtype=torch.float64), state
+
+
+@pytest.mark.parametrize("time", [1, 2, 3, 4, 9])
+@pytest.mark.parametrize("size", [1, 3, 4])
+def test_equals_its_definition_and_the_library(time: int, size: int) -> None:
+    x, taps, bias, state = draw(time, size)
+    found, last = short_conv(x, taps, bias=bias, initial_state=state)
+    expected, _ = short_conv(x, taps, bias=bias, initial_state=state, backend="reference")
+    history = torch.cat([state, x], dim=1)
+    library = F.conv1d(history.transpose(1, 2), taps[:, None], bias, groups=3).transpose(1, 2)
+    torch.testing.assert_close(found, expected, atol=1e-12, rtol=1e-12)
+    torch.testing.assert_close(found, library, atol=1e-12, rtol=1e-12)
+    torch.testing.assert_close(last, history[:, time:], atol=0, rtol=0)
+
+
+def test_the_last_tap_is_the_newest_token() -> None:
+    x = torch.arange(1.0, 5.0).view(1, 4, 1)
+    assert short_conv(x, torch.tensor([[10.0, 1.0]]))[0].flatten().tolist() == [1, 12, 23, 34]
+
+
+def test_no_tap_reaches_past_a_document_start() -> None:
+    x, taps, bias, _ = draw(9)
+    positions = torch.tensor([[0, 1, 2, 3, 0, 1, 2, 3, 4]]).expand(2, 9)
+    packed, _ = short_conv(x, taps, bias=bias, positions=positions)
+    expected, _ = short_conv(x, taps, bias=bias, positions=positions, backend="reference")
+    alone, _ = short_conv(x[:, 4:], taps, bias=bias)
+    torch.testing.assert_close(packed, expected, atol=1e-12, rtol=1e-12)
+    torch.testing.assert_close(packed[:, 4:], alone, atol=1e-12, rtol=1e-12)
+
+
+def test_steps_equal_the_whole() -> None:
+    x, taps, bias, state = draw(7)
+    expected, _ = short_conv(x, taps, bias=bias, initial_state=state)
+    for time in range(7):
+        y, state = short_conv_step(x[:, time], taps, state, bias=bias)
+        torch.testing.assert_close(y, expected[:, time], atol=1e-12, rtol=1e-12)
+
+
+def test_gradients() -> None:
+    inputs = [tensor.requires_grad_() for tensor in draw(5)]
+
+    def run(x: Tensor, taps: Tensor, bias: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        return short_conv(x, taps, bias=bias, initial_state=state)
+
+    assert torch.autograd.gradcheck(run, inputs)
+
+
+def test_bad_arguments() -> None:
+    x, taps, bias, state = draw(5)
+    with pytest.raises(ValueError, match="taps has shape"):
+        short_conv(x, taps[:2])
+    with pytest.raises(ValueError, match="initial_state has shape"):
+        short_conv(x, taps, initial_state=state[:, :1])
+    with pytest.raises(ValueError, match="0 tokens"):
+        short_conv(x[:, :0], taps)
+    with pytest.raises(ValueError, match="no Triton kernel yet"):
+        short_conv(x, taps, backend="triton")
