@@ -21,7 +21,7 @@ class Augmentation(Drawn):
     def __init__(self, num_heads: int, conv_size: int, cross_scale_init: float) -> None:
         super().__init__()
         self.cross_scale_init = cross_scale_init
-        self.cross_scale = nn.Parameter(torch.empty(()))
+        self.cross_scale = nn.Parameter(torch.empty(1))  # DeepSpeed broadcasts no 0-d tensors
         self.taps = nn.Parameter(torch.empty(num_heads, conv_size)) if conv_size else None
 
     def initialise(self, generator: Generator) -> None:
