@@ -15,6 +15,7 @@ _CHATTER = {"alembic": logging.WARNING, "mlflow.store.db.utils": logging.CRITICA
 _PREFERENCES = {
     "MLFLOW_DISABLE_TELEMETRY": "true",  # usage statistics would leave the cluster
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
 
 

@@ -1,13 +1,32 @@
 """The ledger: what a sweep has found so far, read back from its MLflow runs."""
 
-from collections.abc import Mapping
+import json
+import re
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
-from recallfront.platform.records import SweepRecord, TrialRecord
+from recallfront.platform.errors import UsageError
+from recallfront.platform.records import TAG, Status, SweepRecord, TrialRecord
+from recallfront.platform.tracking.client import explain, fail_fast, open_client
 
 if TYPE_CHECKING:
+    from mlflow.entities import Run
     from mlflow.tracking import MlflowClient
+
+CONFIG_TAG: Final = TAG + "config"
+MAX_CONFIG_TAG: Final = 6000  # characters; a longer config is read from the artifact config.json
+PAGE: Final = 1000
+_INFINITE: Final = 1.797e308  # MLflow's SQL stores write infinity as the largest double
+_REQUEST_SECONDS: Final = 60
+_SHOWN: Final = 10
+
+
+class UnknownRecord(UsageError):
+    """The store answers, but has no sweep or run of that name."""
 
 
 @dataclass(frozen=True)
@@ -25,24 +44,203 @@ class SweepSummary:
 
 def config_tags(config: Mapping[str, Any]) -> dict[str, str]:
     """The tag that lets the ledger read a trial's config without an artifact; empty if it is too long."""
-    raise NotImplementedError
+    text = json.dumps(config, separators=(",", ":"), default=str)
+    return {CONFIG_TAG: text} if len(text) <= MAX_CONFIG_TAG else {}
 
 
 def list_sweeps(tracking_uri: str) -> list[SweepSummary]:
-    """Every sweep of the store, the newest first."""
-    raise NotImplementedError
+    """Every sweep of the store, the newest first. Raises UsageError where the store cannot be read."""
+    with reading(tracking_uri) as client:
+        return _summaries(client)
 
 
 def read_sweep(tracking_uri: str, sweep: str) -> SweepRecord:
-    """The sweep named by a study (its newest run), a parent run id, or >= 6 digits of a sweep key."""
-    raise NotImplementedError
+    """The sweep named by a study (its newest run), a parent run id, or >= 6 first digits of a sweep key.
+
+    Raises:
+        UnknownRecord: there is no such sweep, or the digits fit several.
+        UsageError: the store cannot be read.
+    """
+    with reading(tracking_uri) as client:
+        found = _choose(_summaries(client), sweep, tracking_uri)
+        spec = _read_json(client, found.run_id, "spec.json")
+        trials = read_trials(client, found.run_id)
+    return SweepRecord(
+        run_id=found.run_id,
+        sweep_key=found.sweep_key,
+        name=found.name,
+        spec=spec,
+        trials=trials,
+        tags=found.tags,
+    )
 
 
 def read_trials(client: "MlflowClient", parent_run_id: str) -> tuple[TrialRecord, ...]:
     """Every trial under one parent run, in the order they were started."""
-    raise NotImplementedError
+    experiment_id = client.get_run(parent_run_id).info.experiment_id
+    children = f"tags.`mlflow.parentRunId` = '{parent_run_id}' AND tags.`{TAG}kind` = 'trial'"
+    return tuple(
+        _trial(client, run) for run in _search(client, [experiment_id], children, newest_first=False)
+    )
 
 
 def find_run(tracking_uri: str, run: str) -> TrialRecord:
-    """The trial named by a run id, or >= 6 first digits of a run id or trial key."""
-    raise NotImplementedError
+    """The trial (or rerun) named by a run id, or >= 6 first digits of a run id or trial key.
+
+    A trial key stands for the newest run of that trial, or of its reruns where there is no other.
+
+    Raises:
+        UnknownRecord: there is no such run, or the digits fit several.
+        UsageError: the store cannot be read.
+    """
+    digits = run.strip().lower()
+    if not re.fullmatch(r"[0-9a-f]{6,64}", digits):
+        raise UnknownRecord(f"run {run!r} is no run id or trial key: give at least 6 of its first hex digits")
+    with reading(tracking_uri) as client:
+        experiments = _experiments(client)
+        matches = [
+            candidate
+            for condition in (
+                f"attributes.run_id LIKE '{digits}%'",
+                f"tags.`{TAG}trial_key` LIKE '{digits}%'",
+            )
+            for candidate in _search(client, list(experiments), condition)
+            if candidate.data.tags.get(TAG + "kind") in ("trial", "rerun")
+        ]
+        keys = {match.data.tags.get(TAG + "trial_key", "") for match in matches}
+        if len(keys) > 1:
+            raise UnknownRecord(f"run {run!r} may be any of {_some(keys)}: give more digits")
+        if not matches:
+            raise UnknownRecord(f"there is no run {run!r} in {tracking_uri}: {_hint(_summaries(client))}")
+        exact = [match for match in matches if match.info.run_id.startswith(digits)]
+        trials = [match for match in matches if match.data.tags[TAG + "kind"] == "trial"]
+        return _trial(client, (exact or trials or matches)[0])
+
+
+def read_artifact(client: "MlflowClient", run_id: str, artifact_file: str) -> str | None:
+    """A text artifact of a run; None where it has none of that name."""
+    folder, _, _ = artifact_file.rpartition("/")
+    if artifact_file not in [info.path for info in client.list_artifacts(run_id, folder or None)]:
+        return None
+    with tempfile.TemporaryDirectory() as place:
+        return Path(client.download_artifacts(run_id, artifact_file, place)).read_text(encoding="utf-8")
+
+
+@contextmanager
+def reading(tracking_uri: str) -> "Iterator[MlflowClient]":
+    """A client whose failures are told as a UsageError, within about a minute."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        with fail_fast(_REQUEST_SECONDS):
+            yield open_client(tracking_uri)
+    except (MlflowException, OSError) as error:
+        raise UsageError(f"the MLflow store {tracking_uri!r} cannot be read: {explain(error)}") from error
+
+
+def _summaries(client: "MlflowClient") -> list[SweepSummary]:
+    experiments = _experiments(client)
+    return [
+        SweepSummary(
+            run_id=run.info.run_id,
+            sweep_key=run.data.tags.get(TAG + "sweep_key", ""),
+            name=experiments[run.info.experiment_id],
+            status=run.info.status,
+            start_time=run.info.start_time / 1000,
+            end_time=_end_time(run),
+            tags=_own_tags(run),
+        )
+        for run in _search(client, list(experiments), f"tags.`{TAG}kind` = 'sweep'")
+    ]
+
+
+def _choose(sweeps: Sequence[SweepSummary], sweep: str, tracking_uri: str) -> SweepSummary:
+    """The newest sweep that `sweep` names. `sweeps` are the newest first."""
+    wanted = sweep.strip()
+    named = [found for found in sweeps if wanted in (found.name, found.run_id)]
+    if not named and re.fullmatch(r"[0-9a-fA-F]{6,64}", wanted):
+        named = [found for found in sweeps if found.sweep_key.startswith(wanted.lower())]
+        keys = {found.sweep_key for found in named}
+        if len(keys) > 1:
+            raise UnknownRecord(f"sweep {sweep!r} may be any of {_some(keys)}: give more digits")
+    if not named:
+        raise UnknownRecord(f"there is no sweep {sweep!r} in {tracking_uri}: {_hint(sweeps)}")
+    return named[0]
+
+
+def _hint(sweeps: Sequence[SweepSummary]) -> str:
+    names = [f"{found.name} ({found.sweep_key[:8]})" for found in sweeps]
+    return f"its sweeps are {_some(names)}" if names else "it has no sweeps yet"
+
+
+def _some(names: set[str] | list[str]) -> str:
+    shown = list(dict.fromkeys(names if isinstance(names, list) else sorted(names)))
+    return ", ".join(shown[:_SHOWN]) + (f" and {len(shown) - _SHOWN} more" if len(shown) > _SHOWN else "")
+
+
+def _experiments(client: "MlflowClient") -> dict[str, str]:
+    """Names of the experiments by id."""
+    found: dict[str, str] = {}
+    token = None
+    while True:
+        page = client.search_experiments(max_results=PAGE, page_token=token)
+        found |= {experiment.experiment_id: experiment.name for experiment in page}
+        token = page.token
+        if not token:
+            return found
+
+
+def _search(
+    client: "MlflowClient", experiment_ids: list[str], condition: str, *, newest_first: bool = True
+) -> "Iterator[Run]":
+    order = ["attributes.start_time " + ("DESC" if newest_first else "ASC")]
+    token = None
+    while experiment_ids:
+        page = client.search_runs(
+            experiment_ids, condition, max_results=PAGE, order_by=order, page_token=token
+        )
+        yield from page
+        token = page.token
+        if not token:
+            return
+
+
+def _trial(client: "MlflowClient", run: "Run") -> TrialRecord:
+    tags = _own_tags(run)
+    in_tag = run.data.tags.get(CONFIG_TAG)
+    return TrialRecord(
+        run_id=run.info.run_id,
+        trial_key=tags.get("trial_key", ""),
+        status=Status(tags.get("status", Status.RUNNING)),
+        config=json.loads(in_tag) if in_tag else _read_json(client, run.info.run_id, "config.json"),
+        metrics={name: _value(value) for name, value in run.data.metrics.items()},
+        tags=tags,
+        failure=tags.get("failure"),
+        start_time=run.info.start_time / 1000,
+        end_time=_end_time(run),
+    )
+
+
+def _own_tags(run: "Run") -> dict[str, str]:
+    own = {key.removeprefix(TAG): value for key, value in run.data.tags.items() if key.startswith(TAG)}
+    own.pop("config", None)
+    return own
+
+
+def _end_time(run: "Run") -> float | None:
+    """Of a reopened run MLflow keeps the end that it had before."""
+    ended = run.info.status != "RUNNING" and run.info.end_time is not None
+    return run.info.end_time / 1000 if ended else None
+
+
+def _value(value: float) -> float:
+    if abs(value) >= _INFINITE:
+        return float("inf") if value > 0 else float("-inf")
+    return value
+
+
+def _read_json(client: "MlflowClient", run_id: str, artifact_file: str) -> dict[str, Any]:
+    """A JSON artifact; empty where the run has none (yet)."""
+    text = read_artifact(client, run_id, artifact_file)
+    found: dict[str, Any] = json.loads(text) if text else {}
+    return found
