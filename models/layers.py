@@ -50,7 +50,7 @@ class _RMSNorm(torch.autograd.Function):
         return (x * inverse * gain).to(x.dtype)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
         x, gain, inverse = ctx.saved_tensors
         unit = x * inverse
@@ -73,7 +73,7 @@ class RMSNorm(Drawn):
         nn.init.zeros_(self.scale)
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = _RMSNorm.apply(x, 1 + self.scale, self.eps)
+        y: Tensor = _RMSNorm.apply(x, 1 + self.scale, self.eps)  # type: ignore[no-untyped-call]
         return y
 
 
@@ -119,7 +119,7 @@ class MLP(nn.Module):
 
 @lru_cache(maxsize=32)
 def _rotary_table(size: int, dim: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Cosines and sines (size, dim) of the first `size` positions, each frequency twice (rotate-half layout)."""
+    """Cosines and sines (size, dim) of the first `size` positions, each frequency twice (rotate-half)."""
     frequency = 10000.0 ** (-torch.arange(0, dim, 2, dtype=torch.float64) / dim)
     angle = torch.arange(size, dtype=torch.float64)[:, None] * frequency
     cos, sin = angle.cos().repeat(1, 2), angle.sin().repeat(1, 2)

@@ -126,7 +126,7 @@ def _shared_out(here: dict[str, Tensor]) -> dict[str, Tensor]:
     return {
         "temporal_pre_norm.scale": here["mixer_norm.scale"],
         "channel_pre_norm.scale": here["mlp_norm.scale"],
-        "mlp_block.ffw_up.w": up.unflatten(0, (2, -1)).transpose(1, 2),
+        "mlp_block.ffw_up.w": up.view(2, -1, up.shape[1]).transpose(1, 2),
         "mlp_block.ffw_up.b": here["mlp.up.bias"].view(2, 1, 1, -1),
         "mlp_block.ffw_down.weight": here["mlp.down.weight"],
         "mlp_block.ffw_down.bias": here["mlp.down.bias"],
@@ -145,7 +145,7 @@ def _attention_in(here: dict[str, Tensor]) -> dict[str, Tensor]:
 def _attention_out(here: dict[str, Tensor]) -> dict[str, Tensor]:
     qkv, width = here["mixer.qkv.weight"], here["mixer.out.weight"].shape[1]
     shared = (qkv.shape[0] - width) // 2
-    q, k, v = qkv.split([width, shared, shared])
+    q, k, v = torch.split(qkv, [width, shared, shared])
     return {
         "attention_block.proj_q.weight": q,
         "attention_block.proj_k.weight": k,

@@ -68,7 +68,7 @@ class Layout:
         """Back from one row a document to the batch as it was given."""
         if self._places is None or self.positions is None:
             return x
-        return x[self._places].unflatten(0, self.positions.shape)
+        return x[self._places].view(*self.positions.shape, *x.shape[2:])
 
 
 @dataclass

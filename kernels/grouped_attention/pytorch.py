@@ -4,10 +4,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from recallfront.kernels.chunks import from_chunks, into_chunks
+
 
 def normalised(x: Tensor) -> Tensor:
     """x scaled to unit length; the tiny floor keeps a zero vector (padding) zero."""
-    return x / x.norm(dim=-1, keepdim=True).clamp_min(1e-30)
+    length: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    return x / length.clamp_min(1e-30)
 
 
 def grouped_attention_pytorch(
@@ -25,20 +28,14 @@ def grouped_attention_pytorch(
 def grouped_mix(
     q: Tensor, k: Tensor, v: Tensor, group_size: int, cross_scale: Tensor | float, state: Tensor
 ) -> Tensor:
-    """Local and cross part for unit q, k; the first token starts a group, `state` (B, H, D, D) holds those
-    before.
-    """
+    """Local and cross part for unit q, k (B, T, H, D); `state` (B, H, D, D) sums the groups before."""
     time = q.shape[1]
     group_size = min(group_size, time)
-    extra = -time % group_size
-    q, k, v = (
-        F.pad(x, (0, 0, 0, 0, 0, extra)).transpose(1, 2).unflatten(2, (-1, group_size)) for x in (q, k, v)
-    )  # (B, H, N, G, D)
+    q, k, v = (into_chunks(x, group_size) for x in (q, k, v))
     out = (q @ k.transpose(-1, -2)).relu().square().tril() @ v
     sums = k[:, :, :-1].transpose(-1, -2) @ v[:, :, :-1]
     before = torch.cat([state[:, :, None], sums], dim=2).cumsum(2)
-    out = out + cross_scale * (q @ before)
-    return out.flatten(2, 3)[:, :, :time].transpose(1, 2)
+    return from_chunks(out + cross_scale * (q @ before), time)
 
 
 def head_conv(history: Tensor, taps: Tensor) -> Tensor:

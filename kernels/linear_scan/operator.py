@@ -43,6 +43,6 @@ def linear_scan(
 
 
 def linear_scan_step(a: Tensor, b: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-    """One token of `linear_scan`: a, b, state (B, D); returns h (B, D) in the type of b, and the new state."""
+    """One token of `linear_scan`: a, b, state (B, D). Returns h (B, D) in the type of b, and the state."""
     h = torch.addcmul(b.to(state.dtype), a.to(state.dtype), state)
     return h.to(b.dtype), h

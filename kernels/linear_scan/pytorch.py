@@ -1,4 +1,4 @@
-"""The linear scan for CPUs (and any device without a kernel): no autograd graph inside, few large operations."""
+"""The linear scan where there is no kernel: no autograd graph inside, few large operations."""
 
 from typing import Any
 
@@ -71,7 +71,7 @@ class _LinearScan(torch.autograd.Function):
         return h
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad_h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         a, h, initial = ctx.saved_tensors
         # G_t = dL/dh_t + a_{t+1} G_{t+1}: the decay of the next step, none at the last
@@ -90,5 +90,5 @@ def linear_scan_pytorch(
     if reset is not None:
         a = a.masked_fill(reset[..., None], 0)
     initial = b.new_zeros(b.shape[0], b.shape[2]) if initial_state is None else initial_state
-    h: Tensor = _LinearScan.apply(a, b, initial)
+    h: Tensor = _LinearScan.apply(a, b, initial)  # type: ignore[no-untyped-call]
     return h, h[:, -1]

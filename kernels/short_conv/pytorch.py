@@ -23,7 +23,7 @@ class _ShortConv(torch.autograd.Function):
         return y
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         history, taps = ctx.saved_tensors
         size, time = taps.shape[1], grad.shape[1]
@@ -41,7 +41,7 @@ def short_conv_pytorch(
     """As `short_conv_reference`."""
     if positions is not None:
         return _packed(x, taps, bias, initial_state, positions)
-    y: Tensor = _ShortConv.apply(torch.cat([initial_state, x], dim=1), taps, bias)
+    y: Tensor = _ShortConv.apply(torch.cat([initial_state, x], dim=1), taps, bias)  # type: ignore[no-untyped-call]
     return y
 
 

@@ -7,19 +7,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from recallfront.kernels.chunks import from_chunks, into_chunks
+
 CHUNK = 128
 
 
 @lru_cache(maxsize=32)
 def _pairs(features: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """Indices i <= j of the products x_i x_j, and what each is multiplied by: sqrt(1/2) where i = j, else 1."""
+    """Indices i <= j of the products x_i x_j, and the factor of each: sqrt(1/2) where i = j, else 1."""
     i, j = torch.triu_indices(features, features, device=device)
     weight = torch.ones(len(i), dtype=dtype, device=device)
     return i, j, weight.masked_fill(i == j, math.sqrt(0.5))
 
 
 def taylor_features(x: Tensor, scale: float) -> Tensor:
-    """phi(x) (..., 1 + F + F (F + 1) / 2) such that phi(q) . phi(k) = 1 + s + s^2 / 2 with s = scale * q . k."""
+    """phi(x) (..., 1 + F + F (F + 1) / 2): phi(q) . phi(k) = 1 + s + s^2 / 2 with s = scale * q . k."""
     i, j, weight = _pairs(x.shape[-1], x.dtype, x.device)
     x = x * math.sqrt(scale)
     return torch.cat([torch.ones_like(x[..., :1]), x, x[..., i] * x[..., j] * weight], dim=-1)
@@ -34,10 +36,6 @@ def _weights(q: Tensor, k: Tensor, scale: float) -> Tensor:
 def _with_ones(v: Tensor) -> Tensor:
     """v with a last column of ones, so that the normaliser is summed along with the values."""
     return F.pad(v, (0, 1), value=1.0)
-
-
-def _divided(summed: Tensor, eps: float) -> Tensor:
-    return summed[..., :-1] / (summed[..., -1:] + eps)
 
 
 def taylor_attention_pytorch(q: Tensor, k: Tensor, v: Tensor, scale: float, eps: float) -> Tensor:
@@ -58,17 +56,16 @@ def taylor_attention_extend(
 
     padding (B, T): tokens that leave the state as it is. Returns o (B, T, H, V) and the new state.
     """
-    batch, time, heads, _ = q.shape
+    time = q.shape[1]
     chunk = min(CHUNK, time)
-    extra = -time % chunk
     v = _with_ones(v)
     if padding is not None:
         v = v.masked_fill(padding[..., None, None], 0)
-    # (B, H, N, chunk, ...): a zero row of v (its one, too) adds nothing to the state
-    q, k, v = (F.pad(x, (0, 0, 0, 0, 0, extra)).transpose(1, 2).unflatten(2, (-1, chunk)) for x in (q, k, v))
+    # the last chunk is filled up with zeros: a zero row of v (its one, too) adds nothing to the state
+    q, k, v = (into_chunks(x, chunk) for x in (q, k, v))
     within = _weights(q, k, scale) @ v
     sums = taylor_features(k, scale).transpose(-1, -2) @ v
     before = torch.cat([state[:, :, None].to(sums.dtype), sums], dim=2).cumsum(2)
     summed = within + taylor_features(q, scale) @ before[:, :, :-1]
-    o = _divided(summed, eps).flatten(2, 3)[:, :, :time].transpose(1, 2)
-    return o, before[:, :, -1].to(state.dtype)
+    o = summed[..., :-1] / (summed[..., -1:] + eps)
+    return from_chunks(o, time), before[:, :, -1].to(state.dtype)

@@ -1,4 +1,4 @@
-"""Window attention through PyTorch's fused attention: one call, or one banded call where the window is short."""
+"""Window attention through PyTorch's fused attention, in bands where the window is short."""
 
 from functools import lru_cache
 

@@ -51,7 +51,7 @@ class HawkConfig(RecurrentKnobs):
 
 
 class GriffinConfig(RecurrentKnobs, WindowKnobs):
-    """Griffin: recurrent blocks and local multi-query attention ("RRW" in the paper; A is attention to all)."""
+    """Griffin: recurrent blocks and local multi-query attention ("RRW" in the paper); A attends to all."""
 
     letters: ClassVar[str] = "CRWA"
     architecture: Literal["griffin"] = "griffin"

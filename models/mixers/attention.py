@@ -48,7 +48,7 @@ class Attention(Mixer):
         """q (B, T, H, D) and k, v (B, T, H_kv, D), with positions turned in."""
         qkv: Tensor = self.qkv(x)
         qkv = qkv.view(*x.shape[:2], -1, self.head_dim)
-        qk, v = qkv.split([self.heads + self.kv_heads, self.kv_heads], dim=2)
+        qk, v = torch.split(qkv, [self.heads + self.kv_heads, self.kv_heads], dim=2)
         if self.rotary_dim:
             qk = rotate(qk, positions, self.rotary_dim, longest)
         return qk[:, :, : self.heads], qk[:, :, self.heads :], v

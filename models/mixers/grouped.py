@@ -57,9 +57,8 @@ class GroupedAttention(Mixer):
     def _project(self, x: Tensor, positions: Tensor | int, longest: int) -> tuple[Tensor, Tensor, Tensor]:
         """q, k, v (B, T, H, D), with positions turned in."""
         qkv: Tensor = self.qkv(x)
-        qk, v = qkv.view(*x.shape[:2], 3 * self.heads, self.head_dim).split(
-            [2 * self.heads, self.heads], dim=2
-        )
+        qkv = qkv.view(*x.shape[:2], 3 * self.heads, self.head_dim)
+        qk, v = torch.split(qkv, [2 * self.heads, self.heads], dim=2)
         if self.rotary_dim:
             qk = rotate(qk, positions, self.rotary_dim, longest)
         return qk[:, :, : self.heads], qk[:, :, self.heads :], v
@@ -123,14 +122,22 @@ class GroupedAttention(Mixer):
         target = begun[:, None] + torch.arange(block.time, device=q.device)
         room = (len(begun), longest_begun + block.time, self.heads, self.head_dim)
         started = (slots < begun[:, None])[:, :longest_begun, None, None]
-        placed = []
-        for new, ring in ((q, None), (k, state["keys"]), (v, state["values"])):
+
+        def placed(new: Tensor, ring: Tensor | None) -> Tensor:
             whole = new.new_zeros(room)
             if ring is not None:
                 whole[:, :longest_begun] = ring.transpose(1, 2)[:, :longest_begun] * started
             whole[rows, target] = new
-            placed.append(whole)
-        out = grouped_mix(*placed, self.group_size, self.augmentation.cross_scale, sums)
+            return whole
+
+        out = grouped_mix(
+            placed(q, None),
+            placed(k, state["keys"]),
+            placed(v, state["values"]),
+            self.group_size,
+            self.augmentation.cross_scale,
+            sums,
+        )
         return out[rows, target]
 
     def _store(self, state: LayerState, k: Tensor, v: Tensor, block: Block) -> None:

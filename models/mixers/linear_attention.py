@@ -26,12 +26,12 @@ class TaylorAttention(Mixer):
 
     def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """q, k (..., H, F) and v (..., H, D)."""
-        features = self.heads * self.feature_dim
-        q, k, v = self.qkv(x).split([features, features, self.heads * self.head_dim], dim=-1)
+        features, shape = self.heads * self.feature_dim, (*x.shape[:-1], self.heads)
+        q, k, v = torch.split(self.qkv(x), [features, features, self.heads * self.head_dim], dim=-1)
         return (
-            q.unflatten(-1, (self.heads, -1)),
-            k.unflatten(-1, (self.heads, -1)),
-            v.unflatten(-1, (self.heads, -1)),
+            q.view(*shape, self.feature_dim),
+            k.view(*shape, self.feature_dim),
+            v.view(*shape, self.head_dim),
         )
 
     def forward(self, x: Tensor, layout: Layout) -> Tensor:

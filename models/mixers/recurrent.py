@@ -37,7 +37,7 @@ class _Gates(torch.autograd.Function):
         return a.masked_fill(starts, 0.0), m * i * v
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad_a: Tensor, grad_b: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, None]:
         r, i, v, p, a, m, starts = ctx.saved_tensors
         rate = -_C * F.softplus(p)
@@ -95,7 +95,7 @@ class RGLRU(Drawn):
         """
         r, i = (logit.view(v.shape) for logit in self.gate_logits(v.flatten(0, 1)))
         dtype = torch.promote_types(v.dtype, torch.float32)
-        a, b = _Gates.apply(r.to(dtype), i.to(dtype), v.to(dtype), self.p.to(dtype), starts[..., None])
+        a, b = _Gates.apply(r.to(dtype), i.to(dtype), v.to(dtype), self.p.to(dtype), starts[..., None])  # type: ignore[no-untyped-call]
         return a, b
 
 
@@ -113,7 +113,7 @@ class RecurrentBlock(Mixer):
         self.out = Linear(lru_width, width, bias=True, std=lru_width**-0.5 * out_scale)
 
     def forward(self, x: Tensor, layout: Layout) -> Tensor:
-        gate, u = self.branches(x).split(self.lru_width, dim=-1)
+        gate, u = torch.split(self.branches(x), self.lru_width, dim=-1)
         starts = layout.starts
         if starts is None:
             starts = torch.arange(x.shape[1], device=x.device)[None] == 0
@@ -134,7 +134,7 @@ class RecurrentBlock(Mixer):
         }
 
     def extend(self, x: Tensor, state: LayerState, block: Block) -> Tensor:
-        gate, u = self.branches(x).split(self.lru_width, dim=-1)
+        gate, u = torch.split(self.branches(x), self.lru_width, dim=-1)
         v, state["conv"] = self.conv.extend(u, state["conv"], block)
         a, b = self.lru.coefficients(v, block.positions == 0)
         if block.padding is not None:  # padding leaves the state as it is
@@ -143,7 +143,7 @@ class RecurrentBlock(Mixer):
         return self._gated(h, gate)
 
     def step(self, x: Tensor, state: LayerState, step: Step) -> Tensor:
-        gate, u = self.branches(x).split(self.lru_width, dim=-1)
+        gate, u = torch.split(self.branches(x), self.lru_width, dim=-1)
         v, state["conv"] = self.conv.step(u, state["conv"])
         starts = step.once("starts", lambda: step.lengths[:, None] == 0)
         a, b = self.lru.coefficients(v[:, None], starts)

@@ -1,4 +1,4 @@
-"""Rings: caches (B, H, S, D) in which token p lies in slot p % S, so that nothing moves when they are full."""
+"""Rings: caches (B, H, S, D) in which token p lies in slot p % S: nothing moves when they are full."""
 
 import torch
 from torch import Tensor

@@ -2,12 +2,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from recallfront.kernels.backend import Backend
 from recallfront.kernels.grouped_attention.operator import grouped_attention, grouped_attention_step
 from tests.kernels.golden import GRADIENTS, VALUES, difference, load_golden
 
 
 @pytest.mark.parametrize("backend", ["auto", "reference"])
-def test_golden(backend: str) -> None:
+def test_golden(backend: Backend) -> None:
     golden = load_golden("grouped_attention")
     inputs = [golden[name].requires_grad_() for name in ("q", "k", "v", "alpha", "conv_taps")]
     q, k, v = (tensor.transpose(1, 2) for tensor in inputs[:3])
@@ -17,7 +18,7 @@ def test_golden(backend: str) -> None:
         q, k, v, group_size=group_size, conv_taps=taps, cross_scale=alpha, backend=backend
     )
     assert difference(out.transpose(1, 2), golden["out"]) < VALUES
-    out.backward(golden["grad_out"].transpose(1, 2))
+    out.backward(golden["grad_out"].transpose(1, 2))  # type: ignore[no-untyped-call]
     for tensor, name in zip(inputs, ("q", "k", "v", "alpha", "conv_taps"), strict=True):
         assert difference(tensor.grad, golden[f"grad_{name}"]) < GRADIENTS
     local = grouped_attention(q, k, v, group_size=group_size, cross_scale=0.0, backend=backend)

@@ -2,18 +2,19 @@ import pytest
 import torch
 from torch import Tensor
 
+from recallfront.kernels.backend import Backend
 from recallfront.kernels.linear_scan.operator import linear_scan, linear_scan_step
 from tests.kernels.golden import GRADIENTS, VALUES, difference, load_golden
 
 
 @pytest.mark.parametrize("backend", ["auto", "reference"])
-def test_golden(backend: str) -> None:
+def test_golden(backend: Backend) -> None:
     golden = load_golden("linear_scan")
     a, b, h0 = (golden[name].requires_grad_() for name in ("a", "b", "h0"))
     h, last = linear_scan(a, b, initial_state=h0, reset=golden["reset"], backend=backend)
     assert difference(h, golden["out"]) < VALUES
     assert difference(last, golden["last"]) < VALUES
-    h.backward(golden["grad_out"])
+    h.backward(golden["grad_out"])  # type: ignore[no-untyped-call]
     for tensor, name in ((a, "grad_a"), (b, "grad_b"), (h0, "grad_h0")):
         assert difference(tensor.grad, golden[name]) < GRADIENTS
 

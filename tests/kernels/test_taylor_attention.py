@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from recallfront.kernels.backend import Backend
 from recallfront.kernels.taylor_attention.operator import (
     taylor_attention,
     taylor_attention_extend,
@@ -12,13 +13,13 @@ from tests.kernels.golden import GRADIENTS, VALUES, difference, load_golden
 
 
 @pytest.mark.parametrize("backend", ["auto", "reference"])
-def test_golden(backend: str) -> None:
+def test_golden(backend: Backend) -> None:
     golden = load_golden("taylor_attention")
     inputs = [golden[name].requires_grad_() for name in "qkv"]
     q, k, v = (tensor.transpose(1, 2) for tensor in inputs)
     out = taylor_attention(q, k, v, scale=float(golden["scale"]), eps=float(golden["eps"]), backend=backend)
     assert difference(out.transpose(1, 2), golden["out"]) < VALUES
-    out.backward(golden["grad_out"].transpose(1, 2))
+    out.backward(golden["grad_out"].transpose(1, 2))  # type: ignore[no-untyped-call]
     for tensor, name in zip(inputs, "qkv", strict=True):
         assert difference(tensor.grad, golden[f"grad_{name}"]) < GRADIENTS
 

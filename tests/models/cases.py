@@ -1,0 +1,49 @@
+"""The configurations that the contract is tested on, with knobs that make every boundary near."""
+
+import torch
+from torch import Tensor
+
+from recallfront.models import Architecture, LanguageModel, build, parse_config
+
+WINDOW, GROUP, TAPS = 5, 4, 6
+
+CASES: dict[str, dict[str, object]] = {
+    "attention": {"num_heads": 4, "num_kv_heads": 2},
+    "attention-rope": {"architecture": "attention", "positions": "rope", "num_heads": 2, "num_kv_heads": 1},
+    "attention-sinusoidal": {"architecture": "attention", "positions": "sinusoidal"},
+    "attention-none": {"architecture": "attention", "positions": "none", "tied_embeddings": False},
+    "attention-3-heads": {"architecture": "attention", "num_heads": 3, "width": 24, "norm": "layer"},
+    "window": {"window_size": WINDOW, "num_heads": 2, "mlp_expansion": 2, "mlp": "swiglu"},
+    "window-rope": {"architecture": "window", "window_size": WINDOW, "positions": "rope"},
+    "window-1": {"architecture": "window", "window_size": 1},
+    "hawk": {"num_heads": 2, "mlp_expansion": 3, "logits_soft_cap": 5.0},
+    "hawk-wide": {"architecture": "hawk", "pattern": "R", "num_heads": 2, "lru_width": 24},
+    "griffin": {"window_size": WINDOW, "pattern": "RRW", "num_heads": 2, "mlp_expansion": 3},
+    "griffin-global": {"architecture": "griffin", "pattern": "RA", "scale_embeddings": True},
+    "based": {"window_size": WINDOW, "feature_dim": 3, "num_heads": 2, "mlp": "gelu", "mlp_expansion": 1},
+    "grouped": {"group_size": GROUP, "conv_size": TAPS, "num_heads": 2, "positions": "rope"},
+    "grouped-plain": {"architecture": "grouped", "group_size": 1, "conv_size": 0},
+}
+
+# 1, K - 1, K, W, W + 1, G - 1, G, G + 1, 2G + 3 and lengths well past them
+LENGTHS = (1, 2, 3, 4, 5, 6, 11, 23)
+
+
+def case_config(name: str) -> Architecture:
+    """The configuration of a case, small."""
+    return parse_config({"architecture": name, "vocab_size": 17, "width": 16} | CASES[name])
+
+
+def make_model(config: Architecture, dtype: torch.dtype = torch.float64, seed: int = 0) -> LanguageModel:
+    """A model with all parameters moved off special values (0, 1), so that none hides a mistake."""
+    model = build(config, seed).to(dtype)
+    generator = torch.Generator().manual_seed(seed + 1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator, dtype=dtype), alpha=0.1)
+    return model
+
+
+def draw_tokens(batch: int, time: int, seed: int = 0) -> Tensor:
+    """Random tokens (B, T)."""
+    return torch.randint(0, 17, (batch, time), generator=torch.Generator().manual_seed(seed))

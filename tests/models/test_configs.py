@@ -1,0 +1,69 @@
+import subprocess
+import sys
+
+import pytest
+from pydantic import ValidationError
+
+from recallfront.models import parse_config
+
+SIX = ["attention", "window", "hawk", "griffin", "based", "grouped"]
+
+
+def test_configurations_need_no_torch() -> None:
+    program = "import sys, recallfront.models; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+@pytest.mark.parametrize("architecture", SIX)
+def test_defaults_are_the_synthetic_form(architecture: str) -> None:
+    config = parse_config({"architecture": architecture, "vocab_size": 64})
+    assert config.layers == config.pattern
+    assert config.pattern[0] == "C"
+    assert config.mlp_width == 0
+
+
+@pytest.mark.parametrize("architecture", SIX)
+def test_a_configuration_survives_json(architecture: str) -> None:
+    config = parse_config({"architecture": architecture, "vocab_size": 64})
+    assert parse_config(config.model_dump()) == config
+
+
+def test_the_pattern_is_repeated_and_cut() -> None:
+    config = parse_config({"architecture": "griffin", "vocab_size": 64, "pattern": "RRW", "num_layers": 8})
+    assert config.layers == "RRWRRWRR"
+
+
+def test_resized_keeps_the_knobs() -> None:
+    config = parse_config({"architecture": "griffin", "vocab_size": 64, "window_size": 7, "lru_width": 96})
+    larger = config.resized(width=128, num_layers=6, num_heads=4)
+    assert (larger.layers, larger.head_dim) == ("CRWCRW", 32)
+    assert larger.model_dump()["window_size"] == 7
+    assert larger.model_dump()["lru_width"] == 192
+    with pytest.raises(ValidationError, match="num_heads is 5"):
+        config.resized(num_heads=5)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"architecture": "attention", "num_heads": 3}, "num_heads is 3, which does not divide width=64"),
+        ({"architecture": "attention", "num_heads": 4, "num_kv_heads": 3}, "num_kv_heads is 3"),
+        ({"architecture": "attention", "width": 0}, "greater than or equal to 1"),
+        ({"architecture": "attention", "positions": "learned"}, "'alibi', 'rope'"),
+        ({"architecture": "attention", "window_size": 8}, "Extra inputs are not permitted"),
+        ({"architecture": "attention", "pattern": "CW"}, "allows the letters C, A"),
+        ({"architecture": "attention", "positions": "rope", "num_heads": 64}, "must be even"),
+        ({"architecture": "window", "window_size": 0}, "greater than or equal to 1"),
+        ({"architecture": "window", "window_size": "long"}, "valid integer"),
+        ({"architecture": "hawk", "lru_width": 33, "num_heads": 2}, "lru_width=33"),
+        ({"architecture": "griffin", "num_heads": 32}, "must be even"),
+        ({"architecture": "based", "feature_dim": 0}, "greater than or equal to 1"),
+        ({"architecture": "grouped", "group_size": 0}, "greater than or equal to 1"),
+        ({"architecture": "grouped", "pattern": ""}, "at least 1 character"),
+        ({"architecture": "transformer"}, "does not match any of the expected tags"),
+        ({}, "Unable to extract tag"),
+    ],
+)
+def test_wrong_values_are_named(values: dict[str, object], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        parse_config({"vocab_size": 64} | values)

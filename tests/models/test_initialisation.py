@@ -1,0 +1,37 @@
+import pytest
+import torch
+
+from recallfront.models import build, parse_config
+from recallfront.models.mixers.recurrent import RecurrentBlock
+
+
+@pytest.mark.parametrize("lambda_init", ["paper", "recurrentgemma"])
+def test_decays_start_in_their_ring(lambda_init: str) -> None:
+    config = parse_config(
+        {"architecture": "hawk", "vocab_size": 8, "width": 1024, "pattern": "R", "lambda_init": lambda_init}
+    )
+    block = build(config).layers[0].mixer
+    assert isinstance(block, RecurrentBlock)
+    log_a = -torch.nn.functional.softplus(block.lru.p.detach().double())
+    ring = torch.exp(8 * log_a if lambda_init == "paper" else log_a)
+    assert 0.9 - 1e-6 < float(ring.min()) < 0.905
+    assert 0.995 < float(ring.max()) < 0.999 + 1e-6
+
+
+def test_the_gradient_at_a_decay_of_one_is_finite() -> None:
+    config = parse_config({"architecture": "hawk", "vocab_size": 8, "width": 8, "pattern": "R"})
+    model = build(config)
+    block = model.layers[0].mixer
+    assert isinstance(block, RecurrentBlock)
+    with torch.no_grad():
+        block.lru.p.fill_(-200.0)  # softplus underflows: a = 1 exactly
+    model(torch.zeros(1, 6, dtype=torch.long)).sum().backward()
+    assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in model.parameters())
+
+
+def test_projections_are_scaled_by_their_inputs() -> None:
+    config = parse_config({"architecture": "griffin", "vocab_size": 64, "width": 256, "pattern": "RRW"})
+    model = build(config)
+    assert float(model.embedding.weight.detach().std()) == pytest.approx(256**-0.5, rel=0.05)
+    out = model.layers[0].mixer.out.weight.detach()  # type: ignore[union-attr, operator]
+    assert float(out.std()) == pytest.approx((2 / 3 / 256) ** 0.5, rel=0.05)
