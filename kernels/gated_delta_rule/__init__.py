@@ -1,0 +1,1 @@
+"""Linear attention whose state is corrected towards each new value: DeltaNet, with decay gated DeltaNet."""

@@ -1,0 +1,64 @@
+"""Gated linear attention in chunks: products inside a chunk, one scan over the chunks' states."""
+
+import torch
+from torch import Tensor
+
+from recallfront.kernels.chunks import from_chunks, into_chunks
+from recallfront.kernels.linear_scan.operator import linear_scan
+
+_HEAD_CHUNK = 64  # one decay a head: the decay of a pair is one number
+_VECTOR_CHUNK = 16  # one a key dimension: it is K numbers, all of which are made
+
+
+def gated_linear_attention_pytorch(
+    q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, scale: float, state: Tensor
+) -> tuple[Tensor, Tensor]:
+    """As `gated_linear_attention_reference`. No exponent is ever positive, so no decay is too small."""
+    time = q.shape[1]
+    by_head = log_decay.shape[3] == 1
+    chunk = min(_HEAD_CHUNK if by_head else _VECTOR_CHUNK, time)
+    q, k, v, g = (into_chunks(x, chunk) for x in (q * scale, k, v, log_decay))
+    total = g.cumsum(3)  # log decay from the chunk's start to each token's end
+    end = total[:, :, :, -1:]
+    if by_head:
+        weights = (q @ k.transpose(-1, -2)) * pair_decay(total[..., 0])
+    else:
+        weights = _pair_products(q, k, total)
+    sums = (k * (end - total).exp()).transpose(-1, -2) @ v
+    before, last = scan_chunks(end[:, :, :, 0].exp(), sums, state)
+    out = weights @ v + (q * total.exp()) @ before
+    return from_chunks(out, time), last
+
+
+def pair_decay(total: Tensor) -> Tensor:
+    """exp(G_i - G_j) for j <= i and 0 elsewhere (..., C, C), of cumulative log decays (..., C)."""
+    size = total.shape[-1]
+    future = torch.ones(size, size, dtype=torch.bool, device=total.device).triu(1)
+    difference = total[..., :, None] - total[..., None, :]
+    return difference.masked_fill(future, float("-inf")).exp()
+
+
+def _pair_products(q: Tensor, k: Tensor, total: Tensor) -> Tensor:
+    """sum_d q_id k_jd exp(G_id - G_jd) for j <= i (..., C, C), of q, k, G (..., C, K)."""
+    size = total.shape[-2]
+    future = torch.ones(size, size, dtype=torch.bool, device=total.device).triu(1)[..., None]
+    difference = total[..., :, None, :] - total[..., None, :, :]
+    decayed = difference.masked_fill(future, float("-inf")).exp() * k[..., None, :, :]
+    return (decayed @ q[..., :, :, None])[..., 0]
+
+
+def scan_chunks(decay: Tensor, sums: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+    """States before each chunk (B, H, N, K, V) and after the last (B, H, K, V).
+
+    decay (B, H, N, K or 1) over a whole chunk; sums (B, H, N, K, V): what each chunk adds.
+    """
+    batch, heads, count, keys, values = sums.shape
+    if count == 1:
+        return state[:, :, None], decay[:, :, 0, :, None] * state + sums[:, :, 0]
+    rows = batch * heads
+    a = decay[..., None].expand_as(sums).reshape(rows, count, keys * values)
+    after, last = linear_scan(
+        a, sums.reshape(rows, count, keys * values), initial_state=state.reshape(rows, keys * values)
+    )
+    after = after.view(batch, heads, count, keys, values)
+    return torch.cat([state[:, :, None], after[:, :, :-1]], dim=2), last.view_as(state)
