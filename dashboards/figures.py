@@ -20,6 +20,7 @@ from recallfront.dashboards.appearance import (
     summary,
 )
 from recallfront.platform.candidates import Candidate, show_knob
+from recallfront.platform.errors import UsageError
 from recallfront.platform.front_history import HistoryRow
 from recallfront.platform.front_views import title_of
 from recallfront.platform.fronts import Front
@@ -44,6 +45,26 @@ def write_front(front: Front, directory: Path | str) -> dict[str, Path]:
     paths["csv"].write_text(front.to_csv(), encoding="utf-8")
     paths["json"].write_text(front.to_json(), encoding="utf-8")
     return paths
+
+
+def write_plot(front: Front, path: Path | str) -> None:
+    """Write the front's picture alone, as `FILE.html` or `FILE.png`.
+
+    Raises:
+        UsageError: when the file's name ends in neither, or it cannot be written.
+    """
+    from recallfront.dashboards.png import draw_front
+
+    target = Path(path)
+    try:
+        if target.suffix == ".html":
+            target.write_text(front_html(front), encoding="utf-8")
+        elif target.suffix == ".png":
+            draw_front(front, target)
+        else:
+            raise UsageError(f"plot {str(path)!r}: write FILE.html or FILE.png")
+    except OSError as error:
+        raise UsageError(f"plot {str(path)!r} cannot be written: {error.strerror}") from None
 
 
 def front_html(front: Front) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from recallfront.platform.errors import UsageError
 from recallfront.platform.pareto import FloatArray
 from recallfront.platform.records import TrialRecord
 
@@ -68,7 +69,13 @@ class Candidate:
 
 
 def read_objectives(spec: Mapping[str, Any]) -> tuple[Objective, ...]:
-    """The objectives of a sweep's specification (its JSON)."""
+    """The objectives of a sweep's specification (its JSON).
+
+    Raises:
+        UsageError: when it has none, as long as the specification of a new sweep has not reached the store.
+    """
+    if "objectives" not in spec:
+        raise UsageError("the sweep has no specification in the store yet: wait until it has been written")
     return tuple(Objective(**objective) for objective in spec["objectives"])
 
 
@@ -119,14 +126,19 @@ def varying_knobs(trials: Iterable[TrialRecord]) -> tuple[str, ...]:
 
 
 def architecture_of(trial: TrialRecord) -> str:
-    return str(trial.config["model"]["architecture"])
+    return str(model_of(trial.config).get("architecture", "unknown"))
+
+
+def model_of(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The model's settings; of an impossible trial, which has no resolved config, all that was asked."""
+    found: Mapping[str, Any] = config.get("model", config)
+    return found
 
 
 def flat_knobs(config: Mapping[str, Any]) -> dict[str, Scalar]:
     """Settings of model and training on one level: the model's by their own name, else `training.steps`."""
-    flat = _flatten(config.get("model", {}), "") | _flatten(config.get("training", {}), "training.")
-    flat.pop("architecture", None)
-    return flat
+    flat = _flatten(model_of(config), "") | _flatten(config.get("training", {}), "training.")
+    return {name: value for name, value in flat.items() if name not in ("architecture", "seed")}
 
 
 def gather(trials: Sequence[TrialRecord], knob_names: Iterable[str] = ()) -> Candidate:

@@ -113,10 +113,11 @@ def export(
     client, target = _client(home, tracking_uri), Path(directory)
     try:
         target.mkdir(parents=True, exist_ok=True)
+        kept = _weights_folder(client, picked.run_id)
         with TemporaryDirectory() as folder:
             for name in MODEL_FILES:
-                fetched = client.download_artifacts(picked.run_id, f"model/{name}", folder)
-                shutil.copyfile(fetched, target / name)
+                fetched = None if kept else client.download_artifacts(picked.run_id, f"model/{name}", folder)
+                shutil.copyfile(fetched or f"{kept}/{name}", target / name)
     except (MlflowException, OSError) as error:
         raise UsageError(f"the model of run {picked.run_id} cannot be written to {target}: {error}") from None
     return {name: target / name for name in MODEL_FILES}
@@ -139,12 +140,14 @@ def register(
     """
     from mlflow.exceptions import MlflowException
 
+    from recallfront.platform.tracking.client import explain
+
     client = _client(home, tracking_uri)
     try:
         version = _version_of(client, picked, name) or _new_version(client, picked, name)
         client.set_registered_model_alias(name, alias, version)
-    except MlflowException as error:
-        raise UsageError(f"MLflow refused to register {name!r} as {alias!r}: {error.message}") from None
+    except (MlflowException, OSError) as error:
+        raise UsageError(f"MLflow refused to register {name!r} as {alias!r}: {explain(error)}") from None
     return version
 
 
@@ -248,6 +251,14 @@ def _version_of(client: "MlflowClient", picked: Picked, name: str) -> str | None
     return next((str(version.version) for version in versions if version.name == name), None)
 
 
+def _weights_folder(client: "MlflowClient", run_id: str) -> Path | None:
+    """Where a run's weights are if they were too large to upload; None where they are its artifacts."""
+    if client.list_artifacts(run_id, "model"):
+        return None
+    folder = client.get_run(run_id).data.tags.get(f"{TAG}weights")
+    return Path(folder) if folder else None
+
+
 def _new_version(client: "MlflowClient", picked: Picked, name: str) -> str:
     from mlflow.exceptions import MlflowException
 
@@ -261,6 +272,8 @@ def _new_version(client: "MlflowClient", picked: Picked, name: str) -> str:
     tags |= {"trial_key": candidate.trial_keys[0], "configuration": candidate.label}
     told = {"recall", "validation_recall", "state_bytes", *(o.metric for o in front.objectives)}
     tags |= {name: f"{value:.6g}" for name, value in candidate.metrics.items() if name in told}
+    if kept := _weights_folder(client, picked.run_id):
+        client.log_artifacts(picked.run_id, str(kept), "model")  # of all large weights these are wanted
     version = client.create_model_version(
         name,
         source=f"runs:/{picked.run_id}/model",

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from recallfront.dashboards.appearance import MARKS, axes_of, short_label, short_number, staircase
-from recallfront.dashboards.figures import front_figure, front_html, history_figure, write_front
+from recallfront.dashboards.figures import front_figure, front_html, history_figure, write_front, write_plot
+from recallfront.platform.errors import UsageError
 from recallfront.platform.front_history import hypervolume_history
 from recallfront.platform.fronts import Front, build_front
 from recallfront.platform.records import Status, SweepRecord
@@ -112,6 +113,15 @@ def test_all_four_files_are_written(front: Front, tmp_path: Path) -> None:
     assert "Plotly.newPlot" in page
     # all that it needs is in it: no script, style or picture is fetched
     assert not re.search(r"<script[^>]+src=|<link[^>]+href=|<img[^>]+src=[\"']?http", page)
+
+
+def test_one_plot_is_written_by_its_suffix(front: Front, tmp_path: Path) -> None:
+    for name, start in (("a.html", b"<!doctype html>"), ("b.png", b"\x89PNG")):
+        write_plot(front, tmp_path / name)
+        assert (tmp_path / name).read_bytes().startswith(start)
+    for name, message in (("c.pdf", "write FILE.html or FILE.png"), ("no/d.png", "No such file")):
+        with pytest.raises(UsageError, match=message):
+            write_plot(front, tmp_path / name)
 
 
 def test_the_png_is_the_same_each_time(front: Front, tmp_path: Path) -> None:

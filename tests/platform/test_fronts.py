@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from recallfront.platform.candidates import Candidate, show, varying_knobs
+from recallfront.platform.candidates import Candidate, architecture_of, flat_knobs, show, varying_knobs
+from recallfront.platform.errors import UsageError
 from recallfront.platform.front_history import devices, hypervolume_history
 from recallfront.platform.fronts import Front, build_front, front
 from recallfront.platform.records import Status, SweepRecord, TrialRecord
@@ -190,6 +191,22 @@ def test_knobs_are_what_tells_configurations_apart(record: SweepRecord) -> None:
         "hawk · training.learning_rate 0.003",
         "hawk · training.learning_rate 0.001",
     ]
+
+
+def test_trials_that_were_impossible_or_are_too_new_to_have_a_config_do_no_harm(record: SweepRecord) -> None:
+    settings = {"architecture": "window", "window_size": 0, "training.steps": 5, "seed": 0}
+    impossible = TrialRecord("i", "k", Status.INVALID, settings, {}, end_time=1.0)
+    new = TrialRecord("n", "l", Status.RUNNING, {}, {})
+    found = build_front(sweep(*record.trials, impossible, new))
+    assert [c.label for c in found.candidates] == [c.label for c in build_front(record).candidates]
+    assert architecture_of(impossible) == "window" and architecture_of(new) == "unknown"
+    assert flat_knobs(settings) == {"window_size": 0, "training.steps": 5}
+    assert len(hypervolume_history(sweep(*record.trials, impossible, new))) == 5
+
+
+def test_a_sweep_without_its_specification_is_told_as_such() -> None:
+    with pytest.raises(UsageError, match="no specification in the store yet"):
+        build_front(sweep(spec={}))
 
 
 def test_json_and_csv_hold_the_same_front(record: SweepRecord) -> None:

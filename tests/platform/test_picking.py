@@ -230,6 +230,22 @@ def test_export_explains_what_is_missing(stored: SweepRecord, store: str, tmp_pa
         export(picked, tmp_path / "file", tracking_uri=store)
 
 
+def test_weights_too_large_to_upload_are_taken_from_their_folder(
+    stored: SweepRecord, store: str, tmp_path: Path
+) -> None:
+    client, folder = open_client(store), tmp_path / "kept" / "model"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").write_bytes(b"large")
+    run = client.create_run("1", tags={"recallfront.weights": str(folder)}).info.run_id
+    picked = pick(stored)
+    picked = replace(picked, candidate=replace(picked.candidate, run_ids=(run,)))
+    paths = export(picked, tmp_path / "out", tracking_uri=store)
+    assert paths["model.safetensors"].read_bytes() == b"large"
+    register(picked, "large", tracking_uri=store)
+    assert [file.path for file in client.list_artifacts(run, "model")] == [f"model/{name}" for name in paths]
+
+
 def test_register_keeps_the_run_and_moves_the_alias(stored: SweepRecord, store: str) -> None:
     client = open_client(store)
     knee = pick(stored)
