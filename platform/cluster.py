@@ -37,11 +37,10 @@ def ray_cluster(address: str | None) -> Iterator[None]:
     if ray.is_initialized():  # the caller's own connection, and the caller's to end
         yield
         return
-    options = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
     if address is None:
-        ray.init(address="local", include_dashboard=False, **options)
+        ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     else:
-        _join(address, options)
+        _join(address)
     try:
         yield
     finally:
@@ -56,7 +55,7 @@ def trials_at_once(resources: ResourceConfig) -> int:
     """
     import ray
 
-    available = ray.cluster_resources()
+    available: dict[str, float] = ray.cluster_resources()
     asked = {"CPU": resources.cpus * resources.workers, "GPU": resources.gpus * resources.workers}
     fits = [int(available.get(name, 0.0) / amount + 1e-9) for name, amount in asked.items() if amount]
     if not min(fits):
@@ -66,7 +65,7 @@ def trials_at_once(resources: ResourceConfig) -> int:
     return min(fits)
 
 
-def _join(address: str, options: dict[str, object]) -> None:
+def _join(address: str) -> None:
     import ray
 
     if address != "auto":
@@ -75,11 +74,11 @@ def _join(address: str, options: dict[str, object]) -> None:
             socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS).close()
         except (OSError, ValueError) as error:
             raise UsageError(
-                f"address {address!r}: no Ray cluster answers there ({error}); give HOST:PORT of its GCS (default port 6379), "
-                "or leave --address out to run on this machine"
+                f"address {address!r}: no Ray cluster answers there ({error}); give HOST:PORT of its GCS "
+                "(port 6379 by default), or leave --address out to run on this machine"
             ) from None
     try:
-        ray.init(address=address, **options)
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:300]
         raise UsageError(f"address {address!r}: cannot join the Ray cluster: {reason}") from None

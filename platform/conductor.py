@@ -1,4 +1,4 @@
-"""Conducts a sweep: which trial is next, what each report means, when the front has changed. It knows nothing of Tune."""
+"""Conducts a sweep: which trial is next, what each report means, what has ended. It knows nothing of Tune."""
 
 import threading
 import time
@@ -6,8 +6,8 @@ from dataclasses import dataclass, field, replace
 
 from recallfront.platform.plans import Impossible, Outcome, Plan, Planner
 from recallfront.platform.pruning import Halving
-from recallfront.platform.records import Status, SweepRecord, TrialRecord
 from recallfront.platform.recorder import Recorder
+from recallfront.platform.records import Status, SweepRecord, TrialRecord
 from recallfront.platform.reports import Report
 from recallfront.sweeps.spec import SweepSpec
 

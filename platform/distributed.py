@@ -11,8 +11,11 @@ from dataclasses import replace
 from typing import Any
 
 import ray
-from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train import RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
+from ray.train.v2.api.config import (
+    FailureConfig,  # what `ray.train` gives at run time; its stubs show the old one
+)
 
 from recallfront.platform.records import Status
 from recallfront.platform.reports import Report, Workplace

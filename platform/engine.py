@@ -27,7 +27,7 @@ def prepare_process(*, threads: int, use_gpu: bool) -> None:
     for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}.items():
         os.environ.setdefault(name, value)
     if not dist.is_initialized():
-        store = dist.HashStore()
+        store = dist.HashStore()  # type: ignore[attr-defined]
         dist.init_process_group("nccl" if use_gpu else "gloo", store=store, rank=0, world_size=1)
     import deepspeed
 

@@ -21,7 +21,9 @@ from recallfront.sweeps.trial import MeasurementConfig, TrialConfig
 THROUGHPUTS = ("prefill_tokens_per_second", "decode_tokens_per_second", "train_tokens_per_second")
 _VERSION = 1  # of the protocol; older cached figures are not comparable
 _REFERENCE_SIZE = 384
-_LONGEST_WAIT_FOR_IDLE = 2.0  # seconds; a machine that others keep busy is measured all the same, and the record says so
+_LONGEST_WAIT_FOR_IDLE = (
+    2.0  # seconds; a machine that others keep busy is measured all the same, and the record says so
+)
 
 
 def deployment_model(config: TrialConfig) -> ModelConfig:
@@ -34,7 +36,8 @@ def measurement_key(config: TrialConfig, device_kind: str, code_version: str) ->
     """What a measurement is cached by: deployment shape, device kind, software versions and protocol."""
     identity = {
         "model": deployment_model(config).model_dump(mode="json"),
-        "protocol": config.measurement.model_dump(mode="json", exclude={"deployment"}) | {"version": _VERSION},
+        "protocol": config.measurement.model_dump(mode="json", exclude={"deployment"})
+        | {"version": _VERSION},
         "precision": config.training.precision,
         "threads": config.resources.threads,
         "device": device_kind,
@@ -43,21 +46,26 @@ def measurement_key(config: TrialConfig, device_kind: str, code_version: str) ->
     return digest(json.dumps(identity, sort_keys=True))
 
 
-def measured(config: TrialConfig, *, device: Device, folder: Path, code_version: str) -> dict[str, Any]:
-    """The throughput figures of a trial: from the cache, else measured now with the device held alone.
+def measured(
+    config: TrialConfig, *, device: Device, folder: Path, code_version: str, fresh: bool = False
+) -> dict[str, Any]:
+    """The throughput figures of a trial: from the cache unless `fresh`, else measured now with the device held alone.
 
     Returns:
-        `THROUGHPUTS` in tokens/s (medians) and `<name>_spread` (half the p20..p80 width, tokens/s), `state_bytes` a row
-        at the measured context length, and what describes the measurement itself under `measurement`.
+        `THROUGHPUTS` in tokens/s (medians, at the nominal speed of the device kind: see `_nominal_seconds`) and
+        `<name>_spread` (half the p20..p80 width, tokens/s), `state_bytes` a row at the measured context length, and
+        what describes the measurement itself under `measurement`.
     """
     kind = device_kind(device.name)
     path = folder / f"{measurement_key(config, kind, code_version)}.json"
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{path}.lock"):
-        if path.exists():
+        if path.exists() and not fresh:
             return dict(json.loads(path.read_text()))
         with device.alone():
-            figures = _measure(config, device.name)
+            figures = _measure(
+                config, device.name, nominal_path=folder / f"reference-{digest(kind)[:16]}.json"
+            )
         figures["measurement"] |= {"device": kind, "torch": torch.__version__, "code_version": code_version}
         temporary = path.with_suffix(f".{os.getpid()}")
         temporary.write_text(json.dumps(figures, indent=1))
@@ -75,7 +83,7 @@ def device_kind(name: str) -> str:
     return "unknown CPU"
 
 
-def _measure(config: TrialConfig, device_name: str) -> dict[str, Any]:
+def _measure(config: TrialConfig, device_name: str, nominal_path: Path) -> dict[str, Any]:
     protocol, model_config = config.measurement, deployment_model(config)
     dtype = getattr(torch, config.training.precision)
     device = torch.device(device_name)
@@ -89,14 +97,16 @@ def _measure(config: TrialConfig, device_name: str) -> dict[str, Any]:
     work = _Workloads(model, tokens, protocol)
     seconds = _rounds(work, protocol, device)
     figures: dict[str, Any] = {}
+    reference = np.array(seconds["reference"])
+    slowdown = float(np.median(reference)) / _nominal_seconds(nominal_path, float(np.median(reference)))
     for name in THROUGHPUTS:
-        rates = work.tokens_of[name] / np.array(seconds[name])
+        rates = work.tokens_of[name] / np.array(seconds[name]) * slowdown
         low, middle, high = np.percentile(rates, [20, 50, 80])
         figures |= {name: float(middle), f"{name}_spread": float(high - low) / 2}
     figures["state_bytes"] = work.state_bytes // protocol.batch_size
-    reference = np.array(seconds["reference"])
     figures["measurement"] = {
         "rounds": len(reference),
+        "slowdown": slowdown,
         "reference_seconds": float(np.median(reference)),
         "reference_spread": _relative_spread(reference),
         "neighbours_cores_busy": busy,
@@ -173,12 +183,25 @@ def _seconds(run: Callable[[], None], device: torch.device) -> float:
         start = time.perf_counter()
         run()
         return time.perf_counter() - start
-    begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     begin.record()
     run()
     end.record()
     end.synchronize()
-    return begin.elapsed_time(end) / 1e3
+    return float(begin.elapsed_time(end)) / 1e3
+
+
+def _nominal_seconds(path: Path, seconds: float) -> float:
+    """What the reference workload takes on this kind of device: as the first measurement of this home found it.
+
+    Machines change speed: a shared host, a hot chip. Figures of different hours are made comparable by the ratio of
+    the reference's time to this one, which is recorded as `slowdown`.
+    """
+    if not path.exists():
+        temporary = path.with_suffix(f".{os.getpid()}")
+        temporary.write_text(json.dumps(seconds))
+        temporary.rename(path)
+    return float(json.loads(path.read_text()))
 
 
 def _relative_spread(values: "np.ndarray[Any, np.dtype[np.float64]]") -> float:

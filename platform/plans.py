@@ -59,7 +59,9 @@ class Planner:
         self._unfinished = deque(unfinished)
         self._ready: deque[Plan | Impossible] = deque()
         self._open: dict[int, tuple[Proposal, dict[int, Outcome]]] = {}
-        self._waiting: dict[str, list[tuple[Proposal, int]]] = {}  # who wants to know how a running trial ends
+        self._waiting: dict[
+            str, list[tuple[Proposal, int]]
+        ] = {}  # who wants to know how a running trial ends
         self.answered = 0  # trials that the ledger already knew
 
     def next(self) -> Plan | Impossible | None:

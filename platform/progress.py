@@ -72,14 +72,20 @@ class Progress:
             running.add_row(
                 Text("  running", style="cyan"),
                 describe(trial),
-                "measured, training" if recall is None and trial.metrics else f"recall {recall:.3f}" if recall else "",
+                "measured, training"
+                if recall is None and trial.metrics
+                else f"recall {recall:.3f}"
+                if recall
+                else "",
             )
         done = count(record)["done"] + count(record)["failed"]
         bar = ProgressBar(total=self._total, completed=done, width=40, pulse=self._total is None)
         return Group(bar, Text(self.line()), running)
 
     def _seconds_left(self, record: SweepRecord) -> float | None:
-        ended = [t for t in record.trials if t.end_time is not None and t.start_time >= self._conductor.started]
+        ended = [
+            t for t in record.trials if t.end_time is not None and t.start_time >= self._conductor.started
+        ]
         if self._total is None or not ended:
             return None
         spent = [(t.end_time or 0.0) - t.start_time for t in ended if t.status is not Status.INVALID]

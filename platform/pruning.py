@@ -16,7 +16,9 @@ class Halving:
     is compared together with it. Rungs are kept in a file, so that a resumed sweep compares with what came before.
     """
 
-    def __init__(self, settings: EarlyStopping, objectives: tuple[Objective, ...], steps: int, path: Path) -> None:
+    def __init__(
+        self, settings: EarlyStopping, objectives: tuple[Objective, ...], steps: int, path: Path
+    ) -> None:
         self._objectives, self._reduction = objectives, settings.reduction
         self.rungs = []
         rung = settings.first_rung_steps

@@ -23,7 +23,9 @@ class Publisher:
 
     def __init__(self, conductor: Conductor, recorder: Recorder, folder: Path) -> None:
         self._conductor, self._recorder, self._folder = conductor, recorder, folder
-        self._before = float(conductor.record().tags.get("elapsed_seconds", 0.0))  # of earlier runs of the sweep
+        self._before = float(
+            conductor.record().tags.get("elapsed_seconds", 0.0)
+        )  # of earlier runs of the sweep
         self._drawn: tuple[object, ...] | None = None
         self._drawn_at = 0.0
         self._finished_told = 0
@@ -68,7 +70,10 @@ class Publisher:
         if shown == self._drawn or not due:
             return
         self._drawn, self._drawn_at = shown, time.monotonic()
-        with closing(Device("cpu")) as device, device.shared():  # drawing would falsify a measurement that goes on
+        with (
+            closing(Device("cpu")) as device,
+            device.shared(),
+        ):  # drawing would falsify a measurement that goes on
             self.files = self._draw(self.front, record)
         self._recorder.front_files(self._folder / "front")
 

@@ -32,7 +32,7 @@ class Recorder:
     ) -> None:
         self._writer, self._spec, self._lineage = writer, spec, lineage
         self._data_path, self._data_digest = data
-        self._diff, self._packages = diff_text(), packages_text()
+        self._diff, self._packages = diff_text(data[0].parents[1]), packages_text()
         self.sweep_run = f"sweep:{spec.key}"
 
     def open_sweep(self) -> None:
@@ -54,7 +54,9 @@ class Recorder:
             description=spec.description,
         )
         self._writer.text(self.sweep_run, canonical_json(spec), "spec.json")
-        self._write_lineage(self.sweep_run, self._lineage.model_dump_json(indent=1))
+        write_lineage(
+            self._writer, self.sweep_run, self._lineage.model_dump_json(indent=1), self._diff, self._packages
+        )
 
     def open_trial(self, plan: Plan) -> None:
         """Open, or after a loss reopen, the run of a trial."""
@@ -85,7 +87,7 @@ class Recorder:
             sweep_key=self._spec.key,
             sampler_trial=plan.proposal.number,
         )
-        self._write_lineage(key, lineage.model_dump_json(indent=1))
+        write_lineage(self._writer, key, lineage.model_dump_json(indent=1), self._diff, self._packages)
 
     def impossible(self, trial: Impossible) -> str:
         """Record a trial that can never run; returns the key that stands for its settings."""
@@ -109,25 +111,7 @@ class Recorder:
         if report.rows:
             self._writer.metrics(key, report.rows)
         if report.status is not Status.RUNNING:
-            self.end_trial(trial_key, report)
-
-    def end_trial(self, trial_key: str, report: Report) -> None:
-        """Record how a trial ended: its figures, status and failure, and the weights of a finished one."""
-        key, at = self.run_key(trial_key), report.rows[-1][3] if report.rows else now_ms()
-        logged = {name for name, *_ in report.rows}
-        final = [(name, value, report.step, at) for name, value in report.figures.items() if name not in logged]
-        self._writer.metrics(key, final)
-        tags = {f"{TAG}status": report.status.value}
-        if report.failure:
-            tags[f"{TAG}failure"] = report.failure
-        if report.details:
-            self._writer.text(key, json.dumps(report.details, indent=1), "measurement.json")
-        if report.traceback:
-            self._writer.text(key, report.traceback, "traceback.txt")
-        if report.weights:
-            tags |= self._weights(key, Path(report.weights))
-        self._writer.tags(key, tags)
-        self._writer.close_run(key, "FAILED" if report.status.is_failure else "FINISHED")
+            write_end(self._writer, key, report)
 
     def retried(self, trial_key: str, attempts: int) -> None:
         self._writer.tags(self.run_key(trial_key), {f"{TAG}attempts": str(attempts)})
@@ -188,17 +172,36 @@ class Recorder:
             params=dict(params),
         )
 
-    def _write_lineage(self, key: str, lineage: str) -> None:
-        self._writer.text(key, lineage, "lineage/lineage.json")
-        self._writer.text(key, self._packages, "lineage/packages.txt")
-        if self._diff:
-            self._writer.text(key, self._diff, "lineage/diff.patch")
 
-    def _weights(self, key: str, folder: Path) -> dict[str, str]:
-        size = sum(file.stat().st_size for file in folder.iterdir())
-        if size <= _LARGEST_UPLOAD:
-            self._writer.artifact(key, folder)
-        return {f"{TAG}weights": str(folder)}
+def write_lineage(writer: TrackingWriter, key: str, lineage: str, diff: str | None, packages: str) -> None:
+    """Store a run's lineage: what `read_lineage` reads, the uncommitted changes, the package lock."""
+    writer.text(key, lineage, "lineage/lineage.json")
+    writer.text(key, packages, "lineage/packages.txt")
+    if diff:
+        writer.text(key, diff, "lineage/diff.patch")
+
+
+def write_end(writer: TrackingWriter, key: str, report: Report) -> None:
+    """Store how a trial ended: its figures, status and failure, and the weights of a finished one."""
+    at = report.rows[-1][3] if report.rows else now_ms()
+    told = {name for name, *_ in report.rows}
+    writer.metrics(
+        key, [(name, value, report.step, at) for name, value in report.figures.items() if name not in told]
+    )
+    tags = {f"{TAG}status": report.status.value}
+    if report.failure:
+        tags[f"{TAG}failure"] = report.failure
+    if report.details:
+        writer.text(key, json.dumps(report.details, indent=1), "measurement.json")
+    if report.traceback:
+        writer.text(key, report.traceback, "traceback.txt")
+    if report.weights:
+        folder = Path(report.weights)
+        tags[f"{TAG}weights"] = report.weights
+        if sum(file.stat().st_size for file in folder.iterdir()) <= _LARGEST_UPLOAD:
+            writer.artifact(key, folder)
+    writer.tags(key, tags)
+    writer.close_run(key, "FAILED" if report.status.is_failure else "FINISHED")
 
 
 def trial_params(config: TrialConfig) -> dict[str, Any]:
@@ -210,4 +213,3 @@ def trial_params(config: TrialConfig) -> dict[str, Any]:
 def _trial_name(proposal: Proposal, seed: int) -> str:
     shown = [f"{k.split('.')[-1]}={v}" for k, v in proposal.knobs.items() if k in proposal.block.varying]
     return " ".join([proposal.block.architecture, *shown, f"seed={seed}"])
-

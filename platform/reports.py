@@ -23,6 +23,7 @@ class Workplace:
     rank: int = 0
     local_rank: int = 0
     world: int = 1
+    remeasure: bool = False  # throughput anew, whatever the cache holds
     scratch: str = "trials"  # folder of the home that trials keep checkpoints, weights and results in
 
     def folder(self, config: TrialConfig) -> Path:
@@ -41,7 +42,9 @@ class Report:
     step: int
     rows: list[Row] = field(default_factory=list)  # new rows, in order
     figures: dict[str, float] = field(default_factory=dict)  # everything known by now, by metric name
-    seconds: dict[str, float] = field(default_factory=dict)  # train, evaluate, measure, wait, since the trial's start
+    seconds: dict[str, float] = field(
+        default_factory=dict
+    )  # train, evaluate, measure, wait, since the trial's start
     status: Status = Status.RUNNING
     failure: str | None = None  # what went wrong, in one sentence
     traceback: str | None = None

@@ -25,7 +25,12 @@ class Proposal:
     parameters: dict[str, Any] = field(default_factory=dict)  # as the sampler knows them
 
     def to_json(self) -> dict[str, Any]:
-        return {"number": self.number, "block": self.block.label, "knobs": self.knobs, "parameters": self.parameters}
+        return {
+            "number": self.number,
+            "block": self.block.label,
+            "knobs": self.knobs,
+            "parameters": self.parameters,
+        }
 
 
 class Verdict(StrEnum):
@@ -46,9 +51,10 @@ class Search(Protocol):
         """Hear how a proposal ended; `values` in the objectives' order and own direction, None unless complete."""
 
 
-def make_search(spec: SweepSpec, told: Iterable[tuple[dict[str, Any], Verdict, Sequence[float] | None]]) -> Search:
-    """The search of a specification, with what earlier runs of the sweep already found (`Proposal.to_json`, verdict,
-    values) told to it."""
+def make_search(
+    spec: SweepSpec, told: Iterable[tuple[dict[str, Any], Verdict, Sequence[float] | None]]
+) -> Search:
+    """The search of a specification; `told` is what earlier runs found: `Proposal.to_json`, verdict, values."""
     if spec.search.method == "grid":
         return GridSearch(spec)
     return OptunaSearch(spec, list(told))
@@ -74,7 +80,7 @@ class GridSearch:
 
 
 class OptunaSearch:
-    """Optuna's samplers over a conditional space: the block is a parameter, and each block has parameters of its own."""
+    """Optuna's samplers over a conditional space: the block is a parameter, and each block has its own."""
 
     def __init__(
         self, spec: SweepSpec, told: list[tuple[dict[str, Any], Verdict, Sequence[float] | None]]
@@ -86,7 +92,7 @@ class OptunaSearch:
         self._blocks = {block.label: block for block in spec.blocks}
         self._study = optuna.create_study(
             directions=["maximize" if o.direction == "max" else "minimize" for o in spec.objectives],
-            # Resumed, the sampler must not draw again what it drew at the start: the count of what it knows shifts its seed.
+            # Resumed, the sampler must not draw again what it drew at first: what it knows shifts its seed.
             sampler=_sampler(spec.search.method, spec.search.seed + 7919 * len(told)),
         )
         self._live: dict[int, optuna.trial.Trial] = {}
@@ -147,14 +153,17 @@ def _sampler(method: str, seed: int) -> "optuna.samplers.BaseSampler":
     import optuna
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # `group` has been so for years
+        warnings.simplefilter(
+            "ignore", optuna.exceptions.ExperimentalWarning
+        )  # `group` has been so for years
         samplers = {
             "random": lambda: optuna.samplers.RandomSampler(seed=seed),
             "tpe": lambda: optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True),
             "nsga2": lambda: optuna.samplers.NSGAIISampler(seed=seed, population_size=16),
             "gp": lambda: optuna.samplers.GPSampler(seed=seed),
         }
-        return samplers[method]()
+        sampler: optuna.samplers.BaseSampler = samplers[method]()  # type: ignore[no-untyped-call]
+        return sampler
 
 
 def _state(verdict: Verdict) -> "optuna.trial.TrialState":
@@ -184,7 +193,7 @@ def _suggest(trial: "optuna.trial.Trial", name: str, domain: Domain) -> Scalar:
     if not isinstance(domain, Range):
         return trial.suggest_categorical(name, list(domain))
     if domain.is_integer:
-        low, high, step = int(domain.low), int(domain.high), int(domain.step or 1)
-        return trial.suggest_int(name, low, high, log=domain.log, step=step)
+        low, high = int(domain.low), int(domain.high)
+        return trial.suggest_int(name, low, high, log=domain.log, step=int(domain.step or 1))
     step = None if domain.step is None else float(domain.step)
     return trial.suggest_float(name, float(domain.low), float(domain.high), log=domain.log, step=step)

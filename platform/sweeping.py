@@ -14,7 +14,7 @@ from rich.console import Console
 from recallfront.platform.cluster import ray_cluster, trials_at_once
 from recallfront.platform.conductor import Conductor
 from recallfront.platform.errors import UsageError
-from recallfront.platform.fronts import Front, build_front, home_folder
+from recallfront.platform.fronts import Front, home_folder
 from recallfront.platform.lineage import Lineage, code_version, collect
 from recallfront.platform.plans import Outcome, Planner
 from recallfront.platform.progress import Progress, count

@@ -19,7 +19,7 @@ from recallfront.platform.engine import learning_rate_ratio, load_checkpoint, ma
 from recallfront.platform.quiet import Device
 from recallfront.platform.reports import Report, Row, Workplace, now_ms
 from recallfront.sweeps.data import TaskData
-from recallfront.sweeps.tasks.mqar import IGNORED, Segment
+from recallfront.sweeps.tasks.mqar import IGNORED, Split
 from recallfront.sweeps.trial import TrialConfig
 
 _CHECKPOINT = "checkpoint"
@@ -37,13 +37,17 @@ class OutOfTime(Exception):
 class Training:
     """One rank's share of a trial's training, from its last checkpoint on."""
 
-    def __init__(self, config: TrialConfig, model: Any, data: TaskData, place: Workplace, device: Device) -> None:
+    def __init__(
+        self, config: TrialConfig, model: Any, data: TaskData, place: Workplace, device: Device
+    ) -> None:
         self.config, self.data, self.place, self.device = config, data, place, device
         self.dtype = getattr(torch, config.training.precision)
         self.engine = make_engine(model.to(place.device), config.training)
         self.step = 0
         self.seconds = {"train": 0.0, "evaluate": 0.0, "wait": 0.0}
-        self.history: list[Row] = []  # every row so far: a checkpoint holds them, so that none is lost with a driver
+        self.history: list[
+            Row
+        ] = []  # every row so far: a checkpoint holds them, so that none is lost with a driver
         self._folder = place.folder(config)
         self._unread: list[Tensor] = []
         self._saved_at = time.monotonic()
@@ -76,13 +80,14 @@ class Training:
                 self._save_if_due()
                 yield self._report(rows, figures)
         with self._holding_device("evaluate"):
-            figures |= self.evaluate("test")
+            found = self.evaluate("test")
+        figures |= {"test_loss" if name == "loss" else name: value for name, value in found.items()}
         figures |= {f"{phase}_seconds": spent for phase, spent in self.seconds.items()}
         yield self._report(rows, figures)
 
     @torch.no_grad()
-    def evaluate(self, split: str) -> dict[str, float]:
-        """`recall` and `loss` over the labelled positions of a split, and the recall of each slice where there are several."""
+    def evaluate(self, split: Split) -> dict[str, float]:
+        """`recall` and `loss` over the labelled positions of a split, and each slice's recall if there are several."""
         counts = {}
         self.engine.eval()
         for name, inputs, labels in self.data.splits[split]:
@@ -144,14 +149,16 @@ class Training:
         rows: list[Row] = []
         for step, value in enumerate(values, start=first):
             rows.append(("loss", value, step, at))
-            rows.append(("learning_rate", peak * learning_rate_ratio(self.config.training, step - 1), step, at))
+            rows.append(
+                ("learning_rate", peak * learning_rate_ratio(self.config.training, step - 1), step, at)
+            )
         return rows
 
     def _count(self, inputs: Tensor, labels: Tensor) -> tuple[float, float, float]:
         """(right answers, summed loss, questions) of one segment."""
         right = loss = asked = 0.0
         size = self.config.training.evaluation_batch_size
-        for x, y in zip(inputs.split(size), labels.split(size), strict=True):
+        for x, y in zip(torch.split(inputs, size), torch.split(labels, size), strict=True):
             where = y != IGNORED
             logits = self.engine.module(x.to(self.place.device))[where.to(self.place.device)].float()
             answers = y[where].to(self.place.device)

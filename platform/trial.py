@@ -8,7 +8,7 @@ import json
 import resource
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ _RESULT = "result.json"
 _WEIGHTS = "model"
 
 
-def run_trial(config: TrialConfig, place: Workplace) -> Iterator[Report]:
+def run_trial(config: TrialConfig, place: Workplace) -> Generator[Report, None, None]:
     """Run a trial and report; the last report has the status it ended with. Raises nothing that the trial does.
 
     A trial that has a checkpoint in its folder goes on from there; one that has ended there only reports how.
@@ -63,7 +63,10 @@ def run_trial(config: TrialConfig, place: Workplace) -> Iterator[Report]:
 def _body(config: TrialConfig, place: Workplace) -> Iterator[Report]:
     deadline = time.monotonic() + (config.resources.time_limit_seconds or float("inf"))
     prepare_process(threads=config.resources.threads, use_gpu=place.device.startswith("cuda"))
-    with closing(Device(place.device.replace(":", "-"))) as device, _limited_memory(config.resources.memory_gb):
+    with (
+        closing(Device(place.device.replace(":", "-"))) as device,
+        _limited_memory(config.resources.memory_gb),
+    ):
         data = load(place.data, place.data_digest)
         start = time.perf_counter()
         figures, details = _measure(config, place, device)
@@ -80,17 +83,30 @@ def _body(config: TrialConfig, place: Workplace) -> Iterator[Report]:
                 yield report
 
 
-def _measure(config: TrialConfig, place: Workplace, device: Device) -> tuple[dict[str, float], dict[str, Any]]:
+def _measure(
+    config: TrialConfig, place: Workplace, device: Device
+) -> tuple[dict[str, float], dict[str, Any]]:
     """Known before training, because throughput and state size do not depend on the weights; rank 0 measures."""
     if place.rank != 0:
         return {}, {}
-    found = measured(config, device=device, folder=place.measurements, code_version=place.code_version)
+    found = measured(
+        config,
+        device=device,
+        folder=place.measurements,
+        code_version=place.code_version,
+        fresh=place.remeasure,
+    )
     details = found.pop("measurement")
     return {name: float(value) for name, value in found.items()}, details
 
 
 def _finish(
-    config: TrialConfig, place: Workplace, model: Any, report: Report, details: dict[str, Any], history: list[Any]
+    config: TrialConfig,
+    place: Workplace,
+    model: Any,
+    report: Report,
+    details: dict[str, Any],
+    history: list[Any],
 ) -> Report:
     """Save weights and result; from then on the trial has ended, whatever becomes of its driver."""
     folder = place.folder(config)
@@ -128,7 +144,7 @@ def _peak_memory(device: str) -> int:
 
 @contextmanager
 def _limited_memory(gigabytes: float | None) -> Iterator[None]:
-    """Let allocations beyond what the process has now plus `gigabytes` fail, so that one trial cannot take the node down."""
+    """Let allocations beyond what the process has now plus `gigabytes` fail: no trial shall take its node down."""
     status = Path("/proc/self/status")
     if gigabytes is None or not status.exists():
         yield

@@ -49,7 +49,14 @@ def trial_resources(resources: ResourceConfig) -> tune.PlacementGroupFactory:
     return tune.PlacementGroupFactory([bundle])
 
 
-class _Suggestions(Searcher):
+class _NeverRestored:
+    """Tune writes its parts to disk for `Tuner.restore`, which is not how a sweep is resumed: the ledger is."""
+
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        return (_NeverRestored, ())
+
+
+class _Suggestions(_NeverRestored, Searcher):
     """Asks the conductor; several objectives and the ledger are its affair, not Tune's."""
 
     def __init__(self, conductor: Conductor, place: Workplace, concurrent: int) -> None:
@@ -73,17 +80,17 @@ class _Suggestions(Searcher):
         self._running.discard(trial_id)
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing: the ledger is how a sweep is resumed."""
+        """Nothing, as with `_NeverRestored`."""
 
     def restore(self, checkpoint_path: str) -> None:
         raise RuntimeError("a sweep is resumed by running its specification again, not by Tuner.restore")
 
 
-class _Decisions(FIFOScheduler):
+class _Decisions(_NeverRestored, FIFOScheduler):
     """Stops a trial where the conductor says so."""
 
     def __init__(self, conductor: Conductor) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._conductor = conductor
 
     def set_search_properties(self, metric: str | None, mode: str | None, **spec: Any) -> bool:
@@ -94,7 +101,7 @@ class _Decisions(FIFOScheduler):
         return TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP
 
 
-class _Ends(Callback):
+class _Ends(_NeverRestored, Callback):
     """Tells the conductor how trials end, and gives back what a killed one held."""
 
     def __init__(self, conductor: Conductor) -> None:
@@ -132,5 +139,3 @@ def read_report(result: dict[str, Any]) -> Report:
 
 def _trial_folder(trial: Trial) -> str:
     return str(trial.trial_id)
-
-

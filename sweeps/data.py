@@ -14,7 +14,7 @@ from filelock import FileLock
 from torch import Tensor
 
 from recallfront.sweeps.base import canonical_json, digest
-from recallfront.sweeps.tasks.mqar import SPLITS, Segment
+from recallfront.sweeps.tasks.mqar import SPLITS, Segment, Split
 from recallfront.sweeps.trial import TaskConfig
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ class TaskData:
     """A task's rows as tensors: split -> its segments; rows of one segment have one length."""
 
     digest: str
-    splits: dict[str, list[Segment]]
+    splits: dict[Split, list[Segment]]
 
 
 def prepare(task: TaskConfig, folder: Path) -> tuple[Path, str]:
@@ -55,11 +55,12 @@ def load(path: Path, expected_digest: str) -> TaskData:
     from datasets import load_from_disk
 
     manifest = json.loads((path / _MANIFEST).read_text())
-    splits = {}
+    splits: dict[Split, list[Segment]] = {}
     for split in SPLITS:
         dataset = load_from_disk(str(path / split))
         splits[split] = [
-            (name, *_segment_tensors(dataset, start, stop)) for name, start, stop in manifest["segments"][split]
+            (name, *_segment_tensors(dataset, start, stop))
+            for name, start, stop in manifest["segments"][split]
         ]
     found = content_digest(splits)
     if found != expected_digest:
@@ -67,7 +68,7 @@ def load(path: Path, expected_digest: str) -> TaskData:
     return TaskData(digest=found, splits=splits)
 
 
-def content_digest(splits: dict[str, list[Segment]]) -> str:
+def content_digest(splits: dict[Split, list[Segment]]) -> str:
     """sha256 over names, shapes and little-endian bytes of every segment of every split."""
     parts = []
     for split in SPLITS:
@@ -81,7 +82,9 @@ def _build(task: TaskConfig, path: Path) -> None:
     from datasets import Dataset, Features, List, Value, disable_progress_bars, enable_progress_bars
 
     splits = {split: task.build(split) for split in SPLITS}
-    features = Features({"inputs": List(Value("int64")), "labels": List(Value("int64")), "slice": Value("string")})
+    features = Features(
+        {"inputs": List(Value("int64")), "labels": List(Value("int64")), "slice": Value("string")}
+    )
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f"{path.name}."))
     manifest: dict[str, object] = {"digest": content_digest(splits), "task": task.model_dump(mode="json")}
     segments: dict[str, list[tuple[str, int, int]]] = {}

@@ -52,7 +52,9 @@ def parse_spec(text: str, *, source: str) -> SweepSpec:
     except yaml.YAMLError as error:
         raise SpecError(f"{source}: is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(raw, dict):
-        raise SpecError(f"{source}: must be a mapping of keys such as name, task and space, not {type(raw).__name__}")
+        raise SpecError(
+            f"{source}: must be a mapping of keys such as name, task and space, not {type(raw).__name__}"
+        )
     try:
         return SweepSpec.model_validate(raw)
     except ValidationError as error:

@@ -8,7 +8,13 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from recallfront.sweeps.base import Frozen, canonical_json, digest
 from recallfront.sweeps.space import Block, Knobs, RawBlock, Scalar, architectures, read_blocks, split_knobs
-from recallfront.sweeps.trial import MeasurementConfig, ResourceConfig, TaskConfig, TrainingConfig, TrialConfig
+from recallfront.sweeps.trial import (
+    MeasurementConfig,
+    ResourceConfig,
+    TaskConfig,
+    TrainingConfig,
+    TrialConfig,
+)
 
 Metric = Literal[
     "recall",
@@ -25,7 +31,9 @@ class Objective(Frozen):
 
     metric: Metric
     direction: Literal["max", "min"] = "max"
-    reference: float = Field(default=0.0, description="this axis of the point that hypervolume is taken against")
+    reference: float = Field(
+        default=0.0, description="this axis of the point that hypervolume is taken against"
+    )
 
     @model_validator(mode="after")
     def _minimum_has_a_reference(self) -> Self:
@@ -62,7 +70,9 @@ class EarlyStopping(Frozen):
     """Multi-objective successive halving: at each rung only the best by non-dominated rank go on (arXiv:2106.12639)."""
 
     first_rung_steps: int = Field(ge=1)
-    reduction: int = Field(default=3, ge=2, description="one in so many goes on, and the steps between rungs grow by it")
+    reduction: int = Field(
+        default=3, ge=2, description="one in so many goes on, and the steps between rungs grow by it"
+    )
 
 
 class SweepSpec(Frozen):
@@ -82,9 +92,13 @@ class SweepSpec(Frozen):
     search: SearchConfig = SearchConfig()
     early_stopping: EarlyStopping | None = None
     seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
-    concurrent: int | None = Field(default=None, ge=1, description="trials at once; None is what the cluster holds")
+    concurrent: int | None = Field(
+        default=None, ge=1, description="trials at once; None is what the cluster holds"
+    )
     retries: int = Field(default=2, ge=0, description="how often a trial that was lost is run again")
-    budget_hours: float | None = Field(default=None, gt=0, description="after so long no further trial starts")
+    budget_hours: float | None = Field(
+        default=None, gt=0, description="after so long no further trial starts"
+    )
 
     @model_validator(mode="after")
     def _is_possible(self) -> Self:
@@ -149,7 +163,9 @@ class SweepSpec(Frozen):
             raise ValueError(f"model.{key}: architecture {block.architecture!r} has no such setting")
         for key, domain in block.domains.items():
             if self.search.method == "grid" and not isinstance(domain, tuple) and domain.step is None:
-                raise ValueError(f"space {block.label}.{key}: a grid needs a list of values, or a range with a step")
+                raise ValueError(
+                    f"space {block.label}.{key}: a grid needs a list of values, or a range with a step"
+                )
         reason = ""
         for knobs in block.sample_corners():
             try:

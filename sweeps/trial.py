@@ -19,7 +19,9 @@ class TrainingConfig(Frozen):
     batch_size: int = Field(default=64, ge=1, description="rows an optimizer step, over all workers")
     accumulation: int = Field(default=1, ge=1, description="micro-batches an optimizer step")
     learning_rate: float = Field(default=3e-3, gt=0)
-    min_learning_rate_ratio: float = Field(default=0.0, ge=0, le=1, description="of the peak, at the last step")
+    min_learning_rate_ratio: float = Field(
+        default=0.0, ge=0, le=1, description="of the peak, at the last step"
+    )
     schedule: Literal["constant", "cosine"] = "cosine"
     warmup_steps: int = Field(default=0, ge=0)
     weight_decay: float = Field(default=0.1, ge=0)
@@ -27,7 +29,9 @@ class TrainingConfig(Frozen):
     gradient_clipping: float = Field(default=1.0, ge=0, description="largest gradient norm; 0 is no clipping")
     precision: Literal["float32", "bfloat16"] = "float32"
     zero_stage: Literal[0, 1, 2, 3] = 0
-    evaluate_every: int = Field(default=100, ge=1, description="steps between evaluations, the rungs of pruning")
+    evaluate_every: int = Field(
+        default=100, ge=1, description="steps between evaluations, the rungs of pruning"
+    )
     evaluation_batch_size: int = Field(default=256, ge=1)
     checkpoint_seconds: float = Field(default=20.0, ge=0, description="least time between two checkpoints")
 
@@ -48,11 +52,15 @@ class MeasurementConfig(Frozen):
 
     deployment: DeploymentConfig = DeploymentConfig()
     batch_size: int = Field(default=8, ge=1, description="rows that are decoded or prefilled at once")
-    context_length: int = Field(default=512, ge=1, description="tokens prefilled, and held when decoding starts")
+    context_length: int = Field(
+        default=512, ge=1, description="tokens prefilled, and held when decoding starts"
+    )
     decode_tokens: int = Field(default=32, ge=1, description="decode steps a repeat")
     train_length: int = Field(default=256, ge=1, description="tokens a row in a training step")
     repeats: int = Field(default=5, ge=3, description="interleaved repeats; medians are reported")
-    max_repeats: int = Field(default=15, ge=3, description="at most so many, while the spread is above the target")
+    max_repeats: int = Field(
+        default=15, ge=3, description="at most so many, while the spread is above the target"
+    )
     target_spread: float = Field(default=0.03, gt=0, description="half the p20..p80 width over the median")
 
     @model_validator(mode="after")
@@ -68,13 +76,17 @@ class ResourceConfig(Frozen):
     workers: int = Field(default=1, ge=1, description="DeepSpeed ranks; above 1 they are Ray Train workers")
     cpus: float = Field(default=1.0, gt=0, description="CPU cores a worker")
     gpus: float = Field(default=0.0, ge=0, description="GPUs a worker; a fraction only with one worker")
-    memory_gb: float | None = Field(default=None, gt=0, description="least memory that a trial may not exceed")
+    memory_gb: float | None = Field(
+        default=None, gt=0, description="least memory that a trial may not exceed"
+    )
     time_limit_seconds: float | None = Field(default=None, gt=0)
 
     @model_validator(mode="after")
     def _whole_gpus_for_several_workers(self) -> Self:
         if self.workers > 1 and self.gpus % 1:
-            raise ValueError(f"gpus={self.gpus}: must be whole with workers={self.workers}: NCCL ranks share no device")
+            raise ValueError(
+                f"gpus={self.gpus}: must be whole with workers={self.workers}: NCCL ranks share no device"
+            )
         return self
 
     @property
@@ -107,7 +119,8 @@ class TrialConfig(Frozen):
         share = self.training.accumulation * self.resources.workers
         if self.training.batch_size % share:
             raise ValueError(
-                f"training.batch_size={self.training.batch_size}: must be a multiple of accumulation x workers = {share}"
+                f"training.batch_size={self.training.batch_size}: must be a multiple of "
+                f"accumulation x workers = {share}"
             )
         return self
 

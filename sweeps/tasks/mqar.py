@@ -18,7 +18,8 @@ from torch import Tensor
 from recallfront.sweeps.base import Frozen
 
 IGNORED = -100  # label where nothing is asked
-SPLITS = ("train", "validation", "test")
+Split = Literal["train", "validation", "test"]
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 Segment = tuple[str, Tensor, Tensor]  # name of the slice, inputs, labels
 
 
@@ -61,7 +62,7 @@ class MQARConfig(Frozen):
         """The longest row of any split, in tokens."""
         return max(s.input_seq_len for s in (*self.train, *self.validation, *self.test))
 
-    def build(self, split: Literal["train", "validation", "test"]) -> list[Segment]:
+    def build(self, split: Split) -> list[Segment]:
         """Draw one split; the seeds of the three splits are disjoint."""
         segments: tuple[MQARSegment, ...] = getattr(self, split)
         rows = []

@@ -1,0 +1,138 @@
+"""What is installed and what answers, and how to mend what does not."""
+
+import importlib.metadata
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from recallfront.platform.errors import UsageError
+from recallfront.platform.fronts import home_folder
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+_PACKAGES = ("torch", "triton", "ray", "mlflow", "optuna", "datasets", "deepspeed", "transformers")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at."""
+
+    what: str
+    fine: bool
+    said: str  # how it is; where it is not fine, how to mend it
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything that was looked at."""
+
+    findings: tuple[Finding, ...]
+
+    @property
+    def healthy(self) -> bool:
+        return all(finding.fine for finding in self.findings)
+
+    def table(self) -> "Table":
+        from rich.table import Table
+
+        table = Table(box=None, show_header=False)
+        table.add_column()
+        table.add_column()
+        table.add_column(overflow="fold")
+        for finding in self.findings:
+            mark = "[green]ok[/green]" if finding.fine else "[red]mend[/red]"
+            table.add_row(mark, finding.what, finding.said)
+        return table
+
+
+def examine(
+    *, home: Path | str | None = None, tracking_uri: str | None = None, address: str | None = None
+) -> Report:
+    """Look at packages, devices, kernels, storage, MLflow and Ray; changes nothing but the store it initialises."""
+    folder = home_folder(home).resolve()
+    found = [_python(), *map(_package, _PACKAGES)]
+    checks: list[tuple[str, Callable[[], str]]] = [
+        ("devices", _devices),
+        ("kernels", _kernels),
+        ("storage", lambda: _storage(folder)),
+        ("MLflow", lambda: _mlflow(folder, tracking_uri)),
+        ("Ray", lambda: _ray(address)),
+    ]
+    found += [_finding(what, check) for what, check in checks]
+    return Report(tuple(found))
+
+
+def _finding(what: str, check: Callable[[], str]) -> Finding:
+    try:
+        return Finding(what, True, check())
+    except (UsageError, OSError, ImportError, RuntimeError) as error:
+        return Finding(what, False, " ".join(str(error).split()))
+
+
+def _python() -> Finding:
+    version = ".".join(map(str, sys.version_info[:3]))
+    fine = sys.version_info >= (3, 11)
+    return Finding("Python", fine, version if fine else f"{version}: 3.11 or newer is needed")
+
+
+def _package(name: str) -> Finding:
+    try:
+        return Finding(name, True, importlib.metadata.version(name))
+    except importlib.metadata.PackageNotFoundError:
+        return Finding(name, name == "triton", f"not installed: pip install {name}")
+
+
+def _devices() -> str:
+    import torch
+
+    from recallfront.platform.measure import device_kind
+
+    cpu = f"CPU: {device_kind('cpu')}, {torch.get_num_threads()} threads"
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return "; ".join(
+        [cpu, *(f"GPU {i}: {name}" for i, name in enumerate(gpus)), *([] if gpus else ["no GPU"])]
+    )
+
+
+def _kernels() -> str:
+    import recallfront.kernels
+
+    folders = [path for root in recallfront.kernels.__path__ for path in Path(root).iterdir()]
+    operators = sorted(folder.name for folder in folders if (folder / "operator.py").exists())
+    return f"PyTorch forms on every device (there are no Triton kernels yet): {', '.join(operators)}"
+
+
+def _storage(home: Path) -> str:
+    import shutil
+
+    home.mkdir(parents=True, exist_ok=True)
+    probe = home / ".probe"
+    probe.write_text("")
+    probe.unlink()
+    free = shutil.disk_usage(home).free
+    if free < 2**30:
+        raise UsageError(f"{home}: only {free / 2**20:.0f} MiB are free; set --home or RECALLFRONT_HOME")
+    return f"{home}, {free / 2**30:.0f} GiB free"
+
+
+def _mlflow(home: Path, tracking_uri: str | None) -> str:
+    from recallfront.platform.tracking.ledger import list_sweeps
+    from recallfront.platform.tracking.store import prepare_store
+
+    uri = prepare_store(tracking_uri, home)
+    return f"{uri} answers, {len(list_sweeps(uri))} sweeps"
+
+
+def _ray(address: str | None) -> str:
+    from recallfront.platform.cluster import ray_cluster
+
+    with ray_cluster(address):
+        import ray
+
+        has = ray.cluster_resources()
+        nodes = sum(node["Alive"] for node in ray.nodes())
+        where = address or "a cluster started here"
+        return f"{where}: {nodes} nodes, {has.get('CPU', 0):g} CPU, {has.get('GPU', 0):g} GPU"

@@ -1,0 +1,291 @@
+"""The command line. Each command is thin: it calls the function of the same name and shows what that returns."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from recallfront.platform.sweeping import SweepResult
+
+app = typer.Typer(
+    name="recallfront",
+    help="Finds the recall-throughput trade-off of efficient language-model architectures.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Home = Annotated[
+    Path | None,
+    typer.Option(envvar="RECALLFRONT_HOME", help="Folder of all outputs.", show_default="./recallfront-home"),
+]
+TrackingUri = Annotated[
+    str | None,
+    typer.Option(
+        envvar="RECALLFRONT_TRACKING_URI",
+        help="MLflow store: http(s)://HOST:PORT or sqlite:///FILE.",
+        show_default="HOME/mlflow.db",
+    ),
+]
+Sweep = Annotated[str, typer.Argument(help="A study's name, a sweep's run id, or the start of its key.")]
+Run = Annotated[str, typer.Argument(help="A trial's run id or key, or the first 6 digits of one.")]
+
+
+@app.command()
+def run(
+    study_or_file: Annotated[
+        str, typer.Argument(help="A study that comes with recallfront, or a YAML file.")
+    ],
+    home: Home = None,
+    tracking_uri: TrackingUri = None,
+    address: Annotated[
+        str | None,
+        typer.Option(help="A Ray cluster to join: auto, or HOST:PORT.", show_default="this machine"),
+    ] = None,
+) -> None:
+    """Run a sweep, or go on with it: finished trials are never run twice."""
+    from rich.console import Console
+
+    from recallfront.platform.fronts import home_folder
+    from recallfront.platform.sweeping import run_sweep, total_trials
+    from recallfront.sweeps import load_spec
+
+    console = Console()
+    spec = load_spec(study_or_file)
+    console.print(
+        f"sweep {spec.name} ({spec.key[:8]}): {total_trials(spec)} trials, outputs in {home_folder(home).resolve()}"
+    )
+    result = run_sweep(spec, home=home, tracking_uri=tracking_uri, address=address, console=console)
+    _show_result(result, console)
+    if result.front is None:
+        sys.exit(1)
+
+
+@app.command()
+def submit(
+    file: Annotated[str, typer.Argument(help="A study that comes with recallfront, or a YAML file.")],
+    address: Annotated[str, typer.Option(help="The cluster's dashboard: http://HEAD:8265.")],
+    tracking_uri: Annotated[
+        str, typer.Option(envvar="RECALLFRONT_TRACKING_URI", help="MLflow server that the cluster reaches.")
+    ],
+    home: Annotated[
+        str, typer.Option(help="Folder of all outputs on the cluster, shared by its nodes.")
+    ] = "recallfront-home",
+    follow: Annotated[bool, typer.Option(help="Follow the job's log; leaving does not stop it.")] = True,
+) -> None:
+    """Send a sweep to a Ray cluster as a job that goes on without this terminal."""
+    from recallfront.platform.submitting import follow_job
+    from recallfront.platform.submitting import submit as submit_job
+
+    job = submit_job(file, address=address, tracking_uri=tracking_uri, home=home)
+    print(f"submitted {job}; join again with: recallfront status {job} --address {address} --follow")
+    if follow:
+        sys.exit(0 if follow_job(job, address=address) else 1)
+
+
+@app.command()
+def status(
+    name: Annotated[
+        str | None, typer.Argument(help="A sweep, or with --address a job.", show_default="all")
+    ] = None,
+    home: Home = None,
+    tracking_uri: TrackingUri = None,
+    address: Annotated[str | None, typer.Option(help="A cluster's dashboard, for its jobs.")] = None,
+    follow: Annotated[bool, typer.Option("--follow", help="Follow a job's log.")] = False,
+) -> None:
+    """Show how sweeps stand; with --address, the jobs of a cluster."""
+    from rich.console import Console
+
+    from recallfront.platform.standing import jobs_table, sweep_table, sweeps_table
+    from recallfront.platform.submitting import follow_job
+
+    if address and name and follow:
+        sys.exit(0 if follow_job(name, address=address) else 1)
+    if address:
+        table = jobs_table(address, name)
+    elif name:
+        table = sweep_table(name, home=home, tracking_uri=tracking_uri)
+    else:
+        table = sweeps_table(home=home, tracking_uri=tracking_uri)
+    Console().print(table)
+
+
+@app.command()
+def front(
+    sweep: Sweep,
+    home: Home = None,
+    tracking_uri: TrackingUri = None,
+    csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    plot: Annotated[Path | None, typer.Option(help="Write the plot: FILE.html or FILE.png.")] = None,
+    every: Annotated[
+        bool, typer.Option("--all", help="Show all configurations, not the front alone.")
+    ] = False,
+) -> None:
+    """Show a sweep's Pareto front."""
+    from rich.console import Console
+
+    from recallfront.dashboards.figures import write_plot
+    from recallfront.platform.fronts import front as find_front
+
+    found = find_front(sweep, home=home, tracking_uri=tracking_uri)
+    if csv or json:
+        print(found.to_csv() if csv else found.to_json(), end="\n" if json else "")
+    else:
+        Console().print(found.table(members_only=not every))
+    if plot is not None:
+        write_plot(found, plot)
+        print(f"plot: {plot}", file=sys.stderr)
+
+
+@app.command()
+def pick(
+    sweep: Sweep,
+    home: Home = None,
+    tracking_uri: TrackingUri = None,
+    where: Annotated[
+        list[str] | None, typer.Option(help="A condition such as 'recall >= 0.9'; may be repeated.")
+    ] = None,
+    maximise: Annotated[str | None, typer.Option("--max", help="The metric to have the most of.")] = None,
+    minimise: Annotated[str | None, typer.Option("--min", help="The metric to have the least of.")] = None,
+    knee: Annotated[bool, typer.Option("--knee", help="The front's knee; the default.")] = False,
+    anywhere: Annotated[
+        bool, typer.Option("--any", help="Choose from all configurations, not the front alone.")
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Write config.json and model.safetensors to this folder.")
+    ] = None,
+    register: Annotated[
+        str | None, typer.Option(help="Register the model under this name.", show_default="the sweep's name")
+    ] = None,
+    alias: Annotated[
+        str | None, typer.Option(help="Alias in the registry.", show_default="pareto-knee or pareto-pick")
+    ] = None,
+    no_register: Annotated[
+        bool, typer.Option("--no-register", help="Do not touch the model registry.")
+    ] = False,
+) -> None:
+    """Choose a Pareto-optimal configuration, and say why."""
+    from recallfront.platform import picking
+
+    picked = picking.pick(
+        sweep,
+        where=where or (),
+        maximise=maximise,
+        minimise=minimise,
+        knee=knee,
+        members_only=not anywhere,
+        home=home,
+        tracking_uri=tracking_uri,
+    )
+    print(picked.reason)
+    print(f"run: {picked.run_id}")
+    if out is not None:
+        for path in picking.export(picked, out, home=home, tracking_uri=tracking_uri).values():
+            print(f"wrote {path}")
+    if not no_register:
+        name = register or picked.front.sweep
+        alias = alias or ("pareto-pick" if where or maximise or minimise else "pareto-knee")
+        version = picking.register(picked, name, alias, home=home, tracking_uri=tracking_uri)
+        print(f"registered {name} version {version} as models:/{name}@{alias}")
+
+
+@app.command()
+def rerun(run: Run, home: Home = None, tracking_uri: TrackingUri = None) -> None:
+    """Run a trial again from its lineage alone, and compare."""
+    from rich.console import Console
+
+    from recallfront.platform.rerunning import rerun as run_again
+
+    result = run_again(run, home=home, tracking_uri=tracking_uri)
+    Console().print(result.table())
+    print(f"verdict: {result.verdict.value}: {result.reason}")
+    print(f"run: {result.run_id}")
+
+
+@app.command()
+def lineage(run: Run, home: Home = None, tracking_uri: TrackingUri = None) -> None:
+    """Show all that is needed to run a trial again."""
+    from recallfront.platform.fronts import home_folder
+    from recallfront.platform.lineage import read_lineage
+    from recallfront.platform.tracking.ledger import find_run
+    from recallfront.platform.tracking.store import prepare_store
+
+    uri = prepare_store(tracking_uri, home_folder(home))
+    print(read_lineage(uri, find_run(uri, run).run_id).model_dump_json(indent=2))
+
+
+@app.command()
+def ui(
+    home: Home = None,
+    tracking_uri: TrackingUri = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 5000,
+) -> None:
+    """Serve MLflow with recallfront's pages."""
+    from recallfront.dashboards.serving import serve
+    from recallfront.platform.fronts import home_folder
+
+    sys.exit(serve(home_folder(home), tracking_uri, host=host, port=port))
+
+
+@app.command()
+def bench(
+    what: Annotated[
+        list[str] | None, typer.Argument(help="overhead, quiet, tracking or models.", show_default="all")
+    ] = None,
+) -> None:
+    """Measure recallfront itself."""
+    from recallfront.platform.benchmark import run_benchmarks
+
+    run_benchmarks(what or [])
+
+
+@app.command()
+def doctor(
+    home: Home = None,
+    tracking_uri: TrackingUri = None,
+    address: Annotated[str | None, typer.Option(help="A Ray cluster to ask.")] = None,
+) -> None:
+    """Say what is installed and what answers, and how to mend what does not."""
+    from rich.console import Console
+
+    from recallfront.platform.doctor import examine
+
+    report = examine(home=home, tracking_uri=tracking_uri, address=address)
+    Console().print(report.table())
+    sys.exit(0 if report.healthy else 1)
+
+
+def _show_result(result: "SweepResult", console: "object") -> None:
+    from rich.console import Console
+
+    from recallfront.platform.progress import count
+
+    assert isinstance(console, Console)
+    counts = count(result.record)
+    print(
+        f"{result.ran} trials run, {result.answered} answered from the ledger, in {result.seconds:.0f} s: "
+        f"{counts['done']} done, {counts['failed']} failed"
+    )
+    for trial in result.record.trials:
+        if trial.status.is_failure:
+            print(f"  {trial.status.value}: {trial.failure}")
+    if result.undelivered:
+        print(
+            f"{result.undelivered} events wait for the tracking server: run the same command again to deliver them"
+        )
+    if result.front is None:
+        return
+    console.print(result.front.table(members_only=False))
+    for kind, path in result.front_files.items():
+        print(f"{kind}: {path}")
+    name = result.record.name
+    options = f" --home {result.home}"
+    print("next:")
+    print(f"  recallfront pick {name} --where 'recall >= 0.9' --max decode_tokens_per_second{options}")
+    print(f"  recallfront rerun {result.front.members[0].run_ids[0][:8]}{options}")
+    print(f"  recallfront ui{options}")
