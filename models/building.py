@@ -1,6 +1,7 @@
 """From a configuration to a model."""
 
 from recallfront.models.configs import Architecture
+from recallfront.models.configs.baselines import MatrixStateConfig
 from recallfront.models.configs.linear import BasedConfig, GroupedConfig
 from recallfront.models.configs.recurrent import RecurrentKnobs
 from recallfront.models.configs.softmax import AttentionKnobs
@@ -10,6 +11,7 @@ from recallfront.models.mixers.attention import Attention
 from recallfront.models.mixers.base import Mixer
 from recallfront.models.mixers.grouped import GroupedAttention
 from recallfront.models.mixers.linear_attention import TaylorAttention
+from recallfront.models.mixers.matrix_state import MatrixState
 from recallfront.models.mixers.recurrent import RecurrentBlock
 from recallfront.models.mixers.short_convolution import GatedShortConvolution
 
@@ -33,9 +35,7 @@ def _norm(config: Architecture) -> RMSNorm | LayerNorm:
 
 
 def _out_scale(config: Architecture) -> float:
-    """Projections back to the residual stream start smaller, the more layers there are (arXiv:2402.19427
-    code).
-    """
+    """Projections back to the residual stream start the smaller the more layers there are (Griffin's code)."""
     return float((2 / config.num_layers) ** 0.5)
 
 
@@ -91,4 +91,6 @@ def _mixer(config: Architecture, letter: str) -> Mixer:
             std=config.width**-0.5,
             out_scale=_out_scale(config),
         )
+    if letter == "S" and isinstance(config, MatrixStateConfig):
+        return MatrixState(config, _out_scale(config))
     raise ValueError(f"{config.architecture} has no layer {letter!r}; it has {', '.join(config.letters)}")

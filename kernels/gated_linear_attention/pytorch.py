@@ -8,20 +8,25 @@ from recallfront.kernels.linear_scan.operator import linear_scan
 
 _HEAD_CHUNK = 64  # one decay a head: the decay of a pair is one number
 _VECTOR_CHUNK = 16  # one a key dimension: it is K numbers, all of which are made
+_FACTOR_LIMIT = -60.0  # smallest log decay over a chunk whose inverse is still formed
 
 
 def gated_linear_attention_pytorch(
     q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, scale: float, state: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """As `gated_linear_attention_reference`. No exponent is ever positive, so no decay is too small."""
+    """As `gated_linear_attention_reference`, exact however strong the decay."""
     time = q.shape[1]
     by_head = log_decay.shape[3] == 1
-    chunk = min(_HEAD_CHUNK if by_head else _VECTOR_CHUNK, time)
+    # the mildest decays that a chunk can add up to without leaving the range of float32
+    mild = not by_head and float(log_decay.detach().min()) * min(_HEAD_CHUNK, time) > _FACTOR_LIMIT
+    chunk = min(_HEAD_CHUNK if by_head or mild else _VECTOR_CHUNK, time)
     q, k, v, g = (into_chunks(x, chunk) for x in (q * scale, k, v, log_decay))
     total = g.cumsum(3)  # log decay from the chunk's start to each token's end
     end = total[:, :, :, -1:]
     if by_head:
         weights = (q @ k.transpose(-1, -2)) * pair_decay(total[..., 0])
+    elif mild:  # e^(G_i - G_j) as the product of e^(G_i) and e^(-G_j)
+        weights = ((q * total.exp()) @ (k * (-total).exp()).transpose(-1, -2)).tril()
     else:
         weights = _pair_products(q, k, total)
     sums = (k * (end - total).exp()).transpose(-1, -2) @ v

@@ -5,12 +5,29 @@ from typing import Annotated, Any
 from pydantic import Field, TypeAdapter
 
 from recallfront.models.configs.base import Architecture
+from recallfront.models.configs.baselines import (
+    DeltaNetConfig,
+    GatedDeltaNetConfig,
+    GLAConfig,
+    Mamba2Config,
+    RetNetConfig,
+)
 from recallfront.models.configs.linear import BasedConfig, GroupedConfig
 from recallfront.models.configs.recurrent import GriffinConfig, HawkConfig
 from recallfront.models.configs.softmax import AttentionConfig, WindowConfig
 
 ModelConfig = Annotated[
-    AttentionConfig | WindowConfig | HawkConfig | GriffinConfig | BasedConfig | GroupedConfig,
+    AttentionConfig
+    | WindowConfig
+    | HawkConfig
+    | GriffinConfig
+    | BasedConfig
+    | GroupedConfig
+    | Mamba2Config
+    | GatedDeltaNetConfig
+    | DeltaNetConfig
+    | GLAConfig
+    | RetNetConfig,
     Field(discriminator="architecture"),
 ]
 
@@ -29,10 +46,15 @@ __all__ = [
     "Architecture",
     "AttentionConfig",
     "BasedConfig",
+    "DeltaNetConfig",
+    "GLAConfig",
+    "GatedDeltaNetConfig",
     "GriffinConfig",
     "GroupedConfig",
     "HawkConfig",
+    "Mamba2Config",
     "ModelConfig",
+    "RetNetConfig",
     "WindowConfig",
     "parse_config",
 ]

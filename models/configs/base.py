@@ -10,8 +10,9 @@ class Architecture(BaseModel):
     unembedding.
 
     The letters of a pattern: C gated short convolution, A global softmax attention, W sliding-window
-    attention, R recurrent block (RG-LRU), L linear (Taylor) attention, G grouped attention. Each architecture
-    allows the letters that it has the knobs for. The pattern is repeated and cut to `num_layers`.
+    attention, R recurrent block (RG-LRU), L linear (Taylor) attention, G grouped attention, S the matrix
+    state of a baseline. Each architecture allows the letters that it has the knobs for. The pattern is
+    repeated and cut to `num_layers`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

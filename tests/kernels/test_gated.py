@@ -50,10 +50,13 @@ def draw(time: int) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("time", LENGTHS)
+@pytest.mark.parametrize("strength", [0.1, 1.0, 30.0])
 @pytest.mark.parametrize("decay", ["head", "vector"])
-def test_linear_attention_whole_and_steps_equal_the_definition(time: int, decay: str) -> None:
+def test_linear_attention_whole_and_steps_equal_the_definition(
+    time: int, decay: str, strength: float
+) -> None:
     x = draw(time)
-    arguments = (x["q"], x["k"], x["v"], x[decay])
+    arguments = (x["q"], x["k"], x["v"], strength * x[decay])
     expected, last = gated_linear_attention(*arguments, initial_state=x["state"], backend="reference")
     found, found_last = gated_linear_attention(*arguments, initial_state=x["state"])
     torch.testing.assert_close(found, expected, atol=1e-11, rtol=1e-11)
@@ -83,9 +86,10 @@ def test_delta_rule_whole_and_steps_equal_the_definition(time: int, gated: bool)
 
 
 @pytest.mark.parametrize("decay", ["head", "vector"])
-@pytest.mark.parametrize("time", [5, 70])
-def test_linear_attention_gradients(decay: str, time: int) -> None:
+@pytest.mark.parametrize(("time", "strength"), [(5, 1.0), (70, 0.1), (70, 1.0)])
+def test_linear_attention_gradients(decay: str, time: int, strength: float) -> None:
     x = draw(time)
+    x[decay] *= strength
     inputs = [x[name].requires_grad_() for name in ("q", "k", "v", decay, "state")]
 
     def run(q: Tensor, k: Tensor, v: Tensor, g: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:

@@ -22,6 +22,12 @@ CASES: dict[str, dict[str, object]] = {
     "griffin-global": {"architecture": "griffin", "pattern": "RA", "scale_embeddings": True},
     "based": {"window_size": WINDOW, "feature_dim": 3, "num_heads": 2, "mlp": "gelu", "mlp_expansion": 1},
     "grouped": {"group_size": GROUP, "conv_size": TAPS, "num_heads": 2, "positions": "rope"},
+    "mamba2": {"num_heads": 2, "state_dim": 5, "conv_size": 3},
+    "gated_deltanet": {"num_heads": 2, "state_dim": 6},
+    "deltanet": {"num_heads": 2},
+    "gla": {"num_heads": 2, "gate_rank": 3},
+    "retnet": {"num_heads": 2, "state_dim": 4},
+    "retnet-conv": {"architecture": "retnet", "pattern": "S", "conv_size": 3, "value_expansion": 1},
     "grouped-plain": {"architecture": "grouped", "group_size": 1, "conv_size": 0},
 }
 

@@ -6,7 +6,8 @@ from pydantic import ValidationError
 
 from recallfront.models import parse_config
 
-SIX = ["attention", "window", "hawk", "griffin", "based", "grouped"]
+ALL = ["attention", "window", "hawk", "griffin", "based", "grouped"]
+ALL += ["mamba2", "gated_deltanet", "deltanet", "gla", "retnet"]
 
 
 def test_configurations_need_no_torch() -> None:
@@ -14,7 +15,7 @@ def test_configurations_need_no_torch() -> None:
     subprocess.run([sys.executable, "-c", program], check=True)
 
 
-@pytest.mark.parametrize("architecture", SIX)
+@pytest.mark.parametrize("architecture", ALL)
 def test_defaults_are_the_synthetic_form(architecture: str) -> None:
     config = parse_config({"architecture": architecture, "vocab_size": 64})
     assert config.layers == config.pattern
@@ -22,7 +23,7 @@ def test_defaults_are_the_synthetic_form(architecture: str) -> None:
     assert config.mlp_width == 0
 
 
-@pytest.mark.parametrize("architecture", SIX)
+@pytest.mark.parametrize("architecture", ALL)
 def test_a_configuration_survives_json(architecture: str) -> None:
     config = parse_config({"architecture": architecture, "vocab_size": 64})
     assert parse_config(config.model_dump()) == config
@@ -60,6 +61,8 @@ def test_resized_keeps_the_knobs() -> None:
         ({"architecture": "based", "feature_dim": 0}, "greater than or equal to 1"),
         ({"architecture": "grouped", "group_size": 0}, "greater than or equal to 1"),
         ({"architecture": "grouped", "pattern": ""}, "at least 1 character"),
+        ({"architecture": "retnet", "state_dim": 3}, "must be even"),
+        ({"architecture": "gla", "gate_temperature": 0}, "greater than 0"),
         ({"architecture": "transformer"}, "does not match any of the expected tags"),
         ({}, "Unable to extract tag"),
     ],

@@ -1,0 +1,85 @@
+"""The baselines whose state is a matrix a head: Mamba-2, gated DeltaNet, DeltaNet, GLA and RetNet (letter S)."""
+
+from typing import ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from recallfront.models.configs.base import Architecture
+
+
+class MatrixStateConfig(Architecture):
+    """Knobs of a layer whose heads each carry a matrix: `state_dim` rows (keys) by the value width of a head."""
+
+    letters: ClassVar[str] = "CS"
+    pattern: str = Field(default="CS", min_length=1)
+    state_dim: int | None = Field(default=None, ge=1)  # rows a head; None: width / num_heads
+    value_expansion: int = Field(default=1, ge=1)  # width of all values together over the model's
+    conv_size: int = Field(default=1, ge=1)  # taps of the convolution after the projections; 1: none
+
+    @property
+    def keys(self) -> int:
+        return self.state_dim or self.head_dim
+
+    @property
+    def values(self) -> int:
+        """Width of one head's values."""
+        return self.value_expansion * self.head_dim
+
+    @property
+    def conv_channels(self) -> int:
+        """What the convolution runs over: queries, keys and values of all heads."""
+        return self.num_heads * (2 * self.keys + self.values)
+
+    def layer_state_elements(self, letter: str, context_length: int) -> int:
+        if letter == "S":
+            return self.num_heads * self.keys * self.values + (self.conv_size - 1) * self.conv_channels
+        return super().layer_state_elements(letter, context_length)
+
+
+class Mamba2Config(MatrixStateConfig):
+    """Mamba-2 (arXiv:2405.21060): a decay a head from the input; keys and queries shared by all heads."""
+
+    architecture: Literal["mamba2"] = "mamba2"
+    state_dim: int | None = Field(default=64, ge=1)
+    value_expansion: int = Field(default=2, ge=1)
+    conv_size: int = Field(default=4, ge=1)
+
+    @property
+    def conv_channels(self) -> int:
+        return 2 * self.keys + self.num_heads * self.values
+
+
+class GatedDeltaNetConfig(MatrixStateConfig):
+    """Gated DeltaNet (arXiv:2412.06464): the delta rule with a decay a head from the input."""
+
+    architecture: Literal["gated_deltanet"] = "gated_deltanet"
+    value_expansion: int = Field(default=2, ge=1)
+    conv_size: int = Field(default=4, ge=1)
+
+
+class DeltaNetConfig(MatrixStateConfig):
+    """DeltaNet (arXiv:2406.06484): the delta rule without decay."""
+
+    architecture: Literal["deltanet"] = "deltanet"
+    conv_size: int = Field(default=4, ge=1)
+
+
+class GLAConfig(MatrixStateConfig):
+    """Gated linear attention (arXiv:2312.06635): a decay a key dimension from the input."""
+
+    architecture: Literal["gla"] = "gla"
+    gate_rank: int = Field(default=16, ge=1)  # of the low-rank map that gives the decays
+    gate_temperature: float = Field(default=16.0, gt=0)
+
+
+class RetNetConfig(MatrixStateConfig):
+    """RetNet (arXiv:2307.08621): a fixed decay a head, rotary positions."""
+
+    architecture: Literal["retnet"] = "retnet"
+    value_expansion: int = Field(default=2, ge=1)
+
+    @model_validator(mode="after")
+    def _check_rotary(self) -> Self:
+        if self.keys % 2:
+            raise ValueError(f"state_dim is {self.keys}; retnet turns keys in pairs, so it must be even")
+        return self
