@@ -1,0 +1,220 @@
+"""Lineage, collected from real checkouts and a real installation, and read back from a real store."""
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import recallfront
+from recallfront.platform.errors import UsageError
+from recallfront.platform.lineage import (
+    TRIAL_SOURCES,
+    Lineage,
+    TrialLineage,
+    code_version,
+    collect,
+    compare,
+    compare_trials,
+    packages_text,
+    read_lineage,
+)
+from recallfront.platform.tracking.store import prepare_store
+from recallfront.platform.tracking.writer import TrackingWriter
+
+ROOT = Path(recallfront.__file__).resolve().parent.parent
+PROBE = """
+import json
+from recallfront.platform import lineage
+print(json.dumps([lineage.collect().model_dump(mode="json"), lineage.diff_text()]))
+"""
+
+
+def git(folder: Path, *arguments: str) -> str:
+    identity = ["-c", "user.name=Test", "-c", "user.email=test@example.org"]
+    command = ["git", "-C", str(folder), *identity, *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def probe(root: Path) -> tuple[Lineage, str | None]:
+    """The lineage that a process sees whose recallfront lies in `root`."""
+    environment = {"PYTHONPATH": str(root), "PATH": "/usr/bin:/bin"}
+    command = [sys.executable, "-c", PROBE]
+    answer = subprocess.run(command, env=environment, cwd="/", check=True, capture_output=True, text=True)
+    lineage, diff = json.loads(answer.stdout)
+    return Lineage.model_validate(lineage), diff
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A clean checkout of the sources as they are now."""
+    folder = tmp_path / "checkout"
+    folder.mkdir()
+    for area in ("kernels", "models", "sweeps", "platform", "dashboards"):
+        if (ROOT / area).exists():
+            shutil.copytree(ROOT / area, folder / area, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(
+        ROOT / "recallfront",
+        folder / "recallfront",
+        symlinks=True,
+        ignore=shutil.ignore_patterns("__pycache__"),
+    )
+    (folder / ".gitignore").write_text("__pycache__/\nignored.py\n")
+    git(folder, "init", "-q")
+    git(folder, "add", "-A")
+    git(folder, "commit", "-q", "-m", "all")
+    return folder
+
+
+def test_a_clean_checkout_is_its_commit(checkout: Path) -> None:
+    lineage, diff = probe(checkout)
+    assert lineage.git_commit == git(checkout, "rev-parse", "HEAD")
+    assert not lineage.git_dirty and diff is None
+    assert lineage.code_version == code_version()
+
+
+def test_a_changed_checkout_is_its_commit_and_a_patch(checkout: Path, tmp_path: Path) -> None:
+    before, _ = probe(checkout)
+    changed, new = checkout / "kernels" / "backend.py", checkout / "models" / "brand_new.py"
+    changed.write_text(changed.read_text() + "# changed\n")
+    new.write_text("NEW = 1\n")
+    (checkout / "ignored.py").write_text("no\n")
+    (checkout / "weights.bin").write_bytes(b"no")
+    lineage, diff = probe(checkout)
+    assert lineage.git_commit == before.git_commit and lineage.git_dirty
+    assert lineage.code_version != before.code_version
+    assert diff is not None and "weights.bin" not in diff and "ignored.py" not in diff
+    assert "brand_new" in git(checkout, "status", "--porcelain")  # the checkout's own index is untouched
+    assert not git(checkout, "diff", "--cached")
+    # The commit and the patch give the same code again.
+    again = tmp_path / "again"
+    git(tmp_path, "clone", "-q", str(checkout), str(again))
+    (tmp_path / "diff.patch").write_text(diff)
+    git(again, "apply", str(tmp_path / "diff.patch"))
+    assert probe(again)[0].code_version == lineage.code_version
+
+
+def test_what_no_trial_runs_is_no_part_of_the_code_version(checkout: Path) -> None:
+    before, _ = probe(checkout)
+    other = checkout / "platform" / "fronts.py"
+    other.write_text(other.read_text() + "# changed\n")
+    lineage, _ = probe(checkout)
+    assert lineage.git_dirty and lineage.code_version == before.code_version
+
+
+def test_an_installation_has_no_commit_even_in_another_checkout(checkout: Path, tmp_path: Path) -> None:
+    site = tmp_path / "project" / "site-packages"
+    shutil.copytree(checkout / "recallfront", site / "recallfront")  # follows the links, as a wheel does
+    git(tmp_path / "project", "init", "-q")
+    lineage, diff = probe(site)
+    assert lineage.git_commit is None and not lineage.git_dirty and diff is None
+    assert lineage.code_version == code_version()
+
+
+def test_every_module_of_the_trial_is_accounted_for() -> None:
+    """A module that the trial's body imports is either hashed or known to carry no figure."""
+    carriers = {"platform/records.py", "platform/reports.py", "platform/quiet.py", "platform/errors.py"}
+    program = (
+        "import sys, recallfront.platform.trial as trial\n"
+        "names = [n for n in sys.modules if n.startswith('recallfront.')]\n"
+        "print('\\n'.join(sys.modules[n].__file__ for n in names if sys.modules[n].__file__))"
+    )
+    answer = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    package = Path(recallfront.__file__).parent
+    loaded = {Path(line) for line in answer.stdout.splitlines()}
+    names = {
+        (
+            path.relative_to(package) if path.is_relative_to(package) else path.resolve().relative_to(ROOT)
+        ).as_posix()
+        for path in loaded
+    }
+    unknown = {name for name in names if not name.startswith(TRIAL_SOURCES)} - carriers - {"platform.py"}
+    assert not unknown
+    for source in TRIAL_SOURCES:
+        assert (package / source).exists(), source
+
+
+def test_collecting_is_quick_and_complete() -> None:
+    start = time.perf_counter()
+    lineage = collect()
+    seconds = time.perf_counter() - start
+    print(f"collect {seconds:.2f} s")
+    assert seconds < 2
+    assert lineage.recallfront == recallfront.__version__ and lineage.libraries["torch"]
+    assert lineage.hardware.cores >= 1 and lineage.hardware.memory_bytes > 2**28 and lineage.hardware.cpu
+    lines = packages_text().splitlines()
+    assert f"mlflow=={lineage.libraries['mlflow']}" in lines and lines == sorted(
+        lines, key=lambda line: line.split("==")[0]
+    )
+    assert Lineage.model_validate_json(lineage.model_dump_json()) == lineage
+
+
+def changed(lineage: Lineage, **values: Any) -> Lineage:
+    return lineage.model_copy(update=values)
+
+
+def test_differences_are_told_in_words_what_matters_first() -> None:
+    a = collect()
+    assert compare(a, a) == ()
+    b = changed(
+        a,
+        code_version="0" * 16,
+        python="3.99.0",
+        libraries=a.libraries | {"torch": "0.1", "ray": None},
+        environment=a.environment | {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": "3"},
+        hardware=a.hardware.model_copy(update={"gpus": ("NVIDIA H100", "NVIDIA H100")}),
+    )
+    found = compare(a, b)
+    texts = [str(difference) for difference in found]
+    assert f"torch {a.libraries['torch']} -> 0.1" in texts
+    assert f"code_version {a.code_version} -> {'0' * 16}" in texts
+    assert f"ray {a.libraries['ray']} -> none" in texts
+    assert "TRITON_INTERPRET none -> 1" in texts
+    assert "GPUs none -> NVIDIA H100, NVIDIA H100" in texts
+    matters = [difference.matters for difference in found]
+    assert matters == sorted(matters, reverse=True)
+    harmless = {difference.text.split()[0] for difference in found if not difference.matters}
+    assert harmless == {"python", "ray", "CUDA_VISIBLE_DEVICES"}
+    (other,) = compare(a, changed(a, packages_digest="other"))
+    assert "packages differ" in other.text and not other.matters
+
+
+def trial_lineage(**values: Any) -> TrialLineage:
+    config = {"model": {"width": 64}, "seed": 1}
+    own = {"trial_key": "ab" * 32, "config": config, "data_digest": "d", "seeds": {"data": 1}}
+    return TrialLineage.model_validate({"environment": collect(), **own, **values})
+
+
+def test_trials_differ_in_configuration_data_and_seeds_too() -> None:
+    a = trial_lineage()
+    b = a.model_copy(
+        update={"config": {"model": {"width": 32}, "seed": 1}, "data_digest": "e", "seeds": {"data": 2}}
+    )
+    texts = [str(found) for found in compare_trials(a, b)]
+    assert texts == ["config model.width 64 -> 32", "data d -> e", "data seed 1 -> 2"]
+
+
+@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")  # MLflow's own
+def test_lineage_is_read_back_from_a_run(tmp_path: Path) -> None:
+    uri = prepare_store(None, tmp_path)
+    written = trial_lineage(sweep_key="k", sampler_trial=3)
+    texts = {"good": written.model_dump_json(), "bad": '{"trial_key": 3}', "none": None}
+    with closing(TrackingWriter(uri, tmp_path / "spool.db")) as writer:
+        for run, text in texts.items():
+            writer.open_run(run, experiment="study", name=run)
+            if text is not None:
+                writer.text(run, text, "lineage/lineage.json")
+        assert writer.flush(60)
+        ids = {run: writer.run_id(run) or "" for run in texts}
+    assert read_lineage(uri, ids["good"]) == written
+    with pytest.raises(UsageError, match="cannot be read: environment: Field required"):
+        read_lineage(uri, ids["bad"])
+    with pytest.raises(UsageError, match="has no lineage"):
+        read_lineage(uri, ids["none"])
+    with pytest.raises(UsageError, match="not found"):
+        read_lineage(uri, "0" * 32)
