@@ -1,5 +1,6 @@
 """What the writer's thread does with the spool's events: calls of MLflow's client, each safe to repeat."""
 
+import errno
 import json
 import logging
 import shutil
@@ -67,11 +68,27 @@ def judge(error: Exception) -> Verdict:
         # The SQL store answers a full connection pool with BAD_REQUEST.
         refused = error.error_code in ("BAD_REQUEST", "MALFORMED_REQUEST") and "QueuePool" not in str(error)
         return Verdict.DOUBTFUL if refused else Verdict.TRANSIENT
-    status = getattr(getattr(error, "response", None), "status_code", None)
-    if isinstance(error, OSError):  # every error of `requests` is one
-        refused = status is not None and 400 <= status < 500 and status not in (401, 403, 408, 429)
-        return Verdict.DOUBTFUL if refused else Verdict.TRANSIENT
+    if isinstance(error, OSError):
+        return _judge_os_error(error)
     return Verdict.DOUBTFUL
+
+
+def _judge_os_error(error: OSError) -> Verdict:
+    """The network's errors (those of `requests` are OSErrors too) pass; those of a path mostly do not.
+
+    The latter come from a server that names a folder of its own machine as the place of artifacts.
+    """
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    refused = status is not None and 400 <= status < 500 and status not in (401, 403, 408, 429)
+    misplaced = error.errno in (
+        errno.EACCES,
+        errno.EPERM,
+        errno.ENOENT,
+        errno.ENOTDIR,
+        errno.EISDIR,
+        errno.EROFS,
+    )
+    return Verdict.DOUBTFUL if refused or misplaced else Verdict.TRANSIENT
 
 
 class Sender:

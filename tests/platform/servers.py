@@ -72,6 +72,11 @@ class MlflowServer:
         """SIGTERM, and SIGKILL if that does not do within 10 s."""
         self._end(signal.SIGTERM)
 
+    def send(self, sent: signal.Signals) -> None:
+        """Send a signal to the server and its workers (SIGSTOP: a server that hangs)."""
+        if self._process is not None:
+            os.killpg(self._process.pid, sent)
+
     def _end(self, how: signal.Signals) -> None:
         if self._process is None:
             return

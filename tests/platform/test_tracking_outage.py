@@ -4,8 +4,10 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from contextlib import closing
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -101,6 +103,64 @@ def test_a_server_killed_in_the_middle_of_batches_gets_each_metric_once(tmp_path
             server.start()
         assert writer.flush(WAIT) and writer.rejected() == 0
         assert steps_of(server.uri, run_id, "loss") == list(range(rows))
+
+
+class Proxy(BaseHTTPRequestHandler):
+    """What a load balancer says while the server behind it is away."""
+
+    def do_GET(self) -> None:
+        page = b"<html>no such backend</html>"
+        self.send_response(404)
+        self.send_header("Content-Length", str(len(page)))
+        self.end_headers()
+        self.wfile.write(page)
+
+    do_POST = do_GET
+
+    def log_message(self, format: str, *args: object) -> None: ...
+
+
+def test_a_proxy_that_answers_for_the_server_costs_nothing(tmp_path: Path) -> None:
+    server = MlflowServer(tmp_path / "server")
+    with closing(TrackingWriter(server.uri, tmp_path / "s.db")) as writer:
+        with HTTPServer(("127.0.0.1", server.port), Proxy) as proxy:
+            threading.Thread(target=proxy.serve_forever, daemon=True).start()
+            writer.open_run("run", experiment="proxy", name="run", params={"p": 1})
+            writer.metrics("run", [("loss", 0.0, 0, NOW)])
+            assert not writer.flush(4)
+            proxy.shutdown()
+        assert writer.backlog() == 3 and writer.rejected() == 0
+        with server:
+            assert writer.flush(WAIT) and writer.rejected() == 0
+            run_id = writer.run_id("run")
+            assert run_id is not None and steps_of(server.uri, run_id, "loss") == [0]
+
+
+def test_a_server_without_a_place_for_artifacts_still_gets_the_metrics(tmp_path: Path) -> None:
+    """A server that names a folder of its own machine is the commonest mistake of MLflow installations."""
+    nowhere = ("--no-serve-artifacts", "--default-artifact-root", "/proc/nowhere")
+    with (
+        MlflowServer(tmp_path / "server", None, *nowhere) as server,
+        closing(TrackingWriter(server.uri, tmp_path / "s.db")) as writer,
+    ):
+        writer.open_run("run", experiment="nowhere", name="run")
+        writer.text("run", "lost", "a.txt")
+        writer.metrics("run", [("loss", 0.0, 0, NOW)])
+        assert writer.flush(WAIT) and writer.rejected() == 1
+        run_id = writer.run_id("run")
+        assert run_id is not None and steps_of(server.uri, run_id, "loss") == [0]
+
+
+def test_a_server_that_hangs_does_not_hold_up_the_close(tmp_path: Path) -> None:
+    with MlflowServer(tmp_path / "server") as server:
+        writer = TrackingWriter(server.uri, tmp_path / "s.db")
+        writer.open_run("run", experiment="hang", name="run")
+        assert writer.flush(WAIT)
+        server.send(signal.SIGSTOP)
+        writer.metrics("run", [("loss", 0.0, 0, NOW)])
+        start = time.monotonic()
+        assert not writer.close(1.0) and time.monotonic() - start < 4 and writer.backlog() == 1
+        server.send(signal.SIGCONT)
 
 
 CHILD = """
