@@ -2,7 +2,7 @@
 
 from recallfront.models.configs import Architecture
 from recallfront.models.configs.baselines import MatrixStateConfig
-from recallfront.models.configs.linear import BasedConfig, GroupedConfig
+from recallfront.models.configs.linear import FeatureKnobs, GroupedConfig
 from recallfront.models.configs.recurrent import RecurrentKnobs
 from recallfront.models.configs.softmax import AttentionKnobs
 from recallfront.models.language_model import Embedding, LanguageModel, Layer
@@ -10,7 +10,7 @@ from recallfront.models.layers import MLP, LayerNorm, Linear, RMSNorm
 from recallfront.models.mixers.attention import Attention
 from recallfront.models.mixers.base import Mixer
 from recallfront.models.mixers.grouped import GroupedAttention
-from recallfront.models.mixers.linear_attention import TaylorAttention
+from recallfront.models.mixers.linear_attention import LinearAttention
 from recallfront.models.mixers.matrix_state import MatrixState
 from recallfront.models.mixers.recurrent import RecurrentBlock
 from recallfront.models.mixers.short_convolution import GatedShortConvolution
@@ -72,14 +72,8 @@ def _mixer(config: Architecture, letter: str) -> Mixer:
             config.lambda_init,
             _out_scale(config),
         )
-    if letter == "L" and isinstance(config, BasedConfig):
-        return TaylorAttention(
-            config.width,
-            config.num_heads,
-            config.feature_dim,
-            std=config.width**-0.5,
-            out_scale=_out_scale(config),
-        )
+    if letter == "L" and isinstance(config, FeatureKnobs):
+        return LinearAttention(config, std=config.width**-0.5, out_scale=_out_scale(config))
     if letter == "G" and isinstance(config, GroupedConfig):
         return GroupedAttention(
             config.width,

@@ -5,7 +5,11 @@ from torch import Tensor
 
 from recallfront.kernels.backend import Backend, use_reference
 from recallfront.kernels.checks import accumulation_dtype, check_same_dtype, check_shape
-from recallfront.kernels.grouped_attention.pytorch import grouped_attention_pytorch, normalised
+from recallfront.kernels.grouped_attention.pytorch import (
+    grouped_attention_pytorch,
+    head_conv_step,
+    normalised,
+)
 from recallfront.kernels.grouped_attention.reference import grouped_attention_reference
 
 
@@ -79,9 +83,5 @@ def grouped_attention_step(
     leaving = (slot + 1) % group_size
     sums.addcmul_(keys[rows, :, leaving][..., None], values[rows, :, leaving][:, :, None])
     if tail is not None and conv_taps is not None:
-        size = tail.shape[2]
-        tail[rows, :, lengths % size] = v_wide
-        ages = (lengths[:, None] - torch.arange(size, device=q.device)) % size
-        taps = conv_taps.to(dtype)[:, size - 1 - ages].transpose(0, 1)  # (B, H, P + 1)
-        out = out + (taps[:, :, None] @ tail)[:, :, 0]
+        out = out + head_conv_step(v_wide, tail, lengths, conv_taps)
     return out.to(v.dtype)

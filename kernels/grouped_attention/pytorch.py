@@ -38,6 +38,17 @@ def grouped_mix(
     return from_chunks(out + cross_scale * (q @ before), time)
 
 
+def head_conv_step(v: Tensor, tail: Tensor, lengths: Tensor, taps: Tensor) -> Tensor:
+    """One token of `head_conv`: v (B, H, D); tail (B, H, P + 1, D), a ring, updated in place; token p in slot
+    p % size.
+    """
+    size = tail.shape[2]
+    tail[torch.arange(len(lengths), device=v.device), :, lengths % size] = v.to(tail.dtype)
+    ages = (lengths[:, None] - torch.arange(size, device=v.device)) % size
+    by_slot = taps.to(tail.dtype)[:, size - 1 - ages].transpose(0, 1)  # (B, H, P + 1)
+    return (by_slot[:, :, None] @ tail)[:, :, 0].to(v.dtype)
+
+
 def head_conv(history: Tensor, taps: Tensor) -> Tensor:
     """Causal convolution with one filter a head: history (B, P + T, H, D), taps (H, P + 1) -> (B, T, H, D).
 

@@ -12,7 +12,7 @@ from recallfront.models.configs.baselines import (
     Mamba2Config,
     RetNetConfig,
 )
-from recallfront.models.configs.linear import BasedConfig, GroupedConfig
+from recallfront.models.configs.linear import BasedConfig, GroupedConfig, LinearConfig
 from recallfront.models.configs.recurrent import GriffinConfig, HawkConfig
 from recallfront.models.configs.softmax import AttentionConfig, WindowConfig
 
@@ -23,6 +23,7 @@ ModelConfig = Annotated[
     | GriffinConfig
     | BasedConfig
     | GroupedConfig
+    | LinearConfig
     | Mamba2Config
     | GatedDeltaNetConfig
     | DeltaNetConfig
@@ -52,6 +53,7 @@ __all__ = [
     "GriffinConfig",
     "GroupedConfig",
     "HawkConfig",
+    "LinearConfig",
     "Mamba2Config",
     "ModelConfig",
     "RetNetConfig",

@@ -7,25 +7,58 @@ from pydantic import Field, model_validator
 from recallfront.models.configs.base import Architecture
 from recallfront.models.configs.softmax import Positions, WindowKnobs
 
+FeatureMapName = Literal["taylor", "elu", "relu", "square", "cosformer", "performer", "hedgehog"]
 
-class BasedConfig(WindowKnobs):
+
+class FeatureKnobs(Architecture):
+    """Knobs of a linear attention layer (letter L)."""
+
+    feature_map: FeatureMapName = "elu"
+    feature_dim: int | None = Field(
+        default=None, ge=1
+    )  # queries and keys a head, before the map; None: the head's
+    random_features: int = Field(default=64, ge=1)  # of the performer
+    horizon: int = Field(default=2048, ge=1)  # of cosformer: further back than that, weights turn negative
+    conv_size: int = Field(default=0, ge=0)  # taps of the augmenting convolution on values; 0: none
+
+    @property
+    def key_dim(self) -> int:
+        return self.feature_dim or self.head_dim
+
+    @property
+    def expanded_dim(self) -> int:
+        """Features a head; of the Taylor map with each product of two features once."""
+        dim = self.key_dim
+        if self.feature_map == "taylor":
+            return 1 + dim + dim * (dim + 1) // 2
+        if self.feature_map == "performer":
+            return self.random_features
+        return 2 * dim if self.feature_map in ("cosformer", "hedgehog") else dim
+
+    def layer_state_elements(self, letter: str, context_length: int) -> int:
+        if letter == "L":
+            tail = max(self.conv_size - 1, 0) * self.width
+            return self.num_heads * self.expanded_dim * (self.head_dim + 1) + tail
+        return super().layer_state_elements(letter, context_length)
+
+
+class LinearConfig(FeatureKnobs):
+    """Linear attention with one of the feature maps, with or without augmentation."""
+
+    letters: ClassVar[str] = "CL"
+    architecture: Literal["linear"] = "linear"
+    pattern: str = Field(default="CL", min_length=1)
+
+
+class BasedConfig(FeatureKnobs, WindowKnobs):
     """Based: Taylor linear attention, sliding-window attention and gated short convolutions."""
 
     letters: ClassVar[str] = "CLW"
     architecture: Literal["based"] = "based"
     pattern: str = Field(default="CLW", min_length=1)
-    feature_dim: int = Field(default=16, ge=1)  # width of queries and keys before the feature map
+    feature_map: FeatureMapName = "taylor"
+    feature_dim: int | None = Field(default=16, ge=1)
     positions: Positions = "rope"
-
-    @property
-    def expanded_dim(self) -> int:
-        """Entries of the second-order Taylor feature map, each product of two features once."""
-        return 1 + self.feature_dim + self.feature_dim * (self.feature_dim + 1) // 2
-
-    def layer_state_elements(self, letter: str, context_length: int) -> int:
-        if letter == "L":
-            return self.num_heads * self.expanded_dim * (self.head_dim + 1)
-        return super().layer_state_elements(letter, context_length)
 
 
 class GroupedConfig(Architecture):

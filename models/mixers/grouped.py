@@ -4,30 +4,24 @@ import torch
 from torch import Generator, Tensor, nn
 
 from recallfront.kernels.grouped_attention.operator import grouped_attention, grouped_attention_step
-from recallfront.kernels.grouped_attention.pytorch import grouped_mix, head_conv, normalised
+from recallfront.kernels.grouped_attention.pytorch import grouped_mix, normalised
 from recallfront.models.layers import Drawn, Linear, rotate
 from recallfront.models.mixers.base import Mixer
-from recallfront.models.mixers.ring import ring_last, ring_tokens, ring_write
+from recallfront.models.mixers.head_taps import HeadTaps
+from recallfront.models.mixers.ring import ring_tokens, ring_write
 from recallfront.models.state import Block, LayerState, Layout, Step
 
 
-class Augmentation(Drawn):
-    """What is learned beside the projections: the scale of the part across groups, and the taps on the
-    values.
+class CrossScale(Drawn):
+    """The learned scale of the part across groups."""
 
-    The taps start at zero (the authors' code), so that the convolution grows as it is of use.
-    """
-
-    def __init__(self, num_heads: int, conv_size: int, cross_scale_init: float) -> None:
+    def __init__(self, start: float) -> None:
         super().__init__()
-        self.cross_scale_init = cross_scale_init
-        self.cross_scale = nn.Parameter(torch.empty(1))  # DeepSpeed broadcasts no 0-d tensors
-        self.taps = nn.Parameter(torch.empty(num_heads, conv_size)) if conv_size else None
+        self.start = start
+        self.weight = nn.Parameter(torch.empty(()))
 
     def initialise(self, generator: Generator) -> None:
-        nn.init.constant_(self.cross_scale, self.cross_scale_init)
-        if self.taps is not None:
-            nn.init.zeros_(self.taps)
+        nn.init.constant_(self.weight, self.start)
 
 
 class GroupedAttention(Mixer):
@@ -51,7 +45,8 @@ class GroupedAttention(Mixer):
         self.heads, self.head_dim = num_heads, width // num_heads
         self.group_size, self.rotary_dim = group_size, rotary_dim
         self.qkv = Linear(width, 3 * width, std=std)
-        self.augmentation = Augmentation(num_heads, conv_size, cross_scale_init)
+        self.cross_scale = CrossScale(cross_scale_init)
+        self.taps = HeadTaps(num_heads, conv_size) if conv_size else None
         self.out = Linear(width, width, std=std * out_scale)
 
     def _project(self, x: Tensor, positions: Tensor | int, longest: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -70,8 +65,8 @@ class GroupedAttention(Mixer):
             k,
             v,
             group_size=self.group_size,
-            conv_taps=self.augmentation.taps,
-            cross_scale=self.augmentation.cross_scale,
+            conv_taps=None if self.taps is None else self.taps.weight,
+            cross_scale=self.cross_scale.weight,
         )
         out: Tensor = self.out(layout.pack(mixed.flatten(2)))
         return out
@@ -79,8 +74,8 @@ class GroupedAttention(Mixer):
     def init_state(self, batch_size: int, device: torch.device, dtype: torch.dtype) -> LayerState:
         wide = torch.promote_types(dtype, torch.float32)
         sizes = {"sums": self.head_dim, "keys": self.group_size, "values": self.group_size}
-        if self.augmentation.taps is not None:
-            sizes["tail"] = self.augmentation.taps.shape[1]
+        if self.taps is not None:
+            sizes["tail"] = self.taps.weight.shape[1]
         shape = (batch_size, self.heads)
         return {
             name: torch.zeros(*shape, size, self.head_dim, device=device, dtype=wide)
@@ -90,7 +85,7 @@ class GroupedAttention(Mixer):
     def live(self, state: LayerState, length: int) -> list[Tensor]:
         # one slot of each ring is the next token's: what lies there is in the sums already, or out of reach
         kept = min(length, self.group_size - 1)
-        tail = [state["tail"][:, :, 1:]] if "tail" in state else []
+        tail = HeadTaps.live(state["tail"]) if "tail" in state else []
         return [state["sums"], state["keys"][:, :, :kept], state["values"][:, :, :kept], *tail]
 
     def extend(self, x: Tensor, state: LayerState, block: Block) -> Tensor:
@@ -99,14 +94,12 @@ class GroupedAttention(Mixer):
         dtype = state["sums"].dtype
         q, k, v = normalised(q.to(dtype)), normalised(k.to(dtype)), v.to(dtype)
         out = self._mix(q, k, v, state, block)
-        taps = self.augmentation.taps
-        if taps is not None:
-            before, _ = ring_last(state["tail"], block, taps.shape[1] - 1)
-            out = out + head_conv(torch.cat([before.transpose(1, 2), v], dim=1), taps.to(dtype))
-            state["tail"] = ring_write(state["tail"], v.transpose(1, 2), block)
+        if self.taps is not None:
+            mixed, state["tail"] = self.taps.extend(v, state["tail"], block)
+            out = out + mixed
         self._store(state, k.transpose(1, 2), v.transpose(1, 2), block)
-        mixed: Tensor = self.out(out.flatten(2).to(x.dtype))
-        return mixed
+        y: Tensor = self.out(out.flatten(2).to(x.dtype))
+        return y
 
     def _mix(self, q: Tensor, k: Tensor, v: Tensor, state: LayerState, block: Block) -> Tensor:
         """The parallel form on the tokens that have begun the current group, followed by the block's."""
@@ -117,7 +110,7 @@ class GroupedAttention(Mixer):
         sums = state["sums"] + (state["keys"] * earlier).transpose(-1, -2) @ state["values"]
         longest_begun = block.longest % self.group_size if block.uniform else self.group_size - 1
         if longest_begun == 0:
-            return grouped_mix(q, k, v, self.group_size, self.augmentation.cross_scale, sums)
+            return grouped_mix(q, k, v, self.group_size, self.cross_scale.weight, sums)
         rows = torch.arange(len(begun), device=q.device)[:, None]
         target = begun[:, None] + torch.arange(block.time, device=q.device)
         room = (len(begun), longest_begun + block.time, self.heads, self.head_dim)
@@ -135,7 +128,7 @@ class GroupedAttention(Mixer):
             placed(k, state["keys"]),
             placed(v, state["values"]),
             self.group_size,
-            self.augmentation.cross_scale,
+            self.cross_scale.weight,
             sums,
         )
         return out[rows, target]
@@ -166,9 +159,9 @@ class GroupedAttention(Mixer):
             state["keys"],
             state["values"],
             step.lengths,
-            cross_scale=self.augmentation.cross_scale,
+            cross_scale=self.cross_scale.weight,
             tail=state.get("tail"),
-            conv_taps=self.augmentation.taps,
+            conv_taps=None if self.taps is None else self.taps.weight,
         )
         mixed: Tensor = self.out(out.flatten(1))
         return mixed

@@ -1,60 +1,107 @@
-"""Taylor linear attention as a mixer (Based, arXiv:2402.18668 sec. 4.1)."""
+"""Linear attention as a mixer: Based's Taylor attention, other feature maps, each with or without
+augmentation.
+"""
 
 import torch
 from torch import Tensor
 
+from recallfront.kernels.feature_attention.operator import feature_attention, feature_attention_step
 from recallfront.kernels.taylor_attention.operator import (
     taylor_attention,
     taylor_attention_extend,
     taylor_attention_step,
 )
+from recallfront.models.configs.linear import FeatureKnobs
+from recallfront.models.feature_maps import make_feature_map
 from recallfront.models.layers import Linear
 from recallfront.models.mixers.base import Mixer
+from recallfront.models.mixers.head_taps import HeadTaps
 from recallfront.models.state import Block, LayerState, Layout, Step
 
 _EPS = 1e-6
 
 
-class TaylorAttention(Mixer):
-    """Queries and keys of `feature_dim` a head, expanded by the second-order Taylor map; no positions."""
+class LinearAttention(Mixer):
+    """Queries and keys of `feature_dim` a head through a feature map, and a convolution on the values if any.
 
-    def __init__(self, width: int, num_heads: int, feature_dim: int, *, std: float, out_scale: float) -> None:
+    The Taylor map goes through its own operator, which needs no features where the text is short.
+    """
+
+    def __init__(self, config: FeatureKnobs, *, std: float, out_scale: float) -> None:
         super().__init__()
-        self.heads, self.feature_dim, self.head_dim = num_heads, feature_dim, width // num_heads
-        self.qkv = Linear(width, num_heads * (2 * feature_dim + self.head_dim), std=std)
+        width, self.heads = config.width, config.num_heads
+        self.key_dim, self.head_dim, self.features = config.key_dim, config.head_dim, config.expanded_dim
+        self.is_taylor = config.feature_map == "taylor"
+        self.qkv = Linear(width, self.heads * (2 * self.key_dim + self.head_dim), std=std)
         self.out = Linear(width, width, std=std * out_scale)
+        self.feature_map = make_feature_map(
+            config.feature_map,
+            heads=self.heads,
+            dim=self.key_dim,
+            random_features=config.random_features,
+            horizon=config.horizon,
+        )
+        self.taps = HeadTaps(self.heads, config.conv_size) if config.conv_size else None
 
     def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """q, k (..., H, F) and v (..., H, D)."""
-        features, shape = self.heads * self.feature_dim, (*x.shape[:-1], self.heads)
-        q, k, v = torch.split(self.qkv(x), [features, features, self.heads * self.head_dim], dim=-1)
-        return (
-            q.view(*shape, self.feature_dim),
-            k.view(*shape, self.feature_dim),
-            v.view(*shape, self.head_dim),
-        )
+        """q, k (B, T, H, D_k) and v (B, T, H, D)."""
+        keys, shape = self.heads * self.key_dim, (*x.shape[:-1], self.heads)
+        q, k, v = torch.split(self.qkv(x), [keys, keys, self.heads * self.head_dim], dim=-1)
+        return q.view(*shape, self.key_dim), k.view(*shape, self.key_dim), v.view(*shape, self.head_dim)
 
     def forward(self, x: Tensor, layout: Layout) -> Tensor:
         q, k, v = self._project(layout.unpack(x))
-        out: Tensor = self.out(layout.pack(taylor_attention(q, k, v, eps=_EPS).flatten(2)))
+        if self.is_taylor:
+            o = taylor_attention(q, k, v, eps=_EPS)
+        else:
+            positions = torch.arange(q.shape[1], device=x.device)[None]
+            o, _ = feature_attention(
+                self.feature_map(q, positions), self.feature_map(k, positions), v, eps=_EPS
+            )
+        if self.taps is not None:
+            o = o + self.taps(v)
+        out: Tensor = self.out(layout.pack(o.flatten(2)))
         return out
 
     def init_state(self, batch_size: int, device: torch.device, dtype: torch.dtype) -> LayerState:
-        features = 1 + self.feature_dim + self.feature_dim * (self.feature_dim + 1) // 2
-        shape = (batch_size, self.heads, features, self.head_dim + 1)
         # sums over the whole text: bfloat16 would stop growing
-        return {"sums": torch.zeros(shape, device=device, dtype=torch.promote_types(dtype, torch.float32))}
+        wide = torch.promote_types(dtype, torch.float32)
+        shape = (batch_size, self.heads, self.features, self.head_dim + 1)
+        state = {"sums": torch.zeros(shape, device=device, dtype=wide)}
+        if self.taps is not None:
+            state["tail"] = self.taps.init_state(batch_size, self.head_dim, device, wide)
+        return state
+
+    def live(self, state: LayerState, length: int) -> list[Tensor]:
+        return [state["sums"], *(HeadTaps.live(state["tail"]) if "tail" in state else [])]
 
     def extend(self, x: Tensor, state: LayerState, block: Block) -> Tensor:
         q, k, v = (part.to(state["sums"].dtype) for part in self._project(x))
-        o, state["sums"] = taylor_attention_extend(
-            q, k, v, state["sums"], self.feature_dim**-0.5, _EPS, block.padding
-        )
+        if self.is_taylor:
+            o, state["sums"] = taylor_attention_extend(
+                q, k, v, state["sums"], self.key_dim**-0.5, _EPS, block.padding
+            )
+        else:
+            q, k = (self.feature_map(part.to(x.dtype), block.positions) for part in (q, k))
+            q, k = q.to(v.dtype), k.to(v.dtype)
+            o, state["sums"] = feature_attention(
+                q, k, v, eps=_EPS, initial_state=state["sums"], padding=block.padding
+            )
+        if self.taps is not None:
+            mixed, state["tail"] = self.taps.extend(v, state["tail"], block)
+            o = o + mixed
         out: Tensor = self.out(o.flatten(2).to(x.dtype))
         return out
 
     def step(self, x: Tensor, state: LayerState, step: Step) -> Tensor:
-        q, k, v = self._project(x)
-        o, state["sums"] = taylor_attention_step(q, k, v, state["sums"], eps=_EPS)
+        q, k, v = (part[:, 0] for part in self._project(x[:, None]))
+        if self.is_taylor:
+            o, _ = taylor_attention_step(q, k, v, state["sums"], eps=_EPS)
+        else:
+            positions = step.lengths[:, None]
+            q, k = (self.feature_map(part[:, None], positions)[:, 0] for part in (q, k))
+            o, _ = feature_attention_step(q, k, v, state["sums"], eps=_EPS)
+        if self.taps is not None:
+            o = o + self.taps.step(v, state["tail"], step)
         out: Tensor = self.out(o.flatten(1))
         return out

@@ -28,6 +28,15 @@ CASES: dict[str, dict[str, object]] = {
     "gla": {"num_heads": 2, "gate_rank": 3},
     "retnet": {"num_heads": 2, "state_dim": 4},
     "retnet-conv": {"architecture": "retnet", "pattern": "S", "conv_size": 3, "value_expansion": 1},
+    "linear": {"num_heads": 2},
+    "linear-augmented": {"architecture": "linear", "num_heads": 2, "conv_size": TAPS, "feature_dim": 5},
+    "linear-relu": {"architecture": "linear", "feature_map": "relu"},
+    "linear-square": {"architecture": "linear", "feature_map": "square", "feature_dim": 4},
+    "linear-taylor": {"architecture": "linear", "feature_map": "taylor", "feature_dim": 2, "conv_size": 1},
+    "linear-cosformer": {"architecture": "linear", "feature_map": "cosformer", "horizon": 64, "pattern": "L"},
+    "linear-performer": {"architecture": "linear", "feature_map": "performer", "random_features": 9},
+    "linear-hedgehog": {"architecture": "linear", "feature_map": "hedgehog", "num_heads": 4},
+    "based-performer": {"architecture": "based", "feature_map": "performer", "feature_dim": None},
     "grouped-plain": {"architecture": "grouped", "group_size": 1, "conv_size": 0},
 }
 

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 from recallfront.models import parse_config
 
 ALL = ["attention", "window", "hawk", "griffin", "based", "grouped"]
-ALL += ["mamba2", "gated_deltanet", "deltanet", "gla", "retnet"]
+ALL += ["mamba2", "gated_deltanet", "deltanet", "gla", "retnet", "linear"]
 
 
 def test_configurations_need_no_torch() -> None:
@@ -61,6 +61,7 @@ def test_resized_keeps_the_knobs() -> None:
         ({"architecture": "based", "feature_dim": 0}, "greater than or equal to 1"),
         ({"architecture": "grouped", "group_size": 0}, "greater than or equal to 1"),
         ({"architecture": "grouped", "pattern": ""}, "at least 1 character"),
+        ({"architecture": "linear", "feature_map": "softmax"}, "'taylor', 'elu'"),
         ({"architecture": "retnet", "state_dim": 3}, "must be even"),
         ({"architecture": "gla", "gate_temperature": 0}, "greater than 0"),
         ({"architecture": "transformer"}, "does not match any of the expected tags"),

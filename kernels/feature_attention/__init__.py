@@ -1,0 +1,1 @@
+"""Normalised causal linear attention of queries and keys that a feature map has made."""
