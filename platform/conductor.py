@@ -105,6 +105,7 @@ class Conductor:
             status=report.status,
             config=live.plan.config.model_dump(mode="json"),
             metrics=dict(report.figures),
+            tags=self.recorder.version,
             failure=report.failure,
             start_time=live.started,
             end_time=time.time(),
@@ -126,6 +127,7 @@ class Conductor:
                     status=Status.RUNNING,
                     config=live.plan.config.model_dump(mode="json"),
                     metrics=dict(live.last.figures),
+                    tags=self.recorder.version,
                     start_time=live.started,
                 )
         return replace(self._known, trials=tuple(trials.values()))
@@ -144,6 +146,7 @@ class Conductor:
             status=Status.INVALID,
             config={},
             metrics={},
+            tags=self.recorder.version,
             failure=trial.reason,
             start_time=now,
             end_time=now,

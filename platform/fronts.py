@@ -125,6 +125,7 @@ def home_folder(home: Path | str | None = None) -> Path:
 
 def build_front(record: SweepRecord) -> Front:
     """Gather a sweep's finished trials (never a stopped or failed one) and find the front among them."""
+    record = record.current()
     objectives = read_objectives(record.spec)
     complete, left_out = split_complete(record.with_status(Status.FINISHED), objectives)
     empty = Front(record.name, record.sweep_key, record.run_id, objectives, left_out=left_out)

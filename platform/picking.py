@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 _FLAT = 1e-9  # a front that rises less than this above its chord has no knee
-MODEL_FILES = ("config.json", "model.safetensors")  # a trial's artifacts under `model/`
+MODEL_FILES = ("recallfront.json", "model.safetensors")  # a trial's artifacts under `model/`
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def pick(
 def export(
     picked: Picked, directory: Path | str, *, home: Path | str | None = None, tracking_uri: str | None = None
 ) -> dict[str, Path]:
-    """Write the picked model: `config.json` and `model.safetensors` of its best seed -> name: path.
+    """Write the picked model: `recallfront.json` and `model.safetensors` of its best seed -> name: path.
 
     Raises:
         UsageError: when the run holds no such artifacts, or the folder cannot be written.

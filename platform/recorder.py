@@ -34,6 +34,7 @@ class Recorder:
         self._data_path, self._data_digest = data
         self._diff, self._packages = diff_text(data[0].parents[1]), packages_text()
         self.sweep_run = f"sweep:{spec.key}"
+        self.version = {"code_version": lineage.code_version, "data_digest": self._data_digest}
 
     def open_sweep(self) -> None:
         """Open, or on a resumed sweep reopen, the parent run."""
@@ -158,8 +159,7 @@ class Recorder:
             "kind": "trial",
             "trial_key": trial_key,
             "sweep_key": self._spec.key,
-            "code_version": self._lineage.code_version,
-            "data_digest": self._data_digest,
+            **self.version,
             "proposal": json.dumps(proposal.to_json()),
             "status": status.value,
         }

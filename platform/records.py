@@ -1,6 +1,6 @@
 """What a sweep has found so far, as plain records: read from MLflow (the ledger), used by front, pick and rerun."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
@@ -45,6 +45,11 @@ class TrialRecord:
     start_time: float = 0.0  # seconds since the epoch
     end_time: float | None = None
 
+    @property
+    def version(self) -> tuple[str | None, str | None]:
+        """Of code and data: trials of another version are not comparable."""
+        return self.tags.get("code_version"), self.tags.get("data_digest")
+
 
 @dataclass(frozen=True)
 class SweepRecord:
@@ -56,6 +61,14 @@ class SweepRecord:
     spec: dict[str, Any]  # the SweepSpec as JSON
     trials: tuple[TrialRecord, ...]
     tags: dict[str, str] = field(default_factory=dict)
+
+    def current(self) -> "SweepRecord":
+        """The same with the trials of the newest code and data alone: results belong to these, and do not mix."""
+        newest = max(self.trials, key=lambda trial: trial.start_time, default=None)
+        if newest is None:
+            return self
+        kept = tuple(trial for trial in self.trials if trial.version == newest.version)
+        return replace(self, trials=kept)
 
     def with_status(self, *statuses: Status) -> tuple[TrialRecord, ...]:
         return tuple(trial for trial in self.trials if trial.status in statuses)

@@ -49,7 +49,7 @@ class Report:
     failure: str | None = None  # what went wrong, in one sentence
     traceback: str | None = None
     details: dict[str, Any] = field(default_factory=dict)  # of the measurement
-    weights: str | None = None  # folder with config.json and model.safetensors
+    weights: str | None = None  # folder with recallfront.json and model.safetensors
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

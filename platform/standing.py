@@ -30,7 +30,7 @@ def sweeps_table(*, home: Path | str | None = None, tracking_uri: str | None = N
 
 def sweep_table(sweep: str, *, home: Path | str | None = None, tracking_uri: str | None = None) -> "Table":
     """One line a trial of a sweep."""
-    record = read_record(sweep, home=home, tracking_uri=tracking_uri)
+    record = read_record(sweep, home=home, tracking_uri=tracking_uri).current()
     table = _table("trial", "status", "recall", "decode tokens/s", "run", "note")
     for trial in record.trials:
         recall, decode = (trial.metrics.get(m) for m in ("validation_recall", "decode_tokens_per_second"))

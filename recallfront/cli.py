@@ -156,7 +156,7 @@ def pick(
         bool, typer.Option("--any", help="Choose from all configurations, not the front alone.")
     ] = False,
     out: Annotated[
-        Path | None, typer.Option(help="Write config.json and model.safetensors to this folder.")
+        Path | None, typer.Option(help="Write recallfront.json and model.safetensors to this folder.")
     ] = None,
     register: Annotated[
         str | None, typer.Option(help="Register the model under this name.", show_default="the sweep's name")

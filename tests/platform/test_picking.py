@@ -201,7 +201,7 @@ def stored(store: str, tmp_path: Path) -> SweepRecord:
         run = client.create_run(experiment, tags={"mlflow.parentRunId": parent}).info.run_id
         folder = tmp_path / run
         folder.mkdir()
-        (folder / "config.json").write_text(f'{{"architecture": "{architecture}"}}')
+        (folder / "recallfront.json").write_text(f'{{"architecture": "{architecture}"}}')
         (folder / "model.safetensors").write_bytes(f"weights of {architecture} {seed}".encode())
         client.log_artifacts(run, str(folder), "model")
         trials.append(trial(run, architecture, recall, speed, 64, seed=seed))
@@ -211,7 +211,7 @@ def stored(store: str, tmp_path: Path) -> SweepRecord:
 def test_export_writes_the_best_seed(stored: SweepRecord, store: str, tmp_path: Path) -> None:
     picked = pick(stored)
     paths = export(picked, tmp_path / "out" / "model", tracking_uri=store)
-    assert paths["config.json"].read_text() == '{"architecture": "based"}'
+    assert paths["recallfront.json"].read_text() == '{"architecture": "based"}'
     assert paths["model.safetensors"].read_bytes() == b"weights of based 1"
     assert sorted(p.name for p in (tmp_path / "out" / "model").iterdir()) == sorted(paths)
     assert (
@@ -235,7 +235,7 @@ def test_weights_too_large_to_upload_are_taken_from_their_folder(
 ) -> None:
     client, folder = open_client(store), tmp_path / "kept" / "model"
     folder.mkdir(parents=True)
-    (folder / "config.json").write_text("{}")
+    (folder / "recallfront.json").write_text("{}")
     (folder / "model.safetensors").write_bytes(b"large")
     run = client.create_run("1", tags={"recallfront.weights": str(folder)}).info.run_id
     picked = pick(stored)
