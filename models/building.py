@@ -59,7 +59,7 @@ def _mixer(config: Architecture, letter: str) -> Mixer:
             config.kv_heads,
             window_size=config.window_size if letter == "W" else None,  # type: ignore[attr-defined]
             rotary_dim=config.rotary_dim,
-            alibi=config.positions == "alibi",
+            positions=config.positions,
             out_bias=isinstance(config, RecurrentKnobs),
             out_scale=_out_scale(config),
         )

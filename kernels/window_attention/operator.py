@@ -34,6 +34,7 @@ def window_attention(
     *,
     window_size: int | None = None,
     alibi_slopes: Slopes | None = None,
+    distance_bias: Tensor | None = None,
     scale: float | None = None,
     segments: Tensor | None = None,
     backend: Backend = "auto",
@@ -42,17 +43,22 @@ def window_attention(
 
     q (B, T, H, D); k, v (B, S, H_kv, D) with S >= T: the queries are the last T tokens, so that a block of
     tokens can go on from cached keys. H_kv divides H (1 is multi-query attention). window_size: keys visible
-    to a query, itself included; None is all. alibi_slopes (H): slope * (j - i) is added to the logits. scale:
-    1 / sqrt(D) by default. segments (B, S): a query sees only the keys of its own segment (packed documents).
+    to a query, itself included; None is all. alibi_slopes (H): slope * (j - i) is added to the logits; or
+    distance_bias (H, R), learned: its column i - j is added, the last one for all that is further. scale: 1 /
+    sqrt(D) by default. segments (B, S): a query sees only the keys of its own segment (packed documents).
     Returns (B, T, H, D). Raises ValueError where shapes, types or sizes do not fit together.
     """
     scale, slopes = _check("window_attention", q, k, v, window_size, alibi_slopes, scale)
     if segments is not None:
         check_shape("window_attention", "segments", segments, (q.shape[0], k.shape[1]))
+    if distance_bias is not None:
+        check_shape("window_attention", "distance_bias", distance_bias, (q.shape[2], None))
+        if slopes is not None:
+            raise ValueError("window_attention: alibi_slopes and distance_bias are both given; give one")
     if use_reference("window_attention", backend):
         as_tensor = None if slopes is None else torch.tensor(slopes, dtype=q.dtype, device=q.device)
-        return window_attention_reference(q, k, v, window_size, as_tensor, scale, segments)
-    return window_attention_pytorch(q, k, v, window_size, slopes, scale, segments)
+        return window_attention_reference(q, k, v, window_size, as_tensor, distance_bias, scale, segments)
+    return window_attention_pytorch(q, k, v, window_size, slopes, distance_bias, scale, segments)
 
 
 def _check(
@@ -95,14 +101,25 @@ def _slopes_tensor(slopes: tuple[float, ...], dtype: torch.dtype, device: torch.
     return torch.tensor(slopes, dtype=dtype, device=device)[:, None, None]
 
 
-def step_bias(lengths: Tensor, slots: int, slopes: tuple[float, ...] | None, dtype: torch.dtype) -> Tensor:
-    """Bias (B, 1 or H, 1, S) over a ring for the token at `lengths`: -slope * age, and -inf where nothing
-    lies.
+def step_bias(
+    lengths: Tensor,
+    slots: int,
+    dtype: torch.dtype,
+    *,
+    alibi_slopes: tuple[float, ...] | None = None,
+    distance_bias: Tensor | None = None,
+) -> Tensor:
+    """Bias (B, 1 or H, 1, S) over a ring of S slots for the token at `lengths` (B), -inf where nothing lies.
+
+    alibi_slopes and distance_bias (H, R) as in `window_attention`.
     """
     ages = ring_ages(lengths, slots)
     bias = torch.zeros_like(ages, dtype=dtype)[:, None, None]
-    if slopes is not None:
-        bias = -_slopes_tensor(slopes, dtype, lengths.device) * ages[:, None, None]
+    if alibi_slopes is not None:
+        bias = -_slopes_tensor(alibi_slopes, dtype, lengths.device) * ages[:, None, None]
+    if distance_bias is not None:
+        by_slot = distance_bias[:, ages.clamp(max=distance_bias.shape[1] - 1)]  # (H, B, S)
+        bias = by_slot.transpose(0, 1)[:, :, None].to(dtype)
     return bias.masked_fill((ages > lengths[:, None])[:, None, None], float("-inf"))
 
 
@@ -130,7 +147,7 @@ def window_attention_step(
     keys[rows, :, slot] = k
     values[rows, :, slot] = v
     if bias is None:
-        bias = step_bias(lengths, slots, None, q.dtype)
+        bias = step_bias(lengths, slots, q.dtype)
     # query heads that share a key head are that head's queries: no key is copied
     grouped = keys.shape[1], heads // keys.shape[1]
     q = q.view(batch, *grouped, width)

@@ -1,30 +1,66 @@
 """Window attention through PyTorch's fused attention, in bands where the window is short."""
 
+from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_MIN_BLOCK = 64  # shorter blocks of queries cost more in launches than they save in masked products
+_MIN_BAND = 64  # shorter blocks of queries cost more in launches than they save in masked products
+_BLOCK = 512  # queries that are worked on at once where a bias is needed, so that it stays small
+_KEPT = 1 << 22  # biases up to this many numbers are kept from call to call
+
+Slopes = tuple[float, ...]
 
 
-@lru_cache(maxsize=64)
+@dataclass(frozen=True)
+class Visibility:
+    """Which keys a query sees, and what is added to their logits."""
+
+    window_size: int | None
+    slopes: Slopes | None
+    distance_bias: Tensor | None  # (H, R), by distance; the last column stands for all that is further
+
+    def bias(self, like: Tensor, time: int, keys: int) -> Tensor:
+        """Bias (1 or H, T, S) of the last `time` of `keys` tokens, -inf where a key is not seen."""
+        if self.distance_bias is not None:
+            return _learned_bias(time, keys, self.window_size, self.distance_bias.to(like.dtype))
+        arguments = (time, keys, self.window_size, self.slopes, like.dtype, like.device)
+        heads = 1 if self.slopes is None else len(self.slopes)
+        return (_kept_bias if heads * time * keys <= _KEPT else _bias)(*arguments)
+
+
+def _ages(time: int, keys: int, window_size: int | None, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Distance of each key from each query (T, S), and whether it is seen."""
+    ages = torch.arange(keys - time, keys, device=device)[:, None] - torch.arange(keys, device=device)
+    return ages, (ages >= 0) & (ages < (window_size or keys))
+
+
 def _bias(
     time: int,
     keys: int,
     window_size: int | None,
-    slopes: tuple[float, ...] | None,
+    slopes: Slopes | None,
     dtype: torch.dtype,
     device: torch.device,
 ) -> Tensor:
-    """Additive bias (1 or H, T, S): -slope * distance where the key is visible, -inf elsewhere."""
-    ages = torch.arange(keys - time, keys)[:, None] - torch.arange(keys)
-    visible = (ages >= 0) & (ages < (window_size or keys))
-    bias = torch.zeros(1, time, keys)
+    """-slope * distance where the key is seen, -inf elsewhere: (1 or H, T, S)."""
+    ages, visible = _ages(time, keys, window_size, device)
+    bias = torch.zeros(1, time, keys, device=device, dtype=dtype)
     if slopes is not None:
-        bias = -torch.tensor(slopes, dtype=torch.float64)[:, None, None] * ages
-    return bias.masked_fill(~visible, float("-inf")).to(dtype).to(device)
+        wide = torch.promote_types(dtype, torch.float32)
+        bias = (-torch.tensor(slopes, dtype=wide, device=device)[:, None, None] * ages).to(dtype)
+    return bias.masked_fill(~visible, float("-inf"))
+
+
+_kept_bias = lru_cache(maxsize=16)(_bias)
+
+
+def _learned_bias(time: int, keys: int, window_size: int | None, by_distance: Tensor) -> Tensor:
+    ages, visible = _ages(time, keys, window_size, by_distance.device)
+    bias = by_distance[:, ages.clamp(0, by_distance.shape[1] - 1)]
+    return bias.masked_fill(~visible, float("-inf"))
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float) -> Tensor:
@@ -39,48 +75,54 @@ def window_attention_pytorch(
     k: Tensor,
     v: Tensor,
     window_size: int | None,
-    alibi_slopes: tuple[float, ...] | None,
+    slopes: Slopes | None,
+    distance_bias: Tensor | None,
     scale: float,
     segments: Tensor | None,
 ) -> Tensor:
-    """As `window_attention_reference`; the slopes as plain numbers, so that biases are made once and kept."""
+    """As `window_attention_reference`; the slopes as plain numbers, so that biases can be kept."""
     time, keys = q.shape[1], k.shape[1]
     if window_size is not None and window_size >= keys:
         window_size = None
+    visibility = Visibility(window_size, slopes, distance_bias)
     q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
-    if segments is not None:
-        return _attend_segments(q, k, v, window_size, alibi_slopes, scale, segments).transpose(1, 2)
-    if window_size is not None and time >= 2 * max(window_size, _MIN_BLOCK):
-        return _attend_banded(q, k, v, window_size, alibi_slopes, scale).transpose(1, 2)
-    bias = None
-    if window_size is not None or alibi_slopes is not None or time != keys:
-        bias = _bias(time, keys, window_size, alibi_slopes, q.dtype, q.device)[None]
-    return _attend(q, k, v, bias, scale).transpose(1, 2)
+    plain = slopes is None and distance_bias is None and segments is None
+    if plain and window_size is None and time == keys:
+        out = _attend(q, k, v, None, scale)
+    elif segments is None and window_size is not None and time >= 2 * max(window_size, _MIN_BAND):
+        out = _attend_banded(q, k, v, visibility, window_size, scale)
+    else:
+        out = _attend_blocks(q, k, v, visibility, scale, segments)
+    return out.transpose(1, 2)
 
 
-def _attend_segments(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    window_size: int | None,
-    slopes: tuple[float, ...] | None,
-    scale: float,
-    segments: Tensor,
+def _attend_blocks(
+    q: Tensor, k: Tensor, v: Tensor, visibility: Visibility, scale: float, segments: Tensor | None
 ) -> Tensor:
-    """Packed documents: the mask is the batch's own."""
+    """Blocks of queries, each with the keys up to its last query."""
     time, keys = q.shape[2], k.shape[2]
-    bias = _bias(time, keys, window_size, slopes, q.dtype, q.device)[None]
-    same = segments[:, None, keys - time :, None] == segments[:, None, None, :]
-    return _attend(q, k, v, bias.masked_fill(~same, float("-inf")), scale)
+    block = time if time <= 2 * _BLOCK else _BLOCK
+    # distances count from the last query back: every block's bias is the right end of the same strip
+    strip = visibility.bias(q, block, keys)[None]
+    outputs = []
+    for start in range(0, time, block):
+        stop = min(start + block, time)
+        seen = keys - time + stop
+        bias = strip[:, :, block - (stop - start) :, keys - seen :]
+        if segments is not None:
+            queries = segments[:, None, keys - time + start : seen, None]
+            bias = bias.masked_fill(queries != segments[:, None, None, :seen], float("-inf"))
+        outputs.append(_attend(q[:, :, start:stop], k[:, :, :seen], v[:, :, :seen], bias, scale))
+    return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=2)
 
 
 def _attend_banded(
-    q: Tensor, k: Tensor, v: Tensor, window_size: int, slopes: tuple[float, ...] | None, scale: float
+    q: Tensor, k: Tensor, v: Tensor, visibility: Visibility, window_size: int, scale: float
 ) -> Tensor:
     """Blocks of queries, each with the keys its window reaches: work grows with T * window, not T * T."""
     batch, heads, time, width = q.shape
     kv_heads, keys = k.shape[1], k.shape[2]
-    block = max(window_size, _MIN_BLOCK)
+    block = max(window_size, _MIN_BAND)
     count = -(-time // block)
     reach = window_size - 1
     # so many keys stand before the first query; cut them to what the window reaches, or pad up to it
@@ -88,7 +130,7 @@ def _attend_banded(
     q = F.pad(q, (0, 0, 0, after)).view(batch, heads, count, block, width)
     k = F.pad(k, (0, 0, before, after)).unfold(2, block + reach, block)  # (B, H_kv, N, D, block + reach)
     v = F.pad(v, (0, 0, before, after)).unfold(2, block + reach, block)
-    bias = _bias(block, block + reach, window_size, slopes, q.dtype, q.device)
+    bias = visibility.bias(q, block, block + reach)
     bias = bias.expand(heads, -1, -1)
     # the padding in front of the first block must not be seen
     first = bias.clone()

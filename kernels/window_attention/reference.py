@@ -10,6 +10,7 @@ def window_attention_reference(
     v: Tensor,
     window_size: int | None,
     alibi_slopes: Tensor | None,
+    distance_bias: Tensor | None,
     scale: float,
     segments: Tensor | None,
 ) -> Tensor:
@@ -29,5 +30,7 @@ def window_attention_reference(
     logits = scale * torch.einsum("bihd,bjhd->bhij", q, k)
     if alibi_slopes is not None:
         logits = logits - alibi_slopes[:, None, None] * distance
+    if distance_bias is not None:
+        logits = logits + distance_bias[:, distance.clamp(0, distance_bias.shape[1] - 1)]
     weights = logits.masked_fill(~visible, float("-inf")).softmax(-1)
     return torch.einsum("bhij,bjhd->bihd", weights, v)

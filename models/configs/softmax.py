@@ -1,4 +1,4 @@
-"""Softmax attention: global (ALiBi, RoPE, sinusoidal, none) and in a sliding window."""
+"""Softmax attention: global (ALiBi, RoPE, sinusoidal, T5 bias, none) and in a sliding window."""
 
 from typing import ClassVar, Literal, Self
 
@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from recallfront.models.configs.base import Architecture
 
-Positions = Literal["alibi", "rope", "sinusoidal", "none"]
+Positions = Literal["alibi", "rope", "sinusoidal", "t5", "none"]
 
 
 class AttentionKnobs(Architecture):

@@ -1,7 +1,9 @@
 """Softmax attention as a mixer, global or in a window; its cache is a ring of keys and values."""
 
+import math
+
 import torch
-from torch import Tensor
+from torch import Generator, Tensor, nn
 
 from recallfront.kernels.window_attention.operator import (
     alibi_slopes,
@@ -9,12 +11,35 @@ from recallfront.kernels.window_attention.operator import (
     window_attention,
     window_attention_step,
 )
-from recallfront.models.layers import Linear, rotate
+from recallfront.models.layers import Drawn, Linear, rotate
 from recallfront.models.mixers.base import Mixer
 from recallfront.models.mixers.ring import ring_last, ring_write
 from recallfront.models.state import Block, LayerState, Layout, Step
 
+_T5_BUCKETS, _T5_DISTANCE = 32, 128
 _FIRST_CAPACITY = 64  # slots of a growing cache; it doubles when it is full
+
+
+class T5Bias(Drawn):
+    """A learned bias for each head and bucket of distances (arXiv:1910.10683 sec. 2.1), one table a layer.
+
+    Distances below half the buckets have one each; beyond, buckets widen geometrically up to `_T5_DISTANCE`.
+    """
+
+    def __init__(self, heads: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(heads, _T5_BUCKETS))
+
+    def initialise(self, generator: Generator) -> None:
+        nn.init.normal_(self.weight, std=0.02, generator=generator)
+
+    def forward(self) -> Tensor:
+        """Bias by distance (H, _T5_DISTANCE + 1); the last one holds for all that is further."""
+        exact = _T5_BUCKETS // 2
+        distance = torch.arange(_T5_DISTANCE + 1, device=self.weight.device)
+        growth = torch.log(distance.clamp(min=1) / exact) / math.log(_T5_DISTANCE / exact)
+        bucket = (exact + (growth * (_T5_BUCKETS - exact)).long()).clamp(max=_T5_BUCKETS - 1)
+        return self.weight[:, torch.where(distance < exact, distance, bucket)]
 
 
 class Attention(Mixer):
@@ -31,7 +56,7 @@ class Attention(Mixer):
         *,
         window_size: int | None,
         rotary_dim: int,
-        alibi: bool,
+        positions: str,
         out_bias: bool = False,
         std: float | None = None,
         out_scale: float = 1.0,
@@ -39,7 +64,8 @@ class Attention(Mixer):
         super().__init__()
         self.heads, self.kv_heads, self.head_dim = num_heads, kv_heads, width // num_heads
         self.window_size, self.rotary_dim = window_size, rotary_dim
-        self.slopes = alibi_slopes(num_heads) if alibi else None
+        self.slopes = alibi_slopes(num_heads) if positions == "alibi" else None
+        self.t5_bias = T5Bias(num_heads) if positions == "t5" else None
         std = std or width**-0.5
         self.qkv = Linear(width, (num_heads + 2 * kv_heads) * self.head_dim, std=std)
         self.out = Linear(width, width, bias=out_bias, std=std * out_scale)
@@ -55,7 +81,13 @@ class Attention(Mixer):
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, segments: Tensor | None) -> Tensor:
         mixed = window_attention(
-            q, k, v, window_size=self.window_size, alibi_slopes=self.slopes, segments=segments
+            q,
+            k,
+            v,
+            window_size=self.window_size,
+            alibi_slopes=self.slopes,
+            distance_bias=None if self.t5_bias is None else self.t5_bias(),
+            segments=segments,
         )
         out: Tensor = self.out(mixed.flatten(2))
         return out
@@ -124,9 +156,14 @@ class Attention(Mixer):
             self._reserve(state, step.longest + 1)
             keys, values = (state[name][:, :, : step.longest + 1] for name in ("keys", "values"))
         bias = step.once(
-            ("bias", keys.shape[2], self.slopes, x.dtype),
-            lambda: step_bias(step.lengths, keys.shape[2], self.slopes, x.dtype),
+            ("bias", keys.shape[2], self.slopes, x.dtype, self.t5_bias),
+            lambda: self._step_bias(step.lengths, keys.shape[2], x.dtype),
         )
         mixed = window_attention_step(q[:, 0], k[:, 0], v[:, 0], keys, values, step.lengths, bias=bias)
         out: Tensor = self.out(mixed.flatten(1))
         return out
+
+    def _step_bias(self, lengths: Tensor, slots: int, dtype: torch.dtype) -> Tensor:
+        """Bias of one step over a ring, the same for all layers without a table of their own."""
+        learned = None if self.t5_bias is None else self.t5_bias()
+        return step_bias(lengths, slots, dtype, alibi_slopes=self.slopes, distance_bias=learned)

@@ -63,9 +63,32 @@ def test_steps_equal_the_whole(window_size: int | None) -> None:
     keys, values = torch.zeros(2, 2, 2, slots, 8, dtype=torch.float64).unbind(0)
     for time in range(20):
         lengths = torch.tensor([time, time])
-        bias = step_bias(lengths, slots, slopes, torch.float64)
+        bias = step_bias(lengths, slots, torch.float64, alibi_slopes=slopes)
         o = window_attention_step(q[:, time], k[:, time], v[:, time], keys, values, lengths, bias=bias)
         torch.testing.assert_close(o, expected[:, time], atol=1e-12, rtol=1e-12)
+
+
+@pytest.mark.parametrize("slopes", [None, alibi_slopes(4)])
+def test_long_texts_go_in_blocks(slopes: tuple[float, ...] | None) -> None:
+    q, k, v = draw(1100, before=3)
+    segments = (torch.arange(1103) >= 600).long().expand(2, -1)
+    for chosen in (None, segments):
+        expected = window_attention(q, k, v, alibi_slopes=slopes, segments=chosen, backend="reference")
+        found = window_attention(q, k, v, alibi_slopes=slopes, segments=chosen)
+        torch.testing.assert_close(found, expected, atol=1e-12, rtol=1e-12)
+
+
+@pytest.mark.parametrize("window_size", [None, 6])
+@pytest.mark.parametrize("time", [9, 150])
+def test_a_learned_bias_by_distance(window_size: int | None, time: int) -> None:
+    q, k, v = draw(time)
+    learned = torch.randn(4, 7, dtype=torch.float64, requires_grad=True)
+    expected = window_attention(q, k, v, window_size=window_size, distance_bias=learned, backend="reference")
+    found = window_attention(q, k, v, window_size=window_size, distance_bias=learned)
+    torch.testing.assert_close(found, expected, atol=1e-12, rtol=1e-12)
+    slope = torch.randn_like(found)
+    (by_reference,) = torch.autograd.grad(expected, learned, slope)
+    torch.testing.assert_close(torch.autograd.grad(found, learned, slope)[0], by_reference)
 
 
 @pytest.mark.parametrize("time", [5, 130])

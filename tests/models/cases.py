@@ -13,6 +13,8 @@ CASES: dict[str, dict[str, object]] = {
     "attention-sinusoidal": {"architecture": "attention", "positions": "sinusoidal"},
     "attention-none": {"architecture": "attention", "positions": "none", "tied_embeddings": False},
     "attention-3-heads": {"architecture": "attention", "num_heads": 3, "width": 24, "norm": "layer"},
+    "attention-t5": {"architecture": "attention", "positions": "t5", "num_heads": 4, "num_kv_heads": 2},
+    "window-t5": {"architecture": "window", "positions": "t5", "window_size": WINDOW},
     "window": {"window_size": WINDOW, "num_heads": 2, "mlp_expansion": 2, "mlp": "swiglu"},
     "window-rope": {"architecture": "window", "window_size": WINDOW, "positions": "rope"},
     "window-1": {"architecture": "window", "window_size": 1},
