@@ -294,6 +294,7 @@ class Sender:
                 self._client.log_inputs(run_id, [_dataset_input(payload)])
             case "close":
                 self._client.set_terminated(run_id, payload["status"], payload["end_time_ms"])
+                self._steps.pop(event.run_key, None)
             case kind:
                 raise Rejected(f"events of the kind {kind!r} are unknown")
         self._spool.finish([event])

@@ -58,7 +58,7 @@ class TrackingWriter:
         self._files = spool_path.with_suffix(".files")
         self._sender = Sender(tracking_uri, self._spool)
         self._waits: dict[str, _Wait] = {}
-        self._starts, self._last_start = threading.Lock(), 0
+        self._moments, self._last_moment = threading.Lock(), 0
         self._changed = threading.Condition()  # the backlog shrank, or a run got its id
         self._wake = threading.Event()  # there is something to do now
         self._hurry = threading.Event()  # somebody waits: do not linger
@@ -93,7 +93,7 @@ class TrackingWriter:
             "experiment": experiment,
             "name": name,
             "parent_key": parent_key,
-            "start_time_ms": self._next_start(),
+            "start_time_ms": self._moment(),
         }
         all_tags = dict(tags or {}) | ({"mlflow.note.content": description} if description else {})
         self._append(
@@ -155,14 +155,14 @@ class TrackingWriter:
     def close_run(self, run_key: str, status: RunStatus, end_time_ms: int | None = None) -> None:
         """End the run; it can be opened again."""
         self._require(run_key)
-        end = end_time_ms if end_time_ms is not None else time.time_ns() // 1_000_000
+        end = end_time_ms if end_time_ms is not None else self._moment()
         self._append(run_key, ("close", 1, {"status": status, "end_time_ms": end}))
 
-    def _next_start(self) -> int:
-        """Now in ms, but later than any start before: the ledger tells the order of runs by it."""
-        with self._starts:
-            self._last_start = max(self._last_start + 1, time.time_ns() // 1_000_000)
-            return self._last_start
+    def _moment(self) -> int:
+        """Now in ms since the epoch, but later than any before: the ledger tells the order of runs by it."""
+        with self._moments:
+            self._last_moment = max(self._last_moment + 1, time.time_ns() // 1_000_000)
+            return self._last_moment
 
     def _require(self, run_key: str) -> None:
         if not self._spool.knows(run_key):

@@ -17,7 +17,6 @@ from recallfront.platform.lineage import (
     TRIAL_SOURCES,
     Lineage,
     TrialLineage,
-    code_version,
     collect,
     compare,
     compare_trials,
@@ -75,7 +74,6 @@ def test_a_clean_checkout_is_its_commit(checkout: Path) -> None:
     lineage, diff = probe(checkout)
     assert lineage.git_commit == git(checkout, "rev-parse", "HEAD")
     assert not lineage.git_dirty and diff is None
-    assert lineage.code_version == code_version()
 
 
 def test_a_changed_checkout_is_its_commit_and_a_patch(checkout: Path, tmp_path: Path) -> None:
@@ -113,7 +111,7 @@ def test_an_installation_has_no_commit_even_in_another_checkout(checkout: Path, 
     git(tmp_path / "project", "init", "-q")
     lineage, diff = probe(site)
     assert lineage.git_commit is None and not lineage.git_dirty and diff is None
-    assert lineage.code_version == code_version()
+    assert lineage.code_version == probe(checkout)[0].code_version
 
 
 def test_every_module_of_the_trial_is_accounted_for() -> None:
