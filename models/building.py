@@ -2,7 +2,7 @@
 
 from recallfront.models.configs import Architecture
 from recallfront.models.configs.baselines import MatrixStateConfig
-from recallfront.models.configs.linear import FeatureKnobs, GroupedConfig
+from recallfront.models.configs.linear import BasedConfig, FeatureKnobs, GroupedConfig
 from recallfront.models.configs.recurrent import RecurrentKnobs
 from recallfront.models.configs.softmax import AttentionKnobs
 from recallfront.models.language_model import Embedding, LanguageModel, Layer
@@ -13,7 +13,7 @@ from recallfront.models.mixers.grouped import GroupedAttention
 from recallfront.models.mixers.linear_attention import LinearAttention
 from recallfront.models.mixers.matrix_state import MatrixState
 from recallfront.models.mixers.recurrent import RecurrentBlock
-from recallfront.models.mixers.short_convolution import GatedShortConvolution
+from recallfront.models.mixers.short_convolution import BasedConvolution, GatedShortConvolution
 
 
 def build(config: Architecture, seed: int = 0) -> LanguageModel:
@@ -42,9 +42,13 @@ def _out_scale(config: Architecture) -> float:
 def _layer(config: Architecture, letter: str) -> Layer:
     mlp = None
     if config.mlp_width:
-        bias = isinstance(config, RecurrentKnobs)
         mlp = MLP(
-            config.width, config.mlp_width, config.mlp, bias=bias, std=None, out_scale=_out_scale(config)
+            config.width,
+            config.mlp_width,
+            config.mlp,
+            bias=config.mlp_bias,
+            std=None,
+            out_scale=_out_scale(config),
         )
     return Layer(_mixer(config, letter), _norm(config), mlp, _norm(config) if mlp else None)
 
@@ -67,13 +71,17 @@ def _mixer(config: Architecture, letter: str) -> Mixer:
         return RecurrentBlock(
             config.width,
             config.recurrent_width,
-            config.num_heads,
+            config.num_gate_blocks,
             config.conv_size,
             config.lambda_init,
             _out_scale(config),
         )
     if letter == "L" and isinstance(config, FeatureKnobs):
         return LinearAttention(config, std=config.width**-0.5, out_scale=_out_scale(config))
+    if letter == "B" and isinstance(config, BasedConfig):
+        return BasedConvolution(
+            config.width, config.conv_expansion, config.short_conv_size, _out_scale(config)
+        )
     if letter == "G" and isinstance(config, GroupedConfig):
         return GroupedAttention(
             config.width,

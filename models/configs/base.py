@@ -83,6 +83,62 @@ class Architecture(BaseModel):
         changes = {name: size for name, size in sizes.items() if size is not None}
         return type(self).model_validate({**self.model_dump(), **changes})
 
+    @property
+    def mlp_bias(self) -> bool:
+        """Whether the channel mixer has biases: Griffin's has."""
+        return False
+
+    def parameter_count(self) -> int:
+        """Numbers that are trained, by formula; a tied embedding counts once."""
+        norm = self.width if self.norm == "rms" else 2 * self.width
+        embeddings = (1 if self.tied_embeddings else 2) * self.vocab_size * self.width
+        mixers = sum(self.layer_parameters(letter) for letter in self.layers)
+        mlp = self._mlp_matrix() + (norm if self.mlp_width else 0)
+        if self.mlp_bias and self.mlp_width:
+            mlp += self._mlp_branches * self.mlp_width + self.width
+        return embeddings + norm + mixers + self.num_layers * (norm + mlp)
+
+    def forward_flops(self, length: int) -> int:
+        """Floating-point operations of one sequence forward, a multiply-add counted as two.
+
+        Matrix products and the mixing of tokens, as the recurrent form does it where there is one; norms,
+        nonlinearities and the embedding are left out. Training takes about three times as many.
+        """
+        layers = sum(
+            2 * length * (self.layer_matrix(letter) + self._mlp_matrix())
+            + self.layer_mixing_flops(letter, length)
+            for letter in self.layers
+        )
+        return layers + 2 * length * self.vocab_size * self.width
+
+    @property
+    def _mlp_branches(self) -> int:
+        return 1 if self.mlp == "gelu" else 2
+
+    def _mlp_matrix(self) -> int:
+        return (self._mlp_branches + 1) * self.width * self.mlp_width
+
+    def _unknown_layer(self, letter: str) -> ValueError:
+        return ValueError(f"{self.architecture} has no layer {letter!r}; it has {', '.join(self.letters)}")
+
+    def layer_matrix(self, letter: str) -> int:
+        """Entries of the matrices that every token of one mixer is multiplied by."""
+        if letter == "C":
+            return self.width * self.width
+        raise self._unknown_layer(letter)
+
+    def layer_parameters(self, letter: str) -> int:
+        """Parameters of one mixer."""
+        if letter == "C":
+            return self.layer_matrix(letter) + (self.short_conv_size + 2) * self.width
+        raise self._unknown_layer(letter)
+
+    def layer_mixing_flops(self, letter: str, length: int) -> int:
+        """Operations of one mixer beyond its matrices, over a sequence."""
+        if letter == "C":
+            return 2 * length * self.short_conv_size * self.width
+        raise self._unknown_layer(letter)
+
     def state_elements(self, context_length: int) -> int:
         """Numbers that one sequence carries from a decode step to the next after `context_length` tokens.
 
@@ -94,4 +150,4 @@ class Architecture(BaseModel):
         """State of one layer; each architecture adds the letters of its own."""
         if letter == "C":
             return (self.short_conv_size - 1) * self.width
-        raise ValueError(f"{self.architecture} has no layer {letter!r}; it has {', '.join(self.letters)}")
+        raise self._unknown_layer(letter)

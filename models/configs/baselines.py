@@ -30,6 +30,47 @@ class MatrixStateConfig(Architecture):
         """What the convolution runs over: queries, keys and values of all heads."""
         return self.num_heads * (2 * self.keys + self.values)
 
+    @property
+    def is_gated(self) -> bool:
+        """Whether a gate stands before the projection back."""
+        return True
+
+    def layer_matrix(self, letter: str) -> int:
+        if letter == "S":
+            inner = self.num_heads * self.values
+            return self.width * (
+                self.conv_channels + (2 if self.is_gated else 1) * inner + self._decay_matrix()
+            )
+        return super().layer_matrix(letter)
+
+    def _decay_matrix(self) -> int:
+        """Numbers of a token's decay and step size that come from one matrix."""
+        return 0
+
+    def _vectors(self) -> int:
+        """Parameters of a layer that are in no matrix, beside the convolution's and the norm's."""
+        return 0
+
+    def layer_parameters(self, letter: str) -> int:
+        if letter == "S":
+            taps = (self.conv_size + 1) * self.conv_channels if self.conv_size > 1 else 0
+            return self.layer_matrix(letter) + taps + self._norm_width() + self._vectors()
+        return super().layer_parameters(letter)
+
+    def _norm_width(self) -> int:
+        return self.values
+
+    def layer_mixing_flops(self, letter: str, length: int) -> int:
+        if letter == "S":
+            convolution = 2 * self.conv_size * self.conv_channels if self.conv_size > 1 else 0
+            state = self.num_heads * self.keys * self.values
+            return length * (self._state_passes() * 2 * state + convolution)
+        return super().layer_mixing_flops(letter, length)
+
+    def _state_passes(self) -> int:
+        """Multiply-adds a token makes with each entry of the state: it decays, adds and reads."""
+        return 3
+
     def layer_state_elements(self, letter: str, context_length: int) -> int:
         if letter == "S":
             return self.num_heads * self.keys * self.values + (self.conv_size - 1) * self.conv_channels
@@ -48,6 +89,15 @@ class Mamba2Config(MatrixStateConfig):
     def conv_channels(self) -> int:
         return 2 * self.keys + self.num_heads * self.values
 
+    def _decay_matrix(self) -> int:
+        return self.num_heads
+
+    def _vectors(self) -> int:
+        return 3 * self.num_heads  # bias and rate of the decay, the skip
+
+    def _norm_width(self) -> int:
+        return self.num_heads * self.values
+
 
 class GatedDeltaNetConfig(MatrixStateConfig):
     """Gated DeltaNet (arXiv:2412.06464): the delta rule with a decay a head from the input."""
@@ -56,12 +106,28 @@ class GatedDeltaNetConfig(MatrixStateConfig):
     value_expansion: int = Field(default=2, ge=1)
     conv_size: int = Field(default=4, ge=1)
 
+    def _decay_matrix(self) -> int:
+        return 2 * self.num_heads  # the decay and beta
+
+    def _vectors(self) -> int:
+        return 2 * self.num_heads
+
+    def _state_passes(self) -> int:
+        return 4
+
 
 class DeltaNetConfig(MatrixStateConfig):
     """DeltaNet (arXiv:2406.06484): the delta rule without decay."""
 
     architecture: Literal["deltanet"] = "deltanet"
     conv_size: int = Field(default=4, ge=1)
+
+    @property
+    def is_gated(self) -> bool:
+        return False
+
+    def _decay_matrix(self) -> int:
+        return self.num_heads  # beta
 
 
 class GLAConfig(MatrixStateConfig):
@@ -70,6 +136,13 @@ class GLAConfig(MatrixStateConfig):
     architecture: Literal["gla"] = "gla"
     gate_rank: int = Field(default=16, ge=1)  # of the low-rank map that gives the decays
     gate_temperature: float = Field(default=16.0, gt=0)
+
+    def layer_matrix(self, letter: str) -> int:
+        low_rank = self.gate_rank * (self.width + self.num_heads * self.keys)
+        return super().layer_matrix(letter) + (low_rank if letter == "S" else 0)
+
+    def _vectors(self) -> int:
+        return self.num_heads * self.keys
 
 
 class RetNetConfig(MatrixStateConfig):

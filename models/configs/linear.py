@@ -16,7 +16,7 @@ class FeatureKnobs(Architecture):
     feature_map: FeatureMapName = "elu"
     feature_dim: int | None = Field(
         default=None, ge=1
-    )  # queries and keys a head, before the map; None: the head's
+    )  # of queries and keys, before the map; None: the head's
     random_features: int = Field(default=64, ge=1)  # of the performer
     horizon: int = Field(default=2048, ge=1)  # of cosformer: further back than that, weights turn negative
     conv_size: int = Field(default=0, ge=0)  # taps of the augmenting convolution on values; 0: none
@@ -34,6 +34,25 @@ class FeatureKnobs(Architecture):
         if self.feature_map == "performer":
             return self.random_features
         return 2 * dim if self.feature_map in ("cosformer", "hedgehog") else dim
+
+    def layer_matrix(self, letter: str) -> int:
+        if letter == "L":
+            learned = self.key_dim**2 if self.feature_map == "hedgehog" else 0
+            return (
+                self.width * (2 * self.num_heads * self.key_dim + 2 * self.width) + self.num_heads * learned
+            )
+        return super().layer_matrix(letter)
+
+    def layer_parameters(self, letter: str) -> int:
+        if letter == "L":
+            return self.layer_matrix(letter) + self.conv_size * self.num_heads
+        return super().layer_parameters(letter)
+
+    def layer_mixing_flops(self, letter: str, length: int) -> int:
+        if letter == "L":
+            state = 4 * self.num_heads * self.expanded_dim * (self.head_dim + 1)
+            return length * (state + 2 * self.conv_size * self.width)
+        return super().layer_mixing_flops(letter, length)
 
     def layer_state_elements(self, letter: str, context_length: int) -> int:
         if letter == "L":
@@ -53,12 +72,34 @@ class LinearConfig(FeatureKnobs):
 class BasedConfig(FeatureKnobs, WindowKnobs):
     """Based: Taylor linear attention, sliding-window attention and gated short convolutions."""
 
-    letters: ClassVar[str] = "CLW"
+    letters: ClassVar[str] = "CLWB"
     architecture: Literal["based"] = "based"
     pattern: str = Field(default="CLW", min_length=1)
     feature_map: FeatureMapName = "taylor"
     feature_dim: int | None = Field(default=16, ge=1)
     positions: Positions = "rope"
+    conv_expansion: int = Field(default=2, ge=1)  # inner width of the language models' convolution (B)
+
+    def layer_matrix(self, letter: str) -> int:
+        if letter == "B":
+            return 3 * self.conv_expansion * self.width * self.width
+        return super().layer_matrix(letter)
+
+    def layer_parameters(self, letter: str) -> int:
+        if letter == "B":
+            inner = self.conv_expansion * self.width
+            return self.layer_matrix(letter) + (self.short_conv_size + 2) * inner + self.width  # taps, biases
+        return super().layer_parameters(letter)
+
+    def layer_mixing_flops(self, letter: str, length: int) -> int:
+        if letter == "B":
+            return 2 * length * self.short_conv_size * self.conv_expansion * self.width
+        return super().layer_mixing_flops(letter, length)
+
+    def layer_state_elements(self, letter: str, context_length: int) -> int:
+        if letter == "B":
+            return (self.short_conv_size - 1) * self.conv_expansion * self.width
+        return super().layer_state_elements(letter, context_length)
 
 
 class GroupedConfig(Architecture):
@@ -81,6 +122,25 @@ class GroupedConfig(Architecture):
         if self.rotary_dim % 2:
             raise ValueError(f"width / num_heads is {self.head_dim}; with positions='rope' it must be even")
         return self
+
+    def layer_matrix(self, letter: str) -> int:
+        if letter == "G":
+            return 4 * self.width * self.width
+        return super().layer_matrix(letter)
+
+    def layer_parameters(self, letter: str) -> int:
+        if letter == "G":
+            return self.layer_matrix(letter) + 1 + self.conv_size * self.num_heads
+        return super().layer_parameters(letter)
+
+    def layer_mixing_flops(self, letter: str, length: int) -> int:
+        if letter == "G":
+            full, rest = divmod(length, self.group_size)
+            pairs = (full * self.group_size * (self.group_size + 1) + rest * (rest + 1)) // 2
+            return (
+                4 * self.width * (pairs + length * self.head_dim) + 2 * length * self.conv_size * self.width
+            )
+        return super().layer_mixing_flops(letter, length)
 
     def layer_state_elements(self, letter: str, context_length: int) -> int:
         if letter == "G":

@@ -9,21 +9,48 @@ from recallfront.models.configs.softmax import Positions, WindowKnobs
 
 
 class RecurrentKnobs(Architecture):
-    """Knobs of the recurrent block. `num_heads` is also the number of diagonal blocks of its gates."""
+    """Knobs of the recurrent block."""
 
-    lru_width: int | None = Field(
-        default=None, ge=1
-    )  # None: the width (the paper's models have about 4/3 of it)
+    lru_width: int | None = Field(default=None, ge=1)  # None: the width; the paper's have about 4/3 of it
     conv_size: int = Field(default=4, ge=1)
+    gate_blocks: int | None = Field(default=None, ge=1)  # diagonal blocks of the gates; None: num_heads
     lambda_init: Literal["paper", "recurrentgemma"] = "paper"
 
     @property
     def recurrent_width(self) -> int:
         return self.lru_width or self.width
 
+    @property
+    def num_gate_blocks(self) -> int:
+        return self.gate_blocks or self.num_heads
+
+    @property
+    def mlp_bias(self) -> bool:
+        return True
+
+    def layer_matrix(self, letter: str) -> int:
+        lru = self.recurrent_width
+        if letter == "R":
+            return 3 * self.width * lru + 2 * lru * lru // self.num_gate_blocks
+        return super().layer_matrix(letter)
+
+    def layer_parameters(self, letter: str) -> int:
+        if letter == "R":
+            # biases of the branches, the convolution, the gates and the way out; the rates
+            vectors = (2 + self.conv_size + 1 + 2 + 1) * self.recurrent_width + self.width
+            return self.layer_matrix(letter) + vectors
+        out_bias = self.width if letter in "AW" else 0
+        return super().layer_parameters(letter) + out_bias
+
+    def layer_mixing_flops(self, letter: str, length: int) -> int:
+        if letter == "R":
+            return 2 * length * (self.conv_size + 1) * self.recurrent_width
+        return super().layer_mixing_flops(letter, length)
+
     @model_validator(mode="after")
     def _check_recurrent(self) -> Self:
-        self._check_divides("num_heads", self.num_heads, "lru_width", self.recurrent_width)
+        name = "num_heads" if self.gate_blocks is None else "gate_blocks"
+        self._check_divides(name, self.num_gate_blocks, "lru_width", self.recurrent_width)
         return self
 
     def resized(
@@ -32,8 +59,8 @@ class RecurrentKnobs(Architecture):
         resized = super().resized(width=width, num_layers=num_layers, num_heads=num_heads)
         if self.lru_width is None or width is None:
             return resized
-        heads = resized.num_heads  # keep the ratio to the width, as a multiple of the gates' blocks
-        lru_width = max(1, round(self.lru_width * width / self.width / heads)) * heads
+        blocks = resized.num_gate_blocks  # keep the ratio to the width, as a multiple of the gates' blocks
+        lru_width = max(1, round(self.lru_width * width / self.width / blocks)) * blocks
         return type(self).model_validate({**resized.model_dump(), "lru_width": lru_width})
 
     def layer_state_elements(self, letter: str, context_length: int) -> int:

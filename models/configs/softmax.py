@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from recallfront.models.configs.base import Architecture
 
+T5_BUCKETS = 32  # of the T5 bias, a number each and head
 Positions = Literal["alibi", "rope", "sinusoidal", "t5", "none"]
 
 
@@ -13,9 +14,7 @@ class AttentionKnobs(Architecture):
     """Knobs of every softmax attention layer."""
 
     positions: Positions = "alibi"
-    num_kv_heads: int | None = Field(
-        default=None, ge=1
-    )  # None: as many as num_heads; 1: multi-query attention
+    num_kv_heads: int | None = Field(default=None, ge=1)  # None: num_heads; 1: multi-query attention
 
     @property
     def kv_heads(self) -> int:
@@ -30,6 +29,25 @@ class AttentionKnobs(Architecture):
     def rotary_dim(self) -> int:
         """Leading dimensions of a head that RoPE turns."""
         return self.head_dim if self.positions == "rope" else 0
+
+    def layer_matrix(self, letter: str) -> int:
+        if letter in "AW":
+            return self.width * (2 * self.width + self.kv_width)
+        return super().layer_matrix(letter)
+
+    def layer_parameters(self, letter: str) -> int:
+        if letter in "AW":
+            return self.layer_matrix(letter) + (T5_BUCKETS * self.num_heads if self.positions == "t5" else 0)
+        return super().layer_parameters(letter)
+
+    def layer_mixing_flops(self, letter: str, length: int) -> int:
+        if letter in "AW":
+            return 4 * self.width * self._visible_pairs(letter, length)
+        return super().layer_mixing_flops(letter, length)
+
+    def _visible_pairs(self, letter: str, length: int) -> int:
+        """Pairs of a query and a key that it sees, over a sequence."""
+        return length * (length + 1) // 2
 
     @model_validator(mode="after")
     def _check_attention(self) -> Self:
@@ -58,6 +76,10 @@ class WindowKnobs(AttentionKnobs):
     """Knobs of an architecture with sliding-window layers."""
 
     window_size: int = Field(default=16, ge=1)  # keys visible, the token's own included
+
+    def _visible_pairs(self, letter: str, length: int) -> int:
+        seen = min(self.window_size, length) if letter == "W" else length
+        return seen * (seen + 1) // 2 + (length - seen) * seen
 
     def layer_state_elements(self, letter: str, context_length: int) -> int:
         if letter == "W":

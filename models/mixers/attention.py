@@ -11,12 +11,13 @@ from recallfront.kernels.window_attention.operator import (
     window_attention,
     window_attention_step,
 )
+from recallfront.models.configs.softmax import T5_BUCKETS
 from recallfront.models.layers import Drawn, Linear, rotate
 from recallfront.models.mixers.base import Mixer
 from recallfront.models.mixers.ring import ring_last, ring_write
 from recallfront.models.state import Block, LayerState, Layout, Step
 
-_T5_BUCKETS, _T5_DISTANCE = 32, 128
+_T5_DISTANCE = 128
 _FIRST_CAPACITY = 64  # slots of a growing cache; it doubles when it is full
 
 
@@ -28,17 +29,17 @@ class T5Bias(Drawn):
 
     def __init__(self, heads: int) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(heads, _T5_BUCKETS))
+        self.weight = nn.Parameter(torch.empty(heads, T5_BUCKETS))
 
     def initialise(self, generator: Generator) -> None:
         nn.init.normal_(self.weight, std=0.02, generator=generator)
 
     def forward(self) -> Tensor:
         """Bias by distance (H, _T5_DISTANCE + 1); the last one holds for all that is further."""
-        exact = _T5_BUCKETS // 2
+        exact = T5_BUCKETS // 2
         distance = torch.arange(_T5_DISTANCE + 1, device=self.weight.device)
         growth = torch.log(distance.clamp(min=1) / exact) / math.log(_T5_DISTANCE / exact)
-        bucket = (exact + (growth * (_T5_BUCKETS - exact)).long()).clamp(max=_T5_BUCKETS - 1)
+        bucket = (exact + (growth * (T5_BUCKETS - exact)).long()).clamp(max=T5_BUCKETS - 1)
         return self.weight[:, torch.where(distance < exact, distance, bucket)]
 
 

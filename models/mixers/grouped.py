@@ -18,7 +18,7 @@ class CrossScale(Drawn):
     def __init__(self, start: float) -> None:
         super().__init__()
         self.start = start
-        self.weight = nn.Parameter(torch.empty(()))
+        self.weight = nn.Parameter(torch.empty(1))  # one element: DeepSpeed broadcasts no 0-d tensors
 
     def initialise(self, generator: Generator) -> None:
         nn.init.constant_(self.weight, self.start)

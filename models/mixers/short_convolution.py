@@ -3,6 +3,7 @@
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from recallfront.kernels.short_conv.operator import short_conv, short_conv_step
@@ -12,22 +13,24 @@ from recallfront.models.state import Block, LayerState, Layout, Step
 
 
 class ConvTaps(Drawn):
-    """Taps (C, K) and bias (C) of a depthwise convolution; std None draws as PyTorch's Conv1d does."""
+    """Taps (C, K) and bias (C), if any, of a depthwise convolution; std None draws as PyTorch's Conv1d does."""
 
-    def __init__(self, channels: int, size: int, *, std: float | None = None) -> None:
+    def __init__(self, channels: int, size: int, *, std: float | None = None, bias: bool = True) -> None:
         super().__init__()
         self.std = std
         self.taps = nn.Parameter(torch.empty(channels, size))
-        self.bias = nn.Parameter(torch.empty(channels))
+        self.bias = nn.Parameter(torch.empty(channels)) if bias else None
 
     def initialise(self, generator: Generator) -> None:
         if self.std is not None:
             nn.init.normal_(self.taps, std=self.std, generator=generator)
-            nn.init.zeros_(self.bias)
+            if self.bias is not None:
+                nn.init.zeros_(self.bias)
             return
         bound = 1 / math.sqrt(self.taps.shape[1])
         nn.init.uniform_(self.taps, -bound, bound, generator=generator)
-        nn.init.uniform_(self.bias, -bound, bound, generator=generator)
+        if self.bias is not None:
+            nn.init.uniform_(self.bias, -bound, bound, generator=generator)
 
     def forward(self, x: Tensor, layout: Layout) -> Tensor:
         return short_conv(x, self.taps, bias=self.bias, positions=layout.positions)[0]
@@ -69,3 +72,37 @@ class GatedShortConvolution(Mixer):
     def step(self, x: Tensor, state: LayerState, step: Step) -> Tensor:
         y, state["conv"] = self.conv.step(x, state["conv"])
         return torch.addcmul(x, y, self.gate(x))
+
+
+class BasedConvolution(Mixer):
+    """W_out (silu(conv(u1)) * u2), u1 and u2 from W_in: the convolution of Based's language models (letter
+    B).
+    """
+
+    def __init__(self, width: int, expansion: int, size: int, out_scale: float) -> None:
+        super().__init__()
+        self.inner = expansion * width
+        self.branches = Linear(width, 2 * self.inner, bias=True, std=width**-0.5)
+        self.conv = ConvTaps(self.inner, size, bias=False)
+        self.out = Linear(self.inner, width, bias=True, std=self.inner**-0.5 * out_scale)
+
+    def _gated(self, convolved: Tensor, gate: Tensor) -> Tensor:
+        out: Tensor = self.out(F.silu(convolved) * gate)
+        return out
+
+    def forward(self, x: Tensor, layout: Layout) -> Tensor:
+        u, gate = torch.split(self.branches(x), self.inner, dim=-1)
+        return self._gated(self.conv(u, layout), gate)
+
+    def init_state(self, batch_size: int, device: torch.device, dtype: torch.dtype) -> LayerState:
+        return {"conv": self.conv.init_state(batch_size, device, dtype)}
+
+    def extend(self, x: Tensor, state: LayerState, block: Block) -> Tensor:
+        u, gate = torch.split(self.branches(x), self.inner, dim=-1)
+        y, state["conv"] = self.conv.extend(u, state["conv"], block)
+        return self._gated(y, gate)
+
+    def step(self, x: Tensor, state: LayerState, step: Step) -> Tensor:
+        u, gate = torch.split(self.branches(x), self.inner, dim=-1)
+        y, state["conv"] = self.conv.step(u, state["conv"])
+        return self._gated(y, gate)

@@ -30,6 +30,8 @@ CASES: dict[str, dict[str, object]] = {
     "gla": {"num_heads": 2, "gate_rank": 3},
     "retnet": {"num_heads": 2, "state_dim": 4},
     "retnet-conv": {"architecture": "retnet", "pattern": "S", "conv_size": 3, "value_expansion": 1},
+    "based-language": {"architecture": "based", "pattern": "BLWBB", "window_size": WINDOW, "feature_dim": 2},
+    "hawk-blocks": {"architecture": "hawk", "gate_blocks": 4, "lru_width": 12, "mlp_expansion": 0.5},
     "linear": {"num_heads": 2},
     "linear-augmented": {"architecture": "linear", "num_heads": 2, "conv_size": TAPS, "feature_dim": 5},
     "linear-relu": {"architecture": "linear", "feature_map": "relu"},
