@@ -96,7 +96,7 @@ def front_figure(front: Front) -> "Figure":
         figure.add_trace(_ring(front, front.knee))
     for architecture, candidates in by_architecture(front).items():
         figure.add_trace(_trace(front, architecture, candidates))
-    legend = {"orientation": "h", "x": 0, "y": -0.17, "yanchor": "top"}
+    legend = {"orientation": "h", "x": 0, "y": -0.19, "yanchor": "top"}
     figure.update_layout(_layout("front"), xaxis=_axis(across), yaxis=_axis(up), legend=legend)
     if not front.candidates:
         middle = {"xref": "paper", "yref": "paper", "x": 0.5, "y": 0.5, "showarrow": False}
@@ -137,8 +137,8 @@ def history_figure(rows: Sequence[HistoryRow]) -> "Figure":
     axis = {"gridcolor": GRID, "zeroline": False, "rangemode": "tozero", "tickcolor": GRID}
     figure.update_layout(
         _layout("history"),
-        xaxis=axis | {"title": {"text": _SCALES["trials"]}},
-        yaxis=axis | {"title": {"text": "hypervolume"}},
+        xaxis=axis | {"title": {"text": _SCALES["trials"], "standoff": 10}},
+        yaxis=axis | {"title": {"text": "hypervolume", "standoff": 12}, "automargin": True},
         updatemenus=[menu | {"buttons": buttons, "font": {"size": 12}}],
         showlegend=False,
     )

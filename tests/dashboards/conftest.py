@@ -65,7 +65,7 @@ FAILURES = {
 }
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_record() -> Callable[..., SweepRecord]:
     """Builds a record: `finished` of its trials finished, then one of each `others`."""
 

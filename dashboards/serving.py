@@ -1,0 +1,129 @@
+"""Serves MLflow together with recallfront's pages, from this machine's store to this machine's browser."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+from recallfront.platform.errors import UsageError
+
+_START_SECONDS = 120.0
+_STOP_SECONDS = 10.0
+_ENVIRONMENT = {
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # eight processes that nothing here uses
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+}
+
+
+def serve(
+    home: Path,
+    tracking_uri: str | None = None,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 5000,
+    tell: Callable[[str], None] = print,
+) -> int:
+    """Run `mlflow server` with our pages until it ends -> its exit status, 0 when it was stopped from here.
+
+    Args:
+        home: the folder of all outputs.
+        tracking_uri: the store; None is the SQLite file in `home`.
+        host: the address to listen on; who can reach it can read and change the store.
+        port: the port to listen on.
+        tell: gets the line that says where the pages are, once they answer.
+
+    Raises:
+        UsageError: the port is taken, or the store is itself a server, or cannot be opened.
+    """
+    from recallfront.platform.tracking.store import prepare_store
+
+    if tracking_uri and tracking_uri.startswith(("http://", "https://")):
+        raise UsageError(
+            f"{tracking_uri} is a server already: open it in a browser; recallfront's pages are on it, below "
+            "/recallfront/, when it was started by `recallfront ui` or `mlflow server --app-name recallfront`"
+        )
+    _require_free(host, port)
+    command = server_command(prepare_store(tracking_uri, home), home, host=host, port=port)
+    # a session of its own, so that an interrupt reaches the server once, from here, and all of it ends together
+    server = subprocess.Popen(command, env=os.environ | _ENVIRONMENT, start_new_session=True)
+    with _interrupts_stop(server) as stopped:
+        address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        if _wait_until_up(server, address):
+            tell(f"recallfront: {address}/recallfront/  (MLflow: {address}/)  Ctrl+C stops it")
+        status = server.wait()
+    return 0 if stopped else status
+
+
+def server_command(store: str, home: Path, *, host: str, port: int) -> list[str]:
+    """The command line that serves a store with our pages."""
+    return [
+        *(sys.executable, "-m", "mlflow", "server", "--app-name", "recallfront"),
+        *("--backend-store-uri", store, "--artifacts-destination", str(home.resolve() / "mlartifacts")),
+        *("--host", host, "--port", str(port), "--workers", "1", "--uvicorn-opts", "--log-level warning"),
+    ]
+
+
+def _require_free(host: str, port: int) -> None:
+    if not 0 < port < 65536:
+        raise UsageError(f"port {port}: must be from 1 to 65535")
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(
+                socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
+            )  # a server that has just ended is no bar
+            probe.bind(address)
+    except OSError as error:
+        raise UsageError(
+            f"cannot listen on {host} port {port} ({error.strerror}): give another one with --port"
+        ) from None
+
+
+@contextmanager
+def _interrupts_stop(server: "subprocess.Popen[bytes]") -> Iterator[list[int]]:
+    """While entered, Ctrl+C or SIGTERM stops the server (and is listed); in the end nothing of it is left."""
+    stopped: list[int] = []
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        stopped.append(number)
+        _signal(server, signal.SIGTERM)
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stopped
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        _signal(server, signal.SIGTERM)
+        try:
+            server.wait(_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            pass
+        _signal(server, signal.SIGKILL)
+        server.wait()
+
+
+def _signal(server: "subprocess.Popen[bytes]", number: int) -> None:
+    try:
+        os.killpg(server.pid, number)
+    except ProcessLookupError:
+        pass
+
+
+def _wait_until_up(server: "subprocess.Popen[bytes]", address: str) -> bool:
+    deadline = time.monotonic() + _START_SECONDS
+    while server.poll() is None and time.monotonic() < deadline:
+        try:
+            with urllib.request.urlopen(f"{address}/health", timeout=2):
+                return True
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.2)
+    return False

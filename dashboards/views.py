@@ -1,0 +1,213 @@
+"""What the pages show, read off records: plain values for the templates, no markup."""
+
+import shlex
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from recallfront.platform.candidates import Candidate, gather, show, varying_knobs
+from recallfront.platform.front_history import hypervolume_history
+from recallfront.platform.front_views import MARKS, title_of
+from recallfront.platform.fronts import Front, build_front
+from recallfront.platform.records import Status, SweepRecord, TrialRecord
+
+STATES = {
+    "running": "running",
+    "finished": "finished",
+    "error": "failed",
+}  # tag of a sweep -> word on the page
+
+
+@dataclass(frozen=True)
+class TrialLine:
+    """One trial in the table of a sweep's page."""
+
+    run_id: str
+    label: str
+    seed: Any
+    status: str
+    is_failure: bool
+    figures: tuple[str, ...]  # in the order of the page's columns
+    seconds: float
+    failure: str
+
+
+@dataclass(frozen=True)
+class CandidateLine:
+    """One configuration in the table of the front."""
+
+    mark: str
+    label: str
+    architecture: str
+    on_front: bool
+    is_knee: bool
+    figures: tuple[str, ...]
+    share: float  # of the hypervolume, 0 to 1, that would be lost without it
+    n_seeds: int
+    run_id: str
+
+
+@dataclass(frozen=True)
+class SweepView:
+    """A sweep's page, or its line on the first page."""
+
+    record: SweepRecord
+    front: Front
+    experiment_id: str  # MLflow's
+    state: str
+    done: int
+    running: int
+    failed: int
+    started: float  # seconds since the epoch; 0 before the first trial
+    seconds: float  # from the first trial's start to the last one's end, or to now
+    device_hours: float
+
+    def link(self, run_id: str) -> str:
+        """Where MLflow shows a run; it opens on traces of language models unless told what is looked for."""
+        return f"/#/experiments/{self.experiment_id}/runs/{run_id}?workflowType=machine_learning"
+
+    @property
+    def is_running(self) -> bool:
+        return self.state == "running"
+
+    @property
+    def best(self) -> Candidate | None:
+        """The configuration of highest validation recall."""
+        ranked = [c for c in self.front.candidates if "validation_recall" in c.metrics]
+        return max(ranked, key=lambda c: c.metrics["validation_recall"], default=None)
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """Metric -> heading, in both tables: the objectives, recall on both splits, and the state."""
+        columns = {
+            o.reading: "recall" if o.metric == "recall" else title_of(o.metric) for o in self.front.objectives
+        }
+        return columns | {"recall": "recall on test", "state_bytes": "state"}
+
+    @property
+    def candidates(self) -> list[CandidateLine]:
+        """The front first, each part slowest first."""
+        ordered = sorted(self.front.candidates, key=lambda c: not c.on_front)
+        return [self._candidate(candidate) for candidate in ordered]
+
+    @property
+    def trials(self) -> list[TrialLine]:
+        """Running ones first, then the latest to start."""
+        varying = varying_knobs(self.record.trials)
+        ordered = sorted(self.record.trials, key=lambda t: (t.status is not Status.RUNNING, -t.start_time))
+        return [self._trial(trial, varying) for trial in ordered]
+
+    @property
+    def hypervolume(self) -> str:
+        return show("hypervolume", self.front.hypervolume) if self.front.candidates else "–"
+
+    def commands(self, tracking_uri: str) -> list[tuple[str, str]]:
+        """What to do next on the command line: (what it does, command)."""
+        sweep, store = (
+            self.record.sweep_key[:8] or self.record.run_id,
+            f" --tracking-uri {shlex.quote(tracking_uri)}",
+        )
+        commands = [("The front as a table", f"recallfront front {sweep}{store}")]
+        if self.front.knee is None or self.best is None:
+            return commands
+        floor = int(10 * self.best.metrics["validation_recall"]) / 10  # the best reaches it
+        fastest = next((o for o in self.front.objectives if o.metric != "recall"), self.front.objectives[0])
+        extreme = f"--{fastest.direction} {fastest.metric}"
+        where = f"--where 'recall >= {floor:g}' {extreme}"
+        return [
+            *commands,
+            (
+                "Pick the knee, register it, write its weights",
+                f"recallfront pick {sweep} --knee --out model{store}",
+            ),
+            ("Pick the best with enough recall", f"recallfront pick {sweep} {where}{store}"),
+            (
+                "Run the knee again from its lineage",
+                f"recallfront rerun {self.front.knee.run_ids[0][:12]}{store}",
+            ),
+        ]
+
+    def _candidate(self, candidate: Candidate) -> CandidateLine:
+        return CandidateLine(
+            mark=MARKS[candidate.on_front, candidate.certain],
+            label=candidate.label,
+            architecture=candidate.architecture,
+            on_front=candidate.on_front,
+            is_knee=candidate is self.front.knee,
+            figures=tuple(candidate.describe(metric) for metric in self.columns),
+            share=candidate.contribution / self.front.hypervolume if self.front.hypervolume else 0.0,
+            n_seeds=candidate.n_seeds,
+            run_id=candidate.run_ids[0],
+        )
+
+    def _trial(self, trial: TrialRecord, varying: Sequence[str]) -> TrialLine:
+        alone = gather([trial], varying)
+        return TrialLine(
+            run_id=trial.run_id,
+            label=alone.label,
+            seed=trial.config.get("seed", ""),
+            status=trial.status.value.replace("_", " "),
+            is_failure=trial.status.is_failure,
+            figures=tuple(alone.describe(metric) for metric in self.columns),
+            seconds=(trial.end_time or time.time()) - trial.start_time,
+            failure=trial.failure or "",
+        )
+
+
+def view_of(record: SweepRecord, experiment_id: str) -> SweepView:
+    """Read a sweep's record for its page.
+
+    Raises:
+        UsageError: when its specification has not reached the store yet.
+    """
+    ends = [trial.end_time or time.time() for trial in record.trials]
+    started = min((trial.start_time for trial in record.trials), default=0.0)
+    history = hypervolume_history(record)
+    return SweepView(
+        record=record,
+        front=build_front(record),
+        experiment_id=experiment_id,
+        state=STATES.get(record.tags.get("status", ""), "unknown"),
+        done=len(record.with_status(Status.FINISHED, Status.PRUNED)),
+        running=len(record.with_status(Status.RUNNING)),
+        failed=sum(trial.status.is_failure for trial in record.trials),
+        started=started,
+        seconds=max(ends, default=0.0) - started,
+        device_hours=history[-1].device_hours if history else 0.0,
+    )
+
+
+def clock(seconds: float) -> str:
+    """A duration as a person reads it: `42 s`, `3 min 20 s`, `5 h 07 min`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+def sweep_note(run_id: str, front: Front) -> str:
+    """The description of a sweep's MLflow run, in Markdown: the way to its page, and the front in a few lines."""
+    lines = [f"**[Open the front of this sweep](/recallfront/sweeps/{run_id})** (needs `recallfront ui`)", ""]
+    if not front.members:
+        return "\n".join([*lines, "No trial has finished yet."])
+    columns = [objective.reading for objective in front.objectives]
+    heads = [title_of(objective.metric) for objective in front.objectives]
+    lines += [
+        f"{len(front.members)} of {len(front.candidates)} configurations are on the front; hypervolume "
+        f"{show('hypervolume', front.hypervolume)}.",
+        "",
+        "| configuration | " + " | ".join(heads) + " |",
+        "| --- " * (len(heads) + 1) + "|",
+    ]
+    for member in front.members:
+        name = _plain(member.label) + (" (knee)" if member is front.knee else "")
+        lines.append(f"| {name} | " + " | ".join(map(member.describe, columns)) + " |")
+    return "\n".join(lines)
+
+
+def _plain(text: str) -> str:
+    """Text that Markdown and HTML take as it stands."""
+    marks = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "|": "&#124;"} | {mark: "\\" + mark for mark in "\\`*[]"}
+    return "".join(marks.get(letter, letter) for letter in text)

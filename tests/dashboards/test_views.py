@@ -1,0 +1,92 @@
+"""What the pages show, read off records."""
+
+import shlex
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from recallfront.dashboards.views import clock, sweep_note, view_of
+from recallfront.platform.errors import UsageError
+from recallfront.platform.fronts import build_front
+from recallfront.platform.records import Status, SweepRecord
+
+MakeRecord = Callable[..., SweepRecord]
+OTHERS = (Status.DIVERGED, Status.ERROR, Status.PRUNED, Status.RUNNING, Status.RUNNING)
+
+
+def test_counts_and_state(make_record: MakeRecord) -> None:
+    view = view_of(make_record(17, OTHERS, tags={"status": "running"}), "7")
+    assert (view.done, view.running, view.failed, view.state, view.is_running) == (18, 2, 2, "running", True)
+    assert view.best is not None and view.best.architecture == "attention"
+    assert view.device_hours == pytest.approx(17 * 15 / 3600)
+    assert view.link("abc") == "/#/experiments/7/runs/abc?workflowType=machine_learning"
+    states = {
+        tag: view_of(make_record(tags={"status": tag}), "7").state for tag in ("finished", "error", "?")
+    }
+    assert states == {"finished": "finished", "error": "failed", "?": "unknown"}
+
+
+def test_the_front_comes_first_in_the_table(record: SweepRecord) -> None:
+    view = view_of(record, "7")
+    lines = view.candidates
+    assert [line.on_front for line in lines] == sorted((line.on_front for line in lines), reverse=True)
+    assert lines[0].label == "attention" and lines[0].mark == "●"
+    assert list(view.columns.values()) == ["recall", "decode tokens/s", "recall on test", "state"]
+    assert lines[0].figures == ("0.993 ±0.000", "1,450 ±29", "0.989 ±0.000", "1.0 MiB")
+    assert sum(line.is_knee for line in lines) == 1
+    assert 0 < sum(line.share for line in lines) <= 1
+
+
+def test_running_trials_come_first_and_failures_are_told(make_record: MakeRecord) -> None:
+    trials = view_of(make_record(17, OTHERS), "7").trials
+    assert [trial.status for trial in trials[:5]] == ["running", "running", "pruned", "error", "diverged"]
+    assert trials[4].failure == "loss is nan at step 120" and trials[4].is_failure
+    assert trials[0].figures == ("–", "3,700 ±74", "–", "73.0 KiB")
+    assert trials[0].label == "based · window_size 8 · feature_dim 8" and trials[0].seed == 1
+
+
+def test_the_commands_can_be_copied(record: SweepRecord) -> None:
+    commands = [shlex.split(command) for _, command in view_of(record, "7").commands("http://host:1")]
+    assert all(c[0] == "recallfront" and c[-2:] == ["--tracking-uri", "http://host:1"] for c in commands)
+    front, knee, where, rerun = commands
+    assert front[1:3] == ["front", "5eed0000"]
+    assert knee[1:4] == ["pick", "5eed0000", "--knee"]
+    assert where[3:7] == ["--where", "recall >= 0.9", "--max", "decode_tokens_per_second"]
+    best = build_front(record).knee
+    assert best is not None and best.run_ids[0].startswith(rerun[2])
+
+
+def test_a_new_sweep_has_little_to_show(make_record: MakeRecord) -> None:
+    view = view_of(make_record(0, (Status.RUNNING,), tags={"status": "running"}), "7")
+    assert (view.hypervolume, view.best, view.candidates) == ("–", None, [])
+    assert len(view.commands("uri")) == 1
+    assert view_of(make_record(0), "7").seconds == 0
+    with pytest.raises(UsageError, match="no specification"):
+        view_of(replace(make_record(0), spec={}), "7")
+
+
+def test_the_note_leads_to_the_page_and_shows_the_front(record: SweepRecord, make_record: MakeRecord) -> None:
+    front = build_front(record)
+    note = sweep_note("abc", front)
+    assert "(/recallfront/sweeps/abc)" in note
+    assert "8 of 12 configurations are on the front; hypervolume 5,296." in note
+    rows = [line for line in note.splitlines() if line.startswith("| ")]
+    assert len(rows) == 2 + len(front.members)
+    assert rows[0] == "| configuration | recall | decode tokens/s |"
+    assert any("(knee)" in row for row in rows)
+    assert "No trial has finished yet" in sweep_note("abc", build_front(make_record(0)))
+
+
+def test_the_note_takes_names_as_text(make_record: MakeRecord) -> None:
+    record = make_record(1)
+    record.trials[0].config["model"]["architecture"] = "<b>|[x](y)`*"
+    assert "| &lt;b&gt;&#124;\\[x\\](y)\\`\\* (knee) |" in sweep_note("abc", build_front(record))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0 s"), (59.4, "59 s"), (59.6, "1 min 00 s"), (200, "3 min 20 s"), (18420, "5 h 07 min")],
+)
+def test_clock(seconds: float, text: str) -> None:
+    assert clock(seconds) == text
