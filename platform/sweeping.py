@@ -24,7 +24,7 @@ from recallfront.platform.recorder import Recorder
 from recallfront.platform.records import SweepRecord, TrialRecord
 from recallfront.platform.reports import Workplace
 from recallfront.platform.search import Proposal, Verdict, make_search, proposal_from_json
-from recallfront.platform.tracking.ledger import read_sweep
+from recallfront.platform.tracking.ledger import UnknownRecord, read_sweep
 from recallfront.platform.tracking.store import prepare_store
 from recallfront.platform.tracking.writer import TrackingWriter
 from recallfront.sweeps.data import prepare
@@ -151,7 +151,7 @@ def _ledger(spec: SweepSpec, uri: str, place: Workplace) -> SweepRecord:
     """What earlier runs of this sweep found with this code and this data."""
     try:
         record = read_sweep(uri, spec.key)
-    except UsageError:
+    except UnknownRecord:
         record = SweepRecord(run_id="", sweep_key=spec.key, name=spec.name, spec={}, trials=())
     usable = tuple(
         trial
