@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from recallfront.platform.candidates import Candidate, gather, show, varying_knobs
-from recallfront.platform.front_history import hypervolume_history
+from recallfront.platform.front_history import devices
 from recallfront.platform.front_views import MARKS, title_of
 from recallfront.platform.fronts import Front, build_front
 from recallfront.platform.records import Status, SweepRecord, TrialRecord
@@ -163,7 +163,7 @@ def view_of(record: SweepRecord, experiment_id: str) -> SweepView:
     """
     ends = [trial.end_time or time.time() for trial in record.trials]
     started = min((trial.start_time for trial in record.trials), default=0.0)
-    history = hypervolume_history(record)
+    ended = [trial for trial in record.trials if trial.end_time is not None]
     return SweepView(
         record=record,
         front=build_front(record),
@@ -174,7 +174,7 @@ def view_of(record: SweepRecord, experiment_id: str) -> SweepView:
         failed=sum(trial.status.is_failure for trial in record.trials),
         started=started,
         seconds=max(ends, default=0.0) - started,
-        device_hours=history[-1].device_hours if history else 0.0,
+        device_hours=sum(devices(t) * ((t.end_time or 0.0) - t.start_time) / 3600 for t in ended),
     )
 
 

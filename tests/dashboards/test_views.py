@@ -19,7 +19,7 @@ def test_counts_and_state(make_record: MakeRecord) -> None:
     view = view_of(make_record(17, OTHERS, tags={"status": "running"}), "7")
     assert (view.done, view.running, view.failed, view.state, view.is_running) == (18, 2, 2, "running", True)
     assert view.best is not None and view.best.architecture == "attention"
-    assert view.device_hours == pytest.approx(17 * 15 / 3600)
+    assert view.device_hours == pytest.approx(20 * 15 / 3600)  # pruned and failed trials cost too
     assert view.link("abc") == "/#/experiments/7/runs/abc?workflowType=machine_learning"
     states = {
         tag: view_of(make_record(tags={"status": tag}), "7").state for tag in ("finished", "error", "?")
