@@ -37,27 +37,28 @@ class Linear(Drawn):
 
 
 class _RMSNorm(torch.autograd.Function):
-    """x / rms(x) * gain, with its gradient written out: a fifth of the time of the composite one on a CPU."""
+    """x / rms(x) * gain, with its gradient in few passes: a third of the time of the composite one on a CPU."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, gain: Tensor, eps: float) -> Tensor:
-        width = x.shape[-1]
-        norm = torch.linalg.vector_norm(
-            x, dim=-1, keepdim=True, dtype=torch.promote_types(x.dtype, torch.float32)
-        )
-        inverse = torch.rsqrt(norm.square() / width + eps)
+        wide = torch.promote_types(x.dtype, torch.float32)
+        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=wide)
+        inverse = (length.square_() / x.shape[-1]).add_(eps).rsqrt_()
         ctx.save_for_backward(x, gain, inverse)
-        return (x * inverse * gain).to(x.dtype)
+        y: Tensor = (x * inverse).mul_(gain).to(x.dtype)
+        return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
         x, gain, inverse = ctx.saved_tensors
-        unit = x * inverse
-        product = grad * unit
-        grad_gain = product.flatten(0, -2).sum(0)
-        slope = (product @ gain[:, None].to(product.dtype)) / x.shape[-1]
-        grad_x = torch.addcmul(grad * gain, unit, slope, value=-1).mul_(inverse)
+        width = x.shape[-1]
+        product = (grad * x).view(-1, width).to(inverse.dtype)
+        scale = inverse.view(-1)
+        grad_gain = scale @ product
+        slope = (product @ gain.to(product.dtype)).mul_(scale.pow(3)).div_(-width)
+        grad_x = (grad * gain).mul_(inverse) if grad.dtype == inverse.dtype else grad * gain * inverse
+        grad_x.addcmul_(x, slope.view(inverse.shape).to(grad_x.dtype))
         return grad_x.to(x.dtype), grad_gain.to(gain.dtype), None
 
 
@@ -73,6 +74,8 @@ class RMSNorm(Drawn):
         nn.init.zeros_(self.scale)
 
     def forward(self, x: Tensor) -> Tensor:
+        if not torch.is_grad_enabled():
+            return F.rms_norm(x, self.scale.shape, 1 + self.scale, self.eps)
         y: Tensor = _RMSNorm.apply(x, 1 + self.scale, self.eps)  # type: ignore[no-untyped-call]
         return y
 

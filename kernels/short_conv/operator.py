@@ -53,5 +53,5 @@ def short_conv_step(
 ) -> tuple[Tensor, Tensor]:
     """One token of `short_conv`: x (B, C), state (B, K - 1, C); returns y (B, C) and the new state."""
     history = torch.cat([state, x[:, None]], dim=1)
-    y = torch.einsum("bkc,ck->bc", history, taps)
+    y = (history * taps.T).sum(1)
     return (y if bias is None else y + bias), history[:, 1:]

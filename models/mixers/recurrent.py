@@ -17,24 +17,31 @@ from recallfront.models.state import Block, LayerState, Layout, Step
 _C = 8.0  # the constant c of arXiv:2402.19427 eq. (3)
 
 
-class _Gates(torch.autograd.Function):
-    """Coefficients a, b of h_t = a_t h_{t-1} + b_t from the gates' logits: arXiv:2402.19427 eq. (1) to (4).
+def _coefficients(
+    r: Tensor, i: Tensor, v: Tensor, p: Tensor, starts: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """a and b of h_t = a_t h_{t-1} + b_t for gates r, i (arXiv:2402.19427 eq. 1 to 4); a before resets, and
+    m.
 
-    Written out with its gradient: a dozen passes over memory fewer than as separate operations.
+    The first token of a document is not scaled (m is 1), and nothing comes from before it (a is 0).
     """
+    log_a = r * (-_C * F.softplus(p))
+    a = torch.exp(log_a)
+    m = torch.expm1(log_a.mul_(2)).neg_().sqrt_().masked_fill_(starts, 1.0)
+    return a.masked_fill(starts, 0.0), (m * i).mul_(v), a, m
+
+
+class _Gates(torch.autograd.Function):
+    """`_coefficients` of the gates' logits with their gradient written out: a dozen passes over memory fewer."""
 
     @staticmethod
     def forward(
         ctx: Any, r_logit: Tensor, i_logit: Tensor, v: Tensor, p: Tensor, starts: Tensor
     ) -> tuple[Tensor, Tensor]:
         r, i = torch.sigmoid(r_logit), torch.sigmoid(i_logit)
-        rate = -_C * F.softplus(p)
-        log_a = r * rate
-        a = torch.exp(log_a)
-        m = torch.expm1(2 * log_a).neg_().sqrt_()
-        m.masked_fill_(starts, 1.0)  # the first token of a document is not scaled
+        decay, entering, a, m = _coefficients(r, i, v, p, starts)
         ctx.save_for_backward(r, i, v, p, a, m, starts)
-        return a.masked_fill(starts, 0.0), m * i * v
+        return decay, entering
 
     @staticmethod
     @once_differentiable
@@ -95,7 +102,10 @@ class RGLRU(Drawn):
         """
         r, i = (logit.view(v.shape) for logit in self.gate_logits(v.flatten(0, 1)))
         dtype = torch.promote_types(v.dtype, torch.float32)
-        a, b = _Gates.apply(r.to(dtype), i.to(dtype), v.to(dtype), self.p.to(dtype), starts[..., None])  # type: ignore[no-untyped-call]
+        r, i, v, p, starts = r.to(dtype), i.to(dtype), v.to(dtype), self.p.to(dtype), starts[..., None]
+        if not torch.is_grad_enabled():
+            return _coefficients(torch.sigmoid(r), torch.sigmoid(i), v, p, starts)[:2]
+        a, b = _Gates.apply(r, i, v, p, starts)  # type: ignore[no-untyped-call]
         return a, b
 
 
