@@ -38,21 +38,18 @@ class TrialActor(tune.Trainable):
     def _start(self, config: dict[str, Any]) -> None:
         trial = TrialConfig.model_validate_json(config["trial"])
         place = read_workplace(json.loads(config["place"]))
-        self._watchdog = Watchdog(trial, place)
-        self._reports = self._watchdog.guard(_reports(trial, place))
+        self._reports = _reports(trial, place)
 
     def _stop(self) -> None:
         self._reports.close()  # lets the body give its engine and its device back
-        self._watchdog.stop()
 
 
 def _reports(trial: TrialConfig, place: Workplace) -> Generator[Report, None, None]:
     if trial.resources.workers == 1:
-        yield from run_trial(trial, place)
-    else:
-        from recallfront.platform.distributed import run_distributed_trial
+        return Watchdog(trial, place).guard(run_trial(trial, place))
+    from recallfront.platform.distributed import run_distributed_trial
 
-        yield from run_distributed_trial(trial, place)
+    return run_distributed_trial(trial, place)  # its workers are watched where they run
 
 
 def workplace_json(place: Workplace) -> dict[str, Any]:

@@ -1,34 +1,49 @@
 """A trial of several workers: Ray Train's TorchTrainer, one DeepSpeed rank a worker, launched from the trial's actor.
 
-The trainer's placement group belongs to the job, not to the trial's actor: it is removed here, or by the driver where
-the actor is killed (`release_placement_group`).
+The trainer's placement group belongs to the job, not to the trial's actor. It goes with the trainer where that ends in
+order; where the actor is killed, the driver removes it (`release_placement_group`): the first report names it.
 """
 
+import contextlib
 import threading
+import time
 from collections import deque
 from collections.abc import Generator
 from dataclasses import replace
 from typing import Any
 
 import ray
+from ray.exceptions import RayActorError
 from ray.train import RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
-from ray.train.v2.api.config import (
-    FailureConfig,  # what `ray.train` gives at run time; its stubs show the old one
-)
 
+# What `ray.train` gives at run time; its stubs show the old ones.
+from ray.train.v2.api.config import FailureConfig
+from ray.train.v2.api.exceptions import WorkerGroupError
+
+from recallfront.platform.actor import read_workplace, workplace_json
 from recallfront.platform.records import Status
 from recallfront.platform.reports import Report, Workplace
+from recallfront.platform.trial import run_trial
+from recallfront.platform.watchdog import Watchdog
 from recallfront.sweeps.trial import TrialConfig
+
+PLACEMENT_GROUP = "placement_group"  # key in the first report's details
 
 _POLL_SECONDS = 0.05
 _STOP_SECONDS = 120.0  # for the workers to reach their next report and leave
-PLACEMENT_GROUP = "placement_group"  # key in a report's details
+_END_SECONDS = 60.0  # for the trainer to end after the last report
+# What a rank says that only lost its peer: the peer's own death or failure is the cause.
+_PEER_IS_GONE = ("gloo", "nccl", "connection closed", "connection reset", "broken pipe")
+
+
+class WorkersLost(Exception):
+    """A trial's workers died, or never came up: the trial is to be run again from its checkpoint."""
 
 
 @ray.remote(num_cpus=0)
 class Mailbox:
-    """Between rank 0 and the trial's actor: reports one way, the wish to stop the other."""
+    """Between the ranks and the trial's actor: reports one way, the wish to stop the other."""
 
     def __init__(self) -> None:
         self._reports: deque[dict[str, Any]] = deque()
@@ -49,27 +64,36 @@ class Mailbox:
 
 
 def run_distributed_trial(config: TrialConfig, place: Workplace) -> Generator[Report, None, None]:
-    """The reports of a trial that Ray Train runs; closing the generator stops its workers at their next report."""
+    """The reports of a trial that Ray Train runs; closing the generator stops its workers at their next report.
+
+    The last report comes when the workers have left and what they held is free.
+
+    Raises:
+        WorkersLost: a worker died, or the workers did not come up.
+    """
     mailbox = Mailbox.remote()  # type: ignore[attr-defined]
     run = _TrainRun(config, place, mailbox)
+    ends: list[Report] = []
     try:
-        ended = False
-        while not ended:
+        give_up = float("inf")
+        running = True
+        while running and time.monotonic() < give_up:
             running = run.is_alive()  # asked before the mailbox is emptied: nothing can be posted after that
-            for raw in ray.get(mailbox.take.remote()):
-                report = Report.from_json(raw)
+            for report in map(Report.from_json, ray.get(mailbox.take.remote())):
                 run.placement_group = report.details.get(PLACEMENT_GROUP, run.placement_group)
-                ended = report.status is not Status.RUNNING
-                yield report
-            if not running and not ended:
-                ended = True
-                yield Report(step=0, status=Status.LOST, failure=f"its workers were lost: {run.error}")
+                if report.status is Status.RUNNING:
+                    yield report
+                else:
+                    ends.append(report)
+                    give_up = time.monotonic() + _END_SECONDS
             run.join(timeout=_POLL_SECONDS)
     finally:
-        ray.get(mailbox.stop.remote())
+        with contextlib.suppress(RayActorError):  # its node is gone
+            ray.get(mailbox.stop.remote())
         run.join(timeout=_STOP_SECONDS)
         release_placement_group(run.placement_group)
         ray.kill(mailbox)
+    yield _verdict(ends, run)
 
 
 def release_placement_group(hexadecimal: str | None) -> None:
@@ -87,12 +111,10 @@ class _TrainRun(threading.Thread):
 
     def __init__(self, config: TrialConfig, place: Workplace, mailbox: Any) -> None:
         super().__init__(name="train-run", daemon=True)
-        self.error: str | None = None
+        self.error: Exception | None = None
         self.placement_group: str | None = None
         resources = config.resources
         per_worker = {"CPU": resources.cpus} | ({"GPU": resources.gpus} if resources.gpus else {})
-        from recallfront.platform.actor import workplace_json
-
         self._trainer = TorchTrainer(
             _worker,
             train_loop_config={
@@ -114,41 +136,69 @@ class _TrainRun(threading.Thread):
         )
         self.start()
 
+    @property
+    def lost_a_worker(self) -> bool:
+        """Whether a worker died, as against raised."""
+        failures = self.error.worker_failures if isinstance(self.error, WorkerGroupError) else {}
+        return any("HealthCheck" in type(failure).__name__ for failure in failures.values())
+
     def run(self) -> None:
         try:
             self._trainer.fit()
-        except Exception as error:  # reaches the ledger as the failure of the trial
-            self.error = " ".join(str(error).split())[:500]
+        except Exception as error:  # judged when the reports are known
+            self.error = error
+
+
+def _verdict(ends: list[Report], run: _TrainRun) -> Report:
+    """How the trial ended, of what its ranks said last: the first that has a reason of its own."""
+    for report in ends:
+        if report.status is not Status.ERROR or not (run.lost_a_worker or _blames_a_peer(report)):
+            return report
+    reason = " ".join(str(run.error or "they left without a last report").split())[:500]
+    raise WorkersLost(f"its workers were lost: {reason}")
+
+
+def _blames_a_peer(report: Report) -> bool:
+    return any(sign in (report.failure or "").lower() for sign in _PEER_IS_GONE)
 
 
 def _worker(loop: dict[str, Any]) -> None:
-    """One rank: runs the trial's body; rank 0 posts its reports, and all ranks stop together when asked to."""
-    import torch
+    """One rank of the trial: rank 0 posts its reports, every rank its failure; all stop together when asked to."""
     import torch.distributed as dist
 
-    from recallfront.platform.actor import read_workplace
-    from recallfront.platform.trial import run_trial
-
     context = ray.train.get_context()
-    rank, world = context.get_world_rank(), context.get_world_size()
+    config = TrialConfig.model_validate(loop["trial"])
     place = replace(
-        read_workplace(loop["place"]), rank=rank, world=world, local_rank=context.get_local_rank()
+        read_workplace(loop["place"]),
+        rank=context.get_world_rank(),
+        world=context.get_world_size(),
+        local_rank=context.get_local_rank(),
     )
     if place.device.startswith("cuda"):
         place = replace(place, device=str(ray.train.torch.get_device()))
-    reports = run_trial(TrialConfig.model_validate(loop["trial"]), place)
+    post = loop["mailbox"].post.remote
+    reports = run_trial(config, place)
+    if place.rank == 0:
+        group = ray.util.get_current_placement_group()
+        details = {PLACEMENT_GROUP: group.id.hex()} if group else {}
+        ray.get(post(Report(step=0, details=details).to_json()))
+        reports = Watchdog(config, place).guard(reports)
     for report in reports:
-        stop = torch.zeros(1)
-        if rank == 0:
-            group = ray.util.get_current_placement_group()
-            report.details[PLACEMENT_GROUP] = group.id.hex() if group else None
-            stop[0] = ray.get(loop["mailbox"].post.remote(report.to_json()))
+        stop = False
+        if place.rank == 0 or report.status.is_failure:
+            stop = ray.get(post(report.to_json()))
         if report.status.is_failure:
             raise RuntimeError(report.failure)  # the other ranks may wait in a collective: ends the group
-        if report.status is Status.RUNNING:
-            device = place.device if dist.get_backend() == "nccl" else "cpu"
-            stop = stop.to(device)
-            dist.broadcast(stop, src=0)
-            if stop.item():
-                reports.close()
-                return
+        if report.status is Status.RUNNING and _agree(stop, place, dist.get_backend()):
+            reports.close()
+            return
+
+
+def _agree(stop: bool, place: Workplace, backend: str) -> bool:
+    """What rank 0 says, on every rank."""
+    import torch
+    import torch.distributed as dist
+
+    flag = torch.tensor([float(stop)], device=place.device if backend == "nccl" else "cpu")
+    dist.broadcast(flag, src=0)
+    return bool(flag.item())

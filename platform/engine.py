@@ -3,6 +3,8 @@
 import logging
 import math
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +82,19 @@ def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, A
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
     ]
+
+
+@contextmanager
+def whole_weights(model: nn.Module) -> Iterator[None]:
+    """Within, every rank holds all of the weights, which ZeRO-3 spreads over the ranks; every rank enters."""
+    parameters = list(model.parameters())
+    if not any(hasattr(parameter, "ds_id") for parameter in parameters):
+        yield
+        return
+    import deepspeed
+
+    with deepspeed.zero.GatheredParameters(parameters):
+        yield
 
 
 def save_checkpoint(engine: Any, folder: Path, state: dict[str, Any]) -> None:

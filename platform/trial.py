@@ -17,7 +17,7 @@ import torch
 
 from recallfront.models import build
 from recallfront.models import save as save_model
-from recallfront.platform.engine import prepare_process
+from recallfront.platform.engine import prepare_process, whole_weights
 from recallfront.platform.measure import measured
 from recallfront.platform.quiet import Device
 from recallfront.platform.records import Status
@@ -112,8 +112,10 @@ def _finish(
     folder = place.folder(config)
     report.figures["measure_seconds"] = report.seconds["measure"]
     report.status, report.details = Status.FINISHED, details
+    with whole_weights(model):
+        if place.rank == 0:
+            save_model(model, folder / _WEIGHTS)
     if place.rank == 0:
-        save_model(model, folder / _WEIGHTS)
         report.weights = str(folder / _WEIGHTS)
         whole = report.to_json() | {"rows": history}
         temporary = folder / f"{_RESULT}.new"

@@ -106,13 +106,14 @@ class _Ends(_NeverRestored, Callback):
 
     def __init__(self, conductor: Conductor) -> None:
         self._conductor = conductor
-        self._groups: dict[str, str | None] = {}
+        self._groups: dict[str, str] = {}
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
         report = read_report(result)
-        self._groups[trial.trial_id] = report.details.get(PLACEMENT_GROUP)
+        if PLACEMENT_GROUP in report.details:
+            self._groups[trial.trial_id] = report.details[PLACEMENT_GROUP]
         self._conductor.report(trial.trial_id, report)
 
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
@@ -120,14 +121,17 @@ class _Ends(_NeverRestored, Callback):
         self._conductor.retried(trial.trial_id)
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        self._release(trial)
-        self._conductor.ended(trial.trial_id)
+        self._conductor.ended(trial.trial_id)  # its workers may still be leaving: its actor sees to them
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         self._release(trial)
         error = trial.get_error()
         text = " ".join(str(error or "its actor was lost").split())
         self._conductor.ended(trial.trial_id, lost=f"{type(error).__name__}: {text}"[:1000])
+
+    def on_experiment_end(self, trials: list[Trial], **info: Any) -> None:
+        for group in self._groups.values():
+            release_placement_group(group)
 
     def _release(self, trial: Trial) -> None:
         release_placement_group(self._groups.pop(trial.trial_id, None))
