@@ -1,19 +1,23 @@
 # Every target sets up what it needs: a virtual environment in .venv, and the package in it.
 PYTHON ?= python3
 BIN := .venv/bin
-STAMP := .venv/.installed
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .PHONY: setup demo test lint bench clean
 
-setup: $(STAMP)
+setup: .venv/.developer
 
-$(STAMP): pyproject.toml
+.venv/.user: pyproject.toml
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check "pip>=25.1"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable . --group dev
-	touch $(STAMP)
+	$(PIP) "pip>=25.1"
+	$(PIP) --editable .
+	touch $@
 
-demo: setup  ## the study `quickstart`, on the CPU
+.venv/.developer: .venv/.user
+	$(PIP) --group dev
+	touch $@
+
+demo: .venv/.user  ## the study `quickstart`, on the CPU
 	$(BIN)/recallfront run quickstart
 
 test: setup lint  ## every test, slow ones included
@@ -24,7 +28,7 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m mypy
 
-bench: setup  ## recallfront's own overheads
+bench: .venv/.user  ## recallfront's own overheads
 	$(BIN)/recallfront bench
 
 clean:

@@ -40,7 +40,7 @@ class Progress:
     def _run(self) -> None:
         if not self._console.is_terminal:
             while not self._done.wait(_LINE_SECONDS):
-                self._console.print(self.line(), highlight=False)
+                self._console.print(self.line(), highlight=False, soft_wrap=True)
             return
         with Live(self.picture(), console=self._console, refresh_per_second=4, transient=True) as live:
             while not self._done.wait(_LIVE_SECONDS):
