@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from recallfront.platform.candidates import Candidate, Objective, show
+from recallfront.platform.candidates import Candidate, Objective, show, show_knob
 from recallfront.platform.front_views import title_of
 from recallfront.platform.fronts import Front
 
@@ -43,7 +43,7 @@ AXIS_TITLES = {
     "train_tokens_per_second": "training throughput (tokens/s)",
     "state_bytes": "decode state (bytes)",
 }
-_LOG_FROM = 5.0  # an axis whose ends differ by more than this factor is logarithmic
+_LOG_FROM = 5.0  # an axis whose ends differ by more than this factor is logarithmic, recall's excepted
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def axis_of(front: Front, objective: Objective) -> Axis:
     spreads = [c.spreads.get(reading, 0.0) for c in front.candidates] or [0.0, 0.0]
     low = min(value - spread for value, spread in zip(values, spreads, strict=True))
     high = max(value + spread for value, spread in zip(values, spreads, strict=True))
-    if low > 0 and high / low > _LOG_FROM:
+    if objective.metric != "recall" and low > 0 and high / low > _LOG_FROM:
         pad = (high / low) ** 0.08
         return Axis(objective, low / pad, high * pad, is_log=True)
     pad = 0.08 * (high - low) or 0.08 * abs(high) or 1.0
@@ -133,7 +133,7 @@ def short_number(value: float) -> str:
 
 def short_label(candidate: Candidate) -> str:
     """A candidate's label in a picture: `based, window 16, feature 8`."""
-    knobs = [f"{short_knob(name)} {value}" for name, value in candidate.knobs.items()]
+    knobs = [f"{short_knob(name)} {show_knob(value, digits=3)}" for name, value in candidate.knobs.items()]
     return ", ".join([candidate.architecture, *knobs])
 
 

@@ -4,6 +4,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
+
 from recallfront.dashboards.appearance import (
     FAINT,
     INK,
@@ -22,21 +25,29 @@ from recallfront.dashboards.appearance import (
 from recallfront.platform.candidates import Candidate
 from recallfront.platform.fronts import Front
 
+Box = npt.NDArray[np.float64]
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.text import Annotation
-    from matplotlib.transforms import Bbox
 
 SIZE = (9.0, 6.0)  # inches
 DPI = 160
-# where a label may stand around its point, in typographic points: the nearest first, right before left
-_SIDES = ((1, 0.45), (0.3, 1.1), (1, -0.45), (0.3, -1.1), (-1, 0.45), (-0.3, 1.1), (-1, -0.45), (-0.3, -1.1))
-_OFFSETS = [(x * distance, y * distance) for distance in (9, 16, 26, 40) for x, y in _SIDES]
+# where a label may stand around its point, in typographic points: to the right, where nothing is beyond the front,
+# before to the left, and near before far
+_RIGHT = ((1, 0.45), (0.3, 1.1), (1, -0.45), (0.3, -1.1))
+_OFFSETS = [(side * x * far, y * far) for side in (1, -1) for far in (9, 16, 26, 40) for x, y in _RIGHT]
+_MOST_LABELS = 60
 
 
 def draw_front(front: Front, path: Path) -> None:
-    """Draw the picture of `figures.front_figure`, with the front's members labelled."""
+    """Write the front's picture as a PNG file."""
+    picture(front).savefig(path, metadata={"Software": None})
+
+
+def picture(front: Front) -> "Figure":
+    """The picture of `figures.front_figure`, standing still, with the configurations labelled."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -62,7 +73,7 @@ def draw_front(front: Front, path: Path) -> None:
         axes.text(0.5, 0.5, "no trial has finished yet", transform=axes.transAxes, ha="center", color=LINE)
     figure.supxlabel(f"{front.sweep}: {summary(front)}", fontsize=8.5, color=LINE, parse_math=False)
     _label(figure, axes, front)
-    figure.savefig(path, metadata={"Software": None})
+    return figure
 
 
 def _style(axes: "Axes", across: Axis, up: Axis) -> None:
@@ -111,7 +122,7 @@ def _label(figure: "Figure", axes: "Axes", front: Front) -> None:
     figure.set_layout_engine("none")  # from here on the axes stay where they are
     taken = [box for candidate in front.candidates for box in _mark_boxes(axes, front, candidate)]
     first = sorted(front.candidates, key=lambda c: (c is not front.knee, not c.on_front, -c.contribution))
-    for candidate in first:
+    for candidate in first[:_MOST_LABELS]:
         text = short_label(candidate) + (" (knee)" if candidate is front.knee else "")
         note = axes.annotate(
             _plain(text),
@@ -122,36 +133,39 @@ def _label(figure: "Figure", axes: "Axes", front: Front) -> None:
             fontsize=8.5 if candidate.on_front else 7.5,
             color=INK if candidate.on_front else LINE,
         )
-        if not _place(note, taken, axes.get_window_extent()):
+        if not _place(note, taken, np.array(axes.get_window_extent().extents), figure.dpi / 72):
             note.remove()
 
 
-def _place(note: "Annotation", taken: list["Bbox"], inside: "Bbox") -> bool:
-    """Move a label to the first free place around its point and take that; False where there is none."""
+def _place(note: "Annotation", taken: list[Box], inside: Box, scale: float) -> bool:
+    """Move a label to the first free place around its point and take that; False where there is none.
+
+    Boxes are (left, bottom, right, top) in pixels; `scale` is pixels a typographic point.
+    """
+    left, bottom, right, top = note.get_window_extent().padded(1.5).extents
+    others = np.array(taken)
     for dx, dy in _OFFSETS:
-        note.set_position((dx, dy))
-        note.set_horizontalalignment("left" if dx > 0 else "right")
-        box = note.get_window_extent().padded(1.5)
-        fits = inside.x0 <= box.x0 and box.x1 <= inside.x1 and inside.y0 <= box.y0 and box.y1 <= inside.y1
-        if fits and not any(box.overlaps(other) for other in taken):
+        shift = np.array([dx * scale - (right - left if dx < 0 else 0), dy * scale])
+        box = np.array([left, bottom, right, top]) + np.tile(shift, 2)
+        fits = (box[:2] >= inside[:2]).all() and (box[2:] <= inside[2:]).all()
+        if fits and not ((others[:, :2] < box[2:]) & (box[:2] < others[:, 2:])).all(axis=1).any():
+            note.set_position((dx, dy))
+            note.set_horizontalalignment("left" if dx > 0 else "right")
             taken.append(box)
             return True
     return False
 
 
-def _mark_boxes(axes: "Axes", front: Front, candidate: Candidate) -> Iterator["Bbox"]:
-    """The boxes, in pixels, that a candidate's marker and its two error bars fill."""
-    from matplotlib.transforms import Bbox
-
-    point, half = point_of(front, candidate), 22 if candidate is front.knee else 12
-    x, y = axes.transData.transform(point)
-    yield Bbox.from_extents(x - half, y - half, x + half, y + half)
+def _mark_boxes(axes: "Axes", front: Front, candidate: Candidate) -> Iterator[Box]:
+    """The boxes that a candidate's marker and its two error bars fill."""
+    point, half = np.array(point_of(front, candidate)), 22 if candidate is front.knee else 12
+    middle = axes.transData.transform(point)
+    yield np.concatenate([middle - half, middle + half])
     readings = [objective.reading for objective in (front.objectives[1], front.objectives[0])]
-    for side in (0, 1):
-        ends = [list(point), list(point)]
-        ends[0][side] -= candidate.spreads.get(readings[side], 0.0)
-        ends[1][side] += candidate.spreads.get(readings[side], 0.0)
-        yield Bbox(axes.transData.transform(ends)).padded(3)
+    for side in np.eye(2):
+        reach = side * [candidate.spreads.get(reading, 0.0) for reading in readings]
+        ends = axes.transData.transform([point - reach, point + reach])
+        yield np.concatenate([ends[0] - 3, ends[1] + 3])
 
 
 def _plain(text: str) -> str:

@@ -179,8 +179,9 @@ def show(metric: str, value: float, spread: float | None = None) -> str:
     return f"{value:.{digits}f}" + (f" ±{spread:.{digits}f}" if spread is not None else "")
 
 
-def show_knob(value: Scalar) -> str:
-    return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+def show_knob(value: Scalar, digits: int = 6) -> str:
+    """A setting as a person reads it."""
+    return "none" if value is None else f"{value:.{digits}g}" if isinstance(value, float) else str(value)
 
 
 def _show_bytes(value: float) -> str:

@@ -1,5 +1,6 @@
 """The pictures of a front: what is drawn where, what is told, and that nothing gets out of its text."""
 
+import itertools
 import json
 import math
 import re
@@ -12,6 +13,7 @@ import pytest
 
 from recallfront.dashboards.appearance import MARKS, axes_of, short_label, short_number, staircase
 from recallfront.dashboards.figures import front_figure, front_html, history_figure, write_front, write_plot
+from recallfront.dashboards.png import picture
 from recallfront.platform.errors import UsageError
 from recallfront.platform.front_history import hypervolume_history
 from recallfront.platform.fronts import Front, build_front
@@ -138,6 +140,20 @@ def test_small_fronts_are_drawn_too(make_record: MakeRecord, finished: int, tmp_
         note["text"] for note in json.loads(front_figure(front).to_json())["layout"].get("annotations", [])
     ]
     assert texts == ([] if finished else ["no trial has finished yet"])
+
+
+def test_labels_cover_neither_each_other_nor_the_edge(front: Front) -> None:
+    figure = picture(front)
+    (axes,) = figure.axes
+    notes = [text for text in axes.texts if text.get_text()]
+    labels = {note.get_text().removesuffix(" (knee)") for note in notes}
+    assert labels == {short_label(candidate) for candidate in front.candidates}  # there is room for all
+    boxes = [note.get_window_extent() for note in notes]
+    assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
+    inside = axes.get_window_extent()
+    assert all(
+        inside.x0 <= b.x0 and b.x1 <= inside.x1 and inside.y0 <= b.y0 and b.y1 <= inside.y1 for b in boxes
+    )
 
 
 def test_names_stay_text(make_record: MakeRecord, tmp_path: Path) -> None:
