@@ -21,17 +21,28 @@ def build(config: Architecture, seed: int = 0) -> LanguageModel:
 
     The same configuration and seed give the same parameters, whatever ran before.
     """
-    layers = [_layer(config, letter) for letter in config.layers]
-    std = config.width**-0.5
-    embedding = Embedding(config.vocab_size, config.width, std=std)
-    unembedding = None if config.tied_embeddings else Linear(config.width, config.vocab_size, std=std)
-    model = LanguageModel(config, embedding, layers, _norm(config), unembedding)
+    model = assemble(config)
     model.initialise(seed)
     return model
 
 
+def assemble(config: Architecture) -> LanguageModel:
+    """The model of `config` with parameters that hold nothing yet."""
+    layers = [_layer(config, letter) for letter in config.layers]
+    std = config.width**-0.5
+    rows = config.learned_positions
+    return LanguageModel(
+        config,
+        Embedding(config.vocab_size, config.width, std=std),
+        layers,
+        _norm(config),
+        None if config.tied_embeddings else Linear(config.width, config.vocab_size, std=std),
+        Embedding(rows, config.width, std=0.02) if rows else None,
+    )
+
+
 def _norm(config: Architecture) -> RMSNorm | LayerNorm:
-    return RMSNorm(config.width) if config.norm == "rms" else LayerNorm(config.width)
+    return (RMSNorm if config.norm == "rms" else LayerNorm)(config.width, config.norm_eps)
 
 
 def _out_scale(config: Architecture) -> float:
@@ -64,7 +75,9 @@ def _mixer(config: Architecture, letter: str) -> Mixer:
             window_size=config.window_size if letter == "W" else None,  # type: ignore[attr-defined]
             rotary_dim=config.rotary_dim,
             positions=config.positions,
-            out_bias=isinstance(config, RecurrentKnobs),
+            rope_theta=config.rope_theta,
+            bias=config.biases,
+            out_bias=config.biases or isinstance(config, RecurrentKnobs),
             out_scale=_out_scale(config),
         )
     if letter == "R" and isinstance(config, RecurrentKnobs):
@@ -90,6 +103,8 @@ def _mixer(config: Architecture, letter: str) -> Mixer:
             conv_size=config.conv_size,
             cross_scale_init=config.cross_scale_init,
             rotary_dim=config.rotary_dim,
+            rope_theta=config.rope_theta,
+            bias=config.biases,
             std=config.width**-0.5,
             out_scale=_out_scale(config),
         )

@@ -57,6 +57,7 @@ class LanguageModel(nn.Module):
         layers: list[Layer],
         final_norm: RMSNorm | LayerNorm,
         unembedding: Linear | None,
+        position_table: Embedding | None,
     ) -> None:
         super().__init__()
         self.config = config
@@ -64,6 +65,7 @@ class LanguageModel(nn.Module):
         self.layers = nn.ModuleList(layers)
         self.final_norm = final_norm
         self.unembedding = unembedding  # None: tied to the embedding
+        self.position_table = position_table
         self._name = hashlib.sha256(config.model_dump_json().encode()).hexdigest()[:16]
 
     def forward(self, tokens: Tensor, positions: Tensor | None = None) -> Tensor:
@@ -75,6 +77,7 @@ class LanguageModel(nn.Module):
         _check_tokens(tokens, 2)
         if positions is not None:
             _check_positions(positions, tokens)
+        self._check_length(tokens.shape[1])
         layout = Layout(positions, tokens.shape[1] if positions is None else int(positions.max()) + 1)
         x = self._embed(tokens, layout.positions)
         for layer in self.layers:
@@ -86,11 +89,21 @@ class LanguageModel(nn.Module):
         if self.config.scale_embeddings:
             # the released RecurrentGemma rounds this constant to bfloat16
             x = x * torch.tensor(self.config.width**0.5, dtype=torch.bfloat16).to(x)
-        if getattr(self.config, "positions", None) == "sinusoidal":
-            if positions is None:
-                positions = torch.arange(tokens.shape[1], device=tokens.device)[None]
+        sinusoidal = getattr(self.config, "positions", None) == "sinusoidal"
+        if positions is None and (sinusoidal or self.position_table is not None):
+            positions = torch.arange(tokens.shape[1], device=tokens.device)[None]
+        if positions is not None and sinusoidal:
             x = x + sinusoids(positions, self.config.width, x.dtype)
+        if positions is not None and self.position_table is not None:
+            x = x + self.position_table(positions)
         return x
+
+    def _check_length(self, length: int) -> None:
+        rows = self.config.learned_positions
+        if rows and length > rows:
+            raise ValueError(
+                f"the text is {length} tokens long; learned_positions={rows} allows no more than that"
+            )
 
     def _unembed(self, x: Tensor) -> Tensor:
         x = self.final_norm(x)
@@ -128,8 +141,8 @@ class LanguageModel(nn.Module):
         if lengths is not None:
             _check_lengths(lengths, batch, time)
         block = Block(state.lengths, state.longest, time, lengths, state.uniform)
-        sinusoidal = getattr(self.config, "positions", None) == "sinusoidal"
-        x = self._embed(tokens, block.positions if sinusoidal else None)
+        self._check_length(state.longest + time)
+        x = self._embed(tokens, None if state.longest == 0 else block.positions)
         for layer, layer_state in zip(self.layers, state.layers, strict=True):
             x = x + layer.mixer.extend(layer.mixer_norm(x), layer_state, block)  # type: ignore[union-attr, operator]
             x = layer.add_mlp(x)  # type: ignore[operator]
@@ -143,6 +156,7 @@ class LanguageModel(nn.Module):
         """Read one token a row (B): logits (B, vocab) and the state; the given state is used up."""
         _check_tokens(tokens, 1)
         self._check_state(state, tokens.shape[0])
+        self._check_length(state.longest + 1)
         step = Step(state.lengths, state.longest, state.uniform)
         x = self._embed(tokens[:, None], state.lengths[:, None])[:, 0]
         for layer, layer_state in zip(self.layers, state.layers, strict=True):

@@ -18,22 +18,20 @@ class Drawn(nn.Module):
         raise NotImplementedError
 
 
-class Linear(Drawn):
+class Linear(nn.Linear, Drawn):
     """x W^T + b, the weight normal with standard deviation `std`, the bias 0."""
 
     def __init__(self, in_features: int, out_features: int, *, bias: bool = False, std: float) -> None:
-        super().__init__()
+        super().__init__(in_features, out_features, bias=bias)
         self.std = std
-        self.weight = nn.Parameter(torch.empty(out_features, in_features))
-        self.bias = nn.Parameter(torch.empty(out_features)) if bias else None
+
+    def reset_parameters(self) -> None:
+        """Nothing is drawn when a layer is made: that would use the global generator."""
 
     def initialise(self, generator: Generator) -> None:
         nn.init.normal_(self.weight, std=self.std, generator=generator)
         if self.bias is not None:
             nn.init.zeros_(self.bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight, self.bias)
 
 
 class _RMSNorm(torch.autograd.Function):
@@ -121,22 +119,24 @@ class MLP(nn.Module):
 
 
 @lru_cache(maxsize=32)
-def _rotary_table(size: int, dim: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+def _rotary_table(
+    size: int, dim: int, theta: float, dtype: torch.dtype, device: torch.device
+) -> tuple[Tensor, Tensor]:
     """Cosines and sines (size, dim) of the first `size` positions, each frequency twice (rotate-half)."""
-    frequency = 10000.0 ** (-torch.arange(0, dim, 2, dtype=torch.float64) / dim)
+    frequency = theta ** (-torch.arange(0, dim, 2, dtype=torch.float64) / dim)
     angle = torch.arange(size, dtype=torch.float64)[:, None] * frequency
     cos, sin = angle.cos().repeat(1, 2), angle.sin().repeat(1, 2)
     sin[:, : dim // 2] *= -1  # rotate-half: (-x2, x1); the sign is kept in the table
     return cos.to(dtype).to(device), sin.to(dtype).to(device)
 
 
-def rotate(x: Tensor, positions: Tensor | int, dim: int, longest: int) -> Tensor:
+def rotate(x: Tensor, positions: Tensor | int, dim: int, longest: int, theta: float = 10000.0) -> Tensor:
     """Rotary positions (arXiv:2104.09864) on the first `dim` dimensions of x (B, T, H, D).
 
     positions: (B, T), or the position of the first token where all rows count alike; none reaches `longest`.
     """
     size = 1 << max(longest - 1, 1).bit_length()  # few sizes, so that few tables are made
-    cos, sin = _rotary_table(size, dim, x.dtype, x.device)
+    cos, sin = _rotary_table(size, dim, theta, x.dtype, x.device)
     if isinstance(positions, int):
         cos, sin = (
             cos[positions : positions + x.shape[1], None],

@@ -29,6 +29,10 @@ class Architecture(BaseModel):
     mlp_expansion: float = Field(default=0.0, ge=0)  # hidden over model width; 0: no channel mixer
     mlp: Literal["geglu", "swiglu", "gelu"] = "geglu"
     norm: Literal["rms", "layer"] = "rms"
+    norm_eps: float = Field(default=1e-6, gt=0)
+    biases: bool = False  # on attention's projections and the channel mixer, as GPT-2 has them
+    learned_positions: int = Field(default=0, ge=0)  # rows of a table added to the embeddings; 0: none
+    rope_theta: float = Field(default=10000.0, gt=0)  # base of the rotary frequencies, where there are any
     tied_embeddings: bool = True
     scale_embeddings: bool = False  # by sqrt(width), as Gemma does
     logits_soft_cap: float = Field(default=0.0, ge=0)  # cap * tanh(logits / cap); 0: none
@@ -85,13 +89,14 @@ class Architecture(BaseModel):
 
     @property
     def mlp_bias(self) -> bool:
-        """Whether the channel mixer has biases: Griffin's has."""
-        return False
+        """Whether the channel mixer has biases: Griffin's always has."""
+        return self.biases
 
     def parameter_count(self) -> int:
         """Numbers that are trained, by formula; a tied embedding counts once."""
         norm = self.width if self.norm == "rms" else 2 * self.width
-        embeddings = (1 if self.tied_embeddings else 2) * self.vocab_size * self.width
+        embeddings = self.learned_positions * self.width
+        embeddings += (1 if self.tied_embeddings else 2) * self.vocab_size * self.width
         mixers = sum(self.layer_parameters(letter) for letter in self.layers)
         mlp = self._mlp_matrix() + (norm if self.mlp_width else 0)
         if self.mlp_bias and self.mlp_width:

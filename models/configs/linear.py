@@ -45,7 +45,8 @@ class FeatureKnobs(Architecture):
 
     def layer_parameters(self, letter: str) -> int:
         if letter == "L":
-            return self.layer_matrix(letter) + self.conv_size * self.num_heads
+            biases = 2 * self.num_heads * self.key_dim + 2 * self.width if self.biases else 0
+            return self.layer_matrix(letter) + biases + self.conv_size * self.num_heads
         return super().layer_parameters(letter)
 
     def layer_mixing_flops(self, letter: str, length: int) -> int:
@@ -130,7 +131,8 @@ class GroupedConfig(Architecture):
 
     def layer_parameters(self, letter: str) -> int:
         if letter == "G":
-            return self.layer_matrix(letter) + 1 + self.conv_size * self.num_heads
+            biases = 4 * self.width if self.biases else 0
+            return self.layer_matrix(letter) + biases + 1 + self.conv_size * self.num_heads
         return super().layer_parameters(letter)
 
     def layer_mixing_flops(self, letter: str, length: int) -> int:

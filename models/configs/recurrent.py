@@ -39,7 +39,7 @@ class RecurrentKnobs(Architecture):
             # biases of the branches, the convolution, the gates and the way out; the rates
             vectors = (2 + self.conv_size + 1 + 2 + 1) * self.recurrent_width + self.width
             return self.layer_matrix(letter) + vectors
-        out_bias = self.width if letter in "AW" else 0
+        out_bias = self.width if letter in "AW" and not self.biases else 0  # always there
         return super().layer_parameters(letter) + out_bias
 
     def layer_mixing_flops(self, letter: str, length: int) -> int:

@@ -37,7 +37,9 @@ class AttentionKnobs(Architecture):
 
     def layer_parameters(self, letter: str) -> int:
         if letter in "AW":
-            return self.layer_matrix(letter) + (T5_BUCKETS * self.num_heads if self.positions == "t5" else 0)
+            biases = 2 * self.width + self.kv_width if self.biases else 0
+            table = T5_BUCKETS * self.num_heads if self.positions == "t5" else 0
+            return self.layer_matrix(letter) + biases + table
         return super().layer_parameters(letter)
 
     def layer_mixing_flops(self, letter: str, length: int) -> int:

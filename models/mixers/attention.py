@@ -58,17 +58,19 @@ class Attention(Mixer):
         window_size: int | None,
         rotary_dim: int,
         positions: str,
+        rope_theta: float = 10000.0,
+        bias: bool = False,
         out_bias: bool = False,
         std: float | None = None,
         out_scale: float = 1.0,
     ) -> None:
         super().__init__()
         self.heads, self.kv_heads, self.head_dim = num_heads, kv_heads, width // num_heads
-        self.window_size, self.rotary_dim = window_size, rotary_dim
+        self.window_size, self.rotary_dim, self.rope_theta = window_size, rotary_dim, rope_theta
         self.slopes = alibi_slopes(num_heads) if positions == "alibi" else None
         self.t5_bias = T5Bias(num_heads) if positions == "t5" else None
         std = std or width**-0.5
-        self.qkv = Linear(width, (num_heads + 2 * kv_heads) * self.head_dim, std=std)
+        self.qkv = Linear(width, (num_heads + 2 * kv_heads) * self.head_dim, bias=bias, std=std)
         self.out = Linear(width, width, bias=out_bias, std=std * out_scale)
 
     def _project(self, x: Tensor, positions: Tensor | int, longest: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -77,7 +79,7 @@ class Attention(Mixer):
         qkv = qkv.view(*x.shape[:2], -1, self.head_dim)
         qk, v = torch.split(qkv, [self.heads + self.kv_heads, self.kv_heads], dim=2)
         if self.rotary_dim:
-            qk = rotate(qk, positions, self.rotary_dim, longest)
+            qk = rotate(qk, positions, self.rotary_dim, longest, self.rope_theta)
         return qk[:, :, : self.heads], qk[:, :, self.heads :], v
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, segments: Tensor | None) -> Tensor:

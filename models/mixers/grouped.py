@@ -38,16 +38,18 @@ class GroupedAttention(Mixer):
         conv_size: int,
         cross_scale_init: float,
         rotary_dim: int,
+        rope_theta: float,
+        bias: bool,
         std: float,
         out_scale: float,
     ) -> None:
         super().__init__()
         self.heads, self.head_dim = num_heads, width // num_heads
-        self.group_size, self.rotary_dim = group_size, rotary_dim
-        self.qkv = Linear(width, 3 * width, std=std)
+        self.group_size, self.rotary_dim, self.rope_theta = group_size, rotary_dim, rope_theta
+        self.qkv = Linear(width, 3 * width, bias=bias, std=std)
         self.cross_scale = CrossScale(cross_scale_init)
         self.taps = HeadTaps(num_heads, conv_size) if conv_size else None
-        self.out = Linear(width, width, std=std * out_scale)
+        self.out = Linear(width, width, bias=bias, std=std * out_scale)
 
     def _project(self, x: Tensor, positions: Tensor | int, longest: int) -> tuple[Tensor, Tensor, Tensor]:
         """q, k, v (B, T, H, D), with positions turned in."""
@@ -55,7 +57,7 @@ class GroupedAttention(Mixer):
         qkv = qkv.view(*x.shape[:2], 3 * self.heads, self.head_dim)
         qk, v = torch.split(qkv, [2 * self.heads, self.heads], dim=2)
         if self.rotary_dim:
-            qk = rotate(qk, positions, self.rotary_dim, longest)
+            qk = rotate(qk, positions, self.rotary_dim, longest, self.rope_theta)
         return qk[:, :, : self.heads], qk[:, :, self.heads :], v
 
     def forward(self, x: Tensor, layout: Layout) -> Tensor:

@@ -32,8 +32,8 @@ class LinearAttention(Mixer):
         width, self.heads = config.width, config.num_heads
         self.key_dim, self.head_dim, self.features = config.key_dim, config.head_dim, config.expanded_dim
         self.is_taylor = config.feature_map == "taylor"
-        self.qkv = Linear(width, self.heads * (2 * self.key_dim + self.head_dim), std=std)
-        self.out = Linear(width, width, std=std * out_scale)
+        self.qkv = Linear(width, self.heads * (2 * self.key_dim + self.head_dim), bias=config.biases, std=std)
+        self.out = Linear(width, width, bias=config.biases, std=std * out_scale)
         self.feature_map = make_feature_map(
             config.feature_map,
             heads=self.heads,

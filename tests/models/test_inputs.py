@@ -30,6 +30,15 @@ def test_shapes() -> None:
         MODEL.init_state(0)
 
 
+def test_more_tokens_than_learned_positions() -> None:
+    model = make_model(case_config("attention-gpt"), torch.float32)
+    with pytest.raises(ValueError, match="learned_positions=64 allows"):
+        model(draw_tokens(1, 65))
+    _, state = model.prefill(draw_tokens(1, 64), model.init_state(1))
+    with pytest.raises(ValueError, match="65 tokens long"):
+        model.step(draw_tokens(1, 1)[:, 0], state)
+
+
 @pytest.mark.parametrize("lengths", [[0, 3], [1, 4], [2]])
 def test_lengths(lengths: list[int]) -> None:
     with pytest.raises(ValueError, match="lengths must be 2 numbers between 1 and 3"):
