@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.metadata
+import json
 import os
 import platform as host
 import shutil
@@ -19,6 +20,7 @@ from recallfront.platform.errors import UsageError
 
 LINEAGE_FILE: Final = "lineage/lineage.json"
 DIFF_FILE: Final = "lineage/diff.patch"
+SOURCE_FILE: Final = "source.json"  # in a package that was sent to a cluster, beside its __init__.py
 PACKAGES_FILE: Final = "lineage/packages.txt"
 
 # What decides a trial's figures; the rest of the platform moves them about.
@@ -149,7 +151,7 @@ def collect(home: Path | None = None) -> Lineage:
     return Lineage(
         recallfront=recallfront.__version__,
         code_version=code_version(),
-        git_commit=_git("rev-parse", "HEAD"),
+        git_commit=_git("rev-parse", "HEAD") or _shipped_source().get("git_commit"),
         git_dirty=diff_text(home) is not None,
         python=host.python_version(),
         platform=host.platform(),
@@ -173,11 +175,12 @@ def code_version() -> str:
 def diff_text(home: Path | None = None) -> str | None:
     """The checkout's uncommitted changes as a patch, untracked sources (those outside `home`) included.
 
-    None where there are none, or where the package does not run from a git checkout.
+    A package that was sent to a cluster has them in `SOURCE_FILE`. None where there are none, or where the package
+    is of neither kind.
     """
     index = _git("rev-parse", "--path-format=absolute", "--git-path", "index")
     if index is None:
-        return None
+        return _shipped_source().get("diff")
     with tempfile.TemporaryDirectory() as place:
         own_index = (
             Path(place) / "index"
@@ -192,6 +195,11 @@ def diff_text(home: Path | None = None) -> str | None:
             "diff", "--no-ext-diff", "--no-color", "--no-textconv", "HEAD", index=own_index, strip=False
         )
     return text or None
+
+
+def source_json(home: Path | None = None) -> str:
+    """Commit and uncommitted changes, to send along with a package that leaves its checkout (`SOURCE_FILE`)."""
+    return json.dumps({"git_commit": _git("rev-parse", "HEAD"), "diff": diff_text(home)})
 
 
 def packages_text() -> str:
@@ -321,6 +329,11 @@ def _git(*arguments: str, index: Path | None = None, given: str = "", strip: boo
         return None
     text = answer.stdout.decode(errors="replace")
     return None if answer.returncode else text.strip() if strip else text
+
+
+def _shipped_source() -> dict[str, str | None]:
+    path = Path(recallfront.__file__).with_name(SOURCE_FILE)
+    return dict(json.loads(path.read_text())) if path.exists() else {}
 
 
 def _untracked_sources(home: Path | None) -> list[str]:

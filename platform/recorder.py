@@ -33,6 +33,7 @@ class Recorder:
         self._writer, self._spec, self._lineage = writer, spec, lineage
         self._data_path, self._data_digest = data
         self._diff, self._packages = diff_text(data[0].parents[1]), packages_text()
+        self._lineage_due: dict[str, Plan] = {}  # until the trial's process has said where it runs
         self.sweep_run = f"sweep:{spec.key}"
         self.version = {"code_version": lineage.code_version, "data_digest": self._data_digest}
 
@@ -79,16 +80,7 @@ class Recorder:
             digest=self._data_digest[:36],
             context="training",
         )
-        lineage = TrialLineage(
-            environment=self._lineage,
-            trial_key=config.key,
-            config=config.model_dump(mode="json"),
-            data_digest=self._data_digest,
-            seeds={"trial": config.seed, "data": config.task.seed, "search": self._spec.search.seed},
-            sweep_key=self._spec.key,
-            sampler_trial=plan.proposal.number,
-        )
-        write_lineage(self._writer, key, lineage.model_dump_json(indent=1), self._diff, self._packages)
+        self._lineage_due[config.key] = plan
 
     def impossible(self, trial: Impossible) -> str:
         """Record a trial that can never run; returns the key that stands for its settings."""
@@ -109,6 +101,9 @@ class Recorder:
     def report(self, trial_key: str, report: Report) -> None:
         """Record a trial's progress, and how it ended where it has."""
         key = self.run_key(trial_key)
+        if (plan := self._lineage_due.pop(trial_key, None)) is not None:
+            lineage = self._trial_lineage(plan, report.environment)
+            write_lineage(self._writer, key, lineage.model_dump_json(indent=1), self._diff, self._packages)
         if report.rows:
             self._writer.metrics(key, report.rows)
         if report.status is not Status.RUNNING:
@@ -138,6 +133,22 @@ class Recorder:
     def close_sweep(self, *, finished: bool) -> None:
         self._writer.tags(self.sweep_run, {f"{TAG}status": "finished" if finished else "error"})
         self._writer.close_run(self.sweep_run, "FINISHED" if finished else "FAILED")
+
+    def _trial_lineage(self, plan: Plan, environment: dict[str, Any] | None) -> TrialLineage:
+        """A trial's lineage; its environment is that of the process it runs in, the driver's where that is unknown."""
+        return TrialLineage(
+            environment=Lineage.model_validate(environment) if environment else self._lineage,
+            trial_key=plan.config.key,
+            config=plan.config.model_dump(mode="json"),
+            data_digest=self._data_digest,
+            seeds={
+                "trial": plan.config.seed,
+                "data": plan.config.task.seed,
+                "search": self._spec.search.seed,
+            },
+            sweep_key=self._spec.key,
+            sampler_trial=plan.proposal.number,
+        )
 
     def run_key(self, trial_key: str) -> str:
         """Names a trial's run: results of other code or data are other runs."""

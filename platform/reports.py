@@ -49,6 +49,7 @@ class Report:
     failure: str | None = None  # what went wrong, in one sentence
     traceback: str | None = None
     details: dict[str, Any] = field(default_factory=dict)  # of the measurement
+    environment: dict[str, Any] | None = None  # the process's `Lineage`, in a trial's first report
     weights: str | None = None  # folder with recallfront.json and model.safetensors
 
     def to_json(self) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import time
 import traceback
 from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import torch
 from recallfront.models import build
 from recallfront.models import save as save_model
 from recallfront.platform.engine import prepare_process, whole_weights
+from recallfront.platform.lineage import code_version, collect
 from recallfront.platform.measure import measured
 from recallfront.platform.quiet import Device
 from recallfront.platform.records import Status
@@ -41,6 +43,7 @@ def run_trial(config: TrialConfig, place: Workplace) -> Generator[Report, None, 
         return
     last = Report(step=0)
     try:
+        _check_code(place)
         for report in _body(config, place):
             last = report
             yield report
@@ -71,7 +74,13 @@ def _body(config: TrialConfig, place: Workplace) -> Iterator[Report]:
         start = time.perf_counter()
         figures, details = _measure(config, place, device)
         measure_seconds = time.perf_counter() - start
-        yield Report(step=0, figures=dict(figures), seconds={"measure": measure_seconds}, details=details)
+        yield Report(
+            step=0,
+            figures=dict(figures),
+            seconds={"measure": measure_seconds},
+            details=details,
+            environment=_environment(place.home),
+        )
 
         model = build(config.model, seed=config.seed)
         figures["parameters"] = float(sum(p.numel() for p in model.parameters()))
@@ -81,6 +90,17 @@ def _body(config: TrialConfig, place: Workplace) -> Iterator[Report]:
                 if report.step == config.training.steps and "recall" in report.figures:
                     report = _finish(config, place, model, report, details, training.history)
                 yield report
+
+
+def _check_code(place: Workplace) -> None:
+    """A node with other code would give results in the name of this one."""
+    if (own := code_version()) != place.code_version:
+        raise RuntimeError(f"this process runs code {own}, the sweep's driver {place.code_version}")
+
+
+@lru_cache(maxsize=1)  # a process's lineage does not change from trial to trial
+def _environment(home: Path) -> dict[str, Any]:
+    return collect(home).model_dump(mode="json")
 
 
 def _measure(
@@ -117,7 +137,7 @@ def _finish(
             save_model(model, folder / _WEIGHTS)
     if place.rank == 0:
         report.weights = str(folder / _WEIGHTS)
-        whole = report.to_json() | {"rows": history}
+        whole = report.to_json() | {"rows": history, "environment": _environment(place.home)}
         temporary = folder / f"{_RESULT}.new"
         temporary.write_text(json.dumps(whole))
         temporary.rename(folder / _RESULT)

@@ -12,7 +12,7 @@ from importlib.resources import files
 from pathlib import Path
 
 import recallfront
-from recallfront.platform.lineage import code_version
+from recallfront.platform.lineage import SOURCE_FILE, code_version, source_json
 
 _SUFFIXES = {".py", ".typed", ".yaml", ".html", ".css", ".js"}
 
@@ -22,10 +22,14 @@ def build_wheel(folder: Path) -> Path:
     version = f"{recallfront.__version__}+{code_version()}"
     path = folder / f"recallfront-{version}-py3-none-any.whl"
     info = f"recallfront-{version}.dist-info"
-    contents = _package_files() | {
-        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: recallfront\nVersion: {version}\n".encode(),
-        f"{info}/WHEEL": b"Wheel-Version: 1.0\nGenerator: recallfront\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
-    }
+    contents = (
+        _package_files()
+        | {
+            f"recallfront/{SOURCE_FILE}": source_json().encode(),  # the commit is lineage, and the wheel has no git
+            f"{info}/METADATA": f"Metadata-Version: 2.1\nName: recallfront\nVersion: {version}\n".encode(),
+            f"{info}/WHEEL": b"Wheel-Version: 1.0\nGenerator: recallfront\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        }
+    )
     record = f"{info}/RECORD"
     lines = [f"{name},sha256={_hash(data)},{len(data)}" for name, data in contents.items()]
     contents[record] = "\n".join([*lines, f"{record},,", ""]).encode()
