@@ -26,7 +26,7 @@ def run_trials(conductor: Conductor, place: Workplace, *, concurrent: int) -> No
             search_alg=_Suggestions(conductor, place, concurrent),
             scheduler=_Decisions(conductor),
             num_samples=-1,  # until the conductor has no further trial
-            reuse_actors=spec.resources.workers == 1,
+            reuse_actors=True,  # also those that only wait for workers of their own
             trial_dirname_creator=_trial_folder,
         ),
         run_config=tune.RunConfig(
