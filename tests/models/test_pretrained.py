@@ -1,0 +1,147 @@
+"""Models of transformers read in, linearized, and ours written out."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from transformers import (
+    AutoModelForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
+    PreTrainedModel,
+)
+
+from recallfront.models import LanguageModel, build
+from recallfront.models.generation import generate
+from recallfront.models.hugging_face import from_pretrained, register_auto_classes, save_pretrained
+from recallfront.models.pretrained import from_transformers, linearize
+from tests.models.cases import case_config, draw_tokens, make_model
+
+
+def tiny_llama(**changes: Any) -> PreTrainedModel:
+    torch.manual_seed(0)
+    values: dict[str, Any] = {
+        "vocab_size": 17,
+        "hidden_size": 16,
+        "intermediate_size": 40,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+    }
+    model: PreTrainedModel = LlamaForCausalLM(LlamaConfig(**(values | changes)))
+    return model
+
+
+def tiny_gpt2() -> PreTrainedModel:
+    torch.manual_seed(0)
+    config = GPT2Config(vocab_size=17, n_embd=16, n_layer=2, n_head=2, n_positions=64)
+    config.resid_pdrop = config.embd_pdrop = config.attn_pdrop = 0.0
+    model: PreTrainedModel = GPT2LMHeadModel(config)
+    return model
+
+
+MODELS = {
+    "llama": tiny_llama,
+    "llama-tied": lambda: tiny_llama(tie_word_embeddings=True, rope_theta=500.0),
+    "gpt2": tiny_gpt2,
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_same_logits(name: str) -> None:
+    theirs = MODELS[name]()
+    tokens = draw_tokens(2, 20)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            from_transformers(theirs)(tokens), theirs(tokens).logits, atol=2e-5, rtol=2e-5
+        )
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    ("architecture", "knobs"),
+    [
+        ("grouped", {"group_size": 4, "conv_size": 6}),
+        ("linear", {"feature_map": "hedgehog"}),
+        ("linear", {"feature_map": "elu", "conv_size": 4}),
+        ("window", {"window_size": 8}),
+    ],
+)
+def test_a_linearized_model_learns_and_decodes(name: str, architecture: str, knobs: dict[str, Any]) -> None:
+    model = linearize(MODELS[name](), architecture, **knobs)
+    tokens = draw_tokens(4, 12)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    losses = []
+    for _ in range(30):
+        loss = F.cross_entropy(model(tokens[:, :-1]).flatten(0, 1), tokens[:, 1:].flatten())
+        optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.8 * losses[0]
+    with torch.no_grad():
+        logits, state = model.prefill(tokens[:, :5], model.init_state(4))
+        row, _ = model.step(tokens[:, 5], state)
+        torch.testing.assert_close(row, model(tokens[:, :6])[:, -1], atol=2e-5, rtol=2e-5)
+
+
+def test_a_window_as_long_as_the_text_changes_nothing() -> None:
+    theirs = tiny_llama()
+    tokens = draw_tokens(2, 9)
+    windowed = linearize(theirs, "window", window_size=9)
+    with torch.no_grad():
+        torch.testing.assert_close(windowed(tokens), theirs(tokens).logits, atol=2e-5, rtol=2e-5)
+
+
+def test_what_cannot_be_read_or_linearized() -> None:
+    other = OPTForCausalLM(
+        OPTConfig(vocab_size=17, hidden_size=16, num_hidden_layers=1, num_attention_heads=2)
+    )
+    with pytest.raises(ValueError, match="model_type is 'opt'"):
+        from_transformers(other)
+    with pytest.raises(ValueError, match="the model has biases"):
+        from_transformers(tiny_llama(attention_bias=True))
+    with pytest.raises(ValueError, match="architecture is 'hawk'; it may be grouped, linear, window"):
+        linearize(tiny_llama(), "hawk")
+    with pytest.raises(ValueError, match="only attention in every layer"):
+        linearize(build(case_config("griffin")))
+    with pytest.raises(ValueError, match="group_size"):
+        linearize(tiny_llama(), group_size=0)
+
+
+@pytest.mark.parametrize("name", ["griffin", "based", "grouped", "mamba2", "linear-performer"])
+class TestWrittenOut:
+    def saved(self, name: str, folder: Path) -> LanguageModel:
+        model = make_model(case_config(name), torch.float32)
+        save_pretrained(model, folder)
+        return model
+
+    def test_the_same_logits_padded_on_either_side(self, name: str, tmp_path: Path) -> None:
+        model = self.saved(name, tmp_path)
+        register_auto_classes()
+        tokens = draw_tokens(2, 7)
+        mask = torch.tensor([[1, 1, 1, 1, 0, 0, 0], [0, 0, 1, 1, 1, 1, 1]])
+        with torch.no_grad():
+            for loaded in (from_pretrained(tmp_path), AutoModelForCausalLM.from_pretrained(tmp_path)):
+                assert torch.equal(loaded(tokens).logits, model(tokens))
+                padded = loaded(tokens, attention_mask=mask, labels=tokens)
+                torch.testing.assert_close(padded.logits[0, :4], model(tokens[:1, :4])[0])
+                torch.testing.assert_close(padded.logits[1, 2:], model(tokens[1:, 2:])[0])
+                assert padded.loss.isfinite()
+
+    def test_generation_is_ours(self, name: str, tmp_path: Path) -> None:
+        model = self.saved(name, tmp_path)
+        tokens = draw_tokens(2, 5)
+        loaded: Any = from_pretrained(
+            tmp_path
+        )  # its method `generate` is typed for classes of transformers alone
+        theirs = loaded.generate(
+            tokens, attention_mask=torch.ones_like(tokens), max_new_tokens=4, do_sample=False
+        )
+        assert theirs[:, 5:].tolist() == generate(model, tokens, max_new_tokens=4)
