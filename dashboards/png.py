@@ -1,5 +1,6 @@
 """The front as a still picture, by Matplotlib: Plotly's own export wants a browser."""
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,8 +38,9 @@ DPI = 160
 # where a label may stand around its point, in typographic points: to the right, where nothing is beyond the front,
 # before to the left, and near before far
 _RIGHT = ((1, 0.45), (0.3, 1.1), (1, -0.45), (0.3, -1.1))
-_OFFSETS = [(side * x * far, y * far) for side in (1, -1) for far in (9, 16, 26, 40) for x, y in _RIGHT]
+_OFFSETS = [(side * x * far, y * far) for side in (1, -1) for far in (9, 16, 26, 40, 60) for x, y in _RIGHT]
 _MOST_LABELS = 60
+_FAR = 24.0  # typographic points from which a line leads from a point to its label
 
 
 def draw_front(front: Front, path: Path) -> None:
@@ -121,6 +123,7 @@ def _label(figure: "Figure", axes: "Axes", front: Front) -> None:
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # from here on the axes stay where they are
     taken = [box for candidate in front.candidates for box in _mark_boxes(axes, front, candidate)]
+    taken += _stair_boxes(axes, front)
     first = sorted(front.candidates, key=lambda c: (c is not front.knee, not c.on_front, -c.contribution))
     for candidate in first[:_MOST_LABELS]:
         text = short_label(candidate) + (" (knee)" if candidate is front.knee else "")
@@ -133,17 +136,17 @@ def _label(figure: "Figure", axes: "Axes", front: Front) -> None:
             fontsize=8.5 if candidate.on_front else 7.5,
             color=INK if candidate.on_front else LINE,
         )
-        if not _place(note, taken, np.array(axes.get_window_extent().extents), figure.dpi / 72):
+        if not _place(axes, note, taken, figure.dpi / 72):
             note.remove()
 
 
-def _place(note: "Annotation", taken: list[Box], inside: Box, scale: float) -> bool:
+def _place(axes: "Axes", note: "Annotation", taken: list[Box], scale: float) -> bool:
     """Move a label to the first free place around its point and take that; False where there is none.
 
     Boxes are (left, bottom, right, top) in pixels; `scale` is pixels a typographic point.
     """
     left, bottom, right, top = note.get_window_extent().padded(1.5).extents
-    others = np.array(taken)
+    others, inside = np.array(taken), np.array(axes.get_window_extent().extents)
     for dx, dy in _OFFSETS:
         shift = np.array([dx * scale - (right - left if dx < 0 else 0), dy * scale])
         box = np.array([left, bottom, right, top]) + np.tile(shift, 2)
@@ -152,8 +155,21 @@ def _place(note: "Annotation", taken: list[Box], inside: Box, scale: float) -> b
             note.set_position((dx, dy))
             note.set_horizontalalignment("left" if dx > 0 else "right")
             taken.append(box)
+            if math.hypot(dx, dy) > _FAR:
+                line = {"arrowstyle": "-", "color": LINE, "linewidth": 0.6, "shrinkA": 0, "shrinkB": 6}
+                axes.annotate("", note.xy, xytext=(dx, dy), textcoords="offset points", arrowprops=line)
             return True
     return False
+
+
+def _stair_boxes(axes: "Axes", front: Front) -> list[Box]:
+    """The boxes that the steps of the front fill."""
+    corners = np.array(staircase(front, *axes_of(front))).T
+    if not len(corners):
+        return []
+    pixels = axes.transData.transform(corners)
+    low, high = np.minimum(pixels[:-1], pixels[1:]), np.maximum(pixels[:-1], pixels[1:])
+    return list(np.concatenate([low - 1, high + 1], axis=1))
 
 
 def _mark_boxes(axes: "Axes", front: Front, candidate: Candidate) -> Iterator[Box]:

@@ -52,7 +52,8 @@ class CandidateLine:
 class SweepView:
     """A sweep's page, or its line on the first page."""
 
-    record: SweepRecord
+    record: SweepRecord  # with the trials of the newest code and data alone
+    older: int  # trials of earlier ones
     front: Front
     experiment_id: str  # MLflow's
     state: str
@@ -161,11 +162,13 @@ def view_of(record: SweepRecord, experiment_id: str) -> SweepView:
     Raises:
         UsageError: when its specification has not reached the store yet.
     """
+    of_all_versions, record = len(record.trials), record.current()
     ends = [trial.end_time or time.time() for trial in record.trials]
     started = min((trial.start_time for trial in record.trials), default=0.0)
     ended = [trial for trial in record.trials if trial.end_time is not None]
     return SweepView(
         record=record,
+        older=of_all_versions - len(record.trials),
         front=build_front(record),
         experiment_id=experiment_id,
         state=STATES.get(record.tags.get("status", ""), "unknown"),

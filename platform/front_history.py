@@ -30,6 +30,7 @@ def hypervolume_history(record: SweepRecord) -> list[HistoryRow]:
     Seeds of one configuration are taken together as on the front, so that the last row holds the front's own
     hypervolume; it may therefore fall when a further seed lowers a mean.
     """
+    record = record.current()
     objectives = read_objectives(record.spec)
     ended = sorted((t for t in record.trials if t.end_time is not None), key=_end)
     finished = {t.run_id for t in split_complete(record.with_status(Status.FINISHED), objectives)[0]}

@@ -27,6 +27,13 @@ def test_counts_and_state(make_record: MakeRecord) -> None:
     assert states == {"finished": "finished", "error": "failed", "?": "unknown"}
 
 
+def test_results_of_earlier_code_are_counted_but_not_mixed_in(make_record: MakeRecord) -> None:
+    record = make_record(24)
+    old = [replace(trial, tags={"code_version": "old"}) for trial in record.trials[:10]]
+    view = view_of(replace(record, trials=(*old, *record.trials[10:])), "7")
+    assert (view.older, view.done, len(view.trials)) == (10, 14, 14)
+
+
 def test_the_front_comes_first_in_the_table(record: SweepRecord) -> None:
     view = view_of(record, "7")
     lines = view.candidates

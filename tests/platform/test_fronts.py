@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -274,6 +275,13 @@ def test_history_takes_seeds_together_as_the_front_does() -> None:
     assert [row.hypervolume for row in rows] == pytest.approx([0.7 * 900, 0.6 * 900])
     assert rows[-1].hypervolume == pytest.approx(build_front(record).hypervolume)
     assert hypervolume_history(sweep()) == []
+
+
+def test_front_and_history_hold_the_newest_code_alone(record: SweepRecord) -> None:
+    old = replace(trial("hawk", 1.0, 9000), tags={"code_version": "old"})
+    mixed = sweep(old, *record.trials)
+    assert build_front(mixed) == build_front(record)
+    assert hypervolume_history(mixed) == hypervolume_history(record)
 
 
 def test_devices_are_gpus_where_there_are_any() -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-import moocore  # type: ignore[import-untyped]
+import moocore
 import numpy as np
 import numpy.typing as npt
 import pytest
