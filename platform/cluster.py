@@ -34,6 +34,8 @@ def ray_cluster(address: str | None) -> Iterator[None]:
         os.environ.setdefault(name, value)
     import ray
 
+    # What becomes of trials is the sweep's to say; Tune would print the traceback of each that is lost and retried.
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     if ray.is_initialized():  # the caller's own connection, and the caller's to end
         yield
         return

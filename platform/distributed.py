@@ -7,7 +7,6 @@ order; where the actor is killed, the driver removes it (`release_placement_grou
 import contextlib
 import threading
 import time
-from collections import deque
 from collections.abc import Generator
 from dataclasses import replace
 from typing import Any
@@ -22,6 +21,7 @@ from ray.train.v2.api.config import FailureConfig
 from ray.train.v2.api.exceptions import WorkerGroupError
 
 from recallfront.platform.actor import read_workplace, workplace_json
+from recallfront.platform.mailbox import Mailbox
 from recallfront.platform.records import Status
 from recallfront.platform.reports import Report, Workplace
 from recallfront.platform.trial import run_trial
@@ -41,28 +41,6 @@ class WorkersLost(Exception):
     """A trial's workers died, or never came up: the trial is to be run again from its checkpoint."""
 
 
-@ray.remote(num_cpus=0)
-class Mailbox:
-    """Between the ranks and the trial's actor: reports one way, the wish to stop the other."""
-
-    def __init__(self) -> None:
-        self._reports: deque[dict[str, Any]] = deque()
-        self._stopped = False
-
-    def post(self, report: dict[str, Any]) -> bool:
-        """Leave a report; returns whether the trial shall stop."""
-        self._reports.append(report)
-        return self._stopped
-
-    def take(self) -> list[dict[str, Any]]:
-        taken = list(self._reports)
-        self._reports.clear()
-        return taken
-
-    def stop(self) -> None:
-        self._stopped = True
-
-
 def run_distributed_trial(config: TrialConfig, place: Workplace) -> Generator[Report, None, None]:
     """The reports of a trial that Ray Train runs; closing the generator stops its workers at their next report.
 
@@ -71,7 +49,7 @@ def run_distributed_trial(config: TrialConfig, place: Workplace) -> Generator[Re
     Raises:
         WorkersLost: a worker died, or the workers did not come up.
     """
-    mailbox = Mailbox.remote()  # type: ignore[attr-defined]
+    mailbox: Any = ray.remote(num_cpus=0)(Mailbox).remote()
     run = _TrainRun(config, place, mailbox)
     ends: list[Report] = []
     try:

@@ -101,7 +101,8 @@ class Recorder:
     def report(self, trial_key: str, report: Report) -> None:
         """Record a trial's progress, and how it ended where it has."""
         key = self.run_key(trial_key)
-        if (plan := self._lineage_due.pop(trial_key, None)) is not None:
+        told = report.environment is not None or report.status is not Status.RUNNING
+        if told and (plan := self._lineage_due.pop(trial_key, None)) is not None:
             lineage = self._trial_lineage(plan, report.environment)
             write_lineage(self._writer, key, lineage.model_dump_json(indent=1), self._diff, self._packages)
         if report.rows:

@@ -1,6 +1,7 @@
 """Sending a sweep to a Ray cluster as a job, following its log, and joining it again."""
 
 import asyncio
+import os
 import shlex
 import tempfile
 import time
@@ -19,6 +20,12 @@ if TYPE_CHECKING:
 _SPEC_FILE = "sweep.yaml"
 _SWEEP_KEY = "recallfront_sweep_key"
 _STUDY = "recallfront_study"
+_ANSWER_SECONDS = 5.0  # for a dashboard to say that it is one; Ray's own client would wait for ever
+_TOKEN_FILE = Path("~/.ray/auth_token")
+_HOW_TO_GIVE_A_TOKEN = (
+    f"set RAY_AUTH_TOKEN, or RAY_AUTH_TOKEN_PATH to a file that holds it, or put it into {_TOKEN_FILE} "
+    "(on the head, `ray get-auth-token` shows it)"
+)
 
 
 def submit(study_or_file: str, *, address: str, tracking_uri: str, home: str) -> str:
@@ -28,19 +35,14 @@ def submit(study_or_file: str, *, address: str, tracking_uri: str, home: str) ->
 
     Raises:
         SpecError: the specification is not possible.
-        UsageError: the cluster does not answer, or refuses the token.
+        UsageError: the cluster does not answer, or refuses the token; or its nodes could not find the outputs.
     """
     spec = load_spec(study_or_file)
-    if not tracking_uri.startswith(("http://", "https://")):
-        raise UsageError(
-            f"tracking URI {tracking_uri!r}: a job needs an MLflow server that the cluster reaches, http(s)://HOST:PORT"
-        )
+    entrypoint = _entrypoint(home, tracking_uri)
     client = _client(address)
     for job in client.list_jobs():
         if (job.metadata or {}).get(_SWEEP_KEY) == spec.key and not job.status.is_terminal():
             return str(job.submission_id)
-    command = ["python", "-m", "recallfront", "run", _SPEC_FILE, "--address", "auto"]
-    command += ["--home", home, "--tracking-uri", tracking_uri]
     with tempfile.TemporaryDirectory() as folder:
         working_dir = Path(folder) / "job"
         working_dir.mkdir()
@@ -48,7 +50,7 @@ def submit(study_or_file: str, *, address: str, tracking_uri: str, home: str) ->
         (working_dir / _SPEC_FILE).write_text(text)
         return str(
             client.submit_job(
-                entrypoint=shlex.join(command),
+                entrypoint=entrypoint,
                 submission_id=f"{spec.name}-{spec.key[:8]}-{int(time.time())}",
                 runtime_env={
                     "working_dir": str(working_dir),
@@ -68,15 +70,19 @@ def follow_job(job: str, *, address: str) -> bool:
         async for text in client.tail_job_logs(job):
             print(text, end="", flush=True)
 
+    again = f"recallfront status {job} --address {address} --follow"
     try:
         asyncio.run(tail())
-    except KeyboardInterrupt:
-        print(f"\nleft; the job goes on: recallfront status {job} --address {address} --follow")
-        return True
-    details = _job_details(client, job)
-    while not details.status.is_terminal():  # the log may end a moment before the job's own record
-        time.sleep(0.5)
         details = _job_details(client, job)
+        while not details.status.is_terminal():  # the log may end a moment before the job's own record
+            time.sleep(0.5)
+            details = _job_details(client, job)
+    except KeyboardInterrupt:
+        print(f"\nleft; the job goes on: {again}")
+        return True
+    except (OSError, RuntimeError) as error:  # what aiohttp and Ray raise when the head goes away
+        reason = " ".join(str(error).split())[:200]
+        raise UsageError(f"address {address!r}: lost while following ({reason}); try {again}") from None
     print(f"job {job}: {details.status.value.lower()}")
     return bool(details.status.value == "SUCCEEDED")
 
@@ -101,20 +107,71 @@ def _job_details(client: "JobSubmissionClient", job: str) -> "JobDetails":
         raise UsageError(f"job {job!r}: the cluster has no such job; it has {known}") from None
 
 
-def _client(address: str) -> "JobSubmissionClient":
-    from ray.exceptions import AuthenticationError
-    from ray.job_submission import JobSubmissionClient
+def _entrypoint(home: str, tracking_uri: str) -> str:
+    """The job's shell command."""
+    if not tracking_uri.startswith(("http://", "https://")):
+        raise UsageError(
+            f"tracking URI {tracking_uri!r}: a job needs an MLflow server that the cluster reaches, http(s)://HOST:PORT"
+        )
+    if not home.startswith(("/", "~/")):
+        raise UsageError(
+            f"home {home!r}: must be an absolute path that all nodes share, or start with ~/ (of the cluster's user): "
+            "a job's own folder is deleted, and no two nodes have the same"
+        )
+    folder = f'"$HOME"/{shlex.quote(home[2:])}' if home.startswith("~/") else shlex.quote(home)
+    return (
+        f"python -m recallfront run {_SPEC_FILE} --address auto --home {folder} "
+        f"--tracking-uri {shlex.quote(tracking_uri)}"
+    )
 
+
+def _client(address: str) -> "JobSubmissionClient":
     if not address.startswith(("http://", "https://")):
         raise UsageError(f"address {address!r}: must be the cluster's dashboard, such as http://HEAD:8265")
+    token, source = _token()
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    _check_dashboard(address, headers, source)
+    from ray.job_submission import JobSubmissionClient
+
+    return JobSubmissionClient(address, headers=headers)
+
+
+def _token() -> tuple[str | None, str]:
+    """The cluster's token and where it was found, in the order in which Ray looks."""
+    if token := os.environ.get("RAY_AUTH_TOKEN", "").strip():
+        return token, "RAY_AUTH_TOKEN"
+    named = os.environ.get("RAY_AUTH_TOKEN_PATH")
+    path = Path(named) if named else _TOKEN_FILE.expanduser()
     try:
-        return JobSubmissionClient(address)
-    except AuthenticationError:
+        return path.read_text().strip() or None, str(path)
+    except OSError as error:
+        if named:
+            raise UsageError(f"RAY_AUTH_TOKEN_PATH={named}: cannot be read: {error.strerror}") from None
+        return None, ""
+
+
+def _check_dashboard(address: str, headers: dict[str, str], token_source: str) -> None:
+    """Raise UsageError unless a Ray dashboard answers, soon, and takes the token."""
+    import requests
+
+    try:
+        answer = requests.get(f"{address.rstrip('/')}/api/version", headers=headers, timeout=_ANSWER_SECONDS)
+    except (requests.RequestException, ValueError) as error:
+        reason = "no answer" if isinstance(error, requests.Timeout) else _reason(error)
         raise UsageError(
-            f"address {address!r}: the cluster refuses the token; set RAY_AUTH_TOKEN, or RAY_AUTH_TOKEN_PATH to a file "
-            "that holds it, or put it into ~/.ray/auth_token (on the head: `ray get-auth-token`)"
+            f"address {address!r}: no Ray dashboard answers there ({reason}); it is the head's port 8265 by default"
         ) from None
-    except (ConnectionError, RuntimeError) as error:
+    if answer.status_code in (401, 403):
+        found = f"refuses the token of {token_source}" if headers else "asks for a token, and there is none"
+        raise UsageError(f"address {address!r}: the cluster {found}; {_HOW_TO_GIVE_A_TOKEN}")
+    if not answer.ok or "ray_version" not in answer.text:
         raise UsageError(
-            f"address {address!r}: no Ray dashboard answers there ({' '.join(str(error).split())[:200]})"
-        ) from None
+            f"address {address!r}: what answers there is no Ray dashboard (HTTP {answer.status_code})"
+        )
+
+
+def _reason(error: BaseException) -> str:
+    """What is at the bottom of a failed request: `Connection refused` rather than three layers of retries."""
+    while (cause := error.__cause__ or error.__context__) is not None:
+        error = cause
+    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -73,7 +73,7 @@ def submit(
     ],
     home: Annotated[
         str, typer.Option(help="Folder of all outputs on the cluster, shared by its nodes.")
-    ] = "recallfront-home",
+    ] = "~/recallfront-home",
     follow: Annotated[bool, typer.Option(help="Follow the job's log; leaving does not stop it.")] = True,
 ) -> None:
     """Send a sweep to a Ray cluster as a job that goes on without this terminal."""

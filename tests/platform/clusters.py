@@ -1,0 +1,155 @@
+"""A real Ray cluster of several nodes on this machine, tokens on, to start, lose a node of, and stop."""
+
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import psutil
+
+from tests.platform.servers import free_port
+
+
+class Node:
+    """One `ray start --block` and the processes below it."""
+
+    def __init__(self, arguments: list[str], environment: dict[str, str], log: Path) -> None:
+        self._log = log
+        command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", *arguments]
+        with open(log, "ab") as output:
+            self._process = subprocess.Popen(
+                command, env=environment, stdout=output, stderr=output, start_new_session=True
+            )
+
+    def processes(self) -> list[psutil.Process]:
+        """Everything that runs on this node: Ray's own daemons, workers, and the drivers of jobs."""
+        try:
+            root = psutil.Process(self._process.pid)
+            return [root, *root.children(recursive=True)]
+        except psutil.NoSuchProcess:
+            return []
+
+    def runs(self, name: str) -> bool:
+        """Whether a worker of this node is an actor of that class."""
+        for process in self.processes():
+            with contextlib.suppress(psutil.Error):
+                if f"ray::{name}" in " ".join(process.cmdline()):
+                    return True
+        return False
+
+    def kill(self) -> None:
+        """SIGKILL everything at once: the machine is gone."""
+        found = self.processes()
+        for process in found:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.send_signal(signal.SIGKILL)
+        psutil.wait_procs(found, timeout=20)
+        self._process.wait(20)
+
+    def check(self) -> None:
+        if self._process.poll() is not None:
+            raise RuntimeError(f"ray start ended:\n{self._log.read_text(errors='replace')[-3000:]}")
+
+
+class Cluster:
+    """A head and other nodes, one CPU each; use as a context manager, which starts it and in the end stops it."""
+
+    def __init__(self, nodes: int = 2) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="rf-"))  # short: Ray's sockets lie below it
+        self.token_file = self.folder / "token"
+        self.token_file.write_text(secrets.token_hex(32))
+        self.environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith("RAY_")},
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN_PATH": str(self.token_file),
+            "RAY_health_check_period_ms": "1000",  # a lost node is noticed in seconds
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",  # `python` of jobs
+            "OMP_NUM_THREADS": "1",
+        }
+        self.port, self.dashboard_port = free_port(), free_port()
+        self.dashboard = f"http://127.0.0.1:{self.dashboard_port}"
+        self.nodes: list[Node] = []
+        self._wanted = nodes
+
+    def start(self) -> Self:
+        self._add(
+            "--head",
+            f"--port={self.port}",
+            "--dashboard-host=127.0.0.1",
+            f"--dashboard-port={self.dashboard_port}",
+            "--include-dashboard=true",
+        )
+        self._wait(lambda: self.alive() == 1)
+        while len(self.nodes) < self._wanted:
+            self._add(f"--address=127.0.0.1:{self.port}")
+        self._wait(lambda: self.alive() == self._wanted)
+        return self
+
+    def alive(self) -> int:
+        """How many nodes the cluster says are alive; 0 where it does not answer."""
+
+        request = urllib.request.Request(
+            f"{self.dashboard}/nodes?view=summary",
+            headers={"Authorization": f"Bearer {self.token_file.read_text()}"},
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=5) as answer:
+                summary = json.load(answer)["data"]["summary"]
+        except (urllib.error.URLError, OSError):
+            return 0
+        return sum(node["raylet"].get("state") == "ALIVE" for node in summary)
+
+    def stop(self) -> None:
+        for node in reversed(self.nodes):
+            node.kill()
+        self.nodes = []
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _add(self, *arguments: str) -> None:
+        name = f"n{len(self.nodes)}"
+        common = [
+            "--num-cpus=1",
+            "--node-ip-address=127.0.0.1",
+            f"--temp-dir={self.folder / name}",
+            f"--object-store-memory={100 * 2**20}",
+            # Another Ray may run on this machine, with the ports that these would have.
+            f"--dashboard-agent-listen-port={free_port()}",
+            f"--dashboard-agent-grpc-port={free_port()}",
+            f"--runtime-env-agent-port={free_port()}",
+            f"--metrics-export-port={free_port()}",
+            "--disable-usage-stats",
+        ]
+        self.nodes.append(Node([*common, *arguments], self.environment, self.folder / f"{name}.log"))
+
+    def _wait(self, condition: Callable[[], bool], seconds: float = 120.0) -> None:
+        deadline = time.monotonic() + seconds
+        while not condition():
+            for node in self.nodes:
+                node.check()
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"the cluster did not come up within {seconds:g} s")
+            time.sleep(0.2)
+
+    def __enter__(self) -> Self:
+        try:
+            return self.start()
+        except BaseException:
+            self.stop()
+            raise
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
