@@ -104,17 +104,14 @@ def test_a_trial_that_always_loses_its_workers_is_lost_in_the_end(tmp_path: Path
         retries=1,
     )
     trial_folder = place(spec, tmp_path).folder(next(iter(trials_of(spec))))
-    killed: set[int] = set()
 
     def kill_workers() -> None:
+        last_kill = 0.0
         for _ in range(2):
-            wait_for((trial_folder / "checkpoint").exists)
-            wait_for(lambda: bool(set(workers()) - killed))
-            time.sleep(0.5)
-            found = set(workers())
-            for pid in found - killed:
+            wait_for(lambda: saved_at(trial_folder) > last_kill)  # it trains, or does so again
+            for pid in workers():
                 os.kill(pid, signal.SIGKILL)
-            killed.update(found)
+            last_kill = time.time()
 
     killer = threading.Thread(target=kill_workers, daemon=True)
     killer.start()
@@ -225,6 +222,15 @@ def workers() -> list[int]:
         except psutil.Error:  # it has just ended
             continue
     return sorted(found)
+
+
+def saved_at(trial_folder: Path) -> float:
+    """When the trial's last checkpoint was written; 0 where there is none."""
+    checkpoint = trial_folder / "checkpoint"
+    try:
+        return max(path.stat().st_mtime for path in checkpoint.rglob("*"))
+    except (FileNotFoundError, ValueError):  # it is just being replaced
+        return 0.0
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 120.0) -> None:
