@@ -13,7 +13,7 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
-from recallfront.models import ModelConfig, build
+from recallfront.models import build
 from recallfront.platform.quiet import Device
 from recallfront.sweeps.base import digest
 from recallfront.sweeps.trial import MeasurementConfig, TrialConfig
@@ -26,16 +26,10 @@ _LONGEST_WAIT_FOR_IDLE = (
 )
 
 
-def deployment_model(config: TrialConfig) -> ModelConfig:
-    """The model whose throughput is measured for a trial: its own architecture and knobs, at the deployment's size."""
-    size = config.measurement.deployment.model_dump(exclude_none=True)
-    return config.model.resized(**size) if size else config.model
-
-
 def measurement_key(config: TrialConfig, device_kind: str, code_version: str) -> str:
     """What a measurement is cached by: deployment shape, device kind, software versions and protocol."""
     identity = {
-        "model": deployment_model(config).model_dump(mode="json"),
+        "model": config.deployment_model.model_dump(mode="json"),
         "protocol": config.measurement.model_dump(mode="json", exclude={"deployment"})
         | {"version": _VERSION},
         "precision": config.training.precision,
@@ -84,7 +78,7 @@ def device_kind(name: str) -> str:
 
 
 def _measure(config: TrialConfig, device_name: str, nominal_path: Path) -> dict[str, Any]:
-    protocol, model_config = config.measurement, deployment_model(config)
+    protocol, model_config = config.measurement, config.deployment_model
     dtype = getattr(torch, config.training.precision)
     device = torch.device(device_name)
     model = build(model_config, seed=0).to(device=device, dtype=dtype)

@@ -32,7 +32,7 @@ from recallfront.platform.tracking.store import prepare_store
 from recallfront.platform.tracking.writer import TrackingWriter
 from recallfront.platform.trial import run_trial
 from recallfront.sweeps.data import prepare
-from recallfront.sweeps.spec import explain
+from recallfront.sweeps.explain import explain
 from recallfront.sweeps.trial import TrialConfig
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def rerun(run: str, *, home: Path | str | None = None, tracking_uri: str | None 
         config = TrialConfig.model_validate(lineage.config)
     except ValidationError as error:
         raise UsageError(
-            f"run {first.run_id}: this version cannot run its configuration: {explain(error)}"
+            f"run {first.run_id}: this version cannot run its configuration: {explain(error, TrialConfig)}"
         ) from None
     data, data_digest = prepare(config.task, folder / "data")
     scratch = f"reruns/{uuid.uuid4().hex[:12]}"

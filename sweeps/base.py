@@ -2,19 +2,22 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
 
 class Frozen(BaseModel):
-    """A configuration: immutable, and with no key that is not declared."""
+    """A configuration: immutable, with no key that is not declared, and no number that is not finite."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-def canonical_json(config: BaseModel) -> str:
+def canonical_json(config: BaseModel | Mapping[str, Any]) -> str:
     """The one JSON text of a configuration: keys sorted, no spaces; equal configurations give equal texts."""
-    return json.dumps(config.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    plain = config.model_dump(mode="json") if isinstance(config, BaseModel) else config
+    return json.dumps(plain, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def digest(text: str | bytes) -> str:

@@ -1,16 +1,35 @@
 """Reading a specification: a study that comes with the package, or a YAML file."""
 
+from collections.abc import Hashable
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import yaml
 from pydantic import ValidationError
 
-from recallfront.sweeps.spec import SweepSpec, explain
+from recallfront.sweeps.explain import explain, near_first
+from recallfront.sweeps.spec import SweepSpec
 
 
 class SpecError(ValueError):
     """A specification that cannot be run; the message names the file, the key, the value and what is allowed."""
+
+
+class _Loader(yaml.SafeLoader):
+    """Plain values only, and no key twice, of which YAML would silently keep the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, Hashable) or key in seen:
+                problem = f"key {key!r} " + (
+                    "stands there twice" if isinstance(key, Hashable) else "is no word"
+                )
+                raise yaml.constructor.ConstructorError(problem=problem, problem_mark=key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
 
 
 def studies() -> dict[str, str]:
@@ -33,24 +52,32 @@ def load_spec(study_or_file: str) -> SweepSpec:
     if study_or_file in built_in:
         return parse_spec(built_in[study_or_file], source=study_or_file)
     path = Path(study_or_file)
-    if not path.is_file():
-        raise SpecError(f"{study_or_file}: is neither a file nor one of the studies {', '.join(built_in)}")
     try:
+        if not path.is_file():
+            known = near_first(study_or_file, built_in)
+            raise SpecError(f"{study_or_file}: is neither a file nor one of the studies {known}")
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise SpecError(f"{study_or_file}: cannot be read: {error}") from None
+    except UnicodeDecodeError:
+        raise SpecError(f"{study_or_file}: cannot be read: it must be YAML text in UTF-8") from None
+    except OSError as error:
+        raise SpecError(f"{study_or_file}: cannot be read: {error.strerror}") from None
     return parse_spec(text, source=study_or_file)
 
 
 def parse_spec(text: str, *, source: str) -> SweepSpec:
     """Read a specification from YAML text; `source` names it in errors."""
     try:
-        raw = yaml.safe_load(text)
-    except yaml.constructor.ConstructorError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else "?"
-        raise SpecError(f"{source}, line {line}: tags that make Python objects are not allowed") from None
-    except yaml.YAMLError as error:
+        raw = yaml.load(text, _Loader)  # a safe loader
+    except yaml.MarkedYAMLError as error:
+        where = f"{source}, line {error.problem_mark.line + 1}" if error.problem_mark else source
+        if "could not determine a constructor" in str(error.problem):
+            raise SpecError(f"{where}: tags that make Python objects are not allowed") from None
+        context = f"{error.context}: " if error.context else ""
+        raise SpecError(f"{where}: is not YAML: {context}{error.problem}") from None
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that there is not
         raise SpecError(f"{source}: is not YAML: {' '.join(str(error).split())}") from None
+    except RecursionError:
+        raise SpecError(f"{source}: is nested too deep to be a specification") from None
     if not isinstance(raw, dict):
         raise SpecError(
             f"{source}: must be a mapping of keys such as name, task and space, not {type(raw).__name__}"
@@ -58,4 +85,4 @@ def parse_spec(text: str, *, source: str) -> SweepSpec:
     try:
         return SweepSpec.model_validate(raw)
     except ValidationError as error:
-        raise SpecError(f"{source}: {explain(error)}") from None
+        raise SpecError(f"{source}: {explain(error, SweepSpec)}") from None

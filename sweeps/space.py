@@ -3,17 +3,28 @@
 import itertools
 import math
 from collections.abc import Iterator, Mapping
+from decimal import Decimal
 from typing import Annotated, Any, Self, get_args
 
-from pydantic import BaseModel, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 
 from recallfront.models import ModelConfig
 from recallfront.sweeps.base import Frozen
+from recallfront.sweeps.explain import near_first, shown
 from recallfront.sweeps.trial import TrainingConfig
 
 Scalar = bool | int | float | str | None
 Knobs = dict[str, Scalar]  # one value for each knob of a block
 TRAINING_PREFIX = "training."
+_MOST_VALUES = 100_000  # of one range's grid
 _MOST_CHECKED = 4096  # combinations of a block that are tried when looking for a possible one
 
 
@@ -33,6 +44,8 @@ class Range(Frozen):
             raise ValueError(f"low={self.low}: must be above 0 with log: true")
         if self.log and self.step is not None:
             raise ValueError(f"step={self.step}: not possible together with log: true")
+        if self.step is not None and (self.high - self.low) / self.step > _MOST_VALUES:
+            raise ValueError(f"step={self.step}: leaves more than {_MOST_VALUES} values; leave it out")
         return self
 
     @property
@@ -40,15 +53,34 @@ class Range(Frozen):
         return all(isinstance(v, int) for v in (self.low, self.high, self.step or 1))
 
     def values(self) -> list[int | float]:
-        """The values on the grid; two ends where there is no step."""
-        if self.step is None:
+        """The values on the grid; without a step those of a short integer range, or two ends."""
+        low, high, step = (Decimal(str(v)) for v in (self.low, self.high, self.step or 1))
+        if self.step is None and not (self.is_integer and high - low < _MOST_CHECKED):
             return [self.low, self.high]
-        count = math.floor((self.high - self.low) / self.step + 1e-9) + 1
-        return [self.low + i * self.step for i in range(count)]
+        number = int if self.is_integer else float
+        return [number(low + i * step) for i in range(int((high - low) / step) + 1)]
 
 
 Domain = Range | tuple[Scalar, ...]  # choices; a fixed value is one choice
-RawBlock = dict[str, Range | list[Scalar] | Scalar]  # as written in a specification
+
+
+def _one_form(value: object) -> object:
+    """Check a knob as the one form it was meant in, so that an error does not tell of every other form."""
+    if isinstance(value, Mapping):
+        return Range.model_validate(value)
+    for scalar in value if isinstance(value, list | tuple) else [value]:
+        if isinstance(scalar, float) and not math.isfinite(scalar):
+            raise ValueError(f"{scalar}: must be a finite number")
+        if not isinstance(scalar, (Range, *get_args(Scalar))):
+            raise ValueError(
+                f"{shown(scalar)}: must be a number, a word, true, false or null; a list of these; or a range "
+                "{low:, high:, log:, step:}"
+            )
+    return value
+
+
+RawKnob = Annotated[Range | list[Scalar] | Scalar, BeforeValidator(_one_form)]
+RawBlock = dict[str, RawKnob]  # as written in a specification
 
 
 class Block(Frozen):
@@ -62,14 +94,21 @@ class Block(Frozen):
     def varying(self) -> dict[str, Domain]:
         return {k: d for k, d in self.domains.items() if isinstance(d, Range) or len(d) > 1}
 
+    @property
+    def size(self) -> int:
+        """How many combinations `corners` gives."""
+        return math.prod(map(len, self._axes()))
+
     def corners(self) -> Iterator[Knobs]:
-        """Every combination of choices and of the grid values of ranges."""
-        axes = [d.values() if isinstance(d, Range) else d for d in self.domains.values()]
-        for values in itertools.product(*axes):
+        """Every combination of choices and of the values of ranges."""
+        for values in itertools.product(*self._axes()):
             yield dict(zip(self.domains, values, strict=True))
 
     def sample_corners(self) -> Iterator[Knobs]:
         return itertools.islice(self.corners(), _MOST_CHECKED)
+
+    def _axes(self) -> list[tuple[Scalar, ...]]:
+        return [tuple(d.values()) if isinstance(d, Range) else d for d in self.domains.values()]
 
 
 def architectures() -> dict[str, type[BaseModel]]:
@@ -99,36 +138,69 @@ def _read_block(raw: RawBlock, label: str, where: str) -> Block:
     known = architectures()
     name = raw.get("architecture")
     if not isinstance(name, str) or name not in known:
-        raise ValueError(f"{where}.architecture={name!r}: must be one of {', '.join(sorted(known))}")
+        raise ValueError(f"{where}.architecture={shown(name)}: must be one of {near_first(name, known)}")
     domains = {}
     for key, value in raw.items():
-        if key == "architecture" or (value is None and _field(known[name], key) is None):
-            continue  # a null says that the architecture has no such knob
-        domains[key] = _read_domain(known[name], key, value, where=f"{where}.{key}", architecture=name)
+        if key == "architecture" or (value is None and _is_another_ones(key, known[name])):
+            continue
+        domains[key] = _read_domain(name, key, value, where=f"{where}.{key}")
     return Block(label=label, architecture=name, domains=domains)
 
 
-def _read_domain(
-    config: type[BaseModel], key: str, value: Range | list[Scalar] | Scalar, *, where: str, architecture: str
-) -> Domain:
-    field = _field(config, key)
-    if field is None:
-        allowed = sorted(set(config.model_fields) - {"architecture", "vocab_size"})
-        raise ValueError(
-            f"{where}: architecture {architecture!r} has no such knob; it has {', '.join(allowed)}, "
-            f"and {TRAINING_PREFIX}<key> for any of {', '.join(TrainingConfig.model_fields)}"
-        )
+def _is_another_ones(key: str, config: type[BaseModel]) -> bool:
+    """Whether only other architectures have the knob: a null says so."""
+    return key not in config.model_fields and any(key in c.model_fields for c in architectures().values())
+
+
+def _read_domain(architecture: str, key: str, value: Range | list[Scalar] | Scalar, *, where: str) -> Domain:
     if isinstance(value, Range):
-        for end in (value.low, value.high):
-            _check_value(field, end, where)
-        return value
+        return _read_range(architecture, key, value, where)
     choices = value if isinstance(value, list) else [value]
     if not choices:
         raise ValueError(f"{where}: is an empty list; give at least one value")
-    checked = tuple(_check_value(field, choice, where) for choice in choices)
+    checked = tuple(check_value(architecture, key, choice, where) for choice in choices)
     if len(set(map(repr, checked))) < len(checked):
         raise ValueError(f"{where}={list(checked)}: a value stands there twice")
     return checked
+
+
+def _read_range(architecture: str, key: str, value: Range, where: str) -> Range:
+    """The range in the numbers that its knob takes, cut to its last step."""
+    low, high = (check_value(architecture, key, end, where) for end in (value.low, value.high))
+    if isinstance(low, bool) or not isinstance(low, int | float) or not isinstance(high, int | float):
+        raise ValueError(f"{where}: takes no range; give a list of values")
+    step: int | float | None = value.step
+    if step is not None and isinstance(low, int):
+        if step % 1:
+            raise ValueError(f"{where}: step={step}: must be whole, as the knob is")
+        step = int(step)
+    found = Range(low=low, high=high, log=value.log, step=step)
+    return found if step is None else found.model_copy(update={"high": found.values()[-1]})
+
+
+def check_value(architecture: str, key: str, value: Scalar, where: str) -> Scalar:
+    """One value of a knob as its field takes it.
+
+    Raises:
+        ValueError: the architecture has no such knob, or its field can never take the value.
+    """
+    config = architectures()[architecture]
+    field = _field(config, key)
+    if field is None:
+        raise ValueError(f"{where}: {_unknown_knob(config, architecture, key)}")
+    try:
+        return field.validate_python(value)  # type: ignore[no-any-return]
+    except ValidationError as error:
+        message = error.errors()[0]["msg"]
+        raise ValueError(f"{where}={shown(value)}: {message[0].lower()}{message[1:]}") from None
+
+
+def _unknown_knob(config: type[BaseModel], architecture: str, key: str) -> str:
+    if key.startswith(TRAINING_PREFIX):
+        allowed = near_first(key.removeprefix(TRAINING_PREFIX), TrainingConfig.model_fields)
+        return f"training has no such setting; it has {allowed}"
+    allowed = near_first(key, set(config.model_fields) - {"architecture", "vocab_size"})
+    return f"architecture {architecture!r} has no such knob; it has {allowed}, and {TRAINING_PREFIX}<setting>"
 
 
 def _field(config: type[BaseModel], key: str) -> TypeAdapter[Any] | None:
@@ -139,14 +211,9 @@ def _field(config: type[BaseModel], key: str) -> TypeAdapter[Any] | None:
     if info is None:
         return None
     annotation: Any = info.annotation
-    return TypeAdapter(Annotated[annotation, *info.metadata] if info.metadata else annotation)
-
-
-def _check_value(field: TypeAdapter[Any], value: Scalar, where: str) -> Scalar:
-    try:
-        return field.validate_python(value)  # type: ignore[no-any-return]
-    except ValidationError as error:
-        raise ValueError(f"{where}={value!r}: {error.errors()[0]['msg'].lower()}") from None
+    if info.metadata:
+        annotation = Annotated[annotation, *info.metadata]
+    return TypeAdapter(annotation, config=ConfigDict(allow_inf_nan=False))
 
 
 def split_knobs(knobs: Mapping[str, Scalar]) -> tuple[dict[str, Scalar], dict[str, Scalar]]:

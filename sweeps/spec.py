@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator
 from functools import cached_property
-from typing import Any, Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from recallfront.sweeps.base import Frozen, canonical_json, digest
-from recallfront.sweeps.space import Block, Knobs, RawBlock, Scalar, architectures, read_blocks, split_knobs
+from recallfront.sweeps.explain import explain
+from recallfront.sweeps.space import Block, Knobs, RawBlock, Scalar, check_value, read_blocks, split_knobs
 from recallfront.sweeps.trial import (
     MeasurementConfig,
     ResourceConfig,
@@ -24,6 +25,7 @@ Metric = Literal[
     "state_bytes",
     "parameters",
 ]
+_LARGEST_GRID = 100_000  # trials of one block
 
 
 class Objective(Frozen):
@@ -91,7 +93,7 @@ class SweepSpec(Frozen):
     )
     search: SearchConfig = SearchConfig()
     early_stopping: EarlyStopping | None = None
-    seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
+    seeds: tuple[Annotated[int, Field(ge=0, lt=2**31)], ...] = Field(default=(0,), min_length=1)
     concurrent: int | None = Field(
         default=None, ge=1, description="trials at once; None is what the cluster holds"
     )
@@ -107,6 +109,11 @@ class SweepSpec(Frozen):
         metrics = [o.metric for o in self.objectives]
         if len(set(metrics)) < len(metrics):
             raise ValueError(f"objectives={metrics}: a metric stands there twice")
+        first = self.early_stopping.first_rung_steps if self.early_stopping else 0
+        if first >= self.training.steps:
+            raise ValueError(
+                f"early_stopping.first_rung_steps={first}: must be below training.steps={self.training.steps}"
+            )
         for block in self.blocks:
             self._check_block(block)
         return self
@@ -117,15 +124,16 @@ class SweepSpec(Frozen):
 
     @cached_property
     def key(self) -> str:
-        """The sweep's identity: what is searched and how, without the budget, which may grow from run to run."""
-        same_sweep = {
-            "description": "",
-            "search": self.search.model_copy(update={"trials": None}),
-            "concurrent": None,
-            "retries": 0,
-            "budget_hours": None,
-        }
-        return digest(canonical_json(self.model_copy(update=same_sweep)))
+        """The sweep's identity: what is searched and how, without the budget, which may grow from run to run.
+
+        Spellings of one value (3e-3 and 0.003, a scalar and a list of it) are one identity.
+        """
+        budget = {"description", "concurrent", "retries", "budget_hours"}
+        identity = self.model_dump(mode="json", exclude=budget)
+        identity["search"].pop("trials")
+        identity["model"] = self._shared_settings(self.blocks[0])
+        identity["space"] = [block.model_dump(mode="json", exclude={"label"}) for block in self.blocks]
+        return digest(canonical_json(identity))
 
     def trial(self, block: Block, knobs: Knobs, seed: int) -> TrialConfig:
         """Resolve one configuration.
@@ -148,7 +156,7 @@ class SweepSpec(Frozen):
                 }
             )
         except ValidationError as error:
-            raise ValueError(explain(error)) from None
+            raise ValueError(explain(error, TrialConfig)) from None
 
     def grid(self) -> Iterator[tuple[Block, Knobs]]:
         """Every configuration of a grid search, in the order of the specification."""
@@ -157,15 +165,14 @@ class SweepSpec(Frozen):
                 yield block, knobs
 
     def _check_block(self, block: Block) -> None:
-        unknown = set(self.model) - set(architectures()[block.architecture].model_fields)
-        if unknown or "architecture" in self.model:
-            key = next(iter(unknown), "architecture")
-            raise ValueError(f"model.{key}: architecture {block.architecture!r} has no such setting")
+        self._shared_settings(block)
         for key, domain in block.domains.items():
             if self.search.method == "grid" and not isinstance(domain, tuple) and domain.step is None:
                 raise ValueError(
                     f"space {block.label}.{key}: a grid needs a list of values, or a range with a step"
                 )
+        if self.search.method == "grid" and block.size > _LARGEST_GRID:
+            raise ValueError(f"space {block.label}: a grid of {block.size} trials; at most {_LARGEST_GRID}")
         reason = ""
         for knobs in block.sample_corners():
             try:
@@ -175,35 +182,9 @@ class SweepSpec(Frozen):
                 reason = reason or str(error)
         raise ValueError(f"space {block.label}: no configuration is possible: {reason}")
 
-
-def explain(error: ValidationError) -> str:
-    """A validation error in one line: which key, which value, what is allowed."""
-    return "; ".join(_explain_one(part, error.title) for part in error.errors()[:3])
-
-
-def _explain_one(part: Any, title: str) -> str:
-    where = ".".join(str(p) for p in part["loc"])
-    message = part["msg"].removeprefix("Value error, ")
-    if part["type"] == "extra_forbidden":
-        allowed = _allowed_keys(SweepSpec if title == "SweepSpec" else TrialConfig, part["loc"])
-        return f"{where}: unknown key; allowed: {', '.join(allowed)}" if allowed else f"{where}: unknown key"
-    if part["type"] == "missing":
-        return f"{where}: is missing"
-    if part["type"] == "value_error":
-        return f"{where}: {message}" if where else message
-    value = repr(part["input"])
-    return f"{where}={value if len(value) <= 60 else value[:57] + '...'}: {message[0].lower()}{message[1:]}"
-
-
-def _allowed_keys(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
-    for part in location[:-1]:
-        if isinstance(part, str) and part in model.model_fields:
-            annotation = model.model_fields[part].annotation
-            candidates = [annotation, *getattr(annotation, "__args__", ())]
-            found = [c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)]
-            if not found:
-                return []
-            model = found[0]
-        elif isinstance(part, str) and part in architectures():
-            model = architectures()[part]
-    return sorted(model.model_fields)
+    def _shared_settings(self, block: Block) -> Knobs:
+        """The settings under `model` as an architecture takes them."""
+        return {
+            key: check_value(block.architecture, key, value, where=f"model.{key}")
+            for key, value in self.model.items()
+        }

@@ -3,10 +3,11 @@
 from functools import cached_property
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
-from recallfront.models import ModelConfig
+from recallfront.models import Architecture, ModelConfig
 from recallfront.sweeps.base import Frozen, canonical_json, digest
+from recallfront.sweeps.explain import explain
 from recallfront.sweeps.tasks.mqar import MQARConfig
 
 TaskConfig = MQARConfig  # a union, discriminated by `name`, as soon as there is a second task
@@ -116,6 +117,18 @@ class TrialConfig(Frozen):
             raise ValueError(
                 f"window_size={window}: longer than the task's longest row of {self.task.longest} tokens"
             )
+        rows, measured = self.model.learned_positions, self.measurement
+        longest = max(
+            self.task.longest, measured.context_length + measured.decode_tokens, measured.train_length
+        )
+        if 0 < rows < longest:
+            raise ValueError(
+                f"learned_positions={rows}: must be at least {longest}, the longest measured text"
+            )
+        try:
+            _ = self.deployment_model
+        except ValidationError as error:
+            raise ValueError(f"measurement.deployment: {explain(error, Architecture)}") from None
         share = self.training.accumulation * self.resources.workers
         if self.training.batch_size % share:
             raise ValueError(
@@ -123,6 +136,12 @@ class TrialConfig(Frozen):
                 f"accumulation x workers = {share}"
             )
         return self
+
+    @cached_property
+    def deployment_model(self) -> ModelConfig:
+        """The model whose throughput is measured: the trial's architecture and knobs, at the deployment's size."""
+        size = self.measurement.deployment.model_dump(exclude_none=True)
+        return self.model.resized(**size) if size else self.model
 
     @cached_property
     def key(self) -> str:
