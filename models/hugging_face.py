@@ -14,7 +14,7 @@ from recallfront.models.configs import parse_config
 from recallfront.models.language_model import LanguageModel
 
 
-class RecallfrontConfig(PretrainedConfig):
+class RecallfrontConfig(PretrainedConfig):  # type: ignore[no-untyped-call]
     """Our configuration, in the key `recallfront`."""
 
     model_type = "recallfront"

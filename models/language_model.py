@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from recallfront.models.configs import Architecture
+from recallfront.models.draft_tree import Branches
 from recallfront.models.layers import MLP, Drawn, LayerNorm, Linear, RMSNorm, sinusoids
 from recallfront.models.mixers.base import Mixer
 from recallfront.models.state import Block, Layout, State, Step
@@ -82,7 +83,7 @@ class LanguageModel(nn.Module):
         x = self._embed(tokens, layout.positions)
         for layer in self.layers:
             x = layer(x, layout)
-        return self._unembed(x)
+        return self.unembed(self.final_norm(x))
 
     def _embed(self, tokens: Tensor, positions: Tensor | None) -> Tensor:
         x: Tensor = self.embedding(tokens)
@@ -105,9 +106,10 @@ class LanguageModel(nn.Module):
                 f"the text is {length} tokens long; learned_positions={rows} allows no more than that"
             )
 
-    def _unembed(self, x: Tensor) -> Tensor:
-        x = self.final_norm(x)
-        logits = F.linear(x, (self.embedding if self.unembedding is None else self.unembedding).weight)
+    def unembed(self, hidden: Tensor) -> Tensor:
+        """Logits (..., vocab) of hidden states (..., width) after the last norm."""
+        weight = (self.embedding if self.unembedding is None else self.unembedding).weight
+        logits = F.linear(hidden, weight)
         cap = self.config.logits_soft_cap
         return cap * torch.tanh(logits / cap) if cap else logits
 
@@ -135,6 +137,15 @@ class LanguageModel(nn.Module):
         Returns the logits (B, T, vocab), or (B, 1, vocab) after each row's last token, and the state.
         Raises ValueError where tokens, lengths or state do not fit together.
         """
+        hidden, state = self.read(tokens, state, lengths=lengths)
+        if last_only:
+            rows = torch.arange(tokens.shape[0], device=tokens.device)
+            hidden = hidden[:, -1:] if lengths is None else hidden[rows, lengths - 1][:, None]
+        return self.unembed(hidden), state
+
+    @torch.no_grad()
+    def read(self, tokens: Tensor, state: State, *, lengths: Tensor | None = None) -> tuple[Tensor, State]:
+        """As `prefill`, but the hidden states (B, T, width) that `unembed` makes logits of."""
         _check_tokens(tokens, 2)
         self._check_state(state, tokens.shape[0])
         batch, time = tokens.shape
@@ -146,10 +157,28 @@ class LanguageModel(nn.Module):
         for layer, layer_state in zip(self.layers, state.layers, strict=True):
             x = x + layer.mixer.extend(layer.mixer_norm(x), layer_state, block)  # type: ignore[union-attr, operator]
             x = layer.add_mlp(x)  # type: ignore[operator]
-        if last_only:
-            x = x[:, -1:] if lengths is None else x[torch.arange(batch), lengths - 1][:, None]
-        uniform = state.uniform and lengths is None
-        return self._unembed(x), State(state.layers, block.ends, state.longest + time, self._name, uniform)
+        longest, uniform = state.longest + time, state.uniform
+        if lengths is not None:
+            longest = int(block.ends.max())
+            uniform = bool((block.ends == longest).all())
+        return self.final_norm(x), State(state.layers, block.ends, longest, self._name, uniform)
+
+    @property
+    def can_branch(self) -> bool:
+        """Whether every layer can read a tree of drafts in one pass (`read_tree`)."""
+        return all(layer.mixer.can_branch for layer in self.layers)  # type: ignore[union-attr]
+
+    @torch.no_grad()
+    def read_tree(self, tokens: Tensor, state: State, branches: Branches) -> Tensor:
+        """Logits (B, N, vocab) after each node of a draft tree whose tokens (B, N) go on from `state`, which
+        stays.
+        """
+        self._check_state(state, tokens.shape[0])
+        x = self._embed(tokens, branches.positions)
+        for layer, layer_state in zip(self.layers, state.layers, strict=True):
+            x = x + layer.mixer.branch(layer.mixer_norm(x), layer_state, branches)  # type: ignore[union-attr, operator]
+            x = layer.add_mlp(x)  # type: ignore[operator]
+        return self.unembed(self.final_norm(x))
 
     @torch.no_grad()
     def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
@@ -163,7 +192,7 @@ class LanguageModel(nn.Module):
             x = x + layer.mixer.step(layer.mixer_norm(x), layer_state, step)  # type: ignore[union-attr, operator]
             x = layer.add_mlp(x)  # type: ignore[operator]
         state = State(state.layers, state.lengths + 1, state.longest + 1, self._name, state.uniform)
-        return self._unembed(x), state
+        return self.unembed(self.final_norm(x)), state
 
     def state_bytes(self, state: State) -> int:
         """Bytes that must survive to the next step, all rows together, measured from the live tensors."""

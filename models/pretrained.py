@@ -103,6 +103,7 @@ def _read_llama(theirs: Any, weights: dict[str, Tensor]) -> tuple[AttentionConfi
             "a sliding window": getattr(theirs, "sliding_window", None) is not None,
         }
     )
+    theta: float = rope.get("rope_theta") or getattr(theirs, "rope_theta", 10000.0)
     config = AttentionConfig(
         vocab_size=theirs.vocab_size,
         width=width,
@@ -111,7 +112,7 @@ def _read_llama(theirs: Any, weights: dict[str, Tensor]) -> tuple[AttentionConfi
         num_layers=theirs.num_hidden_layers,
         pattern="A",
         positions="rope",
-        rope_theta=rope.get("rope_theta") or getattr(theirs, "rope_theta", 10000.0),
+        rope_theta=theta,
         norm_eps=theirs.rms_norm_eps,
         mlp="swiglu",
         mlp_expansion=theirs.intermediate_size / width,

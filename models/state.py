@@ -21,6 +21,11 @@ class State:
     model_name: str  # configuration of the model it belongs to, to refuse another's
     uniform: bool = True  # all rows have seen equally many
 
+    def select(self, rows: Tensor) -> "State":
+        """A copy of some rows (they may repeat), which can be used up without this state."""
+        layers = [{name: tensor[rows] for name, tensor in layer.items()} for layer in self.layers]
+        return State(layers, self.lengths[rows], self.longest, self.model_name, self.uniform)
+
     @property
     def batch_size(self) -> int:
         return self.lengths.shape[0]

@@ -155,3 +155,33 @@ def window_attention_step(
         bias = bias.view(batch, *grouped, slots)
     out = F.scaled_dot_product_attention(q, keys, values, attn_mask=bias, scale=scale)
     return out.reshape(batch, heads, width)
+
+
+def attend_seen(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    distance: Tensor,
+    seen: Tensor,
+    *,
+    alibi_slopes: tuple[float, ...] | None = None,
+    distance_bias: Tensor | None = None,
+) -> Tensor:
+    """Attention where the caller says which keys are seen: seen (B, T, S), distance (T, S) for the biases.
+
+    q (B, T, H, D), k, v (B, S, H_kv, D); alibi_slopes and distance_bias as in `window_attention`. Returns (B,
+    T, H, D).
+    """
+    bias = torch.zeros(1, *distance.shape, dtype=q.dtype, device=q.device)
+    if alibi_slopes is not None:
+        bias = -_slopes_tensor(alibi_slopes, q.dtype, q.device) * distance
+    if distance_bias is not None:
+        bias = distance_bias[:, distance.clamp(0, distance_bias.shape[1] - 1)].to(q.dtype)
+    out = F.scaled_dot_product_attention(
+        q.transpose(1, 2),
+        k.transpose(1, 2),
+        v.transpose(1, 2),
+        attn_mask=bias.masked_fill(~seen[:, None], float("-inf")),
+        enable_gqa=q.shape[2] != k.shape[2],
+    )
+    return out.transpose(1, 2)

@@ -7,11 +7,13 @@ from torch import Generator, Tensor, nn
 
 from recallfront.kernels.window_attention.operator import (
     alibi_slopes,
+    attend_seen,
     step_bias,
     window_attention,
     window_attention_step,
 )
 from recallfront.models.configs.softmax import T5_BUCKETS
+from recallfront.models.draft_tree import Branches
 from recallfront.models.layers import Drawn, Linear, rotate
 from recallfront.models.mixers.base import Mixer
 from recallfront.models.mixers.ring import ring_last, ring_write
@@ -165,6 +167,33 @@ class Attention(Mixer):
         mixed = window_attention_step(q[:, 0], k[:, 0], v[:, 0], keys, values, step.lengths, bias=bias)
         out: Tensor = self.out(mixed.flatten(1))
         return out
+
+    can_branch = True
+
+    def branch(self, x: Tensor, state: LayerState, branches: Branches) -> Tensor:
+        block, nodes = branches.block, x.shape[1]
+        q, k, v = self._project(x, branches.positions, block.longest + nodes)
+        before = block.longest if self.window_size is None else min(block.longest, self.window_size - 1)
+        k_before, there = ring_last(state["keys"], block, before)
+        v_before, _ = ring_last(state["values"], block, before)
+        # distances from each node to the tokens before the tree, then to the nodes
+        back = torch.arange(before, 0, -1, device=x.device).expand(nodes, -1) + branches.depths[:, None]
+        among = branches.depths[:, None] - branches.depths
+        distance = torch.cat([back, among], dim=1)
+        seen = torch.cat([there[:, None].expand(-1, nodes, -1), branches.mask.expand(len(x), -1, -1)], dim=2)
+        if self.window_size is not None:
+            seen = seen & (distance < self.window_size)
+        out = attend_seen(
+            q,
+            torch.cat([k_before.transpose(1, 2), k], dim=1),
+            torch.cat([v_before.transpose(1, 2), v], dim=1),
+            distance,
+            seen,
+            alibi_slopes=self.slopes,
+            distance_bias=None if self.t5_bias is None else self.t5_bias(),
+        )
+        mixed: Tensor = self.out(out.flatten(2))
+        return mixed
 
     def _step_bias(self, lengths: Tensor, slots: int, dtype: torch.dtype) -> Tensor:
         """Bias of one step over a ring, the same for all layers without a table of their own."""

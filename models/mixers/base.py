@@ -1,10 +1,12 @@
 """What a sequence mixer offers."""
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from recallfront.models.draft_tree import Branches
 from recallfront.models.state import Block, LayerState, Layout, Step
 
 
@@ -28,6 +30,12 @@ class Mixer(nn.Module, ABC):
     @abstractmethod
     def step(self, x: Tensor, state: LayerState, step: Step) -> Tensor:
         """One token: x (B, width) -> (B, width); `state` is brought up to date."""
+
+    can_branch: ClassVar[bool] = False  # whether `branch` works: a draft tree is read in one pass
+
+    def branch(self, x: Tensor, state: LayerState, branches: Branches) -> Tensor:
+        """x (B, N, width) of the nodes of a draft tree, each going on from its own ancestors; `state` stays."""
+        raise NotImplementedError
 
     def live(self, state: LayerState, length: int) -> list[Tensor]:
         """The part of the state that must survive to the next step after `length` tokens."""

@@ -5,6 +5,7 @@ from torch import Generator, Tensor, nn
 
 from recallfront.kernels.grouped_attention.operator import grouped_attention, grouped_attention_step
 from recallfront.kernels.grouped_attention.pytorch import grouped_mix, normalised
+from recallfront.models.draft_tree import Branches
 from recallfront.models.layers import Drawn, Linear, rotate
 from recallfront.models.mixers.base import Mixer
 from recallfront.models.mixers.head_taps import HeadTaps
@@ -149,6 +150,29 @@ class GroupedAttention(Mixer):
         )
         state["keys"] = ring_write(state["keys"], k, block)
         state["values"] = ring_write(state["values"], v, block)
+
+    can_branch = True
+
+    def branch(self, x: Tensor, state: LayerState, branches: Branches) -> Tensor:
+        offsets, size = branches.block.offsets, self.group_size
+        q, k, v = self._project(x, branches.positions, branches.block.longest + x.shape[1])
+        dtype = state["sums"].dtype
+        q, k, v = (part.to(dtype).transpose(1, 2) for part in (normalised(q), normalised(k), v))
+        tokens, there = ring_tokens(offsets, size)
+        ring = there & (tokens > offsets[:, None] - size)  # what is further back is in the sums
+        seen = torch.cat([ring[:, None].expand(-1, x.shape[1], -1), branches.mask.expand(len(x), -1, -1)], -1)
+        position = torch.cat([tokens, branches.positions], dim=1)
+        same = branches.positions[:, :, None] // size == position[:, None] // size
+        # a key counts as its group stands to the node's own: the same, or one before
+        scores = q @ torch.cat([state["keys"], k], dim=2).transpose(-1, -2)
+        weights = torch.where(same[:, None], scores.relu().square(), scores * self.cross_scale.weight)
+        values = torch.cat([state["values"], v], dim=2)
+        out = (weights * seen[:, None]) @ values + self.cross_scale.weight * (q @ state["sums"])
+        out = out.transpose(1, 2)
+        if self.taps is not None:
+            out = out + self.taps.branch(v.transpose(1, 2), state["tail"], branches)
+        y: Tensor = self.out(out.flatten(2).to(x.dtype))
+        return y
 
     def step(self, x: Tensor, state: LayerState, step: Step) -> Tensor:
         positions: Tensor | int = step.longest if step.uniform else step.lengths[:, None]

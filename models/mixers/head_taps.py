@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from recallfront.kernels.grouped_attention.pytorch import head_conv, head_conv_step
+from recallfront.models.draft_tree import Branches
 from recallfront.models.layers import Drawn
 from recallfront.models.mixers.ring import ring_last, ring_write
 from recallfront.models.state import Block, Step
@@ -40,6 +41,16 @@ class HeadTaps(Drawn):
         before, _ = ring_last(tail, block, self.weight.shape[1] - 1)
         out = head_conv(torch.cat([before.transpose(1, 2), v], dim=1), self.weight.to(v.dtype))
         return out, ring_write(tail, v.transpose(1, 2), block)
+
+    def branch(self, v: Tensor, tail: Tensor, branches: Branches) -> Tensor:
+        """The nodes of a draft tree (B, N, H, D): the convolution unfolded (arXiv:2406.07368 sec. 4.3)."""
+        heads, size = self.weight.shape
+        before, _ = ring_last(tail, branches.block, size - 1)
+        values = torch.cat([before, v.transpose(1, 2).to(tail.dtype)], dim=2)  # (B, H, P + N, D)
+        index = branches.history(size - 1).expand(heads, -1, -1)
+        unfolded = values.new_zeros(heads, v.shape[1], values.shape[2])
+        unfolded.scatter_(2, index, self.weight.to(tail.dtype)[:, None].expand_as(index))
+        return (unfolded @ values).transpose(1, 2)
 
     def step(self, v: Tensor, tail: Tensor, step: Step) -> Tensor:
         """One token, v (B, H, D); the ring is updated in place."""

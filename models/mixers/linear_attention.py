@@ -3,6 +3,7 @@ augmentation.
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from recallfront.kernels.feature_attention.operator import feature_attention, feature_attention_step
@@ -12,6 +13,7 @@ from recallfront.kernels.taylor_attention.operator import (
     taylor_attention_step,
 )
 from recallfront.models.configs.linear import FeatureKnobs
+from recallfront.models.draft_tree import Branches
 from recallfront.models.feature_maps import make_feature_map
 from recallfront.models.layers import Linear
 from recallfront.models.mixers.base import Mixer
@@ -90,6 +92,21 @@ class LinearAttention(Mixer):
         if self.taps is not None:
             mixed, state["tail"] = self.taps.extend(v, state["tail"], block)
             o = o + mixed
+        out: Tensor = self.out(o.flatten(2).to(x.dtype))
+        return out
+
+    can_branch = True
+
+    def branch(self, x: Tensor, state: LayerState, branches: Branches) -> Tensor:
+        q, k, v = self._project(x)
+        q, k = (self.feature_map(part, branches.positions).transpose(1, 2) for part in (q, k))
+        dtype = state["sums"].dtype
+        values = F.pad(v.to(dtype), (0, 1), value=1.0).transpose(1, 2)
+        weights = (q.to(dtype) @ k.to(dtype).transpose(-1, -2)) * branches.mask
+        summed = weights @ values + q.to(dtype) @ state["sums"]
+        o = (summed[..., :-1] / (summed[..., -1:] + _EPS)).transpose(1, 2)
+        if self.taps is not None:
+            o = o + self.taps.branch(v, state["tail"], branches)
         out: Tensor = self.out(o.flatten(2).to(x.dtype))
         return out
 

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from recallfront.kernels.short_conv.operator import short_conv, short_conv_step
+from recallfront.models.draft_tree import Branches
 from recallfront.models.layers import Drawn, Linear
 from recallfront.models.mixers.base import Mixer
 from recallfront.models.state import Block, LayerState, Layout, Step
@@ -45,6 +46,12 @@ class ConvTaps(Drawn):
             last = block.last(torch.cat([state, x], dim=1), state.shape[1])
         return y, last
 
+    def branch(self, x: Tensor, state: Tensor, branches: Branches) -> Tensor:
+        """The nodes of a draft tree, each over its own path."""
+        history = torch.cat([state, x], dim=1)[:, branches.history(state.shape[1])]  # (B, N, K, C)
+        y = torch.einsum("bnkc,ck->bnc", history, self.taps)
+        return y if self.bias is None else y + self.bias
+
     def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         return short_conv_step(x, self.taps, state, bias=self.bias)
 
@@ -68,6 +75,11 @@ class GatedShortConvolution(Mixer):
     def extend(self, x: Tensor, state: LayerState, block: Block) -> Tensor:
         y, state["conv"] = self.conv.extend(x, state["conv"], block)
         return torch.addcmul(x, y, self.gate(x))
+
+    can_branch = True
+
+    def branch(self, x: Tensor, state: LayerState, branches: Branches) -> Tensor:
+        return torch.addcmul(x, self.conv.branch(x, state["conv"], branches), self.gate(x))
 
     def step(self, x: Tensor, state: LayerState, step: Step) -> Tensor:
         y, state["conv"] = self.conv.step(x, state["conv"])
@@ -101,6 +113,12 @@ class BasedConvolution(Mixer):
         u, gate = torch.split(self.branches(x), self.inner, dim=-1)
         y, state["conv"] = self.conv.extend(u, state["conv"], block)
         return self._gated(y, gate)
+
+    can_branch = True
+
+    def branch(self, x: Tensor, state: LayerState, branches: Branches) -> Tensor:
+        u, gate = torch.split(self.branches(x), self.inner, dim=-1)
+        return self._gated(self.conv.branch(u, state["conv"], branches), gate)
 
     def step(self, x: Tensor, state: LayerState, step: Step) -> Tensor:
         u, gate = torch.split(self.branches(x), self.inner, dim=-1)

@@ -1,0 +1,108 @@
+"""Speculative decoding says what greedy decoding says, whatever the tree, the prompt and the drafts."""
+
+import ast
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from recallfront.models.draft_tree import RANKS, DraftTree
+from recallfront.models.generation import generate
+from recallfront.models.speculative import DraftHeads, generate_speculative, tree_logits
+from tests.kernels.golden import load_golden, load_text
+from tests.models.cases import CASES, case_config, draw_tokens, make_model
+
+TREE = DraftTree([[0], [1], [0, 0], [0, 1], [1, 0], [0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 1], [2]])
+
+
+def test_golden_tree() -> None:
+    golden = load_golden("draft_tree")
+    tree = DraftTree(ast.literal_eval(load_text("draft_tree", "choices")))
+    assert torch.equal(tree.mask.float(), golden["medusa_attn_mask"][0, 0])
+    assert list(tree.depths) == golden["medusa_position_ids"].tolist()
+    assert torch.equal(tree.leaf_paths, golden["retrieve_indices"])
+    root, drafts = torch.tensor([-1]), torch.arange(3 * RANKS).view(1, 3, RANKS)
+    candidates = tree.tokens(root, drafts) + 1  # the authors count the certain token as candidate 0
+    assert candidates[0].tolist() == golden["tree_indices"].tolist()
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("length", [1, 3, 4, 6, 11])
+def test_every_node_is_read_as_the_end_of_its_path(name: str, length: int) -> None:
+    model = make_model(case_config(name))
+    tokens, nodes = draw_tokens(2, length), draw_tokens(2, len(TREE), seed=1)
+    _, state = model.prefill(tokens, model.init_state(2))
+    logits = tree_logits(model, nodes, state, TREE)
+    for node in range(len(TREE)):
+        path = torch.cat([tokens, nodes[:, TREE.ancestors(node)[::-1]]], dim=1)
+        torch.testing.assert_close(logits[:, node], model(path)[:, -1], atol=1e-10, rtol=1e-10)
+    again = tree_logits(model, nodes, state, TREE)
+    assert torch.equal(again, logits)  # the state stayed as it was
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_speculative_is_greedy(name: str) -> None:
+    model = make_model(case_config(name))
+    heads = DraftHeads(model, 4)
+    tokens, lengths = draw_tokens(3, 9), torch.tensor([9, 1, 5])
+    expected = generate(model, tokens, lengths=lengths, max_new_tokens=21)
+    found = generate_speculative(model, heads, tokens, lengths=lengths, tree=TREE, max_new_tokens=21)
+    assert found.tokens == expected
+
+
+GROUPED = make_model(case_config("grouped"))
+HEADS = DraftHeads(GROUPED, 4)
+
+
+@st.composite
+def trees(draw: st.DrawFn) -> DraftTree:
+    paths: list[tuple[int, ...]] = []
+    for _ in range(draw(st.integers(0, 12))):
+        parent = draw(st.sampled_from([(), *(path for path in paths if len(path) < 4)]))
+        rank = draw(st.integers(0, RANKS - 1))
+        if (*parent, rank) not in paths:
+            paths.append((*parent, rank))
+    return DraftTree(paths)
+
+
+@settings(max_examples=40, deadline=None)
+@given(tree=trees(), length=st.integers(1, 14), new=st.integers(1, 12), seed=st.integers(0, 99))
+def test_any_tree_and_prompt(tree: DraftTree, length: int, new: int, seed: int) -> None:
+    tokens = draw_tokens(1, length, seed)
+    found = generate_speculative(GROUPED, HEADS, tokens, tree=tree, max_new_tokens=new)
+    assert found.tokens == generate(GROUPED, tokens, max_new_tokens=new)
+    assert 1 <= found.rounds <= new
+
+
+def test_right_drafts_save_rounds() -> None:
+    """A model that always says the same is easy to guess."""
+    model = make_model(case_config("grouped"))
+    with torch.no_grad():
+        model.embedding.weight.zero_()
+        model.embedding.weight[:, 0] = torch.arange(17.0)
+        for layer in model.layers:
+            for parameter in layer.parameters():
+                parameter.zero_()
+    found = generate_speculative(model, DraftHeads(model, 4), draw_tokens(1, 3), tree=TREE, max_new_tokens=20)
+    assert found.tokens == generate(model, draw_tokens(1, 3), max_new_tokens=20)
+    assert found.rounds == 4  # five tokens a round
+
+
+def test_stop_tokens() -> None:
+    tokens = draw_tokens(2, 5)
+    stop = generate(GROUPED, tokens, max_new_tokens=12)[0][6]
+    expected = generate(GROUPED, tokens, max_new_tokens=12, stop_tokens={stop})
+    found = generate_speculative(GROUPED, HEADS, tokens, tree=TREE, max_new_tokens=12, stop_tokens={stop})
+    assert found.tokens == expected
+
+
+@pytest.mark.parametrize("paths", [[[]], [[0], [0]], [[0, 0]], [[RANKS]], [[-1]]])
+def test_paths_that_are_no_tree(paths: list[list[int]]) -> None:
+    with pytest.raises(ValueError, match="the draft tree has the path"):
+        DraftTree(paths)
+
+
+def test_a_tree_deeper_than_the_heads() -> None:
+    with pytest.raises(ValueError, match="4 deep and there are 2 heads"):
+        generate_speculative(GROUPED, DraftHeads(GROUPED, 2), draw_tokens(1, 3), tree=TREE, max_new_tokens=2)
