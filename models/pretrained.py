@@ -103,7 +103,7 @@ def _read_llama(theirs: Any, weights: dict[str, Tensor]) -> tuple[AttentionConfi
             "a sliding window": getattr(theirs, "sliding_window", None) is not None,
         }
     )
-    theta: float = rope.get("rope_theta") or getattr(theirs, "rope_theta", 10000.0)
+    theta: Any = rope.get("rope_theta") or getattr(theirs, "rope_theta", 10000.0)
     config = AttentionConfig(
         vocab_size=theirs.vocab_size,
         width=width,
