@@ -1,0 +1,261 @@
+"""A specification's identity, objectives, schema, and what of it is refused before anything is computed."""
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import ValidationError
+
+from recallfront.sweeps import SpecError, SweepSpec
+from recallfront.sweeps.load import parse_spec
+from recallfront.sweeps.space import RawBlock
+from tests.platform.specs import SEGMENT, TINY, tiny, tiny_spec
+
+
+def refusal(**changes: Any) -> str:
+    """The message that a changed specification is refused with."""
+    with pytest.raises(SpecError) as refused:
+        parse_spec(yaml.safe_dump(tiny(**changes)), source="f.yaml")
+    assert "\n" not in str(refused.value)
+    return str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "budget",
+    [{"description": "other"}, {"concurrent": 3}, {"retries": 0}, {"budget_hours": 2.5}],
+    ids=lambda budget: next(iter(budget)),
+)
+def test_the_budget_is_no_part_of_the_identity(budget: dict[str, Any]) -> None:
+    assert tiny_spec(**budget).key == tiny_spec().key
+
+
+def test_more_trials_are_the_same_sweep() -> None:
+    fewer, more = (tiny_spec(search={"method": "tpe", "trials": n}) for n in (3, 5))
+    assert fewer.key == more.key != tiny_spec().key
+
+
+def test_the_order_of_keys_is_no_part_of_the_identity() -> None:
+    def turned(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: turned(value[key]) for key in reversed(value)}
+        return [turned(item) for item in value] if isinstance(value, list) else value
+
+    assert SweepSpec.model_validate(turned(TINY)).key == tiny_spec().key
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"name": "other"},
+        {"task": {"vocab_size": 64}},
+        {"task": {"seed": 124}},
+        {"task": {"test": [SEGMENT | {"examples": 65}]}},
+        {"model": {"width": 32}},
+        {"model": {"norm": "layer"}},
+        {"space": [{"architecture": "attention"}, {"architecture": "window", "window_size": [4, 9]}]},
+        {"space": [{"architecture": "window", "window_size": [4, 8]}, {"architecture": "attention"}]},
+        {"space": [{"architecture": "attention"}]},
+        {"training": {"steps": 21}},
+        {"training": {"learning_rate": 0.0031}},
+        {"measurement": {"batch_size": 3}},
+        {"measurement": {"deployment": {"width": 32}}},
+        {"resources": {"cpus": 2}},
+        {"resources": {"time_limit_seconds": 60}},
+        {"objectives": [{"metric": "recall"}, {"metric": "prefill_tokens_per_second"}]},
+        {"objectives": [{"metric": "recall", "reference": 0.1}, {"metric": "decode_tokens_per_second"}]},
+        {"search": {"method": "random", "trials": 3}},
+        {"early_stopping": {"first_rung_steps": 5}},
+        {"seeds": [1]},
+        {"seeds": [0, 1]},
+    ],
+    ids=str,
+)
+def test_anything_else_is_another_sweep(change: dict[str, Any]) -> None:
+    assert tiny_spec(**change).key != tiny_spec().key
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (
+            "training: {learning_rate: 3e-3}",
+            "training: {learning_rate: 0.003}",
+        ),  # YAML reads the first as a word
+        ("training: {weight_decay: 1}", "training: {weight_decay: 1.0}"),
+        ("model: {mlp_expansion: 2}", "model: {mlp_expansion: 2.0}"),
+        (
+            "space: [{architecture: window, window_size: 4}]",
+            "space: [{architecture: window, window_size: [4]}]",
+        ),
+        (
+            "space: [{architecture: window, window_size: 4.0}]",
+            "space: [{architecture: window, window_size: 0x4}]",
+        ),
+        (
+            "space: [{architecture: window, training.learning_rate: [1e-3, 3e-3]}]",
+            "space: [{architecture: window, training.learning_rate: [0.001, 0.003]}]",
+        ),
+        ("space: [{architecture: window, group_size: null}]", "space: [{architecture: window}]"),
+        ("search: {method: grid}", ""),
+        ("seeds: [0]", ""),
+    ],
+)
+def test_spellings_of_one_value_are_one_sweep(one: str, other: str) -> None:
+    texts = [yaml.safe_dump({**TINY, **yaml.safe_load(part or "{}")}) for part in (one, other)]
+    assert parse_spec(texts[0], source="a").key == parse_spec(texts[1], source="b").key
+
+
+def test_keys_are_the_same_in_every_process() -> None:
+    script = (
+        "import json, sys; from recallfront.sweeps import SweepSpec; s = SweepSpec.model_validate_json(sys.argv[1]);"
+        "t = s.trial(*next(s.grid()), 0); print(s.key, t.key, t.configuration_key)"
+    )
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", script, json.dumps(TINY)],
+            env={"PYTHONHASHSEED": seed, "PATH": "", "PYTHONPATH": ":".join(sys.path)},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2")
+    }
+    here = tiny_spec()
+    trial = here.trial(*next(here.grid()), 0)
+    assert found == {f"{here.key} {trial.key} {trial.configuration_key}\n"}
+    assert len(here.key) == 64
+
+
+def test_objectives_select_on_validation_and_minimised_ones_need_a_reference() -> None:
+    spec = tiny_spec(
+        objectives=[{"metric": "recall"}, {"metric": "state_bytes", "direction": "min", "reference": 1e6}]
+    )
+    assert [o.selection_metric for o in spec.objectives] == ["validation_recall", "state_bytes"]
+    assert "reference=0.0" in refusal(
+        objectives=[{"metric": "recall"}, {"metric": "state_bytes", "direction": "min"}]
+    )
+    assert [o.metric for o in tiny_spec().objectives] == ["recall", "decode_tokens_per_second"]
+
+
+def test_the_schema_describes_every_key() -> None:
+    schema = SweepSpec.model_json_schema()
+    assert set(schema["properties"]) == set(SweepSpec.model_fields)
+    assert schema["required"] == ["name", "task", "space"]
+    assert schema["additionalProperties"] is False
+    assert {"TrainingConfig", "MeasurementConfig", "Range", "MQARConfig"} <= set(schema["$defs"])
+    json.dumps(schema)
+
+
+def test_a_specification_cannot_be_changed() -> None:
+    with pytest.raises(ValidationError):
+        tiny_spec().name = "other"
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"bogus": 1}, "bogus: unknown key; allowed are"),
+        ({"trainign": {}}, "trainign: unknown key; allowed are training,"),
+        ({"training": {"stepz": 3}}, "training.stepz: unknown key; allowed are steps,"),
+        (
+            {"measurement": {"deployment": {"widht": 8}}},
+            "measurement.deployment.widht: unknown key; allowed are width,",
+        ),
+        ({"task": {"trian": []}}, "task.trian: unknown key; allowed are train,"),
+        ({"task": {"train": [SEGMENT]}}, "task.train[0].examples: is missing; needed are input_seq_len,"),
+        ({"training": {"steps": "many"}}, "training.steps='many': input should be a valid integer"),
+        ({"training": {"steps": 0}}, "training.steps=0: input should be greater than or equal to 1"),
+        (
+            {"training": {"learning_rate": float("inf")}},
+            "training.learning_rate=inf: input should be a finite",
+        ),
+        ({"training": {"precision": "float16"}}, "input should be 'float32' or 'bfloat16'"),
+        ({"training": 3}, "training=3: must be a mapping of keys to values"),
+        ({"model": {"widht": 3}}, "model.widht: architecture 'attention' has no such knob; it has width,"),
+        ({"model": {"width": -3}}, "model.width=-3: input should be greater than or equal to 1"),
+        ({"task": {"name": "mqr"}}, "task.name='mqr': input should be 'mqar'"),
+        ({"task": {"test": []}}, "task.test=[]: needs at least 1"),
+        ({"task": {"vocab_size": 16}}, "vocab_size=16: must be above input_seq_len=16"),
+        ({"search": {"method": "bayes"}}, "search.method='bayes': input should be 'grid',"),
+        ({"search": {"method": "tpe"}}, "trials: must be given with method 'tpe'"),
+        ({"search": {"trials": 3}}, "trials=3: a grid tries every configuration"),
+        ({"objectives": [{"metric": "recall"}]}, "needs at least 2"),
+        (
+            {"objectives": [{"metric": "recall"}] * 2},
+            "objectives=['recall', 'recall']: a metric stands there twice",
+        ),
+        ({"objectives": [{"metric": "recal"}]}, "objectives[0].metric='recal': input should be 'recall',"),
+        ({"seeds": []}, "seeds=[]: needs at least 1"),
+        ({"seeds": [0, 0]}, "seeds=[0, 0]: a seed stands there twice"),
+        ({"seeds": [0, -1]}, "seeds[1]=-1: input should be greater than or equal to 0"),
+        ({"seeds": 3}, "seeds=3: must be a list"),
+        ({"name": "a b"}, "name='a b': string should match pattern"),
+        ({"resources": {"workers": 2, "gpus": 0.5}}, "gpus=0.5: must be whole with workers=2"),
+        ({"measurement": {"repeats": 9, "max_repeats": 4}}, "max_repeats=4: must be at least repeats=9"),
+        (
+            {"early_stopping": {"first_rung_steps": 20}},
+            "first_rung_steps=20: must be below training.steps=20",
+        ),
+    ],
+    ids=str,
+)
+def test_a_refusal_names_key_value_and_what_is_allowed(change: dict[str, Any], told: str) -> None:
+    assert told in refusal(**change)
+
+
+@pytest.mark.parametrize("key", ["name", "task", "space"])
+def test_what_is_missing_is_named(key: str) -> None:
+    text = yaml.safe_dump({k: v for k, v in TINY.items() if k != key})
+    with pytest.raises(SpecError, match=f"^f.yaml: {key}: is missing; needed are name, task, space$"):
+        parse_spec(text, source="f.yaml")
+
+
+@pytest.mark.parametrize(
+    ("block", "told"),
+    [
+        ({"architecture": "attention", "num_heads": 3}, "num_heads is 3, which does not divide width=16"),
+        ({"architecture": "window", "window_size": [17, 18]}, "window_size=17: longer than"),
+        (
+            {"architecture": "hawk", "training.batch_size": 7, "training.accumulation": 2},
+            "training.batch_size=7",
+        ),
+        ({"architecture": "attention", "pattern": "CW"}, "allows the letters C, A"),
+        ({"architecture": "attention", "learned_positions": 16}, "learned_positions=16: must be at least 36"),
+    ],
+)
+def test_a_block_in_which_nothing_is_possible_is_refused(block: RawBlock, told: str) -> None:
+    message = refusal(space=[{"architecture": "window"}, block])
+    assert f"space {block['architecture']}" in message and "no configuration is possible" in message
+    assert told in message
+
+
+def test_a_block_in_which_something_is_possible_is_taken() -> None:
+    spec = tiny_spec(space=[{"architecture": "attention", "num_heads": [3, 4]}])
+    block = spec.blocks[0]
+    assert spec.trial(block, {"num_heads": 4}, 0).model.num_heads == 4
+    with pytest.raises(ValueError, match="num_heads is 3, which does not divide width=16"):
+        spec.trial(block, {"num_heads": 3}, 0)
+
+
+def test_a_possible_value_in_the_middle_of_a_range_is_found() -> None:
+    search = {"method": "random", "trials": 2}
+    space = [{"architecture": "attention", "num_heads": {"low": 3, "high": 5}}]
+    assert tiny_spec(space=space, search=search).blocks  # 4 divides the width, 3 and 5 do not
+
+
+def test_a_deployment_that_cannot_be_is_refused() -> None:
+    message = refusal(measurement={"deployment": {"width": 100, "num_heads": 3}})
+    assert "measurement.deployment: num_heads is 3, which does not divide width=100" in message
+
+
+def test_a_grid_of_a_range_needs_a_step_and_has_an_end() -> None:
+    def space(**window: Any) -> list[dict[str, Any]]:
+        return [{"architecture": "window", "window_size": window}]
+
+    assert "a grid needs a list of values, or a range with a step" in refusal(space=space(low=2, high=4))
+    many = {f"training.{k}": {"low": 1, "high": 999, "step": 1} for k in ("steps", "warmup_steps")}
+    assert "a grid of 998001 trials" in refusal(space=[{"architecture": "window"} | many])
+    assert "leaves more than 100000 values" in refusal(space=space(low=1, high=10**9, step=1))

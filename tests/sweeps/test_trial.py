@@ -1,0 +1,82 @@
+"""A trial's identity, and the configurations that are impossible."""
+
+from typing import Any
+
+import pytest
+
+from recallfront.sweeps import TrialConfig
+from tests.platform.specs import TINY, tiny_spec
+
+TRIAL: dict[str, Any] = {
+    "model": {"architecture": "window", "window_size": 4, "width": 16, "vocab_size": 32},
+    "task": TINY["task"],
+    "training": TINY["training"],
+    "measurement": TINY["measurement"],
+}
+
+
+def trial(**changes: Any) -> TrialConfig:
+    merged = {
+        key: TRIAL.get(key, {}) | value if isinstance(value, dict) else value
+        for key, value in changes.items()
+    }
+    return TrialConfig.model_validate(TRIAL | merged)
+
+
+def test_the_key_is_of_the_configuration_alone() -> None:
+    spec = tiny_spec(space=[{"architecture": "window", "window_size": [4, 8]}], description="one", retries=0)
+    assert spec.trial(spec.blocks[0], {"window_size": 4}, 0).key == trial().key
+    assert TrialConfig.model_validate_json(trial().model_dump_json()).key == trial().key
+    assert trial(training={"learning_rate": 3e-3}).key == trial(training={"learning_rate": "0.003"}).key
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seed": 1},
+        {"model": {"window_size": 5}},
+        {"task": {"seed": 5}},
+        {"training": {"steps": 21}},
+        {"measurement": {"batch_size": 3}},
+        {"resources": {"cpus": 2}},
+    ],
+    ids=str,
+)
+def test_any_part_changes_the_key(change: dict[str, Any]) -> None:
+    assert trial(**change).key != trial().key
+    assert (trial(**change).configuration_key == trial().configuration_key) == ("seed" in change)
+
+
+def test_the_deployment_has_the_trials_knobs_at_another_size() -> None:
+    own = trial()
+    assert own.deployment_model == own.model
+    larger = trial(
+        measurement={"deployment": {"width": 64, "num_layers": 6, "num_heads": 4}}
+    ).deployment_model
+    assert (larger.width, larger.num_layers, larger.num_heads) == (64, 6, 4)
+    assert larger.model_dump()["window_size"] == 4
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"model": {"vocab_size": 33}}, "vocab_size=33: must equal task.vocab_size=32"),
+        ({"model": {"window_size": 17}}, "window_size=17: longer than the task's longest row of 16"),
+        ({"training": {"batch_size": 6, "accumulation": 4}}, "multiple of accumulation x workers = 4"),
+        ({"training": {"batch_size": 9}, "resources": {"workers": 2}}, "accumulation x workers = 2"),
+        ({"measurement": {"deployment": {"num_heads": 5}}}, "measurement.deployment: num_heads is 5"),
+        ({"model": {"learned_positions": 35}}, "learned_positions=35: must be at least 36"),
+        ({"seed": 2**31}, "less than 2147483648"),
+        ({"model": {"architecture": "windw"}}, "windw"),
+        ({"bogus": 1}, "bogus"),
+    ],
+    ids=str,
+)
+def test_impossible_trials_are_refused(change: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        trial(**change)
+
+
+def test_threads_are_whole() -> None:
+    assert trial(resources={"cpus": 0.5}).resources.threads == 1
+    assert trial(resources={"cpus": 2.5}).resources.threads == 2
