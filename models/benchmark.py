@@ -1,0 +1,179 @@
+"""What the architectures cost on this machine: training against matrix products alone, decoding as contexts
+grow.
+"""
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from recallfront.models.building import build
+from recallfront.models.configs import Architecture, parse_config
+from recallfront.models.language_model import LanguageModel
+
+_SIZE: dict[str, Any] = {"vocab_size": 512, "width": 256, "num_layers": 6, "num_heads": 4, "mlp_expansion": 3}
+_KNOBS: dict[str, dict[str, Any]] = {
+    "griffin": {"pattern": "RRW", "window_size": 129},
+    "hawk": {"pattern": "R"},
+    "based": {"pattern": "CLW", "window_size": 128},
+    "attention": {"pattern": "A"},
+    "grouped": {"pattern": "G", "group_size": 64},
+    "linear": {"pattern": "L"},
+    "window": {"pattern": "W", "window_size": 128},
+    "mamba2": {"pattern": "S"},
+    "gated_deltanet": {"pattern": "S"},
+    "deltanet": {"pattern": "S"},
+    "gla": {"pattern": "S"},
+    "retnet": {"pattern": "S"},
+}
+CONTEXTS = (256, 512, 1024, 2048, 4096, 8192)
+
+
+def benchmark_configs() -> dict[str, Architecture]:
+    """Every architecture at the benchmark's size: width 256, 6 layers, 4 heads, window 128, vocabulary 512."""
+    return {name: parse_config({"architecture": name, **_SIZE, **knobs}) for name, knobs in _KNOBS.items()}
+
+
+@dataclass(frozen=True)
+class TrainingCost:
+    """Forward and backward of one architecture, medians in seconds."""
+
+    architecture: str
+    tokens: int
+    seconds: float
+    matrix_seconds: float  # of its matrix products alone
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.tokens / self.seconds
+
+    @property
+    def over_matrices(self) -> float:
+        """How many times as long as its matrix products alone."""
+        return self.seconds / self.matrix_seconds
+
+
+@dataclass(frozen=True)
+class DecodingCost:
+    """One architecture after a context, medians."""
+
+    architecture: str
+    context: int
+    prefill_tokens_per_second: float
+    decode_seconds: float  # of one step for all rows
+    decode_tokens_per_second: float
+    state_bytes: int  # all rows together
+
+
+def interleaved(tasks: Sequence[Callable[[], object]], repeats: int) -> list[float]:
+    """Median seconds of each task, all run in turn `repeats` times after one warm-up, so that all meet the
+    same noise.
+    """
+    times: list[list[float]] = [[] for _ in tasks]
+    for repeat in range(repeats + 1):
+        for task, seen in zip(tasks, times, strict=True):
+            start = time.perf_counter()
+            task()
+            if repeat:
+                seen.append(time.perf_counter() - start)
+    return [statistics.median(seen) for seen in times]
+
+
+def training_costs(
+    architectures: Sequence[str] | None = None, *, batch: int = 4, length: int = 512, repeats: int = 5
+) -> list[TrainingCost]:
+    """Forward and backward of each architecture beside its matrix products alone, interleaved in one run."""
+    configs = benchmark_configs()
+    names = list(configs if architectures is None else architectures)
+    tasks: list[Callable[[], object]] = []
+    for name in names:
+        model = build(configs[name])
+        tokens = torch.randint(0, 512, (batch, length), generator=torch.Generator().manual_seed(0))
+        tasks += [_training_step(model, tokens), _matrix_products(model, batch * length)]
+    seconds = interleaved(tasks, repeats)
+    return [
+        TrainingCost(name, batch * length, seconds[2 * index], seconds[2 * index + 1])
+        for index, name in enumerate(names)
+    ]
+
+
+def _training_step(model: LanguageModel, tokens: Tensor) -> Callable[[], object]:
+    def step() -> None:
+        model.zero_grad()
+        logits = model(tokens[:, :-1])
+        torch.autograd.backward(F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten()))
+
+    return step
+
+
+def _matrix_products(model: LanguageModel, rows: int) -> Callable[[], object]:
+    """The three products (forward, gradient of the input, gradient of the weight) of every matrix of the
+    model.
+    """
+    matrices = [p.detach() for p in model.parameters() if p.ndim >= 2 and min(p.shape[-2:]) > 8]
+    pairs = []
+    for matrix in matrices:  # block-diagonal gates are [block, in, out]
+        blocks = matrix if matrix.ndim == 3 else matrix.T[None]
+        pairs.append((blocks, *(torch.randn(len(blocks), rows, size) for size in blocks.shape[1:])))
+
+    def products() -> None:
+        for blocks, x, grad in pairs:
+            torch.bmm(x, blocks)
+            torch.bmm(grad, blocks.transpose(1, 2))
+            torch.bmm(x.transpose(1, 2), grad)
+
+    return products
+
+
+def decoding_costs(
+    architectures: Sequence[str] | None = None,
+    *,
+    contexts: Sequence[int] = CONTEXTS,
+    batch: int = 4,
+    steps: int = 20,
+    chunk: int = 1024,
+) -> list[DecodingCost]:
+    """Prefill and decode throughput and state bytes of each architecture as the context grows.
+
+    The contexts of one architecture follow each other in one text, read in chunks, so that no part is read
+    twice.
+    """
+    configs = benchmark_configs()
+    names = configs if architectures is None else architectures
+    return [
+        cost
+        for name in names
+        for cost in _decoding(name, build(configs[name]), sorted(contexts), batch, steps, chunk)
+    ]
+
+
+def _decoding(
+    name: str, model: LanguageModel, contexts: Sequence[int], batch: int, steps: int, chunk: int
+) -> list[DecodingCost]:
+    tokens = torch.randint(0, 512, (batch, max(contexts)), generator=torch.Generator().manual_seed(0))
+    state, read, prefill_seconds, costs = model.init_state(batch), 0, 0.0, []
+    for context in contexts:
+        start = time.perf_counter()
+        while read < context:
+            size = min(chunk, context - read)
+            _, state = model.prefill(tokens[:, read : read + size], state, last_only=True)
+            read += size
+        prefill_seconds += time.perf_counter() - start
+        branch = state.select(torch.arange(batch))  # the steps use up a copy
+        state_bytes, seconds = model.state_bytes(state), []
+        for _ in range(steps):
+            start = time.perf_counter()
+            _, branch = model.step(tokens[:, 0], branch)
+            seconds.append(time.perf_counter() - start)
+        median = statistics.median(seconds)
+        costs.append(
+            DecodingCost(
+                name, context, batch * context / prefill_seconds, median, batch / median, state_bytes
+            )
+        )
+    return costs
