@@ -107,8 +107,8 @@ def _all_sweeps(uri: str) -> tuple[list[SweepView], list[tuple[Any, str]]]:
 def _one_sweep(run_id: str, request: "Request") -> dict[str, Any]:
     import json
 
-    from recallfront.dashboards.figures import front_figure, history_figure
     from recallfront.platform.front_history import hypervolume_history
+    from recallfront.platform.pictures.figures import front_figure, history_figure
 
     view = _read(_own_address(request), run_id, _moment())
     figures = {

@@ -76,9 +76,17 @@ class Publisher:
         ):  # drawing would falsify a measurement that goes on
             self.files = self._draw(self.front, record)
         self._recorder.front_files(self._folder / "front")
+        self._describe(self.front)
+
+    def _describe(self, front: Front) -> None:
+        from recallfront.platform.pictures.note import sweep_note
+
+        run_id = self._recorder.sweep_run_id()
+        if run_id:
+            self._recorder.sweep_tags({"mlflow.note.content": sweep_note(run_id, front)})
 
     def _draw(self, front: Front, record: SweepRecord) -> dict[str, Path]:
-        from recallfront.dashboards.figures import write_front
+        from recallfront.platform.pictures.figures import write_front
 
         folder = self._folder / "front"
         shutil.rmtree(folder, ignore_errors=True)

@@ -128,7 +128,7 @@ def front(
     """Show a sweep's Pareto front."""
     from rich.console import Console
 
-    from recallfront.dashboards.figures import write_plot
+    from recallfront.platform.pictures.figures import write_plot
     from recallfront.platform.fronts import front as find_front
 
     found = find_front(sweep, home=home, tracking_uri=tracking_uri)
@@ -214,7 +214,7 @@ def lineage(run: Run, home: Home = None, tracking_uri: TrackingUri = None) -> No
     from recallfront.platform.tracking.ledger import find_run
     from recallfront.platform.tracking.store import prepare_store
 
-    uri = prepare_store(tracking_uri, home_folder(home))
+    uri = prepare_store(tracking_uri, home_folder(home), create=False)
     print(read_lineage(uri, find_run(uri, run).run_id).model_dump_json(indent=2))
 
 

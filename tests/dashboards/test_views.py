@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from recallfront.dashboards.views import clock, sweep_note, view_of
+from recallfront.dashboards.views import clock, view_of
 from recallfront.platform.errors import UsageError
 from recallfront.platform.fronts import build_front
 from recallfront.platform.records import Status, SweepRecord
@@ -71,24 +71,6 @@ def test_a_new_sweep_has_little_to_show(make_record: MakeRecord) -> None:
     assert view_of(make_record(0), "7").seconds == 0
     with pytest.raises(UsageError, match="no specification"):
         view_of(replace(make_record(0), spec={}), "7")
-
-
-def test_the_note_leads_to_the_page_and_shows_the_front(record: SweepRecord, make_record: MakeRecord) -> None:
-    front = build_front(record)
-    note = sweep_note("abc", front)
-    assert "(/recallfront/sweeps/abc)" in note
-    assert "8 of 12 configurations are on the front; hypervolume 5,296." in note
-    rows = [line for line in note.splitlines() if line.startswith("| ")]
-    assert len(rows) == 2 + len(front.members)
-    assert rows[0] == "| configuration | recall | decode tokens/s |"
-    assert any("(knee)" in row for row in rows)
-    assert "No trial has finished yet" in sweep_note("abc", build_front(make_record(0)))
-
-
-def test_the_note_takes_names_as_text(make_record: MakeRecord) -> None:
-    record = make_record(1)
-    record.trials[0].config["model"]["architecture"] = "<b>|[x](y)`*"
-    assert "| &lt;b&gt;&#124;\\[x\\](y)\\`\\* (knee) |" in sweep_note("abc", build_front(record))
 
 
 @pytest.mark.parametrize(

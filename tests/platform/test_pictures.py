@@ -11,12 +11,19 @@ from typing import Any
 
 import pytest
 
-from recallfront.dashboards.appearance import MARKS, axes_of, short_label, short_number, staircase
-from recallfront.dashboards.figures import front_figure, front_html, history_figure, write_front, write_plot
-from recallfront.dashboards.png import picture
 from recallfront.platform.errors import UsageError
 from recallfront.platform.front_history import hypervolume_history
 from recallfront.platform.fronts import Front, build_front
+from recallfront.platform.pictures.appearance import MARKS, axes_of, short_label, short_number, staircase
+from recallfront.platform.pictures.figures import (
+    front_figure,
+    front_html,
+    history_figure,
+    write_front,
+    write_plot,
+)
+from recallfront.platform.pictures.note import sweep_note
+from recallfront.platform.pictures.png import picture
 from recallfront.platform.records import Status, SweepRecord
 
 MakeRecord = Callable[..., SweepRecord]
@@ -185,3 +192,23 @@ def test_labels_are_short(front: Front) -> None:
     labels = {short_label(candidate) for candidate in front.candidates}
     assert {"attention", "window, window 8", "based, window 4, feature 8", "grouped, group 16"} <= labels
     assert [short_number(v) for v in (0.5, 500, 2e4, 1.5e6, 3e9)] == ["0.5", "500", "20k", "1.5M", "3G"]
+
+
+def test_the_note_leads_to_the_page_and_shows_the_front(
+    record: SweepRecord, make_record: Callable[..., SweepRecord]
+) -> None:
+    front = build_front(record)
+    note = sweep_note("abc", front)
+    assert "(/recallfront/sweeps/abc)" in note
+    assert "8 of 12 configurations are on the front; hypervolume 5,296." in note
+    rows = [line for line in note.splitlines() if line.startswith("| ")]
+    assert len(rows) == 2 + len(front.members)
+    assert rows[0] == "| configuration | recall | decode tokens/s |"
+    assert any("(knee)" in row for row in rows)
+    assert "No trial has finished yet" in sweep_note("abc", build_front(make_record(0)))
+
+
+def test_the_note_takes_names_as_text(make_record: Callable[..., SweepRecord]) -> None:
+    record = make_record(1)
+    record.trials[0].config["model"]["architecture"] = "<b>|[x](y)`*"
+    assert "| &lt;b&gt;&#124;\\[x\\](y)\\`\\* (knee) |" in sweep_note("abc", build_front(record))

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from recallfront.dashboards.appearance import (
+from recallfront.platform.candidates import Candidate
+from recallfront.platform.fronts import Front
+from recallfront.platform.pictures.appearance import (
     FAINT,
     INK,
     LINE,
@@ -23,8 +25,6 @@ from recallfront.dashboards.appearance import (
     staircase,
     summary,
 )
-from recallfront.platform.candidates import Candidate
-from recallfront.platform.fronts import Front
 
 Box = npt.NDArray[np.float64]
 

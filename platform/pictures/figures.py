@@ -6,7 +6,12 @@ from math import log10
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from recallfront.dashboards.appearance import (
+from recallfront.platform.candidates import Candidate, show_knob
+from recallfront.platform.errors import UsageError
+from recallfront.platform.front_history import HistoryRow
+from recallfront.platform.front_views import title_of
+from recallfront.platform.fronts import Front
+from recallfront.platform.pictures.appearance import (
     INK,
     LINE,
     Axis,
@@ -19,11 +24,6 @@ from recallfront.dashboards.appearance import (
     staircase,
     summary,
 )
-from recallfront.platform.candidates import Candidate, show_knob
-from recallfront.platform.errors import UsageError
-from recallfront.platform.front_history import HistoryRow
-from recallfront.platform.front_views import title_of
-from recallfront.platform.fronts import Front
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure, Scatter  # type: ignore[import-untyped]
@@ -35,7 +35,7 @@ CONFIG = {"displaylogo": False, "responsive": True, "modeBarButtons": [["toImage
 
 def write_front(front: Front, directory: Path | str) -> dict[str, Path]:
     """Write `front.html` (self-contained), `front.png`, `front.csv` and `front.json` -> kind: path."""
-    from recallfront.dashboards.png import draw_front
+    from recallfront.platform.pictures.png import draw_front
 
     folder = Path(directory)
     folder.mkdir(parents=True, exist_ok=True)
@@ -53,7 +53,7 @@ def write_plot(front: Front, path: Path | str) -> None:
     Raises:
         UsageError: when the file's name ends in neither, or it cannot be written.
     """
-    from recallfront.dashboards.png import draw_front
+    from recallfront.platform.pictures.png import draw_front
 
     target = Path(path)
     try:
