@@ -1,6 +1,7 @@
 """Sending a sweep to a Ray cluster as a job, following its log, and joining it again."""
 
 import asyncio
+import logging
 import os
 import shlex
 import tempfile
@@ -133,6 +134,7 @@ def _client(address: str) -> "JobSubmissionClient":
     _check_dashboard(address, headers, source)
     from ray.job_submission import JobSubmissionClient
 
+    logging.getLogger("ray.dashboard").setLevel(logging.WARNING)  # it tells of every upload and socket
     return JobSubmissionClient(address, headers=headers)
 
 

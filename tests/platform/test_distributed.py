@@ -106,12 +106,11 @@ def test_a_trial_that_always_loses_its_workers_is_lost_in_the_end(tmp_path: Path
     trial_folder = place(spec, tmp_path).folder(next(iter(trials_of(spec))))
 
     def kill_workers() -> None:
-        last_kill = 0.0
         for _ in range(2):
-            wait_for(lambda: saved_at(trial_folder) > last_kill)  # it trains, or does so again
+            start = time.time()
+            wait_for(lambda start=start: saved_at(trial_folder) > start)  # type: ignore[misc]  # it trains
             for pid in workers():
                 os.kill(pid, signal.SIGKILL)
-            last_kill = time.time()
 
     killer = threading.Thread(target=kill_workers, daemon=True)
     killer.start()
@@ -128,7 +127,7 @@ def test_a_trial_that_always_loses_its_workers_is_lost_in_the_end(tmp_path: Path
 def test_pruned_trials_give_their_workers_back(tmp_path: Path) -> None:
     # Two objectives that depend on the configuration alone: a larger window is dominated, and pruned at the first rung.
     spec = tiny_spec(
-        space=[{"architecture": "window", "window_size": [6, 8, 4]}],
+        space=[{"architecture": "window", "window_size": [4, 8]}],
         objectives=[
             {"metric": "state_bytes", "direction": "min", "reference": 1e6},
             {"metric": "parameters", "direction": "min", "reference": 1e6},
@@ -140,7 +139,8 @@ def test_pruned_trials_give_their_workers_back(tmp_path: Path) -> None:
     result = run_sweep(spec, home=tmp_path)
     by_window = {trial.config["model"]["window_size"]: trial for trial in stored(result)}
     statuses = {window: trial.status for window, trial in by_window.items()}
-    assert statuses == {6: Status.FINISHED, 8: Status.PRUNED, 4: Status.FINISHED}
+    failures = [trial.failure for trial in by_window.values()]
+    assert statuses == {4: Status.FINISHED, 8: Status.PRUNED}, failures
     assert max(point[0] for point in points(result, by_window[8])) <= 20
     assert_nothing_is_held()
 
