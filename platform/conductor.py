@@ -40,15 +40,21 @@ class Conductor:
         self._live: dict[str, _Live] = {}
         self._lock = threading.Lock()
         self._peeked: Plan | None = None
+        self._proposed = 0  # as last recorded
         self.ran = 0  # trials that this run of the sweep ended
         self.changed = threading.Event()  # a trial finished: whoever shows the front looks again
         self.started = time.time()
+
+    def has_trial(self) -> bool:
+        """Whether anything is left to run; nothing is recorded yet."""
+        return not self._out_of_budget() and self._planner.has_plan()
 
     def peek(self) -> Plan | None:
         """The trial that `next` will give, without starting it: None where nothing is left to run."""
         while self._peeked is None and not self._out_of_budget():
             planned = self._planner.next()
             if planned is None:
+                self._tell_proposed()
                 return None
             if isinstance(planned, Plan):
                 self._peeked = planned
@@ -65,6 +71,7 @@ class Conductor:
         with self._lock:
             self._live[trial_id] = _Live(plan)
         self.recorder.open_trial(plan)
+        self._tell_proposed()
         return plan
 
     def goes_on(self, trial_id: str, report: Report) -> bool:
@@ -153,6 +160,11 @@ class Conductor:
         )
         with self._lock:
             self._trials[key] = record
+
+    def _tell_proposed(self) -> None:
+        if self._planner.proposed > self._proposed:
+            self._proposed = self._planner.proposed
+            self.recorder.proposed(self._proposed)
 
     def _out_of_budget(self) -> bool:
         hours = self.spec.budget_hours

@@ -115,7 +115,7 @@ def read_record(
     from recallfront.platform.tracking.ledger import read_sweep
     from recallfront.platform.tracking.store import prepare_store
 
-    return read_sweep(prepare_store(tracking_uri, home_folder(home)), sweep)
+    return read_sweep(prepare_store(tracking_uri, home_folder(home), create=False), sweep)
 
 
 def home_folder(home: Path | str | None = None) -> Path:

@@ -54,16 +54,15 @@ def measured(
     path = folder / f"{measurement_key(config, kind, code_version)}.json"
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{path}.lock"):
-        if path.exists() and not fresh:
-            return dict(json.loads(path.read_text()))
+        cached = None if fresh else _read_json(path)
+        if isinstance(cached, dict):
+            return cached
         with device.alone():
             figures = _measure(
                 config, device.name, nominal_path=folder / f"reference-{digest(kind)[:16]}.json"
             )
         figures["measurement"] |= {"device": kind, "torch": torch.__version__, "code_version": code_version}
-        temporary = path.with_suffix(f".{os.getpid()}")
-        temporary.write_text(json.dumps(figures, indent=1))
-        temporary.rename(path)
+        _write_json(path, figures)
     return figures
 
 
@@ -191,11 +190,26 @@ def _nominal_seconds(path: Path, seconds: float) -> float:
     Machines change speed: a shared host, a hot chip. Figures of different hours are made comparable by the ratio of
     the reference's time to this one, which is recorded as `slowdown`.
     """
-    if not path.exists():
-        temporary = path.with_suffix(f".{os.getpid()}")
-        temporary.write_text(json.dumps(seconds))
-        temporary.rename(path)
-    return float(json.loads(path.read_text()))
+    nominal = _read_json(path)
+    if isinstance(nominal, float) and nominal > 0:
+        return nominal
+    _write_json(path, seconds)
+    return seconds
+
+
+def _read_json(path: Path) -> Any:
+    """What a file holds; None where there is none, or a broken one, such as a full disk leaves."""
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def _write_json(path: Path, value: object) -> None:
+    """Write a file whole or not at all."""
+    temporary = path.with_suffix(f".{os.getpid()}")
+    temporary.write_text(json.dumps(value, indent=1))
+    temporary.rename(path)
 
 
 def _relative_spread(values: "np.ndarray[Any, np.dtype[np.float64]]") -> float:

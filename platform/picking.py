@@ -242,7 +242,7 @@ def _client(home: Path | str | None, tracking_uri: str | None) -> "MlflowClient"
     from recallfront.platform.tracking.client import open_client
     from recallfront.platform.tracking.store import prepare_store
 
-    return open_client(prepare_store(tracking_uri, home_folder(home)))
+    return open_client(prepare_store(tracking_uri, home_folder(home), create=False))
 
 
 def _version_of(client: "MlflowClient", picked: Picked, name: str) -> str | None:

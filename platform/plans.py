@@ -63,21 +63,35 @@ class Planner:
             str, list[tuple[Proposal, int]]
         ] = {}  # who wants to know how a running trial ends
         self.answered = 0  # trials that the ledger already knew
+        self.proposed = 0  # one more than the highest number of a proposal
 
     def next(self) -> Plan | Impossible | None:
         """The next trial, or None where the search has no more to propose."""
         while not self._ready:
-            proposal = self._unfinished.popleft() if self._unfinished else self._search.ask()
-            if proposal is None:
+            if not self._propose():
                 return None
-            self._expand(proposal)
         return self._ready.popleft()
+
+    def has_plan(self) -> bool:
+        """Whether there is a trial to run, as far as it can be told before any has ended."""
+        while not any(isinstance(trial, Plan) for trial in self._ready):
+            if not self._propose():
+                return False
+        return True
 
     def ended(self, plan: Plan, outcome: Outcome) -> None:
         """Hear how a planned trial ended."""
         self._ledger[plan.config.key] = outcome
         for proposal, seed in self._waiting.pop(plan.config.key):
             self._settle(proposal, seed, outcome)
+
+    def _propose(self) -> bool:
+        proposal = self._unfinished.popleft() if self._unfinished else self._search.ask()
+        if proposal is None:
+            return False
+        self.proposed = max(self.proposed, proposal.number + 1)
+        self._expand(proposal)
+        return True
 
     def _expand(self, proposal: Proposal) -> None:
         self._open[proposal.number] = (proposal, {})

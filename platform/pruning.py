@@ -50,14 +50,19 @@ class Halving:
         """How many trials of the rung are better than this one."""
         keys = list(self._values[rung])
         values = np.array([self._values[rung][key] for key in keys])
-        gains = contributions(values, values.min(axis=0))
+        # The reference lies beyond the worst values, so that the ends of a front, too, contribute.
+        low, high = values.min(axis=0), values.max(axis=0)
+        gains = contributions(values, low - np.where(high > low, high - low, 1.0))
         order = sorted(zip(ranks(values).tolist(), (-gains).tolist(), keys, strict=True))
         return [key for _, _, key in order].index(trial_key)
 
     def _read(self) -> None:
         lines = self._path.read_text().splitlines() if self._path.exists() else []
         for line in lines:
-            rung, key, values = json.loads(line)
+            try:
+                rung, key, values = json.loads(line)
+            except ValueError:
+                continue  # a driver was killed while it wrote this line
             if rung in self._values:
                 self._values[rung][key] = values
 

@@ -14,14 +14,15 @@ from pathlib import Path
 
 
 class Device:
-    """One device of this machine (the CPU, or a GPU by its id), and this process's hold on it."""
+    """One device of this machine ("cpu", "cuda:0"), and this process's hold on it."""
 
     def __init__(self, name: str, folder: Path | None = None) -> None:
         folder = folder or Path(tempfile.gettempdir()) / f"recallfront-quiet-{os.getuid()}"
         folder.mkdir(mode=0o700, exist_ok=True, parents=True)
         self.name = name
-        self._gate = os.open(folder / f"{name}.gate", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-        self._use = os.open(folder / f"{name}.use", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        lock = folder / _machine_wide(name)
+        self._gate = os.open(f"{lock}.gate", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        self._use = os.open(f"{lock}.use", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
 
     @contextmanager
     def shared(self) -> Iterator[None]:
@@ -50,3 +51,12 @@ class Device:
     def close(self) -> None:
         os.close(self._gate)
         os.close(self._use)
+
+
+def _machine_wide(name: str) -> str:
+    """A device by a name that every process has for it: Ray shows each trial its own GPU as cuda:0."""
+    if not name.startswith("cuda"):
+        return name
+    import torch
+
+    return f"gpu-{torch.cuda.get_device_properties(name).uuid}"

@@ -127,6 +127,10 @@ class Recorder:
     def sweep_tags(self, tags: Mapping[str, str]) -> None:
         self._writer.tags(self.sweep_run, tags)
 
+    def proposed(self, number: int) -> None:
+        """How many configurations the search has proposed: those answered at no cost leave no other trace."""
+        self.sweep_tags({f"{TAG}proposed": json.dumps({"number": number, **self.version})})
+
     def front_files(self, folder: Path) -> None:
         """Log the folder that describes the front, in place of what was logged before."""
         self._writer.artifact(self.sweep_run, folder, ephemeral=True)

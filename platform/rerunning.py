@@ -98,7 +98,7 @@ def rerun(run: str, *, home: Path | str | None = None, tracking_uri: str | None 
         UsageError: there is no such run, or its lineage cannot be read or is not possible with this version.
     """
     folder = home_folder(home).resolve()
-    uri = prepare_store(tracking_uri, folder)
+    uri = prepare_store(tracking_uri, folder, create=False)
     first = find_run(uri, run)
     lineage = read_lineage(uri, first.run_id)
     try:

@@ -41,6 +41,9 @@ class Verdict(StrEnum):
     FAILED = "failed"
 
 
+Told = tuple[dict[str, Any], Verdict, Sequence[float] | None]
+
+
 class Search(Protocol):
     """Proposes configurations one at a time. Every proposal is told once."""
 
@@ -51,13 +54,16 @@ class Search(Protocol):
         """Hear how a proposal ended; `values` in the objectives' order and own direction, None unless complete."""
 
 
-def make_search(
-    spec: SweepSpec, told: Iterable[tuple[dict[str, Any], Verdict, Sequence[float] | None]]
-) -> Search:
-    """The search of a specification; `told` is what earlier runs found: `Proposal.to_json`, verdict, values."""
+def make_search(spec: SweepSpec, told: Iterable[Told] = (), proposed: int = 0) -> Search:
+    """The search of a specification.
+
+    Args:
+        told: what earlier runs found: `Proposal.to_json`, verdict, values.
+        proposed: how many configurations they proposed, those included that have no verdict yet.
+    """
     if spec.search.method == "grid":
         return GridSearch(spec)
-    return OptunaSearch(spec, list(told))
+    return OptunaSearch(spec, list(told), proposed)
 
 
 def proposal_from_json(spec: SweepSpec, raw: dict[str, Any]) -> Proposal:
@@ -82,9 +88,7 @@ class GridSearch:
 class OptunaSearch:
     """Optuna's samplers over a conditional space: the block is a parameter, and each block has its own."""
 
-    def __init__(
-        self, spec: SweepSpec, told: list[tuple[dict[str, Any], Verdict, Sequence[float] | None]]
-    ) -> None:
+    def __init__(self, spec: SweepSpec, told: list[Told], proposed: int) -> None:
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -92,11 +96,11 @@ class OptunaSearch:
         self._blocks = {block.label: block for block in spec.blocks}
         self._study = optuna.create_study(
             directions=["maximize" if o.direction == "max" else "minimize" for o in spec.objectives],
-            # Resumed, the sampler must not draw again what it drew at first: what it knows shifts its seed.
-            sampler=_sampler(spec.search.method, spec.search.seed + 7919 * len(told)),
+            # Resumed, the sampler must not draw again what it drew at first: what was proposed shifts its seed.
+            sampler=_sampler(spec.search.method, spec.search.seed + 7919 * proposed),
         )
         self._live: dict[int, optuna.trial.Trial] = {}
-        self._next_number = 1 + max((raw["number"] for raw, _, _ in told), default=-1)
+        self._next_number = proposed
         for raw, verdict, values in told:
             self._add(raw["parameters"], verdict, values)
 

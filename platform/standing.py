@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def sweeps_table(*, home: Path | str | None = None, tracking_uri: str | None = None) -> "Table":
     """One line a sweep of the store."""
-    uri = prepare_store(tracking_uri, home_folder(home))
+    uri = prepare_store(tracking_uri, home_folder(home), create=False)
     table = _table("sweep", "key", "status", "done", "failed", "started", "run")
     for sweep in list_sweeps(uri):
         counts = [sweep.tags.get(f"trials_{name}", "0") for name in ("done", "failed")]

@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from recallfront.platform.publishing import Publisher
 from recallfront.platform.recorder import Recorder
 from recallfront.platform.records import SweepRecord, TrialRecord
 from recallfront.platform.reports import Workplace
-from recallfront.platform.search import Proposal, Verdict, make_search, proposal_from_json
+from recallfront.platform.search import Proposal, Told, make_search, proposal_from_json
 from recallfront.platform.tracking.ledger import UnknownRecord, read_sweep
 from recallfront.platform.tracking.store import prepare_store
 from recallfront.platform.tracking.writer import TrackingWriter
@@ -71,7 +71,13 @@ def run_sweep(
     """
     spec = spec if isinstance(spec, SweepSpec) else load_spec(str(spec))
     folder = home_folder(home).resolve()
-    console = console or Console(quiet=True)
+    with ray_cluster(address) if address else nullcontext():  # an address that is wrong leaves nothing behind
+        return _run_sweep(spec, folder, tracking_uri, address, console or Console(quiet=True))
+
+
+def _run_sweep(
+    spec: SweepSpec, folder: Path, tracking_uri: str | None, address: str | None, console: Console
+) -> SweepResult:
     started = time.time()
     uri = prepare_store(tracking_uri, folder)
     with _only_driver(spec, folder):
@@ -111,19 +117,20 @@ def total_trials(spec: SweepSpec) -> int:
 def _set_up(
     spec: SweepSpec, place: Workplace, writer: TrackingWriter, uri: str, lineage: Lineage
 ) -> tuple[Conductor, Publisher]:
-    known = _ledger(spec, uri, place)
-    told, unfinished = _proposals(spec, known)
+    record = _ledger(spec, uri, place)
+    known = replace(record, trials=tuple(trial for trial in record.trials if trial.status.is_final))
+    told, unfinished, proposed = _proposals(spec, record, place)
     planner = Planner(
         spec,
-        make_search(spec, told),
+        make_search(spec, told, proposed),
         {trial.trial_key: Outcome(trial.status, trial.metrics) for trial in known.trials},
         unfinished,
     )
     recorder = Recorder(writer, spec, lineage=lineage, data=(place.data, place.data_digest))
-    recorder.open_sweep()
     halving = None
     if spec.early_stopping is not None:
-        path = place.home / "sweeps" / spec.key[:16] / "rungs.jsonl"
+        version = f"{place.code_version}-{place.data_digest[:8]}"
+        path = place.home / "sweeps" / spec.key[:16] / f"rungs-{version}.jsonl"
         halving = Halving(spec.early_stopping, spec.objectives, spec.training.steps, path)
     conductor = Conductor(spec, planner, recorder, known, halving)
     return conductor, Publisher(conductor, recorder, place.home / "fronts" / f"{spec.name}-{spec.key[:8]}")
@@ -132,17 +139,19 @@ def _set_up(
 def _run(
     conductor: Conductor, publisher: Publisher, place: Workplace, address: str | None, console: Console
 ) -> None:
-    """Run what is left to run; Ray is started only where there is something."""
-    first = conductor.peek()
-    if first is None:
+    """Run what is left to run; Ray is started only where there is something, and before anything is recorded."""
+    spec, recorder = conductor.spec, conductor.recorder
+    if not conductor.has_trial():
+        recorder.open_sweep()
+        conductor.peek()  # records what is impossible
         return
-    spec = conductor.spec
     if spec.resources.gpus:
         place = replace(place, device="cuda:0")  # the one that Ray makes visible to the trial
     with ray_cluster(address):
         from recallfront.platform.tuning import run_trials
 
         concurrent = min(trials_at_once(spec.resources), spec.concurrent or 10**6)
+        recorder.open_sweep()
         with publisher, Progress(conductor, console, total=total_trials(spec), concurrent=concurrent):
             run_trials(conductor, place, concurrent=concurrent)
 
@@ -154,35 +163,41 @@ def _ledger(spec: SweepSpec, uri: str, place: Workplace) -> SweepRecord:
     except UnknownRecord:
         record = SweepRecord(run_id="", sweep_key=spec.key, name=spec.name, spec={}, trials=())
     usable = tuple(
-        trial
-        for trial in record.trials
-        if trial.status.is_final
-        and trial.tags.get("code_version") == place.code_version
-        and trial.tags.get("data_digest") == place.data_digest
+        trial for trial in record.trials if trial.version == (place.code_version, place.data_digest)
     )
     return replace(record, spec=spec.model_dump(mode="json"), trials=usable)
 
 
 def _proposals(
-    spec: SweepSpec, known: SweepRecord
-) -> tuple[list[tuple[dict[str, Any], Verdict, list[float] | None]], list[Proposal]]:
-    """What the sampler proposed in earlier runs: with its verdict where every seed has ended, else to go on with."""
+    spec: SweepSpec, record: SweepRecord, place: Workplace
+) -> tuple[list[Told], list[Proposal], int]:
+    """What the sampler proposed in earlier runs: told with a verdict where every seed has ended, else to go on with.
+
+    The third is how many there were: those that the ledger answered have no trial of their own.
+    """
     if spec.search.method == "grid":
-        return [], []
-    trials: dict[int, list[TrialRecord]] = {}
+        return [], [], 0
+    counted = json.loads(record.tags.get("proposed", "{}"))
+    same = (counted.get("code_version"), counted.get("data_digest")) == (
+        place.code_version,
+        place.data_digest,
+    )
+    proposed = int(counted["number"]) if same else 0
+    ended: dict[int, list[TrialRecord]] = {}
     raw: dict[int, dict[str, Any]] = {}
-    for trial in known.trials:
+    for trial in record.trials:
         proposal = json.loads(trial.tags["proposal"])
         raw[proposal["number"]] = proposal
-        trials.setdefault(proposal["number"], []).append(trial)
-    told, unfinished = [], []
+        ended.setdefault(proposal["number"], []).extend([trial] if trial.status.is_final else [])
+    told: list[Told] = []
+    unfinished = []
     for number, proposal in sorted(raw.items()):
-        outcomes = [Outcome(trial.status, trial.metrics) for trial in trials[number]]
+        outcomes = [Outcome(trial.status, trial.metrics) for trial in ended[number]]
         if len(outcomes) < len(spec.seeds):
             unfinished.append(proposal_from_json(spec, proposal))
         else:
             told.append((proposal, *Planner.judge(spec, outcomes)))
-    return told, unfinished
+    return told, unfinished, max([proposed, *(number + 1 for number in raw)])
 
 
 @contextmanager

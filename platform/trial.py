@@ -67,7 +67,7 @@ def _body(config: TrialConfig, place: Workplace) -> Iterator[Report]:
     deadline = time.monotonic() + (config.resources.time_limit_seconds or float("inf"))
     prepare_process(threads=config.resources.threads, use_gpu=place.device.startswith("cuda"))
     with (
-        closing(Device(place.device.replace(":", "-"))) as device,
+        closing(Device(place.device)) as device,
         _limited_memory(config.resources.memory_gb),
     ):
         data = load(place.data, place.data_digest)

@@ -2,18 +2,43 @@
 
 import sys
 
+USAGE, INTERRUPTED = 2, 130  # exit codes
+
 
 def main() -> None:
     """Run the `recallfront` command."""
+    sys.exit(run(sys.argv[1:] or ["--help"]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command -> its exit code; an error that the user can mend is one line on stderr."""
+    import typer
+
     from recallfront.cli import app
     from recallfront.platform.errors import UsageError
     from recallfront.sweeps.load import SpecError
 
     try:
-        app()
+        return app(arguments, prog_name="recallfront", standalone_mode=False) or 0
+    except (typer.Abort, KeyboardInterrupt):
+        return _told("interrupted; the same command again goes on from here", INTERRUPTED)
     except (UsageError, SpecError) as error:
-        print(f"recallfront: {error}", file=sys.stderr)
-        sys.exit(2)
+        return _told(str(error))
+    except OSError as error:
+        if error.filename is None:
+            raise
+        return _told(f"{error.filename}: {error.strerror}")
+    except Exception as error:
+        if not hasattr(
+            error, "format_message"
+        ):  # of typer's errors about arguments, under any of its versions
+            raise
+        return _told(f"{error.format_message()} (--help says what there is)")
+
+
+def _told(message: str, code: int = USAGE) -> int:
+    print("recallfront:", " ".join(message.split()), file=sys.stderr)
+    return code
 
 
 if __name__ == "__main__":

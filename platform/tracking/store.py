@@ -11,13 +11,15 @@ from recallfront.platform.tracking.client import explain, fail_fast, open_client
 PING_SECONDS: Final = 4
 
 
-def prepare_store(tracking_uri: str | None, home: Path) -> str:
+def prepare_store(tracking_uri: str | None, home: Path, *, create: bool = True) -> str:
     """The tracking URI to use from here on, checked to answer; None is the SQLite file home/mlflow.db.
 
-    A SQLite store is created under a file lock: processes that create it together collide in its migrations.
+    A SQLite store is created under a file lock: processes that create it together collide in its migrations. Whoever
+    only reads gives `create=False`: looking for a sweep in the wrong place shall leave nothing there.
 
     Raises:
-        UsageError: the URI is of a kind that is not supported, does not answer, or holds an older schema.
+        UsageError: the URI is of a kind that is not supported, does not answer, or holds an older schema; or there is
+            no store and none shall be created.
     """
     uri = tracking_uri or f"sqlite:///{(home / 'mlflow.db').resolve()}"
     scheme = urlsplit(uri).scheme
@@ -25,7 +27,7 @@ def prepare_store(tracking_uri: str | None, home: Path) -> str:
         _ping(uri)
         return uri
     if scheme == "sqlite":
-        return _prepare_sqlite(uri)
+        return _prepare_sqlite(uri, create=create)
     raise UsageError(
         f"tracking URI {uri!r} is not supported: allowed are http(s)://HOST:PORT of an MLflow server and sqlite:///FILE"
         " (for PostgreSQL, start `mlflow server --backend-store-uri` on it and give that server's address)"
@@ -47,13 +49,18 @@ def artifact_location(tracking_uri: str, experiment: str) -> str | None:
     return (database.parent / "mlartifacts" / folder).as_uri()
 
 
-def _prepare_sqlite(uri: str) -> str:
+def _prepare_sqlite(uri: str, *, create: bool) -> str:
     from filelock import FileLock
 
     database = sqlite_path(uri)
     if database is None:
         raise UsageError(
             f"tracking URI {uri!r} names no file: write sqlite:///relative.db or sqlite:////absolute.db"
+        )
+    if not create and not database.exists():
+        raise UsageError(
+            f"there is no MLflow store at {database}: run a sweep first, or name its place with --home or "
+            "--tracking-uri"
         )
     try:
         database.parent.mkdir(parents=True, exist_ok=True)
