@@ -166,6 +166,6 @@ def _templates() -> "Environment":
 @cache
 def _plotly() -> bytes:
     """Plotly's script as the Python package brings it, compressed."""
-    from plotly.offline import get_plotlyjs  # type: ignore[import-untyped]
+    from plotly.offline import get_plotlyjs
 
     return gzip.compress(get_plotlyjs().encode(), mtime=0)

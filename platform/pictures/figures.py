@@ -26,7 +26,7 @@ from recallfront.platform.pictures.appearance import (
 )
 
 if TYPE_CHECKING:
-    from plotly.graph_objects import Figure, Scatter  # type: ignore[import-untyped]
+    from plotly.graph_objects import Figure, Scatter
 
 FONT = "Inter, 'Segoe UI', system-ui, -apple-system, 'Helvetica Neue', Arial, sans-serif"
 GRID, RING = "rgba(123, 135, 148, 0.28)", "#7b8794"  # seen on light and on dark pages
