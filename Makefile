@@ -1,7 +1,7 @@
 # Every target sets up what it needs: a virtual environment in .venv, and the package in it.
 PYTHON ?= python3
 BIN := .venv/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check
 
 .PHONY: setup demo test lint bench clean
 
