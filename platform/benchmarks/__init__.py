@@ -1,0 +1,1 @@
+"""Measurements of recallfront itself, one file a question; `recallfront bench` prints them, tests hold them."""
