@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from recallfront.platform.benchmarks.trials import bench_spec, trials_of, workplace
+from recallfront.platform.benchmarks.trials import bench_spec, small_ray, trials_of, workplace
 from recallfront.platform.records import TrialRecord
 from recallfront.platform.reports import Workplace
 from recallfront.platform.sweeping import run_sweep
@@ -35,23 +35,15 @@ def overheads(home: Path, *, warm: int = 20, nested: int = 3) -> Overheads:
     Warm trials are those of a real sweep, written to MLflow, one after the other in one actor; a trial's wall time is
     that from the end of the one before to its own.
     """
-    import ray
-
     found = Overheads()
     halves = (
         range(warm // 2 + 1),
         range(100, 100 + warm - warm // 2 + 1),
     )  # seeds; the first of each is cold
-    own_ray = not ray.is_initialized()
-    if own_ray:
-        ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    try:
+    with small_ray():
         found.warm += _warm(home, halves[0])
         found.nested += _nested(home, nested)
         found.warm += _warm(home, halves[1])
-    finally:
-        if own_ray:
-            ray.shutdown()
     return found
 
 
@@ -121,6 +113,7 @@ def _nested_trial(settings: dict[str, Any]) -> None:
     from ray.tune.integration.ray_train import TuneReportCallback
 
     name = tune.get_context().get_trial_id()
+    listener: Any = TuneReportCallback()  # Train's own kind, which the stubs of RunConfig do not know
     TorchTrainer(
         _nested_worker,
         train_loop_config=settings,
@@ -128,7 +121,7 @@ def _nested_trial(settings: dict[str, Any]) -> None:
         run_config=train.RunConfig(
             name=f"train-{name}",
             storage_path=str(settings["place"].home / "train"),
-            callbacks=[TuneReportCallback()],
+            callbacks=[listener],
         ),
     ).fit()
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from recallfront.platform.benchmarks.trials import actor_config, bench_spec, trials_of, workplace
+from recallfront.platform.benchmarks.trials import actor_config, bench_spec, small_ray, trials_of, workplace
 from recallfront.platform.records import Status
 from recallfront.platform.reports import Report, Workplace
 from recallfront.platform.tracking.store import prepare_store
@@ -42,10 +42,7 @@ def tracking_cost(home: Path, *, pairs: int = 10, steps: int = 150) -> TrackingC
     (config,) = trials_of(spec)
     place = workplace(spec, home)
     found = TrackingCost()
-    own_ray = not ray.is_initialized()
-    if own_ray:
-        ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False)
-    try:
+    with small_ray():
         actor: Any = ray.remote(num_cpus=1)(TrialActor).remote(actor_config(config, _fresh(place, 0)))
         with closing(TrackingWriter(prepare_store(None, home), home / "spool" / "bench.sqlite")) as writer:
             _train(actor, None, "")  # warms the actor up
@@ -58,14 +55,11 @@ def tracking_cost(home: Path, *, pairs: int = 10, steps: int = 150) -> TrackingC
                 seconds, rows = _train(actor, writer if tracks else None, run)
                 (found.tracked if tracks else found.untracked).append(seconds)
                 if tracks:
-                    writer.close_run(run)
+                    writer.close_run(run, "FINISHED")
                     found.rows += rows
                     if not writer.flush(60):  # before the next trial, which is not to pay for this one
                         raise RuntimeError("MLflow did not take the rows within 60 s")
         ray.kill(actor)
-    finally:
-        if own_ray:
-            ray.shutdown()
     return found
 
 

@@ -1,7 +1,9 @@
 """Small real trials for the benchmarks: the field's synthetic models, on the CPU."""
 
 import json
+import logging
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +64,27 @@ def workplace(spec: SweepSpec, home: Path, scratch: str = "trials") -> Workplace
     """Where the trials of a sweep run, its data built; trials of another scratch folder know nothing of these."""
     data, digest = prepare(spec.task, home / "data")
     return Workplace(home=home, data=data, data_digest=digest, code_version=code_version(), scratch=scratch)
+
+
+@contextmanager
+def small_ray() -> Iterator[None]:
+    """The Ray that is connected, or one of two CPUs on this machine for as long as needed."""
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    ray.init(
+        address="local",
+        num_cpus=2,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+    )
+    try:
+        yield
+    finally:
+        ray.shutdown()
 
 
 def actor_config(config: TrialConfig, place: Workplace) -> dict[str, str]:

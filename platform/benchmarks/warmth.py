@@ -10,6 +10,7 @@ from recallfront.platform.benchmarks.trials import (
     ARCHITECTURES,
     actor_config,
     bench_spec,
+    small_ray,
     trials_of,
     workplace,
 )
@@ -48,10 +49,7 @@ def warmth(home: Path, *, trials: int = 50) -> Warmth:
     spec = bench_spec(*ARCHITECTURES)
     configs = list(trials_of(spec))
     order = [configs[index % len(configs)] for index in range(trials - 1)] + [configs[0]]
-    own_ray = not ray.is_initialized()
-    if own_ray:
-        ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False)
-    try:
+    with small_ray():
         actor: Any = None
         resident, losses = [], []
         for number, config in enumerate(order):
@@ -64,9 +62,6 @@ def warmth(home: Path, *, trials: int = 50) -> Warmth:
             resident.append(_resident(pid))
             losses.append(found)
         ray.kill(actor)
-    finally:
-        if own_ray:
-            ray.shutdown()
     return Warmth(resident, losses[0], losses[-1])
 
 
