@@ -164,7 +164,8 @@ def _sampler(method: str, seed: int) -> "optuna.samplers.BaseSampler":
             "random": lambda: optuna.samplers.RandomSampler(seed=seed),
             "tpe": lambda: optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True),
             "nsga2": lambda: optuna.samplers.NSGAIISampler(seed=seed, population_size=16),
-            "gp": lambda: optuna.samplers.GPSampler(seed=seed),
+            # The first of a block's parameters, and all it has where blocks differ much, are drawn at random.
+            "gp": lambda: optuna.samplers.GPSampler(seed=seed, warn_independent_sampling=False),
         }
         sampler: optuna.samplers.BaseSampler = samplers[method]()  # type: ignore[no-untyped-call]
         return sampler
