@@ -134,7 +134,12 @@ def _client(address: str) -> "JobSubmissionClient":
     _check_dashboard(address, headers, source)
     from ray.job_submission import JobSubmissionClient
 
-    logging.getLogger("ray.dashboard").setLevel(logging.WARNING)  # it tells of every upload and socket
+    for name in (
+        "dashboard.modules.dashboard_sdk",
+        "dashboard.modules.job.sdk",
+        "_private.runtime_env.packaging",
+    ):
+        logging.getLogger(f"ray.{name}").setLevel(logging.WARNING)  # they tell of every upload and socket
     return JobSubmissionClient(address, headers=headers)
 
 
