@@ -12,29 +12,11 @@ import numpy as np
 from recallfront.platform.errors import UsageError
 from recallfront.platform.pareto import FloatArray
 from recallfront.platform.records import TrialRecord
+from recallfront.sweeps.spec import Objective
 
 Scalar = bool | int | float | str | None
 ALWAYS_TOLD = ("window_size", "feature_dim", "group_size")  # what a sweep explores besides the architecture
 SPREAD = "_spread"  # ends the name of a measurement's own spread
-
-
-@dataclass(frozen=True)
-class Objective:
-    """One axis of the front, as the sweep's specification sets it."""
-
-    metric: str
-    direction: str = "max"  # or "min"
-    reference: float = 0.0  # this axis of the point that hypervolume is taken against
-
-    @property
-    def reading(self) -> str:
-        """The metric that candidates are compared by: recall is selected on validation, reported on test."""
-        return "validation_recall" if self.metric == "recall" else self.metric
-
-    @property
-    def sign(self) -> float:
-        """What turns a value into one to be maximised."""
-        return 1.0 if self.direction == "max" else -1.0
 
 
 @dataclass(frozen=True)
@@ -76,7 +58,7 @@ def read_objectives(spec: Mapping[str, Any]) -> tuple[Objective, ...]:
     """
     if "objectives" not in spec:
         raise UsageError("the sweep has no specification in the store yet: wait until it has been written")
-    return tuple(Objective(**objective) for objective in spec["objectives"])
+    return tuple(Objective.model_validate(objective) for objective in spec["objectives"])
 
 
 def oriented(metrics: Sequence[Mapping[str, float]], objectives: Sequence[Objective]) -> FloatArray:

@@ -12,7 +12,6 @@ import numpy as np
 from recallfront.platform import pareto
 from recallfront.platform.candidates import (
     Candidate,
-    Objective,
     by_configuration,
     gather,
     oriented,
@@ -21,6 +20,7 @@ from recallfront.platform.candidates import (
     varying_knobs,
 )
 from recallfront.platform.records import Status, SweepRecord
+from recallfront.sweeps.spec import Objective
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -62,7 +62,7 @@ class Front:
             "sweep": self.sweep,
             "sweep_key": self.sweep_key,
             "run_id": self.run_id,
-            "objectives": [asdict(objective) for objective in self.objectives],
+            "objectives": [objective.model_dump() for objective in self.objectives],
             "hypervolume": self.hypervolume,
             "knee": self.knee.run_ids[0] if self.knee else None,
             "candidates": [

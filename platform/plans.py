@@ -125,6 +125,6 @@ class Planner:
         """What the search is told of a configuration: the mean over its seeds, if every one of them finished."""
         statuses = {outcome.status for outcome in outcomes}
         if statuses == {Status.FINISHED}:
-            metrics = [objective.selection_metric for objective in spec.objectives]
+            metrics = [objective.reading for objective in spec.objectives]
             return Verdict.COMPLETE, [fmean(o.figures[metric] for o in outcomes) for metric in metrics]
         return (Verdict.PRUNED if statuses <= {Status.FINISHED, Status.PRUNED} else Verdict.FAILED), None

@@ -31,17 +31,14 @@ class Halving:
 
     def goes_on(self, trial_key: str, step: int, figures: dict[str, float]) -> bool:
         """Whether a trial that has reported `figures` after `step` steps shall be trained further."""
-        metrics = [objective.selection_metric for objective in self._objectives]
+        metrics = [objective.reading for objective in self._objectives]
         if any(metric not in figures for metric in metrics):
             return True
         reached = [r for r in self.rungs if r <= step and trial_key not in self._values[r]]
         if not reached:
             return True
         rung = reached[-1]
-        values = [
-            figures[o.selection_metric] if o.direction == "max" else -figures[o.selection_metric]
-            for o in self._objectives
-        ]
+        values = [o.sign * figures[o.reading] for o in self._objectives]
         self._values[rung][trial_key] = values
         self._append(rung, trial_key, values)
         return self._place(rung, trial_key) < -(-len(self._values[rung]) // self._reduction)

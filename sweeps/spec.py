@@ -47,9 +47,14 @@ class Objective(Frozen):
         return self
 
     @property
-    def selection_metric(self) -> str:
-        """What configurations are compared by; the test split's figure is only reported."""
+    def reading(self) -> str:
+        """The metric that configurations are compared by; the test split's recall is only reported."""
         return "validation_recall" if self.metric == "recall" else self.metric
+
+    @property
+    def sign(self) -> float:
+        """What turns a value into one to be maximised."""
+        return 1.0 if self.direction == "max" else -1.0
 
 
 class SearchConfig(Frozen):

@@ -4,9 +4,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from recallfront.platform.candidates import Candidate, Objective, show, show_knob
+from recallfront.platform.candidates import Candidate, show, show_knob
 from recallfront.platform.front_views import title_of
 from recallfront.platform.fronts import Front
+from recallfront.sweeps.spec import Objective
 
 
 @dataclass(frozen=True)

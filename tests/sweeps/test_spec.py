@@ -133,7 +133,7 @@ def test_objectives_select_on_validation_and_minimised_ones_need_a_reference() -
     spec = tiny_spec(
         objectives=[{"metric": "recall"}, {"metric": "state_bytes", "direction": "min", "reference": 1e6}]
     )
-    assert [o.selection_metric for o in spec.objectives] == ["validation_recall", "state_bytes"]
+    assert [o.reading for o in spec.objectives] == ["validation_recall", "state_bytes"]
     assert "reference=0.0" in refusal(
         objectives=[{"metric": "recall"}, {"metric": "state_bytes", "direction": "min"}]
     )
