@@ -21,7 +21,7 @@ class Elu(FeatureMap):
     """elu(x) + 1 (arXiv:2006.16236)."""
 
     def forward(self, x: Tensor, positions: Tensor) -> Tensor:
-        return F.elu(x) + 1
+        return torch.where(x > 0, x + 1, x.clamp(max=0).exp())
 
 
 class Relu(FeatureMap):

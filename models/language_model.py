@@ -5,6 +5,7 @@ import hashlib
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from recallfront.models.configs import Architecture
 from recallfront.models.draft_tree import Branches
@@ -67,6 +68,7 @@ class LanguageModel(nn.Module):
         self.final_norm = final_norm
         self.unembedding = unembedding  # None: tied to the embedding
         self.position_table = position_table
+        self.checkpoint_activations = False  # True: layers are computed again in backward, to save memory
         self._name = hashlib.sha256(config.model_dump_json().encode()).hexdigest()[:16]
 
     def forward(self, tokens: Tensor, positions: Tensor | None = None) -> Tensor:
@@ -82,7 +84,10 @@ class LanguageModel(nn.Module):
         layout = Layout(positions, tokens.shape[1] if positions is None else int(positions.max()) + 1)
         x = self._embed(tokens, layout.positions)
         for layer in self.layers:
-            x = layer(x, layout)
+            if self.checkpoint_activations and torch.is_grad_enabled():
+                x = checkpoint(layer, x, layout, use_reentrant=False)
+            else:
+                x = layer(x, layout)
         return self.unembed(self.final_norm(x))
 
     def _embed(self, tokens: Tensor, positions: Tensor | None) -> Tensor:

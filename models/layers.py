@@ -51,12 +51,12 @@ class _RMSNorm(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
         x, gain, inverse = ctx.saved_tensors
         width = x.shape[-1]
-        product = (grad * x).view(-1, width).to(inverse.dtype)
-        scale = inverse.view(-1)
+        product = (grad * x).reshape(-1, width).to(inverse.dtype)
+        scale = inverse.reshape(-1)
         grad_gain = scale @ product
         slope = (product @ gain.to(product.dtype)).mul_(scale.pow(3)).div_(-width)
         grad_x = (grad * gain).mul_(inverse) if grad.dtype == inverse.dtype else grad * gain * inverse
-        grad_x.addcmul_(x, slope.view(inverse.shape).to(grad_x.dtype))
+        grad_x.addcmul_(x, slope.reshape(inverse.shape).to(grad_x.dtype))
         return grad_x.to(x.dtype), grad_gain.to(gain.dtype), None
 
 
@@ -118,7 +118,6 @@ class MLP(nn.Module):
         return self.down(gate * value)  # type: ignore[no-any-return]
 
 
-@lru_cache(maxsize=32)
 def _rotary_table(
     size: int, dim: int, theta: float, dtype: torch.dtype, device: torch.device
 ) -> tuple[Tensor, Tensor]:
@@ -130,13 +129,18 @@ def _rotary_table(
     return cos.to(dtype).to(device), sin.to(dtype).to(device)
 
 
+_kept_rotary_table = lru_cache(maxsize=32)(_rotary_table)
+
+
 def rotate(x: Tensor, positions: Tensor | int, dim: int, longest: int, theta: float = 10000.0) -> Tensor:
     """Rotary positions (arXiv:2104.09864) on the first `dim` dimensions of x (B, T, H, D).
 
     positions: (B, T), or the position of the first token where all rows count alike; none reaches `longest`.
     """
     size = 1 << max(longest - 1, 1).bit_length()  # few sizes, so that few tables are made
-    cos, sin = _rotary_table(size, dim, theta, x.dtype, x.device)
+    cos, sin = (_rotary_table if torch.compiler.is_compiling() else _kept_rotary_table)(
+        size, dim, theta, x.dtype, x.device
+    )
     if isinstance(positions, int):
         cos, sin = (
             cos[positions : positions + x.shape[1], None],

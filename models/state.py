@@ -31,26 +31,20 @@ class State:
         return self.lengths.shape[0]
 
 
-@dataclass
 class Layout:
     """How the tokens of a training batch stand: `positions` (B, T) restart at 0 where a packed document
     starts.
+
+    starts (B, T) says where, segments (B, T) number the documents of a row; all three are None where each row
+    is one.
     """
 
-    positions: Tensor | None
-    longest: int  # bound on the positions
+    def __init__(self, positions: Tensor | None, longest: int) -> None:
+        self.positions, self.longest = positions, longest  # longest: no position reaches it
+        self.starts = None if positions is None else positions == 0
+        self.segments = None if self.starts is None else self.starts.cumsum(1)
 
-    @cached_property
-    def starts(self) -> Tensor | None:
-        """Where a document starts (B, T); None where each row is one document."""
-        return None if self.positions is None else self.positions == 0
-
-    @cached_property
-    def segments(self) -> Tensor | None:
-        """Number of the document that a token belongs to (B, T)."""
-        return None if self.starts is None else self.starts.cumsum(1)
-
-    @cached_property
+    @property
     def _places(self) -> tuple[Tensor, Tensor] | None:
         """For each token of the flattened batch, its document's number and its place there."""
         if self.starts is None:
@@ -63,17 +57,19 @@ class Layout:
 
     def unpack(self, x: Tensor) -> Tensor:
         """One row a document, zeros after its end: (B, T, ...) -> (documents, longest, ...)."""
-        if self._places is None:
+        places = self._places
+        if places is None:
             return x
-        document, place = self._places
+        document, place = places
         rows = x.new_zeros(int(document[-1]) + 1, int(place.max()) + 1, *x.shape[2:])
         return rows.index_put((document, place), x.flatten(0, 1))
 
     def pack(self, x: Tensor) -> Tensor:
         """Back from one row a document to the batch as it was given."""
-        if self._places is None or self.positions is None:
+        places = self._places
+        if places is None or self.positions is None:
             return x
-        return x[self._places].view(*self.positions.shape, *x.shape[2:])
+        return x[places].view(*self.positions.shape, *x.shape[2:])
 
 
 @dataclass

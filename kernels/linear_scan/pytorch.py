@@ -83,6 +83,7 @@ class _LinearScan(torch.autograd.Function):
         return grad_a, total, a[:, 0] * total[:, 0]
 
 
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def linear_scan_pytorch(
     a: Tensor, b: Tensor, initial_state: Tensor | None = None, reset: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,6 @@ from recallfront.kernels.chunks import from_chunks, into_chunks
 CHUNK = 128
 
 
-@lru_cache(maxsize=32)
 def _pairs(features: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """Indices i <= j of the products x_i x_j, and the factor of each: sqrt(1/2) where i = j, else 1."""
     i, j = torch.triu_indices(features, features, device=device)
@@ -20,9 +19,12 @@ def _pairs(features: int, dtype: torch.dtype, device: torch.device) -> tuple[Ten
     return i, j, weight.masked_fill(i == j, math.sqrt(0.5))
 
 
+_kept_pairs = lru_cache(maxsize=32)(_pairs)
+
+
 def taylor_features(x: Tensor, scale: float) -> Tensor:
     """phi(x) (..., 1 + F + F (F + 1) / 2): phi(q) . phi(k) = 1 + s + s^2 / 2 with s = scale * q . k."""
-    i, j, weight = _pairs(x.shape[-1], x.dtype, x.device)
+    i, j, weight = (_pairs if torch.compiler.is_compiling() else _kept_pairs)(x.shape[-1], x.dtype, x.device)
     x = x * math.sqrt(scale)
     return torch.cat([torch.ones_like(x[..., :1]), x, x[..., i] * x[..., j] * weight], dim=-1)
 

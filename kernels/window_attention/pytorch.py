@@ -28,7 +28,8 @@ class Visibility:
             return _learned_bias(time, keys, self.window_size, self.distance_bias.to(like.dtype))
         arguments = (time, keys, self.window_size, self.slopes, like.dtype, like.device)
         heads = 1 if self.slopes is None else len(self.slopes)
-        return (_kept_bias if heads * time * keys <= _KEPT else _bias)(*arguments)
+        keep = heads * time * keys <= _KEPT and not torch.compiler.is_compiling()
+        return (_kept_bias if keep else _bias)(*arguments)
 
 
 def _ages(time: int, keys: int, window_size: int | None, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -49,7 +49,11 @@ class LinearAttention(Mixer):
         """q, k (B, T, H, D_k) and v (B, T, H, D)."""
         keys, shape = self.heads * self.key_dim, (*x.shape[:-1], self.heads)
         q, k, v = torch.split(self.qkv(x), [keys, keys, self.heads * self.head_dim], dim=-1)
-        return q.view(*shape, self.key_dim), k.view(*shape, self.key_dim), v.view(*shape, self.head_dim)
+        return (
+            q.reshape(*shape, self.key_dim),
+            k.reshape(*shape, self.key_dim),
+            v.reshape(*shape, self.head_dim),
+        )
 
     def forward(self, x: Tensor, layout: Layout) -> Tensor:
         q, k, v = self._project(layout.unpack(x))

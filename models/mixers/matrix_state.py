@@ -50,7 +50,8 @@ class SelectiveDecay(Drawn):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Log decay and dt (..., H), in float32 at least."""
         wide = torch.promote_types(x.dtype, torch.float32)
-        dt = F.softplus(F.linear(x, self.weight).to(wide) + self.bias)
+        logits = F.linear(x, self.weight).to(wide) + self.bias
+        dt = torch.logaddexp(logits, logits.new_zeros(()))  # softplus
         return -torch.exp(self.log_rate.to(wide)) * dt, dt
 
 
