@@ -1,0 +1,55 @@
+"""What recallfront promises of itself: overhead, memory, quiet measurements, tracking that costs nothing."""
+
+import statistics
+from pathlib import Path
+
+import pytest
+
+from recallfront.platform.benchmark import run_benchmarks
+from recallfront.platform.errors import UsageError
+
+pytestmark = pytest.mark.slow
+
+
+def test_a_warm_trial_costs_half_a_second_at_most_and_30_times_less_than_a_nested_one(tmp_path: Path) -> None:
+    from recallfront.platform.benchmarks.overhead import overheads
+
+    found = overheads(tmp_path, warm=20, nested=2)
+    warm, nested = statistics.median(found.warm), statistics.median(found.nested)
+    print(f"overhead: warm {warm:.3f} s (median of 20), nested {nested:.1f} s, ratio {found.ratio:.0f}")
+    assert warm <= 0.5
+    assert found.ratio >= 30
+
+
+def test_fifty_trials_in_one_actor_leave_its_memory_and_each_other_alone(tmp_path: Path) -> None:
+    from recallfront.platform.benchmarks.warmth import warmth
+
+    found = warmth(tmp_path, trials=50)
+    print(f"resident memory after the tenth trial: {found.growth:+.1%}")
+    assert found.growth < 0.10
+    assert len(found.first_losses) == 20 and found.identical
+
+
+def test_a_measurement_does_not_notice_trials_on_every_core(tmp_path: Path) -> None:
+    from recallfront.platform.benchmarks.quietness import quietness
+
+    found = quietness(tmp_path, rounds=5)
+    ratios = {name: found.ratio(name) for name in found.alone}
+    print(f"throughput beside trials, of that alone: {ratios}")
+    assert all(0.9 <= ratio <= 1.1 for ratio in ratios.values()), ratios
+
+
+def test_tracking_does_not_slow_training(tmp_path: Path) -> None:
+    from recallfront.platform.benchmarks.tracking_cost import tracking_cost
+    from recallfront.platform.tracking.benchmark import writer_rate
+
+    found = tracking_cost(tmp_path, pairs=8)
+    rate = writer_rate(20_000)["sent_rows_per_second"]
+    print(f"tracking: {found.slowdown:+.2%} training time, {found.rows} rows; writer {rate:,.0f} metrics/s")
+    assert found.slowdown <= 0.02
+    assert rate >= 5_000
+
+
+def test_an_unknown_benchmark_is_refused() -> None:
+    with pytest.raises(UsageError, match="'speed': must be one of overhead, warm, quiet, tracking, models"):
+        run_benchmarks(["speed"])
