@@ -1,5 +1,8 @@
 """The command line. Each command is thin: it calls the function of the same name and shows what that returns."""
 
+import os
+import shlex
+import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -7,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from recallfront.platform.sweeping import SweepResult
 
 app = typer.Typer(
@@ -260,12 +265,9 @@ def doctor(
     sys.exit(0 if report.healthy else 1)
 
 
-def _show_result(result: "SweepResult", console: "object") -> None:
-    from rich.console import Console
-
+def _show_result(result: "SweepResult", console: "Console") -> None:
     from recallfront.platform.progress import count
 
-    assert isinstance(console, Console)
     counts = count(result.record)
     print(
         f"{result.ran} trials run, {result.answered} answered from the ledger, in {result.seconds:.0f} s: "
@@ -275,17 +277,39 @@ def _show_result(result: "SweepResult", console: "object") -> None:
         if trial.status.is_failure:
             print(f"  {trial.status.value}: {trial.failure}")
     if result.undelivered:
-        print(
-            f"{result.undelivered} events wait for the tracking server: run the same command again to deliver them"
-        )
+        print(f"{result.undelivered} events wait for the tracking server: run the same command again")
     if result.front is None:
         return
     console.print(result.front.table(members_only=False))
     for kind, path in result.front_files.items():
         print(f"{kind}: {path}")
-    name = result.record.name
-    options = f" --home {result.home}"
+    _show_next(result)
+
+
+def _show_next(result: "SweepResult") -> None:
+    """Commands to go on with, as they can be pasted here."""
+    assert result.front is not None
+    knee = result.front.knee or result.front.members[0]
+    program, options = _program(), _options(result)
     print("next:")
-    print(f"  recallfront pick {name} --where 'recall >= 0.9' --max decode_tokens_per_second{options}")
-    print(f"  recallfront rerun {result.front.members[0].run_ids[0][:8]}{options}")
-    print(f"  recallfront ui{options}")
+    print(
+        f"  {program} pick {result.record.name} --where 'recall >= 0.9' --max decode_tokens_per_second{options}"
+    )
+    print(f"  {program} rerun {knee.run_ids[0][:8]}{options}")
+    print(f"  {program} ui{options}")
+
+
+def _program() -> str:
+    """How this command was called, where its plain name is not on the path."""
+    if shutil.which("recallfront"):
+        return "recallfront"
+    called = Path(sys.argv[0])
+    return "python -m recallfront" if called.name == "__main__.py" else os.path.relpath(called)
+
+
+def _options(result: "SweepResult") -> str:
+    from recallfront.platform.fronts import home_folder
+
+    store = f"sqlite:///{result.home / 'mlflow.db'}"
+    home = "" if home_folder().resolve() == result.home else f" --home {shlex.quote(str(result.home))}"
+    return home + ("" if result.tracking_uri == store else f" --tracking-uri {result.tracking_uri}")
