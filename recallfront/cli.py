@@ -133,8 +133,8 @@ def front(
     """Show a sweep's Pareto front."""
     from rich.console import Console
 
-    from recallfront.platform.pictures.figures import write_plot
     from recallfront.platform.fronts import front as find_front
+    from recallfront.platform.pictures.figures import write_plot
 
     found = find_front(sweep, home=home, tracking_uri=tracking_uri)
     if csv or json:
