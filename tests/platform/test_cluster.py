@@ -106,13 +106,13 @@ def test_a_node_is_killed_and_the_sweep_finishes(cluster: Cluster, study: Path, 
         send = ["submit", str(study), "--address", cluster.dashboard, "--tracking-uri", server.uri]
         send += ["--home", str(home)]
         job = submit_and_leave(send, token)
+        killed: list[str] = []
+        killer = threading.Thread(target=kill_node_with_a_trial, args=(cluster, home, killed), daemon=True)
+        killer.start()
 
         again = recallfront("submit", *send[1:], "--no-follow", **token)
         assert again.returncode == 0 and job in again.stdout, "a sweep that runs is not sent twice"
 
-        killed: list[str] = []
-        killer = threading.Thread(target=kill_node_with_a_trial, args=(cluster, home, killed), daemon=True)
-        killer.start()
         joined = recallfront("status", job, "--address", cluster.dashboard, "--follow", **token)
         killer.join()
         assert joined.returncode == 0, joined.stdout + joined.stderr
@@ -149,7 +149,7 @@ def submit_and_leave(arguments: list[str], environment: dict[str, str]) -> str:
         assert process.stdout is not None
         first = process.stdout.readline()
         assert first.startswith("submitted "), first + process.stdout.read()
-        assert "sweep two-nodes" in process.stdout.readline(), "the job's log is followed"
+        assert any("sweep two-nodes" in line for line in process.stdout), "the job's log is followed"
         process.send_signal(signal.SIGINT)
         rest = process.stdout.read()
         assert process.wait(60) == 0, rest
