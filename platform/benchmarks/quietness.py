@@ -4,12 +4,9 @@ import multiprocessing
 import os
 import statistics
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass, field
-from multiprocessing.synchronize import Event
 from pathlib import Path
-from typing import Any
 
 from recallfront.platform.benchmarks.trials import bench_spec, trials_of, workplace
 from recallfront.platform.lineage import code_version
@@ -17,10 +14,9 @@ from recallfront.platform.measure import THROUGHPUTS, measured
 from recallfront.platform.quiet import Device
 from recallfront.platform.reports import Workplace
 from recallfront.platform.trial import run_trial
-from recallfront.sweeps.trial import MeasurementConfig, TrialConfig
+from recallfront.sweeps.trial import TrialConfig
 
-Count = Any  # a number that two processes share: multiprocessing's own type is generic in its stubs alone
-Counts = list[Count]
+_PROTOCOL = {"batch_size": 8, "context_length": 256, "train_length": 128, "decode_tokens": 32, "repeats": 7}
 
 
 @dataclass
@@ -31,18 +27,19 @@ class Quietness:
     beside: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in THROUGHPUTS})
 
     def ratio(self, name: str) -> float:
-        """Of medians, beside others to alone."""
-        return statistics.median(self.beside[name]) / statistics.median(self.alone[name])
+        """Beside others to alone: the median over the rounds, of which each measured both within seconds."""
+        rounds = zip(self.beside[name], self.alone[name], strict=True)
+        return statistics.median(beside / alone for beside, alone in rounds)
 
 
-def quietness(home: Path, *, rounds: int = 7, neighbours: int | None = None) -> Quietness:
-    """Measure in turn alone and while `neighbours` trials (by default one a core) train in other processes."""
-    config = next(trials_of(bench_spec(width=64, measurement=_PROTOCOL.model_dump())))
+def quietness(home: Path, *, rounds: int = 9, neighbours: int | None = None) -> Quietness:
+    """Measure alone and while `neighbours` trials (by default one a core) train in other processes, in turn."""
+    config = next(trials_of(bench_spec(width=64, measurement=_PROTOCOL | {"max_repeats": 7})))
     found = Quietness()
-    with _training(home, neighbours or os.cpu_count() or 1) as (go, steps), closing(Device("cpu")) as device:
-        for _ in range(rounds):
-            for results, busy in ((found.alone, False), (found.beside, True)):
-                _set(go, steps, busy)
+    with _Neighbours(home, neighbours or os.cpu_count() or 1) as trials, closing(Device("cpu")) as device:
+        for number in range(rounds):
+            for busy in (number % 2 == 0, number % 2 == 1):  # the order alternates: a drift favours neither
+                trials.train() if busy else trials.stand_still()
                 figures = measured(
                     config,
                     device=device,
@@ -51,57 +48,70 @@ def quietness(home: Path, *, rounds: int = 7, neighbours: int | None = None) -> 
                     fresh=True,
                 )
                 for name in THROUGHPUTS:
-                    results[name].append(figures[name])
+                    (found.beside if busy else found.alone)[name].append(figures[name])
     return found
 
 
-_PROTOCOL = MeasurementConfig(
-    batch_size=4, context_length=128, train_length=64, decode_tokens=24, repeats=5, max_repeats=5
-)
+class _Neighbours:
+    """Real trials in other processes, which train unless the file `pause` is there."""
 
+    def __init__(self, home: Path, processes: int) -> None:
+        spec = bench_spec(
+            width=64,
+            seeds=list(range(processes)),
+            training={"steps": 10**6, "batch_size": 32, "evaluate_every": 10},
+        )
+        place = workplace(spec, home, scratch="neighbours")
+        self._pause = home / "pause"
+        self._beats = [home / f"beat-{number}" for number in range(processes)]
+        spawn = multiprocessing.get_context("spawn")
+        self._processes = [
+            spawn.Process(target=_train, args=(config, place, self._pause, beat), daemon=True)
+            for config, beat in zip(trials_of(spec), self._beats, strict=True)
+        ]
 
-@contextmanager
-def _training(home: Path, processes: int) -> Iterator[tuple[Event, Counts]]:
-    """Trials that train as long as the event is set; each counts its reports."""
-    spec = bench_spec(
-        width=64, steps=10**6, training={"steps": 10**6, "batch_size": 32, "evaluate_every": 10}
-    )
-    place = workplace(spec, home, scratch="neighbours")
-    spawn = multiprocessing.get_context("spawn")
-    go, counts = spawn.Event(), [spawn.Value("l", 0) for _ in range(processes)]
-    configs = [next(trials_of(spec)).model_copy(update={"seed": seed}) for seed in range(processes)]
-    started = [
-        spawn.Process(target=_train, args=(config, place, go, count), daemon=True)
-        for config, count in zip(configs, counts, strict=True)
-    ]
-    for process in started:
-        process.start()
-    try:
-        yield go, counts
-    finally:
-        for process in started:
+    def __enter__(self) -> "_Neighbours":
+        for process in self._processes:
+            process.start()
+        self.train()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for process in self._processes:
             process.kill()
             process.join()
 
+    def train(self) -> None:
+        """Let them train, and wait until each has."""
+        self._pause.unlink(missing_ok=True)
+        before = self._counts()
+        while any(now <= was for now, was in zip(self._counts(), before, strict=True)):
+            self._check()
 
-def _train(config: TrialConfig, place: Workplace, go: Event, count: Count) -> None:
+    def stand_still(self) -> None:
+        """Let them wait at their next report, and wait until all do."""
+        self._pause.touch()
+        while not all(beat.with_suffix(".waits").exists() for beat in self._beats):
+            self._check()
+
+    def _counts(self) -> list[int]:
+        return [beat.stat().st_size if beat.exists() else 0 for beat in self._beats]
+
+    def _check(self) -> None:
+        if not all(process.is_alive() for process in self._processes):
+            raise RuntimeError("a trial beside the measurement has ended")
+        time.sleep(0.01)
+
+
+def _train(config: TrialConfig, place: Workplace, pause: Path, beat: Path) -> None:
+    """A neighbour: one byte more in `beat` a report; `beat`.waits exists while it stands still."""
+    waits = beat.with_suffix(".waits")
     for report in run_trial(config, place):
         if report.failure:
             raise RuntimeError(report.failure)
-        count.value += 1
-        go.wait()
-
-
-def _set(go: Event, counts: Counts, busy: bool) -> None:
-    """Let the neighbours train, or stand still, and wait until they do."""
-    go.set() if busy else go.clear()
-    if busy:
-        before = [count.value for count in counts]
-        while any(count.value == was for count, was in zip(counts, before, strict=True)):
+        with beat.open("a") as file:
+            file.write(".")
+        while pause.exists():
+            waits.touch()
             time.sleep(0.01)
-        return
-    while True:
-        before = [count.value for count in counts]
-        time.sleep(0.5)
-        if before == [count.value for count in counts] and min(before) > 0:
-            return
+        waits.unlink(missing_ok=True)
