@@ -18,6 +18,8 @@ from recallfront.sweeps.trial import TrialConfig
 
 _PROTOCOL = {"batch_size": 8, "context_length": 256, "train_length": 128, "decode_tokens": 32, "repeats": 7}
 
+_END_SECONDS = 30.0  # for a neighbour to reach its next report
+
 
 @dataclass
 class Quietness:
@@ -62,11 +64,11 @@ class _Neighbours:
             training={"steps": 10**6, "batch_size": 32, "evaluate_every": 10},
         )
         place = workplace(spec, home, scratch="neighbours")
-        self._pause = home / "pause"
+        self._pause, self._end = home / "pause", home / "end"
         self._beats = [home / f"beat-{number}" for number in range(processes)]
         spawn = multiprocessing.get_context("spawn")
         self._processes = [
-            spawn.Process(target=_train, args=(config, place, self._pause, beat), daemon=True)
+            spawn.Process(target=_train, args=(config, place, self._pause, self._end, beat), daemon=True)
             for config, beat in zip(trials_of(spec), self._beats, strict=True)
         ]
 
@@ -77,7 +79,10 @@ class _Neighbours:
         return self
 
     def __exit__(self, *error: object) -> None:
+        self._end.touch()
+        self._pause.unlink(missing_ok=True)
         for process in self._processes:
+            process.join(_END_SECONDS)
             process.kill()
             process.join()
 
@@ -103,7 +108,7 @@ class _Neighbours:
         time.sleep(0.01)
 
 
-def _train(config: TrialConfig, place: Workplace, pause: Path, beat: Path) -> None:
+def _train(config: TrialConfig, place: Workplace, pause: Path, end: Path, beat: Path) -> None:
     """A neighbour: one byte more in `beat` a report; `beat`.waits exists while it stands still."""
     waits = beat.with_suffix(".waits")
     for report in run_trial(config, place):
@@ -115,3 +120,5 @@ def _train(config: TrialConfig, place: Workplace, pause: Path, beat: Path) -> No
             waits.touch()
             time.sleep(0.01)
         waits.unlink(missing_ok=True)
+        if end.exists():
+            return
