@@ -24,7 +24,7 @@ from tests.platform.specs import tiny
 
 pytestmark = pytest.mark.slow
 
-STEPS = 600
+STEPS = 400
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def cluster() -> Iterator[Cluster]:
 def study(tmp_path: Path) -> Path:
     spec = tiny(
         name="two-nodes",
-        space=[{"architecture": "window", "window_size": [4, 8]}, {"architecture": "attention"}],
+        space=[{"architecture": "window", "window_size": [4, 8]}],
         training={"steps": STEPS, "evaluate_every": 50},
         seeds=[0, 1],
     )
@@ -129,8 +129,8 @@ def test_a_node_is_killed_and_the_sweep_finishes(cluster: Cluster, study: Path, 
         steps = [[m.step for m in client.get_metric_history(t.run_id, "loss")] for t in trials]
 
     assert killed, "the node was to be killed while a trial ran on it"
-    assert Counter(trial.status for trial in trials) == {Status.FINISHED: 6}
-    assert len({trial.trial_key for trial in trials}) == 6, "no run is doubled"
+    assert Counter(trial.status for trial in trials) == {Status.FINISHED: 4}
+    assert len({trial.trial_key for trial in trials}) == 4, "no run is doubled"
     assert all(sorted(found) == list(range(1, STEPS + 1)) for found in steps), "every step is there once"
     attempts = [trial.tags.get("attempts") for trial in trials]
     assert "2" in attempts, f"the lost trial was retried, and that is recorded: {attempts}"
