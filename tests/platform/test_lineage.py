@@ -116,7 +116,8 @@ def test_an_installation_has_no_commit_even_in_another_checkout(checkout: Path, 
 
 def test_every_module_of_the_trial_is_accounted_for() -> None:
     """A module that the trial's body imports is either hashed or known to carry no figure."""
-    carriers = {"platform/records.py", "platform/reports.py", "platform/quiet.py", "platform/errors.py"}
+    told = ("records", "reports", "quiet", "errors", "lineage")
+    carriers = {f"platform/{name}.py" for name in told}
     program = (
         "import sys, recallfront.platform.trial as trial\n"
         "names = [n for n in sys.modules if n.startswith('recallfront.')]\n"
