@@ -79,10 +79,10 @@ def _tracking(home: Path) -> "Table":
     table = _table("tracking: training with every step's metrics written to MLflow, and without")
     for name, seconds in (("tracked", found.tracked), ("not tracked", found.untracked)):
         table.add_row(name, f"{statistics.median(seconds):.2f} s", _range(seconds, "s"), str(len(seconds)))
-    rate = writer_rate()
+    rate, (low, high) = writer_rate(), found.bounds
     table.caption = (
-        f"{found.slowdown:+.1%} training time, median of pairs; "
-        f"the writer sustains {rate['sent_rows_per_second']:,.0f} metrics/s into SQLite"
+        f"{found.slowdown:+.1%} training time, median of pairs ({low:+.1%} to {high:+.1%} with 90 % confidence); "
+        f"the driver takes {found.driver_share:.1%} of a core; the writer sustains {rate['sent_rows_per_second']:,.0f} metrics/s into SQLite"
     )
     return table
 

@@ -1,7 +1,9 @@
 """What tracking costs the trials: training with every step's loss written to MLflow beside training without."""
 
 import json
+import math
 import statistics
+import time
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,13 +22,28 @@ class TrackingCost:
 
     tracked: list[float] = field(default_factory=list)
     untracked: list[float] = field(default_factory=list)
+    driver: list[float] = field(default_factory=list)  # CPU seconds of the driver, a tracked trial
     rows: int = 0  # metric rows that MLflow took
 
     @property
     def slowdown(self) -> float:
         """The median, over pairs of neighbours, of how much longer the tracked trial trained, as a share."""
-        pairs = zip(self.tracked, self.untracked, strict=True)
-        return statistics.median(on / off for on, off in pairs) - 1
+        return statistics.median(self._pairs())
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """What that median lies between with 90 % confidence, by the order of the pairs: machines are noisy."""
+        pairs = self._pairs()
+        outside = max(1, math.floor(len(pairs) / 2 - 1.645 * math.sqrt(len(pairs)) / 2))
+        return pairs[outside - 1], pairs[-outside]
+
+    @property
+    def driver_share(self) -> float:
+        """Of one core that the driver computes while a tracked trial trains; unlike time, others hardly change it."""
+        return statistics.median(cpu / wall for cpu, wall in zip(self.driver, self.tracked, strict=True))
+
+    def _pairs(self) -> list[float]:
+        return sorted(on / off - 1 for on, off in zip(self.tracked, self.untracked, strict=True))
 
 
 def tracking_cost(home: Path, *, pairs: int = 10, steps: int = 150) -> TrackingCost:
@@ -52,10 +69,12 @@ def tracking_cost(home: Path, *, pairs: int = 10, steps: int = 150) -> TrackingC
                 run = f"bench:{number}"
                 if tracks:
                     writer.open_run(run, experiment="bench", name=run)
+                began = time.process_time()
                 seconds, rows = _train(actor, writer if tracks else None, run)
                 (found.tracked if tracks else found.untracked).append(seconds)
                 if tracks:
                     writer.close_run(run, "FINISHED")
+                    found.driver.append(time.process_time() - began)
                     found.rows += rows
                     if not writer.flush(60):  # before the next trial, which is not to pay for this one
                         raise RuntimeError("MLflow did not take the rows within 60 s")

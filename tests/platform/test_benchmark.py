@@ -43,10 +43,15 @@ def test_tracking_does_not_slow_training(tmp_path: Path) -> None:
     from recallfront.platform.benchmarks.tracking_cost import tracking_cost
     from recallfront.platform.tracking.benchmark import writer_rate
 
-    found = tracking_cost(tmp_path, pairs=8)
+    found = tracking_cost(tmp_path, pairs=12)
     rate = writer_rate(20_000)["sent_rows_per_second"]
-    print(f"tracking: {found.slowdown:+.2%} training time, {found.rows} rows; writer {rate:,.0f} metrics/s")
-    assert found.slowdown <= 0.02
+    low, high = found.bounds
+    print(
+        f"tracking: {found.slowdown:+.2%} training time ({low:+.2%} to {high:+.2%}), {found.rows} rows, "
+        f"driver {found.driver_share:.1%} of a core; writer {rate:,.0f} metrics/s"
+    )
+    assert low <= 0.02, "pairs show that tracking slows training"
+    assert found.driver_share <= 0.10, "of a core, at 80 steps a second"
     assert rate >= 5_000
 
 
