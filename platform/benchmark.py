@@ -82,7 +82,8 @@ def _tracking(home: Path) -> "Table":
     rate, (low, high) = writer_rate(), found.bounds
     table.caption = (
         f"{found.slowdown:+.1%} training time, median of pairs ({low:+.1%} to {high:+.1%} with 90 % confidence); "
-        f"the driver takes {found.driver_share:.1%} of a core; the writer sustains {rate['sent_rows_per_second']:,.0f} metrics/s into SQLite"
+        f"the driver takes {found.driver_share:.1%} of a core; "
+        f"the writer sustains {rate['sent_rows_per_second']:,.0f} metrics/s into SQLite"
     )
     return table
 
