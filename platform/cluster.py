@@ -10,6 +10,8 @@ from recallfront.platform.errors import UsageError
 from recallfront.sweeps.trial import ResourceConfig
 
 _CONNECT_SECONDS = 5.0
+_HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"  # RFC 9113, section 3.4
+_EMPTY_SETTINGS = bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 
 # Tune's own settings for a sweep of ours; what a user has set stays.
 _ENVIRONMENT = {
@@ -71,9 +73,8 @@ def _join(address: str) -> None:
     import ray
 
     if address != "auto":
-        host, _, port = address.rpartition(":")
         try:
-            socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS).close()
+            _greet(address)
         except (OSError, ValueError) as error:
             raise UsageError(
                 f"address {address!r}: no Ray cluster answers there ({error}); give HOST:PORT of its GCS "
@@ -84,3 +85,21 @@ def _join(address: str) -> None:
     except (ConnectionError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:300]
         raise UsageError(f"address {address!r}: cannot join the Ray cluster: {reason}") from None
+
+
+def _greet(address: str) -> None:
+    """Open an HTTP/2 connection, as gRPC does: Ray itself would try for minutes where something else listens.
+
+    Raises:
+        OSError, ValueError: nothing answers, it is no HTTP/2, or this is no address.
+    """
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal():
+        raise ValueError("it is not HOST:PORT")
+    with socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_SECONDS) as connection:
+        if os.environ.get("RAY_USE_TLS", "0") not in ("", "0"):
+            return
+        connection.sendall(_HTTP2_PREFACE + _EMPTY_SETTINGS)
+        answer = connection.recv(len(_EMPTY_SETTINGS))
+    if answer[3:4] != _EMPTY_SETTINGS[3:4]:  # the type of a frame; a server's first one are its settings
+        raise ValueError("what listens there is not Ray")
