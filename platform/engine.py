@@ -24,6 +24,7 @@ def prepare_process(*, threads: int, use_gpu: bool) -> None:
     needs no port.
     """
     torch.set_num_threads(threads)
+    os.environ["OMP_NUM_THREADS"] = str(threads)  # as Ray does for its workers: lineages tell the same
     if not use_gpu:
         os.environ["DS_ACCELERATOR"] = "cpu"
     for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}.items():

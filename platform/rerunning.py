@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from recallfront.platform.errors import UsageError
 from recallfront.platform.fronts import home_folder
 from recallfront.platform.lineage import (
+    Lineage,
     TrialLineage,
     code_version,
     collect,
@@ -118,14 +119,16 @@ def rerun(run: str, *, home: Path | str | None = None, tracking_uri: str | None 
         scratch=scratch,
         remeasure=True,
     )
-    rows, last, now = (
-        [],
-        Report(step=0),
-        lineage.model_copy(update={"environment": collect(folder), "data_digest": data_digest}),
-    )
+    rows: list[Row] = []
+    last, environment = Report(step=0), None
     try:
         for last in _reports(config, place):
             rows += last.rows
+            environment = (
+                environment or last.environment
+            )  # of the process that trained, as the first run's is
+        found = Lineage.model_validate(environment) if environment else collect(folder)
+        now = lineage.model_copy(update={"environment": found, "data_digest": data_digest})
         before = _history(open_client(uri), first)
         comparisons = _compare(before, rows, first, last)
         differences = tuple(map(str, compare(lineage.environment, now.environment)))
