@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from recallfront.platform.errors import UsageError
+from recallfront.platform.tokens import HOW_TO_GIVE_A_TOKEN, find_token
 from recallfront.sweeps.trial import ResourceConfig
 
 _CONNECT_SECONDS = 5.0
@@ -80,11 +81,20 @@ def _join(address: str) -> None:
                 f"address {address!r}: no Ray cluster answers there ({error}); give HOST:PORT of its GCS "
                 "(port 6379 by default), or leave --address out to run on this machine"
             ) from None
+    token, source = find_token()
+    if token and "RAY_AUTH_MODE" not in os.environ:  # Ray itself uses a token it finds for "auto" alone
+        from ray._raylet import Config  # type: ignore[attr-defined]
+
+        os.environ["RAY_AUTH_MODE"] = "token"
+        Config.initialize("")
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.AuthenticationError) as error:
         reason = " ".join(str(error).split())[:300]
-        raise UsageError(f"address {address!r}: cannot join the Ray cluster: {reason}") from None
+        hint = f"refuse the token of {source}" if token else "ask for a token, and there is none"
+        raise UsageError(
+            f"address {address!r}: cannot join the Ray cluster ({reason}); it may {hint}: {HOW_TO_GIVE_A_TOKEN}"
+        ) from None
 
 
 def _greet(address: str) -> None:

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import os
 import shlex
 import tempfile
 import time
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING
 import yaml
 
 from recallfront.platform.errors import UsageError
+from recallfront.platform.tokens import HOW_TO_GIVE_A_TOKEN, find_token
 from recallfront.platform.wheel import build_wheel
 from recallfront.sweeps.load import load_spec
 
@@ -22,11 +22,6 @@ _SPEC_FILE = "sweep.yaml"
 _SWEEP_KEY = "recallfront_sweep_key"
 _STUDY = "recallfront_study"
 _ANSWER_SECONDS = 5.0  # for a dashboard to say that it is one; Ray's own client would wait for ever
-_TOKEN_FILE = Path("~/.ray/auth_token")
-_HOW_TO_GIVE_A_TOKEN = (
-    f"set RAY_AUTH_TOKEN, or RAY_AUTH_TOKEN_PATH to a file that holds it, or put it into {_TOKEN_FILE} "
-    "(on the head, `ray get-auth-token` shows it)"
-)
 
 
 def submit(study_or_file: str, *, address: str, tracking_uri: str, home: str) -> str:
@@ -129,7 +124,7 @@ def _entrypoint(home: str, tracking_uri: str) -> str:
 def _client(address: str) -> "JobSubmissionClient":
     if not address.startswith(("http://", "https://")):
         raise UsageError(f"address {address!r}: must be the cluster's dashboard, such as http://HEAD:8265")
-    token, source = _token()
+    token, source = find_token()
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     _check_dashboard(address, headers, source)
     from ray.job_submission import JobSubmissionClient
@@ -141,20 +136,6 @@ def _client(address: str) -> "JobSubmissionClient":
     ):
         logging.getLogger(f"ray.{name}").setLevel(logging.WARNING)  # they tell of every upload and socket
     return JobSubmissionClient(address, headers=headers)
-
-
-def _token() -> tuple[str | None, str]:
-    """The cluster's token and where it was found, in the order in which Ray looks."""
-    if token := os.environ.get("RAY_AUTH_TOKEN", "").strip():
-        return token, "RAY_AUTH_TOKEN"
-    named = os.environ.get("RAY_AUTH_TOKEN_PATH")
-    path = Path(named) if named else _TOKEN_FILE.expanduser()
-    try:
-        return path.read_text().strip() or None, str(path)
-    except OSError as error:
-        if named:
-            raise UsageError(f"RAY_AUTH_TOKEN_PATH={named}: cannot be read: {error.strerror}") from None
-        return None, ""
 
 
 def _check_dashboard(address: str, headers: dict[str, str], token_source: str) -> None:
@@ -170,7 +151,7 @@ def _check_dashboard(address: str, headers: dict[str, str], token_source: str) -
         ) from None
     if answer.status_code in (401, 403):
         found = f"refuses the token of {token_source}" if headers else "asks for a token, and there is none"
-        raise UsageError(f"address {address!r}: the cluster {found}; {_HOW_TO_GIVE_A_TOKEN}")
+        raise UsageError(f"address {address!r}: the cluster {found}; {HOW_TO_GIVE_A_TOKEN}")
     if not answer.ok or "ray_version" not in answer.text:
         raise UsageError(
             f"address {address!r}: what answers there is no Ray dashboard (HTTP {answer.status_code})"

@@ -43,7 +43,7 @@ def test_tracking_does_not_slow_training(tmp_path: Path) -> None:
     from recallfront.platform.benchmarks.tracking_cost import tracking_cost
     from recallfront.platform.tracking.benchmark import writer_rate
 
-    found = tracking_cost(tmp_path, pairs=12)
+    found = tracking_cost(tmp_path, pairs=8, steps=100)
     rate = writer_rate(20_000)["sent_rows_per_second"]
     low, high = found.bounds
     print(

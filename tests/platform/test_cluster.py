@@ -80,6 +80,31 @@ def test_the_default_place_of_the_token_is_looked_at(cluster: Cluster, tmp_path:
     assert answered.returncode == 0, answered.stderr
 
 
+def test_a_cluster_is_joined_with_the_token_that_is_found(cluster: Cluster, tmp_path: Path) -> None:
+    code = f"""
+from recallfront.platform.cluster import ray_cluster
+from recallfront.platform.errors import UsageError
+try:
+    with ray_cluster("127.0.0.1:{cluster.port}"):
+        import ray
+        print(ray.cluster_resources()["CPU"], "CPUs")
+except UsageError as error:
+    print(error)
+"""
+    answers = [
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env=clean_environment() | more,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        ).stdout
+        for more in ({"RAY_AUTH_TOKEN_PATH": str(cluster.token_file)}, {"HOME": str(tmp_path)})
+    ]
+    assert answers[0] == "2.0 CPUs\n"
+    assert "it may ask for a token, and there is none: set RAY_AUTH_TOKEN" in answers[1]
+
+
 def test_an_address_that_does_not_answer_is_refused_at_once(study: Path, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts, and never says anything
         for port, why in ((free_port(), "refused"), (silent.getsockname()[1], "no answer")):

@@ -10,6 +10,7 @@ import pytest
 import recallfront
 from recallfront.platform import submitting
 from recallfront.platform.errors import UsageError
+from recallfront.platform.tokens import find_token
 from recallfront.platform.wheel import build_wheel
 
 
@@ -66,16 +67,16 @@ def test_a_token_is_looked_for_where_ray_looks(tmp_path: Path, monkeypatch: pyte
     for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert submitting._token() == (None, "")
+    assert find_token() == (None, "")
     default = tmp_path / ".ray" / "auth_token"
     default.parent.mkdir()
     default.write_text("of the default file\n")
-    assert submitting._token() == ("of the default file", str(default))
+    assert find_token() == ("of the default file", str(default))
     named = tmp_path / "token"
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(named))
     with pytest.raises(UsageError, match="RAY_AUTH_TOKEN_PATH=.*cannot be read: No such file"):
-        submitting._token()
+        find_token()
     named.write_text("of the named file")
-    assert submitting._token() == ("of the named file", str(named))
+    assert find_token() == ("of the named file", str(named))
     monkeypatch.setenv("RAY_AUTH_TOKEN", "of the variable")
-    assert submitting._token() == ("of the variable", "RAY_AUTH_TOKEN")
+    assert find_token() == ("of the variable", "RAY_AUTH_TOKEN")
