@@ -39,8 +39,8 @@ class Candidate:
 
     @property
     def label(self) -> str:
-        """Architecture and knobs in one line."""
-        knobs = (f"{name} {show_knob(value)}" for name, value in self.knobs.items())
+        """Architecture and knobs in one line; a knob left to the architecture's own rule is not told."""
+        knobs = (f"{name} {show_knob(value)}" for name, value in self.knobs.items() if value is not None)
         return " · ".join([self.architecture, *knobs])
 
     def describe(self, metric: str) -> str:
