@@ -134,7 +134,8 @@ def short_number(value: float) -> str:
 
 def short_label(candidate: Candidate) -> str:
     """A candidate's label in a picture: `based, window 16, feature 8`."""
-    knobs = [f"{short_knob(name)} {show_knob(value, digits=3)}" for name, value in candidate.knobs.items()]
+    told = [(name, value) for name, value in candidate.knobs.items() if value is not None]
+    knobs = [f"{short_knob(name)} {show_knob(value, digits=3)}" for name, value in told]
     return ", ".join([candidate.architecture, *knobs])
 
 
