@@ -69,14 +69,11 @@ class Progress:
         running = Table.grid(padding=(0, 2))
         for trial in record.with_status(Status.RUNNING):
             recall = trial.metrics.get("validation_recall")
+            state = "measured, training" if trial.metrics else ""
             running.add_row(
                 Text("  running", style="cyan"),
                 describe(trial),
-                "measured, training"
-                if recall is None and trial.metrics
-                else f"recall {recall:.3f}"
-                if recall
-                else "",
+                state if recall is None else f"recall {recall:.3f}",
             )
         done = count(record)["done"] + count(record)["failed"]
         bar = ProgressBar(total=self._total, completed=done, width=40, pulse=self._total is None)

@@ -20,6 +20,8 @@ def run(arguments: list[str]) -> int:
 
     try:
         return app(arguments, prog_name="recallfront", standalone_mode=False) or 0
+    except SystemExit as end:  # how a command says that it did not go well
+        return int(end.code or 0)
     except (typer.Abort, KeyboardInterrupt):
         return _told("interrupted; the same command again goes on from here", INTERRUPTED)
     except (UsageError, SpecError) as error:

@@ -173,6 +173,7 @@ def test_a_tracking_server_that_is_not_there(command: tuple[str, ...], refused: 
     assert not home.exists()
 
 
+@pytest.mark.slow
 def test_a_tracking_server_that_says_nothing(refused: Refused, silent: str, home: Path) -> None:
     start = time.monotonic()
     assert "does not answer" in refused(
@@ -194,6 +195,7 @@ def test_a_cluster_that_is_not_there(refused: Refused, home: Path) -> None:
     assert not home.exists()
 
 
+@pytest.mark.slow
 def test_something_else_where_a_cluster_should_be(refused: Refused, silent: str, home: Path) -> None:
     start = time.monotonic()
     message = refused("run", "quickstart", "--address", silent, "--home", str(home))

@@ -87,6 +87,7 @@ def test_a_grid_is_asked_in_order_and_ends() -> None:
     assert search.ask() is None and search.ask() is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objectives", [2, 3])
 @pytest.mark.parametrize("method", ["random", "tpe", "nsga2", "gp"])
 def test_every_sampler_proposes_what_is_in_the_space(method: str, objectives: int) -> None:

@@ -108,6 +108,7 @@ def test_spellings_of_one_value_are_one_sweep(one: str, other: str) -> None:
     assert parse_spec(texts[0], source="a").key == parse_spec(texts[1], source="b").key
 
 
+@pytest.mark.slow
 def test_keys_are_the_same_in_every_process() -> None:
     script = (
         "import json, sys; from recallfront.sweeps import SweepSpec; s = SweepSpec.model_validate_json(sys.argv[1]);"
