@@ -126,6 +126,7 @@ class _Ends(_NeverRestored, Callback):
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         self._release(trial)
         error = trial.get_error()
+        error = getattr(error, "cause", None) or error  # what was raised, without Ray's copy of the traceback
         text = " ".join(str(error or "its actor was lost").split())
         self._conductor.ended(trial.trial_id, lost=f"{type(error).__name__}: {text}"[:1000])
 
