@@ -1,6 +1,8 @@
 """Ray Tune around a conductor: suggestions, decisions and failures go through Tune's own hooks."""
 
 import json
+import pickle
+from pathlib import Path
 from typing import Any
 
 from ray import tune
@@ -125,10 +127,7 @@ class _Ends(_NeverRestored, Callback):
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         self._release(trial)
-        error = trial.get_error()
-        error = getattr(error, "cause", None) or error  # what was raised, without Ray's copy of the traceback
-        text = " ".join(str(error or "its actor was lost").split())
-        self._conductor.ended(trial.trial_id, lost=f"{type(error).__name__}: {text}"[:1000])
+        self._conductor.ended(trial.trial_id, lost=_why_lost(trial))
 
     def on_experiment_end(self, trials: list[Trial], **info: Any) -> None:
         for group in self._groups.values():
@@ -140,6 +139,18 @@ class _Ends(_NeverRestored, Callback):
 
 def read_report(result: dict[str, Any]) -> Report:
     return Report.from_json(json.loads(result["report"]))
+
+
+def _why_lost(trial: Trial) -> str:
+    """What ended a trial's last attempt, on one line, as Tune keeps it in the driver's own folder."""
+    text = "its actor was lost"
+    if trial.pickled_error_file and Path(trial.pickled_error_file).exists():
+        error = pickle.loads(Path(trial.pickled_error_file).read_bytes())
+        error = getattr(error, "cause", None) or error  # what was raised, without Ray's copy of the traceback
+        text = f"{type(error).__name__}: {error}"
+    elif trial.error_file and Path(trial.error_file).exists():
+        text = Path(trial.error_file).read_text().rpartition("Failure #")[2]
+    return " ".join(text.split())[:1000]
 
 
 def _trial_folder(trial: Trial) -> str:
