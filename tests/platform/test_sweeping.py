@@ -158,7 +158,9 @@ def test_a_resumed_trial_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
             interrupted.close()
     assert (place.folder(config) / "checkpoint").exists()
     rest = list(run_trial(config, place))
-    assert rest[1].step == 20, "the first report of training tells again what a lost driver may not have heard"
+    assert rest[1].step == 20, (
+        "the first report of training tells again what a lost driver may not have heard"
+    )
     again = [row for report in rest for row in report.rows]
     assert [row[:3] for row in again] == [row[:3] for row in whole]
     assert not (place.folder(config) / "checkpoint").exists()
