@@ -207,6 +207,22 @@ def test_a_refusal_names_key_value_and_what_is_allowed(change: dict[str, Any], t
     assert told in refusal(**change)
 
 
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        ({"low": 4}, "f.yaml: space[0].window_size.high: is missing; needed are low, high"),
+        ({"low": 4, "high": 8, "stp": 2}, "f.yaml: space[0].window_size.stp: unknown key; allowed are step,"),
+        ({"low": 4, "high": 2}, "f.yaml: space[0].window_size: low=4: must be below high=2"),
+        ([[4]], "f.yaml: space[0].window_size: [4]: must be a number, a word, true, false or null"),
+        ([4, float("nan")], "f.yaml: space[0].window_size: nan: must be a finite number"),
+    ],
+    ids=str,
+)
+def test_a_wrong_knob_is_told_as_the_form_it_was_meant_in(value: Any, told: str) -> None:
+    message = refusal(space=[{"architecture": "window", "window_size": value}])
+    assert message.startswith(told) and message.count("space[0]") == 1
+
+
 @pytest.mark.parametrize("key", ["name", "task", "space"])
 def test_what_is_missing_is_named(key: str) -> None:
     text = yaml.safe_dump({k: v for k, v in TINY.items() if k != key})
