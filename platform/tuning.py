@@ -1,7 +1,7 @@
 """Ray Tune around a conductor: suggestions, decisions and failures go through Tune's own hooks."""
 
 import json
-import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -142,15 +142,13 @@ def read_report(result: dict[str, Any]) -> Report:
 
 
 def _why_lost(trial: Trial) -> str:
-    """What ended a trial's last attempt, on one line, as Tune keeps it in the driver's own folder."""
-    text = "its actor was lost"
-    if trial.pickled_error_file and Path(trial.pickled_error_file).exists():
-        error = pickle.loads(Path(trial.pickled_error_file).read_bytes())
-        error = getattr(error, "cause", None) or error  # what was raised, without Ray's copy of the traceback
-        text = f"{type(error).__name__}: {error}"
-    elif trial.error_file and Path(trial.error_file).exists():
-        text = Path(trial.error_file).read_text().rpartition("Failure #")[2]
-    return " ".join(text.split())[:1000]
+    """What ended a trial's last attempt, on one line, from the text that Tune keeps in the driver's own folder."""
+    path = Path(trial.error_file) if trial.error_file else None
+    if path is None or not path.exists():
+        return "its actor was lost"
+    lines = path.read_text().rpartition("Failure #")[2].splitlines()[1:]
+    raised = [i for i, line in enumerate(lines) if re.match(r"[\w.]+(Error|Exception|Exit)\b", line)]
+    return " ".join(" ".join(lines[raised[-1] if raised else 0 :]).split())[:1000]
 
 
 def _trial_folder(trial: Trial) -> str:
