@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from recallfront.platform.cluster import set_environment
 from recallfront.platform.lineage import code_version
 from recallfront.platform.reports import Workplace
 from recallfront.sweeps.data import prepare
@@ -69,6 +70,7 @@ def workplace(spec: SweepSpec, home: Path, scratch: str = "trials") -> Workplace
 @contextmanager
 def small_ray() -> Iterator[None]:
     """The Ray that is connected, or one of two CPUs on this machine for as long as needed."""
+    set_environment()
     import ray
 
     if ray.is_initialized():
