@@ -2,7 +2,9 @@
 
 import logging
 import os
+import signal
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -18,6 +20,7 @@ _EMPTY_SETTINGS = bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 _ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # MLflow is where results go
     "TUNE_MAX_PENDING_TRIALS_PG": "1",  # a sampler shall know all it can when it proposes
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # interrupting is ours: Tune would end as if all had been run
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # Tune's own state is never read again: the ledger is
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -53,9 +56,27 @@ def ray_cluster(address: str | None) -> Iterator[None]:
     else:
         _join(address)
     try:
-        yield
+        with _terminable():
+            yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Let SIGTERM end a sweep as Ctrl-C does; Ray's own handler, set when it starts, dumps the stack and aborts."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def trials_at_once(resources: ResourceConfig) -> int:

@@ -123,6 +123,15 @@ class Conductor:
             self.ran += 1
         self.changed.set()
 
+    def interrupted(self) -> None:
+        """The driver is asked to stop: what runs is lost for now, and the same sweep goes on with it later."""
+        with self._lock:
+            live, self._live = list(self._live.values()), {}
+        for trial in live:
+            lost = replace(trial.last, rows=[], status=Status.LOST, failure="the sweep was interrupted")
+            self.recorder.report(trial.plan.config.key, lost)
+        self.recorder.interrupt_sweep()
+
     def record(self) -> SweepRecord:
         """The sweep as it stands, trials that run included."""
         with self._lock:

@@ -7,6 +7,7 @@ import os
 import platform as host
 import shutil
 import subprocess
+import sysconfig
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -206,7 +207,7 @@ def packages_text() -> str:
     """`name==version` lines of everything installed (artifact `lineage/packages.txt`)."""
     found = {
         str(name).lower().replace("_", "-"): distribution.version
-        for distribution in importlib.metadata.distributions()
+        for distribution in importlib.metadata.distributions(path=_site_packages())
         if (name := distribution.metadata["Name"])
     }
     return "".join(f"{name}=={version}\n" for name, version in sorted(found.items()))
@@ -347,6 +348,11 @@ def _untracked_sources(home: Path | None) -> list[str]:
         and not (outputs and path.is_relative_to(outputs))
         and path.stat().st_size <= _LARGEST_SOURCE
     ]
+
+
+def _site_packages() -> list[str]:
+    """Where packages are installed: `sys.path` differs from process to process of one sweep."""
+    return list(dict.fromkeys(sysconfig.get_path(kind) for kind in ("purelib", "platlib")))
 
 
 def _version(name: str) -> str | None:

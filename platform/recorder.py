@@ -139,6 +139,10 @@ class Recorder:
         self._writer.tags(self.sweep_run, {f"{TAG}status": "finished" if finished else "error"})
         self._writer.close_run(self.sweep_run, "FINISHED" if finished else "FAILED")
 
+    def interrupt_sweep(self) -> None:
+        self._writer.tags(self.sweep_run, {f"{TAG}status": "interrupted"})
+        self._writer.close_run(self.sweep_run, "KILLED")
+
     def _trial_lineage(self, plan: Plan, environment: dict[str, Any] | None) -> TrialLineage:
         """A trial's lineage; its environment is that of the process it runs in, the driver's where that is unknown."""
         return TrialLineage(

@@ -31,6 +31,7 @@ from recallfront.sweeps.data import prepare
 from recallfront.sweeps.load import load_spec
 from recallfront.sweeps.spec import SweepSpec
 
+_FAREWELL_SECONDS = 10.0  # for the tracking server to hear of an interruption
 _DELIVERY_SECONDS = 120.0  # at the end, for what the tracking server has not taken yet
 
 
@@ -87,7 +88,12 @@ def _run_sweep(
         try:
             writer.flush(_DELIVERY_SECONDS)  # what a killed driver left behind belongs to the ledger
             conductor, publisher = _set_up(spec, place, writer, uri, collect(folder))
-            _run(conductor, publisher, place, address, console)
+            try:
+                _run(conductor, publisher, place, address, console)
+            except KeyboardInterrupt:
+                conductor.interrupted()
+                writer.flush(_FAREWELL_SECONDS)
+                raise
             record = conductor.record()
             files = publisher.finish()
             conductor.recorder.close_sweep(finished=bool(count(record)["done"]))

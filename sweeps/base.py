@@ -5,13 +5,9 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
-
-class Frozen(BaseModel):
-    """A configuration: immutable, with no key that is not declared, and no number that is not finite."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+from recallfront.models.configs.frozen import Frozen as Frozen
 
 
 def canonical_json(config: BaseModel | Mapping[str, Any]) -> str:

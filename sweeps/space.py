@@ -17,6 +17,7 @@ from pydantic import (
 )
 
 from recallfront.models import ModelConfig
+from recallfront.models.configs.frozen import check_number
 from recallfront.sweeps.base import Frozen
 from recallfront.sweeps.explain import near_first, shown
 from recallfront.sweeps.trial import TrainingConfig
@@ -191,7 +192,7 @@ def check_value(architecture: str, key: str, value: Scalar, where: str) -> Scala
     try:
         return field.validate_python(value)  # type: ignore[no-any-return]
     except ValidationError as error:
-        message = error.errors()[0]["msg"]
+        message = error.errors()[0]["msg"].removeprefix("Value error, ")
         raise ValueError(f"{where}={shown(value)}: {message[0].lower()}{message[1:]}") from None
 
 
@@ -210,9 +211,13 @@ def _field(config: type[BaseModel], key: str) -> TypeAdapter[Any] | None:
     info = None if key in ("architecture", "vocab_size") else config.model_fields.get(key)
     if info is None:
         return None
-    annotation: Any = info.annotation
-    if info.metadata:
-        annotation = Annotated[annotation, *info.metadata]
+    kind = info.annotation
+
+    def numbers_are_numbers(value: Any) -> Any:
+        check_number(value, kind)
+        return value
+
+    annotation: Any = Annotated[kind, *info.metadata, BeforeValidator(numbers_are_numbers)]
     return TypeAdapter(annotation, config=ConfigDict(allow_inf_nan=False))
 
 

@@ -1,7 +1,7 @@
 """A trial as configuration: everything that determines its result, and the key that names it."""
 
 from functools import cached_property
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -13,11 +13,16 @@ from recallfront.sweeps.tasks.mqar import MQARConfig
 TaskConfig = MQARConfig  # a union, discriminated by `name`, as soon as there is a second task
 
 
+Decay = Annotated[float, Field(ge=0, lt=1)]  # of a running mean
+
+
 class TrainingConfig(Frozen):
     """How a trial is trained; the settings that a DeepSpeed engine and its optimizer get."""
 
-    steps: int = Field(default=1000, ge=1)
-    batch_size: int = Field(default=64, ge=1, description="rows an optimizer step, over all workers")
+    steps: int = Field(default=1000, ge=1, le=10**9)
+    batch_size: int = Field(
+        default=64, ge=1, le=2**24, description="rows an optimizer step, over all workers"
+    )
     accumulation: int = Field(default=1, ge=1, description="micro-batches an optimizer step")
     learning_rate: float = Field(default=3e-3, gt=0)
     min_learning_rate_ratio: float = Field(
@@ -26,7 +31,7 @@ class TrainingConfig(Frozen):
     schedule: Literal["constant", "cosine"] = "cosine"
     warmup_steps: int = Field(default=0, ge=0)
     weight_decay: float = Field(default=0.1, ge=0)
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
     gradient_clipping: float = Field(default=1.0, ge=0, description="largest gradient norm; 0 is no clipping")
     precision: Literal["float32", "bfloat16"] = "float32"
     zero_stage: Literal[0, 1, 2, 3] = 0
@@ -35,6 +40,12 @@ class TrainingConfig(Frozen):
     )
     evaluation_batch_size: int = Field(default=256, ge=1)
     checkpoint_seconds: float = Field(default=20.0, ge=0, description="least time between two checkpoints")
+
+    @model_validator(mode="after")
+    def _warms_up_in_time(self) -> Self:
+        if self.warmup_steps > self.steps:
+            raise ValueError(f"warmup_steps={self.warmup_steps}: must be at most steps={self.steps}")
+        return self
 
 
 class DeploymentConfig(Frozen):
@@ -52,12 +63,14 @@ class MeasurementConfig(Frozen):
     """The protocol of a throughput measurement."""
 
     deployment: DeploymentConfig = DeploymentConfig()
-    batch_size: int = Field(default=8, ge=1, description="rows that are decoded or prefilled at once")
+    batch_size: int = Field(
+        default=8, ge=1, le=2**24, description="rows that are decoded or prefilled at once"
+    )
     context_length: int = Field(
         default=512, ge=1, description="tokens prefilled, and held when decoding starts"
     )
-    decode_tokens: int = Field(default=32, ge=1, description="decode steps a repeat")
-    train_length: int = Field(default=256, ge=1, description="tokens a row in a training step")
+    decode_tokens: int = Field(default=32, ge=1, le=2**24, description="decode steps a repeat")
+    train_length: int = Field(default=256, ge=1, le=2**24, description="tokens a row in a training step")
     repeats: int = Field(default=5, ge=3, description="interleaved repeats; medians are reported")
     max_repeats: int = Field(
         default=15, ge=3, description="at most so many, while the spread is above the target"

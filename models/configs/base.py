@@ -2,10 +2,12 @@
 
 from typing import Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from recallfront.models.configs.frozen import Frozen
 
 
-class Architecture(BaseModel):
+class Architecture(Frozen):
     """A language model: embedding, `num_layers` residual layers whose mixers `pattern` spells, norm,
     unembedding.
 
@@ -14,8 +16,6 @@ class Architecture(BaseModel):
     state of a baseline. Each architecture allows the letters that it has the knobs for. The pattern is
     repeated and cut to `num_layers`.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     letters: ClassVar[str]  # what a pattern of this architecture may contain
 

@@ -21,8 +21,11 @@ def prepare_store(tracking_uri: str | None, home: Path, *, create: bool = True) 
         UsageError: the URI is of a kind that is not supported, does not answer, or holds an older schema; or there is
             no store and none shall be created.
     """
-    uri = tracking_uri or f"sqlite:///{(home / 'mlflow.db').resolve()}"
-    scheme = urlsplit(uri).scheme
+    uri = tracking_uri or _default_uri(home)
+    try:
+        scheme = urlsplit(uri).scheme
+    except ValueError as error:
+        raise UsageError(f"tracking URI {uri!r} cannot be read ({error}): write http://HOST:PORT") from None
     if scheme in ("http", "https"):
         _ping(uri)
         return uri
@@ -32,6 +35,15 @@ def prepare_store(tracking_uri: str | None, home: Path, *, create: bool = True) 
         f"tracking URI {uri!r} is not supported: allowed are http(s)://HOST:PORT of an MLflow server and sqlite:///FILE"
         " (for PostgreSQL, start `mlflow server --backend-store-uri` on it and give that server's address)"
     )
+
+
+def _default_uri(home: Path) -> str:
+    database = (home / "mlflow.db").resolve()
+    if any(mark in str(database) for mark in "?#%"):
+        raise UsageError(
+            f"home {str(home)!r}: must not contain ?, # or %, which mean something else in a store's URI"
+        )
+    return f"sqlite:///{database}"
 
 
 def sqlite_path(tracking_uri: str) -> Path | None:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from recallfront.sweeps.base import Frozen
 
+_MOST_TOKENS = 10**9  # of one split: 16 GB with the labels
 IGNORED = -100  # label where nothing is asked
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
@@ -26,9 +27,9 @@ Segment = tuple[str, Tensor, Tensor]  # name of the slice, inputs, labels
 class MQARSegment(Frozen):
     """Rows of one length and one number of pairs; recall is also reported for each such slice."""
 
-    input_seq_len: int = Field(gt=0)
+    input_seq_len: int = Field(gt=0, le=2**20)
     num_kv_pairs: int = Field(gt=0)
-    examples: int = Field(gt=0)
+    examples: int = Field(gt=0, le=10**8)
 
     @property
     def slice_name(self) -> str:
@@ -39,13 +40,23 @@ class MQARConfig(Frozen):
     """MQAR as a task: what is trained on, what configurations are selected by, and what is reported."""
 
     name: Literal["mqar"] = "mqar"
-    vocab_size: int = Field(default=8192, ge=4)
+    vocab_size: int = Field(default=8192, ge=4, le=2**24)
     train: tuple[MQARSegment, ...] = Field(min_length=1)
     validation: tuple[MQARSegment, ...] = Field(min_length=1)
     test: tuple[MQARSegment, ...] = Field(min_length=1)
     power_a: float = Field(default=0.01, gt=0)
     random_non_queries: bool = True
     seed: int = Field(default=123, ge=0, lt=2**32)
+
+    @model_validator(mode="after")
+    def _fits_in_memory(self) -> Self:
+        for split in SPLITS:
+            tokens = sum(s.examples * s.input_seq_len for s in getattr(self, split))
+            if tokens > _MOST_TOKENS:
+                raise ValueError(
+                    f"{split}: {tokens:,} tokens; must be at most {_MOST_TOKENS:,}, as a split is held in memory"
+                )
+        return self
 
     @model_validator(mode="after")
     def _segments_fit(self) -> Self:

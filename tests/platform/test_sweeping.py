@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -227,3 +228,39 @@ def test_a_record_is_of_one_version_of_the_code(tmp_path: Path) -> None:
     )
     mixed = dataclasses.replace(record, trials=(*record.trials, newer))
     assert mixed.current().trials == (newer,)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_sweep_says_so_and_goes_on_later(tmp_path: Path, number: signal.Signals) -> None:
+    spec = tiny(
+        name="interrupted",
+        space=[{"architecture": "window", "window_size": [2, 4, 6]}],
+        training={"steps": 3000, "evaluate_every": 50},
+    )
+    file, home = tmp_path / "interrupted.yaml", tmp_path / "home"
+    file.write_text(yaml.safe_dump(spec))
+    driver = subprocess.Popen(
+        [sys.executable, "-m", "recallfront", "run", str(file), "--home", str(home)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        _wait_for(lambda: bool(list(home.glob("trials/*/checkpoint/deepspeed"))), driver)
+        driver.send_signal(number)
+        _, errors = driver.communicate(timeout=90)
+    finally:
+        driver.kill()
+    assert driver.returncode == 130, errors
+    assert errors.strip() == "recallfront: interrupted; the same command again goes on from here"
+    record = read_sweep(f"sqlite:///{home / 'mlflow.db'}", SweepSpec.model_validate(spec).key)
+    assert record.tags["status"] == "interrupted"
+    assert Status.RUNNING not in {trial.status for trial in record.trials}
+
+
+def _wait_for(condition: Callable[[], bool], driver: "subprocess.Popen[str]") -> None:
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < deadline and driver.poll() is None, "the driver ended, or took too long"
+        time.sleep(0.05)

@@ -27,7 +27,7 @@ def test_the_key_is_of_the_configuration_alone() -> None:
     spec = tiny_spec(space=[{"architecture": "window", "window_size": [4, 8]}], description="one", retries=0)
     assert spec.trial(spec.blocks[0], {"window_size": 4}, 0).key == trial().key
     assert TrialConfig.model_validate_json(trial().model_dump_json()).key == trial().key
-    assert trial(training={"learning_rate": 3e-3}).key == trial(training={"learning_rate": "0.003"}).key
+    assert trial(training={"learning_rate": 3e-3}).key == trial(training={"learning_rate": "3e-3"}).key
 
 
 @pytest.mark.parametrize(
