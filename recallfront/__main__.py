@@ -3,6 +3,7 @@
 import sys
 
 USAGE, INTERRUPTED = 2, 130  # exit codes
+_INTERRUPTION = "interrupted; the same command again goes on from here"
 
 
 def main() -> None:
@@ -20,10 +21,11 @@ def run(arguments: list[str]) -> int:
 
     try:
         return app(arguments, prog_name="recallfront", standalone_mode=False) or 0
-    except SystemExit as end:  # how a command says that it did not go well
-        return int(end.code or 0)
+    except SystemExit as end:  # how a command says that it did not go well, and typer that it was interrupted
+        code = int(end.code or 0)
+        return _told(_INTERRUPTION, INTERRUPTED) if code == INTERRUPTED else code
     except (typer.Abort, KeyboardInterrupt):
-        return _told("interrupted; the same command again goes on from here", INTERRUPTED)
+        return _told(_INTERRUPTION, INTERRUPTED)
     except (UsageError, SpecError) as error:
         return _told(str(error))
     except OSError as error:
