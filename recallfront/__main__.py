@@ -20,10 +20,10 @@ def run(arguments: list[str]) -> int:
     from recallfront.sweeps.load import SpecError
 
     try:
-        return app(arguments, prog_name="recallfront", standalone_mode=False) or 0
-    except SystemExit as end:  # how a command says that it did not go well, and typer that it was interrupted
-        code = int(end.code or 0)
-        return _told(_INTERRUPTION, INTERRUPTED) if code == INTERRUPTED else code
+        code = app(arguments, prog_name="recallfront", standalone_mode=False) or 0
+        return _told(_INTERRUPTION, INTERRUPTED) if code == INTERRUPTED else code  # typer's own way to say so
+    except SystemExit as end:  # how a command says that it did not go well
+        return int(end.code or 0)
     except (typer.Abort, KeyboardInterrupt):
         return _told(_INTERRUPTION, INTERRUPTED)
     except (UsageError, SpecError) as error:
