@@ -30,6 +30,7 @@ TRIAL_SOURCES: Final = (
     "models/",
     "sweeps/",
     "platform/batches.py",
+    "platform/distributed.py",
     "platform/engine.py",
     "platform/measure.py",
     "platform/training.py",
@@ -218,20 +219,6 @@ def compare(a: Lineage, b: Lineage) -> tuple[Difference, ...]:
     return tuple(sorted(_differences(a, b), key=lambda difference: not difference.matters))
 
 
-def compare_trials(a: TrialLineage, b: TrialLineage) -> tuple[Difference, ...]:
-    """`compare`, with the configuration, data and seeds of the two trials."""
-    own = [
-        _change(f"config {key}", _flat(a.config).get(key), _flat(b.config).get(key), matters=True)
-        for key in sorted(_flat(a.config).keys() | _flat(b.config).keys())
-    ]
-    own.append(_change("data", a.data_digest, b.data_digest, matters=True))
-    own += [
-        _change(f"{name} seed", a.seeds.get(name), b.seeds.get(name), matters=True)
-        for name in sorted(a.seeds.keys() | b.seeds.keys())
-    ]
-    return (*(difference for difference in own if difference), *compare(a.environment, b.environment))
-
-
 def read_lineage(tracking_uri: str, run_id: str) -> TrialLineage:
     """The lineage stored with a run, as data: nothing of it is executed.
 
@@ -294,13 +281,6 @@ def _commit(lineage: Lineage) -> str | None:
     if lineage.git_commit is None:
         return None
     return lineage.git_commit[:12] + (" with changes" if lineage.git_dirty else "")
-
-
-def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in config.items():
-        found |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return found
 
 
 def _trial_sources(package: Path) -> Iterator[tuple[Path, str]]:

@@ -58,7 +58,7 @@ def run(
     from recallfront.platform.sweeping import run_sweep, total_trials
     from recallfront.sweeps import load_spec
 
-    console = Console()
+    console = Console(width=_width())
     spec = load_spec(study_or_file)
     console.print(
         f"sweep {spec.name} ({spec.key[:8]}): {total_trials(spec)} trials, outputs in {home_folder(home).resolve()}"
@@ -140,7 +140,7 @@ def front(
     if csv or json:
         print(found.to_csv() if csv else found.to_json(), end="\n" if json else "")
     else:
-        Console().print(found.table(members_only=not every))
+        Console(width=_width()).print(found.table(members_only=not every))
     if plot is not None:
         write_plot(found, plot)
         print(f"plot: {plot}", file=sys.stderr)
@@ -292,11 +292,22 @@ def _show_next(result: "SweepResult") -> None:
     knee = result.front.knee or result.front.members[0]
     program, options = _program(), _options(result)
     print("next:")
-    print(
-        f"  {program} pick {result.record.name} --where 'recall >= 0.9' --max decode_tokens_per_second{options}"
-    )
+    where = f"--where 'recall >= {_floor(result):g}' --max decode_tokens_per_second"
+    print(f"  {program} pick {result.record.name} {where}{options}")
     print(f"  {program} rerun {knee.run_ids[0][:8]}{options}")
     print(f"  {program} ui{options}")
+
+
+def _width() -> int | None:
+    """Columns for a table: the terminal's; in a pipe or a log enough for every one."""
+    return None if sys.stdout.isatty() else 120
+
+
+def _floor(result: "SweepResult") -> float:
+    """A recall to ask for that something on the front has."""
+    assert result.front is not None
+    best = max(member.metrics.get("validation_recall", 0.0) for member in result.front.members)
+    return next((floor for floor in (0.9, 0.75, 0.5, 0.25, 0.1) if floor <= best), 0.0)
 
 
 def _program() -> str:

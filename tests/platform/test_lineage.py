@@ -19,7 +19,6 @@ from recallfront.platform.lineage import (
     TrialLineage,
     collect,
     compare,
-    compare_trials,
     packages_text,
     read_lineage,
 )
@@ -187,15 +186,6 @@ def trial_lineage(**values: Any) -> TrialLineage:
     config = {"model": {"width": 64}, "seed": 1}
     own = {"trial_key": "ab" * 32, "config": config, "data_digest": "d", "seeds": {"data": 1}}
     return TrialLineage.model_validate({"environment": collect(), **own, **values})
-
-
-def test_trials_differ_in_configuration_data_and_seeds_too() -> None:
-    a = trial_lineage()
-    b = a.model_copy(
-        update={"config": {"model": {"width": 32}, "seed": 1}, "data_digest": "e", "seeds": {"data": 2}}
-    )
-    texts = [str(found) for found in compare_trials(a, b)]
-    assert texts == ["config model.width 64 -> 32", "data d -> e", "data seed 1 -> 2"]
 
 
 @pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")  # MLflow's own
