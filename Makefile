@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check
 
-.PHONY: setup demo test lint bench clean
+.PHONY: setup demo test lint bench kernels-report clean
 
 setup: .venv/.developer
 
@@ -30,6 +30,9 @@ lint: setup
 
 bench: .venv/.user  ## recallfront's own overheads
 	$(BIN)/recallfront bench
+
+kernels-report: .venv/.user  ## every kernel compiled for sm_80 and sm_90: registers, spills, shared memory
+	$(BIN)/python -m recallfront.kernels.report
 
 clean:
 	rm -rf .venv build dist *.egg-info

@@ -1,0 +1,104 @@
+"""Compiling a kernel for a GPU that is not there, and reading what it will use of one."""
+
+import re
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+Constant = int | float | bool | str | None
+
+SHARED_LIMITS = {80: 163 * 1024, 90: 227 * 1024}  # bytes of shared memory a block may have, by architecture
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One configuration in which a kernel may be launched.
+
+    signature: every argument that is not a constexpr, in the kernel's order, to its Triton type ("*bf16",
+    "i32", "i64", "fp32"). constants: every constexpr. aligned: pointers and integers are multiples of 16, as
+    they nearly always are; Triton compiles such calls anew, with wider loads.
+    """
+
+    kernel: Any
+    signature: Mapping[str, str]
+    constants: Mapping[str, Constant] = field(default_factory=dict)
+    num_warps: int = 4
+    num_stages: int = 3
+    aligned: bool = True
+
+    @property
+    def name(self) -> str:
+        return str(self.kernel.fn.__name__)
+
+    def described(self) -> str:
+        """Types and constants on one line."""
+        types = dict.fromkeys(kind.strip("*") for kind in self.signature.values() if kind.startswith("*"))
+        constants = (f"{name}={value}" for name, value in self.constants.items())
+        return " ".join([",".join(types), *constants, "" if self.aligned else "unaligned"]).strip()
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one compiled kernel uses. registers: a thread; stack: bytes a thread, where spills go; shared: bytes."""
+
+    registers: int
+    stack: int
+    shared: int
+    spills: int  # instructions that go to local memory
+
+
+def compile_for(launch: Launch, architecture: int) -> Any:
+    """Triton's compiled kernel, with `asm` by stage, for compute capability 80 or 90. Needs no GPU."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    names = launch.kernel.arg_names
+    unknown = set(names) ^ (set(launch.signature) | set(launch.constants))
+    if unknown:
+        raise ValueError(f"{launch.name}: {', '.join(sorted(unknown))}: neither signature nor constants fit")
+    signature = {name: launch.signature.get(name, "constexpr") for name in names}
+    divisible = [["tt.divisibility", 16]]
+    attributes = {
+        (place,): divisible
+        for place, name in enumerate(names)
+        if launch.aligned and (signature[name].startswith("*") or signature[name] in ("i32", "i64"))
+    }
+    return triton.compile(
+        ASTSource(launch.kernel, signature, constexprs=dict(launch.constants), attrs=attributes),
+        target=GPUTarget("cuda", architecture, 32),
+        options={
+            "num_warps": launch.num_warps,
+            "num_stages": launch.num_stages,
+            "enable_fp_fusion": True,
+        },
+    )
+
+
+def resources(launch: Launch, architecture: int) -> Resources:
+    """Compile for an architecture and read registers, stack, shared memory and spills off the machine code."""
+    compiled = compile_for(launch, architecture)
+    with tempfile.TemporaryDirectory() as folder:
+        binary = Path(folder) / "kernel.cubin"
+        binary.write_bytes(compiled.asm["cubin"])
+        usage = _cuobjdump("--dump-resource-usage", binary)
+        machine = _cuobjdump("--dump-sass", binary)
+    found = re.search(r"REG:(\d+) STACK:(\d+)", usage)
+    if found is None:
+        raise RuntimeError(f"{launch.name}: cuobjdump says nothing of registers:\n{usage}")
+    return Resources(
+        registers=int(found[1]),
+        stack=int(found[2]),
+        shared=int(compiled.metadata.shared),
+        spills=len(re.findall(r"\b(?:LDL|STL)\b", machine)),
+    )
+
+
+def _cuobjdump(option: str, binary: Path) -> str:
+    from triton import knobs
+
+    tool = knobs.nvidia.cuobjdump.path
+    return subprocess.run([tool, option, str(binary)], check=True, capture_output=True, text=True).stdout
