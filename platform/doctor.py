@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,7 +52,7 @@ class Report:
 def examine(
     *, home: Path | str | None = None, tracking_uri: str | None = None, address: str | None = None
 ) -> Report:
-    """Look at packages, devices, kernels, storage, MLflow and Ray; changes nothing but the store it initialises."""
+    """Look at packages, devices, kernels, storage, MLflow and Ray; leaves nothing behind."""
     folder = home_folder(home).resolve()
     found = [_python(), *map(_package, _PACKAGES)]
     checks: list[tuple[str, Callable[[], str]]] = [
@@ -108,11 +109,10 @@ def _kernels() -> str:
 def _storage(home: Path) -> str:
     import shutil
 
-    home.mkdir(parents=True, exist_ok=True)
-    probe = home / ".probe"
-    probe.write_text("")
-    probe.unlink()
-    free = shutil.disk_usage(home).free
+    there = next(folder for folder in (home, *home.parents) if folder.exists())
+    with tempfile.TemporaryFile(dir=there):
+        pass
+    free = shutil.disk_usage(there).free
     if free < 2**30:
         raise UsageError(f"{home}: only {free / 2**20:.0f} MiB are free; set --home or RECALLFRONT_HOME")
     return f"{home}, {free / 2**30:.0f} GiB free"
@@ -122,7 +122,9 @@ def _mlflow(home: Path, tracking_uri: str | None) -> str:
     from recallfront.platform.tracking.ledger import list_sweeps
     from recallfront.platform.tracking.store import prepare_store
 
-    uri = prepare_store(tracking_uri, home)
+    if tracking_uri is None and not (home / "mlflow.db").exists():
+        return f"no store in {home} yet: the first sweep makes it"
+    uri = prepare_store(tracking_uri, home, create=False)
     return f"{uri} answers, {len(list_sweeps(uri))} sweeps"
 
 

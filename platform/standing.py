@@ -4,6 +4,7 @@ import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from recallfront.platform.driving import driver_is_gone
 from recallfront.platform.fronts import build_front, home_folder, read_record
 from recallfront.platform.progress import describe
 from recallfront.platform.records import Status
@@ -17,11 +18,14 @@ if TYPE_CHECKING:
 
 def sweeps_table(*, home: Path | str | None = None, tracking_uri: str | None = None) -> "Table":
     """One line a sweep of the store."""
-    uri = prepare_store(tracking_uri, home_folder(home), create=False)
+    folder = home_folder(home)
+    uri = prepare_store(tracking_uri, folder, create=False)
     table = _table("sweep", "key", "status", "done", "failed", "started", "run")
     for sweep in list_sweeps(uri):
         counts = [sweep.tags.get(f"trials_{name}", "0") for name in ("done", "failed")]
         status = sweep.tags.get("status", sweep.status.lower())
+        if status == "running" and driver_is_gone(sweep.sweep_key, folder):
+            status = "killed: run it again to go on"
         table.add_row(
             sweep.name, sweep.sweep_key[:8], status, *counts, _when(sweep.start_time), sweep.run_id[:8]
         )

@@ -12,6 +12,7 @@ import yaml
 
 from recallfront.platform.errors import UsageError
 from recallfront.platform.tokens import HOW_TO_GIVE_A_TOKEN, find_token
+from recallfront.platform.tracking.store import refuse_password
 from recallfront.platform.wheel import build_wheel
 from recallfront.sweeps.load import load_spec
 
@@ -24,37 +25,43 @@ _STUDY = "recallfront_study"
 _ANSWER_SECONDS = 5.0  # for a dashboard to say that it is one; Ray's own client would wait for ever
 
 
-def submit(study_or_file: str, *, address: str, tracking_uri: str, home: str) -> str:
-    """Send a sweep to the cluster whose dashboard is at `address`; returns the job's id.
+def submit(study_or_file: str, *, address: str, tracking_uri: str, home: str) -> tuple[str, bool]:
+    """Send a sweep to the cluster whose dashboard is at `address`; returns the job's id, and whether it is new.
 
     A sweep that runs there already is not sent twice: the id is that of the running job.
 
     Raises:
         SpecError: the specification is not possible.
-        UsageError: the cluster does not answer, or refuses the token; or its nodes could not find the outputs.
+        UsageError: the cluster does not answer, or refuses the token; its nodes could not find the outputs; or the
+            sweep runs there already with another home or store.
     """
     spec = load_spec(study_or_file)
+    refuse_password(tracking_uri)
     entrypoint = _entrypoint(home, tracking_uri)
     client = _client(address)
     for job in client.list_jobs():
         if (job.metadata or {}).get(_SWEEP_KEY) == spec.key and not job.status.is_terminal():
-            return str(job.submission_id)
+            if job.entrypoint != entrypoint:
+                raise UsageError(
+                    f"sweep {spec.name} runs there already as {job.submission_id}, with another --home or "
+                    f"--tracking-uri ({job.entrypoint}): give those, or stop it first"
+                )
+            return str(job.submission_id), False
     with tempfile.TemporaryDirectory() as folder:
         working_dir = Path(folder) / "job"
         working_dir.mkdir()
         text = yaml.safe_dump(spec.model_dump(mode="json", exclude_unset=True), sort_keys=False)
         (working_dir / _SPEC_FILE).write_text(text)
-        return str(
-            client.submit_job(
-                entrypoint=entrypoint,
-                submission_id=f"{spec.name}-{spec.key[:8]}-{int(time.time())}",
-                runtime_env={
-                    "working_dir": str(working_dir),
-                    "py_modules": [str(build_wheel(Path(folder)))],
-                },
-                metadata={_SWEEP_KEY: spec.key, _STUDY: spec.name},
-            )
+        job_id = client.submit_job(
+            entrypoint=entrypoint,
+            submission_id=f"{spec.name}-{spec.key[:8]}-{int(time.time())}",
+            runtime_env={
+                "working_dir": str(working_dir),
+                "py_modules": [str(build_wheel(Path(folder)))],
+            },
+            metadata={_SWEEP_KEY: spec.key, _STUDY: spec.name},
         )
+        return str(job_id), True
 
 
 def follow_job(job: str, *, address: str) -> bool:

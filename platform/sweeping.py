@@ -2,18 +2,16 @@
 
 import json
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
 from rich.console import Console
 
 from recallfront.platform.cluster import ray_cluster, trials_at_once
 from recallfront.platform.conductor import Conductor
-from recallfront.platform.errors import UsageError
+from recallfront.platform.driving import only_driver
 from recallfront.platform.fronts import Front, home_folder
 from recallfront.platform.lineage import Lineage, code_version, collect
 from recallfront.platform.plans import Outcome, Planner
@@ -72,7 +70,9 @@ def run_sweep(
     """
     spec = spec if isinstance(spec, SweepSpec) else load_spec(str(spec))
     folder = home_folder(home).resolve()
-    with ray_cluster(address) if address else nullcontext():  # an address that is wrong leaves nothing behind
+    with (
+        nullcontext() if address is None else ray_cluster(address)
+    ):  # an address that is wrong leaves nothing behind
         return _run_sweep(spec, folder, tracking_uri, address, console or Console(quiet=True))
 
 
@@ -81,7 +81,7 @@ def _run_sweep(
 ) -> SweepResult:
     started = time.time()
     uri = prepare_store(tracking_uri, folder)
-    with _only_driver(spec, folder):
+    with only_driver(spec, folder):
         data = prepare(spec.task, folder / "data")
         place = Workplace(home=folder, data=data[0], data_digest=data[1], code_version=code_version())
         writer = TrackingWriter(uri, folder / "spool" / f"{spec.key[:16]}.sqlite")
@@ -204,17 +204,3 @@ def _proposals(
         else:
             told.append((proposal, *Planner.judge(spec, outcomes)))
     return told, unfinished, max([proposed, *(number + 1 for number in raw)])
-
-
-@contextmanager
-def _only_driver(spec: SweepSpec, home: Path) -> Iterator[None]:
-    """Hold the sweep in this home: two drivers would run every trial twice."""
-    path = home / "sweeps" / f"{spec.key[:16]}.lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(path, timeout=0):
-            yield
-    except Timeout:
-        raise UsageError(
-            f"sweep {spec.name} ({spec.key[:8]}) is being run by another process on {home}"
-        ) from None

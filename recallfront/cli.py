@@ -39,6 +39,23 @@ Sweep = Annotated[str, typer.Argument(help="A study's name, a sweep's run id, or
 Run = Annotated[str, typer.Argument(help="A trial's run id or key, or the first 6 digits of one.")]
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from recallfront import __version__
+
+        print(f"recallfront {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version.", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
+    pass
+
+
 @app.command()
 def run(
     study_or_file: Annotated[
@@ -85,8 +102,9 @@ def submit(
     from recallfront.platform.submitting import follow_job
     from recallfront.platform.submitting import submit as submit_job
 
-    job = submit_job(file, address=address, tracking_uri=tracking_uri, home=home)
-    print(f"submitted {job}; join again with: recallfront status {job} --address {address} --follow")
+    job, is_new = submit_job(file, address=address, tracking_uri=tracking_uri, home=home)
+    done = "submitted" if is_new else "already running as"
+    print(f"{done} {job}; join again with: recallfront status {job} --address {address} --follow")
     if follow:
         sys.exit(0 if follow_job(job, address=address) else 1)
 
@@ -104,12 +122,15 @@ def status(
     """Show how sweeps stand; with --address, the jobs of a cluster."""
     from rich.console import Console
 
+    from recallfront.platform.errors import UsageError
     from recallfront.platform.standing import jobs_table, sweep_table, sweeps_table
     from recallfront.platform.submitting import follow_job
 
-    if address and name and follow:
+    if follow:
+        if address is None or name is None:
+            raise UsageError("--follow: name a job, and with --address the dashboard of its cluster")
         sys.exit(0 if follow_job(name, address=address) else 1)
-    if address:
+    if address is not None:
         table = jobs_table(address, name)
     elif name:
         table = sweep_table(name, home=home, tracking_uri=tracking_uri)
@@ -133,9 +154,12 @@ def front(
     """Show a sweep's Pareto front."""
     from rich.console import Console
 
+    from recallfront.platform.errors import UsageError
     from recallfront.platform.fronts import front as find_front
     from recallfront.platform.pictures.figures import write_plot
 
+    if csv and json:
+        raise UsageError("--csv and --json: give one of the two")
     found = find_front(sweep, home=home, tracking_uri=tracking_uri)
     if csv or json:
         print(found.to_csv() if csv else found.to_json(), end="\n" if json else "")
@@ -240,7 +264,8 @@ def ui(
 @app.command()
 def bench(
     what: Annotated[
-        list[str] | None, typer.Argument(help="overhead, quiet, tracking or models.", show_default="all")
+        list[str] | None,
+        typer.Argument(help="overhead, warm, quiet, tracking or models.", show_default="all"),
     ] = None,
 ) -> None:
     """Measure recallfront itself."""

@@ -12,7 +12,11 @@ _LONGEST_VALUE = 60  # characters
 
 def explain(error: ValidationError, root: type[BaseModel]) -> str:
     """A validation error of the model `root` in one line."""
-    return "; ".join(_explain_one(part, root) for part in error.errors()[:_MOST_SHOWN])
+    parts = error.errors()
+    # A list whose members are wrong is also "too short" to pydantic: the members say it all.
+    within = {part["loc"][:-1] for part in parts if part["loc"]}
+    told = [part for part in parts if part["type"] != "too_short" or part["loc"] not in within]
+    return "; ".join(_explain_one(part, root) for part in told[:_MOST_SHOWN])
 
 
 def near_first(word: object, allowed: Iterable[str]) -> str:
@@ -33,6 +37,8 @@ def _explain_one(part: Any, root: type[BaseModel]) -> str:
     kind, message, limits = part["type"], part["msg"], part.get("ctx", {})
     if kind == "extra_forbidden":
         return f"{where}: unknown key; allowed are {near_first(part['loc'][-1], model.model_fields)}"
+    if kind == "missing" and isinstance(part["loc"][-1], int):
+        return f"{where}={shown(part['input'])}: too few values"
     if kind == "missing":
         needed = [name for name, field in model.model_fields.items() if field.is_required()]
         return f"{where}: is missing; needed are {', '.join(needed)}"

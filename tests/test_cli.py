@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
+import recallfront
 from recallfront.__main__ import run
 from recallfront.platform.tracking.client import open_client
 from recallfront.platform.tracking.store import prepare_store
@@ -84,6 +85,8 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         "architecture='atention': must be one of attention,",
     ),
     "seeds": ({"seeds": [0, 0]}, "seeds=[0, 0]: a seed stands there twice"),
+    "a seed": ({"seeds": [-1]}, "mine.yaml: seeds[0]=-1: input should be greater than or equal to 0\n"),
+    "a pair": ({"training": {"betas": [0.9]}}, "training.betas[1]=[0.9]: too few values"),
 }
 
 
@@ -183,14 +186,26 @@ def test_a_tracking_server_that_says_nothing(refused: Refused, silent: str, home
     assert time.monotonic() - start < 30 and not home.exists()
 
 
-@pytest.mark.parametrize("uri", ["ftp://x", "postgresql://u@h/d", "nonsense", "http://"])
+@pytest.mark.parametrize("uri", ["ftp://x", "postgresql://u@h/d", "nonsense", "http://", ""])
 def test_a_tracking_uri_that_is_none(uri: str, refused: Refused, home: Path) -> None:
     assert f"tracking URI {uri!r}" in refused("run", "quickstart", "--tracking-uri", uri, "--home", str(home))
     assert not home.exists()
 
 
+@pytest.mark.parametrize("uri", ["http://me:secret@127.0.0.1:1", "postgresql://me:secret@h/d"])
+def test_a_password_in_a_tracking_uri_is_refused_and_not_printed(
+    uri: str, refused: Refused, home: Path
+) -> None:
+    commands = [("run", "quickstart"), ("submit", "quickstart", "--address", "http://127.0.0.1:1")]
+    for command in commands:
+        message = refused(*command, "--tracking-uri", uri, "--home", str(home))
+        assert "has a password in it" in message and "MLFLOW_TRACKING_PASSWORD" in message
+        assert "secret" not in message
+    assert not home.exists()
+
+
 def test_a_cluster_that_is_not_there(refused: Refused, home: Path) -> None:
-    for address in (nobody(), "head", "head:x"):
+    for address in (nobody(), "head", "head:x", ""):
         message = refused("run", "quickstart", "--address", address, "--home", str(home))
         assert f"address '{address}': no Ray cluster answers there" in message and "HOST:PORT" in message
     assert not home.exists()
@@ -218,6 +233,9 @@ def test_a_dashboard_that_is_not_there(refused: Refused, home: Path) -> None:
     [
         (("ui", "--port", "abc"), "'--port'"),
         (("ui", "--port", "70000"), "port 70000: must be from 1 to 65535"),
+        (("front", "x", "--csv", "--json"), "--csv and --json: give one of the two"),
+        (("status", "x", "--follow"), "--follow: name a job, and with --address the dashboard"),
+        (("status", "--address", ""), "address '': must be the cluster's dashboard"),
         (("run",), "Missing argument"),
         (("run", "quickstart", "--hoem", "x"), "No such option: --hoem"),
         (("frobnicate",), "No such command 'frobnicate'"),
@@ -243,6 +261,11 @@ def test_no_arguments_show_the_help(capsys: pytest.CaptureFixture[str], home: Pa
     shown = capsys.readouterr().out
     for command in ("run", "submit", "status", "front", "pick", "rerun", "lineage", "ui", "bench", "doctor"):
         assert f" {command} " in shown
+
+
+def test_the_version(capsys: pytest.CaptureFixture[str], home: Path) -> None:
+    assert run(["--version"]) == 0
+    assert capsys.readouterr().out == f"recallfront {recallfront.__version__}\n"
 
 
 def test_a_mistake_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:

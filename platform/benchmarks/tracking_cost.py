@@ -46,7 +46,7 @@ class TrackingCost:
         return sorted(on / off - 1 for on, off in zip(self.tracked, self.untracked, strict=True))
 
 
-def tracking_cost(home: Path, *, pairs: int = 10, steps: int = 150) -> TrackingCost:
+def tracking_cost(home: Path, *, pairs: int = 12, steps: int = 400) -> TrackingCost:
     """Train in a warm actor; this process is the driver, and holds the writer to a SQLite store.
 
     Two metrics a step, `loss` and `learning_rate`, arrive in reports of ten steps. A pair's order alternates.

@@ -111,7 +111,13 @@ def find_run(tracking_uri: str, run: str) -> TrialRecord:
         if len(keys) > 1:
             raise UnknownRecord(f"run {run!r} may be any of {_some(keys)}: give more digits")
         if not matches:
-            raise UnknownRecord(f"there is no run {run!r} in {tracking_uri}: {_hint(_summaries(client))}")
+            sweeps = _summaries(client)
+            if own := [sweep for sweep in sweeps if sweep.run_id.startswith(digits)]:
+                raise UnknownRecord(
+                    f"run {run!r} is the sweep {own[0].name}, not a trial: `recallfront status {own[0].name}` lists "
+                    "its trials"
+                )
+            raise UnknownRecord(f"there is no run {run!r} in {tracking_uri}: {_hint(sweeps)}")
         exact = [match for match in matches if match.info.run_id.startswith(digits)]
         trials = [match for match in matches if match.data.tags[TAG + "kind"] == "trial"]
         return _trial(client, (exact or trials or matches)[0])

@@ -21,11 +21,9 @@ def prepare_store(tracking_uri: str | None, home: Path, *, create: bool = True) 
         UsageError: the URI is of a kind that is not supported, does not answer, or holds an older schema; or there is
             no store and none shall be created.
     """
-    uri = tracking_uri or _default_uri(home)
-    try:
-        scheme = urlsplit(uri).scheme
-    except ValueError as error:
-        raise UsageError(f"tracking URI {uri!r} cannot be read ({error}): write http://HOST:PORT") from None
+    uri = _default_uri(home) if tracking_uri is None else tracking_uri
+    refuse_password(uri)
+    scheme = urlsplit(uri).scheme
     if scheme in ("http", "https"):
         _ping(uri)
         return uri
@@ -35,6 +33,20 @@ def prepare_store(tracking_uri: str | None, home: Path, *, create: bool = True) 
         f"tracking URI {uri!r} is not supported: allowed are http(s)://HOST:PORT of an MLflow server and sqlite:///FILE"
         " (for PostgreSQL, start `mlflow server --backend-store-uri` on it and give that server's address)"
     )
+
+
+def refuse_password(tracking_uri: str) -> None:
+    """Raise UsageError where a URI cannot be read, or holds a password: it would be printed, and stored with runs."""
+    try:
+        password = urlsplit(tracking_uri).password
+    except ValueError as error:
+        raise UsageError(f"a tracking URI cannot be read ({error}): write http://HOST:PORT") from None
+    if password is not None:
+        shown = tracking_uri.replace(f":{password}@", ":...@")
+        raise UsageError(
+            f"tracking URI {shown!r} has a password in it: a server's user and password are read from "
+            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+        )
 
 
 def _default_uri(home: Path) -> str:

@@ -25,7 +25,7 @@ MAX_TAG: Final = 8000
 EVENT_CHARACTERS: Final = (
     100_000  # of params or tags in one event, so that one request stays below MLflow's 1 MB
 )
-LINGER_SECONDS: Final = 0.5  # how long a run's trickle of events is collected into one request
+LINGER_SECONDS: Final = 3.0  # a run's trickle is collected into one request: each costs some 30 ms of a core
 FIRST_BACKOFF: Final = 0.5
 LAST_BACKOFF: Final = 10.0
 DOUBTFUL_TRIES: Final = 5

@@ -1,17 +1,20 @@
 """Reruns: identical on the same machine for every architecture, and each other verdict where it is the honest one."""
 
+import hashlib
 import json
 import sqlite3
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
 from recallfront.platform import SweepResult, UsageError, front, rerun, run_sweep
+from recallfront.platform.lineage import read_lineage
 from recallfront.platform.records import Status, TrialRecord
 from recallfront.platform.rerunning import Verdict
 from recallfront.platform.tracking.client import open_client
-from recallfront.platform.tracking.ledger import find_run, read_sweep
+from recallfront.platform.tracking.ledger import find_run, read_artifact, read_sweep, reading
 from recallfront.sweeps import SweepSpec
 from tests.platform.specs import SEGMENT, tiny_spec
 
@@ -64,6 +67,15 @@ def test_a_rerun_is_identical_on_the_same_machine(sweep: SweepResult, architectu
     assert (losses.values, losses.equal) == (20, 20)
     assert {c.metric for c in found.comparisons} >= {"loss", "validation_recall", "recall", "parameters"}
     assert found.differences == (), "of code, packages and machine"
+
+
+def test_the_package_lock_is_what_its_digest_was_taken_of(sweep: SweepResult) -> None:
+    run_id = trial(sweep, "hawk").run_id
+    with reading(sweep.tracking_uri) as client:
+        lock = read_artifact(client, run_id, "lineage/packages.txt")
+    assert lock is not None and f"torch=={version('torch')}\n" in lock
+    digest = read_lineage(sweep.tracking_uri, run_id).environment.packages_digest
+    assert hashlib.sha256(lock.encode()).hexdigest().startswith(digest) and len(digest) == 16
 
 
 def test_a_rerun_is_a_run_of_its_own_and_no_trial_of_the_sweep(sweep: SweepResult) -> None:

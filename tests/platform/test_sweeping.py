@@ -8,6 +8,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,15 @@ import pytest
 import yaml
 
 from recallfront.platform import SweepResult, run_sweep
+from recallfront.platform.driving import only_driver
 from recallfront.platform.lineage import code_version
 from recallfront.platform.records import Status, TrialRecord
 from recallfront.platform.reports import Workplace
+from recallfront.platform.standing import sweeps_table
 from recallfront.platform.tracking.client import open_client
 from recallfront.platform.tracking.ledger import read_sweep
+from recallfront.platform.tracking.store import prepare_store
+from recallfront.platform.tracking.writer import TrackingWriter
 from recallfront.sweeps import SweepSpec
 from recallfront.sweeps.data import prepare
 from tests.platform.specs import tiny, tiny_spec
@@ -218,6 +223,23 @@ def test_no_two_drivers_on_one_sweep(tmp_path: Path) -> None:
     with FileLock(tmp_path / "sweeps" / f"{spec.key[:16]}.lock"):
         with pytest.raises(UsageError, match="is being run by another process"):
             run_sweep(spec, home=tmp_path)
+
+
+def test_a_sweep_whose_driver_was_killed_is_not_said_to_run(tmp_path: Path) -> None:
+    spec, uri = tiny_spec(), prepare_store(None, tmp_path)
+    tags = {"recallfront.kind": "sweep", "recallfront.sweep_key": spec.key, "recallfront.status": "running"}
+    with closing(TrackingWriter(uri, tmp_path / "spool.db")) as writer:
+        writer.open_run("sweep", experiment="tiny", name="sweep", tags=tags)
+        assert writer.flush(60)
+
+    def status() -> str:
+        (told,) = sweeps_table(home=tmp_path).columns[2].cells
+        return str(told)
+
+    assert status() == "running", "it was never driven here: another machine may"
+    with only_driver(spec, tmp_path):
+        assert status() == "running"
+    assert status() == "killed: run it again to go on"
 
 
 def test_a_record_is_of_one_version_of_the_code(tmp_path: Path) -> None:

@@ -140,7 +140,9 @@ def test_an_unknown_name_tells_what_there_is(name: str, store: tuple[str, dict[s
 
 
 def test_a_sweep_run_is_no_trial(store: tuple[str, dict[str, str]]) -> None:
-    with pytest.raises(UnknownRecord):
+    with pytest.raises(
+        UnknownRecord, match="is the sweep quickstart, not a trial: `recallfront status quickstart`"
+    ):
         find_run(store[0], store[1]["sweep:first"])
 
 

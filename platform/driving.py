@@ -1,0 +1,46 @@
+"""Which process drives a sweep: one at a time in a home, since two would run every trial twice."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from recallfront.platform.errors import UsageError
+from recallfront.sweeps.spec import SweepSpec
+
+_PROBE_SECONDS = 0.5  # longer than another process needs to see whether the sweep is driven
+
+
+@contextmanager
+def only_driver(spec: SweepSpec, home: Path) -> Iterator[None]:
+    """Hold the sweep in this home.
+
+    Raises:
+        UsageError: another process holds it.
+    """
+    path = _lock_file(home, spec.key)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(path, timeout=_PROBE_SECONDS):
+            yield
+    except Timeout:
+        raise UsageError(
+            f"sweep {spec.name} ({spec.key[:8]}) is being run by another process on {home}"
+        ) from None
+
+
+def driver_is_gone(sweep_key: str, home: Path) -> bool:
+    """Whether a sweep was driven in this home, and no process holds it now; False where it was never driven here."""
+    path = _lock_file(home, sweep_key)
+    if not path.exists():
+        return False
+    try:
+        with FileLock(path, timeout=0):
+            return True
+    except Timeout:
+        return False
+
+
+def _lock_file(home: Path, sweep_key: str) -> Path:
+    return home / "sweeps" / f"{sweep_key[:16]}.lock"
