@@ -1,9 +1,6 @@
 """Live progress of a sweep in the terminal; plain lines where there is no terminal."""
 
-import threading
 import time
-from types import TracebackType
-from typing import Self
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -11,6 +8,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from recallfront.platform.companion import Companion
 from recallfront.platform.conductor import Conductor
 from recallfront.platform.records import Status, SweepRecord, TrialRecord
 
@@ -18,24 +16,13 @@ _LIVE_SECONDS = 0.5
 _LINE_SECONDS = 10.0
 
 
-class Progress:
+class Progress(Companion):
     """Shows, while it is entered, trials done, running and failed, the best so far and the time left."""
 
     def __init__(self, conductor: Conductor, console: Console, *, total: int | None, concurrent: int) -> None:
         self._conductor, self._console = conductor, console
         self._total, self._concurrent = total, concurrent
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="progress", daemon=True)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._done.set()
-        self._thread.join()
+        super().__init__("progress")
 
     def _run(self) -> None:
         if not self._console.is_terminal:

@@ -1,13 +1,11 @@
 """Publishing a sweep's front while it runs: to MLflow and to files, whenever a finished trial has changed it."""
 
 import shutil
-import threading
 import time
 from contextlib import closing
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
+from recallfront.platform.companion import Companion
 from recallfront.platform.conductor import Conductor
 from recallfront.platform.fronts import Front, build_front
 from recallfront.platform.progress import count
@@ -18,10 +16,11 @@ from recallfront.platform.records import TAG, Status, SweepRecord
 _LEAST_SECONDS = 10.0  # between two drawings: they cost a second of a core that trials could use
 
 
-class Publisher:
+class Publisher(Companion):
     """A thread that looks at the front whenever a trial has ended, for as long as it is entered."""
 
     def __init__(self, conductor: Conductor, recorder: Recorder, folder: Path) -> None:
+        super().__init__("publisher")
         self._conductor, self._recorder, self._folder = conductor, recorder, folder
         self._before = float(
             conductor.record().tags.get("elapsed_seconds", 0.0)
@@ -29,21 +28,8 @@ class Publisher:
         self._drawn: tuple[object, ...] | None = None
         self._drawn_at = 0.0
         self._finished_told = 0
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="publisher", daemon=True)
         self.front: Front | None = None
         self.files: dict[str, Path] = {}
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._done.set()
-        self._conductor.changed.set()
-        self._thread.join()
 
     def finish(self) -> dict[str, Path]:
         """Publish once more what the sweep came to; returns the files of the front by kind."""
@@ -56,6 +42,9 @@ class Publisher:
             self._conductor.changed.clear()
             if not self._done.is_set():
                 self._publish()
+
+    def _wake(self) -> None:
+        self._conductor.changed.set()
 
     def _publish(self, *, last: bool = False) -> None:
         record = self._conductor.record()
