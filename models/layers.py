@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from recallfront.models.gating import gated_product
+
 
 class Drawn(nn.Module):
     """A module whose own parameters are drawn from a given generator, never from the global one."""
@@ -113,9 +115,7 @@ class MLP(nn.Module):
         hidden: Tensor = self.up(x)
         if self.kind == "gelu":
             return self.down(F.gelu(hidden, approximate="tanh"))  # type: ignore[no-any-return]
-        gate, value = hidden.chunk(2, dim=-1)
-        gate = F.gelu(gate, approximate="tanh") if self.kind == "geglu" else F.silu(gate)
-        return self.down(gate * value)  # type: ignore[no-any-return]
+        return self.down(gated_product(hidden, "gelu" if self.kind == "geglu" else "silu"))  # type: ignore[no-any-return]
 
 
 def _rotary_table(

@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from recallfront.kernels.window_attention.blocks import block_attention, suits
+
 _MIN_BAND = 64  # shorter blocks of queries cost more in launches than they save in masked products
 _BLOCK = 512  # queries that are worked on at once where a bias is needed, so that it stays small
 _KEPT = 1 << 22  # biases up to this many numbers are kept from call to call
@@ -85,6 +87,8 @@ def window_attention_pytorch(
     time, keys = q.shape[1], k.shape[1]
     if window_size is not None and window_size >= keys:
         window_size = None
+    if segments is None and distance_bias is None and time > 1 and suits(q, k):
+        return block_attention(q, k, v, window_size, slopes, scale)
     visibility = Visibility(window_size, slopes, distance_bias)
     q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
     plain = slopes is None and distance_bias is None and segments is None

@@ -9,6 +9,7 @@ from torch import Generator, Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from recallfront.kernels.linear_scan.operator import linear_scan, linear_scan_step
+from recallfront.models.gating import gated
 from recallfront.models.layers import Drawn, Linear
 from recallfront.models.mixers.base import Mixer
 from recallfront.models.mixers.short_convolution import ConvTaps
@@ -132,7 +133,7 @@ class RecurrentBlock(Mixer):
         return self._gated(h, gate)
 
     def _gated(self, h: Tensor, gate: Tensor) -> Tensor:
-        out: Tensor = self.out(h.to(gate.dtype) * F.gelu(gate, approximate="tanh"))
+        out: Tensor = self.out(gated(gate, h.to(gate.dtype), "gelu"))
         return out
 
     def init_state(self, batch_size: int, device: torch.device, dtype: torch.dtype) -> LayerState:

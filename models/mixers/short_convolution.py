@@ -3,11 +3,11 @@
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from recallfront.kernels.short_conv.operator import short_conv, short_conv_step
 from recallfront.models.draft_tree import Branches
+from recallfront.models.gating import gated
 from recallfront.models.layers import Drawn, Linear
 from recallfront.models.mixers.base import Mixer
 from recallfront.models.state import Block, LayerState, Layout, Step
@@ -99,7 +99,7 @@ class BasedConvolution(Mixer):
         self.out = Linear(self.inner, width, bias=True, std=self.inner**-0.5 * out_scale)
 
     def _gated(self, convolved: Tensor, gate: Tensor) -> Tensor:
-        out: Tensor = self.out(F.silu(convolved) * gate)
+        out: Tensor = self.out(gated(convolved, gate, "silu"))
         return out
 
     def forward(self, x: Tensor, layout: Layout) -> Tensor:
