@@ -3,62 +3,74 @@
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 _CHUNK = 32
 
 
-def _sequential(a: Tensor, b: Tensor, initial: Tensor, *, reverse: bool) -> Tensor:
-    """All h of the recurrence, one fused multiply-add a step."""
-    h = torch.empty_like(b)
-    rows = list(zip(a.unbind(1), b.unbind(1), h.unbind(1), strict=True))
+def _sequential(a: Tensor, b: Tensor, initial: Tensor, h: Tensor, *, reverse: bool) -> Tensor:
+    """Write all h of the recurrence, one fused multiply-add a step, time second to last; returns the last one."""
+    rows = list(zip(a.unbind(-2), b.unbind(-2), h.unbind(-2), strict=True))
     previous = initial
     for a_t, b_t, h_t in reversed(rows) if reverse else rows:
         previous = torch.addcmul(b_t, a_t, previous, out=h_t)
-    return h
+    return previous
 
 
-def _scan(a: Tensor, b: Tensor, initial: Tensor, *, reverse: bool = False) -> Tensor:
-    """All h of the recurrence (B, T, D), in chunks side by side where one step is too small to be worth its
+def _scan(a: Tensor, b: Tensor, initial: Tensor, h: Tensor, *, reverse: bool = False) -> None:
+    """Write all h of the recurrence (B, T, D), in chunks side by side where one step is too small to be worth its
     launch.
     """
     batch, time, width = b.shape
-    if batch * width > 1024 or time < 4 * _CHUNK:  # measured on one core
-        return _sequential(a, b, initial, reverse=reverse)
-    padding = -time % _CHUNK
-    if (
-        padding
-    ):  # a = b = 0 after the end: what enters backwards from there is the initial state, so put it there
-        a, b = F.pad(a, (0, 0, 0, padding)), F.pad(b, (0, 0, 0, padding))
-        if reverse:
-            a[:, time:] = 1
-    return _chunked(a, b, initial, reverse=reverse)[:, :time]
+    whole = time - time % _CHUNK
+    if batch * width > 1024 or whole < 4 * _CHUNK:  # measured on one core
+        _sequential(a, b, initial, h, reverse=reverse)
+        return
+    # a time that no chunk divides: what is over comes after the chunks, or before them where time runs backwards
+    if reverse and whole < time:
+        initial = _sequential(a[:, whole:], b[:, whole:], initial, h[:, whole:], reverse=True)
+    leaving = _chunked(a[:, :whole], b[:, :whole], initial, h[:, :whole], reverse=reverse)
+    if not reverse and whole < time:
+        _sequential(a[:, whole:], b[:, whole:], leaving, h[:, whole:], reverse=False)
 
 
-def _chunked(a: Tensor, b: Tensor, initial: Tensor, *, reverse: bool) -> Tensor:
+def _chunked(a: Tensor, b: Tensor, initial: Tensor, h: Tensor, *, reverse: bool) -> Tensor:
     """Each chunk starts from 0; then the state that enters it is added, scaled by its running product of a.
 
-    Nothing is divided, so decays as small as they like only underflow to the 0 they stand for.
+    Nothing is divided, so decays as small as they like only underflow to the 0 they stand for. Returns the last h.
     """
-    batch, time, width = b.shape
-    count = time // _CHUNK
-    a = a.reshape(batch * count, _CHUNK, width)
-    b = b.reshape(batch * count, _CHUNK, width)
-    zero = b.new_zeros(batch * count, width)
-    decay = _sequential(a, torch.zeros_like(a), torch.ones_like(zero), reverse=reverse)
-    h = _sequential(a, b, zero, reverse=reverse)
-    end = 0 if reverse else _CHUNK - 1
-    leaving = _sequential(
-        decay[:, end].view(batch, count, width), h[:, end].view(batch, count, width), initial, reverse=reverse
+    a, b, h = (x.unflatten(1, (-1, _CHUNK)) for x in (a, b, h))
+    zero, end = torch.zeros_like(b[:, :, 0]), 0 if reverse else _CHUNK - 1
+    decay = torch.empty(b.shape, dtype=b.dtype, device=b.device)
+    _sequential(
+        a, torch.zeros_like(zero)[:, :, None].expand_as(a), torch.ones_like(zero), decay, reverse=reverse
     )
+    _sequential(a, b, zero, h, reverse=reverse)
+    leaving = torch.empty_like(zero)
+    last = _sequential(decay[:, :, end], h[:, :, end], initial, leaving, reverse=reverse)
     if reverse:
         entering = torch.cat([leaving[:, 1:], initial[:, None]], dim=1)
     else:
         entering = torch.cat([initial[:, None], leaving[:, :-1]], dim=1)
-    h.addcmul_(decay, entering.reshape(batch * count, 1, width))
-    return h.view(batch, time, width)
+    h.addcmul_(decay, entering[:, :, None])
+    return last
+
+
+def scan(a: Tensor, b: Tensor, initial: Tensor) -> Tensor:
+    """All h of the recurrence (B, T, D), of initial (B, D); no gradient."""
+    h = torch.empty(b.shape, dtype=b.dtype, device=b.device)
+    _scan(a, b, initial, h)
+    return h
+
+
+def scan_back(a: Tensor, grad_h: Tensor) -> Tensor:
+    """What reaches each h_t from all later ones: G_t = dL/dh_t + a_{t+1} G_{t+1} (B, T, D)."""
+    total = torch.empty(grad_h.shape, dtype=grad_h.dtype, device=grad_h.device)
+    total[:, -1] = grad_h[:, -1]
+    if total.shape[1] > 1:
+        _scan(a[:, 1:], grad_h[:, :-1], grad_h[:, -1], total[:, :-1], reverse=True)
+    return total
 
 
 class _LinearScan(torch.autograd.Function):
@@ -66,7 +78,7 @@ class _LinearScan(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, a: Tensor, b: Tensor, initial: Tensor) -> Tensor:
-        h = _scan(a, b, initial)
+        h = scan(a, b, initial)
         ctx.save_for_backward(a, h, initial)
         return h
 
@@ -74,9 +86,7 @@ class _LinearScan(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         a, h, initial = ctx.saved_tensors
-        # G_t = dL/dh_t + a_{t+1} G_{t+1}: the decay of the next step, none at the last
-        following = torch.cat([a[:, 1:], torch.zeros_like(a[:, :1])], dim=1)
-        total = _scan(following, grad_h, torch.zeros_like(initial), reverse=True)
+        total = scan_back(a, grad_h)
         grad_a = torch.empty_like(a)
         torch.mul(total[:, 1:], h[:, :-1], out=grad_a[:, 1:])
         torch.mul(total[:, 0], initial, out=grad_a[:, 0])

@@ -7,8 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.compiler import is_compiling
 
 from recallfront.kernels.linear_scan.operator import linear_scan, linear_scan_step
+from recallfront.kernels.rg_lru.pytorch import rg_lru_pytorch
 from recallfront.models.gating import gated
 from recallfront.models.layers import Drawn, Linear
 from recallfront.models.mixers.base import Mixer
@@ -85,6 +87,13 @@ class RGLRU(Drawn):
                 log_a = 0.5 * torch.log(low + uniform * (high - low))
             self.p.copy_(torch.log(torch.expm1(-log_a)))  # softplus(p) = -log a
 
+    def forward(self, v: Tensor, starts: Tensor) -> Tensor:
+        """h (B, T, width) for v (B, T, width), from no state; starts (B or 1, T): documents start."""
+        if v.device.type == "cpu" and v.dtype in (torch.float32, torch.float64) and not is_compiling():
+            return rg_lru_pytorch(v, self.weight, self.bias, self.p, starts)
+        h, _ = linear_scan(*self.coefficients(v, starts))  # a is 0 at starts already
+        return h
+
     def gate_logits(self, v: Tensor) -> tuple[Tensor, Tensor]:
         """Logits of the recurrence and the input gate (N, width) for v (N, width)."""
         if self.num_blocks == 1:
@@ -128,9 +137,7 @@ class RecurrentBlock(Mixer):
         starts = layout.starts
         if starts is None:
             starts = torch.arange(x.shape[1], device=x.device)[None] == 0
-        a, b = self.lru.coefficients(self.conv(u, layout), starts)
-        h, _ = linear_scan(a, b)  # a is 0 at starts already
-        return self._gated(h, gate)
+        return self._gated(self.lru(self.conv(u, layout), starts), gate)
 
     def _gated(self, h: Tensor, gate: Tensor) -> Tensor:
         out: Tensor = self.out(gated(gate, h.to(gate.dtype), "gelu"))

@@ -1,0 +1,1 @@
+"""Real-gated linear recurrent unit: gates, decays and recurrence in one operator."""
