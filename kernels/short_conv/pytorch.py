@@ -1,5 +1,6 @@
 """The short convolution as a few shifted multiply-adds in place, with their gradient written out."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -7,32 +8,59 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 
+_PART = 1 << 17  # numbers worked on at once, so that a chain of operations stays in the cache
+
+
+def _parts(x: Tensor) -> Iterator[slice]:
+    """Rows of the batch (B, T, C), few at a time."""
+    step = max(1, _PART // (x.shape[1] * x.shape[2]))
+    for start in range(0, x.shape[0], step):
+        yield slice(start, start + step)
+
+
 class _ShortConv(torch.autograd.Function):
-    """Convolution of a history (B, K - 1 + T, C) with taps (C, K): y (B, T, C)."""
+    """Convolution of x (B, T, C), and of the state (B, K - 1, C) before it, with taps (C, K): y (B, T, C)."""
 
     @staticmethod
-    def forward(ctx: Any, history: Tensor, taps: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.save_for_backward(history, taps)
+    def forward(ctx: Any, x: Tensor, taps: Tensor, bias: Tensor | None, state: Tensor) -> Tensor:
+        ctx.save_for_backward(x, taps, state)
         ctx.has_bias = bias is not None
-        size = taps.shape[1]
-        time = history.shape[1] - size + 1
-        newest = history[:, size - 1 :]
-        y = newest * taps[:, -1] if bias is None else torch.addcmul(bias, newest, taps[:, -1])
-        for tap in range(size - 1):
-            y.addcmul_(history[:, tap : tap + time], taps[:, tap])
+        size, time = taps.shape[1], x.shape[1]
+        y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+        for part in _parts(x):
+            inputs, out, before = x[part], y[part], state[part]
+            torch.mul(inputs, taps[:, -1], out=out)
+            if bias is not None:
+                out += bias
+            for back in range(1, size):
+                tap = taps[:, size - 1 - back]
+                out[:, back:].addcmul_(inputs[:, : max(time - back, 0)], tap)
+                out[:, :back].addcmul_(before[:, size - 1 - back :][:, :time], tap)
         return y
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        history, taps = ctx.saved_tensors
-        size, time = taps.shape[1], grad.shape[1]
-        grad_history = torch.zeros_like(history)
-        grad_taps = torch.empty_like(taps)
-        for tap in range(size):
-            grad_history[:, tap : tap + time].addcmul_(grad, taps[:, tap])
-            grad_taps[:, tap] = (grad * history[:, tap : tap + time]).sum((0, 1))
-        return grad_history, grad_taps, grad.sum((0, 1)) if ctx.has_bias else None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+        x, taps, state = ctx.saved_tensors
+        size, time = taps.shape[1], x.shape[1]
+        grad_x = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+        grad_taps, grad_bias = torch.zeros_like(taps), torch.zeros_like(taps[:, 0])
+        grad_state = torch.zeros_like(state)
+        for part in _parts(x):
+            inputs, before, slope = x[part], state[part], grad[part]
+            grad_inputs, grad_before = grad_x[part], grad_state[part]
+            torch.mul(slope, taps[:, -1], out=grad_inputs)
+            grad_taps[:, -1] += (slope * inputs).sum((0, 1))
+            if ctx.has_bias:
+                grad_bias += slope.sum((0, 1))
+            for back in range(1, size):
+                place = size - 1 - back
+                later, first = slope[:, back:], slope[:, :back]
+                earlier, old = inputs[:, : max(time - back, 0)], before[:, place:][:, :time]
+                grad_inputs[:, : max(time - back, 0)].addcmul_(later, taps[:, place])
+                grad_before[:, place:][:, :time].addcmul_(first, taps[:, place])
+                grad_taps[:, place] += (later * earlier).sum((0, 1)) + (first * old).sum((0, 1))
+        return grad_x, grad_taps, grad_bias if ctx.has_bias else None, grad_state
 
 
 def short_conv_pytorch(
@@ -41,7 +69,7 @@ def short_conv_pytorch(
     """As `short_conv_reference`."""
     if positions is not None:
         return _packed(x, taps, bias, initial_state, positions)
-    y: Tensor = _ShortConv.apply(torch.cat([initial_state, x], dim=1), taps, bias)  # type: ignore[no-untyped-call]
+    y: Tensor = _ShortConv.apply(x, taps, bias, initial_state)  # type: ignore[no-untyped-call]
     return y
 
 
