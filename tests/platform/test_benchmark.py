@@ -43,7 +43,7 @@ def test_tracking_does_not_slow_training(tmp_path: Path) -> None:
     from recallfront.platform.benchmarks.tracking_cost import tracking_cost
     from recallfront.platform.tracking.benchmark import writer_rate
 
-    found = tracking_cost(tmp_path, pairs=8, steps=100)
+    found = tracking_cost(tmp_path, pairs=6, steps=300)
     rate = writer_rate(20_000)["sent_rows_per_second"]
     low, high = found.bounds
     print(
@@ -51,7 +51,7 @@ def test_tracking_does_not_slow_training(tmp_path: Path) -> None:
         f"driver {found.driver_share:.1%} of a core; writer {rate:,.0f} metrics/s"
     )
     assert low <= 0.02, "pairs show that tracking slows training"
-    assert found.driver_share <= 0.10, "of a core, at 80 steps a second"
+    assert found.driver_share <= 0.06, "of a core, at 80 steps a second"
     assert rate >= 5_000
 
 

@@ -177,6 +177,10 @@ def test_pruned_trials_are_told_apart_and_stay_off_the_front(tmp_path: Path) -> 
         space=[{"architecture": "window", "window_size": [2, 3, 4, 5, 6, 7, 8, 9]}],
         training={"steps": 90, "evaluate_every": 10},
         early_stopping={"first_rung_steps": 10, "reduction": 3},
+        objectives=[  # none that noise decides: with it every window might be on the front
+            {"metric": "recall"},
+            {"metric": "state_bytes", "direction": "min", "reference": 1e6},
+        ],
         concurrent=1,
     )
     result = run_sweep(spec, home=tmp_path)
