@@ -40,6 +40,25 @@ class Launch:
         return " ".join([",".join(types), *constants, "" if self.aligned else "unaligned"]).strip()
 
 
+def describe(
+    kernel: Any,
+    pointers: Mapping[str, str | None],
+    *,
+    num_warps: int,
+    num_stages: int = 2,
+    aligned: bool = True,
+    **constants: Constant,
+) -> Launch:
+    """A `Launch` of `kernel` from the types of its pointers ("bf16"; None: not given) and its constexprs.
+
+    Every other argument is a number that fits 32 bits.
+    """
+    given = {name: f"*{kind}" for name, kind in pointers.items() if kind is not None}
+    absent = {name: None for name, kind in pointers.items() if kind is None}
+    numbers = dict.fromkeys(set(kernel.arg_names) - set(pointers) - set(constants), "i32")
+    return Launch(kernel, given | numbers, {**absent, **constants}, num_warps, num_stages, aligned)
+
+
 @dataclass(frozen=True)
 class Resources:
     """What one compiled kernel uses. registers: a thread; stack: bytes a thread, where spills go; shared: bytes."""

@@ -3,8 +3,9 @@
 import torch
 from torch import Tensor
 
-from recallfront.kernels.backend import Backend, use_reference
+from recallfront.kernels.backend import Backend, choose
 from recallfront.kernels.checks import accumulation_dtype, check_same_dtype, check_shape
+from recallfront.kernels.linear_scan.covers import obstacle
 from recallfront.kernels.linear_scan.pytorch import linear_scan_pytorch
 from recallfront.kernels.linear_scan.reference import linear_scan_reference
 
@@ -35,14 +36,34 @@ def linear_scan(
         check_shape("linear_scan", "reset", reset, (batch, time))
         if reset.dtype != torch.bool:
             raise ValueError(f"linear_scan: reset is {reset.dtype}; it must be torch.bool")
-    run = linear_scan_reference if use_reference("linear_scan", backend) else linear_scan_pytorch
     dtype = accumulation_dtype(b.dtype)
     initial = None if initial_state is None else initial_state.to(dtype)
+    form = choose("linear_scan", backend, a, b, initial_state, reset, obstacle=lambda: obstacle(b))
+    if form == "triton":
+        from recallfront.kernels.linear_scan.triton import scan
+
+        h, last = scan(a, b, initial, reset)
+        return h, last
+    run = linear_scan_reference if form == "reference" else linear_scan_pytorch
     h, last = run(a.to(dtype), b.to(dtype), initial, reset)
     return h.to(b.dtype), last
 
 
-def linear_scan_step(a: Tensor, b: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-    """One token of `linear_scan`: a, b, state (B, D). Returns h (B, D) in the type of b, and the state."""
+def linear_scan_step(
+    a: Tensor, b: Tensor, state: Tensor, *, in_place: bool = False, backend: Backend = "auto"
+) -> tuple[Tensor, Tensor]:
+    """One token of `linear_scan`: a, b, state (B, D). Returns h (B, D) in the type of b, and the new state.
+
+    in_place: the memory of `state` may hold the new one. Raises ValueError as `linear_scan` does.
+    """
+    check_shape("linear_scan_step", "b", b, (None, None))
+    check_shape("linear_scan_step", "a", a, tuple(b.shape))
+    check_shape("linear_scan_step", "state", state, tuple(b.shape))
+    form = choose("linear_scan_step", backend, a, b, state, obstacle=lambda: obstacle(b))
+    if form == "triton":
+        from recallfront.kernels.linear_scan.triton import step
+
+        state = state.to(torch.float32, copy=not in_place).contiguous()
+        return step(a, b, state), state
     h = torch.addcmul(b.to(state.dtype), a.to(state.dtype), state)
     return h.to(b.dtype), h

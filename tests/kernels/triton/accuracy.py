@@ -13,8 +13,8 @@ def assert_accurate(found: Tensor, rough: Tensor, exact: Tensor, what: str = "ou
     """`exact` is the reference in float64, `rough` the reference in the precision of `found`.
 
     Both the norm of the error and its largest entry may be at most twice the reference's. The reference may
-    be exact by chance (one product, no sum): then what remains is one unit in the last place, relative to the
-    norm and to the largest entry.
+    be exact by chance (one product, no sum): then what remains are two roundings to the type, of what is kept
+    for the backward pass and of the result, half a unit in the last place of norm and largest entry each.
     """
     assert found.shape == exact.shape, f"{what} has shape {tuple(found.shape)}, not {tuple(exact.shape)}"
     assert found.dtype == rough.dtype, f"{what} is {found.dtype}, not {rough.dtype}"
@@ -81,7 +81,7 @@ def compare_with_reference(
         with torch.no_grad():
             found = list(kernel(*moved(lambda given: given.to(device))))
             rough, exact = list(reference(*inputs)), list(reference(*moved(widen)))
-    labels = [*names, *(f"result {place}" for place in range(len(names), len(found)))]
+    labels = [*names, *(f"result {place}" for place in range(len(names), len(found)))][: len(found)]
     for label, have, near, truth in zip(labels, found, rough, exact, strict=True):
         assert (have is None) == (truth is None), (
             f"{label}: {'no' if have is None else 'a needless'} gradient"

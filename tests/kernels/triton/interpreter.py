@@ -5,10 +5,13 @@ are, and only while `interpreted` lasts a launch (and a call from kernel to kern
 order in which test modules are imported does not matter, and nothing is left behind.
 """
 
+import inspect
+import itertools
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
+from importlib import import_module
 from typing import Any
 from unittest import mock
 
@@ -19,9 +22,17 @@ from torch import Tensor
 from triton import knobs
 from triton.language import core
 from triton.runtime import JITFunction
-from triton.runtime.interpreter import InterpretedFunction, _patch_lang, interpreter_builder
+from triton.runtime.interpreter import (
+    InterpretedFunction,
+    InterpreterBuilder,
+    ScanOps,
+    TensorHandle,
+    _implicit_cvt,
+    _patch_lang,
+    interpreter_builder,
+)
 
-from recallfront.kernels.report import launches, operators
+from recallfront.kernels.report import operators
 
 _LANGUAGE = (tl, core)  # what the interpreter patches: it looks for these two among this module's names
 
@@ -30,7 +41,8 @@ _LANGUAGE = (tl, core)  # what the interpreter patches: it looks for these two a
 def _import_kernels() -> None:
     """Decorate every kernel while the interpreter is off, as in a process that never switches it on."""
     for operator in operators():
-        launches(operator)
+        with suppress(Exception):  # then the operator's own tests say so
+            import_module(f"recallfront.kernels.{operator}.triton")
 
 
 @lru_cache
@@ -38,13 +50,83 @@ def _interpreted(function: Callable[..., Any]) -> Any:
     return InterpretedFunction(function)
 
 
+def _scan_rows(self: ScanOps, inputs: tuple[Any, ...]) -> list[Any]:
+    """A scan with any combination, a call a row; the interpreter's own makes a call an element."""
+    rows = [np.moveaxis(given.handle.data, self.axis, 0) for given in inputs]
+    types = [given.dtype for given in inputs]
+    outputs = [np.empty_like(row) for row in rows]
+    before: tuple[Any, ...] | None = None
+    for place in range(rows[0].shape[0]):
+        here = tuple(self.to_tensor(row[place], kind) for row, kind in zip(rows, types, strict=True))
+        before = here if before is None else self.combine_fn.fn(*before, *here)
+        before = before if isinstance(before, tuple) else (before,)
+        for output, value in zip(outputs, before, strict=True):
+            output[place] = value.handle.data.reshape(output[place].shape)
+    turned = [np.ascontiguousarray(np.moveaxis(output, 0, self.axis)) for output in outputs]
+    return [self.to_tensor(output, kind) for output, kind in zip(turned, types, strict=True)]
+
+
+_cast = InterpreterBuilder.cast_impl
+
+
+def _cast_bfloat16(self: InterpreterBuilder, source: Any, target: Any) -> Any:
+    """Rounds to the nearest bfloat16, as a GPU does; the interpreter's own cuts the low bits off."""
+    kinds = source.dtype.scalar, target.scalar
+    if kinds == (tl.float32, tl.bfloat16):
+        data = np.ascontiguousarray(source.data)
+        narrow = torch.from_numpy(data).bfloat16().view(torch.int16).numpy().view(np.uint16)
+        return TensorHandle(narrow.reshape(source.data.shape), tl.bfloat16)
+    if kinds == (tl.bfloat16, tl.float32):
+        return TensorHandle(_wide(source), tl.float32)
+    return _cast(self, source, target)
+
+
+def _wide(handle: Any) -> Any:
+    if handle.dtype.scalar == tl.bfloat16:
+        return (handle.data.astype(np.uint32) << 16).view(np.float32)
+    return handle.data.astype(np.float32)
+
+
+def _dot(self: InterpreterBuilder, a: Any, b: Any, total: Any, *precision: Any) -> Any:
+    """Products of numbers, summed in float32; the interpreter's own multiplies the bit patterns of bfloat16."""
+    return TensorHandle(np.matmul(_wide(a), _wide(b)) + total.data, total.dtype.scalar)
+
+
+_programs: list[tuple[int, int, int]] = []  # those that run; none named: all
+
+
 def _run(self: Any, *args: Any, grid: Any, warmup: bool, **options: Any) -> None:
+    """Run the programs one after another, on the tensors' own memory (the interpreter's executor copies it)."""
+    function = _interpreted(self.fn).rewrite()
+    named = inspect.signature(self.fn).parameters
+    given = inspect.getcallargs(
+        function, *args, **{name: value for name, value in options.items() if name in named}
+    )
+    converted = {
+        name: value if "constexpr" in str(named[name].annotation) else _implicit_cvt(value)
+        for name, value in given.items()
+    }
+    sizes = (*(grid(converted) if callable(grid) else grid), 1, 1)[:3]
     # all of the language, for kernels that a kernel calls too: those of Triton itself know it as `core`
     patches = _patch_lang(_run)
+    interpreter_builder.set_grid_dim(*sizes)
     try:
-        _interpreted(self.fn).run(*args, grid=grid, warmup=warmup, **options)
+        for program in _programs or itertools.product(*map(range, sizes)):
+            assert all(place < size for place, size in zip(program, sizes, strict=True))
+            interpreter_builder.set_grid_idx(*program)
+            function(**converted)
     finally:
         patches.restore()
+
+
+@contextmanager
+def only_programs(*programs: tuple[int, int, int]) -> Iterator[None]:
+    """Of every launch only these programs run: what a test of 2^31 elements has the time for."""
+    _programs.extend(programs)
+    try:
+        yield
+    finally:
+        _programs.clear()
 
 
 def _call(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -58,6 +140,9 @@ def interpreted() -> Iterator[None]:
     with (
         mock.patch.object(JITFunction, "run", _run),
         mock.patch.object(JITFunction, "__call__", _call),
+        mock.patch.object(ScanOps, "generic_scan", _scan_rows),
+        mock.patch.object(InterpreterBuilder, "cast_impl", _cast_bfloat16),
+        mock.patch.object(InterpreterBuilder, "create_dot", _dot),
         knobs.runtime.scope(),
         np.errstate(all="ignore"),  # what a GPU does silently numpy warns of: -inf - -inf, overflow in exp
     ):
@@ -102,9 +187,8 @@ def _counts(addresses: list[np.ndarray[Any, Any]], tensor: Tensor) -> Tensor:
 def traffic(*, addresses: bool = False) -> Iterator[Traffic]:
     """Count the bytes that interpreted kernels move; `addresses` keeps where, for `loads` and `stores`."""
     counted = Traffic()
-    builder = type(interpreter_builder)
-    load, store = builder.create_masked_load, builder.create_masked_store
-    exchange, swap = builder.create_atomic_rmw, builder.create_atomic_cas
+    load, store = InterpreterBuilder.create_masked_load, InterpreterBuilder.create_masked_store
+    exchange, swap = InterpreterBuilder.create_atomic_rmw, InterpreterBuilder.create_atomic_cas
 
     def note(pointers: Any, mask: Any, *, stores: bool) -> None:
         live = np.broadcast_to(mask, pointers.data.shape)
@@ -133,9 +217,9 @@ def traffic(*, addresses: bool = False) -> Iterator[Traffic]:
         return swap(self, pointers, *rest)
 
     with (
-        mock.patch.object(builder, "create_masked_load", count_load),
-        mock.patch.object(builder, "create_masked_store", count_store),
-        mock.patch.object(builder, "create_atomic_rmw", count_exchange),
-        mock.patch.object(builder, "create_atomic_cas", count_swap),
+        mock.patch.object(InterpreterBuilder, "create_masked_load", count_load),
+        mock.patch.object(InterpreterBuilder, "create_masked_store", count_store),
+        mock.patch.object(InterpreterBuilder, "create_atomic_rmw", count_exchange),
+        mock.patch.object(InterpreterBuilder, "create_atomic_cas", count_swap),
     ):
         yield counted

@@ -19,15 +19,23 @@ def _poisoning(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return poisoned
 
 
+_MADE_BY = [(torch, "empty"), (torch, "empty_like"), (torch, "empty_strided"), (Tensor, "new_empty")]
+_CLEAN = [getattr(owner, name) for owner, name in _MADE_BY]
+
+
+@contextmanager
+def unpoisoned() -> Iterator[None]:
+    """Memory as it comes, for tensors so large that only the pages which are used may be touched."""
+    with ExitStack() as stack:
+        for (owner, name), make in zip(_MADE_BY, _CLEAN, strict=True):
+            stack.enter_context(mock.patch.object(owner, name, make))
+        yield
+
+
 @contextmanager
 def poisoned() -> Iterator[None]:
     """Whatever Python code gets from `torch.empty` and its relatives is NaN, or the largest integer."""
     with ExitStack() as stack:
-        for owner, name in [
-            (torch, "empty"),
-            (torch, "empty_like"),
-            (torch, "empty_strided"),
-            (Tensor, "new_empty"),
-        ]:
+        for owner, name in _MADE_BY:
             stack.enter_context(mock.patch.object(owner, name, _poisoning(getattr(owner, name))))
         yield

@@ -1,0 +1,13 @@
+"""What the Triton kernel of the linear scan covers."""
+
+import torch
+from torch import Tensor
+
+TYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def obstacle(x: Tensor) -> str | None:
+    """Why no kernel covers inputs like `x`, or None."""
+    if x.dtype not in TYPES:
+        return f"the inputs are {x.dtype}; the kernel has float32, bfloat16 and float16"
+    return None

@@ -1,0 +1,201 @@
+"""The linear scan on a GPU: launches, and their registration with PyTorch."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from recallfront.kernels.compiled import Launch, describe
+from recallfront.kernels.launching import launch
+from recallfront.kernels.linear_scan.triton_backward import scan_backward
+from recallfront.kernels.linear_scan.triton_forward import scan_forward
+
+_FILLED = (
+    512  # programs that fill the largest chip there is; a fixed number, so that results depend on no chip
+)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a scan is cut: tiles of `time` x `width`, and whether the tiles of a channel form a chain."""
+
+    time: int
+    width: int
+    chained: bool
+    num_warps: int
+    num_stages: int
+
+
+_STEP_BLOCK, _STEP_WARPS = 256, 2
+WALK = Plan(time=64, width=32, chained=False, num_warps=4, num_stages=3)
+CHAIN = Plan(time=128, width=32, chained=True, num_warps=8, num_stages=1)
+
+
+def plan(batch: int, time: int, width: int) -> Plan:
+    """The cut by the sizes alone: a rerun gives the same bits."""
+    programs = batch * triton.cdiv(width, WALK.width)
+    return WALK if programs >= _FILLED or time <= WALK.time else CHAIN
+
+
+def chain_of(cut: Plan, batch: int, time: int, width: int, like: Tensor) -> tuple[Tensor, Tensor, int]:
+    """The words of the chain, its ticket, and the number of programs."""
+    tiles = triton.cdiv(time, cut.time) if cut.chained else 1
+    words = like.new_zeros(tiles * batch * width + 1 if cut.chained else 1, dtype=torch.int64)
+    return words[1:], words[:1], tiles * batch * triton.cdiv(width, cut.width)
+
+
+def rows_together(x: Tensor) -> Tensor:
+    """`x` (B, T, D), copied where the entries of a row do not lie side by side."""
+    return x if x.stride(-1) == 1 else x.contiguous()
+
+
+@torch.library.custom_op("recallfront::linear_scan", mutates_args=())
+def scan(a: Tensor, b: Tensor, initial_state: Tensor | None, reset: Tensor | None) -> tuple[Tensor, Tensor]:
+    """h (B, T, D) in the type of b and the last h (B, D) in float32; initial_state (B, D), reset (B, T) bool."""
+    batch, time, width = b.shape
+    a, b = rows_together(a), rows_together(b)
+    h = torch.empty(batch, time, width, dtype=b.dtype, device=b.device)
+    last = torch.empty(batch, width, dtype=torch.float32, device=b.device)
+    cut = plan(batch, time, width)
+    words, ticket, programs = chain_of(cut, batch, time, width, b)
+    initial = None if initial_state is None else initial_state.contiguous()
+    marks = None if reset is None else rows_together(reset).view(torch.uint8)
+    launch(
+        scan_forward, (programs,), a, b, initial, marks, h, last, words, ticket, batch, time, width,
+        a.stride(0), a.stride(1), b.stride(0), b.stride(1), 0 if marks is None else marks.stride(0),
+        **_options(cut, initial_state, reset),
+    )  # fmt: skip
+    return h, last
+
+
+@scan.register_fake
+def _scan_fake(
+    a: Tensor, b: Tensor, initial_state: Tensor | None, reset: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(b, memory_format=torch.contiguous_format), b.new_empty(
+        b.shape[0], b.shape[2], dtype=torch.float32
+    )
+
+
+@torch.library.custom_op("recallfront::linear_scan_backward", mutates_args=())
+def backward(
+    a: Tensor,
+    h: Tensor,
+    initial_state: Tensor | None,
+    reset: Tensor | None,
+    grad_h: Tensor,
+    grad_last: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of a, b and initial_state (an empty one where that is None)."""
+    batch, time, width = h.shape
+    a, grad_h = rows_together(a), rows_together(grad_h)
+    grad_a = torch.empty(batch, time, width, dtype=a.dtype, device=a.device)
+    grad_b = torch.empty(batch, time, width, dtype=h.dtype, device=h.device)
+    grad_initial = torch.empty(
+        (0,) if initial_state is None else (batch, width), dtype=torch.float32, device=h.device
+    )
+    cut = plan(batch, time, width)
+    words, ticket, programs = chain_of(cut, batch, time, width, h)
+    initial = None if initial_state is None else initial_state.contiguous()
+    marks = None if reset is None else rows_together(reset).view(torch.uint8)
+    launch(
+        scan_backward, (programs,), a, h, initial, marks, grad_h, grad_last.contiguous(), grad_a, grad_b, grad_initial,
+        words, ticket, batch, time, width, a.stride(0), a.stride(1), grad_h.stride(0), grad_h.stride(1),
+        0 if marks is None else marks.stride(0),
+        **_options(cut, initial_state, reset),
+    )  # fmt: skip
+    return grad_a, grad_b, grad_initial
+
+
+@backward.register_fake
+def _backward_fake(
+    a: Tensor,
+    h: Tensor,
+    initial_state: Tensor | None,
+    reset: Tensor | None,
+    grad_h: Tensor,
+    grad_last: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    initial = grad_last.new_empty(0) if initial_state is None else torch.empty_like(grad_last)
+    contiguous = torch.contiguous_format
+    return (
+        torch.empty_like(a, memory_format=contiguous),
+        torch.empty_like(h, memory_format=contiguous),
+        initial,
+    )
+
+
+def _save(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, Tensor]) -> None:
+    a, _, initial_state, reset = inputs
+    ctx.save_for_backward(a, output[0], initial_state, reset)
+
+
+def _differentiate(ctx: Any, grad_h: Tensor, grad_last: Tensor) -> tuple[Tensor | None, ...]:
+    a, h, initial_state, reset = ctx.saved_tensors
+    grad_a, grad_b, grad_initial = backward(a, h, initial_state, reset, grad_h, grad_last)
+    return grad_a, grad_b, None if initial_state is None else grad_initial.to(initial_state.dtype), None
+
+
+scan.register_autograd(_differentiate, setup_context=_save)
+
+
+def _options(cut: Plan, initial_state: object, reset: object) -> dict[str, Any]:
+    return {
+        "HAS_INITIAL": initial_state is not None,
+        "HAS_RESET": reset is not None,
+        "CHAINED": cut.chained,
+        "TIME": cut.time,
+        "WIDTH": cut.width,
+        "STAGES": cut.num_stages,
+        "num_warps": cut.num_warps,
+        "num_stages": cut.num_stages,
+    }
+
+
+@triton.jit
+def scan_step(a_ptr, b_ptr, state_ptr, h_ptr, total, width, a_stride, b_stride, BLOCK: tl.constexpr):
+    place = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    inside = place < total
+    row, column = place // width, place % width
+    a = tl.load(a_ptr + row * a_stride + column, mask=inside, other=0.0).to(tl.float32)
+    b = tl.load(b_ptr + row * b_stride + column, mask=inside, other=0.0).to(tl.float32)
+    h = a * tl.load(state_ptr + place, mask=inside, other=0.0) + b
+    tl.store(h_ptr + place, h.to(h_ptr.dtype.element_ty), mask=inside)
+    tl.store(state_ptr + place, h, mask=inside)
+
+
+@torch.library.custom_op("recallfront::linear_scan_step", mutates_args=("state",))
+def step(a: Tensor, b: Tensor, state: Tensor) -> Tensor:
+    """One token: a, b (B, D); h in the type of b. state (B, D), float32 and contiguous, becomes the new one."""
+    a, b = rows_together(a), rows_together(b)
+    h = torch.empty(b.shape, dtype=b.dtype, device=b.device)
+    launch(
+        scan_step, (triton.cdiv(b.numel(), _STEP_BLOCK),), a, b, state, h, b.numel(), b.shape[1], a.stride(0),
+        b.stride(0), num_warps=_STEP_WARPS, BLOCK=_STEP_BLOCK,
+    )  # fmt: skip
+    return h
+
+
+@step.register_fake
+def _step_fake(a: Tensor, b: Tensor, state: Tensor) -> Tensor:
+    return torch.empty_like(b, memory_format=torch.contiguous_format)
+
+
+def launches() -> list[Launch]:
+    """Every configuration in which these kernels may be launched."""
+    found = []
+    for kind, given in (("fp32", True), ("bf16", True), ("bf16", None), ("fp16", True)):
+        words: dict[str, str | None] = {"word_ptr": "i64", "ticket_ptr": "i64"}
+        words |= {"initial_ptr": "fp32" if given else None, "reset_ptr": "u8" if given else None}
+        inputs = words | dict.fromkeys(("a_ptr", "b_ptr", "h_ptr"), kind) | {"last_ptr": "fp32"}
+        grads = words | dict.fromkeys(("a_ptr", "h_ptr", "grad_h_ptr", "grad_a_ptr", "grad_b_ptr"), kind)
+        grads |= {"grad_last_ptr": "fp32", "grad_initial_ptr": "fp32"}
+        for cut in (WALK, CHAIN):
+            found.append(describe(scan_forward, inputs, **_options(cut, given, given)))
+            found.append(describe(scan_backward, grads, **_options(cut, given, given)))
+        step_types = dict.fromkeys(("a_ptr", "b_ptr", "h_ptr"), kind) | {"state_ptr": "fp32"}
+        found.append(describe(scan_step, step_types, BLOCK=_STEP_BLOCK, num_warps=_STEP_WARPS))
+    return found
