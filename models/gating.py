@@ -1,4 +1,4 @@
-"""Products with a gate, silu(g) * x or gelu(g) * x, with their gradient in few passes over memory."""
+"""Products with a gate, and the channel mixer around one: few passes over memory on a CPU."""
 
 from collections.abc import Iterator
 from typing import Any, Literal
@@ -10,107 +10,124 @@ from torch.autograd.function import once_differentiable
 
 Nonlinearity = Literal["gelu", "silu"]
 
-# gelu(x) = x / (1 + exp(-x (A + B x^2))), the tanh approximation written as a logistic function
+# both are g * sigmoid(l(g)): silu with l(g) = g, the tanh form of gelu with l(g) = g (A + B g^2)
 _A = 1.5957691216057308  # 2 sqrt(2 / pi)
 _B = 0.044715 * _A
 _BLOCK = 1 << 17  # numbers worked on at once, so that a chain of operations stays in the cache
 
 
-def gated_product(packed: Tensor, kind: Nonlinearity) -> Tensor:
-    """f(g) * x (..., D) for packed (..., 2 D) = g, x side by side; f is silu or the tanh form of gelu."""
-    width = packed.shape[-1] // 2
-    if not _suits(packed):
-        return _composite(packed[..., :width], packed[..., width:], kind)
-    out: Tensor = _PackedProduct.apply(packed.reshape(-1, 2 * width), kind)  # type: ignore[no-untyped-call]
-    return out.view(*packed.shape[:-1], width)
-
-
 def gated(gate: Tensor, x: Tensor, kind: Nonlinearity) -> Tensor:
-    """f(gate) * x, both of one shape and type."""
-    if not _suits(gate) or gate.dtype != x.dtype:
-        return _composite(gate, x, kind)
+    """f(gate) * x, both (..., D) of one type; f is silu or the tanh form of gelu."""
+    if not trains_on_cpu(gate) or gate.dtype != x.dtype:
+        return (F.silu(gate) if kind == "silu" else F.gelu(gate, approximate="tanh")) * x
     width = gate.shape[-1]
-    out: Tensor = _Product.apply(gate.reshape(-1, width), x.reshape(-1, width), kind)  # type: ignore[no-untyped-call]
+    out: Tensor = _Gated.apply(gate.reshape(-1, width), x.reshape(-1, width), kind)  # type: ignore[no-untyped-call]
     return out.view(x.shape)
 
 
-def _suits(gate: Tensor) -> bool:
-    """Whether the form with a gradient of its own is worth it: in training, on a CPU, where nothing is rounded."""
-    wide = gate.dtype in (torch.float32, torch.float64)
-    on_cpu = gate.device.type == "cpu" and wide and not torch.compiler.is_compiling()
-    return on_cpu and torch.is_grad_enabled() and gate.requires_grad
+def gated_mlp(
+    x: Tensor, up: Tensor, up_bias: Tensor | None, down: Tensor, down_bias: Tensor | None, kind: Nonlinearity
+) -> Tensor:
+    """down (f(g) * u) with g, u = up x: x (..., D), up (2 hidden, D), down (D, hidden); in training, on a CPU.
+
+    The biases, where there are any, are added while their products are in the cache anyway.
+    """
+    flat = x.reshape(-1, x.shape[-1])
+    out: Tensor = _GatedMLP.apply(flat, up, up_bias, down, down_bias, kind)  # type: ignore[no-untyped-call]
+    return out.view(*x.shape[:-1], down.shape[0])
 
 
-def _composite(gate: Tensor, x: Tensor, kind: Nonlinearity) -> Tensor:
-    return (F.silu(gate) if kind == "silu" else F.gelu(gate, approximate="tanh")) * x
+def trains_on_cpu(x: Tensor) -> bool:
+    """Whether a form with a gradient of its own is worth it: in training, on a CPU, where nothing is rounded."""
+    wide = x.dtype in (torch.float32, torch.float64)
+    return x.device.type == "cpu" and wide and torch.is_grad_enabled() and not torch.compiler.is_compiling()
 
 
 def _blocks(rows: int, width: int) -> Iterator[slice]:
-    step = max(1, _BLOCK // max(width, 1))
+    step = max(1, _BLOCK // width)
     for start in range(0, rows, step):
         yield slice(start, start + step)
 
 
-def _forward(gate: Tensor, x: Tensor, kind: Nonlinearity) -> tuple[Tensor, Tensor | None]:
-    """The product (N, D), and the logistic factor that gelu's gradient needs."""
-    out = torch.empty(x.shape, dtype=x.dtype)
-    factor = torch.empty_like(out) if kind == "gelu" else None
-    for block in _blocks(*x.shape):
-        g, o = gate[block], out[block]
-        if factor is None:
-            torch.mul(F.silu(g), x[block], out=o)
-            continue
-        s = torch.mul(g, g, out=factor[block]).mul_(_B).add_(_A).mul_(g)
-        torch.mul(g, torch.sigmoid(s, out=s), out=o).mul_(x[block])
-    return out, factor
+def _factor(g: Tensor, kind: Nonlinearity) -> Tensor:
+    """s with f(g) = g s."""
+    if kind == "silu":
+        return torch.sigmoid(g)
+    return (g * g).mul_(_B).add_(_A).mul_(g).sigmoid_()
 
 
-def _backward(
-    gate: Tensor, x: Tensor, factor: Tensor | None, grad: Tensor, grad_gate: Tensor, grad_x: Tensor
-) -> None:
-    """Write the gradients of gate and x (N, D)."""
-    for block in _blocks(*x.shape):
-        g, slope = gate[block], grad[block]
-        if factor is None:
-            torch.ops.aten.silu_backward.grad_input(slope * x[block], g, grad_input=grad_gate[block])
-            torch.mul(slope, F.silu(g), out=grad_x[block])
-            continue
-        s = factor[block]
-        # f'(g) = s (1 + (1 - s) u), u = g (A + 3 B g^2)
-        u = (g * g).mul_(3 * _B).add_(_A).mul_(g)
-        u.addcmul_(u, s, value=-1).add_(1).mul_(s)
-        torch.mul(slope, x[block], out=grad_gate[block]).mul_(u)
-        torch.mul(slope, g, out=grad_x[block]).mul_(s)
+def _slope(g: Tensor, s: Tensor, kind: Nonlinearity) -> Tensor:
+    """f'(g) = s (1 + (1 - s) g l'(g))."""
+    u = g.clone() if kind == "silu" else (g * g).mul_(3 * _B).add_(_A).mul_(g)
+    return u.addcmul_(u, s, value=-1).add_(1).mul_(s)
 
 
-class _PackedProduct(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, packed: Tensor, kind: Nonlinearity) -> Tensor:
-        gate, x = packed.chunk(2, dim=-1)
-        out, factor = _forward(gate, x, kind)
-        ctx.save_for_backward(packed, factor)
-        return out
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        packed, factor = ctx.saved_tensors
-        grad_packed = torch.empty_like(packed)
-        _backward(*packed.chunk(2, dim=-1), factor, grad, *grad_packed.chunk(2, dim=-1))
-        return grad_packed, None
-
-
-class _Product(torch.autograd.Function):
+class _Gated(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, gate: Tensor, x: Tensor, kind: Nonlinearity) -> Tensor:
-        out, factor = _forward(gate, x, kind)
-        ctx.save_for_backward(gate, x, factor)
+        ctx.save_for_backward(gate, x)
+        ctx.kind = kind
+        out = torch.empty(x.shape, dtype=x.dtype)
+        for block in _blocks(*x.shape):
+            g = gate[block]
+            torch.mul(g, _factor(g, kind), out=out[block]).mul_(x[block])
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
-        gate, x, factor = ctx.saved_tensors
-        grad_gate, grad_x = torch.empty(gate.shape, dtype=gate.dtype), torch.empty(x.shape, dtype=x.dtype)
-        _backward(gate, x, factor, grad, grad_gate, grad_x)
+        gate, x = ctx.saved_tensors
+        grad_gate, grad_x = torch.empty(x.shape, dtype=x.dtype), torch.empty(x.shape, dtype=x.dtype)
+        for block in _blocks(*x.shape):
+            g, s = gate[block], _factor(gate[block], ctx.kind)
+            torch.mul(grad[block], x[block], out=grad_gate[block]).mul_(_slope(g, s, ctx.kind))
+            torch.mul(grad[block], s.mul_(g), out=grad_x[block])
         return grad_gate, grad_x, None
+
+
+class _GatedMLP(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        up: Tensor,
+        up_bias: Tensor | None,
+        down: Tensor,
+        down_bias: Tensor | None,
+        kind: Nonlinearity,
+    ) -> Tensor:
+        hidden = x @ up.T
+        product = torch.empty(x.shape[0], down.shape[1], dtype=x.dtype)
+        for block in _blocks(*product.shape):
+            if up_bias is not None:
+                hidden[block].add_(up_bias)
+            g, u = hidden[block].chunk(2, dim=-1)
+            torch.mul(g, _factor(g, kind), out=product[block]).mul_(u)
+        ctx.save_for_backward(x, up, down, hidden)
+        ctx.kind, ctx.biases = kind, (up_bias is not None, down_bias is not None)
+        y = product @ down.T
+        return y if down_bias is None else y.add_(down_bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, up, down, hidden = ctx.saved_tensors
+        grad_hidden, grad_bias = torch.empty_like(hidden), torch.zeros_like(hidden[0])
+        product = grad @ down  # each block: first the gradient of the product, then the product itself
+        for block in _blocks(*product.shape):
+            g, u = hidden[block].chunk(2, dim=-1)
+            grad_g, grad_u = grad_hidden[block].chunk(2, dim=-1)
+            s, slope = _factor(g, ctx.kind), product[block]
+            torch.mul(slope, u, out=grad_g).mul_(_slope(g, s, ctx.kind))
+            torch.mul(slope, s.mul_(g), out=grad_u)
+            torch.mul(s, u, out=slope)
+            grad_bias += grad_hidden[block].sum(0)
+        with_up, with_down = ctx.biases
+        return (
+            grad_hidden @ up,
+            (x.T @ grad_hidden).T,  # a fifth faster than the other way round
+            grad_bias if with_up else None,
+            grad.T @ product,
+            grad.sum(0) if with_down else None,
+            None,
+        )

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from recallfront.models.gating import gated_product
+from recallfront.models.gating import Nonlinearity, gated, gated_mlp, trains_on_cpu
 
 
 class Drawn(nn.Module):
@@ -112,10 +112,14 @@ class MLP(nn.Module):
         self.down = Linear(hidden, width, bias=bias, std=(std or hidden**-0.5) * out_scale)
 
     def forward(self, x: Tensor) -> Tensor:
-        hidden: Tensor = self.up(x)
         if self.kind == "gelu":
-            return self.down(F.gelu(hidden, approximate="tanh"))  # type: ignore[no-any-return]
-        return self.down(gated_product(hidden, "gelu" if self.kind == "geglu" else "silu"))  # type: ignore[no-any-return]
+            return self.down(F.gelu(self.up(x), approximate="tanh"))  # type: ignore[no-any-return]
+        kind: Nonlinearity = "gelu" if self.kind == "geglu" else "silu"
+        # an adapter (LoRA) may stand in the place of a linear map
+        if trains_on_cpu(x) and type(self.up) is type(self.down) is Linear:
+            return gated_mlp(x, self.up.weight, self.up.bias, self.down.weight, self.down.bias, kind)
+        gate, value = self.up(x).chunk(2, dim=-1)
+        return self.down(gated(gate, value, kind))  # type: ignore[no-any-return]
 
 
 def _rotary_table(
