@@ -49,17 +49,17 @@ def _blocks(rows: int, width: int) -> Iterator[slice]:
         yield slice(start, start + step)
 
 
-def _factor(g: Tensor, kind: Nonlinearity) -> Tensor:
-    """s with f(g) = g s."""
-    if kind == "silu":
-        return torch.sigmoid(g)
-    return (g * g).mul_(_B).add_(_A).mul_(g).sigmoid_()
+def _logit(g: Tensor, kind: Nonlinearity) -> Tensor:
+    """l(g), in new memory."""
+    return g.clone() if kind == "silu" else torch.addcmul(g.new_tensor(_A), g, g, value=_B).mul_(g)
 
 
-def _slope(g: Tensor, s: Tensor, kind: Nonlinearity) -> Tensor:
-    """f'(g) = s (1 + (1 - s) g l'(g))."""
-    u = g.clone() if kind == "silu" else (g * g).mul_(3 * _B).add_(_A).mul_(g)
-    return u.addcmul_(u, s, value=-1).add_(1).mul_(s)
+def _slope(g: Tensor, logit: Tensor, s: Tensor, kind: Nonlinearity) -> Tensor:
+    """f'(g) = s (1 + (1 - s) g l'(g)), in the memory of the logit."""
+    if kind == "gelu":  # g l'(g) = 3 l(g) - 2 A g
+        logit.mul_(3).add_(g, alpha=-2 * _A)
+    logit.addcmul_(logit, s, value=-1)
+    return torch.addcmul(s, logit, s, out=logit)
 
 
 class _Gated(torch.autograd.Function):
@@ -70,7 +70,7 @@ class _Gated(torch.autograd.Function):
         out = torch.empty(x.shape, dtype=x.dtype)
         for block in _blocks(*x.shape):
             g = gate[block]
-            torch.mul(g, _factor(g, kind), out=out[block]).mul_(x[block])
+            torch.mul(g, _logit(g, kind).sigmoid_(), out=out[block]).mul_(x[block])
         return out
 
     @staticmethod
@@ -79,8 +79,9 @@ class _Gated(torch.autograd.Function):
         gate, x = ctx.saved_tensors
         grad_gate, grad_x = torch.empty(x.shape, dtype=x.dtype), torch.empty(x.shape, dtype=x.dtype)
         for block in _blocks(*x.shape):
-            g, s = gate[block], _factor(gate[block], ctx.kind)
-            torch.mul(grad[block], x[block], out=grad_gate[block]).mul_(_slope(g, s, ctx.kind))
+            g, logit = gate[block], _logit(gate[block], ctx.kind)
+            s = torch.sigmoid(logit)
+            torch.mul(grad[block], x[block], out=grad_gate[block]).mul_(_slope(g, logit, s, ctx.kind))
             torch.mul(grad[block], s.mul_(g), out=grad_x[block])
         return grad_gate, grad_x, None
 
@@ -102,7 +103,7 @@ class _GatedMLP(torch.autograd.Function):
             if up_bias is not None:
                 hidden[block].add_(up_bias)
             g, u = hidden[block].chunk(2, dim=-1)
-            torch.mul(g, _factor(g, kind), out=product[block]).mul_(u)
+            torch.mul(g, _logit(g, kind).sigmoid_(), out=product[block]).mul_(u)
         ctx.save_for_backward(x, up, down, hidden)
         ctx.kind, ctx.biases = kind, (up_bias is not None, down_bias is not None)
         y = product @ down.T
@@ -117,8 +118,9 @@ class _GatedMLP(torch.autograd.Function):
         for block in _blocks(*product.shape):
             g, u = hidden[block].chunk(2, dim=-1)
             grad_g, grad_u = grad_hidden[block].chunk(2, dim=-1)
-            s, slope = _factor(g, ctx.kind), product[block]
-            torch.mul(slope, u, out=grad_g).mul_(_slope(g, s, ctx.kind))
+            logit, slope = _logit(g, ctx.kind), product[block]
+            s = torch.sigmoid(logit)
+            torch.mul(slope, u, out=grad_g).mul_(_slope(g, logit, s, ctx.kind))
             torch.mul(slope, s.mul_(g), out=grad_u)
             torch.mul(s, u, out=slope)
             grad_bias += grad_hidden[block].sum(0)
