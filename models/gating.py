@@ -19,7 +19,8 @@ _BLOCK = 1 << 17  # numbers worked on at once, so that a chain of operations sta
 def gated(gate: Tensor, x: Tensor, kind: Nonlinearity) -> Tensor:
     """f(gate) * x, both (..., D) of one type; f is silu or the tanh form of gelu."""
     if not trains_on_cpu(gate) or gate.dtype != x.dtype:
-        return (F.silu(gate) if kind == "silu" else F.gelu(gate, approximate="tanh")) * x
+        open_ = F.silu(gate) if kind == "silu" else F.gelu(gate, approximate="tanh")
+        return open_ * x if torch.is_grad_enabled() else open_.mul_(x)
     width = gate.shape[-1]
     out: Tensor = _Gated.apply(gate.reshape(-1, width), x.reshape(-1, width), kind)  # type: ignore[no-untyped-call]
     return out.view(x.shape)

@@ -11,7 +11,7 @@ from recallfront.models.configs import Architecture
 from recallfront.models.draft_tree import Branches
 from recallfront.models.layers import MLP, Drawn, LayerNorm, Linear, RMSNorm, sinusoids
 from recallfront.models.mixers.base import Mixer
-from recallfront.models.state import Block, Layout, State, Step
+from recallfront.models.state import Block, LayerState, Layout, State, Step
 
 
 class Embedding(Drawn):
@@ -44,6 +44,13 @@ class Layer(nn.Module):
         if self.mlp is None or self.mlp_norm is None:
             return x
         return x + self.mlp(self.mlp_norm(x))  # type: ignore[no-any-return]
+
+    def step(self, x: Tensor, state: LayerState, step: Step) -> Tensor:
+        """One token, x (B, width)."""
+        x = x + self.mixer.step(self.mixer_norm.step(x, step), state, step)  # type: ignore[operator]
+        if self.mlp is None or self.mlp_norm is None:
+            return x
+        return x + self.mlp(self.mlp_norm.step(x, step))  # type: ignore[no-any-return, operator]
 
     def forward(self, x: Tensor, layout: Layout) -> Tensor:
         return self.add_mlp(x + self.mixer(self.mixer_norm(x), layout))
@@ -166,7 +173,7 @@ class LanguageModel(nn.Module):
         if lengths is not None:
             longest = int(block.ends.max())
             uniform = bool((block.ends == longest).all())
-        return self.final_norm(x), State(state.layers, block.ends, longest, self._name, uniform)
+        return self.final_norm(x), State(state.layers, block.ends, longest, self._name, uniform, state.kept)
 
     @property
     def can_branch(self) -> bool:
@@ -191,13 +198,13 @@ class LanguageModel(nn.Module):
         _check_tokens(tokens, 1)
         self._check_state(state, tokens.shape[0])
         self._check_length(state.longest + 1)
-        step = Step(state.lengths, state.longest, state.uniform)
+        step = Step(state.lengths, state.longest, state.uniform, state.kept)
         x = self._embed(tokens[:, None], state.lengths[:, None])[:, 0]
         for layer, layer_state in zip(self.layers, state.layers, strict=True):
-            x = x + layer.mixer.step(layer.mixer_norm(x), layer_state, step)  # type: ignore[union-attr, operator]
-            x = layer.add_mlp(x)  # type: ignore[operator]
-        state = State(state.layers, state.lengths + 1, state.longest + 1, self._name, state.uniform)
-        return self.unembed(self.final_norm(x)), state
+            x = layer.step(x, layer_state, step)  # type: ignore[operator]
+        lengths, longest = state.lengths + 1, state.longest + 1
+        state = State(state.layers, lengths, longest, self._name, state.uniform, state.kept)
+        return self.unembed(self.final_norm.step(x, step)), state
 
     def state_bytes(self, state: State) -> int:
         """Bytes that must survive to the next step, all rows together, measured from the live tensors."""

@@ -20,11 +20,12 @@ class State:
     longest: int  # the most that any row may have seen, known without asking the device
     model_name: str  # configuration of the model it belongs to, to refuse another's
     uniform: bool = True  # all rows have seen equally many
+    kept: dict[Any, Any] = field(default_factory=dict)  # what follows from the weights alone, made once
 
     def select(self, rows: Tensor) -> "State":
         """A copy of some rows (they may repeat), which can be used up without this state."""
         layers = [{name: tensor[rows] for name, tensor in layer.items()} for layer in self.layers]
-        return State(layers, self.lengths[rows], self.longest, self.model_name, self.uniform)
+        return State(layers, self.lengths[rows], self.longest, self.model_name, self.uniform, self.kept)
 
     @property
     def batch_size(self) -> int:
@@ -113,6 +114,7 @@ class Step:
     lengths: Tensor  # (B,) tokens before this one
     longest: int
     uniform: bool = True
+    kept: dict[Any, Any] = field(default_factory=dict)  # the state's
     _memo: dict[Any, Any] = field(default_factory=dict)
 
     def once(self, key: Any, make: Callable[[], Any]) -> Any:
@@ -120,3 +122,17 @@ class Step:
         if key not in self._memo:
             self._memo[key] = make()
         return self._memo[key]
+
+    def keep(self, key: Any, make: Callable[[], Tensor]) -> Tensor:
+        """What `make` returned the first time for this key and this state: what follows from weights alone."""
+        if key not in self.kept:
+            self.kept[key] = make()
+        tensor: Tensor = self.kept[key]
+        return tensor
+
+    @property
+    def is_first(self) -> bool | None:
+        """Whether this is every row's first token; None where only the device knows."""
+        if self.longest == 0:
+            return True
+        return False if self.uniform else None

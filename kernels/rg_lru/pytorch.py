@@ -25,6 +25,30 @@ def rg_lru_pytorch(v: Tensor, weight: Tensor, bias: Tensor, p: Tensor, starts: T
     return h
 
 
+def rg_lru_step_pytorch(
+    v: Tensor, weight: Tensor, bias: Tensor, rate: Tensor, hidden: Tensor, starts: Tensor | bool
+) -> Tensor:
+    """One token of `rg_lru_pytorch`, v (B, D), in few operations: each costs more than what it computes.
+
+    rate (blocks, 1, D / blocks): -c softplus(p); hidden (B, D), contiguous, is updated in place and returned; starts
+    (B, 1) bool, or one truth for all rows.
+    """
+    blocks, size, _ = weight.shape
+    by_block, state = _by_block(v, blocks), _by_block(hidden, blocks)
+    r, i = torch.baddbmm(bias[:, None], by_block, weight).sigmoid_().chunk(2, dim=-1)
+    log_a = r * rate
+    m = torch.mul(log_a, 2).expm1_().neg_().sqrt_()
+    a = log_a.exp_()
+    if starts is True:
+        a.zero_()
+        m.fill_(1)
+    elif starts is not False:
+        a.masked_fill_(starts, 0)
+        m.masked_fill_(starts, 1)
+    torch.addcmul(m.mul_(i).mul_(by_block), a, state, out=state)
+    return hidden
+
+
 def _by_block(x: Tensor, blocks: int) -> Tensor:
     """(N, D) seen as (blocks, N, D / blocks)."""
     return x.view(x.shape[0], blocks, -1).transpose(0, 1)

@@ -3,6 +3,7 @@
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from recallfront.kernels.window_attention.operator import (
@@ -156,6 +157,9 @@ class Attention(Mixer):
     def step(self, x: Tensor, state: LayerState, step: Step) -> Tensor:
         positions: Tensor | int = step.longest if step.uniform else step.lengths[:, None]
         q, k, v = self._project(x[:, None], positions, step.longest + 1)
+        if step.uniform and self.t5_bias is None and x.device.type == "cpu":
+            mixed = self._step_together(q[:, 0], k[:, 0], v[:, 0], state, step)
+            return self.out(mixed)  # type: ignore[no-any-return]
         keys, values = state["keys"], state["values"]
         if self.window_size is None:
             self._reserve(state, step.longest + 1)
@@ -167,6 +171,30 @@ class Attention(Mixer):
         mixed = window_attention_step(q[:, 0], k[:, 0], v[:, 0], keys, values, step.lengths, bias=bias)
         out: Tensor = self.out(mixed.flatten(1))
         return out
+
+    def _step_together(self, q: Tensor, k: Tensor, v: Tensor, state: LayerState, step: Step) -> Tensor:
+        """One step where every row is at the same position: its slot is known, and what is empty is cut off."""
+        if self.window_size is None:
+            self._reserve(state, step.longest + 1)
+        slots = state["keys"].shape[2]
+        slot, filled = step.longest % slots, min(step.longest + 1, slots)
+        state["keys"][:, :, slot] = k
+        state["values"][:, :, slot] = v
+        keys, values = (state[name][:, :, :filled] for name in ("keys", "values"))
+        bias = None
+        if self.slopes is not None:
+            bias = step.once(
+                ("row", slots, self.slopes, q.dtype), lambda: self._bias_row(slot, slots, filled, q.dtype)
+            )
+            bias = bias.view(1, self.kv_heads, -1, filled)
+        # query heads that share a key head are that head's queries: no key is copied
+        q = q.view(len(q), self.kv_heads, -1, self.head_dim)
+        return F.scaled_dot_product_attention(q, keys, values, attn_mask=bias).reshape(len(q), -1)
+
+    def _bias_row(self, slot: int, slots: int, filled: int, dtype: torch.dtype) -> Tensor:
+        """Linear biases (H, filled) on a ring whose newest token lies in `slot`."""
+        ages = (slot - torch.arange(filled)) % slots
+        return -torch.tensor(self.slopes, dtype=dtype)[:, None] * ages
 
     can_branch = True
 

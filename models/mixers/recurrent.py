@@ -10,7 +10,7 @@ from torch.autograd.function import once_differentiable
 from torch.compiler import is_compiling
 
 from recallfront.kernels.linear_scan.operator import linear_scan, linear_scan_step
-from recallfront.kernels.rg_lru.pytorch import rg_lru_pytorch
+from recallfront.kernels.rg_lru.pytorch import rg_lru_pytorch, rg_lru_step_pytorch
 from recallfront.models.gating import gated
 from recallfront.models.layers import Drawn, Linear
 from recallfront.models.mixers.base import Mixer
@@ -94,6 +94,14 @@ class RGLRU(Drawn):
         h, _ = linear_scan(*self.coefficients(v, starts))  # a is 0 at starts already
         return h
 
+    def step(self, v: Tensor, hidden: Tensor, step: Step) -> Tensor:
+        """One token on a CPU, v (B, width): `hidden` (B, width) is brought up to date and returned."""
+        rate = step.keep((self, "rate"), lambda: (-_C * F.softplus(self.p)).view(self.num_blocks, 1, -1))
+        starts: Tensor | bool | None = step.is_first
+        if starts is None:
+            starts = step.once("starts", lambda: step.lengths[:, None] == 0)
+        return rg_lru_step_pytorch(v, self.weight, self.bias, rate, hidden, starts)
+
     def gate_logits(self, v: Tensor) -> tuple[Tensor, Tensor]:
         """Logits of the recurrence and the input gate (N, width) for v (N, width)."""
         if self.num_blocks == 1:
@@ -163,6 +171,8 @@ class RecurrentBlock(Mixer):
     def step(self, x: Tensor, state: LayerState, step: Step) -> Tensor:
         gate, u = torch.split(self.branches(x), self.lru_width, dim=-1)
         v, state["conv"] = self.conv.step(u, state["conv"])
+        if x.device.type == "cpu" and x.dtype == state["hidden"].dtype:
+            return self._gated(self.lru.step(v, state["hidden"], step), gate)
         starts = step.once("starts", lambda: step.lengths[:, None] == 0)
         a, b = self.lru.coefficients(v[:, None], starts)
         h, state["hidden"] = linear_scan_step(a[:, 0], b[:, 0], state["hidden"])
