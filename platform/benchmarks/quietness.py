@@ -8,6 +8,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from recallfront.platform.benchmarks.medians import median_bounds
 from recallfront.platform.benchmarks.trials import bench_spec, trials_of, workplace
 from recallfront.platform.lineage import code_version
 from recallfront.platform.measure import THROUGHPUTS, measured
@@ -30,8 +31,14 @@ class Quietness:
 
     def ratio(self, name: str) -> float:
         """Beside others to alone: the median over the rounds, of which each measured both within seconds."""
-        rounds = zip(self.beside[name], self.alone[name], strict=True)
-        return statistics.median(beside / alone for beside, alone in rounds)
+        return statistics.median(self._ratios(name))
+
+    def bounds(self, name: str) -> tuple[float, float]:
+        """What that median lies between with 90 % confidence: others may use the machine, too."""
+        return median_bounds(self._ratios(name))
+
+    def _ratios(self, name: str) -> list[float]:
+        return [beside / alone for beside, alone in zip(self.beside[name], self.alone[name], strict=True)]
 
 
 def quietness(home: Path, *, rounds: int = 9, neighbours: int | None = None) -> Quietness:

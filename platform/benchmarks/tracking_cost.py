@@ -1,7 +1,6 @@
 """What tracking costs the trials: training with every step's loss written to MLflow beside training without."""
 
 import json
-import math
 import statistics
 import time
 from contextlib import closing
@@ -9,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from recallfront.platform.benchmarks.medians import median_bounds
 from recallfront.platform.benchmarks.trials import actor_config, bench_spec, small_ray, trials_of, workplace
 from recallfront.platform.records import Status
 from recallfront.platform.reports import Report, Workplace
@@ -32,10 +32,8 @@ class TrackingCost:
 
     @property
     def bounds(self) -> tuple[float, float]:
-        """What that median lies between with 90 % confidence, by the order of the pairs: machines are noisy."""
-        pairs = self._pairs()
-        outside = max(1, math.floor(len(pairs) / 2 - 1.645 * math.sqrt(len(pairs)) / 2))
-        return pairs[outside - 1], pairs[-outside]
+        """What that median lies between with 90 % confidence: machines are noisy."""
+        return median_bounds(self._pairs())
 
     @property
     def driver_share(self) -> float:
@@ -43,7 +41,7 @@ class TrackingCost:
         return statistics.median(cpu / wall for cpu, wall in zip(self.driver, self.tracked, strict=True))
 
     def _pairs(self) -> list[float]:
-        return sorted(on / off - 1 for on, off in zip(self.tracked, self.untracked, strict=True))
+        return [on / off - 1 for on, off in zip(self.tracked, self.untracked, strict=True)]
 
 
 def tracking_cost(home: Path, *, pairs: int = 12, steps: int = 400) -> TrackingCost:

@@ -54,7 +54,7 @@ def test_a_minute_without_the_server_costs_only_delay(tmp_path: Path) -> None:
     assert len(during) >= 4 and before
     slowdown = statistics.median(during) / statistics.median(before)
     print(f"training seconds without the server over with it: {slowdown:.3f}")
-    assert slowdown < 1.25, "a trial never talks to the server; a quarter is what shared cores vary by"
+    assert slowdown < 1.5, "had a trial waited for the server, it would have taken several times as long"
 
 
 def _take_away(server: MlflowServer, home: Path, times: dict[str, float]) -> None:
