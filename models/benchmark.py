@@ -15,6 +15,7 @@ from torch import Tensor
 from recallfront.models.building import build
 from recallfront.models.configs import Architecture, parse_config
 from recallfront.models.language_model import LanguageModel
+from recallfront.models.state import State
 
 _SIZE: dict[str, Any] = {"vocab_size": 512, "width": 256, "num_layers": 6, "num_heads": 4, "mlp_expansion": 3}
 _KNOBS: dict[str, dict[str, Any]] = {
@@ -93,8 +94,8 @@ def training_costs(
     tasks: list[Callable[[], object]] = []
     for name in names:
         model = build(configs[name])
-        tokens = torch.randint(0, 512, (batch, length), generator=torch.Generator().manual_seed(0))
-        tasks += [_training_step(model, tokens), _matrix_products(model, batch * length)]
+        tokens = draw_tokens(batch, length)
+        tasks += [training_step(model, tokens), _matrix_products(model, batch * length)]
     seconds = interleaved(tasks, repeats)
     return [
         TrainingCost(name, batch * length, seconds[2 * index], seconds[2 * index + 1])
@@ -102,7 +103,14 @@ def training_costs(
     ]
 
 
-def _training_step(model: LanguageModel, tokens: Tensor) -> Callable[[], object]:
+def draw_tokens(batch: int, length: int) -> Tensor:
+    """The benchmark's tokens (B, T), the same each time."""
+    return torch.randint(0, 512, (batch, length), generator=torch.Generator().manual_seed(0))
+
+
+def training_step(model: LanguageModel, tokens: Tensor) -> Callable[[], object]:
+    """Forward and backward of one batch (B, T)."""
+
     def step() -> None:
         model.zero_grad()
         logits = model(tokens[:, :-1])
@@ -135,7 +143,7 @@ def decoding_costs(
     *,
     contexts: Sequence[int] = CONTEXTS,
     batch: int = 4,
-    steps: int = 20,
+    steps: int = 40,
     chunk: int = 1024,
 ) -> list[DecodingCost]:
     """Prefill and decode throughput and state bytes of each architecture as the context grows.
@@ -155,25 +163,34 @@ def decoding_costs(
 def _decoding(
     name: str, model: LanguageModel, contexts: Sequence[int], batch: int, steps: int, chunk: int
 ) -> list[DecodingCost]:
-    tokens = torch.randint(0, 512, (batch, max(contexts)), generator=torch.Generator().manual_seed(0))
-    state, read, prefill_seconds, costs = model.init_state(batch), 0, 0.0, []
+    tokens = draw_tokens(batch, max(contexts))
+    state, read, seconds = model.init_state(batch), 0, 0.0
+    branches, prefills, sizes = [], [], []
     for context in contexts:
         start = time.perf_counter()
         while read < context:
             size = min(chunk, context - read)
             _, state = model.prefill(tokens[:, read : read + size], state, last_only=True)
             read += size
-        prefill_seconds += time.perf_counter() - start
-        branch = state.select(torch.arange(batch))  # the steps use up a copy
-        state_bytes, seconds = model.state_bytes(state), []
-        for _ in range(steps):
+        seconds += time.perf_counter() - start
+        prefills.append(batch * context / seconds)
+        sizes.append(model.state_bytes(state))
+        branches.append(state.select(torch.arange(batch)))  # the steps use up a copy
+    medians = _interleaved_steps(model, tokens[:, 0], branches, steps)
+    rows = zip(contexts, prefills, medians, sizes, strict=True)
+    return [
+        DecodingCost(name, context, prefill, median, batch / median, size)
+        for context, prefill, median, size in rows
+    ]
+
+
+def _interleaved_steps(model: LanguageModel, tokens: Tensor, states: list[State], steps: int) -> list[float]:
+    """Median seconds of a step from each state, all in turn, so that a machine that changes does so for all."""
+    seconds: list[list[float]] = [[] for _ in states]
+    for step in range(steps + 2):  # two to warm up
+        for index, seen in enumerate(seconds):
             start = time.perf_counter()
-            _, branch = model.step(tokens[:, 0], branch)
-            seconds.append(time.perf_counter() - start)
-        median = statistics.median(seconds)
-        costs.append(
-            DecodingCost(
-                name, context, batch * context / prefill_seconds, median, batch / median, state_bytes
-            )
-        )
-    return costs
+            _, states[index] = model.step(tokens, states[index])
+            if step >= 2:
+                seen.append(time.perf_counter() - start)
+    return [statistics.median(seen) for seen in seconds]

@@ -12,8 +12,10 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
-def run_benchmarks(names: list[str]) -> None:
+def run_benchmarks(names: list[str], against: Path | None = None) -> None:
     """Run the benchmarks of these names, or all of them, and print a table for each.
+
+    `against`: a checkout of google-deepmind/recurrentgemma, which `models` is compared with.
 
     Raises:
         UsageError: there is no benchmark of that name.
@@ -27,6 +29,10 @@ def run_benchmarks(names: list[str]) -> None:
     for name in names or _BENCHMARKS:
         with tempfile.TemporaryDirectory(prefix="recallfront-bench-", ignore_cleanup_errors=True) as folder:
             console.print(_BENCHMARKS[name](Path(folder)))
+        if name == "models":
+            from recallfront.platform.benchmarks.architectures import architecture_tables
+
+            architecture_tables(against, console.print)
 
 
 def _overhead(home: Path) -> "Table":

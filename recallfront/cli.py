@@ -267,11 +267,15 @@ def bench(
         list[str] | None,
         typer.Argument(help="overhead, warm, quiet, tracking or models.", show_default="all"),
     ] = None,
+    against: Annotated[
+        Path | None,
+        typer.Option(help="A checkout of google-deepmind/recurrentgemma, to compare the models with."),
+    ] = None,
 ) -> None:
     """Measure recallfront itself."""
     from recallfront.platform.benchmark import run_benchmarks
 
-    run_benchmarks(what or [])
+    run_benchmarks(what or [], against)
 
 
 @app.command()
