@@ -26,3 +26,24 @@ def check_same_dtype(operator: str, **tensors: Tensor) -> None:
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
     """Sums and states are kept in float32 at least: bfloat16 loses what a long sum needs."""
     return torch.promote_types(dtype, torch.float32)
+
+
+def check_recurrence(
+    operator: str, q: Tensor, k: Tensor, v: Tensor, initial_state: Tensor | None, extra: int = 0
+) -> Tensor:
+    """The state to begin with (B, H, K, V + extra), zeros by default, for q, k (B, T, H, K) and v (B, T, H, V).
+
+    Raises ValueError where shapes or types do not fit together or a size is 0.
+    """
+    check_shape(operator, "q", q, (None, None, None, None))
+    check_shape(operator, "k", k, tuple(q.shape))
+    check_shape(operator, "v", v, (*q.shape[:3], None))
+    check_same_dtype(operator, q=q, k=k, v=v)
+    for name, tensor in (("q", q), ("v", v)):
+        if min(tensor.shape) == 0:
+            raise ValueError(f"{operator}: {name} has shape {tuple(tensor.shape)}; no size may be 0")
+    shape = (q.shape[0], q.shape[2], q.shape[3], v.shape[3] + extra)
+    if initial_state is None:
+        return v.new_zeros(shape, dtype=accumulation_dtype(v.dtype))
+    check_shape(operator, "initial_state", initial_state, shape)
+    return initial_state.to(accumulation_dtype(v.dtype))

@@ -31,7 +31,7 @@ def assemble(config: Architecture) -> LanguageModel:
     layers = [_layer(config, letter) for letter in config.layers]
     std = config.width**-0.5
     rows = config.learned_positions
-    return LanguageModel(
+    model = LanguageModel(
         config,
         Embedding(config.vocab_size, config.width, std=std),
         layers,
@@ -39,6 +39,17 @@ def assemble(config: Architecture) -> LanguageModel:
         None if config.tied_embeddings else Linear(config.width, config.vocab_size, std=std),
         Embedding(rows, config.width, std=0.02) if rows else None,
     )
+    if config.init_std is not None:
+        _set_std(model, config.init_std)
+    return model
+
+
+def _set_std(model: LanguageModel, std: float) -> None:
+    """One standard deviation for all matrices; those back to the residual stream over sqrt(2 layers), as in GPT-2."""
+    for name, module in model.named_modules():
+        if isinstance(module, (Linear, Embedding)):
+            back = name.endswith((".out", ".down"))
+            module.std = std / (2 * model.config.num_layers) ** 0.5 if back else std
 
 
 def _norm(config: Architecture) -> RMSNorm | LayerNorm:

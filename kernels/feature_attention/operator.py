@@ -4,8 +4,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from recallfront.kernels.checks import accumulation_dtype, check_same_dtype, check_shape
+from recallfront.kernels.backend import Backend, use_reference
+from recallfront.kernels.checks import check_recurrence, check_shape
 from recallfront.kernels.chunks import from_chunks, into_chunks
+from recallfront.kernels.feature_attention.reference import feature_attention_reference
 
 _CHUNK = 64
 
@@ -18,6 +20,7 @@ def feature_attention(
     eps: float = 1e-6,
     initial_state: Tensor | None = None,
     padding: Tensor | None = None,
+    backend: Backend = "auto",
 ) -> tuple[Tensor, Tensor]:
     """o_t = sum_{j <= t} (q_t . k_j) v_j / (sum_{j <= t} q_t . k_j + eps) (arXiv:2006.16236 eq. 12).
 
@@ -27,23 +30,24 @@ def feature_attention(
     ValueError where shapes or types do not fit together.
     """
     name = "feature_attention"
-    check_shape(name, "q", q, (None, None, None, None))
-    check_shape(name, "k", k, tuple(q.shape))
-    check_shape(name, "v", v, (*q.shape[:3], None))
-    check_same_dtype(name, q=q, k=k, v=v)
-    dtype, time = accumulation_dtype(v.dtype), q.shape[1]
-    extended = F.pad(v.to(dtype), (0, 1), value=1.0)
+    state = check_recurrence(name, q, k, v, initial_state, extra=1)
+    q, k, wide = q.to(state.dtype), k.to(state.dtype), v.to(state.dtype)
+    if padding is not None:
+        check_shape(name, "padding", padding, tuple(q.shape[:2]))
+    if use_reference(name, backend):
+        if padding is not None:
+            k = k.masked_fill(padding[..., None, None], 0)
+        o, state = feature_attention_reference(q, k, wide, eps, state)
+        return o.to(v.dtype), state
+    extended = F.pad(wide, (0, 1), value=1.0)
     if padding is not None:
         extended = extended.masked_fill(padding[..., None, None], 0)
-    state = initial_state
-    if state is None:
-        state = extended.new_zeros(q.shape[0], q.shape[2], q.shape[3], v.shape[3] + 1)
-    check_shape(name, "initial_state", state, (q.shape[0], q.shape[2], q.shape[3], v.shape[3] + 1))
+    time = q.shape[1]
     chunk = min(_CHUNK, time)
-    q, k, extended = (into_chunks(x.to(dtype), chunk) for x in (q, k, extended))
+    q, k, extended = (into_chunks(x, chunk) for x in (q, k, extended))
     within = (q @ k.transpose(-1, -2)).tril() @ extended
     sums = k.transpose(-1, -2) @ extended
-    before = torch.cat([state[:, :, None].to(dtype), sums], dim=2).cumsum(2)
+    before = torch.cat([state[:, :, None], sums], dim=2).cumsum(2)
     summed = within + q @ before[:, :, :-1]
     o = from_chunks(summed[..., :-1] / (summed[..., -1:] + eps), time)
     return o.to(v.dtype), before[:, :, -1]

@@ -3,8 +3,9 @@
 import torch
 from torch import Tensor
 
+from recallfront.kernels import flash_linear
 from recallfront.kernels.backend import Backend, use_reference
-from recallfront.kernels.checks import accumulation_dtype, check_same_dtype, check_shape
+from recallfront.kernels.checks import check_recurrence, check_shape
 from recallfront.kernels.gated_delta_rule.pytorch import gated_delta_rule_pytorch
 from recallfront.kernels.gated_delta_rule.reference import gated_delta_rule_reference
 
@@ -25,29 +26,21 @@ def gated_delta_rule(
     q, k (B, T, H, K), k of unit length (the rule is unstable beyond it), v (B, T, H, V); beta (B, T, H) in
     [0, 1]; log_decay (B, T, H), at most 0, none by default (DeltaNet); scale: 1 / sqrt(K) by default;
     initial_state (B, H, K, V), zeros by default. Accumulates in float32 at least. Returns o (B, T, H, V) in
-    the type of v, and the last state, float32 at least. Raises ValueError where shapes or types do not fit
-    together.
+    the type of v, and the last state, float32 at least. On a GPU, flash-linear-attention's kernels do it in half
+    precision where they are installed. Raises ValueError where shapes or types do not fit together.
     """
     name = "gated_delta_rule"
-    check_shape(name, "q", q, (None, None, None, None))
-    check_shape(name, "k", k, tuple(q.shape))
-    check_shape(name, "v", v, (*q.shape[:3], None))
+    state = check_recurrence(name, q, k, v, initial_state)
     check_shape(name, "beta", beta, tuple(q.shape[:3]))
-    check_same_dtype(name, q=q, k=k, v=v)
-    if log_decay is None:
-        log_decay = torch.zeros_like(beta)
-    check_shape(name, "log_decay", log_decay, tuple(q.shape[:3]))
-    if min(q.shape) == 0:
-        raise ValueError(f"{name}: q has shape {tuple(q.shape)}; no size may be 0")
-    dtype = accumulation_dtype(v.dtype)
-    state = initial_state
-    if state is None:
-        state = v.new_zeros(q.shape[0], q.shape[2], q.shape[3], v.shape[3], dtype=dtype)
-    check_shape(name, "initial_state", state, (q.shape[0], q.shape[2], q.shape[3], v.shape[3]))
+    if log_decay is not None:
+        check_shape(name, "log_decay", log_decay, tuple(q.shape[:3]))
     scale = q.shape[3] ** -0.5 if scale is None else scale
+    if flash_linear.covers(q, backend):
+        return flash_linear.gated_delta(q, k, v, beta, log_decay, scale, state)
     run = gated_delta_rule_reference if use_reference(name, backend) else gated_delta_rule_pytorch
-    wide = [x.to(dtype) for x in (q, k, v, beta, log_decay, state)]
-    o, last = run(wide[0], wide[1], wide[2], wide[3], wide[4], scale, wide[5])
+    log_decay = torch.zeros_like(beta) if log_decay is None else log_decay
+    wide = [x.to(state.dtype) for x in (q, k, v, beta, log_decay)]
+    o, last = run(wide[0], wide[1], wide[2], wide[3], wide[4], scale, state)
     return o.to(v.dtype), last
 
 

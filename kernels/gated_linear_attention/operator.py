@@ -2,8 +2,9 @@
 
 from torch import Tensor
 
+from recallfront.kernels import flash_linear
 from recallfront.kernels.backend import Backend, use_reference
-from recallfront.kernels.checks import accumulation_dtype, check_same_dtype, check_shape
+from recallfront.kernels.checks import check_recurrence, check_shape
 from recallfront.kernels.gated_linear_attention.pytorch import gated_linear_attention_pytorch
 from recallfront.kernels.gated_linear_attention.reference import gated_linear_attention_reference
 
@@ -22,31 +23,24 @@ def gated_linear_attention(
 
     q, k (B, T, H, K), v (B, T, H, V); log_decay (B, T, H), or (B, T, H, K) for a decay a key dimension, at
     most 0; scale: 1 / sqrt(K) by default; initial_state (B, H, K, V), zeros by default. Accumulates in
-    float32 at least. Returns o (B, T, H, V) in the type of v, and the last state, float32 at least. Raises
-    ValueError where shapes or types do not fit together.
+    float32 at least. Returns o (B, T, H, V) in the type of v, and the last state, float32 at least. On
+    a GPU, flash-linear-attention's kernels do it in half precision where they are installed. Raises ValueError
+    where shapes or types do not fit together.
     """
     name = "gated_linear_attention"
-    check_shape(name, "q", q, (None, None, None, None))
-    check_shape(name, "k", k, tuple(q.shape))
-    check_shape(name, "v", v, (*q.shape[:3], None))
-    check_same_dtype(name, q=q, k=k, v=v)
+    state = check_recurrence(name, q, k, v, initial_state)
     if log_decay.ndim == 3:
         log_decay = log_decay[..., None]
         check_shape(name, "log_decay", log_decay[..., 0], tuple(q.shape[:3]))
     else:
         check_shape(name, "log_decay", log_decay, tuple(q.shape))
-    if min(q.shape) == 0:
-        raise ValueError(f"{name}: q has shape {tuple(q.shape)}; no size may be 0")
-    dtype = accumulation_dtype(v.dtype)
-    state = initial_state
-    if state is None:
-        state = v.new_zeros(q.shape[0], q.shape[2], q.shape[3], v.shape[3], dtype=dtype)
-    check_shape(name, "initial_state", state, (q.shape[0], q.shape[2], q.shape[3], v.shape[3]))
     scale = q.shape[3] ** -0.5 if scale is None else scale
+    if flash_linear.covers(q, backend):
+        return flash_linear.gated_linear(q, k, v, log_decay, scale, state)
     reference = use_reference(name, backend)
     run = gated_linear_attention_reference if reference else gated_linear_attention_pytorch
-    wide = [x.to(dtype) for x in (q, k, v, log_decay, state)]
-    o, last = run(wide[0], wide[1], wide[2], wide[3], scale, wide[4])
+    wide = [x.to(state.dtype) for x in (q, k, v, log_decay)]
+    o, last = run(wide[0], wide[1], wide[2], wide[3], scale, state)
     return o.to(v.dtype), last
 
 

@@ -6,7 +6,6 @@ from functools import lru_cache
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -101,7 +100,7 @@ class _Weights:
         weights = weights.view(s.rows, count * s.shared, last - first)
         weights.baddbmm_(self.q[:, start * s.shared : stop * s.shared], self.k[:, :, first:last])
         torch.softmax(weights, -1, out=weights)
-        return F.threshold_(weights, _TINY, 0.0) if self.decays else weights
+        return torch.threshold_(weights, _TINY, 0.0) if self.decays else weights
 
 
 def _by_key_head(x: Tensor, kv_heads: int, scale: float | None = None) -> Tensor:

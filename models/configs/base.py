@@ -34,6 +34,7 @@ class Architecture(Frozen):
     learned_positions: int = Field(default=0, ge=0)  # rows of a table added to the embeddings; 0: none
     rope_theta: float = Field(default=10000.0, gt=0)  # base of the rotary frequencies, where there are any
     tied_embeddings: bool = True
+    init_std: float | None = Field(default=None, gt=0)  # of every matrix (Based: 0.02); None: by its inputs
     scale_embeddings: bool = False  # by sqrt(width), as Gemma does
     logits_soft_cap: float = Field(default=0.0, ge=0)  # cap * tanh(logits / cap); 0: none
 

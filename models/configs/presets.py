@@ -82,6 +82,7 @@ def _based(size: str) -> BasedConfig:
         window_size=129,
         mlp="swiglu",
         mlp_expansion=2,
+        init_std=0.02,
     )
 
 
@@ -96,6 +97,7 @@ def _attention_360m() -> AttentionConfig:
         positions="rope",
         mlp="swiglu",
         mlp_expansion=2.75,
+        init_std=0.02,
     )
 
 

@@ -2,6 +2,9 @@ import pytest
 import torch
 
 from recallfront.models import build, parse_config
+from recallfront.models.configs.presets import preset
+from recallfront.models.language_model import Embedding
+from recallfront.models.layers import Linear
 from recallfront.models.mixers.recurrent import RecurrentBlock
 
 
@@ -35,3 +38,17 @@ def test_projections_are_scaled_by_their_inputs() -> None:
     assert float(model.embedding.weight.detach().std()) == pytest.approx(256**-0.5, rel=0.05)
     out = model.layers[0].mixer.out.weight.detach()  # type: ignore[union-attr, operator]
     assert float(out.std()) == pytest.approx((2 / 3 / 256) ** 0.5, rel=0.05)
+
+
+def test_one_standard_deviation_for_all_matrices() -> None:
+    """Based: 0.02, and over sqrt(2 layers) back to the residual stream."""
+    values = {"architecture": "based", "vocab_size": 64, "width": 256, "pattern": "BLW", "mlp_expansion": 2}
+    model = build(parse_config(values | {"init_std": 0.02}))
+    seen = set()
+    for name, module in model.named_modules():
+        if isinstance(module, Linear | Embedding):
+            expected = 0.02 / 6**0.5 if name.endswith((".out", ".down")) else 0.02
+            assert float(module.weight.detach().std()) == pytest.approx(expected, rel=0.05), name
+            seen.add(name.rpartition(".")[2])
+    assert seen == {"embedding", "branches", "out", "qkv", "up", "down"}
+    assert preset("based-360m").init_std == 0.02

@@ -4,9 +4,12 @@ import ast
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from recallfront.models import build
+from recallfront.models.draft_training import draft_loss, train_draft_heads
 from recallfront.models.draft_tree import RANKS, DraftTree
 from recallfront.models.generation import generate
 from recallfront.models.speculative import DraftHeads, generate_speculative, tree_logits
@@ -106,3 +109,31 @@ def test_paths_that_are_no_tree(paths: list[list[int]]) -> None:
 def test_a_tree_deeper_than_the_heads() -> None:
     with pytest.raises(ValueError, match="4 deep and there are 2 heads"):
         generate_speculative(GROUPED, DraftHeads(GROUPED, 2), draw_tokens(1, 3), tree=TREE, max_new_tokens=2)
+
+
+def test_trained_heads_guess_more() -> None:
+    """A model of a text that repeats itself, and heads that learn to guess it: fewer rounds, the same tokens."""
+    model = build(case_config("grouped"), seed=1)
+    text = torch.arange(24)[None].repeat(4, 1).add(torch.arange(4)[:, None]) % 7
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    for _ in range(60):
+        loss = F.cross_entropy(model(text[:, :-1]).flatten(0, 1), text[:, 1:].flatten())
+        optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        optimizer.step()
+    weights = [parameter.clone() for parameter in model.parameters()]
+    heads = DraftHeads(model, 3)
+    tree = DraftTree([[0], [0, 0], [0, 0, 0]])
+    before = generate_speculative(model, heads, text[:, :8], tree=tree, max_new_tokens=16)
+    losses = train_draft_heads(model, heads, text, steps=120, batch_size=4, learning_rate=1e-2)
+    after = generate_speculative(model, heads, text[:, :8], tree=tree, max_new_tokens=16)
+    assert losses[-1] < 0.1 * losses[0]
+    assert before.tokens == after.tokens == generate(model, text[:, :8], max_new_tokens=16)
+    assert after.rounds < before.rounds and after.rounds <= 6  # at best 16 / 4
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), weights, strict=True))
+
+
+def test_texts_too_short_for_the_heads() -> None:
+    hidden, _ = GROUPED.read(draw_tokens(1, 5), GROUPED.init_state(1))
+    with pytest.raises(ValueError, match="tokens have length 5; 4 heads need at least 6"):
+        draft_loss(HEADS, hidden, draw_tokens(1, 5))
