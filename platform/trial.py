@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 
-from recallfront.models import build
 from recallfront.models import save as save_model
 from recallfront.platform.engine import prepare_process, whole_weights
 from recallfront.platform.lineage import code_version, collect
@@ -24,6 +23,7 @@ from recallfront.platform.measure import measured
 from recallfront.platform.quiet import Device
 from recallfront.platform.records import Status
 from recallfront.platform.reports import Report, Workplace
+from recallfront.platform.starting import merge_adapters, starting_model
 from recallfront.platform.training import Diverged, OutOfTime, Training, remove_checkpoint
 from recallfront.sweeps.data import load
 from recallfront.sweeps.trial import TrialConfig
@@ -82,7 +82,7 @@ def _body(config: TrialConfig, place: Workplace) -> Iterator[Report]:
             environment=_environment(place.home),
         )
 
-        model = build(config.model, seed=config.seed)
+        model = starting_model(config)
         figures["parameters"] = float(sum(p.numel() for p in model.parameters()))
         with closing(Training(config, model, data, place, device)) as training:
             for report in training.run(deadline, figures):
@@ -134,6 +134,7 @@ def _finish(
     report.status, report.details = Status.FINISHED, details
     with whole_weights(model):
         if place.rank == 0:
+            merge_adapters(model, config)
             save_model(model, folder / _WEIGHTS)
     if place.rank == 0:
         report.weights = str(folder / _WEIGHTS)

@@ -9,6 +9,7 @@ from pydantic import Field, ValidationError, model_validator
 from recallfront.sweeps.base import Frozen, canonical_json, digest
 from recallfront.sweeps.explain import explain
 from recallfront.sweeps.space import Block, Knobs, RawBlock, Scalar, check_value, read_blocks, split_knobs
+from recallfront.sweeps.start import StartConfig
 from recallfront.sweeps.trial import (
     MeasurementConfig,
     ResourceConfig,
@@ -93,6 +94,7 @@ class SweepSpec(Frozen):
     training: TrainingConfig = TrainingConfig()
     measurement: MeasurementConfig = MeasurementConfig()
     resources: ResourceConfig = ResourceConfig()
+    start: StartConfig | None = None
     objectives: tuple[Objective, ...] = Field(
         default=(Objective(metric="recall"), Objective(metric="decode_tokens_per_second")), min_length=2
     )
@@ -157,6 +159,7 @@ class SweepSpec(Frozen):
                     "training": training,
                     "measurement": self.measurement,
                     "resources": self.resources,
+                    "start": self.start,
                     "seed": seed,
                 }
             )

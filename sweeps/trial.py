@@ -8,6 +8,7 @@ from pydantic import Field, ValidationError, model_validator
 from recallfront.models import Architecture, ModelConfig
 from recallfront.sweeps.base import Frozen, canonical_json, digest
 from recallfront.sweeps.explain import explain
+from recallfront.sweeps.start import StartConfig
 from recallfront.sweeps.tasks.mqar import MQARConfig
 
 TaskConfig = MQARConfig  # a union, discriminated by `name`, as soon as there is a second task
@@ -117,6 +118,7 @@ class TrialConfig(Frozen):
     training: TrainingConfig = TrainingConfig()
     measurement: MeasurementConfig = MeasurementConfig()
     resources: ResourceConfig = ResourceConfig()
+    start: StartConfig | None = None
     seed: int = Field(default=0, ge=0, lt=2**31)
 
     @model_validator(mode="after")
