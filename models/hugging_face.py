@@ -13,6 +13,8 @@ from recallfront.models.building import assemble
 from recallfront.models.configs import parse_config
 from recallfront.models.language_model import LanguageModel
 
+_BRIDGE = "modeling_recallfront"  # the module in the folder that leads to this one
+
 
 class RecallfrontConfig(PretrainedConfig):  # type: ignore[no-untyped-call]
     """Our configuration, in the key `recallfront`."""
@@ -88,11 +90,21 @@ def to_transformers(model: LanguageModel) -> RecallfrontForCausalLM:
 
 
 def save_pretrained(model: LanguageModel, folder: str | Path) -> Path:
-    """Write the model as transformers reads it; `from_pretrained` or, once registered, its Auto classes load
-    it.
+    """Write the model as transformers reads it: `from_pretrained`, and its Auto classes once they are registered.
+
+    Tools that register nothing (lm-eval) load it with trust_remote_code=True: one line in the folder sends them to
+    this package, which must be installed.
     """
-    to_transformers(model).save_pretrained(folder)
-    return Path(folder)
+    wrapped, folder = to_transformers(model), Path(folder)
+    wrapped.config.auto_map = {
+        "AutoConfig": f"{_BRIDGE}.RecallfrontConfig",
+        "AutoModelForCausalLM": f"{_BRIDGE}.RecallfrontForCausalLM",
+    }
+    wrapped.save_pretrained(folder)
+    (folder / f"{_BRIDGE}.py").write_text(
+        "from recallfront.models.hugging_face import RecallfrontConfig, RecallfrontForCausalLM\n"
+    )
+    return folder
 
 
 def from_pretrained(folder: str | Path) -> RecallfrontForCausalLM:

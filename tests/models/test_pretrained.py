@@ -1,5 +1,8 @@
 """Models of transformers read in, linearized, and ours written out."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -145,3 +148,54 @@ class TestWrittenOut:
             tokens, attention_mask=torch.ones_like(tokens), max_new_tokens=4, do_sample=False
         )
         assert theirs[:, 5:].tolist() == generate(model, tokens, max_new_tokens=4)
+
+
+@torch.no_grad()
+def log_likelihood(model: Any, context: list[int], continuation: list[int]) -> tuple[float, bool]:
+    """As evaluation harnesses score a continuation: one row, its last token left out, log-softmax, gather."""
+    row = torch.tensor([(context + continuation)[:-1]])
+    logits = model(row).logits.log_softmax(-1)[:, -len(continuation) :]
+    wanted = torch.tensor([continuation])
+    greedy = bool((logits.argmax(-1) == wanted).all())
+    return float(logits.gather(2, wanted[..., None]).sum()), greedy
+
+
+def test_evaluation_tools_score_and_generate(tmp_path: Path) -> None:
+    ours = make_model(case_config("based"), torch.float32)
+    save_pretrained(ours, tmp_path)
+    register_auto_classes()
+    model: Any = AutoModelForCausalLM.from_pretrained(tmp_path, dtype="auto")
+    model.eval()
+    model.tie_weights()
+    assert model.config.vocab_size == 17 and str(model.device) == "cpu"
+    context, continuation = [3, 1, 4], [1, 5, 9]
+    score, greedy = log_likelihood(model, context, continuation)
+    text = torch.tensor([context + continuation])
+    expected = -F.cross_entropy(ours(text)[0, 2:-1].detach(), text[0, 3:], reduction="sum")
+    assert score == pytest.approx(float(expected), rel=1e-5)
+    best = generate(ours, torch.tensor([context]), max_new_tokens=3)[0]
+    assert greedy == (best == continuation)
+    assert log_likelihood(model, context, best)[1]
+    # generation as they call it: left padding, a cache asked for, a length in all, a padding token
+    padded, mask = (
+        torch.tensor([[0, 0, *context], [7, *context, 2]]),
+        torch.tensor([[0, 0, 1, 1, 1], [1] * 5]),
+    )
+    found = model.generate(
+        input_ids=padded, attention_mask=mask, max_length=8, do_sample=False, use_cache=True, pad_token_id=0
+    )
+    assert found[0, 5:].tolist() == best
+
+
+def test_a_tool_that_knows_nothing_of_us_loads_it(tmp_path: Path) -> None:
+    ours = make_model(case_config("grouped"), torch.float32)
+    save_pretrained(ours, tmp_path / "model")
+    program = (
+        "import sys, torch; from transformers import AutoModelForCausalLM; "
+        "model = AutoModelForCausalLM.from_pretrained(sys.argv[1], trust_remote_code=True); "
+        "print(model(torch.arange(6)[None]).logits.argmax(-1).tolist())"
+    )
+    environment = os.environ | {"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-c", program, str(tmp_path / "model")]
+    found = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == str(ours(torch.arange(6)[None]).argmax(-1).tolist())
