@@ -35,9 +35,11 @@ def gated_delta_rule_pytorch(
     weights = (q @ k.transpose(-1, -2)) * decay
     q, k = q * grown, (k * (total[:, :, :, -1:] - total).exp()).transpose(-1, -2)
     whole = grown[:, :, :, -1:]
-    outputs = []
-    for n in range(q.shape[2]):
-        corrected = u[:, :, n] - w[:, :, n] @ state
-        outputs.append(q[:, :, n] @ state + weights[:, :, n] @ corrected)
-        state = whole[:, :, n] * state + k[:, :, n] @ corrected
-    return from_chunks(torch.stack(outputs, dim=2), time), state
+    before, corrections = [], []
+    # taken apart at once: a gradient a slice would be as large as the whole
+    for u_n, w_n, k_n, whole_n in zip(*(x.unbind(2) for x in (u, w, k, whole)), strict=True):
+        before.append(state)
+        corrections.append(u_n - w_n @ state)
+        state = whole_n * state + k_n @ corrections[-1]
+    out = q @ torch.stack(before, dim=2) + weights @ torch.stack(corrections, dim=2)
+    return from_chunks(out, time), state

@@ -4,13 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from recallfront.kernels.chunks import from_chunks, into_chunks
-
-
-def normalised(x: Tensor) -> Tensor:
-    """x scaled to unit length; the tiny floor keeps a zero vector (padding) zero."""
-    length: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-    return x / length.clamp_min(1e-30)
+from recallfront.kernels.chunks import from_chunks, into_chunks, normalised
 
 
 def grouped_attention_pytorch(

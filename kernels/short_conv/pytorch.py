@@ -7,15 +7,18 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-
 _PART = 1 << 17  # numbers worked on at once, so that a chain of operations stays in the cache
+_LEAST_CHANNELS = 64  # narrower rows than this are read too slowly
 
 
-def _parts(x: Tensor) -> Iterator[slice]:
-    """Rows of the batch (B, T, C), few at a time."""
-    step = max(1, _PART // (x.shape[1] * x.shape[2]))
-    for start in range(0, x.shape[0], step):
-        yield slice(start, start + step)
+def _parts(x: Tensor) -> Iterator[tuple[slice, slice]]:
+    """Rows and channels of the batch (B, T, C), few at a time."""
+    batch, time, channels = x.shape
+    width = min(channels, max(_LEAST_CHANNELS, _PART // time))
+    step = max(1, _PART // (time * width))
+    for row in range(0, batch, step):
+        for channel in range(0, channels, width):
+            yield slice(row, row + step), slice(channel, channel + width)
 
 
 class _ShortConv(torch.autograd.Function):
@@ -27,13 +30,13 @@ class _ShortConv(torch.autograd.Function):
         ctx.has_bias = bias is not None
         size, time = taps.shape[1], x.shape[1]
         y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-        for part in _parts(x):
-            inputs, out, before = x[part], y[part], state[part]
-            torch.mul(inputs, taps[:, -1], out=out)
+        for rows, channels in _parts(x):
+            inputs, out, before = (z[rows, :, channels] for z in (x, y, state))
+            torch.mul(inputs, taps[channels, -1], out=out)
             if bias is not None:
-                out += bias
+                out += bias[channels]
             for back in range(1, size):
-                tap = taps[:, size - 1 - back]
+                tap = taps[channels, size - 1 - back]
                 out[:, back:].addcmul_(inputs[:, : max(time - back, 0)], tap)
                 out[:, :back].addcmul_(before[:, size - 1 - back :][:, :time], tap)
         return y
@@ -46,20 +49,20 @@ class _ShortConv(torch.autograd.Function):
         grad_x = torch.empty(x.shape, dtype=x.dtype, device=x.device)
         grad_taps, grad_bias = torch.zeros_like(taps), torch.zeros_like(taps[:, 0])
         grad_state = torch.zeros_like(state)
-        for part in _parts(x):
-            inputs, before, slope = x[part], state[part], grad[part]
-            grad_inputs, grad_before = grad_x[part], grad_state[part]
-            torch.mul(slope, taps[:, -1], out=grad_inputs)
-            grad_taps[:, -1] += (slope * inputs).sum((0, 1))
+        for rows, channels in _parts(x):
+            inputs, before, slope = (z[rows, :, channels] for z in (x, state, grad))
+            grad_inputs, grad_before = (z[rows, :, channels] for z in (grad_x, grad_state))
+            torch.mul(slope, taps[channels, -1], out=grad_inputs)
+            grad_taps[channels, -1] += (slope * inputs).sum((0, 1))
             if ctx.has_bias:
-                grad_bias += slope.sum((0, 1))
+                grad_bias[channels] += slope.sum((0, 1))
             for back in range(1, size):
                 place = size - 1 - back
                 later, first = slope[:, back:], slope[:, :back]
                 earlier, old = inputs[:, : max(time - back, 0)], before[:, place:][:, :time]
-                grad_inputs[:, : max(time - back, 0)].addcmul_(later, taps[:, place])
-                grad_before[:, place:][:, :time].addcmul_(first, taps[:, place])
-                grad_taps[:, place] += (later * earlier).sum((0, 1)) + (first * old).sum((0, 1))
+                grad_inputs[:, : max(time - back, 0)].addcmul_(later, taps[channels, place])
+                grad_before[:, place:][:, :time].addcmul_(first, taps[channels, place])
+                grad_taps[channels, place] += (later * earlier).sum((0, 1)) + (first * old).sum((0, 1))
         return grad_x, grad_taps, grad_bias if ctx.has_bias else None, grad_state
 
 

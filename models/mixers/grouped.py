@@ -3,8 +3,9 @@
 import torch
 from torch import Generator, Tensor, nn
 
+from recallfront.kernels.chunks import normalised
 from recallfront.kernels.grouped_attention.operator import grouped_attention, grouped_attention_step
-from recallfront.kernels.grouped_attention.pytorch import grouped_mix, normalised
+from recallfront.kernels.grouped_attention.pytorch import grouped_mix
 from recallfront.models.draft_tree import Branches
 from recallfront.models.layers import Drawn, Linear, rotate
 from recallfront.models.mixers.base import Mixer

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
+from recallfront.kernels.chunks import normalised
 from recallfront.kernels.gated_delta_rule.operator import gated_delta_rule, gated_delta_rule_step
 from recallfront.kernels.gated_linear_attention.operator import (
     gated_linear_attention,
@@ -21,6 +22,7 @@ from recallfront.models.configs.baselines import (
     MatrixStateConfig,
     RetNetConfig,
 )
+from recallfront.models.gating import gated
 from recallfront.models.layers import Drawn, Linear, RMSNorm, rotate
 from recallfront.models.mixers.base import Mixer
 from recallfront.models.mixers.short_convolution import ConvTaps
@@ -132,7 +134,7 @@ class MatrixState(Mixer):
             return q[:, :, None].expand(shape), k[:, :, None].expand(shape), v
         q, k = (x.reshape(*x.shape[:2], heads, config.keys) for x in (q, k))
         if self.is_delta:
-            q, k = F.normalize(q, dim=-1), F.normalize(k, dim=-1)
+            q, k = normalised(q), normalised(k)
         if isinstance(config, RetNetConfig):
             q, k = (rotate(x, positions, config.keys, longest) for x in (q, k))
         return q, k, v
@@ -172,12 +174,12 @@ class MatrixState(Mixer):
         """Skip, norm, gate and projection of o (..., H, V)."""
         if self.skip is not None:
             o = o + self.skip(v)
-        gate = None if self.gate is None else F.silu(self.gate(x))
+        gate = None if self.gate is None else self.gate(x)
         if self.shared_keys and gate is not None:  # Mamba-2 gates before its norm, which spans all heads
-            out: Tensor = self.out(self.norm(o.flatten(-2) * gate))
+            out: Tensor = self.out(self.norm(gated(gate, o.flatten(-2), "silu")))
             return out
         o = self.norm(o).flatten(-2)
-        out = self.out(o if gate is None else o * gate)
+        out = self.out(o if gate is None else gated(gate, o, "silu"))
         return out
 
     def forward(self, x: Tensor, layout: Layout) -> Tensor:
