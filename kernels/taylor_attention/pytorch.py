@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from recallfront.kernels.chunks import from_chunks, into_chunks
+from recallfront.kernels.taylor_attention.blocks import block_taylor_attention, suits
 
 CHUNK = 128
 
@@ -46,6 +47,8 @@ def taylor_attention_pytorch(q: Tensor, k: Tensor, v: Tensor, scale: float, eps:
         features = 1 + q.shape[3] + q.shape[3] * (q.shape[3] + 1) // 2
         empty = v.new_zeros(q.shape[0], q.shape[2], features, v.shape[3] + 1)
         return taylor_attention_extend(q, k, v, empty, scale, eps)[0]
+    if suits(q):
+        return block_taylor_attention(q, k, v, scale, eps)
     q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
     weights = _weights(q, k, scale)
     return (weights @ v / (weights.sum(-1, keepdim=True) + eps)).transpose(1, 2)
