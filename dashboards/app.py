@@ -122,12 +122,14 @@ def _one_sweep(run_id: str, request: "Request") -> dict[str, Any]:
 @lru_cache(maxsize=128)
 def _read(uri: str, run_id: str, moment: float) -> SweepView:
     """A sweep as it stood at a moment; raises UsageError."""
+    from recallfront.platform.driving import driver_is_gone
+    from recallfront.platform.fronts import home_folder
     from recallfront.platform.tracking.ledger import read_sweep, reading
 
     record = read_sweep(uri, run_id)
     with reading(uri) as client:
         experiment_id = client.get_run(record.run_id).info.experiment_id
-    return view_of(record, experiment_id)
+    return view_of(record, experiment_id, driverless=driver_is_gone(record.sweep_key, home_folder()))
 
 
 def _moment() -> float:

@@ -54,7 +54,8 @@ def serve(
     _require_free(host, port)
     command = server_command(prepare_store(tracking_uri, home), home, host=host, port=port)
     # a session of its own, so that an interrupt reaches the server once, from here, and all of it ends together
-    server = subprocess.Popen(command, env=os.environ | _ENVIRONMENT, start_new_session=True)
+    environment = os.environ | _ENVIRONMENT | {"RECALLFRONT_HOME": str(home.resolve())}
+    server = subprocess.Popen(command, env=environment, start_new_session=True)
     with _interrupts_stop(server) as stopped:
         address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
         if _wait_until_up(server, address):

@@ -16,6 +16,7 @@ STATES = {
     "running": "running",
     "finished": "finished",
     "error": "failed",
+    "interrupted": "interrupted",
 }  # tag of a sweep -> word on the page
 
 
@@ -60,6 +61,7 @@ class SweepView:
     done: int
     running: int
     failed: int
+    unfinished: int  # lost, or left by a driver that is gone: the sweep's next run goes on with them
     started: float  # seconds since the epoch; 0 before the first trial
     seconds: float  # from the first trial's start to the last one's end, or to now
     device_hours: float
@@ -156,8 +158,8 @@ class SweepView:
         )
 
 
-def view_of(record: SweepRecord, experiment_id: str) -> SweepView:
-    """Read a sweep's record for its page.
+def view_of(record: SweepRecord, experiment_id: str, *, driverless: bool = False) -> SweepView:
+    """Read a sweep's record for its page; `driverless` says that no process drives it, whatever its tag says.
 
     Raises:
         UsageError: when its specification has not reached the store yet.
@@ -166,15 +168,20 @@ def view_of(record: SweepRecord, experiment_id: str) -> SweepView:
     ends = [trial.end_time or time.time() for trial in record.trials]
     started = min((trial.start_time for trial in record.trials), default=0.0)
     ended = [trial for trial in record.trials if trial.end_time is not None]
+    state = STATES.get(record.tags.get("status", ""), "unknown")
+    if state == "running" and driverless:
+        state = "killed"
+    running = len(record.with_status(Status.RUNNING))
     return SweepView(
         record=record,
         older=of_all_versions - len(record.trials),
         front=build_front(record),
         experiment_id=experiment_id,
-        state=STATES.get(record.tags.get("status", ""), "unknown"),
+        state=state,
         done=len(record.with_status(Status.FINISHED, Status.PRUNED)),
-        running=len(record.with_status(Status.RUNNING)),
-        failed=sum(trial.status.is_failure for trial in record.trials),
+        running=running if state == "running" else 0,
+        failed=sum(trial.status.is_failure and trial.status.is_final for trial in record.trials),
+        unfinished=len(record.with_status(Status.LOST)) + (0 if state == "running" else running),
         started=started,
         seconds=max(ends, default=0.0) - started,
         device_hours=sum(devices(t) * ((t.end_time or 0.0) - t.start_time) / 3600 for t in ended),

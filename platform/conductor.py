@@ -7,9 +7,10 @@ from dataclasses import dataclass, field, replace
 from recallfront.platform.plans import Impossible, Outcome, Plan, Planner
 from recallfront.platform.pruning import Halving
 from recallfront.platform.recorder import Recorder
-from recallfront.platform.records import Status, SweepRecord, TrialRecord
+from recallfront.platform.records import Loss, Status, SweepRecord, TrialRecord
 from recallfront.platform.reports import Report
 from recallfront.sweeps.spec import SweepSpec
+from recallfront.sweeps.trial import TrialConfig
 
 
 @dataclass
@@ -89,19 +90,23 @@ class Conductor:
         if report.status is Status.RUNNING:
             self.recorder.report(live.plan.config.key, report)
 
+    def config(self, trial_id: str) -> TrialConfig:
+        """What a trial that runs was made of."""
+        return self._live[trial_id].plan.config
+
     def retried(self, trial_id: str) -> None:
         """A trial was lost and begins again, from its last checkpoint."""
         live = self._live[trial_id]
         live.attempts += 1
         self.recorder.retried(live.plan.config.key, live.attempts)
 
-    def ended(self, trial_id: str, *, lost: str | None = None) -> None:
+    def ended(self, trial_id: str, *, lost: Loss | None = None) -> None:
         """A trial is over: by its own last report, by pruning, or because it was lost for good (`lost` says how)."""
         live = self._live[trial_id]
         report, key = live.last, live.plan.config.key
         if lost is not None:
-            kind = Status.OUT_OF_MEMORY if "OutOfMemory" in lost else Status.LOST
-            report = replace(report, rows=[], status=kind, failure=lost)
+            figures = report.figures | lost.figures
+            report = replace(report, rows=[], figures=figures, status=lost.status, failure=lost.failure)
         elif live.pruned:
             report = replace(report, rows=[], status=Status.PRUNED)
         self.recorder.report(key, report)

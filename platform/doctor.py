@@ -38,6 +38,7 @@ class Report:
 
     def table(self) -> "Table":
         from rich.table import Table
+        from rich.text import Text
 
         table = Table(box=None, show_header=False)
         table.add_column()
@@ -45,7 +46,7 @@ class Report:
         table.add_column(overflow="fold")
         for finding in self.findings:
             mark = "[green]ok[/green]" if finding.fine else "[red]mend[/red]"
-            table.add_row(mark, finding.what, finding.said)
+            table.add_row(mark, finding.what, Text(finding.said))
         return table
 
 

@@ -11,6 +11,7 @@ import sysconfig
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -33,6 +34,7 @@ TRIAL_SOURCES: Final = (
     "platform/distributed.py",
     "platform/engine.py",
     "platform/measure.py",
+    "platform/starting.py",
     "platform/training.py",
     "platform/trial.py",
 )
@@ -164,8 +166,12 @@ def collect(home: Path | None = None) -> Lineage:
     )
 
 
+@lru_cache(maxsize=1)
 def code_version() -> str:
-    """16 hex digits over the path and content of the sources that a trial runs (TRIAL_SOURCES)."""
+    """16 hex digits over the path and content of the sources that a trial runs (TRIAL_SOURCES).
+
+    Taken once a process, as the modules are: an edit meanwhile changes neither.
+    """
     package = Path(recallfront.__file__).parent
     found = hashlib.sha256()
     for path, name in sorted(_trial_sources(package), key=lambda source: source[1]):
@@ -287,7 +293,9 @@ def _trial_sources(package: Path) -> Iterator[tuple[Path, str]]:
     """Files under TRIAL_SOURCES with their names in the package, which are the same in a checkout and a wheel."""
     for source in TRIAL_SOURCES:
         root = (package / source).resolve()  # a link in a checkout
-        for path in root.rglob("*.py") if root.is_dir() else [root] if root.exists() else []:
+        for path in root.rglob("*.py") if root.is_dir() else [root]:
+            if not path.is_file():  # editors lock files by links to nowhere
+                continue
             name = Path(source) / path.relative_to(root) if root.is_dir() else Path(source)
             yield path, name.as_posix()
 
@@ -325,6 +333,7 @@ def _untracked_sources(home: Path | None) -> list[str]:
         name
         for name in names
         if (path := root / name).suffix in _SOURCE_SUFFIXES
+        and path.is_file()
         and not (outputs and path.is_relative_to(outputs))
         and path.stat().st_size <= _LARGEST_SOURCE
     ]

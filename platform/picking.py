@@ -123,6 +123,21 @@ def export(
     return {name: target / name for name in MODEL_FILES}
 
 
+def check_names(name: str | None, alias: str | None) -> None:
+    """Raise UsageError unless MLflow's registry takes a model's name and alias, where they are given."""
+    from mlflow.exceptions import MlflowException
+    from mlflow.utils.validation import _validate_model_alias_name, _validate_model_name
+
+    from recallfront.platform.tracking.client import explain
+
+    for check, value in ((_validate_model_name, name), (_validate_model_alias_name, alias)):
+        try:
+            if value is not None:
+                check(value)
+        except MlflowException as error:
+            raise UsageError(f"MLflow does not register {value!r}: {explain(error)}") from None
+
+
 def register(
     picked: Picked,
     name: str,

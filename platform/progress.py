@@ -27,7 +27,7 @@ class Progress(Companion):
     def _run(self) -> None:
         if not self._console.is_terminal:
             while not self._done.wait(_LINE_SECONDS):
-                self._console.print(self.line(), highlight=False, soft_wrap=True)
+                self._console.print(self.line(), highlight=False, markup=False, soft_wrap=True)
             return
         with Live(self.picture(), console=self._console, refresh_per_second=4, transient=True) as live:
             while not self._done.wait(_LIVE_SECONDS):
@@ -59,7 +59,7 @@ class Progress(Companion):
             state = "measured, training" if trial.metrics else ""
             running.add_row(
                 Text("  running", style="cyan"),
-                describe(trial),
+                Text(describe(trial)),
                 state if recall is None else f"recall {recall:.3f}",
             )
         done = count(record)["done"] + count(record)["failed"]

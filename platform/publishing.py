@@ -49,6 +49,7 @@ class Publisher(Companion):
     def _publish(self, *, last: bool = False) -> None:
         record = self._conductor.record()
         finished = record.with_status(Status.FINISHED)
+        self._tell_counts(record)
         if not finished:
             return
         self.front = build_front(record)
@@ -82,22 +83,29 @@ class Publisher(Companion):
         folder.mkdir(parents=True)
         return dict(write_front(front, folder))
 
+    def _tell_counts(self, record: SweepRecord) -> None:
+        elapsed, busy = self._spent(record)
+        self._recorder.sweep_tags(
+            {f"{TAG}trials_{name}": str(number) for name, number in count(record).items()}
+            | {f"{TAG}elapsed_seconds": f"{elapsed:.0f}", f"{TAG}device_seconds": f"{busy:.0f}"}
+        )
+
     def _tell_hypervolume(self, record: SweepRecord, front: Front, finished: int) -> None:
-        elapsed = self._before + time.time() - self._conductor.started
+        if finished <= self._finished_told:
+            return
+        self._finished_told = finished
+        elapsed, busy = self._spent(record)
+        self._recorder.sweep_metrics(
+            [
+                ("hypervolume", front.hypervolume, finished),
+                ("hypervolume_by_elapsed_seconds", front.hypervolume, round(elapsed)),
+                ("hypervolume_by_device_seconds", front.hypervolume, round(busy)),
+            ]
+        )
+
+    def _spent(self, record: SweepRecord) -> tuple[float, float]:
+        """Seconds that the sweep has taken, in all its runs, and seconds of its devices."""
         resources = self._conductor.spec.resources
         devices = resources.workers * (resources.gpus or resources.cpus)
         busy = devices * sum((t.end_time or t.start_time) - t.start_time for t in record.trials)
-        counts = count(record)
-        if finished > self._finished_told:
-            self._finished_told = finished
-            self._recorder.sweep_metrics(
-                [
-                    ("hypervolume", front.hypervolume, finished),
-                    ("hypervolume_by_elapsed_seconds", front.hypervolume, round(elapsed)),
-                    ("hypervolume_by_device_seconds", front.hypervolume, round(busy)),
-                ]
-            )
-        self._recorder.sweep_tags(
-            {f"{TAG}trials_{name}": str(number) for name, number in counts.items()}
-            | {f"{TAG}elapsed_seconds": f"{elapsed:.0f}", f"{TAG}device_seconds": f"{busy:.0f}"}
-        )
+        return self._before + time.time() - self._conductor.started, busy

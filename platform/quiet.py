@@ -8,6 +8,7 @@ The kernel gives the locks of a killed process back.
 import fcntl
 import os
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,9 +28,10 @@ class Device:
     @contextmanager
     def shared(self) -> Iterator[None]:
         """Hold while a step runs; waits while somebody measures. Costs a few microseconds."""
-        fcntl.flock(self._gate, fcntl.LOCK_EX)
-        fcntl.flock(self._use, fcntl.LOCK_SH)
-        fcntl.flock(self._gate, fcntl.LOCK_UN)
+        with _aside():
+            fcntl.flock(self._gate, fcntl.LOCK_EX)
+            fcntl.flock(self._use, fcntl.LOCK_SH)
+            fcntl.flock(self._gate, fcntl.LOCK_UN)
         try:
             yield
         finally:
@@ -38,19 +40,41 @@ class Device:
     @contextmanager
     def alone(self) -> Iterator[None]:
         """Hold while measuring: no other trial of this machine computes on the device meanwhile."""
-        fcntl.flock(self._gate, fcntl.LOCK_EX)
-        try:
-            fcntl.flock(self._use, fcntl.LOCK_EX)
+        with _aside():
+            fcntl.flock(self._gate, fcntl.LOCK_EX)
             try:
-                yield
+                fcntl.flock(self._use, fcntl.LOCK_EX)
+                try:
+                    yield
+                finally:
+                    fcntl.flock(self._use, fcntl.LOCK_UN)
             finally:
-                fcntl.flock(self._use, fcntl.LOCK_UN)
-        finally:
-            fcntl.flock(self._gate, fcntl.LOCK_UN)
+                fcntl.flock(self._gate, fcntl.LOCK_UN)
 
     def close(self) -> None:
         os.close(self._gate)
         os.close(self._use)
+
+
+_spans: dict[str, float] = {"over": 0.0}  # seconds aside that are over; `since` while one goes on
+
+
+@contextmanager
+def _aside() -> Iterator[None]:
+    if "since" in _spans:  # within another
+        yield
+        return
+    _spans["since"] = time.monotonic()
+    try:
+        yield
+    finally:
+        _spans["over"] += time.monotonic() - _spans.pop("since")
+
+
+def aside_seconds() -> float:
+    """Seconds that this process has measured, or waited for others to measure, up to now."""
+    since = _spans.get("since")
+    return _spans["over"] + (0.0 if since is None else time.monotonic() - since)
 
 
 def _machine_wide(name: str) -> str:

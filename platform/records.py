@@ -28,6 +28,15 @@ class Status(StrEnum):
         return self not in (Status.RUNNING, Status.FINISHED, Status.PRUNED)
 
 
+@dataclass(frozen=True)
+class Loss:
+    """How a trial was lost, as far as its driver knows."""
+
+    failure: str  # in one sentence
+    status: Status = Status.LOST  # or out_of_memory: it would end so again
+    figures: dict[str, float] = field(default_factory=dict)
+
+
 TAG = "recallfront."  # prefix of every tag that we set on an MLflow run
 
 

@@ -3,7 +3,7 @@
 import math
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import closing
 from dataclasses import dataclass
 from enum import StrEnum
@@ -78,6 +78,7 @@ class Rerun:
 
     def table(self) -> "Table":
         from rich.table import Table
+        from rich.text import Text
 
         table = Table(title=f"rerun of {self.rerun_of[:8]}", box=None, header_style="bold")
         for column in ("metric", "equal", "first run", "rerun"):
@@ -86,14 +87,15 @@ class Rerun:
             shown = ["-" if value is None else f"{value:.6g}" for value in (c.before, c.after)]
             table.add_row(c.metric, f"{c.equal} of {c.values}", *shown)
         if self.differences:
-            table.caption = "differs: " + "; ".join(self.differences)
+            table.caption = Text("differs: " + "; ".join(self.differences))
         return table
 
 
 def rerun(run: str, *, home: Path | str | None = None, tracking_uri: str | None = None) -> Rerun:
     """Rebuild a trial from its lineage, run it in this process, log it as a new run tagged `rerun_of`, and compare.
 
-    Throughput is measured anew and reported; it is not compared bit for bit.
+    Throughput is measured anew and reported; it is not compared bit for bit. A trial that was pruned is run as far as
+    it came.
 
     Raises:
         UsageError: there is no such run, or its lineage cannot be read or is not possible with this version.
@@ -119,17 +121,20 @@ def rerun(run: str, *, home: Path | str | None = None, tracking_uri: str | None 
         scratch=scratch,
         remeasure=True,
     )
+    before = _history(open_client(uri), first)
+    pruned_at = max(before["loss"], default=0) if first.status is Status.PRUNED else None
     rows: list[Row] = []
     last, environment = Report(step=0), None
     try:
-        for last in _reports(config, place):
-            rows += last.rows
-            environment = (
-                environment or last.environment
-            )  # of the process that trained, as the first run's is
+        with closing(_reports(config, place)) as reports:
+            for last in reports:
+                rows += last.rows
+                environment = environment or last.environment  # of the process that trained
+                if pruned_at is not None and last.step >= pruned_at:
+                    last.status = Status.PRUNED
+                    break
         found = Lineage.model_validate(environment) if environment else collect(folder)
         now = lineage.model_copy(update={"environment": found, "data_digest": data_digest})
-        before = _history(open_client(uri), first)
         comparisons = _compare(before, rows, first, last)
         differences = tuple(map(str, compare(lineage.environment, now.environment)))
         verdict, reason = _judge(config, lineage, data_digest, first, last, comparisons)
@@ -139,7 +144,7 @@ def rerun(run: str, *, home: Path | str | None = None, tracking_uri: str | None 
     return Rerun(run_id, first.run_id, verdict, reason, comparisons, differences)
 
 
-def _reports(config: TrialConfig, place: Workplace) -> Iterator[Report]:
+def _reports(config: TrialConfig, place: Workplace) -> Generator[Report, None, None]:
     if config.resources.workers == 1:
         yield from run_trial(config, place)
         return
@@ -187,17 +192,18 @@ def _judge(
         return Verdict.NOT_COMPARABLE, (
             f"the data is not the same: its digest was {str(lineage.data_digest)[:16]} and is {data_digest[:16]}"
         )
-    if Status.FINISHED not in (first.status, last.status) and first.status == last.status:
-        return Verdict.REPRODUCED, f"both runs ended as {last.status.value}"
-    if first.status is not Status.FINISHED or last.status is not Status.FINISHED:
+    if first.status is not last.status:
         return (
             Verdict.NOT_COMPARABLE,
             f"the first run ended as {first.status.value}, the rerun as {last.status.value}",
         )
     compared = sum(c.values for c in comparisons)
     equal = sum(c.equal for c in comparisons)
-    if equal == compared:
-        return Verdict.IDENTICAL, f"all {compared} values of losses and recall are equal, bit for bit"
+    ended = "" if last.status is Status.FINISHED else f"; both runs ended as {last.status.value}"
+    if 0 < compared == equal:
+        return Verdict.IDENTICAL, f"all {compared} values of losses and recall are equal, bit for bit{ended}"
+    if ended:
+        return Verdict.REPRODUCED, f"{equal} of {compared} values are equal{ended}"
     recalls = first.metrics["recall"], last.figures["recall"]
     questions = sum(s.examples * s.num_kv_pairs for s in config.task.test)
     mean = sum(recalls) / 2

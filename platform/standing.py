@@ -26,8 +26,8 @@ def sweeps_table(*, home: Path | str | None = None, tracking_uri: str | None = N
         status = sweep.tags.get("status", sweep.status.lower())
         if status == "running" and driver_is_gone(sweep.sweep_key, folder):
             status = "killed: run it again to go on"
-        table.add_row(
-            sweep.name, sweep.sweep_key[:8], status, *counts, _when(sweep.start_time), sweep.run_id[:8]
+        _add_row(
+            table, sweep.name, sweep.sweep_key[:8], status, *counts, _when(sweep.start_time), sweep.run_id[:8]
         )
     return table
 
@@ -38,7 +38,8 @@ def sweep_table(sweep: str, *, home: Path | str | None = None, tracking_uri: str
     table = _table("trial", "status", "recall", "decode tokens/s", "run", "note")
     for trial in record.trials:
         recall, decode = (trial.metrics.get(m) for m in ("validation_recall", "decode_tokens_per_second"))
-        table.add_row(
+        _add_row(
+            table,
             describe(trial),
             trial.status.value,
             "" if recall is None else f"{recall:.3f}",
@@ -57,7 +58,9 @@ def jobs_table(address: str, job: str | None = None) -> "Table":
     for found in jobs(address, job):
         started = _when(found.start_time / 1000) if found.start_time else ""
         message = " ".join((found.message or "").split())
-        table.add_row(str(found.submission_id), study_of(found), found.status.value.lower(), started, message)
+        _add_row(
+            table, str(found.submission_id), study_of(found), found.status.value.lower(), started, message
+        )
     return table
 
 
@@ -68,6 +71,13 @@ def _table(*columns: str) -> "Table":
     for column in columns:
         table.add_column(column, overflow="fold")
     return table
+
+
+def _add_row(table: "Table", *cells: str) -> None:
+    """A row whose cells are shown as they are: rich takes what stands in brackets for markup."""
+    from rich.text import Text
+
+    table.add_row(*map(Text, cells))
 
 
 def _when(seconds: float) -> str:

@@ -46,6 +46,8 @@ class SweepResult:
     tracking_uri: str
     front_files: dict[str, Path]
     undelivered: int  # events that wait in the spool for the tracking server
+    refused: int  # events that it will not take, kept in the spool's table `rejected`
+    spool: Path
 
 
 def run_sweep(
@@ -84,7 +86,8 @@ def _run_sweep(
     with only_driver(spec, folder):
         data = prepare(spec.task, folder / "data")
         place = Workplace(home=folder, data=data[0], data_digest=data[1], code_version=code_version())
-        writer = TrackingWriter(uri, folder / "spool" / f"{spec.key[:16]}.sqlite")
+        spool = folder / "spool" / f"{spec.key[:16]}.sqlite"
+        writer = TrackingWriter(uri, spool)
         try:
             writer.flush(_DELIVERY_SECONDS)  # what a killed driver left behind belongs to the ledger
             conductor, publisher = _set_up(spec, place, writer, uri, collect(folder))
@@ -98,7 +101,7 @@ def _run_sweep(
             files = publisher.finish()
             conductor.recorder.close_sweep(finished=bool(count(record)["done"]))
             writer.flush(_DELIVERY_SECONDS)
-            undelivered = writer.backlog()
+            undelivered, refused = writer.backlog(), writer.rejected()
         finally:
             writer.close()
     return SweepResult(
@@ -111,6 +114,8 @@ def _run_sweep(
         tracking_uri=uri,
         front_files=files,
         undelivered=undelivered,
+        refused=refused,
+        spool=spool,
     )
 
 

@@ -53,12 +53,12 @@ class Training:
         self._saved_at = time.monotonic()
         self._resume()
 
-    def run(self, deadline: float, figures: dict[str, float]) -> Iterator[Report]:
+    def run(self, figures: dict[str, float]) -> Iterator[Report]:
         """Train to the last step; one report an evaluation, the last of them with the test split's figures.
 
         Raises:
             Diverged: the loss is not finite.
-            OutOfTime: `deadline` (of the monotonic clock) has passed.
+            OutOfTime: it has trained and evaluated for longer than the time limit, earlier attempts included.
         """
         training = self.config.training
         if self.history:
@@ -70,7 +70,7 @@ class Training:
             first_step=self.step,
         )
         while self.step < training.steps:
-            rows = self._train_until_evaluation(batches, deadline)
+            rows = self._train_until_evaluation(batches)
             with self._holding_device("evaluate"):
                 found = self.evaluate("validation")
             figures |= {f"validation_{name}": value for name, value in found.items()}
@@ -102,13 +102,13 @@ class Training:
     def close(self) -> None:
         self.engine.destroy()
 
-    def _train_until_evaluation(self, batches: Iterator[tuple[Tensor, Tensor]], deadline: float) -> list[Row]:
+    def _train_until_evaluation(self, batches: Iterator[tuple[Tensor, Tensor]]) -> list[Row]:
         training = self.config.training
         rows: list[Row] = []
         stop = min(training.steps, (self.step // training.evaluate_every + 1) * training.evaluate_every)
         while self.step < stop:
-            if time.monotonic() > deadline:
-                limit = self.config.resources.time_limit_seconds
+            limit = self.config.resources.time_limit_seconds
+            if limit is not None and self.seconds["train"] + self.seconds["evaluate"] > limit:
                 raise OutOfTime(f"over the time limit of {limit:g} s at step {self.step} of {training.steps}")
             inputs, labels = next(batches)
             with self._holding_device("train"):

@@ -32,6 +32,10 @@ _RESULT = "result.json"
 _WEIGHTS = "model"
 
 
+class OtherCode(Exception):
+    """This process does not run the code that the sweep's results are of."""
+
+
 def run_trial(config: TrialConfig, place: Workplace) -> Generator[Report, None, None]:
     """Run a trial and report; the last report has the status it ended with. Raises nothing that the trial does.
 
@@ -64,7 +68,6 @@ def run_trial(config: TrialConfig, place: Workplace) -> Generator[Report, None, 
 
 
 def _body(config: TrialConfig, place: Workplace) -> Iterator[Report]:
-    deadline = time.monotonic() + (config.resources.time_limit_seconds or float("inf"))
     prepare_process(threads=config.resources.threads, use_gpu=place.device.startswith("cuda"))
     with (
         closing(Device(place.device)) as device,
@@ -85,7 +88,7 @@ def _body(config: TrialConfig, place: Workplace) -> Iterator[Report]:
         model = starting_model(config)
         figures["parameters"] = float(sum(p.numel() for p in model.parameters()))
         with closing(Training(config, model, data, place, device)) as training:
-            for report in training.run(deadline, figures):
+            for report in training.run(figures):
                 report.seconds["measure"] = measure_seconds
                 if report.step == config.training.steps and "recall" in report.figures:
                     report = _finish(config, place, model, report, details, training.history)
@@ -93,9 +96,11 @@ def _body(config: TrialConfig, place: Workplace) -> Iterator[Report]:
 
 
 def _check_code(place: Workplace) -> None:
-    """A node with other code would give results in the name of this one."""
+    """A node with other code, or sources that were changed meanwhile, would give results in the name of these."""
     if (own := code_version()) != place.code_version:
-        raise RuntimeError(f"this process runs code {own}, the sweep's driver {place.code_version}")
+        raise OtherCode(
+            f"its process runs code {own}, the sweep's driver {place.code_version}: sources have changed, run it again"
+        )
 
 
 @lru_cache(maxsize=1)  # a process's lineage does not change from trial to trial
@@ -152,6 +157,8 @@ def _classify(error: Exception) -> tuple[Status, str]:
         return Status.DIVERGED, message
     if isinstance(error, OutOfTime):
         return Status.TIMEOUT, message
+    if isinstance(error, OtherCode):
+        return Status.LOST, message
     out_of_memory = isinstance(error, MemoryError | torch.OutOfMemoryError)
     if out_of_memory or (isinstance(error, RuntimeError) and "can't allocate memory" in message):
         return Status.OUT_OF_MEMORY, message or "out of memory"

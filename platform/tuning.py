@@ -14,7 +14,9 @@ from ray.tune.search import Searcher
 from recallfront.platform.actor import TrialActor, workplace_json
 from recallfront.platform.conductor import Conductor
 from recallfront.platform.distributed import PLACEMENT_GROUP, release_placement_group
+from recallfront.platform.records import Loss, Status
 from recallfront.platform.reports import Report, Workplace
+from recallfront.platform.watchdog import leave_word
 from recallfront.sweeps.trial import ResourceConfig
 
 
@@ -34,7 +36,7 @@ def run_trials(conductor: Conductor, place: Workplace, *, concurrent: int) -> No
         run_config=tune.RunConfig(
             name=f"{spec.name}-{spec.key[:8]}",
             storage_path=str(place.home / "tune"),
-            callbacks=[_Ends(conductor)],
+            callbacks=[_Ends(conductor, place)],
             failure_config=tune.FailureConfig(max_failures=spec.retries),
             checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
             verbose=0,
@@ -106,8 +108,8 @@ class _Decisions(_NeverRestored, FIFOScheduler):
 class _Ends(_NeverRestored, Callback):
     """Tells the conductor how trials end, and gives back what a killed one held."""
 
-    def __init__(self, conductor: Conductor) -> None:
-        self._conductor = conductor
+    def __init__(self, conductor: Conductor, place: Workplace) -> None:
+        self._conductor, self._place = conductor, place
         self._groups: dict[str, str] = {}
 
     def on_trial_result(
@@ -120,14 +122,20 @@ class _Ends(_NeverRestored, Callback):
 
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         self._release(trial)
-        self._conductor.retried(trial.trial_id)
+        loss = _loss_of(trial)
+        if loss.status is Status.LOST:
+            self._conductor.retried(trial.trial_id)
+            return
+        # Tune tries again whatever it was; this attempt ends at once, and says how the one before ended
+        word = Report(step=0, status=loss.status, failure=loss.failure, figures=loss.figures)
+        leave_word(self._place.folder(self._conductor.config(trial.trial_id)), word)
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         self._conductor.ended(trial.trial_id)  # its workers may still be leaving: its actor sees to them
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         self._release(trial)
-        self._conductor.ended(trial.trial_id, lost=_why_lost(trial))
+        self._conductor.ended(trial.trial_id, lost=_loss_of(trial))
 
     def on_experiment_end(self, trials: list[Trial], **info: Any) -> None:
         for group in self._groups.values():
@@ -141,14 +149,26 @@ def read_report(result: dict[str, Any]) -> Report:
     return Report.from_json(json.loads(result["report"]))
 
 
-def _why_lost(trial: Trial) -> str:
-    """What ended a trial's last attempt, on one line, from the text that Tune keeps in the driver's own folder."""
+def _loss_of(trial: Trial) -> Loss:
+    """What ended a trial's last attempt, from the text that Tune keeps in the driver's own folder."""
     path = Path(trial.error_file) if trial.error_file else None
     if path is None or not path.exists():
-        return "its actor was lost"
-    lines = path.read_text().rpartition("Failure #")[2].splitlines()[1:]
+        return Loss("its actor was lost")
+    return read_loss(path.read_text().rpartition("Failure #")[2].partition("\n")[2])
+
+
+def read_loss(text: str) -> Loss:
+    """What the text of an exception of Ray's says of a trial that was lost; its last exception, on one line."""
+    if killed := re.search(r"Memory on the node .*? was ([\d.]+ ?GB) used / ([\d.]+ ?GB) limit", text):
+        own = re.search(r"actual memory used=([\d.]+) ?GB", text)
+        figures = {"peak_memory_bytes": float(own[1]) * 2**30} if own else {}
+        used, limit = killed.groups()
+        sentence = f"its node ran out of memory ({used} of {limit} were used), and Ray ended it"
+        return Loss(sentence, Status.OUT_OF_MEMORY, figures)
+    lines = text.splitlines()
     raised = [i for i, line in enumerate(lines) if re.match(r"[\w.]+(Error|Exception|Exit)\b", line)]
-    return " ".join(" ".join(lines[raised[-1] if raised else 0 :]).split())[:1000]
+    sentence = " ".join(" ".join(lines[raised[-1] if raised else 0 :]).split())[:1000]
+    return Loss(sentence, Status.OUT_OF_MEMORY if "OutOfMemoryError" in sentence else Status.LOST)
 
 
 def _trial_folder(trial: Trial) -> str:

@@ -1,38 +1,41 @@
-"""A trial that hangs cannot look at its own clock: the watchdog ends its process, and the next attempt says why."""
+"""A trial that hangs, or is killed, cannot say so: word is left in its folder, and the next attempt passes it on."""
 
+import json
 import os
 import threading
+import time
 from collections.abc import Generator
 from pathlib import Path
 
+from recallfront.platform.quiet import aside_seconds
 from recallfront.platform.records import Status
 from recallfront.platform.reports import Report, Workplace
 from recallfront.sweeps.trial import TrialConfig
 
 _GRACE = 30.0  # seconds beyond the time limit: the trial ends itself between two steps where it can
+_LONGEST_ASIDE = (
+    3600.0  # seconds of measuring and waiting for others' that do not count; a hung one ends then
+)
+_WORD = "ended.json"
 
 
 class Watchdog:
-    """Watches one trial in this process for as long as it runs."""
+    """Watches one trial in this process for as long as it runs, and ends the process of one that hangs."""
 
     def __init__(self, config: TrialConfig, place: Workplace) -> None:
-        self._config = config
-        self._marker = place.folder(config) / "overran"
+        self._limit = config.resources.time_limit_seconds
+        self._folder = place.folder(config)
+        self._began, self._aside = time.monotonic(), aside_seconds()
         self._timer: threading.Timer | None = None
 
     def guard(self, reports: Generator[Report, None, None]) -> Generator[Report, None, None]:
-        """The same reports; or, where an earlier attempt had to be ended, one report of that."""
-        limit = self._config.resources.time_limit_seconds
-        if limit is not None and self._marker.exists():
-            self._marker.unlink()
+        """The same reports; or, where an earlier attempt was ended from outside, one report of that."""
+        word = take_word(self._folder)
+        if word is not None:
             reports.close()
-            failure = f"over the time limit of {limit:g} s, and had to be ended from outside"
-            yield Report(step=0, status=Status.TIMEOUT, failure=failure)
+            yield word
             return
-        if limit is not None:
-            self._timer = threading.Timer(limit + _GRACE, _end_process, args=(self._marker,))
-            self._timer.daemon = True
-            self._timer.start()
+        self._look()
         try:
             yield from reports
         finally:
@@ -43,8 +46,32 @@ class Watchdog:
         if self._timer is not None:
             self._timer.cancel()
 
+    def _look(self) -> None:
+        if self._limit is None:
+            return
+        aside = min(aside_seconds() - self._aside, _LONGEST_ASIDE)
+        left = self._limit + _GRACE - (time.monotonic() - self._began - aside)
+        if left <= 0:
+            failure = f"over the time limit of {self._limit:g} s, and had to be ended from outside"
+            leave_word(self._folder, Report(step=0, status=Status.TIMEOUT, failure=failure))
+            os._exit(1)
+        self._timer = threading.Timer(left + 0.01, self._look)
+        self._timer.daemon = True
+        self._timer.start()
 
-def _end_process(marker: Path) -> None:
-    marker.parent.mkdir(parents=True, exist_ok=True)
-    marker.touch()
-    os._exit(1)
+
+def leave_word(folder: Path, report: Report) -> None:
+    """Have the next attempt of the trial of this folder end at once, with this report."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / _WORD).write_text(json.dumps(report.to_json()))
+
+
+def take_word(folder: Path) -> Report | None:
+    """The report that was left for this attempt, if any."""
+    path = folder / _WORD
+    try:
+        word = Report.from_json(json.loads(path.read_text()))
+    except FileNotFoundError:
+        return None
+    path.unlink()
+    return word

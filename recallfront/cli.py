@@ -78,7 +78,9 @@ def run(
     console = Console(width=_width())
     spec = load_spec(study_or_file)
     console.print(
-        f"sweep {spec.name} ({spec.key[:8]}): {total_trials(spec)} trials, outputs in {home_folder(home).resolve()}"
+        f"sweep {spec.name} ({spec.key[:8]}): {total_trials(spec)} trials, outputs in {home_folder(home).resolve()}",
+        markup=False,
+        highlight=False,
     )
     result = run_sweep(spec, home=home, tracking_uri=tracking_uri, address=address, console=console)
     _show_result(result, console)
@@ -136,7 +138,7 @@ def status(
         table = sweep_table(name, home=home, tracking_uri=tracking_uri)
     else:
         table = sweeps_table(home=home, tracking_uri=tracking_uri)
-    Console().print(table)
+    Console(width=_width()).print(table)
 
 
 @app.command()
@@ -156,10 +158,12 @@ def front(
 
     from recallfront.platform.errors import UsageError
     from recallfront.platform.fronts import front as find_front
-    from recallfront.platform.pictures.figures import write_plot
+    from recallfront.platform.pictures.figures import check_plot, write_plot
 
     if csv and json:
         raise UsageError("--csv and --json: give one of the two")
+    if plot is not None:
+        check_plot(plot)
     found = find_front(sweep, home=home, tracking_uri=tracking_uri)
     if csv or json:
         print(found.to_csv() if csv else found.to_json(), end="\n" if json else "")
@@ -200,6 +204,8 @@ def pick(
     """Choose a Pareto-optimal configuration, and say why."""
     from recallfront.platform import picking
 
+    if not no_register:
+        picking.check_names(register, alias)
     picked = picking.pick(
         sweep,
         where=where or (),
@@ -230,7 +236,7 @@ def rerun(run: Run, home: Home = None, tracking_uri: TrackingUri = None) -> None
     from recallfront.platform.rerunning import rerun as run_again
 
     result = run_again(run, home=home, tracking_uri=tracking_uri)
-    Console().print(result.table())
+    Console(width=_width()).print(result.table())
     print(f"verdict: {result.verdict.value}: {result.reason}")
     print(f"run: {result.run_id}")
 
@@ -290,12 +296,12 @@ def doctor(
     from recallfront.platform.doctor import examine
 
     report = examine(home=home, tracking_uri=tracking_uri, address=address)
-    Console().print(report.table())
+    Console(width=_width()).print(report.table())
     sys.exit(0 if report.healthy else 1)
 
 
 def _show_result(result: "SweepResult", console: "Console") -> None:
-    from recallfront.platform.progress import count
+    from recallfront.platform.progress import count, describe
 
     counts = count(result.record)
     print(
@@ -304,9 +310,11 @@ def _show_result(result: "SweepResult", console: "Console") -> None:
     )
     for trial in result.record.trials:
         if trial.status.is_failure:
-            print(f"  {trial.status.value}: {trial.failure}")
+            print(f"  {trial.status.value}: {describe(trial)}: {trial.failure}")
     if result.undelivered:
         print(f"{result.undelivered} events wait for the tracking server: run the same command again")
+    if result.refused:
+        print(f"{result.refused} events were refused by the tracking server; they are kept in {result.spool}")
     if result.front is None:
         return
     console.print(result.front.table(members_only=False))

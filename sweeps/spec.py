@@ -8,7 +8,17 @@ from pydantic import Field, ValidationError, model_validator
 
 from recallfront.sweeps.base import Frozen, canonical_json, digest
 from recallfront.sweeps.explain import explain
-from recallfront.sweeps.space import Block, Knobs, RawBlock, Scalar, check_value, read_blocks, split_knobs
+from recallfront.sweeps.space import (
+    TRAINING_PREFIX,
+    Block,
+    Knobs,
+    Range,
+    RawBlock,
+    Scalar,
+    check_value,
+    read_blocks,
+    split_knobs,
+)
 from recallfront.sweeps.start import StartConfig
 from recallfront.sweeps.trial import (
     MeasurementConfig,
@@ -123,7 +133,21 @@ class SweepSpec(Frozen):
             )
         for block in self.blocks:
             self._check_block(block)
+            self._check_rungs(block)
         return self
+
+    def _check_rungs(self, block: Block) -> None:
+        """Trials are judged at evaluations: without one between the first rung and the end, none is ever stopped."""
+        if self.early_stopping is None:
+            return
+        first = self.early_stopping.first_rung_steps
+        steps = max(self._values(block, "steps"))
+        every = min(self._values(block, "evaluate_every"))
+        if -(-first // every) * every >= steps:
+            raise ValueError(
+                f"early_stopping.first_rung_steps={first}: no trial is evaluated between this and its last step "
+                f"({steps}), as training.evaluate_every={every}: make one of them smaller"
+            )
 
     @cached_property
     def blocks(self) -> tuple[Block, ...]:
@@ -189,6 +213,13 @@ class SweepSpec(Frozen):
             except ValueError as error:
                 reason = reason or str(error)
         raise ValueError(f"space {block.label}: no configuration is possible: {reason}")
+
+    def _values(self, block: Block, setting: str) -> list[int]:
+        """What a setting of the training, a whole number, may be in a block."""
+        domain = block.domains.get(f"{TRAINING_PREFIX}{setting}")
+        if domain is None:
+            return [getattr(self.training, setting)]
+        return [int(value or 0) for value in (domain.values() if isinstance(domain, Range) else domain)]
 
     def _shared_settings(self, block: Block) -> Knobs:
         """The settings under `model` as an architecture takes them."""

@@ -94,7 +94,11 @@ class ResourceConfig(Frozen):
     memory_gb: float | None = Field(
         default=None, gt=0, description="least memory that a trial may not exceed"
     )
-    time_limit_seconds: float | None = Field(default=None, gt=0)
+    time_limit_seconds: float | None = Field(
+        default=None,
+        gt=0,
+        description="of training and evaluation; measuring, and waiting while others measure, do not count",
+    )
 
     @model_validator(mode="after")
     def _whole_gpus_for_several_workers(self) -> Self:

@@ -47,6 +47,12 @@ def write_front(front: Front, directory: Path | str) -> dict[str, Path]:
     return paths
 
 
+def check_plot(path: Path | str) -> None:
+    """Raise UsageError unless `write_plot` can write a file of this name."""
+    if Path(path).suffix not in (".html", ".png"):
+        raise UsageError(f"plot {str(path)!r}: write FILE.html or FILE.png")
+
+
 def write_plot(front: Front, path: Path | str) -> None:
     """Write the front's picture alone, as `FILE.html` or `FILE.png`.
 
@@ -55,14 +61,13 @@ def write_plot(front: Front, path: Path | str) -> None:
     """
     from recallfront.platform.pictures.png import draw_front
 
+    check_plot(path)
     target = Path(path)
     try:
         if target.suffix == ".html":
             target.write_text(front_html(front), encoding="utf-8")
-        elif target.suffix == ".png":
-            draw_front(front, target)
         else:
-            raise UsageError(f"plot {str(path)!r}: write FILE.html or FILE.png")
+            draw_front(front, target)
     except OSError as error:
         raise UsageError(f"plot {str(path)!r} cannot be written: {error.strerror}") from None
 

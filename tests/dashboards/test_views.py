@@ -22,9 +22,26 @@ def test_counts_and_state(make_record: MakeRecord) -> None:
     assert view.device_hours == pytest.approx(20 * 15 / 3600)  # pruned and failed trials cost too
     assert view.link("abc") == "/#/experiments/7/runs/abc?workflowType=machine_learning"
     states = {
-        tag: view_of(make_record(tags={"status": tag}), "7").state for tag in ("finished", "error", "?")
+        tag: view_of(make_record(tags={"status": tag}), "7").state
+        for tag in ("finished", "error", "interrupted", "?")
     }
-    assert states == {"finished": "finished", "error": "failed", "?": "unknown"}
+    assert states == {
+        "finished": "finished",
+        "error": "failed",
+        "interrupted": "interrupted",
+        "?": "unknown",
+    }
+
+
+def test_what_a_driver_left_is_neither_running_nor_failed(make_record: MakeRecord) -> None:
+    left = (Status.DIVERGED, Status.LOST, Status.RUNNING)
+    killed = view_of(make_record(17, left, tags={"status": "running"}), "7", driverless=True)
+    assert (killed.state, killed.is_running, killed.running) == ("killed", False, 0)
+    assert (killed.failed, killed.unfinished) == (1, 2)
+    finished = view_of(make_record(17, left, tags={"status": "finished"}), "7", driverless=True)
+    assert finished.state == "finished"
+    driven = view_of(make_record(17, left, tags={"status": "running"}), "7")
+    assert (driven.state, driven.running, driven.failed, driven.unfinished) == ("running", 1, 1, 1)
 
 
 def test_results_of_earlier_code_are_counted_but_not_mixed_in(make_record: MakeRecord) -> None:

@@ -16,7 +16,7 @@ from recallfront.platform.plans import Plan, Planner
 from recallfront.platform.progress import Progress, best_trial, count
 from recallfront.platform.pruning import Halving
 from recallfront.platform.recorder import Recorder
-from recallfront.platform.records import Status, SweepRecord, TrialRecord
+from recallfront.platform.records import Loss, Status, SweepRecord, TrialRecord
 from recallfront.platform.reports import Report, Workplace
 from recallfront.platform.search import make_search
 from recallfront.platform.sweeping import _proposals
@@ -93,16 +93,18 @@ def test_trials_are_recorded_as_they_run_and_end(stage: Stages) -> None:
 
 
 @pytest.mark.parametrize(
-    ("lost", "status"),
-    [("ActorDiedError: its node", Status.LOST), ("OutOfMemoryError: killed", Status.OUT_OF_MEMORY)],
+    "loss",
+    [Loss("its node died"), Loss("no memory was left", Status.OUT_OF_MEMORY, {"peak_memory_bytes": 2.0**30})],
+    ids=lambda loss: loss.status.value,
 )
-def test_a_lost_trial_says_how(stage: Stages, lost: str, status: Status) -> None:
+def test_a_lost_trial_says_how(stage: Stages, loss: Loss) -> None:
     sweep = stage()
     sweep.start("a")
     sweep.conductor.retried("a")
-    sweep.conductor.ended("a", lost=lost)
+    sweep.conductor.ended("a", lost=loss)
     (trial,) = sweep.stored().trials
-    assert (trial.status, trial.failure, trial.tags["attempts"]) == (status, lost, "2")
+    assert (trial.status, trial.failure, trial.tags["attempts"]) == (loss.status, loss.failure, "2")
+    assert trial.metrics.items() >= loss.figures.items()
 
 
 def test_a_pruned_trial_is_recorded_as_such(stage: Stages) -> None:

@@ -144,7 +144,8 @@ def test_a_failure_that_comes_again_is_reproduced_and_one_that_does_not_is_not_c
 ) -> None:
     diverged = trial(sweep, "linear")
     assert diverged.status is Status.DIVERGED
-    assert rerun(diverged.run_id, home=sweep.home).verdict is Verdict.REPRODUCED
+    found = rerun(diverged.run_id, home=sweep.home)
+    assert found.verdict is Verdict.IDENTICAL and found.reason.endswith("both runs ended as diverged")
     finished = trial(sweep, "grouped")
     tag = "UPDATE tags SET value = ? WHERE run_uuid = ? AND key = 'recallfront.status'"
     with store:

@@ -15,11 +15,12 @@ from typing import Any
 import pytest
 import yaml
 
-from recallfront.platform import SweepResult, run_sweep
+from recallfront.platform import SweepResult, rerun, run_sweep
 from recallfront.platform.driving import only_driver
 from recallfront.platform.lineage import code_version
 from recallfront.platform.records import Status, TrialRecord
 from recallfront.platform.reports import Workplace
+from recallfront.platform.rerunning import Verdict
 from recallfront.platform.standing import sweeps_table
 from recallfront.platform.tracking.client import open_client
 from recallfront.platform.tracking.ledger import read_sweep
@@ -104,6 +105,23 @@ def test_each_failure_is_recorded_with_its_status_and_the_others_finish(tmp_path
     assert "traceback.txt" in artifacts
     assert client.get_run(by_status[Status.ERROR].run_id).info.status == "FAILED"
     assert result.front is not None and len(result.front.candidates) == 2
+
+
+def test_a_trial_that_takes_its_node_s_memory_is_not_tried_again(tmp_path: Path) -> None:
+    """Ray's own monitor ends it, as it would on a node that is full: here it takes any node for full."""
+    spec = tiny(space=[{"architecture": "window", "window_size": 4}])
+    file = tmp_path / "full.yaml"
+    file.write_text(yaml.safe_dump(spec))
+    full = {"RAY_memory_usage_threshold": "0.001", "RAY_memory_monitor_refresh_ms": "100"}
+    command = [sys.executable, "-m", "recallfront", "run", str(file), "--home", str(tmp_path)]
+    told = subprocess.run(command, env=os.environ | full, capture_output=True, text=True, timeout=240)
+    assert told.returncode == 1 and "0 done, 1 failed" in told.stdout
+    assert "out_of_memory: window window_size=4 seed=0: its node ran out of memory (" in told.stdout
+    (trial,) = read_sweep(f"sqlite:///{tmp_path}/mlflow.db", "tiny").trials
+    assert trial.status is Status.OUT_OF_MEMORY and trial.status.is_final
+    assert trial.metrics["peak_memory_bytes"] > 0
+    status = sweeps_table(home=tmp_path)
+    assert [str(next(iter(column.cells))) for column in status.columns[3:5]] == ["0", "1"]
 
 
 def test_a_killed_driver_loses_nothing(tmp_path: Path) -> None:
@@ -192,6 +210,9 @@ def test_pruned_trials_are_told_apart_and_stay_off_the_front(tmp_path: Path) -> 
             assert history(result, trial.run_id, "loss")[-1][0] < 90 and "recall" not in trial.metrics
     again = run_sweep(spec, home=tmp_path)
     assert (again.ran, again.answered) == (0, 8)
+    pruned = next(trial for trial in stored(result) if trial.status is Status.PRUNED)
+    found = rerun(pruned.run_id, home=tmp_path)
+    assert found.verdict is Verdict.IDENTICAL and found.reason.endswith("both runs ended as pruned")
 
 
 @pytest.mark.parametrize("method", ["random", "tpe", "nsga2"])

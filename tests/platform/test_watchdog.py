@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from recallfront.platform import watchdog
+from recallfront.platform.quiet import Device
 from recallfront.platform.records import Status
 from recallfront.platform.reports import Report, Workplace
 from recallfront.platform.watchdog import Watchdog
@@ -66,6 +67,33 @@ def test_a_trial_that_hangs_is_ended_and_recorded_as_a_timeout(tmp_path: Path) -
     assert "over the time limit of 0.3 s" in (again[0].failure or "")
     third = list(Watchdog(trial(0.3), workplace(tmp_path)).guard(quick([])))
     assert third[-1].status is Status.FINISHED, "that was said once; asked to run again, it may"
+
+
+def test_word_that_was_left_is_all_that_the_next_attempt_says(tmp_path: Path) -> None:
+    place, config = workplace(tmp_path), trial(None)
+    word = Report(
+        step=0, status=Status.OUT_OF_MEMORY, failure="no memory", figures={"peak_memory_bytes": 1.0}
+    )
+    watchdog.leave_word(place.folder(config), word)
+    closed: list[str] = []
+    assert list(Watchdog(config, place).guard(quick(closed))) == [word]
+    assert list(Watchdog(config, place).guard(quick(closed)))[-1].status is Status.FINISHED
+
+
+def test_measuring_and_waiting_for_it_are_not_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watchdog, "_GRACE", 0.1)
+    device = Device("cpu", tmp_path / "locks")
+
+    def measures() -> Generator[Report, None, None]:
+        with device.alone():
+            time.sleep(0.8)  # four times the limit
+        yield Report(step=1, status=Status.FINISHED)
+
+    found = list(Watchdog(trial(0.1), workplace(tmp_path)).guard(measures()))
+    device.close()
+    assert [report.status for report in found] == [Status.FINISHED], "and this process is still here"
 
 
 @pytest.mark.parametrize("limit", [None, 0.2])

@@ -192,6 +192,10 @@ def test_a_specification_cannot_be_changed() -> None:
 @pytest.mark.parametrize(
     ("change", "told"),
     [
+        (
+            {"early_stopping": {"first_rung_steps": 11}, "training": {"evaluate_every": 10}},
+            "early_stopping.first_rung_steps=11: no trial is evaluated between this and its last step (20)",
+        ),
         ({"bogus": 1}, "bogus: unknown key; allowed are"),
         ({"trainign": {}}, "trainign: unknown key; allowed are training,"),
         ({"training": {"stepz": 3}}, "training.stepz: unknown key; allowed are steps,"),
