@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+WIDEST = 2**22
 TYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -10,4 +11,6 @@ def obstacle(x: Tensor) -> str | None:
     """Why no kernel covers inputs like `x`, or None."""
     if x.dtype not in TYPES:
         return f"the inputs are {x.dtype}; the kernel has float32, bfloat16 and float16"
+    if x.shape[-1] >= WIDEST:
+        return f"a token has {x.shape[-1]} channels; the kernel has fewer than {WIDEST}"
     return None

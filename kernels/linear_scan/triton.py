@@ -1,6 +1,5 @@
 """The linear scan on a GPU: launches, and their registration with PyTorch."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,44 +11,22 @@ from recallfront.kernels.compiled import Launch, describe
 from recallfront.kernels.launching import launch
 from recallfront.kernels.linear_scan.triton_backward import scan_backward
 from recallfront.kernels.linear_scan.triton_forward import scan_forward
+from recallfront.kernels.triton_scan import FILLED, Plan, chain_of, rows_together
 
 _FILLED = (
     512  # programs that fill the largest chip there is; a fixed number, so that results depend on no chip
 )
 
 
-@dataclass(frozen=True)
-class Plan:
-    """How a scan is cut: tiles of `time` x `width`, and whether the tiles of a channel form a chain."""
-
-    time: int
-    width: int
-    chained: bool
-    num_warps: int
-    num_stages: int
-
-
+WALK = Plan(rows=4, chained=False)
+CHAIN = Plan(rows=6, chained=True)
 _STEP_BLOCK, _STEP_WARPS = 256, 2
-WALK = Plan(time=64, width=32, chained=False, num_warps=4, num_stages=3)
-CHAIN = Plan(time=128, width=32, chained=True, num_warps=8, num_stages=1)
 
 
-def plan(batch: int, time: int, width: int) -> Plan:
-    """The cut by the sizes alone: a rerun gives the same bits."""
-    programs = batch * triton.cdiv(width, WALK.width)
-    return WALK if programs >= _FILLED or time <= WALK.time else CHAIN
-
-
-def chain_of(cut: Plan, batch: int, time: int, width: int, like: Tensor) -> tuple[Tensor, Tensor, int]:
-    """The words of the chain, its ticket, and the number of programs."""
-    tiles = triton.cdiv(time, cut.time) if cut.chained else 1
-    words = like.new_zeros(tiles * batch * width + 1 if cut.chained else 1, dtype=torch.int64)
-    return words[1:], words[:1], tiles * batch * triton.cdiv(width, cut.width)
-
-
-def rows_together(x: Tensor) -> Tensor:
-    """`x` (B, T, D), copied where the entries of a row do not lie side by side."""
-    return x if x.stride(-1) == 1 else x.contiguous()
+def plan(b: Tensor) -> Plan:
+    """The cut for b (B, T, D), by the sizes alone: a rerun gives the same bits."""
+    batch, time, width = b.shape
+    return WALK if batch * triton.cdiv(width, WALK.width) >= FILLED or time <= WALK.time else CHAIN
 
 
 @torch.library.custom_op("recallfront::linear_scan", mutates_args=())
@@ -59,8 +36,9 @@ def scan(a: Tensor, b: Tensor, initial_state: Tensor | None, reset: Tensor | Non
     a, b = rows_together(a), rows_together(b)
     h = torch.empty(batch, time, width, dtype=b.dtype, device=b.device)
     last = torch.empty(batch, width, dtype=torch.float32, device=b.device)
-    cut = plan(batch, time, width)
-    words, ticket, programs = chain_of(cut, batch, time, width, b)
+    cut = plan(b)
+    words, ticket, tiles = chain_of(cut, batch, time, width, b)
+    programs = tiles * batch * triton.cdiv(width, cut.width)
     initial = None if initial_state is None else initial_state.contiguous()
     marks = None if reset is None else rows_together(reset).view(torch.uint8)
     launch(
@@ -97,8 +75,9 @@ def backward(
     grad_initial = torch.empty(
         (0,) if initial_state is None else (batch, width), dtype=torch.float32, device=h.device
     )
-    cut = plan(batch, time, width)
-    words, ticket, programs = chain_of(cut, batch, time, width, h)
+    cut = plan(h)
+    words, ticket, tiles = chain_of(cut, batch, time, width, h)
+    programs = tiles * batch * triton.cdiv(width, cut.width)
     initial = None if initial_state is None else initial_state.contiguous()
     marks = None if reset is None else rows_together(reset).view(torch.uint8)
     launch(
@@ -143,16 +122,7 @@ scan.register_autograd(_differentiate, setup_context=_save)
 
 
 def _options(cut: Plan, initial_state: object, reset: object) -> dict[str, Any]:
-    return {
-        "HAS_INITIAL": initial_state is not None,
-        "HAS_RESET": reset is not None,
-        "CHAINED": cut.chained,
-        "TIME": cut.time,
-        "WIDTH": cut.width,
-        "STAGES": cut.num_stages,
-        "num_warps": cut.num_warps,
-        "num_stages": cut.num_stages,
-    }
+    return {"HAS_INITIAL": initial_state is not None, "HAS_RESET": reset is not None, **cut.options()}
 
 
 @triton.jit

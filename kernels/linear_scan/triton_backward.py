@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from recallfront.kernels.triton_scan import compose, hand_on, receive, row_of
+from recallfront.kernels.triton_scan import enter
 
 
 @triton.jit
@@ -30,13 +30,17 @@ def scan_backward(
     HAS_INITIAL: tl.constexpr,
     HAS_RESET: tl.constexpr,
     CHAINED: tl.constexpr,
-    TIME: tl.constexpr,
+    GROUPS: tl.constexpr,
+    ROWS: tl.constexpr,
     WIDTH: tl.constexpr,
-    STAGES: tl.constexpr,
 ):
-    """G_t = dL/dh_t + a_{t+1} G_{t+1} is the gradient of b_t; that of a_t is G_t h_{t-1}."""
+    """G_t = dL/dh_t + a_{t+1} G_{t+1} is the gradient of b_t; that of a_t is G_t h_{t-1}.
+
+    The state of the scan is F_t = a_t G_t = a_t (dL/dh_t + F_{t+1}): so a tile needs a of its own tokens only.
+    F_0 is the gradient of the initial state, and the final state's comes in as F_T.
+    """
     blocks = tl.cdiv(width, WIDTH)
-    tiles = tl.cdiv(time, TIME)
+    tiles = tl.cdiv(time, GROUPS * ROWS)
     program = tl.program_id(0)
     first, end = 0, tiles
     if CHAINED:
@@ -48,50 +52,58 @@ def scan_backward(
     column = (program % blocks) * WIDTH + tl.arange(0, WIDTH)
     inside = column < width
     here = batch * width + column
+    group = tl.arange(0, GROUPS) * ROWS
     fresh = inside
     if CHAINED:
         fresh = column < tl.where(first == 0, width, 0)
     carry = tl.load(grad_last_ptr + here, mask=fresh, other=0.0)
-    for step in tl.range(first, end, num_stages=STAGES):
-        row = (tiles - 1 - step) * TIME + tl.arange(0, TIME)
-        live = (row < time)[:, None] & inside[None, :]
-        followed = (row + 1 < time)[:, None] & inside[None, :]
-        past = live & (row > 0)[:, None]
-        long_row = row.to(tl.int64)[:, None]
-        a_place = batch * a_batch_stride + long_row * a_time_stride + column[None, :]
-        place = (batch * time + long_row) * width + column[None, :]
-        grad_place = batch * grad_batch_stride + long_row * grad_time_stride + column[None, :]
-        # after the last token a counts as 1: the gradient of the final state comes in unchanged
-        a = tl.load(a_ptr + a_place + a_time_stride, mask=followed, other=1.0).to(tl.float32)
-        grad = tl.load(grad_h_ptr + grad_place, mask=live, other=0.0).to(tl.float32)
-        before = tl.load(h_ptr + place - width, mask=past, other=0.0).to(tl.float32)
-        if HAS_INITIAL:
-            initial = tl.load(
-                initial_ptr + here, mask=column < tl.where(tiles - 1 == step, width, 0), other=0.0
+    for done in range(first, end):
+        tile = tiles - 1 - done
+        begin = tl.cast(tile * (GROUPS * ROWS), tl.int64)
+        a_tile = a_ptr + batch * a_batch_stride + begin * a_time_stride
+        grad_tile = grad_h_ptr + batch * grad_batch_stride + begin * grad_time_stride
+        base = (batch * time + begin) * width
+        a_rows = ()
+        grad_rows = ()
+        decay = tl.full([GROUPS, WIDTH], 1.0, tl.float32)
+        total = tl.zeros([GROUPS, WIDTH], tl.float32)
+        for k in tl.static_range(ROWS):  # the last row of a group comes first
+            step = group + (ROWS - 1 - k)
+            row = tile * (GROUPS * ROWS) + step
+            live = (row < time)[:, None] & inside[None, :]
+            a = tl.load(a_tile + step[:, None] * a_time_stride + column[None, :], mask=live, other=1.0)
+            grad = tl.load(
+                grad_tile + step[:, None] * grad_time_stride + column[None, :], mask=live, other=0.0
             )
-            before = tl.where((row == 0)[:, None], initial.to(tl.float32)[None, :], before)
-        if HAS_RESET:
-            mark = reset_ptr + batch * reset_batch_stride + row
-            a = tl.where((tl.load(mark + 1, mask=row + 1 < time, other=0) != 0)[:, None], 0.0, a)
-            before = tl.where((tl.load(mark, mask=row < time, other=0) != 0)[:, None], 0.0, before)
-        decay, total = tl.associative_scan((a, grad), 0, compose, reverse=True)
-        if CHAINED:
-            leaving_decay, leaving = row_of(decay, 0, TIME), row_of(total, 0, TIME)
-            word = (step * batch_size + batch) * width + column
-            if step > 0:
-                carry = receive(word_ptr + word - batch_size * width, inside)
-            leaving = leaving_decay * carry + leaving
-            if step + 1 < tiles:
-                hand_on(word_ptr + word, leaving, inside)
-            total = decay * carry[None, :] + total
-            carry = leaving
-        else:
-            total = decay * carry[None, :] + total
-            carry = row_of(total, 0, TIME)
-        tl.store(grad_a_ptr + place, (total * before).to(grad_a_ptr.dtype.element_ty), mask=live)
-        tl.store(grad_b_ptr + place, total.to(grad_b_ptr.dtype.element_ty), mask=live)
+            a, grad = a.to(tl.float32), grad.to(tl.float32)
+            if HAS_RESET:
+                reset = tl.load(reset_ptr + batch * reset_batch_stride + row, mask=row < time, other=0)
+                a = tl.where((reset != 0)[:, None], 0.0, a)
+            decay, total = a * decay, a * (grad + total)
+            a_rows, grad_rows = a_rows + (a,), grad_rows + (grad,)
+        word = (done * batch_size + batch) * width + column
+        later, carry = enter(
+            decay, total, carry, word_ptr + word, batch_size * width, done, tiles, inside,
+            CHAINED, True, GROUPS, WIDTH,
+        )  # fmt: skip
+        for k in tl.static_range(ROWS):
+            step = group + (ROWS - 1 - k)
+            row = tile * (GROUPS * ROWS) + step
+            live = (row < time)[:, None] & inside[None, :]
+            place = step[:, None] * width + column[None, :]
+            before = tl.load(h_ptr + base - width + place, mask=live & (row > 0)[:, None], other=0.0)
+            before = before.to(tl.float32)
+            if HAS_INITIAL:
+                if k == ROWS - 1:
+                    opening = column < tl.where(tile == 0, width, 0)
+                    initial = tl.load(initial_ptr + here, mask=opening, other=0.0)
+                    before = tl.where((row == 0)[:, None], initial[None, :], before)
+            if HAS_RESET:
+                reset = tl.load(reset_ptr + batch * reset_batch_stride + row, mask=row < time, other=0)
+                before = tl.where((reset != 0)[:, None], 0.0, before)
+            grad = grad_rows[k] + later
+            later = a_rows[k] * grad
+            tl.store(grad_a_ptr + base + place, (grad * before).to(grad_a_ptr.dtype.element_ty), mask=live)
+            tl.store(grad_b_ptr + base + place, grad.to(grad_b_ptr.dtype.element_ty), mask=live)
     if HAS_INITIAL and end == tiles:
-        first_a = tl.load(a_ptr + batch * a_batch_stride + column, mask=inside, other=0.0).to(tl.float32)
-        if HAS_RESET:
-            first_a = tl.where(tl.load(reset_ptr + batch * reset_batch_stride) != 0, 0.0, first_a)
-        tl.store(grad_initial_ptr + here, first_a * carry, mask=inside)
+        tl.store(grad_initial_ptr + here, carry, mask=inside)

@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from recallfront.kernels.triton_scan import compose, hand_on, receive, row_of
+from recallfront.kernels.triton_scan import enter
 
 
 @triton.jit
@@ -27,12 +27,12 @@ def scan_forward(
     HAS_INITIAL: tl.constexpr,
     HAS_RESET: tl.constexpr,
     CHAINED: tl.constexpr,
-    TIME: tl.constexpr,
+    GROUPS: tl.constexpr,
+    ROWS: tl.constexpr,
     WIDTH: tl.constexpr,
-    STAGES: tl.constexpr,
 ):
     blocks = tl.cdiv(width, WIDTH)
-    tiles = tl.cdiv(time, TIME)
+    tiles = tl.cdiv(time, GROUPS * ROWS)
     program = tl.program_id(0)
     first, end = 0, tiles
     if CHAINED:
@@ -44,39 +44,45 @@ def scan_forward(
     column = (program % blocks) * WIDTH + tl.arange(0, WIDTH)
     inside = column < width
     here = batch * width + column
-    fresh = inside
-    if CHAINED:
-        fresh = column < tl.where(first == 0, width, 0)
+    group = tl.arange(0, GROUPS) * ROWS
     carry = tl.zeros([WIDTH], tl.float32)
     if HAS_INITIAL:
-        carry += tl.load(initial_ptr + here, mask=fresh, other=0.0)
-    for tile in tl.range(first, end, num_stages=STAGES):
-        row = tile * TIME + tl.arange(0, TIME)
-        live = (row < time)[:, None] & inside[None, :]
-        long_row = row.to(tl.int64)[:, None]
-        a_place = batch * a_batch_stride + long_row * a_time_stride + column[None, :]
-        b_place = batch * b_batch_stride + long_row * b_time_stride + column[None, :]
-        # past the end a is 1 and b is 0: the last row of a tile is what the tile leaves
-        a = tl.load(a_ptr + a_place, mask=live, other=1.0).to(tl.float32)
-        b = tl.load(b_ptr + b_place, mask=live, other=0.0).to(tl.float32)
-        if HAS_RESET:
-            reset = tl.load(reset_ptr + batch * reset_batch_stride + row, mask=row < time, other=0)
-            a = tl.where((reset != 0)[:, None], 0.0, a)
-        decay, h = tl.associative_scan((a, b), 0, compose)
+        fresh = inside
         if CHAINED:
-            leaving_decay, leaving = row_of(decay, TIME - 1, TIME), row_of(h, TIME - 1, TIME)
-            word = (tile * batch_size + batch) * width + column
-            if tile > 0:
-                carry = receive(word_ptr + word - batch_size * width, inside)
-            leaving = leaving_decay * carry + leaving
-            if tile + 1 < tiles:
-                hand_on(word_ptr + word, leaving, inside)
-            h = decay * carry[None, :] + h
-            carry = leaving
-        else:
-            h = decay * carry[None, :] + h
-            carry = row_of(h, TIME - 1, TIME)
-        h_place = (batch * time + long_row) * width + column[None, :]
-        tl.store(h_ptr + h_place, h.to(h_ptr.dtype.element_ty), mask=live)
+            fresh = column < tl.where(first == 0, width, 0)
+        carry += tl.load(initial_ptr + here, mask=fresh, other=0.0)
+    for tile in range(first, end):
+        begin = tl.cast(tile * (GROUPS * ROWS), tl.int64)
+        a_tile = a_ptr + batch * a_batch_stride + begin * a_time_stride
+        b_tile = b_ptr + batch * b_batch_stride + begin * b_time_stride
+        a_rows = ()
+        b_rows = ()
+        decay = tl.full([GROUPS, WIDTH], 1.0, tl.float32)
+        total = tl.zeros([GROUPS, WIDTH], tl.float32)
+        for k in tl.static_range(ROWS):
+            step = group + k
+            row = tile * (GROUPS * ROWS) + step
+            live = (row < time)[:, None] & inside[None, :]
+            # past the end a is 1 and b is 0: the state stays as it is
+            a = tl.load(a_tile + step[:, None] * a_time_stride + column[None, :], mask=live, other=1.0)
+            b = tl.load(b_tile + step[:, None] * b_time_stride + column[None, :], mask=live, other=0.0)
+            a, b = a.to(tl.float32), b.to(tl.float32)
+            if HAS_RESET:
+                reset = tl.load(reset_ptr + batch * reset_batch_stride + row, mask=row < time, other=0)
+                a = tl.where((reset != 0)[:, None], 0.0, a)
+            decay, total = a * decay, a * total + b
+            a_rows, b_rows = a_rows + (a,), b_rows + (b,)
+        word = (tile * batch_size + batch) * width + column
+        h, carry = enter(
+            decay, total, carry, word_ptr + word, batch_size * width, tile, tiles, inside,
+            CHAINED, False, GROUPS, WIDTH,
+        )  # fmt: skip
+        h_tile = h_ptr + (batch * time + begin) * width
+        for k in tl.static_range(ROWS):
+            step = group + k
+            live = (tile * (GROUPS * ROWS) + step < time)[:, None] & inside[None, :]
+            h = a_rows[k] * h + b_rows[k]
+            place = step[:, None] * width + column[None, :]
+            tl.store(h_tile + place, h.to(h_ptr.dtype.element_ty), mask=live)
     if end == tiles:
         tl.store(last_ptr + here, carry, mask=inside)
