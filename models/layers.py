@@ -168,9 +168,32 @@ def rotate(x: Tensor, positions: Tensor | int, dim: int, longest: int, theta: fl
         )
     else:
         cos, sin = cos[positions][:, :, None], sin[positions][:, :, None]
+    if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        y: Tensor = _Rotation.apply(x, cos, sin)  # type: ignore[no-untyped-call]
+        return y
+    return _rotated(x, cos, sin)
+
+
+def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    dim = cos.shape[-1]
     turned = x[..., :dim]
     turned = torch.addcmul(turned * cos, turned.roll(dim // 2, dims=-1), sin)
     return turned if dim == x.shape[-1] else torch.cat([turned, x[..., dim:]], dim=-1)
+
+
+class _Rotation(torch.autograd.Function):
+    """Its gradient is the rotation back: one pass, where the composite form's takes five."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        return _rotated(x, cos, sin)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        cos, sin = ctx.saved_tensors
+        return _rotated(grad, cos, -sin), None, None
 
 
 def sinusoids(positions: Tensor, width: int, dtype: torch.dtype) -> Tensor:

@@ -80,10 +80,13 @@ class Attention(Mixer):
         """q (B, T, H, D) and k, v (B, T, H_kv, D), with positions turned in."""
         qkv: Tensor = self.qkv(x)
         qkv = qkv.view(*x.shape[:2], -1, self.head_dim)
-        qk, v = torch.split(qkv, [self.heads + self.kv_heads, self.kv_heads], dim=2)
         if self.rotary_dim:
+            qk, v = torch.split(qkv, [self.heads + self.kv_heads, self.kv_heads], dim=2)
             qk = rotate(qk, positions, self.rotary_dim, longest, self.rope_theta)
-        return qk[:, :, : self.heads], qk[:, :, self.heads :], v
+            q, k = torch.split(qk, [self.heads, self.kv_heads], dim=2)
+        else:
+            q, k, v = torch.split(qkv, [self.heads, self.kv_heads, self.kv_heads], dim=2)
+        return q, k, v
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, segments: Tensor | None) -> Tensor:
         mixed = window_attention(

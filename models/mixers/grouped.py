@@ -57,10 +57,12 @@ class GroupedAttention(Mixer):
         """q, k, v (B, T, H, D), with positions turned in."""
         qkv: Tensor = self.qkv(x)
         qkv = qkv.view(*x.shape[:2], 3 * self.heads, self.head_dim)
+        if not self.rotary_dim:
+            q, k, v = qkv.split(self.heads, dim=2)
+            return q, k, v
         qk, v = torch.split(qkv, [2 * self.heads, self.heads], dim=2)
-        if self.rotary_dim:
-            qk = rotate(qk, positions, self.rotary_dim, longest, self.rope_theta)
-        return qk[:, :, : self.heads], qk[:, :, self.heads :], v
+        q, k = rotate(qk, positions, self.rotary_dim, longest, self.rope_theta).split(self.heads, dim=2)
+        return q, k, v
 
     def forward(self, x: Tensor, layout: Layout) -> Tensor:
         q, k, v = self._project(layout.unpack(x), 0, layout.longest)
