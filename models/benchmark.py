@@ -95,7 +95,7 @@ def training_costs(
     for name in names:
         model = build(configs[name])
         tokens = draw_tokens(batch, length)
-        tasks += [training_step(model, tokens), _matrix_products(model, batch * length)]
+        tasks += [training_step(model, tokens), _matrix_products(model, batch, length)]
     seconds = interleaved(tasks, repeats)
     return [
         TrainingCost(name, batch * length, seconds[2 * index], seconds[2 * index + 1])
@@ -119,23 +119,42 @@ def training_step(model: LanguageModel, tokens: Tensor) -> Callable[[], object]:
     return step
 
 
-def _matrix_products(model: LanguageModel, rows: int) -> Callable[[], object]:
-    """The three products (forward, gradient of the input, gradient of the weight) of every matrix of the
-    model.
+def _matrix_products(model: LanguageModel, batch: int, length: int) -> Callable[[], object]:
+    """The three products (forward, gradient of the input, gradient of the weight) of every matrix of the model, and
+    the six of queries, keys and values where there is softmax attention, for as many keys as a query sees on average.
+
+    What other mixers need beyond their matrices is not counted: it depends on how they are computed.
     """
+    rows = batch * length
     matrices = [p.detach() for p in model.parameters() if p.ndim >= 2 and min(p.shape[-2:]) > 8]
     pairs = []
     for matrix in matrices:  # block-diagonal gates are [block, in, out]
         blocks = matrix if matrix.ndim == 3 else matrix.T[None]
         pairs.append((blocks, *(torch.randn(len(blocks), rows, size) for size in blocks.shape[1:])))
 
+    attended = [_attended(model, letter, batch, length) for letter in model.config.layers if letter in "AW"]
+
     def products() -> None:
         for blocks, x, grad in pairs:
             torch.bmm(x, blocks)
             torch.bmm(grad, blocks.transpose(1, 2))
             torch.bmm(x.transpose(1, 2), grad)
+        for q, k, weights in attended:
+            for _ in range(2):
+                torch.bmm(q, k.transpose(1, 2))
+                torch.bmm(weights, k)
+                torch.bmm(weights.transpose(1, 2), q)
 
     return products
+
+
+def _attended(model: LanguageModel, letter: str, batch: int, length: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, as many keys as one of them sees on average, and weights between them, of all heads."""
+    config = model.config
+    seen = round(config.layer_mixing_flops(letter, length) / (4 * config.width * length))
+    heads = batch * config.num_heads
+    q, k = torch.randn(heads, length, config.head_dim), torch.randn(heads, seen, config.head_dim)
+    return q, k, torch.rand(heads, length, seen)
 
 
 def decoding_costs(

@@ -5,13 +5,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from recallfront.kernels.chunks import from_chunks, into_chunks, normalised
+from recallfront.kernels.grouped_attention.blocks import block_grouped_attention, suits
 
 
 def grouped_attention_pytorch(
     q: Tensor, k: Tensor, v: Tensor, group_size: int, conv_taps: Tensor | None, cross_scale: Tensor | float
 ) -> Tensor:
     """As `grouped_attention_reference`."""
-    batch, time, heads, width = q.shape
+    if suits(q, group_size, conv_taps):
+        return block_grouped_attention(normalised(q), normalised(k), v, group_size, conv_taps, cross_scale)
+    batch, _, heads, width = q.shape
     state = q.new_zeros(batch, heads, width, width)
     out = grouped_mix(normalised(q), normalised(k), v, group_size, cross_scale, state)
     if conv_taps is not None:

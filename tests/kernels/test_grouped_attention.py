@@ -1,3 +1,5 @@
+from typing import cast
+
 import pytest
 import torch
 from torch import Tensor
@@ -87,3 +89,28 @@ def test_bad_arguments() -> None:
         grouped_attention(q, k, v, group_size=2, conv_taps=torch.ones(3, 2))
     with pytest.raises(ValueError, match="no Triton kernel yet"):
         grouped_attention(q, k, v, group_size=2, backend="triton")
+
+
+@pytest.mark.parametrize(
+    ("time", "group", "taps"), [(130, 32, 33), (65, 32, 6), (200, 64, 1), (97, 40, None)]
+)
+def test_groups_one_after_the_other_equal_the_definition(time: int, group: int, taps: int | None) -> None:
+    """Large groups on a CPU, values and every gradient."""
+    generator = torch.Generator().manual_seed(0)
+
+    def drawn(*shape: int) -> Tensor:
+        return torch.randn(shape, dtype=torch.float64, generator=generator).requires_grad_()
+
+    inputs = [drawn(2, time, 3, 4) for _ in range(3)]
+    filters, scale = None if taps is None else drawn(3, taps), drawn(1)
+    leaves = [*inputs, scale] if filters is None else [*inputs, scale, filters]
+    slope = torch.randn(2, time, 3, 4, dtype=torch.float64, generator=generator)
+    results = []
+    for backend in ("auto", "reference"):
+        q, k, v = inputs
+        out = grouped_attention(
+            q, k, v, group_size=group, conv_taps=filters, cross_scale=scale, backend=cast(Backend, backend)
+        )
+        results.append([out, *torch.autograd.grad(out, leaves, slope)])
+    for found, expected in zip(*results, strict=True):
+        torch.testing.assert_close(found, expected, atol=1e-11, rtol=1e-11)
