@@ -52,7 +52,7 @@ def serve(
             "/recallfront/, when it was started by `recallfront ui` or `mlflow server --app-name recallfront`"
         )
     _require_free(host, port)
-    command = server_command(prepare_store(tracking_uri, home), home, host=host, port=port)
+    command = server_command(prepare_store(tracking_uri, home, create=False), home, host=host, port=port)
     # a session of its own, so that an interrupt reaches the server once, from here, and all of it ends together
     environment = os.environ | _ENVIRONMENT | {"RECALLFRONT_HOME": str(home.resolve())}
     server = subprocess.Popen(command, env=environment, start_new_session=True)

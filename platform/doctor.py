@@ -37,6 +37,7 @@ class Report:
         return all(finding.fine for finding in self.findings)
 
     def table(self) -> "Table":
+        """The findings, as a table for the terminal."""
         from rich.table import Table
         from rich.text import Text
 

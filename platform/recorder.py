@@ -111,6 +111,7 @@ class Recorder:
             write_end(self._writer, key, report)
 
     def retried(self, trial_key: str, attempts: int) -> None:
+        """Record that a trial was lost and runs for the `attempts`-th time."""
         self._writer.tags(self.run_key(trial_key), {f"{TAG}attempts": str(attempts)})
 
     def run_id(self, trial_key: str) -> str:
@@ -118,13 +119,16 @@ class Recorder:
         return self._writer.run_id(self.run_key(trial_key)) or ""
 
     def sweep_run_id(self) -> str:
+        """The MLflow run of the sweep, or "" as long as the server has not made it."""
         return self._writer.run_id(self.sweep_run) or ""
 
     def sweep_metrics(self, rows: list[tuple[str, float, int]]) -> None:
+        """Write (metric, value, step) rows to the parent run."""
         at = now_ms()
         self._writer.metrics(self.sweep_run, [(name, value, step, at) for name, value, step in rows])
 
     def sweep_tags(self, tags: Mapping[str, str]) -> None:
+        """Set tags of the parent run, by their full names."""
         self._writer.tags(self.sweep_run, tags)
 
     def proposed(self, number: int) -> None:
@@ -136,10 +140,12 @@ class Recorder:
         self._writer.artifact(self.sweep_run, folder, ephemeral=True)
 
     def close_sweep(self, *, finished: bool) -> None:
+        """End the parent run; `finished` unless not one trial of it has."""
         self._writer.tags(self.sweep_run, {f"{TAG}status": "finished" if finished else "error"})
         self._writer.close_run(self.sweep_run, "FINISHED" if finished else "FAILED")
 
     def interrupt_sweep(self) -> None:
+        """End the parent run for now: the sweep can be gone on with."""
         self._writer.tags(self.sweep_run, {f"{TAG}status": "interrupted"})
         self._writer.close_run(self.sweep_run, "KILLED")
 

@@ -53,10 +53,12 @@ class Report:
     weights: str | None = None  # folder with recallfront.json and model.safetensors
 
     def to_json(self) -> dict[str, Any]:
+        """Plain values, for another process."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, raw: dict[str, Any]) -> "Report":
+        """The report that `to_json` gave."""
         rows = [(str(k), float(v), int(s), int(t)) for k, v, s, t in raw["rows"]]
         return cls(**{**raw, "status": Status(raw["status"]), "rows": rows})
 

@@ -77,6 +77,7 @@ class Rerun:
     differences: tuple[str, ...]  # of code, packages and machine, in words
 
     def table(self) -> "Table":
+        """What was compared, as a table for the terminal."""
         from rich.table import Table
         from rich.text import Text
 

@@ -99,6 +99,7 @@ def jobs(address: str, job: str | None = None) -> "list[JobDetails]":
 
 
 def study_of(job: "JobDetails") -> str:
+    """The name of the study that a job runs."""
     return str((job.metadata or {}).get(_STUDY, ""))
 
 

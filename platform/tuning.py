@@ -146,6 +146,7 @@ class _Ends(_NeverRestored, Callback):
 
 
 def read_report(result: dict[str, Any]) -> Report:
+    """The report in a result of `TrialActor`."""
     return Report.from_json(json.loads(result["report"]))
 
 

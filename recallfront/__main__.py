@@ -3,7 +3,7 @@
 import sys
 
 USAGE, INTERRUPTED = 2, 130  # exit codes
-_INTERRUPTION = "interrupted; the same command again goes on from here"
+_INTERRUPTION = "interrupted; a sweep goes on from here when it is run again"
 
 
 def main() -> None:

@@ -205,7 +205,7 @@ def _ring(front: Front, knee: Candidate) -> "Scatter":
 
     x, y = point_of(front, knee)
     ring = {"symbol": "circle-open", "size": 25, "color": RING, "line": {"width": 2}}
-    label = {"text": ["knee"], "textposition": "top right", "mode": "markers+text"}
+    label = {"text": ["knee"], "textposition": "top right", "mode": "markers+text", "cliponaxis": False}
     return Scatter(x=[x], y=[y], marker=ring, name="knee", hoverinfo="skip", showlegend=False, **label)
 
 

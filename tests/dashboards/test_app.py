@@ -206,6 +206,9 @@ def test_a_port_that_is_taken_is_one_clear_sentence(tmp_path: Path) -> None:
         serve(tmp_path, host="no.such.host.invalid")
     with pytest.raises(UsageError, match="is a server already: open it in a browser"):
         serve(tmp_path, "http://127.0.0.1:1")
+    with pytest.raises(UsageError, match="there is no MLflow store at"):
+        serve(tmp_path / "nowhere", port=free_port())
+    assert not (tmp_path / "nowhere").exists()
 
 
 def test_it_listens_on_loopback_alone_unless_told(tmp_path: Path) -> None:
@@ -216,6 +219,7 @@ def test_it_listens_on_loopback_alone_unless_told(tmp_path: Path) -> None:
 
 
 def test_a_stop_ends_the_server_and_all_of_its_processes(tmp_path: Path) -> None:
+    prepare_store(None, tmp_path)
     found = Served(tmp_path, {})
     children = _descendants(found.process.pid)
     assert children
