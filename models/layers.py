@@ -37,6 +37,9 @@ class Linear(nn.Linear, Drawn):
             nn.init.zeros_(self.bias)
 
 
+_BLOCK = 1 << 17  # numbers worked on at once on a CPU
+
+
 class _RMSNorm(torch.autograd.Function):
     """x / rms(x) * gain, with its gradient in few passes: a third of the time of the composite one on a CPU."""
 
@@ -53,14 +56,20 @@ class _RMSNorm(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
         x, gain, inverse = ctx.saved_tensors
-        width = x.shape[-1]
-        product = (grad * x).reshape(-1, width).to(inverse.dtype)
-        scale = inverse.reshape(-1)
-        grad_gain = scale @ product
-        slope = (product @ gain.to(product.dtype)).mul_(scale.pow(3)).div_(-width)
-        grad_x = (grad * gain).mul_(inverse) if grad.dtype == inverse.dtype else grad * gain * inverse
-        grad_x.addcmul_(x, slope.reshape(inverse.shape).to(grad_x.dtype))
-        return grad_x.to(x.dtype), grad_gain.to(gain.dtype), None
+        width, wide = x.shape[-1], inverse.dtype
+        grad_x = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+        grad_gain = torch.zeros(width, dtype=wide, device=x.device)
+        flat = [tensor.reshape(-1, tensor.shape[-1]) for tensor in (grad, x, inverse)]
+        rows = grad_x.view(-1, width)
+        step = max(1, _BLOCK // width) if x.device.type == "cpu" else len(rows)
+        for start in range(0, len(rows), step):  # so that the chain stays in the cache
+            slope, value, scale = (tensor[start : start + step] for tensor in flat)
+            normal = value * scale
+            product = slope * normal
+            grad_gain += product.sum(0)
+            along = product.mul_(gain).sum(-1, keepdim=True).div_(-width)
+            rows[start : start + step] = torch.addcmul(slope * gain, normal, along).mul_(scale)
+        return grad_x, grad_gain.to(gain.dtype), None
 
 
 class RMSNorm(Drawn):
