@@ -13,7 +13,7 @@ def add_lora(
     model: LanguageModel,
     *,
     rank: int,
-    alpha: float,
+    alpha: int,
     targets: Sequence[str],
     train_whole: Collection[str] = (),
 ) -> None:

@@ -9,7 +9,7 @@ class LoRAConfig(Frozen):
     """Low-rank adapters (arXiv:2106.09685) beside the weights that were there; what is new trains whole."""
 
     rank: int = Field(default=8, ge=1)
-    alpha: float = Field(default=16.0, gt=0, description="the adapters' product is scaled by alpha / rank")
+    alpha: int = Field(default=16, ge=1, description="the adapters' product is scaled by alpha / rank")
     targets: tuple[str, ...] = Field(
         default=("qkv", "out"),
         min_length=1,

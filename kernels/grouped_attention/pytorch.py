@@ -4,7 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from recallfront.kernels.chunks import from_chunks, into_chunks, normalised
+from recallfront.kernels.chunks import from_chunks, into_chunks
+from recallfront.kernels.chunks import normalised as normalised
 from recallfront.kernels.grouped_attention.blocks import block_grouped_attention, suits
 
 

@@ -31,7 +31,7 @@ def _by_head(x: Tensor) -> Tensor:
 
 def _by_token(x: Tensor, batch: int) -> Tensor:
     """(B * H, T, D) -> (B, T, H, D)."""
-    return x.unflatten(0, (batch, -1)).transpose(1, 2)
+    return x.view(batch, -1, *x.shape[1:]).transpose(1, 2)
 
 
 class _Weights:

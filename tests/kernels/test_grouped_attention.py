@@ -1,5 +1,3 @@
-from typing import cast
-
 import pytest
 import torch
 from torch import Tensor
@@ -106,10 +104,11 @@ def test_groups_one_after_the_other_equal_the_definition(time: int, group: int, 
     leaves = [*inputs, scale] if filters is None else [*inputs, scale, filters]
     slope = torch.randn(2, time, 3, 4, dtype=torch.float64, generator=generator)
     results = []
-    for backend in ("auto", "reference"):
+    backends: list[Backend] = ["auto", "reference"]
+    for backend in backends:
         q, k, v = inputs
         out = grouped_attention(
-            q, k, v, group_size=group, conv_taps=filters, cross_scale=scale, backend=cast(Backend, backend)
+            q, k, v, group_size=group, conv_taps=filters, cross_scale=scale, backend=backend
         )
         results.append([out, *torch.autograd.grad(out, leaves, slope)])
     for found, expected in zip(*results, strict=True):
