@@ -63,6 +63,11 @@ class Architecture(Frozen):
         if of_value % value:
             raise ValueError(f"{name} is {value}, which does not divide {of_name}={of_value}; it must")
 
+    def _check_turned(self, rotary_dim: int) -> None:
+        """RoPE turns dimensions in pairs."""
+        if rotary_dim % 2:
+            raise ValueError(f"width / num_heads is {self.head_dim}; with positions='rope' it must be even")
+
     @property
     def layers(self) -> str:
         """One letter a layer: the pattern repeated and cut."""

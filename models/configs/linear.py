@@ -120,8 +120,7 @@ class GroupedConfig(Architecture):
 
     @model_validator(mode="after")
     def _check_grouped(self) -> Self:
-        if self.rotary_dim % 2:
-            raise ValueError(f"width / num_heads is {self.head_dim}; with positions='rope' it must be even")
+        self._check_turned(self.rotary_dim)
         return self
 
     def layer_matrix(self, letter: str) -> int:

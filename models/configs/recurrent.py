@@ -90,8 +90,3 @@ class GriffinConfig(RecurrentKnobs, WindowKnobs):
     def rotary_dim(self) -> int:
         """Griffin turns the first half of each head's dimensions and leaves the others."""
         return self.head_dim // 2 if self.positions == "rope" else 0
-
-    def layer_state_elements(self, letter: str, context_length: int) -> int:
-        if letter == "A":
-            return self.kv_width * context_length
-        return super().layer_state_elements(letter, context_length)

@@ -51,11 +51,15 @@ class AttentionKnobs(Architecture):
         """Pairs of a query and a key that it sees, over a sequence."""
         return length * (length + 1) // 2
 
+    def layer_state_elements(self, letter: str, context_length: int) -> int:
+        if letter == "A":
+            return self.kv_width * context_length
+        return super().layer_state_elements(letter, context_length)
+
     @model_validator(mode="after")
     def _check_attention(self) -> Self:
         self._check_divides("num_kv_heads", self.kv_heads, "num_heads", self.num_heads)
-        if self.rotary_dim % 2:
-            raise ValueError(f"width / num_heads is {self.head_dim}; with positions='rope' it must be even")
+        self._check_turned(self.rotary_dim)
         if self.positions == "sinusoidal" and self.width % 2:
             raise ValueError(f"width is {self.width}; with positions='sinusoidal' it must be even")
         return self
@@ -67,11 +71,6 @@ class AttentionConfig(AttentionKnobs):
     letters: ClassVar[str] = "CA"
     architecture: Literal["attention"] = "attention"
     pattern: str = Field(default="CA", min_length=1)
-
-    def layer_state_elements(self, letter: str, context_length: int) -> int:
-        if letter == "A":
-            return self.kv_width * context_length
-        return super().layer_state_elements(letter, context_length)
 
 
 class WindowKnobs(AttentionKnobs):
