@@ -3,17 +3,14 @@
 import triton
 import triton.language as tl
 
+from recallfront.kernels.triton_math import logistic
 from recallfront.kernels.triton_scan import enter
 
 
 @triton.jit
 def gate_of(logit):
     """The logistic function, in float32."""
-    if logit.dtype == tl.float32:
-        return tl.sigmoid(logit)
-    # for inputs of 16 bits: a division takes four instructions more than this reciprocal, and is no better
-    root = tl.rsqrt(1.0 + tl.exp2(logit.to(tl.float32) * -1.4426950408889634))
-    return root * root
+    return logistic(logit.to(tl.float32), logit.dtype == tl.float32)
 
 
 @triton.jit

@@ -1,12 +1,18 @@
 """Public form of the short convolution."""
 
+from typing import Literal
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from recallfront.kernels.backend import Backend, use_reference
+from recallfront.kernels.backend import Backend, choose
 from recallfront.kernels.checks import check_shape
+from recallfront.kernels.short_conv.covers import obstacle
 from recallfront.kernels.short_conv.pytorch import short_conv_pytorch
 from recallfront.kernels.short_conv.reference import short_conv_reference
+
+Activation = Literal["silu"] | None
 
 
 def short_conv(
@@ -16,15 +22,16 @@ def short_conv(
     bias: Tensor | None = None,
     initial_state: Tensor | None = None,
     positions: Tensor | None = None,
+    activation: Activation = None,
     backend: Backend = "auto",
 ) -> tuple[Tensor, Tensor]:
-    """Causal depthwise convolution (arXiv:2402.19427 sec. 2.4): y_t = bias + sum_s taps[:, K - 1 - s] *
-    x_{t-s}.
+    """Causal depthwise convolution (arXiv:2402.19427 sec. 2.4): y_t = f(bias + sum_s taps[:, K - 1 - s] *
+    x_{t-s}).
 
     x (B, T, C); taps (C, K), the last multiplies the newest token; bias (C); initial_state (B, K - 1, C), the
     inputs before the first, oldest first, zeros by default; positions (B, T), which restart at 0 where a
-    packed document starts: no tap reaches past such a start. Returns y (B, T, C) and the last K - 1 inputs
-    (B, K - 1, C). Raises ValueError where shapes do not fit together.
+    packed document starts: no tap reaches past such a start; f is `activation`, or nothing. Returns y (B, T,
+    C) and the last K - 1 inputs (B, K - 1, C). Raises ValueError where shapes do not fit together.
     """
     check_shape("short_conv", "x", x, (None, None, None))
     batch, time, channels = x.shape
@@ -34,24 +41,58 @@ def short_conv(
         raise ValueError(
             f"short_conv: {taps.shape[1]} taps over {time} tokens; at least one of each is needed"
         )
+    _check_activation("short_conv", activation)
     if bias is not None:
         check_shape("short_conv", "bias", bias, (channels,))
     if positions is not None:
         check_shape("short_conv", "positions", positions, (batch, time))
+    if initial_state is not None:
+        check_shape("short_conv", "initial_state", initial_state, (batch, reach, channels))
+    form = choose(
+        "short_conv", backend, x, taps, bias, initial_state, positions, obstacle=lambda: obstacle(x, taps)
+    )
+    if form == "triton":
+        from recallfront.kernels.short_conv.triton import convolve
+
+        y, last = convolve(x, taps, bias, initial_state, positions, activation == "silu")
+        return y, last
     if initial_state is None:
         initial_state = x.new_zeros(batch, reach, channels)
-    check_shape("short_conv", "initial_state", initial_state, (batch, reach, channels))
-    run = short_conv_reference if use_reference("short_conv", backend) else short_conv_pytorch
+    run = short_conv_reference if form == "reference" else short_conv_pytorch
     y = run(x, taps, bias, initial_state, positions)
-    return y, torch.cat([initial_state, x[:, max(time - reach, 0) :]], dim=1)[
-        :, -reach:
-    ] if reach else initial_state
+    last = torch.cat([initial_state, x[:, max(time - reach, 0) :]], dim=1)
+    return F.silu(y) if activation else y, last[:, -reach:] if reach else initial_state
 
 
 def short_conv_step(
-    x: Tensor, taps: Tensor, state: Tensor, *, bias: Tensor | None = None
+    x: Tensor,
+    taps: Tensor,
+    state: Tensor,
+    *,
+    bias: Tensor | None = None,
+    activation: Activation = None,
+    in_place: bool = False,
+    backend: Backend = "auto",
 ) -> tuple[Tensor, Tensor]:
-    """One token of `short_conv`: x (B, C), state (B, K - 1, C); returns y (B, C) and the new state."""
+    """One token of `short_conv`: x (B, C), state (B, K - 1, C); returns y (B, C) and the new state.
+
+    in_place: the memory of `state` may hold the new one. Raises ValueError as `short_conv` does.
+    """
+    _check_activation("short_conv_step", activation)
+    form = choose("short_conv_step", backend, x, taps, bias, state, obstacle=lambda: obstacle(x, taps))
+    if form == "triton":
+        from recallfront.kernels.short_conv.triton import step
+
+        check_shape("short_conv_step", "x", x, (None, taps.shape[0]))
+        check_shape("short_conv_step", "state", state, (x.shape[0], taps.shape[1] - 1, x.shape[1]))
+        state = (state if in_place else state.clone()).contiguous()
+        return step(x, taps, bias, state, activation == "silu"), state
     history = torch.cat([state, x[:, None]], dim=1)
     y = (history * taps.T).sum(1)
-    return (y if bias is None else y + bias), history[:, 1:]
+    y = y if bias is None else y + bias
+    return F.silu(y) if activation else y, history[:, 1:]
+
+
+def _check_activation(operator: str, activation: Activation) -> None:
+    if activation not in (None, "silu"):
+        raise ValueError(f"{operator}: activation is {activation!r}; it may be 'silu' or None")

@@ -110,7 +110,8 @@ class MatrixState(Mixer):
         self.gate = None if isinstance(config, DeltaNetConfig) else Linear(width, inner, std=std)
         self.out = Linear(inner, width, std=inner**-0.5 * out_scale)
         self.norm = RMSNorm(inner if self.shared_keys else values)
-        self.conv = ConvTaps(config.conv_channels, config.conv_size) if config.conv_size > 1 else None
+        convolves = config.conv_size > 1
+        self.conv = ConvTaps(config.conv_channels, config.conv_size, activation="silu") if convolves else None
         self.beta = Linear(width, heads, std=std) if self.is_delta else None
         self.skip = Skip(heads) if self.shared_keys else None
         self.selective = (
@@ -125,8 +126,6 @@ class MatrixState(Mixer):
     def _split(self, qkv: Tensor, positions: Tensor | int, longest: int) -> tuple[Tensor, Tensor, Tensor]:
         """q, k (..., H, K) and v (..., H, V) of what the convolution gave (B, T, channels)."""
         config, heads = self.config, self.config.num_heads
-        if self.conv is not None:
-            qkv = F.silu(qkv)
         q, k, v = torch.split(qkv, [self.key_width, self.key_width, heads * config.values], dim=-1)
         v = v.reshape(*v.shape[:2], heads, config.values)
         if self.shared_keys:

@@ -3,9 +3,10 @@
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from recallfront.kernels.short_conv.operator import short_conv, short_conv_step
+from recallfront.kernels.short_conv.operator import Activation, short_conv, short_conv_step
 from recallfront.models.draft_tree import Branches
 from recallfront.models.gating import gated
 from recallfront.models.layers import Drawn, Linear
@@ -14,11 +15,21 @@ from recallfront.models.state import Block, LayerState, Layout, Step
 
 
 class ConvTaps(Drawn):
-    """Taps (C, K) and bias (C), if any, of a depthwise convolution; std None draws as PyTorch's Conv1d does."""
+    """Depthwise convolution with taps (C, K), a bias (C), if any, and an activation; std None draws as PyTorch's
+    Conv1d does.
+    """
 
-    def __init__(self, channels: int, size: int, *, std: float | None = None, bias: bool = True) -> None:
+    def __init__(
+        self,
+        channels: int,
+        size: int,
+        *,
+        std: float | None = None,
+        bias: bool = True,
+        activation: Activation = None,
+    ) -> None:
         super().__init__()
-        self.std = std
+        self.std, self.activation = std, activation
         self.taps = nn.Parameter(torch.empty(channels, size))
         self.bias = nn.Parameter(torch.empty(channels)) if bias else None
 
@@ -34,14 +45,16 @@ class ConvTaps(Drawn):
             nn.init.uniform_(self.bias, -bound, bound, generator=generator)
 
     def forward(self, x: Tensor, layout: Layout) -> Tensor:
-        return short_conv(x, self.taps, bias=self.bias, positions=layout.positions)[0]
+        return short_conv(
+            x, self.taps, bias=self.bias, positions=layout.positions, activation=self.activation
+        )[0]
 
     def init_state(self, batch_size: int, device: torch.device, dtype: torch.dtype) -> Tensor:
         channels, size = self.taps.shape
         return torch.zeros(batch_size, size - 1, channels, device=device, dtype=dtype)
 
     def extend(self, x: Tensor, state: Tensor, block: Block) -> tuple[Tensor, Tensor]:
-        y, last = short_conv(x, self.taps, bias=self.bias, initial_state=state)
+        y, last = short_conv(x, self.taps, bias=self.bias, initial_state=state, activation=self.activation)
         if block.counts is not None:
             last = block.last(torch.cat([state, x], dim=1), state.shape[1])
         return y, last
@@ -50,10 +63,11 @@ class ConvTaps(Drawn):
         """The nodes of a draft tree, each over its own path."""
         history = torch.cat([state, x], dim=1)[:, branches.history(state.shape[1])]  # (B, N, K, C)
         y = torch.einsum("bnkc,ck->bnc", history, self.taps)
-        return y if self.bias is None else y + self.bias
+        y = y if self.bias is None else y + self.bias
+        return F.silu(y) if self.activation else y
 
     def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        return short_conv_step(x, self.taps, state, bias=self.bias)
+        return short_conv_step(x, self.taps, state, bias=self.bias, activation=self.activation, in_place=True)
 
 
 class GatedShortConvolution(Mixer):

@@ -81,6 +81,13 @@ def _cast_bfloat16(self: InterpreterBuilder, source: Any, target: Any) -> Any:
     return _cast(self, source, target)
 
 
+def _splat(self: InterpreterBuilder, block: Any, handle: Any) -> Any:
+    """A scalar everywhere; the interpreter's own makes a number of a truth."""
+    return TensorHandle(
+        np.full(block.shape, handle.data.ravel()[0], dtype=handle.data.dtype), handle.dtype.scalar
+    )
+
+
 def _wide(handle: Any) -> Any:
     if handle.dtype.scalar == tl.bfloat16:
         return (handle.data.astype(np.uint32) << 16).view(np.float32)
@@ -143,6 +150,7 @@ def interpreted() -> Iterator[None]:
         mock.patch.object(ScanOps, "generic_scan", _scan_rows),
         mock.patch.object(InterpreterBuilder, "cast_impl", _cast_bfloat16),
         mock.patch.object(InterpreterBuilder, "create_dot", _dot),
+        mock.patch.object(InterpreterBuilder, "create_splat", _splat),
         knobs.runtime.scope(),
         np.errstate(all="ignore"),  # what a GPU does silently numpy warns of: -inf - -inf, overflow in exp
     ):

@@ -1,0 +1,16 @@
+"""What the Triton kernel of the short convolution covers."""
+
+import torch
+from torch import Tensor
+
+TYPES = (torch.float32, torch.bfloat16, torch.float16)
+MOST_TAPS = 8
+
+
+def obstacle(x: Tensor, taps: Tensor) -> str | None:
+    """Why no kernel covers inputs x with these taps, or None."""
+    if x.dtype not in TYPES:
+        return f"the inputs are {x.dtype}; the kernel has float32, bfloat16 and float16"
+    if taps.shape[1] > MOST_TAPS:
+        return f"there are {taps.shape[1]} taps; the kernel has at most {MOST_TAPS}"
+    return None
