@@ -57,7 +57,8 @@ def test_a_minute_without_the_server_costs_only_delay(tmp_path: Path) -> None:
         assert sorted(found) == expected.get(metric, once), metric
 
     # Trials' own clocks: the rate of those that trained without the server beside that of the others.
-    during, others = [], []
+    during: list[float] = []
+    others: list[float] = []
     for trial in result.record.trials:
         away = times["away"] < trial.start_time and (trial.end_time or 0.0) < times["back"]
         (during if away else others).append(trial.metrics["train_seconds"])
