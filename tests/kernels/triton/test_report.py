@@ -18,6 +18,7 @@ def run_report(operator: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)  # some hundred compilations
 @pytest.mark.parametrize("operator", operators())
 def test_no_kernel_spills_or_asks_for_too_much(operator: str) -> None:
     found = run_report(operator)
