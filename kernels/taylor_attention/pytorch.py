@@ -46,7 +46,7 @@ def taylor_attention_pytorch(q: Tensor, k: Tensor, v: Tensor, scale: float, eps:
     if q.shape[1] > 4 * CHUNK:
         features = 1 + q.shape[3] + q.shape[3] * (q.shape[3] + 1) // 2
         empty = v.new_zeros(q.shape[0], q.shape[2], features, v.shape[3] + 1)
-        return taylor_attention_extend(q, k, v, empty, scale, eps)[0]
+        return taylor_attention_extend_pytorch(q, k, v, empty, scale, eps)[0]
     if suits(q):
         return block_taylor_attention(q, k, v, scale, eps)
     q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
@@ -54,7 +54,7 @@ def taylor_attention_pytorch(q: Tensor, k: Tensor, v: Tensor, scale: float, eps:
     return (weights @ v / (weights.sum(-1, keepdim=True) + eps)).transpose(1, 2)
 
 
-def taylor_attention_extend(
+def taylor_attention_extend_pytorch(
     q: Tensor, k: Tensor, v: Tensor, state: Tensor, scale: float, eps: float, padding: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Go on from a state (B, H, features, V + 1), whose last column sums the features.

@@ -68,5 +68,5 @@ def test_bad_arguments() -> None:
         taylor_attention(q, k[..., :3], v)
     with pytest.raises(ValueError, match="one floating type"):
         taylor_attention(q, k, v.double())
-    with pytest.raises(ValueError, match="no Triton kernel yet"):
+    with pytest.raises(ValueError, match="need a GPU"):
         taylor_attention(q, k, v, backend="triton")
