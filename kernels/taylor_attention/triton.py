@@ -140,18 +140,19 @@ def _strides(*tensors: Tensor) -> tuple[int, ...]:
 
 
 def _table(features: int, device: torch.device) -> Tensor:
-    """Rows that pick the factors of each lane: those of the left one, then those of the right ones by block."""
+    """Rows that pick the factors of each lane: those of the left one, then those of the right ones by block.
+
+    Made on the CPU: filled by a kernel while a CUDA graph is captured, it would hold nothing until that runs.
+    """
     period, lanes = _lanes(features)
-    blocks = triton.cdiv(lanes, _FUSED.block)
-    lane = torch.arange(blocks * _FUSED.block, device=device)
+    lane = torch.arange(-(-lanes // _FUSED.block) * _FUSED.block)
     shift, i = lane // period, lane % period
     half = features // 2
     last = half if features % 2 == 0 else period
     pair = (i < features) & (shift <= half) & ((shift < half) | (i < last))
     right = torch.where(pair, (i + shift) % features, -1)
-    entries = torch.arange(max(16, period), device=device)
-    picked = torch.cat([i[: _FUSED.block], right])[:, None] == entries
-    return picked.to(torch.bfloat16)
+    picked = torch.cat([i[: _FUSED.block], right])[:, None] == torch.arange(max(16, period))
+    return picked.to(torch.bfloat16).to(device)
 
 
 _kept_table = lru_cache(maxsize=32)(_table)

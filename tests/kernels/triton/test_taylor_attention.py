@@ -10,6 +10,7 @@ from recallfront.kernels.taylor_attention.operator import (
 )
 from tests.kernels.triton.accuracy import assert_accurate, check_operator, compare_with_reference
 from tests.kernels.triton.interpreter import only_programs, traffic
+from tests.kernels.triton.poison import unpoisoned
 
 only_interpreted = pytest.mark.skipif(torch.cuda.is_available(), reason="counts under the interpreter")
 NAMES = ("o", "grad q", "grad k", "grad v")
@@ -151,6 +152,25 @@ def test_the_way_forward_follows_from_the_sizes() -> None:
     assert not kernels.is_fused(q[:, :512], v[:, :512])  # no state needed
     assert not kernels.is_fused(q.float(), v.float())
     assert not kernels.is_fused(*(x.new_empty(8, 513, 8, width) for x, width in ((q, 17), (v, 64))))
+
+
+@only_interpreted
+def test_more_entries_than_32_bits_count() -> None:
+    """Of 2^20 heads of 64 tokens and 32 values only the last is computed; the inputs are one head, expanded."""
+    heads, generator = 2**20, torch.Generator().manual_seed(0)
+    q, k, v, gradient = (
+        torch.randn(1, 64, 1, width, generator=generator).to(BF16) for width in (8, 8, 32, 32)
+    )
+    o, denominators = kernels.attend(q, k, v, 0.25, 1e-6)
+    expected = kernels.attend_backward(gradient, q, k, v, o, denominators, 0.25)
+    q, k, v, gradient = (x.expand(-1, -1, heads, -1) for x in (q, k, v, gradient))
+    with unpoisoned(), only_programs((heads - 1, 0, 0)):
+        large, denominators = kernels.attend(q, k, v, 0.25, 1e-6)
+        found = kernels.attend_backward(gradient, q, k, v, large, denominators, 0.25)
+    assert large.numel() == 2**31
+    torch.testing.assert_close(large[:, :, -1:], o, rtol=0, atol=0)
+    for name, one, many in zip("qkv", expected, found, strict=True):
+        torch.testing.assert_close(many[:, :, -1:], one, rtol=0, atol=0, msg=f"gradient of {name}")
 
 
 # ---- going on from a state ----
