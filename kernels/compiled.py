@@ -3,7 +3,7 @@
 import re
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -47,15 +47,17 @@ def describe(
     num_warps: int,
     num_stages: int = 2,
     aligned: bool = True,
+    floats: Collection[str] = (),
     **constants: Constant,
 ) -> Launch:
     """A `Launch` of `kernel` from the types of its pointers ("bf16"; None: not given) and its constexprs.
 
-    Every other argument is a number that fits 32 bits.
+    Every other argument is a whole number that fits 32 bits, but for those named in `floats`.
     """
     given = {name: f"*{kind}" for name, kind in pointers.items() if kind is not None}
     absent = {name: None for name, kind in pointers.items() if kind is None}
-    numbers = dict.fromkeys(set(kernel.arg_names) - set(pointers) - set(constants), "i32")
+    others = set(kernel.arg_names) - set(pointers) - set(constants)
+    numbers = {name: "fp32" if name in floats else "i32" for name in others}
     return Launch(kernel, given | numbers, {**absent, **constants}, num_warps, num_stages, aligned)
 
 

@@ -1,14 +1,13 @@
 """Products with a gate, and the channel mixer around one: few passes over memory on a CPU."""
 
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-Nonlinearity = Literal["gelu", "silu"]
+from recallfront.kernels.gated_product.operator import Nonlinearity, gated_product
 
 # both are g * sigmoid(l(g)): silu with l(g) = g, the tanh form of gelu with l(g) = g (A + B g^2)
 _A = 1.5957691216057308  # 2 sqrt(2 / pi)
@@ -18,9 +17,8 @@ _BLOCK = 1 << 17  # numbers worked on at once, so that a chain of operations sta
 
 def gated(gate: Tensor, x: Tensor, kind: Nonlinearity) -> Tensor:
     """f(gate) * x, both (..., D) of one type; f is silu or the tanh form of gelu."""
-    if not trains_on_cpu(gate) or gate.dtype != x.dtype:
-        open_ = F.silu(gate) if kind == "silu" else F.gelu(gate, approximate="tanh")
-        return open_ * x if torch.is_grad_enabled() else open_.mul_(x)
+    if not trains_on_cpu(gate):
+        return gated_product(gate, x, kind)
     width = gate.shape[-1]
     out: Tensor = _Gated.apply(gate.reshape(-1, width), x.reshape(-1, width), kind)  # type: ignore[no-untyped-call]
     return out.view(x.shape)

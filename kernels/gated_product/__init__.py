@@ -1,0 +1,1 @@
+"""Product with a gate: the elementwise half of a gated channel mixer."""
