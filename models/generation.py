@@ -5,7 +5,10 @@ from collections.abc import Collection, Iterator
 import torch
 from torch import Generator, Tensor
 
+from recallfront.models.decode_graph import DecodeGraph
 from recallfront.models.language_model import LanguageModel
+
+_WORTH_A_GRAPH = 16  # new tokens: recording a step takes as long as a few of them
 
 
 def choose(
@@ -62,11 +65,17 @@ def stream(
     generator = Generator().manual_seed(seed)
     logits, state = model.prefill(tokens, model.init_state(tokens.shape[0]), lengths=lengths, last_only=True)
     row = logits[:, 0]
+    graph = None
+    if tokens.is_cuda and max_new_tokens >= _WORTH_A_GRAPH:
+        graph = DecodeGraph(model, state, state.longest + max_new_tokens - 1)
     for count in range(max_new_tokens):
         chosen = choose(row, temperature=temperature, top_k=top_k, top_p=top_p, generator=generator)
         yield chosen
         if count + 1 < max_new_tokens:
-            row, state = model.step(chosen, state)
+            if graph is None:
+                row, state = model.step(chosen, state)
+            else:
+                row = graph.step(chosen)
 
 
 def generate(

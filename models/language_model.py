@@ -76,6 +76,8 @@ class LanguageModel(nn.Module):
         self.unembedding = unembedding  # None: tied to the embedding
         self.position_table = position_table
         self.checkpoint_activations = False  # True: layers are computed again in backward, to save memory
+        # the released RecurrentGemma rounds this constant to bfloat16
+        self._embedding_scale = float(torch.tensor(config.width**0.5, dtype=torch.bfloat16, device="cpu"))
         self._name = hashlib.sha256(config.model_dump_json().encode()).hexdigest()[:16]
 
     def forward(self, tokens: Tensor, positions: Tensor | None = None) -> Tensor:
@@ -100,8 +102,7 @@ class LanguageModel(nn.Module):
     def _embed(self, tokens: Tensor, positions: Tensor | None) -> Tensor:
         x: Tensor = self.embedding(tokens)
         if self.config.scale_embeddings:
-            # the released RecurrentGemma rounds this constant to bfloat16
-            x = x * torch.tensor(self.config.width**0.5, dtype=torch.bfloat16).to(x)
+            x = x * self._embedding_scale
         sinusoidal = getattr(self.config, "positions", None) == "sinusoidal"
         if positions is None and (sinusoidal or self.position_table is not None):
             positions = torch.arange(tokens.shape[1], device=tokens.device)[None]

@@ -145,6 +145,10 @@ class Attention(Mixer):
         state["keys"] = ring_write(state["keys"], k, block)
         state["values"] = ring_write(state["values"], v, block)
 
+    def reserve(self, state: LayerState, tokens: int) -> None:
+        if self.window_size is None:
+            self._reserve(state, tokens)
+
     @staticmethod
     def _reserve(state: LayerState, needed: int) -> None:
         """Grow the cache by doubling, so that no token pays for copying all before it."""

@@ -37,6 +37,9 @@ class Mixer(nn.Module, ABC):
         """x (B, N, width) of the nodes of a draft tree, each going on from its own ancestors; `state` stays."""
         raise NotImplementedError
 
+    def reserve(self, state: LayerState, tokens: int) -> None:  # noqa: B027
+        """Make room for so many tokens a row, where a state grows, so that its tensors stay in their places."""
+
     def live(self, state: LayerState, length: int) -> list[Tensor]:
         """The part of the state that must survive to the next step after `length` tokens."""
         return list(state.values())
