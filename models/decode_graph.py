@@ -49,6 +49,18 @@ class StaticStep:
         self.state.lengths += 1
         self.logits = logits
 
+    def load(self, state: State) -> None:
+        """Go on from another state of as many rows, which is used up."""
+        if state.longest >= self.capacity:
+            raise ValueError(f"the state has {state.longest} tokens; capacity {self.capacity} allows fewer")
+        layers = zip(self.model.layers, self.state.layers, state.layers, strict=True)
+        for layer, places, other in layers:
+            layer.mixer.reserve(other, self.capacity)  # type: ignore[union-attr, operator]
+            for name, place in places.items():
+                place.copy_(other[name])
+        self.state.lengths.copy_(state.lengths)
+        self.seen = state.longest
+
     def copy(self) -> "StaticStep":
         """Another step over copies of all tensors, to try out without being used up."""
         state = self.state.select(torch.arange(len(self.tokens), device=self.tokens.device))
@@ -77,6 +89,13 @@ class DecodeGraph:
         self._graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self._graph):
             self._step.run()
+
+    def load(self, state: State) -> None:
+        """Go on from another state of as many rows, which is used up: nothing is recorded anew.
+
+        Raises ValueError where no further token fits.
+        """
+        self._step.load(state)
 
     def step(self, tokens: Tensor) -> Tensor:
         """Logits (B, vocab) after one token a row (B), in memory that the next step overwrites.

@@ -117,6 +117,7 @@ class _Workloads:
         self.model, self.tokens, self.protocol = model, tokens, protocol
         self.state_bytes = 0
         self._state: Any = None
+        self._graph: Any = None
         batch = protocol.batch_size
         self.tokens_of = {
             "prefill_tokens_per_second": batch * protocol.context_length,
@@ -146,9 +147,24 @@ class _Workloads:
     @torch.no_grad()
     def decode(self) -> None:
         token = self.tokens[:, 0]
+        if token.is_cuda:
+            self._decode_by_graph(token)
+            return
         for _ in range(self.protocol.decode_tokens):
             logits, self._state = self.model.step(token, self._state)
             token = logits.argmax(-1)
+
+    def _decode_by_graph(self, token: Tensor) -> None:
+        """The step is recorded in the round of warm-up and replayed in the others, as generation does."""
+        from recallfront.models.decode_graph import DecodeGraph
+
+        if self._graph is None:
+            capacity = self._state.longest + self.protocol.decode_tokens
+            self._graph = DecodeGraph(self.model, self._state, capacity)
+        else:
+            self._graph.load(self._state)
+        for _ in range(self.protocol.decode_tokens):
+            token = self._graph.step(token).argmax(-1)
 
     def train(self) -> None:
         tokens = self.tokens[:, : self.protocol.train_length]

@@ -35,6 +35,21 @@ def test_a_copy_can_be_tried_out() -> None:
     torch.testing.assert_close(static.logits, model.step(tokens[:, 6], state)[0])
 
 
+@pytest.mark.parametrize("name", ["attention", "griffin", "based", "grouped"])
+def test_another_state_is_loaded_into_place(name: str) -> None:
+    model = make_model(case_config(name))
+    tokens = draw_tokens(2, 20)
+    static = StaticStep(model, model.prefill(tokens[:, :9], model.init_state(2))[1], 40)
+    static.run()
+    static.load(model.prefill(tokens[:, :6], model.init_state(2))[1])
+    _, state = model.prefill(tokens[:, :6], model.init_state(2))
+    for time in range(6, 20):
+        expected, state = model.step(tokens[:, time], state)
+        static.tokens.copy_(tokens[:, time])
+        static.run()
+        torch.testing.assert_close(static.logits, expected, rtol=1e-9, atol=1e-9)
+
+
 def test_bad_arguments() -> None:
     model = make_model(case_config("attention"))
     _, state = model.prefill(draw_tokens(2, 6), model.init_state(2))
@@ -42,6 +57,9 @@ def test_bad_arguments() -> None:
         StaticStep(model, state, 6)
     with pytest.raises(ValueError, match="needs a GPU; the model is on cpu"):
         DecodeGraph(model, state, 10)
+    static = StaticStep(model, state, 7)
+    with pytest.raises(ValueError, match="the state has 7 tokens; capacity 7 allows fewer"):
+        static.load(model.prefill(draw_tokens(2, 7), model.init_state(2))[1])
 
 
 @pytest.mark.gpu
