@@ -24,7 +24,7 @@ from tests.platform.specs import tiny
 
 pytestmark = pytest.mark.slow
 
-STEPS = 400
+STEPS = 2500  # long enough for the second node to have a trial while the first one trains
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def study(tmp_path: Path) -> Path:
     spec = tiny(
         name="two-nodes",
         space=[{"architecture": "window", "window_size": [4, 8]}],
-        training={"steps": STEPS, "evaluate_every": 50},
+        training={"steps": STEPS, "evaluate_every": 100},
         seeds=[0, 1],
     )
     path = tmp_path / "two-nodes.yaml"
