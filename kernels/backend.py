@@ -47,6 +47,13 @@ def choose(
     return "triton"
 
 
+def wants_gradient(*tensors: Tensor | None) -> str | None:
+    """The obstacle of a kernel without a gradient: a gradient is asked for; or None."""
+    if torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors):
+        return "a gradient is asked for; a step's kernel has none (torch.no_grad() says so)"
+    return None
+
+
 def _known(operator: str, backend: Backend) -> Backend:
     if backend not in ("auto", "reference", "triton"):
         raise ValueError(f"{operator}: backend is {backend!r}; it may be 'auto', 'reference' or 'triton'")

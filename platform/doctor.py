@@ -101,11 +101,9 @@ def _devices() -> str:
 
 
 def _kernels() -> str:
-    import recallfront.kernels
+    from recallfront.kernels.explain import explain
 
-    folders = [path for root in recallfront.kernels.__path__ for path in Path(root).iterdir()]
-    operators = sorted(folder.name for folder in folders if (folder / "operator.py").exists())
-    return f"PyTorch forms on every device (there are no Triton kernels yet): {', '.join(operators)}"
+    return explain()
 
 
 def _storage(home: Path) -> str:

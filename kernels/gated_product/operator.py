@@ -6,9 +6,9 @@ from torch import Tensor
 
 from recallfront.kernels.backend import Backend, choose
 from recallfront.kernels.checks import check_same_dtype, check_shape
+from recallfront.kernels.gated_product.coverage import obstacle
 from recallfront.kernels.gated_product.pytorch import gated_product_pytorch
 from recallfront.kernels.gated_product.reference import gated_product_reference
-from recallfront.kernels.linear_scan.covers import obstacle
 
 Nonlinearity = Literal["gelu", "silu"]
 

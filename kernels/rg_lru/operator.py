@@ -5,11 +5,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.compiler import is_compiling
 
-from recallfront.kernels.backend import Backend, choose
+from recallfront.kernels.backend import Backend, choose, wants_gradient
 from recallfront.kernels.checks import check_same_dtype, check_shape
-from recallfront.kernels.linear_scan.covers import obstacle
 from recallfront.kernels.linear_scan.operator import linear_scan, linear_scan_step
 from recallfront.kernels.rg_lru.composite import coefficients
+from recallfront.kernels.rg_lru.coverage import obstacle
 from recallfront.kernels.rg_lru.pytorch import rg_lru_pytorch
 from recallfront.kernels.rg_lru.reference import C, rg_lru_reference
 
@@ -89,7 +89,8 @@ def rg_lru_step(
     batch, width = _check("rg_lru_step", v, weight, bias, p, (None, None))
     check_shape("rg_lru_step", "state", state, (batch, width))
     check_shape("rg_lru_step", "starts", starts, (batch, 1))
-    form = choose("rg_lru_step", backend, v, weight, bias, p, state, starts, obstacle=lambda: obstacle(v))
+    given = (v, weight, bias, p, state, starts)
+    form = choose("rg_lru_step", backend, *given, obstacle=lambda: obstacle(v) or wants_gradient(*given))
     if form == "triton":
         from recallfront.kernels.rg_lru.triton import step
 

@@ -6,20 +6,9 @@ from torch import Tensor
 
 from recallfront.kernels.backend import Backend, choose
 from recallfront.kernels.checks import check_shape
-from recallfront.kernels.linear_scan.covers import TYPES
+from recallfront.kernels.rms_norm.coverage import obstacle
 from recallfront.kernels.rms_norm.pytorch import rms_norm_pytorch
 from recallfront.kernels.rms_norm.reference import rms_norm_reference
-
-WIDEST = 8192  # a program holds a row
-
-
-def obstacle(x: Tensor) -> str | None:
-    """Why no kernel covers rows like those of x (..., D), or None."""
-    if x.dtype not in TYPES:
-        return f"the inputs are {x.dtype}; the kernel has float32, bfloat16 and float16"
-    if x.shape[-1] > WIDEST:
-        return f"a row has {x.shape[-1]} channels; the kernel has at most {WIDEST}"
-    return None
 
 
 def rms_norm(x: Tensor, gain: Tensor, *, eps: float = 1e-6, backend: Backend = "auto") -> Tensor:

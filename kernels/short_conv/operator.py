@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from recallfront.kernels.backend import Backend, choose
+from recallfront.kernels.backend import Backend, choose, wants_gradient
 from recallfront.kernels.checks import check_shape
-from recallfront.kernels.short_conv.covers import obstacle
+from recallfront.kernels.short_conv.coverage import obstacle
 from recallfront.kernels.short_conv.pytorch import short_conv_pytorch
 from recallfront.kernels.short_conv.reference import short_conv_reference
 
@@ -79,7 +79,10 @@ def short_conv_step(
     in_place: the memory of `state` may hold the new one. Raises ValueError as `short_conv` does.
     """
     _check_activation("short_conv_step", activation)
-    form = choose("short_conv_step", backend, x, taps, bias, state, obstacle=lambda: obstacle(x, taps))
+    given = (x, taps, bias, state)
+    form = choose(
+        "short_conv_step", backend, *given, obstacle=lambda: obstacle(x, taps) or wants_gradient(*given)
+    )
     if form == "triton":
         from recallfront.kernels.short_conv.triton import step
 

@@ -5,6 +5,7 @@ from torch import Tensor
 
 FEATURES, VALUES = 32, 128  # the most that a tile on the chip has room for
 TYPES = (torch.float32, torch.bfloat16, torch.float16)
+COVERED = f"float32, bfloat16, float16; feature dimension to {FEATURES}, values to {VALUES}"
 
 
 def obstacle(q: Tensor, v: Tensor) -> str | None:

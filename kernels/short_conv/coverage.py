@@ -5,6 +5,7 @@ from torch import Tensor
 
 TYPES = (torch.float32, torch.bfloat16, torch.float16)
 MOST_TAPS = 8
+COVERED = f"float32, bfloat16, float16; at most {MOST_TAPS} taps"
 
 
 def obstacle(x: Tensor, taps: Tensor) -> str | None:

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 WIDEST = 2**22
+COVERED = f"float32, bfloat16, float16; fewer than {WIDEST} channels"
 TYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
