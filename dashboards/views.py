@@ -30,7 +30,7 @@ class TrialLine:
     status: str
     is_failure: bool
     figures: tuple[str, ...]  # in the order of the page's columns
-    seconds: float
+    seconds: float | None  # none where it was left
     failure: str
 
 
@@ -146,14 +146,15 @@ class SweepView:
 
     def _trial(self, trial: TrialRecord, varying: Sequence[str]) -> TrialLine:
         alone = gather([trial], varying)
+        left = trial.status is Status.RUNNING and not self.is_running  # by a driver that is gone
         return TrialLine(
             run_id=trial.run_id,
             label=alone.label,
             seed=trial.config.get("seed", ""),
-            status=trial.status.value.replace("_", " "),
+            status="unfinished" if left else trial.status.value.replace("_", " "),
             is_failure=trial.status.is_failure,
             figures=tuple(alone.describe(metric) for metric in self.columns),
-            seconds=(trial.end_time or time.time()) - trial.start_time,
+            seconds=None if left else (trial.end_time or time.time()) - trial.start_time,
             failure=trial.failure or "",
         )
 
@@ -165,13 +166,15 @@ def view_of(record: SweepRecord, experiment_id: str, *, driverless: bool = False
         UsageError: when its specification has not reached the store yet.
     """
     of_all_versions, record = len(record.trials), record.current()
-    ends = [trial.end_time or time.time() for trial in record.trials]
     started = min((trial.start_time for trial in record.trials), default=0.0)
     ended = [trial for trial in record.trials if trial.end_time is not None]
     state = STATES.get(record.tags.get("status", ""), "unknown")
     if state == "running" and driverless:
         state = "killed"
     running = len(record.with_status(Status.RUNNING))
+    ends = [trial.end_time for trial in ended if trial.end_time is not None]
+    if state == "running" and running:
+        ends.append(time.time())
     return SweepView(
         record=record,
         older=of_all_versions - len(record.trials),
@@ -183,13 +186,15 @@ def view_of(record: SweepRecord, experiment_id: str, *, driverless: bool = False
         failed=sum(trial.status.is_failure and trial.status.is_final for trial in record.trials),
         unfinished=len(record.with_status(Status.LOST)) + (0 if state == "running" else running),
         started=started,
-        seconds=max(ends, default=0.0) - started,
+        seconds=max(ends, default=started) - started,
         device_hours=sum(devices(t) * ((t.end_time or 0.0) - t.start_time) / 3600 for t in ended),
     )
 
 
-def clock(seconds: float) -> str:
+def clock(seconds: float | None) -> str:
     """A duration as a person reads it: `42 s`, `3 min 20 s`, `5 h 07 min`."""
+    if seconds is None:
+        return "–"
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:

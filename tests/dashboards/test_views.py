@@ -38,6 +38,9 @@ def test_what_a_driver_left_is_neither_running_nor_failed(make_record: MakeRecor
     killed = view_of(make_record(17, left, tags={"status": "running"}), "7", driverless=True)
     assert (killed.state, killed.is_running, killed.running) == ("killed", False, 0)
     assert (killed.failed, killed.unfinished) == (1, 2)
+    first = killed.trials[0]
+    assert (first.status, first.seconds) == ("unfinished", None), "nobody works on it"
+    assert killed.seconds == view_of(make_record(17, left[:2]), "7").seconds, "its clock stands still"
     finished = view_of(make_record(17, left, tags={"status": "finished"}), "7", driverless=True)
     assert finished.state == "finished"
     driven = view_of(make_record(17, left, tags={"status": "running"}), "7")
@@ -63,7 +66,7 @@ def test_the_front_comes_first_in_the_table(record: SweepRecord) -> None:
 
 
 def test_running_trials_come_first_and_failures_are_told(make_record: MakeRecord) -> None:
-    trials = view_of(make_record(17, OTHERS), "7").trials
+    trials = view_of(make_record(17, OTHERS, tags={"status": "running"}), "7").trials
     assert [trial.status for trial in trials[:5]] == ["running", "running", "pruned", "error", "diverged"]
     assert trials[4].failure == "loss is nan at step 120" and trials[4].is_failure
     assert trials[0].figures == ("–", "3,700 ±74", "–", "73.0 KiB")
@@ -92,7 +95,14 @@ def test_a_new_sweep_has_little_to_show(make_record: MakeRecord) -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(0, "0 s"), (59.4, "59 s"), (59.6, "1 min 00 s"), (200, "3 min 20 s"), (18420, "5 h 07 min")],
+    [
+        (0, "0 s"),
+        (59.4, "59 s"),
+        (59.6, "1 min 00 s"),
+        (200, "3 min 20 s"),
+        (18420, "5 h 07 min"),
+        (None, "–"),
+    ],
 )
-def test_clock(seconds: float, text: str) -> None:
+def test_clock(seconds: float | None, text: str) -> None:
     assert clock(seconds) == text
