@@ -79,6 +79,23 @@ def _terminable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+def check_resources(resources: ResourceConfig) -> None:
+    """Refuse trials that the joined cluster, or this machine where Ray is yet to be started, cannot hold.
+
+    Raises:
+        UsageError: not one fits.
+    """
+    import ray
+    from torch.cuda import device_count
+
+    if ray.is_initialized():
+        trials_at_once(resources)
+        return
+
+    here = {"CPU": float(os.cpu_count() or 1), "GPU": float(device_count() if resources.gpus else 0)}
+    _how_many(resources, here, "this machine")
+
+
 def trials_at_once(resources: ResourceConfig) -> int:
     """How many trials the connected cluster holds at once.
 
@@ -87,13 +104,16 @@ def trials_at_once(resources: ResourceConfig) -> int:
     """
     import ray
 
-    available: dict[str, float] = ray.cluster_resources()
+    return _how_many(resources, ray.cluster_resources(), "the Ray cluster")
+
+
+def _how_many(resources: ResourceConfig, available: dict[str, float], where: str) -> int:
     asked = {"CPU": resources.cpus * resources.workers, "GPU": resources.gpus * resources.workers}
     fits = [int(available.get(name, 0.0) / amount + 1e-9) for name, amount in asked.items() if amount]
     if not min(fits):
         has = ", ".join(f"{available.get(name, 0.0):g} {name}" for name in asked)
         wants = ", ".join(f"{amount:g} {name}" for name, amount in asked.items() if amount)
-        raise UsageError(f"resources: a trial asks for {wants}; the Ray cluster has {has}")
+        raise UsageError(f"resources: a trial asks for {wants}; {where} has {has}")
     return min(fits)
 
 

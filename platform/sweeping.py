@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
-from recallfront.platform.cluster import ray_cluster, trials_at_once
+from recallfront.platform.cluster import check_resources, ray_cluster, trials_at_once
 from recallfront.platform.conductor import Conductor
 from recallfront.platform.driving import only_driver
 from recallfront.platform.fronts import Front, home_folder
@@ -72,9 +72,8 @@ def run_sweep(
     """
     spec = spec if isinstance(spec, SweepSpec) else load_spec(str(spec))
     folder = home_folder(home).resolve()
-    with (
-        nullcontext() if address is None else ray_cluster(address)
-    ):  # an address that is wrong leaves nothing behind
+    with nullcontext() if address is None else ray_cluster(address):  # a wrong address leaves nothing behind
+        check_resources(spec.resources)
         return _run_sweep(spec, folder, tracking_uri, address, console or Console(quiet=True))
 
 
