@@ -20,8 +20,10 @@ setup: .venv/.developer
 demo: .venv/.user  ## the study `quickstart`, on the CPU
 	$(BIN)/recallfront run quickstart
 
-test: setup lint  ## every test, slow ones included
-	$(BIN)/python -m pytest -q
+SIDE_BY_SIDE := tests/kernels tests/models tests/sweeps
+test: setup lint  ## every test, slow ones included; those that start clusters or time something have the machine to themselves
+	$(BIN)/python -m pytest -q -n auto --dist worksteal $(SIDE_BY_SIDE)
+	$(BIN)/python -m pytest -q $(SIDE_BY_SIDE:%=--ignore=%)
 
 lint: setup
 	$(BIN)/ruff check .
