@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from recallfront.kernels.backend import Backend, use_reference
+from recallfront.kernels.backend import Backend, choose
 from recallfront.kernels.checks import check_same_dtype, check_shape
+from recallfront.kernels.window_attention.coverage import obstacle, step_obstacle
 from recallfront.kernels.window_attention.pytorch import window_attention_pytorch
 from recallfront.kernels.window_attention.reference import window_attention_reference
 
@@ -55,7 +56,25 @@ def window_attention(
         check_shape("window_attention", "distance_bias", distance_bias, (q.shape[2], None))
         if slopes is not None:
             raise ValueError("window_attention: alibi_slopes and distance_bias are both given; give one")
-    if use_reference("window_attention", backend):
+    plain = slopes is None and segments is None and (window_size is None or window_size >= k.shape[1])
+    form = choose(
+        "window_attention",
+        backend,
+        q,
+        k,
+        v,
+        segments,
+        distance_bias,
+        obstacle=lambda: obstacle(q, v, distance_bias, scale, segments),
+    )
+    if form == "triton" and not (backend == "auto" and plain and q.shape[1] == k.shape[1]):
+        from recallfront.kernels.window_attention import triton as kernels
+
+        listed = None if slopes is None else list(slopes)
+        mixed: Tensor = kernels.window_attention_op(q, k, v, segments, listed, window_size, scale)[0]
+        return mixed
+    # plain causal attention is what PyTorch's own fused kernels are for
+    if form == "reference":
         as_tensor = None if slopes is None else torch.tensor(slopes, dtype=q.dtype, device=q.device)
         return window_attention_reference(q, k, v, window_size, as_tensor, distance_bias, scale, segments)
     return window_attention_pytorch(q, k, v, window_size, slopes, distance_bias, scale, segments)
@@ -132,29 +151,67 @@ def window_attention_step(
     lengths: Tensor,
     *,
     bias: Tensor | None = None,
+    alibi_slopes: tuple[float, ...] | None = None,
     scale: float | None = None,
+    backend: Backend = "auto",
 ) -> Tensor:
     """One token of `window_attention` over a ring of S slots, S the window size (or all that will ever be
     seen).
 
     q (B, H, D), k, v (B, H_kv, D) of the token at position `lengths` (B); keys, values (B, H_kv, S, D):
-    updated in place, token p in slot p % S; bias: `step_bias(...)`, made here (without slopes) where none is
-    given. Returns (B, H, D).
+    updated in place, token p in slot p % S; bias: `step_bias(...)` where the caller has it already, else it
+    follows from alibi_slopes (H). Returns (B, H, D). Raises ValueError where shapes or types do not fit
+    together.
     """
+    name = "window_attention_step"
     batch, heads, width = q.shape
-    slots = keys.shape[2]
+    kv_heads, slots = keys.shape[1], keys.shape[2]
+    check_shape(name, "k", k, (batch, kv_heads, width))
+    check_shape(name, "v", v, (batch, kv_heads, values.shape[3]))
+    check_shape(name, "keys", keys, (batch, kv_heads, None, width))
+    check_shape(name, "values", values, (batch, kv_heads, slots, None))
+    check_shape(name, "lengths", lengths, (batch,))
+    check_same_dtype(name, q=q, k=k, v=v, keys=keys, values=values)
+    if kv_heads == 0 or heads % kv_heads:
+        raise ValueError(
+            f"{name}: keys has {kv_heads} heads and q {heads}; the former must divide the latter"
+        )
+    if slots == 0:
+        raise ValueError(f"{name}: keys has no slots; the new token needs one")
+    if alibi_slopes is not None and len(alibi_slopes) != heads:
+        raise ValueError(f"{name}: {len(alibi_slopes)} alibi_slopes for {heads} heads; one a head is needed")
+    if scale is None:
+        scale = 1 / math.sqrt(width)
+    form = choose(
+        name,
+        backend,
+        q,
+        k,
+        v,
+        keys,
+        values,
+        lengths,
+        bias,
+        obstacle=lambda: step_obstacle(q, k, v, keys, values),
+    )
+    if form == "triton":
+        from recallfront.kernels.window_attention import triton as kernels
+
+        listed = None if alibi_slopes is None or bias is not None else list(alibi_slopes)
+        mixed: Tensor = kernels.window_attention_step_op(q, k, v, keys, values, lengths, bias, listed, scale)
+        return mixed
     rows, slot = torch.arange(batch, device=q.device), lengths % slots
     keys[rows, :, slot] = k
     values[rows, :, slot] = v
     if bias is None:
-        bias = step_bias(lengths, slots, q.dtype)
+        bias = step_bias(lengths, slots, q.dtype, alibi_slopes=alibi_slopes)
     # query heads that share a key head are that head's queries: no key is copied
-    grouped = keys.shape[1], heads // keys.shape[1]
+    grouped = kv_heads, heads // kv_heads
     q = q.view(batch, *grouped, width)
     if bias.shape[1] == heads:
         bias = bias.view(batch, *grouped, slots)
     out = F.scaled_dot_product_attention(q, keys, values, attn_mask=bias, scale=scale)
-    return out.reshape(batch, heads, width)
+    return out.reshape(batch, heads, values.shape[3])
 
 
 def attend_seen(

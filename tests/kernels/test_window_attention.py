@@ -142,5 +142,20 @@ def test_bad_arguments() -> None:
         window_attention(q, k, v, alibi_slopes=(0.5, 0.25, 0.125))
     with pytest.raises(ValueError, match="q has 4 tokens and k 3"):
         window_attention(q, k[:, :3], v[:, :3])
-    with pytest.raises(ValueError, match="no Triton kernel yet"):
+    with pytest.raises(ValueError, match="need a GPU"):
         window_attention(q, k, v, backend="triton")
+
+
+def test_bad_arguments_of_a_step() -> None:
+    token, ring = torch.ones(2, 2, 4), torch.ones(2, 2, 8, 4)
+    lengths = torch.zeros(2, dtype=torch.long)
+    with pytest.raises(ValueError, match="1 alibi_slopes for 2 heads"):
+        window_attention_step(token, token, token, ring, ring, lengths, alibi_slopes=(0.5,))
+    with pytest.raises(ValueError, match="keys has 2 heads and q 3; the former must divide"):
+        window_attention_step(torch.ones(2, 3, 4), token, token, ring, ring, lengths)
+    with pytest.raises(ValueError, match="keys has no slots"):
+        window_attention_step(token, token, token, ring[:, :, :0], ring[:, :, :0], lengths)
+    with pytest.raises(ValueError, match="lengths has shape"):
+        window_attention_step(token, token, token, ring, ring, lengths[:1])
+    with pytest.raises(ValueError, match="values has shape"):
+        window_attention_step(token, token, token, ring, ring[:, :, :3], lengths)
