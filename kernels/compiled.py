@@ -19,7 +19,8 @@ class Launch:
 
     signature: every argument that is not a constexpr, in the kernel's order, to its Triton type ("*bf16",
     "i32", "i64", "fp32"). constants: every constexpr. aligned: pointers and integers are multiples of 16, as
-    they nearly always are; Triton compiles such calls anew, with wider loads.
+    they nearly always are, but for those that the kernel is not specialised for; Triton compiles such calls anew,
+    with wider loads.
     """
 
     kernel: Any
@@ -83,10 +84,11 @@ def compile_for(launch: Launch, architecture: int) -> Any:
         raise ValueError(f"{launch.name}: {', '.join(sorted(unknown))}: neither signature nor constants fit")
     signature = {name: launch.signature.get(name, "constexpr") for name in names}
     divisible = [["tt.divisibility", 16]]
+    special = {parameter.name: not parameter.do_not_specialize for parameter in launch.kernel.params}
     attributes = {
         (place,): divisible
         for place, name in enumerate(names)
-        if launch.aligned and (signature[name].startswith("*") or signature[name] in ("i32", "i64"))
+        if launch.aligned and (signature[name][0] == "*" or (signature[name][0] == "i" and special[name]))
     }
     return triton.compile(
         ASTSource(launch.kernel, signature, constexprs=dict(launch.constants), attrs=attributes),

@@ -31,7 +31,7 @@ def _opened(g, GELU: tl.constexpr, PRECISE: tl.constexpr):
     return g * s, s * (1.0 + slope * rest)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def gated_forward(
     gate_ptr, x_ptr, out_ptr, rows, width, gate_stride, x_stride,
     GELU: tl.constexpr, PRECISE: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
@@ -43,7 +43,7 @@ def gated_forward(
     tl.store(out_ptr + row * width + column, (opened * x).to(out_ptr.dtype.element_ty), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def gated_backward(
     gate_ptr, x_ptr, grad_ptr, grad_gate_ptr, grad_x_ptr, rows, width, gate_stride, x_stride,
     grad_stride, out_stride,

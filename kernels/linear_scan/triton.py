@@ -13,11 +13,6 @@ from recallfront.kernels.linear_scan.triton_backward import scan_backward
 from recallfront.kernels.linear_scan.triton_forward import scan_forward
 from recallfront.kernels.triton_scan import FILLED, Plan, chain_of, rows_together
 
-_FILLED = (
-    512  # programs that fill the largest chip there is; a fixed number, so that results depend on no chip
-)
-
-
 WALK = Plan(rows=4, chained=False)
 CHAIN = Plan(rows=6, chained=True)
 _STEP_BLOCK, _STEP_WARPS = 256, 2
@@ -125,10 +120,10 @@ def _options(cut: Plan, initial_state: object, reset: object) -> dict[str, Any]:
     return {"HAS_INITIAL": initial_state is not None, "HAS_RESET": reset is not None, **cut.options()}
 
 
-@triton.jit
-def scan_step(a_ptr, b_ptr, state_ptr, h_ptr, total, width, a_stride, b_stride, BLOCK: tl.constexpr):
+@triton.jit(do_not_specialize=["batch_size"])
+def scan_step(a_ptr, b_ptr, state_ptr, h_ptr, batch_size, width, a_stride, b_stride, BLOCK: tl.constexpr):
     place = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    inside = place < total
+    inside = place < batch_size.to(tl.int64) * width  # a multiple of 16 where width is: then loads are wide
     row, column = place // width, place % width
     a = tl.load(a_ptr + row * a_stride + column, mask=inside, other=0.0).to(tl.float32)
     b = tl.load(b_ptr + row * b_stride + column, mask=inside, other=0.0).to(tl.float32)
@@ -143,8 +138,8 @@ def step(a: Tensor, b: Tensor, state: Tensor) -> Tensor:
     a, b = rows_together(a), rows_together(b)
     h = torch.empty(b.shape, dtype=b.dtype, device=b.device)
     launch(
-        scan_step, (triton.cdiv(b.numel(), _STEP_BLOCK),), a, b, state, h, b.numel(), b.shape[1], a.stride(0),
-        b.stride(0), num_warps=_STEP_WARPS, BLOCK=_STEP_BLOCK,
+        scan_step, (triton.cdiv(b.numel(), _STEP_BLOCK),), a, b, state, h, *b.shape, a.stride(0), b.stride(0),
+        num_warps=_STEP_WARPS, BLOCK=_STEP_BLOCK,
     )  # fmt: skip
     return h
 

@@ -6,7 +6,7 @@ import triton.language as tl
 from recallfront.kernels.triton_scan import enter
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["batch_size", "time", "reset_batch_stride"])
 def scan_forward(
     a_ptr,  # (B, T, D), rows contiguous
     b_ptr,  # (B, T, D), rows contiguous

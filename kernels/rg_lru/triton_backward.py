@@ -7,7 +7,7 @@ from recallfront.kernels.rg_lru.triton_forward import decay_of, gate_of
 from recallfront.kernels.triton_scan import enter
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["batch_size", "time", "mark_batch_stride"])
 def gated_scan_backward(
     gates_ptr,  # (blocks, B T, 2 D / blocks): r's logits, then i's
     v_ptr,  # (B, T, D), rows contiguous

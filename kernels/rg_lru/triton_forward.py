@@ -32,7 +32,7 @@ def decay_of(r, rate):
     return tl.where(near, 1.0 + less, power), -less * (2.0 + less)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["batch_size", "time", "mark_batch_stride"])
 def gated_scan_forward(
     gates_ptr,  # (blocks, B T, 2 D / blocks): r's logits, then i's
     v_ptr,  # (B, T, D), rows contiguous
@@ -127,7 +127,7 @@ def gated_scan_forward(
         tl.store(last_ptr + here, carry, mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["batch_size"])
 def gated_step(
     gates_ptr,  # (blocks, B, 2 D / blocks)
     v_ptr,  # (B, D), rows contiguous

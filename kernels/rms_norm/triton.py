@@ -11,21 +11,19 @@ from recallfront.kernels.compiled import Launch, describe
 from recallfront.kernels.launching import launch
 
 _NUMBERS = 4096  # held at once by a program, where a row is no longer
-_LEAST_FORWARD, _LEAST_BACKWARD = (
-    4,
-    32,
-)  # rows a program: the gain is read, and its gradient written, once for them
+# rows a program: the gain is read, and its gradient written, once for them
+_LEAST_FORWARD, _LEAST_BACKWARD = 4, 32
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def norm_forward(
-    x_ptr, gain_ptr, y_ptr, inverse_ptr, rows, width, eps, x_stride, loops,
-    ROWS: tl.constexpr, WIDTH: tl.constexpr,
+    x_ptr, gain_ptr, y_ptr, inverse_ptr, rows, width, eps, x_stride,
+    ROWS: tl.constexpr, WIDTH: tl.constexpr, LOOPS: tl.constexpr,
 ):  # fmt: skip
     column = tl.arange(0, WIDTH)
     gain = tl.load(gain_ptr + column, mask=column < width, other=0.0).to(tl.float32)[None, :]
-    for loop in range(loops):
-        row = (tl.program_id(0).to(tl.int64) * loops + loop) * ROWS + tl.arange(0, ROWS)
+    for loop in range(LOOPS):
+        row = (tl.program_id(0).to(tl.int64) * LOOPS + loop) * ROWS + tl.arange(0, ROWS)
         inside = (row < rows)[:, None] & (column < width)[None, :]
         x = tl.load(x_ptr + row[:, None] * x_stride + column[None, :], mask=inside, other=0.0).to(tl.float32)
         inverse = tl.rsqrt(tl.sum(x * x, axis=1) / width + eps)
@@ -34,17 +32,17 @@ def norm_forward(
         tl.store(inverse_ptr + row, inverse, mask=row < rows)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def norm_backward(
-    x_ptr, gain_ptr, inverse_ptr, grad_ptr, grad_x_ptr, part_ptr, rows, width, x_stride, grad_stride, loops,
-    ROWS: tl.constexpr, WIDTH: tl.constexpr,
+    x_ptr, gain_ptr, inverse_ptr, grad_ptr, grad_x_ptr, part_ptr, rows, width, x_stride, grad_stride,
+    ROWS: tl.constexpr, WIDTH: tl.constexpr, LOOPS: tl.constexpr,
 ):  # fmt: skip
     """With n = x / rms: dL/dx = (g gain - n mean(g gain n)) / rms, and g n, summed over rows, is the gain's."""
     column = tl.arange(0, WIDTH)
     gain = tl.load(gain_ptr + column, mask=column < width, other=0.0).to(tl.float32)[None, :]
     grad_gain = tl.zeros([WIDTH], tl.float32)
-    for loop in range(loops):
-        row = (tl.program_id(0).to(tl.int64) * loops + loop) * ROWS + tl.arange(0, ROWS)
+    for loop in range(LOOPS):
+        row = (tl.program_id(0).to(tl.int64) * LOOPS + loop) * ROWS + tl.arange(0, ROWS)
         inside = (row < rows)[:, None] & (column < width)[None, :]
         x = tl.load(x_ptr + row[:, None] * x_stride + column[None, :], mask=inside, other=0.0).to(tl.float32)
         grad_place = row[:, None] * grad_stride + column[None, :]
@@ -66,13 +64,13 @@ def _flat(x: Tensor) -> Tensor:
     return flat if flat.stride(-1) == 1 else flat.contiguous()
 
 
-def _cut(rows: int, width: int, least: int) -> tuple[int, int, dict[str, int]]:
-    """Programs, how often each loops, and the rest of a launch."""
+def _cut(rows: int, width: int, least: int) -> tuple[int, dict[str, int]]:
+    """Programs, and the rest of a launch."""
     wide = triton.next_power_of_2(max(width, 16))
     together = max(1, min(_NUMBERS // wide, triton.next_power_of_2(max(rows, 1))))
     loops = triton.cdiv(least, together)
-    sizes = {"ROWS": together, "WIDTH": wide, "num_warps": 4 if wide <= _NUMBERS else 16}
-    return triton.cdiv(rows, together * loops), loops, sizes
+    sizes = {"ROWS": together, "WIDTH": wide, "LOOPS": loops, "num_warps": 4 if wide <= _NUMBERS else 16}
+    return triton.cdiv(rows, together * loops), sizes
 
 
 @torch.library.custom_op("recallfront::rms_norm", mutates_args=())
@@ -82,8 +80,8 @@ def normalise(x: Tensor, gain: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     rows, width = flat.shape
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     inverse = torch.empty(rows, dtype=torch.float32, device=x.device)
-    programs, loops, sizes = _cut(rows, width, _LEAST_FORWARD)
-    arguments = (flat, gain.contiguous(), y, inverse, rows, width, eps, flat.stride(0), loops)
+    programs, sizes = _cut(rows, width, _LEAST_FORWARD)
+    arguments = (flat, gain.contiguous(), y, inverse, rows, width, eps, flat.stride(0))
     launch(norm_forward, (programs,), *arguments, **sizes)
     return y, inverse
 
@@ -100,21 +98,12 @@ def backward(x: Tensor, gain: Tensor, inverse: Tensor, grad: Tensor) -> tuple[Te
     flat, slope = _flat(x), _flat(grad)
     rows, width = flat.shape
     grad_x = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    programs, loops, sizes = _cut(rows, width, _LEAST_BACKWARD)
+    programs, sizes = _cut(rows, width, _LEAST_BACKWARD)
     part = torch.empty(programs, width, dtype=torch.float32, device=x.device)
-    arguments = (
-        flat,
-        gain.contiguous(),
-        inverse,
-        slope,
-        grad_x,
-        part,
-        rows,
-        width,
-        flat.stride(0),
-        slope.stride(0),
-    )
-    launch(norm_backward, (programs,), *arguments, loops, **sizes)
+    launch(
+        norm_backward, (programs,), flat, gain.contiguous(), inverse, slope, grad_x, part, rows, width,
+        flat.stride(0), slope.stride(0), **sizes,
+    )  # fmt: skip
     return grad_x, part.sum(0).to(gain.dtype)
 
 
@@ -147,6 +136,6 @@ def launches() -> list[Launch]:
                 (norm_forward, forward, _LEAST_FORWARD),
                 (norm_backward, backward, _LEAST_BACKWARD),
             ):
-                sizes: dict[str, Any] = _cut(2**20, width, least)[2]
+                sizes: dict[str, Any] = _cut(2**20, width, least)[1]
                 found.append(describe(kernel, types, floats=("eps",), **sizes))
     return found

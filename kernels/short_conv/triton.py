@@ -164,7 +164,7 @@ def _options(
     }
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["batch_size"])
 def conv_step(
     x_ptr,  # (B, C), rows contiguous
     taps_ptr,  # (C, K)

@@ -7,7 +7,7 @@ from recallfront.kernels.short_conv.triton_forward import convolved, row_before
 from recallfront.kernels.triton_math import logistic
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["time"])
 def conv_backward(
     x_ptr,  # (B, T, C), rows contiguous
     taps_ptr,  # (C, K)

@@ -1,5 +1,7 @@
 """The tools of this folder catch what they are for: a wrong sum, an unwritten lane, a byte too many."""
 
+import re
+
 import pytest
 import torch
 import triton
@@ -8,7 +10,7 @@ from torch import Tensor
 from triton.runtime import JITFunction
 
 from recallfront.kernels.backend import choose, interpreting
-from recallfront.kernels.compiled import Launch, compile_for, resources
+from recallfront.kernels.compiled import Launch, compile_for, describe, resources
 from recallfront.kernels.launching import launch
 from recallfront.kernels.report import complaint
 from tests.kernels.triton.accuracy import assert_accurate
@@ -69,6 +71,20 @@ def test_compiling_needs_no_gpu() -> None:
     assert "ptx" in compile_for(job, 90).asm
     with pytest.raises(ValueError, match="n: neither"):
         resources(Launch(_double_sum, {"x_ptr": "*bf16", "y_ptr": "*fp32"}, {"BLOCK": 64}), 80)
+
+
+@triton.jit(do_not_specialize=["rows"])
+def _fill(y_ptr, rows, width, BLOCK: tl.constexpr):
+    place = tl.arange(0, BLOCK)
+    tl.store(y_ptr + place, 1.0, mask=place < rows * width)
+
+
+def test_only_what_a_kernel_is_specialised_for_is_said_to_be_aligned() -> None:
+    text = compile_for(describe(_fill, {"y_ptr": "fp32"}, num_warps=1, BLOCK=64), 90).asm["ttir"]
+    aligned = re.findall(
+        r"%(\w+): [^%]*tt\.divisibility", next(line for line in text.splitlines() if "@_fill" in line)
+    )
+    assert aligned == ["y_ptr", "width"]
 
 
 def test_the_error_rule() -> None:
