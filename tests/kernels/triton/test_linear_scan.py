@@ -150,6 +150,18 @@ def test_more_than_2_to_the_31_elements() -> None:
 
 
 @only_interpreted
+def test_a_step_of_more_than_2_to_the_31_elements() -> None:
+    batch, width = 2**26 + 1, 32
+    a, b, *_ = draw(1, 1, width)
+    with unpoisoned(), only_programs((batch * width // 256, 0, 0)):
+        state = torch.empty(batch, width)
+        state[-1] = 2.0
+        h = kernels.step(a[:, 0].expand(batch, width), b[:, 0].expand(batch, width), state)
+    assert torch.equal(h[-1], state[-1])
+    torch.testing.assert_close(h[-1], 2 * a[0, 0] + b[0, 0])
+
+
+@only_interpreted
 def test_a_chain_of_more_than_2_to_the_31_elements(monkeypatch: pytest.MonkeyPatch) -> None:
     tiles, long, width = 2**21, kernels.CHAIN.time, 32
     a, b, *_ = draw(1, 1, width)
