@@ -37,9 +37,9 @@ def cluster() -> Iterator[Cluster]:
 def study(tmp_path: Path) -> Path:
     spec = tiny(
         name="two-nodes",
-        space=[{"architecture": "window", "window_size": [4, 8]}],
+        space=[{"architecture": "window", "window_size": 4}],
         training={"steps": STEPS, "evaluate_every": 100},
-        seeds=[0, 1],
+        seeds=[0, 1, 2],
     )
     path = tmp_path / "two-nodes.yaml"
     path.write_text(yaml.safe_dump(spec))
@@ -155,8 +155,8 @@ def test_a_node_is_killed_and_the_sweep_finishes(cluster: Cluster, study: Path, 
         steps = [[m.step for m in client.get_metric_history(t.run_id, "loss")] for t in trials]
 
     assert killed, "the node was to be killed while a trial ran on it"
-    assert Counter(trial.status for trial in trials) == {Status.FINISHED: 4}
-    assert len({trial.trial_key for trial in trials}) == 4, "no run is doubled"
+    assert Counter(trial.status for trial in trials) == {Status.FINISHED: 3}
+    assert len({trial.trial_key for trial in trials}) == 3, "no run is doubled"
     assert all(sorted(found) == list(range(1, STEPS + 1)) for found in steps), "every step is there once"
     attempts = [trial.tags.get("attempts") for trial in trials]
     assert "2" in attempts, f"the lost trial was retried, and that is recorded: {attempts}"
