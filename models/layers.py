@@ -12,7 +12,6 @@ from torch.autograd.function import once_differentiable
 from recallfront.kernels.gated_product.operator import Nonlinearity, gated_halves
 from recallfront.kernels.rms_norm.operator import rms_norm
 from recallfront.models.gating import gated_mlp, trains_on_cpu
-from recallfront.models.state import Step
 
 
 class Drawn(nn.Module):
@@ -50,17 +49,6 @@ class RMSNorm(Drawn):
     def initialise(self, generator: Generator) -> None:
         nn.init.zeros_(self.scale)
 
-    def step(self, x: Tensor, step: Step) -> Tensor:
-        """x (B, width) of one decode step: fewer operations, each of which costs more than what it computes."""
-        if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64):
-            return self(x)  # type: ignore[no-any-return]
-        width = x.shape[1]
-        # x / sqrt(|x|^2 + width eps) * sqrt(width) gain
-        gain = step.keep((self, "gain"), lambda: (1 + self.scale) * width**0.5)
-        floor = step.keep((self, "floor"), lambda: x.new_full((1, 1, 1), width * self.eps))
-        square = torch.baddbmm(floor, x[:, None], x[:, :, None])
-        return (x * square.rsqrt_()[:, 0]).mul_(gain)
-
     def forward(self, x: Tensor) -> Tensor:
         return rms_norm(x, 1 + self.scale, eps=self.eps)
 
@@ -80,10 +68,6 @@ class LayerNorm(Drawn):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
-
-    def step(self, x: Tensor, step: Step) -> Tensor:
-        """x (B, width) of one decode step."""
-        return self(x)  # type: ignore[no-any-return]
 
 
 class MLP(nn.Module):
@@ -121,7 +105,21 @@ def _rotary_table(
     return cos.to(dtype).to(device), sin.to(dtype).to(device)
 
 
-_kept_rotary_table = lru_cache(maxsize=32)(_rotary_table)
+@lru_cache(maxsize=32)
+def _kept_rotary_table(
+    size: int, dim: int, theta: float, dtype: torch.dtype, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    with torch.inference_mode(False):  # made while decoding, it may be used in training
+        return _rotary_table(size, dim, theta, dtype, device)
+
+
+def rotary_table(
+    longest: int, dim: int, theta: float, dtype: torch.dtype, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Cosines and signed sines (at least `longest`, dim), made once for few sizes."""
+    size = 1 << max(longest - 1, 1).bit_length()
+    make = _rotary_table if torch.compiler.is_compiling() else _kept_rotary_table
+    return make(size, dim, theta, dtype, device)
 
 
 def rotate(x: Tensor, positions: Tensor | int, dim: int, longest: int, theta: float = 10000.0) -> Tensor:
@@ -129,10 +127,7 @@ def rotate(x: Tensor, positions: Tensor | int, dim: int, longest: int, theta: fl
 
     positions: (B, T), or the position of the first token where all rows count alike; none reaches `longest`.
     """
-    size = 1 << max(longest - 1, 1).bit_length()  # few sizes, so that few tables are made
-    cos, sin = (_rotary_table if torch.compiler.is_compiling() else _kept_rotary_table)(
-        size, dim, theta, x.dtype, x.device
-    )
+    cos, sin = rotary_table(longest, dim, theta, x.dtype, x.device)
     if isinstance(positions, int):
         cos, sin = (
             cos[positions : positions + x.shape[1], None],

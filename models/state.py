@@ -123,12 +123,11 @@ class Step:
             self._memo[key] = make()
         return self._memo[key]
 
-    def keep(self, key: Any, make: Callable[[], Tensor]) -> Tensor:
+    def keep(self, key: Any, make: Callable[[], Any]) -> Any:
         """What `make` returned the first time for this key and this state: what follows from weights alone."""
         if key not in self.kept:
             self.kept[key] = make()
-        tensor: Tensor = self.kept[key]
-        return tensor
+        return self.kept[key]
 
     @property
     def is_first(self) -> bool | None:

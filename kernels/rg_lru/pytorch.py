@@ -30,14 +30,16 @@ def rg_lru_step_pytorch(
 ) -> Tensor:
     """One token of `rg_lru_pytorch`, v (B, D), in few operations: each costs more than what it computes.
 
-    rate (blocks, 1, D / blocks): -c softplus(p); hidden (B, D), contiguous, is updated in place and returned; starts
-    (B, 1) bool, or one truth for all rows.
+    bias (blocks, 1, 2 D / blocks); rate (blocks, 1, D / blocks): -c softplus(p); hidden (B, D), contiguous, is updated
+    in place and returned; starts (B, 1) bool, or one truth for all rows.
     """
     blocks, size, _ = weight.shape
     by_block, state = _by_block(v, blocks), _by_block(hidden, blocks)
-    r, i = torch.baddbmm(bias[:, None], by_block, weight).sigmoid_().chunk(2, dim=-1)
+    r, i = (
+        torch.bmm(by_block, weight).add_(bias).sigmoid_().chunk(2, 2)
+    )  # baddbmm would spread the bias first
     log_a = r * rate
-    m = torch.mul(log_a, 2).expm1_().neg_().sqrt_()
+    m = (log_a + log_a).expm1_().neg_().sqrt_()
     a = log_a.exp_()
     if starts is True:
         a.zero_()

@@ -57,7 +57,17 @@ def _bias(
     return bias.masked_fill(~visible, float("-inf"))
 
 
-_kept_bias = lru_cache(maxsize=16)(_bias)
+@lru_cache(maxsize=16)
+def _kept_bias(
+    time: int,
+    keys: int,
+    window_size: int | None,
+    slopes: Slopes | None,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Tensor:
+    with torch.inference_mode(False):  # made in evaluation, it may be used in training
+        return _bias(time, keys, window_size, slopes, dtype, device)
 
 
 def _learned_bias(time: int, keys: int, window_size: int | None, by_distance: Tensor) -> Tensor:

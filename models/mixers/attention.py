@@ -16,12 +16,19 @@ from recallfront.kernels.window_attention.operator import (
 from recallfront.models.configs.softmax import T5_BUCKETS
 from recallfront.models.draft_tree import Branches
 from recallfront.models.layers import Drawn, Linear, rotate
+from recallfront.models.lean import MixerStep, lean_add, lean_map, lean_rotation
 from recallfront.models.mixers.base import Mixer
 from recallfront.models.mixers.ring import ring_last, ring_write
 from recallfront.models.state import Block, LayerState, Layout, Step
 
 _T5_DISTANCE = 128
 _FIRST_CAPACITY = 64  # slots of a growing cache; it doubles when it is full
+
+
+def _bias_row(slopes: tuple[float, ...], slot: int, slots: int, filled: int, dtype: torch.dtype) -> Tensor:
+    """Linear biases (H, filled) on a ring whose newest token lies in `slot`."""
+    ages = (slot - torch.arange(filled)) % slots
+    return -torch.tensor(slopes, dtype=dtype)[:, None] * ages
 
 
 class T5Bias(Drawn):
@@ -164,9 +171,6 @@ class Attention(Mixer):
     def step(self, x: Tensor, state: LayerState, step: Step) -> Tensor:
         positions: Tensor | int = step.longest if step.uniform else step.lengths[:, None]
         q, k, v = self._project(x[:, None], positions, step.longest + 1)
-        if step.uniform and self.t5_bias is None and x.device.type == "cpu":
-            mixed = self._step_together(q[:, 0], k[:, 0], v[:, 0], state, step)
-            return self.out(mixed)  # type: ignore[no-any-return]
         keys, values = state["keys"], state["values"]
         if self.window_size is None:
             self._reserve(state, step.longest + 1)
@@ -179,29 +183,49 @@ class Attention(Mixer):
         out: Tensor = self.out(mixed.flatten(1))
         return out
 
-    def _step_together(self, q: Tensor, k: Tensor, v: Tensor, state: LayerState, step: Step) -> Tensor:
-        """One step where every row is at the same position: its slot is known, and what is empty is cut off."""
-        if self.window_size is None:
-            self._reserve(state, step.longest + 1)
-        slots = state["keys"].shape[2]
-        slot, filled = step.longest % slots, min(step.longest + 1, slots)
-        state["keys"][:, :, slot] = k
-        state["values"][:, :, slot] = v
-        keys, values = (state[name][:, :, :filled] for name in ("keys", "values"))
-        bias = None
-        if self.slopes is not None:
-            bias = step.once(
-                ("row", slots, self.slopes, q.dtype), lambda: self._bias_row(slot, slots, filled, q.dtype)
-            )
-            bias = bias.view(1, self.kv_heads, -1, filled)
-        # query heads that share a key head are that head's queries: no key is copied
-        q = q.view(len(q), self.kv_heads, -1, self.head_dim)
-        return F.scaled_dot_product_attention(q, keys, values, attn_mask=bias).reshape(len(q), -1)
+    def lean_step(self) -> MixerStep:
+        """Where every row is at the same position its slot is known, and what is empty is cut off."""
+        plain = super().lean_step()
+        if self.t5_bias is not None:
+            return plain
+        project, out, turn = (
+            lean_map(self.qkv),
+            lean_add(self.out),
+            lean_rotation(self.rotary_dim, self.rope_theta),
+        )
+        heads, kv_heads, head_dim, slopes = self.heads, self.kv_heads, self.head_dim, self.slopes
+        sizes, growing = (heads, kv_heads, kv_heads), self.window_size is None
+        attend = F.scaled_dot_product_attention
 
-    def _bias_row(self, slot: int, slots: int, filled: int, dtype: torch.dtype) -> Tensor:
-        """Linear biases (H, filled) on a ring whose newest token lies in `slot`."""
-        ages = (slot - torch.arange(filled)) % slots
-        return -torch.tensor(self.slopes, dtype=dtype)[:, None] * ages
+        def run(residual: Tensor, x: Tensor, state: LayerState, step: Step) -> None:
+            if not step.uniform:
+                plain(residual, x, state, step)
+                return
+            qkv = project(x).view(len(x), -1, head_dim)
+            if turn is not None:
+                turn(qkv[:, : heads + kv_heads], step)
+            q, k, v = qkv.split(sizes, 1)
+            if growing and step.longest >= state["keys"].shape[2]:
+                with torch.inference_mode(False):  # the new cache outlives the step
+                    self._reserve(state, step.longest + 1)
+            keys, values = state["keys"], state["values"]
+            slots = keys.shape[2]
+            slot, filled = step.longest % slots, min(step.longest + 1, slots)
+            keys[:, :, slot] = k
+            values[:, :, slot] = v
+            if filled < slots:
+                keys, values = keys[:, :, :filled], values[:, :, :filled]
+            bias = None
+            if slopes is not None:
+                row = step.once(
+                    ("row", slots, slopes), lambda: _bias_row(slopes, slot, slots, filled, q.dtype)
+                )
+                bias = row.view(1, kv_heads, -1, filled)
+            # query heads that share a key head are that head's queries: no key is copied
+            mixed = attend(q.unflatten(1, (kv_heads, -1)), keys, values, attn_mask=bias)
+            out(residual, mixed.reshape(len(x), -1))
+
+        return run
 
     can_branch = True
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from recallfront.models.draft_tree import Branches
+from recallfront.models.lean import MixerStep
 from recallfront.models.state import Block, LayerState, Layout, Step
 
 
@@ -30,6 +31,16 @@ class Mixer(nn.Module, ABC):
     @abstractmethod
     def step(self, x: Tensor, state: LayerState, step: Step) -> Tensor:
         """One token: x (B, width) -> (B, width); `state` is brought up to date."""
+
+    def lean_step(self) -> MixerStep:
+        """`step` with its weights at hand, in few operations where a mixer has such a form: added to the residual."""
+
+        def run(residual: Tensor, x: Tensor, state: LayerState, step: Step) -> None:
+            with torch.inference_mode(False), torch.no_grad():  # a state may be replaced
+                mixed = self.step(x, state, step)
+            residual.add_(mixed)
+
+        return run
 
     can_branch: ClassVar[bool] = False  # whether `branch` works: a draft tree is read in one pass
 

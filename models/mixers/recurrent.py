@@ -11,6 +11,7 @@ from recallfront.kernels.rg_lru.pytorch import rg_lru_step_pytorch
 from recallfront.kernels.rg_lru.reference import C
 from recallfront.models.gating import gated
 from recallfront.models.layers import Drawn, Linear
+from recallfront.models.lean import MixerStep, lean_add, lean_map
 from recallfront.models.mixers.base import Mixer
 from recallfront.models.mixers.short_convolution import ConvTaps
 from recallfront.models.state import Block, LayerState, Layout, Step
@@ -63,15 +64,7 @@ class RGLRU(Drawn):
     def step(self, v: Tensor, hidden: Tensor, step: Step) -> tuple[Tensor, Tensor]:
         """One token, v (B, width): h and the state, in the memory of `hidden` (B, width)."""
         rate = step.keep((self, "rate"), lambda: -C * F.softplus(self.p.to(hidden.dtype)))
-        on_cpu = v.device.type == "cpu" and v.dtype == hidden.dtype
-        starts: Tensor | bool | None = step.is_first if on_cpu else None
-        if starts is None:
-            starts = step.once("starts", lambda: step.lengths[:, None] == 0)
-        if on_cpu:
-            by_block = rate.view(self.num_blocks, 1, -1)
-            h = rg_lru_step_pytorch(v, self.weight, self.bias, by_block, hidden, starts)
-            return h, h
-        assert isinstance(starts, Tensor)
+        starts = step.once("starts", lambda: step.lengths[:, None] == 0)
         return rg_lru_step(v, self.weight, self.bias, self.p, hidden, starts=starts, rate=rate, in_place=True)
 
 
@@ -116,3 +109,26 @@ class RecurrentBlock(Mixer):
         v, state["conv"] = self.conv.step(u, state["conv"])
         h, state["hidden"] = self.lru.step(v, state["hidden"], step)
         return self._gated(h, gate)
+
+    def lean_step(self) -> MixerStep:
+        branches, out = lean_map(self.branches), lean_add(self.out)
+        taps, conv_bias = self.conv.taps.detach().t().contiguous(), self.conv.bias
+        lru = self.lru
+        weight, bias = lru.weight.detach(), lru.bias.detach()[:, None]
+        rate = (-C * F.softplus(lru.p.detach())).view(lru.num_blocks, 1, -1)
+        assert conv_bias is not None
+        shift = conv_bias.detach()
+        cat, gelu = torch.cat, F.gelu
+
+        def run(residual: Tensor, x: Tensor, state: LayerState, step: Step) -> None:
+            gate, u = branches(x).chunk(2, 1)
+            history = cat([state["conv"], u.unsqueeze(1)], 1)
+            state["conv"].copy_(history[:, 1:])
+            v = (history * taps).sum(1).add_(shift)
+            starts = step.is_first
+            if starts is None:
+                starts = step.once("starts", lambda: step.lengths[:, None] == 0)
+            h = rg_lru_step_pytorch(v, weight, bias, rate, state["hidden"], starts)
+            out(residual, gelu(gate, approximate="tanh").mul_(h))
+
+        return run

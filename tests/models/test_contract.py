@@ -64,6 +64,18 @@ class TestContract:
         logits, _ = decode(model, tokens, model.init_state(2))
         close(logits / scale, expected / scale, tolerance)
 
+    @pytest.mark.parametrize("lengths", [None, torch.tensor([3, 6])])
+    def test_a_step_on_a_cpu_equals_one_anywhere(
+        self, model: LanguageModel, lengths: Tensor | None, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        tokens, more = draw_tokens(2, 6), draw_tokens(2, 9, seed=1)
+        _, state = model.prefill(tokens, model.init_state(2), lengths=lengths)
+        copy = state.select(torch.arange(2))
+        lean, state = decode(model, more, state)
+        assert not any(tensor.is_inference() for layer in state.layers for tensor in layer.values())
+        monkeypatch.setattr("recallfront.models.language_model.covers", lambda _: False)
+        close(lean, decode(model, more, copy)[0])
+
     @pytest.mark.parametrize("length", LENGTHS)
     def test_prefill_then_steps_equal_parallel(self, model: LanguageModel, length: int) -> None:
         tokens = draw_tokens(2, LONGEST + 3)
@@ -161,6 +173,11 @@ class TestContract:
 
 
 class TestTraining:
+    def test_what_decoding_leaves_can_be_trained_on(self, model: LanguageModel) -> None:
+        logits, _ = model.step(draw_tokens(2, 1)[:, 0], model.init_state(2))
+        (logits * logits.new_ones(1).requires_grad_()).sum().backward()
+        model(draw_tokens(2, 9)).sum().backward()
+
     def test_gradients_of_packed_and_plain_batches(self, config: Architecture) -> None:
         """The slope along a random direction against finite differences, in float64."""
         model = make_model(config)
