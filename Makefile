@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check
 
-.PHONY: setup demo test lint bench kernels-report clean
+.PHONY: setup demo test lint bench kernels-report gpu clean
 
 setup: .venv/.developer
 
@@ -35,6 +35,10 @@ bench: .venv/.user  ## recallfront's own overheads
 
 kernels-report: .venv/.user  ## every kernel compiled for sm_80 and sm_90: registers, spills, shared memory
 	$(BIN)/python -m recallfront.kernels.report
+
+gpu: OUTPUT ?=
+gpu:  ## the kernels' tests and then their benchmarks, on this machine's GPU
+	@$(or $(wildcard $(BIN)/python),$(PYTHON)) -m recallfront.models.gpu_benchmark $(if $(OUTPUT),--output $(OUTPUT))
 
 clean:
 	rm -rf .venv build dist *.egg-info
