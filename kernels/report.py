@@ -48,8 +48,8 @@ def main() -> int:
     jobs = [
         (operator, place, architecture)
         for operator in wanted
-        for place in range(len(launches(operator)))
-        for architecture in SHARED_LIMITS
+        for place, launch in enumerate(launches(operator))
+        for architecture in launch.architectures
     ]
     if not jobs:
         print("no operator has a kernel")
