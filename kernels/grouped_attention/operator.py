@@ -1,16 +1,20 @@
-"""Public form of grouped attention, and its one-token form with a state of constant size."""
+"""Public form of grouped attention, and its forms with a state of constant size: one token, and a draft tree."""
 
-import torch
 from torch import Tensor
 
-from recallfront.kernels.backend import Backend, use_reference
+from recallfront.kernels.backend import Backend, choose
 from recallfront.kernels.checks import accumulation_dtype, check_same_dtype, check_shape
+from recallfront.kernels.grouped_attention.coverage import obstacle, step_obstacle, tree_obstacle
 from recallfront.kernels.grouped_attention.pytorch import (
     grouped_attention_pytorch,
-    head_conv_step,
-    normalised,
+    grouped_step,
+    grouped_tree,
 )
-from recallfront.kernels.grouped_attention.reference import grouped_attention_reference
+from recallfront.kernels.grouped_attention.reference import (
+    grouped_attention_reference,
+    grouped_attention_step_reference,
+    grouped_attention_tree_reference,
+)
 
 
 def grouped_attention(
@@ -30,7 +34,7 @@ def grouped_attention(
     from the first on. conv_taps (H, P + 1): causal convolution on v, one filter a head, the last tap on the
     newest token. cross_scale: a number or a tensor of one, multiplies the part across groups. Accumulates in
     float32 at least. Returns (B, T, H, D) in the type of v. Raises ValueError where shapes, types or sizes do
-    not fit together.
+    not fit together, or no kernel covers them and backend is "triton".
     """
     check_shape("grouped_attention", "q", q, (None, None, None, None))
     check_shape("grouped_attention", "k", k, tuple(q.shape))
@@ -44,8 +48,19 @@ def grouped_attention(
     if conv_taps is not None:
         check_shape("grouped_attention", "conv_taps", conv_taps, (q.shape[2], None))
         conv_taps = conv_taps.to(dtype)
-    reference = use_reference("grouped_attention", backend)
-    run = grouped_attention_reference if reference else grouped_attention_pytorch
+    scale = cross_scale if isinstance(cross_scale, Tensor) else None
+    form = choose(
+        "grouped_attention", backend, q, k, v, conv_taps, scale,
+        obstacle=lambda: obstacle(q, k, v, conv_taps, scale),
+    )  # fmt: skip
+    if form == "triton":
+        from recallfront.kernels.grouped_attention import triton as kernels
+
+        number = 0.0 if isinstance(cross_scale, Tensor) else float(cross_scale)
+        scale = None if scale is None else scale.to(dtype)
+        mixed: Tensor = kernels.grouped_attention_op(q, k, v, scale, conv_taps, number, group_size)
+        return mixed
+    run = grouped_attention_reference if form == "reference" else grouped_attention_pytorch
     return run(q.to(dtype), k.to(dtype), v.to(dtype), group_size, conv_taps, cross_scale).to(v.dtype)
 
 
@@ -61,6 +76,7 @@ def grouped_attention_step(
     cross_scale: Tensor | float = 1.0,
     tail: Tensor | None = None,
     conv_taps: Tensor | None = None,
+    backend: Backend = "auto",
 ) -> Tensor:
     """One token of `grouped_attention`, q, k, v (B, H, D), at position `lengths` (B); all states change in
     place.
@@ -68,20 +84,102 @@ def grouped_attention_step(
     The last G - 1 tokens lie in rings: keys (unit length), values (B, H, G, D), token p in slot p % G. Those
     of the group before weigh as earlier groups do, so nothing has to be moved when a group is full: each step
     folds one token, the one whose slot comes next, into sums (B, H, D, D), in the same time whatever the
-    position. tail (B, H, P + 1, D): ring of the last values, for conv_taps (H, P + 1). Returns (B, H, D).
+    position. tail (B, H, P + 1, D): ring of the last values, for conv_taps (H, P + 1). Returns (B, H, D) in the
+    type of v. Raises ValueError as `grouped_attention` does.
     """
-    group_size, dtype = keys.shape[2], sums.dtype
-    rows = torch.arange(q.shape[0], device=q.device)
-    slot = lengths % group_size
-    q, v_wide = normalised(q.to(dtype)), v.to(dtype)
-    keys[rows, :, slot] = normalised(k.to(dtype))
-    values[rows, :, slot] = v_wide
-    scores = (keys @ q[..., None])[..., 0]  # (B, H, G)
-    in_group = (torch.arange(group_size, device=q.device) <= slot[:, None])[:, None]
-    weights = torch.where(in_group, scores.relu().square(), scores * cross_scale)
-    out = (weights[:, :, None] @ values + cross_scale * (q[:, :, None] @ sums))[:, :, 0]
-    leaving = (slot + 1) % group_size
-    sums.addcmul_(keys[rows, :, leaving][..., None], values[rows, :, leaving][:, :, None])
+    name, dtype = "grouped_attention_step", sums.dtype
+    check_shape(name, "q", q, (None, None, None))
+    check_shape(name, "lengths", lengths, (q.shape[0],))
+    _check_states(name, q, k, v, sums, keys, values, tail, conv_taps)
+    scale = cross_scale if isinstance(cross_scale, Tensor) else None
+    form = choose(
+        name, backend, q, k, v, sums, keys, values, lengths, tail, conv_taps, scale,
+        obstacle=lambda: step_obstacle(q, k, v, scale, conv_taps, states=(sums, keys, values, tail)),
+    )  # fmt: skip
+    if form == "triton":
+        from recallfront.kernels.grouped_attention import triton as kernels
+
+        number = 0.0 if isinstance(cross_scale, Tensor) else float(cross_scale)
+        mixed: Tensor = kernels.grouped_attention_step_op(
+            q, k, v, sums, keys, values, tail, lengths, scale, conv_taps, number
+        )
+        return mixed
+    run = grouped_attention_step_reference if form == "reference" else grouped_step
+    q, k, wide = q.to(dtype), k.to(dtype), v.to(dtype)
+    return run(q, k, wide, sums, keys, values, lengths, cross_scale, tail, conv_taps).to(v.dtype)
+
+
+def grouped_attention_tree(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    sums: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    lengths: Tensor,
+    positions: Tensor,
+    seen: Tensor,
+    *,
+    cross_scale: Tensor | float = 1.0,
+    tail: Tensor | None = None,
+    conv_taps: Tensor | None = None,
+    backend: Backend = "auto",
+) -> Tensor:
+    """Every node of a draft tree as the token that `grouped_attention_step` would read after the node's path.
+
+    q, k, v (B, N, H, D) of the nodes; positions (B, N): a node's place in the text, `lengths` (B) for the root;
+    seen (N, N), bool: which nodes a node goes on from, itself included. The states are those of the step, and
+    stay as they are. The convolution is unfolded over a node's path (arXiv:2406.07368 sec. 4.3). Returns (B, N,
+    H, D) in the type of v. Raises ValueError as `grouped_attention` does.
+    """
+    name, dtype = "grouped_attention_tree", sums.dtype
+    check_shape(name, "q", q, (None, None, None, None))
+    check_shape(name, "lengths", lengths, (q.shape[0],))
+    check_shape(name, "positions", positions, tuple(q.shape[:2]))
+    check_shape(name, "seen", seen, (q.shape[1], q.shape[1]))
+    _check_states(name, q, k, v, sums, keys, values, tail, conv_taps)
+    scale = cross_scale if isinstance(cross_scale, Tensor) else None
+    form = choose(
+        name, backend, q, k, v, sums, keys, values, lengths, positions, seen, tail, conv_taps, scale,
+        obstacle=lambda: tree_obstacle(q, k, v, scale, conv_taps, states=(sums, keys, values, tail)),
+    )  # fmt: skip
+    if form == "triton":
+        from recallfront.kernels.grouped_attention import triton as kernels
+
+        number = 0.0 if isinstance(cross_scale, Tensor) else float(cross_scale)
+        mixed: Tensor = kernels.grouped_attention_tree_op(
+            q, k, v, sums, keys, values, tail, lengths, positions, seen, scale, conv_taps, number
+        )
+        return mixed
+    run = grouped_attention_tree_reference if form == "reference" else grouped_tree
+    q, k, wide, states = q.to(dtype), k.to(dtype), v.to(dtype), (sums, keys, values)
+    mixed = run(q, k, wide, states, lengths, positions, seen, cross_scale, tail, conv_taps)
+    return mixed.to(v.dtype)
+
+
+def _check_states(
+    name: str,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    sums: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    tail: Tensor | None,
+    conv_taps: Tensor | None,
+) -> None:
+    batch, heads, width = q.shape[0], *q.shape[-2:]
+    check_shape(name, "k", k, tuple(q.shape))
+    check_shape(name, "v", v, tuple(q.shape))
+    check_same_dtype(name, q=q, k=k, v=v)
+    check_shape(name, "sums", sums, (batch, heads, width, width))
+    check_shape(name, "keys", keys, (batch, heads, None, width))
+    check_shape(name, "values", values, tuple(keys.shape))
+    check_same_dtype(name, sums=sums, keys=keys, values=values)
+    if min(*q.shape, *keys.shape) == 0:
+        raise ValueError(f"{name}: q has shape {tuple(q.shape)}, keys {tuple(keys.shape)}; no size may be 0")
+    if (tail is None) != (conv_taps is None):
+        raise ValueError(f"{name}: tail and conv_taps go together; give both or neither")
     if tail is not None and conv_taps is not None:
-        out = out + head_conv_step(v_wide, tail, lengths, conv_taps)
-    return out.to(v.dtype)
+        check_shape(name, "tail", tail, (batch, heads, None, width))
+        check_shape(name, "conv_taps", conv_taps, (heads, tail.shape[2]))

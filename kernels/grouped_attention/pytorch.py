@@ -4,8 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from recallfront.kernels.chunks import from_chunks, into_chunks
-from recallfront.kernels.chunks import normalised as normalised
+from recallfront.kernels.chunks import from_chunks, into_chunks, normalised
 from recallfront.kernels.grouped_attention.blocks import block_grouped_attention, suits
 
 
@@ -34,6 +33,82 @@ def grouped_mix(
     sums = k[:, :, :-1].transpose(-1, -2) @ v[:, :, :-1]
     before = torch.cat([state[:, :, None], sums], dim=2).cumsum(2)
     return from_chunks(out + cross_scale * (q @ before), time)
+
+
+def grouped_step(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    sums: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    lengths: Tensor,
+    cross_scale: Tensor | float,
+    tail: Tensor | None,
+    conv_taps: Tensor | None,
+) -> Tensor:
+    """As `grouped_attention_step_reference`."""
+    group_size = keys.shape[2]
+    rows = torch.arange(q.shape[0], device=q.device)
+    slot = lengths % group_size
+    q = normalised(q)
+    keys[rows, :, slot] = normalised(k)
+    values[rows, :, slot] = v
+    scores = (keys @ q[..., None])[..., 0]  # (B, H, G)
+    in_group = (torch.arange(group_size, device=q.device) <= slot[:, None])[:, None]
+    weights = torch.where(in_group, scores.relu().square(), scores * cross_scale)
+    out = (weights[:, :, None] @ values + cross_scale * (q[:, :, None] @ sums))[:, :, 0]
+    leaving = (slot + 1) % group_size
+    sums.addcmul_(keys[rows, :, leaving][..., None], values[rows, :, leaving][:, :, None])
+    if tail is None or conv_taps is None:
+        return out
+    return out + head_conv_step(v, tail, lengths, conv_taps)
+
+
+def grouped_tree(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    states: tuple[Tensor, Tensor, Tensor],
+    lengths: Tensor,
+    positions: Tensor,
+    seen: Tensor,
+    cross_scale: Tensor | float,
+    tail: Tensor | None,
+    conv_taps: Tensor | None,
+) -> Tensor:
+    """As `grouped_attention_tree_reference`."""
+    sums, keys, values = states
+    size = keys.shape[2]
+    q, k, v = (part.transpose(1, 2) for part in (normalised(q), normalised(k), v))
+    tokens = _newest(lengths, size)
+    # what is further back is in the sums
+    ring = (tokens >= 0) & (tokens > lengths[:, None] - size)
+    visible = _before_and_in_tree(ring, seen)
+    same = positions[:, :, None] // size == torch.cat([tokens, positions], dim=1)[:, None] // size
+    # a key counts as its group stands to the node's own: the same, or one before
+    scores = q @ torch.cat([keys, k], dim=2).transpose(-1, -2)
+    weights = torch.where(same[:, None], scores.relu().square(), scores * cross_scale)
+    out = (weights * visible[:, None]) @ torch.cat([values, v], dim=2) + cross_scale * (q @ sums)
+    if tail is not None and conv_taps is not None:
+        tokens = _newest(lengths, tail.shape[2])
+        ages = positions[:, :, None] - torch.cat([tokens, positions], dim=1)[:, None]
+        reached = _before_and_in_tree(tokens >= 0, seen) & (ages < tail.shape[2])
+        taps = conv_taps.to(v.dtype)[:, (tail.shape[2] - 1 - ages).clamp(0, tail.shape[2] - 1)]
+        out = out + (taps * reached).transpose(0, 1) @ torch.cat([tail, v], dim=2)
+    return out.transpose(1, 2)
+
+
+def _newest(lengths: Tensor, size: int) -> Tensor:
+    """The newest token in each slot of a ring (B, size) after `lengths` (B) tokens; negative: none."""
+    last = lengths[:, None] - 1
+    return last - (last - torch.arange(size, device=lengths.device)) % size
+
+
+def _before_and_in_tree(before: Tensor, seen: Tensor) -> Tensor:
+    """What each node sees of a ring (B, S), and of the tree (N, N): (B, N, S + N)."""
+    shape = (len(before), len(seen), -1)
+    return torch.cat([before[:, None].expand(shape), seen.expand(shape)], dim=-1)
 
 
 def head_conv_step(v: Tensor, tail: Tensor, lengths: Tensor, taps: Tensor) -> Tensor:

@@ -4,7 +4,11 @@ import torch
 from torch import Generator, Tensor, nn
 
 from recallfront.kernels.chunks import normalised
-from recallfront.kernels.grouped_attention.operator import grouped_attention, grouped_attention_step
+from recallfront.kernels.grouped_attention.operator import (
+    grouped_attention,
+    grouped_attention_step,
+    grouped_attention_tree,
+)
 from recallfront.kernels.grouped_attention.pytorch import grouped_mix
 from recallfront.models.draft_tree import Branches
 from recallfront.models.layers import Drawn, Linear, rotate
@@ -64,9 +68,9 @@ class GroupedAttention(Mixer):
         q, k = rotate(qk, positions, self.rotary_dim, longest, self.rope_theta).split(self.heads, dim=2)
         return q, k, v
 
-    def forward(self, x: Tensor, layout: Layout) -> Tensor:
-        q, k, v = self._project(layout.unpack(x), 0, layout.longest)
-        mixed = grouped_attention(
+    def _whole(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """A text from its beginning on."""
+        return grouped_attention(
             q,
             k,
             v,
@@ -74,6 +78,9 @@ class GroupedAttention(Mixer):
             conv_taps=None if self.taps is None else self.taps.weight,
             cross_scale=self.cross_scale.weight,
         )
+
+    def forward(self, x: Tensor, layout: Layout) -> Tensor:
+        mixed = self._whole(*self._project(layout.unpack(x), 0, layout.longest))
         out: Tensor = self.out(layout.pack(mixed.flatten(2)))
         return out
 
@@ -97,12 +104,17 @@ class GroupedAttention(Mixer):
     def extend(self, x: Tensor, state: LayerState, block: Block) -> Tensor:
         positions: Tensor | int = block.longest if block.uniform else block.positions
         q, k, v = self._project(x, positions, block.longest + block.time)
-        dtype = state["sums"].dtype
+        dtype, given = state["sums"].dtype, (q, k, v)
         q, k, v = normalised(q.to(dtype)), normalised(k.to(dtype)), v.to(dtype)
-        out = self._mix(q, k, v, state, block)
-        if self.taps is not None:
-            mixed, state["tail"] = self.taps.extend(v, state["tail"], block)
-            out = out + mixed
+        if block.longest == 0:
+            out = self._whole(*given)  # nothing before
+            if self.taps is not None:
+                state["tail"] = ring_write(state["tail"], v.transpose(1, 2), block)
+        else:
+            out = self._mix(q, k, v, state, block)
+            if self.taps is not None:
+                mixed, state["tail"] = self.taps.extend(v, state["tail"], block)
+                out = out + mixed
         self._store(state, k.transpose(1, 2), v.transpose(1, 2), block)
         y: Tensor = self.out(out.flatten(2).to(x.dtype))
         return y
@@ -157,24 +169,22 @@ class GroupedAttention(Mixer):
     can_branch = True
 
     def branch(self, x: Tensor, state: LayerState, branches: Branches) -> Tensor:
-        offsets, size = branches.block.offsets, self.group_size
         q, k, v = self._project(x, branches.positions, branches.block.longest + x.shape[1])
-        dtype = state["sums"].dtype
-        q, k, v = (part.to(dtype).transpose(1, 2) for part in (normalised(q), normalised(k), v))
-        tokens, there = ring_tokens(offsets, size)
-        ring = there & (tokens > offsets[:, None] - size)  # what is further back is in the sums
-        seen = torch.cat([ring[:, None].expand(-1, x.shape[1], -1), branches.mask.expand(len(x), -1, -1)], -1)
-        position = torch.cat([tokens, branches.positions], dim=1)
-        same = branches.positions[:, :, None] // size == position[:, None] // size
-        # a key counts as its group stands to the node's own: the same, or one before
-        scores = q @ torch.cat([state["keys"], k], dim=2).transpose(-1, -2)
-        weights = torch.where(same[:, None], scores.relu().square(), scores * self.cross_scale.weight)
-        values = torch.cat([state["values"], v], dim=2)
-        out = (weights * seen[:, None]) @ values + self.cross_scale.weight * (q @ state["sums"])
-        out = out.transpose(1, 2)
-        if self.taps is not None:
-            out = out + self.taps.branch(v.transpose(1, 2), state["tail"], branches)
-        y: Tensor = self.out(out.flatten(2).to(x.dtype))
+        out = grouped_attention_tree(
+            q,
+            k,
+            v,
+            state["sums"],
+            state["keys"],
+            state["values"],
+            branches.block.offsets,
+            branches.positions,
+            branches.mask,
+            cross_scale=self.cross_scale.weight,
+            tail=state.get("tail"),
+            conv_taps=None if self.taps is None else self.taps.weight,
+        )
+        y: Tensor = self.out(out.flatten(2))
         return y
 
     def step(self, x: Tensor, state: LayerState, step: Step) -> Tensor:

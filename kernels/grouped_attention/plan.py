@@ -1,0 +1,147 @@
+"""How grouped attention's kernels cut a call up. Needs no Triton.
+
+Everything follows from shapes, types and the kind of chip, nothing from timing: a rerun computes the same bits.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+# head sizes up to which what a program works with fits its registers
+WIDEST, WIDEST_BACKWARD, WIDEST_FLOAT32 = 128, 64, 64
+FURTHEST = 32  # tokens back that the convolution may reach: one piece of a tile
+_CHIP = (
+    128  # programs of eight warps that fill 132 multiprocessors (H100, H200): registers leave no room for two
+)
+TAPS_STRETCH = 1024  # tokens of one program of `grouped_taps`
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Tokens a tile, keys (or queries) of it at once, columns of the values a program, warps, stages of loads."""
+
+    rows: int
+    piece: int
+    values: int
+    warps: int
+    stages: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How tokens go to programs.
+
+    Groups shorter than a tile: tiles of `span` tokens, as many whole groups as fit (`single`: one). They go to
+    programs by stretches of `stretch` tokens; a program carries the sum of the groups before from tile to tile, or,
+    not `carried`, every tile is a stretch and finds that sum in memory. A longer group is a stretch of `parts` tiles
+    with a program each.
+    """
+
+    rows: int
+    group: int
+    span: int
+    parts: int
+    stretch: int
+    stretches: int
+    carried: bool
+
+    @property
+    def long(self) -> bool:
+        return self.parts > 1
+
+    @property
+    def single(self) -> bool:
+        return self.parts == 1 and self.span == self.group
+
+    @property
+    def programs(self) -> int:
+        """Programs for one head."""
+        return self.stretches * self.parts
+
+
+def pad(width: int) -> int:
+    """The power of two, 16 at least, that a block of this width has."""
+    return max(16, 1 << (width - 1).bit_length())
+
+
+def cut(rows: int, time: int, group: int, *, wanted: int = 1, carried: bool = True) -> Plan:
+    """Cut `time` tokens into tiles of up to `rows`, and into at least `wanted` stretches if that is worth while."""
+    group = min(group, time)
+    parts = -(-group // rows)
+    if parts > 1:
+        return Plan(rows, group, rows, parts, group, -(-time // group), False)
+    span = rows // group * group
+    tiles = -(-time // span)
+    stretches = tiles
+    if carried:
+        # another stretch costs another reading of keys and values: none shorter than four tiles
+        stretches = 1
+        while stretches < wanted and tiles >= 8 * stretches:
+            stretches *= 2
+    stretch = -(-tiles // stretches) * span
+    return Plan(rows, group, span, 1, stretch, -(-time // stretch), carried)
+
+
+def forward_blocks(lines: int, width: int, dtype: torch.dtype) -> Blocks:
+    """Blocks of the forward pass of `lines` heads (over the whole batch)."""
+    columns = pad(width)
+    if dtype == torch.float32:
+        return Blocks(16, 32, min(columns, 32), 8, 1)
+    # several blocks of values read the same queries and keys: only where there are few heads to fill the chip
+    values = min(columns, 64)
+    while values > 32 and lines * (columns // values) < 2 * _CHIP:
+        values //= 2
+    return Blocks(64, 32, values, 4 if columns <= 64 else 8, 2)
+
+
+def forward_plan(blocks: Blocks, lines: int, time: int, width: int, group: int) -> Plan:
+    programs = lines * -(-width // blocks.values)
+    return cut(blocks.rows, time, group, wanted=-(-_CHIP * 8 // blocks.warps // programs))
+
+
+@dataclass(frozen=True)
+class Backward:
+    """Blocks of the backward passes: queries, keys, values (None: in the keys' pass), taps, and sums over stretches."""
+
+    plan: Plan
+    queries: Blocks
+    keys: Blocks
+    values: Blocks | None
+    taps: Blocks
+    sums: Blocks
+
+
+def backward_plan(
+    lines: int, time: int, width: int, group: int, dtype: torch.dtype, hopper: bool
+) -> Backward:
+    """The backward pass of `lines` heads. No choice spills registers on the chips that it is for.
+
+    A chip before Hopper multiplies out of registers, and float32 is multiplied there everywhere: neither leaves room
+    for large tiles, for the state to be carried along, or for keys and values in one. Several groups in a tile need
+    more masks, and those registers; float16 needs them to keep weights in range.
+    """
+    columns = pad(width)
+    if dtype == torch.float32:
+        narrow, values = Blocks(16, 16, columns, 8, 1), Blocks(16, 32, columns, 8, 2)
+        taps, sums = Blocks(32, 32, columns, 8, 1), Blocks(16, 16, min(columns, 32), 8, 1)
+        return Backward(cut(16, time, group, carried=False), narrow, narrow, values, taps, sums)
+    taps, sums = Blocks(128, 32, columns, 8, 2), Blocks(64, 32, columns, 4, 2)
+    wanted = -(-_CHIP // lines)
+    if not hopper or group <= 32:
+        blocks = Blocks(32, 32, columns, 4, 1)
+        plan = cut(32, time, group, wanted=wanted, carried=hopper)
+        return Backward(plan, blocks, blocks, blocks, taps, sums)
+    keys = Blocks(64, 32, columns, 8 if dtype == torch.float16 else 4, 2)
+    plan = cut(64, time, group, wanted=wanted)
+    return Backward(plan, Blocks(64, 32, columns, 4, 2), keys, None, taps, sums)
+
+
+def step_blocks(lines: int, width: int) -> Blocks:
+    """Blocks of a decoding step: every block of columns reads all keys, so one where heads fill the chip."""
+    columns = pad(width)
+    return Blocks(1, 32, columns if lines >= 2 * _CHIP else min(columns, 32), 4, 2)
+
+
+def tree_blocks(width: int) -> Blocks:
+    """Blocks of a draft tree: few heads and 64 nodes, so small ones fill the chip."""
+    return Blocks(16, 32, min(pad(width), 32), 4, 1)
