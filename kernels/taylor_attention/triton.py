@@ -18,7 +18,12 @@ from torch import Tensor
 from recallfront.kernels.compiled import Launch, describe
 from recallfront.kernels.launching import launch
 from recallfront.kernels.taylor_attention.triton_backward import keys_kernel, queries_kernel
-from recallfront.kernels.taylor_attention.triton_forward import fused_kernel, outputs_kernel, states_kernel
+from recallfront.kernels.taylor_attention.triton_forward import (
+    fused_kernel,
+    outputs_kernel,
+    states_kernel,
+    wide_kernel,
+)
 from recallfront.kernels.taylor_attention.triton_step import step_kernel
 
 _FILLED = 128  # programs of the fused kernel that fill an H100 (132 multiprocessors); fixed: results depend on no chip
@@ -65,7 +70,7 @@ _STATES = {
     torch.float16: Cut(64, 0, 32, 32, 4),
     torch.float32: Cut(32, 0, 32, 32, 4),
 }
-_FUSED = Cut(64, 0, 64, 32, 4, stages=3)
+_FUSED = (Cut(64, 0, 64, 32, 4, stages=3), Cut(64, 0, 64, 32, 8, stages=1))  # up to 16 features, and more
 _STEP = (Cut(1, 0, 16, 64, 4), Cut(1, 0, 16, 128, 8))  # up to 64 values, and more
 
 
@@ -125,8 +130,14 @@ def _span(time: int, features: int) -> int:
 def is_fused(q: Tensor, v: Tensor) -> bool:
     """Whether one kernel goes through the whole text."""
     batch, time, heads, features = q.shape
-    programs = batch * heads * triton.cdiv(v.shape[3], _FUSED.width(v.shape[3]))
-    return q.dtype == torch.bfloat16 and features <= 16 and time > _ALONE and programs >= _FILLED
+    programs = batch * heads * triton.cdiv(v.shape[3], _FUSED[0].width(v.shape[3]))
+    fits = features <= 16 or _hopper(q.device)
+    return q.dtype == torch.bfloat16 and fits and time > _ALONE and programs >= _FILLED
+
+
+def _hopper(device: torch.device) -> bool:
+    """Whether tensor cores take what they multiply from shared memory: registers hold wider states."""
+    return device.type != "cuda" or torch.cuda.get_device_capability(device) >= (9, 0)
 
 
 def _together(x: Tensor) -> Tensor:
@@ -145,13 +156,13 @@ def _table(features: int, device: torch.device) -> Tensor:
     Made on the CPU: filled by a kernel while a CUDA graph is captured, it would hold nothing until that runs.
     """
     period, lanes = _lanes(features)
-    lane = torch.arange(-(-lanes // _FUSED.block) * _FUSED.block)
+    lane = torch.arange(-(-lanes // _FUSED[0].block) * _FUSED[0].block)
     shift, i = lane // period, lane % period
     half = features // 2
     last = half if features % 2 == 0 else period
     pair = (i < features) & (shift <= half) & ((shift < half) | (i < last))
     right = torch.where(pair, (i + shift) % features, -1)
-    picked = torch.cat([i[: _FUSED.block], right])[:, None] == torch.arange(max(16, period))
+    picked = torch.cat([i[: _FUSED[0].block], right])[:, None] == torch.arange(max(16, period))
     return picked.to(torch.bfloat16).to(device)
 
 
@@ -168,13 +179,22 @@ def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, eps: float) -> tuple[T
         return _in_chunks(q, k, v, None, None, scale, eps)[:2]
     o = torch.empty(batch, time, heads, values, dtype=v.dtype, device=v.device)
     denominators = torch.empty(batch, time, heads, dtype=torch.float32, device=v.device)
-    layout = _layout(features, values, _FUSED)
+    large = features > 16
+    cut = _FUSED[large]
+    constants = _fused_constants(features, values, cut)
+    table = [] if large else [_kept_table(features, q.device)]
+    plain = [constants["BLOCKS"] - 1] if large else []
     launch(
-        fused_kernel, (batch * heads, triton.cdiv(values, layout["COLUMNS"])),
-        q, k, v, _kept_table(features, q.device), o, denominators, scale, eps, time, heads, *_strides(q, k, v),
-        **layout, BLOCKS=_blocks(features, _FUSED)["BLOCKS"], PRECISION=_precision(q.dtype), **_FUSED.speed(),
+        wide_kernel if large else fused_kernel, (batch * heads, triton.cdiv(values, constants["COLUMNS"])),
+        q, k, v, *table, o, denominators, scale, eps, time, heads, *plain, *_strides(q, k, v),
+        **constants, **cut.speed(),
     )  # fmt: skip
     return o, denominators
+
+
+def _fused_constants(features: int, values: int, cut: Cut) -> dict[str, Any]:
+    blocks = _blocks(features, cut)["BLOCKS"]
+    return {**_layout(features, values, cut), "BLOCKS": blocks, "PRECISION": _precision(torch.bfloat16)}
 
 
 def _in_chunks(
@@ -391,19 +411,11 @@ def _training_launches(dtype: torch.dtype, name: str, features: int, values: int
     states = {"sums": kept, "norms": "fp32"}
     inputs = {"q": name, "k": name, "v": name}
     found = []
-    if dtype == torch.bfloat16 and not large:
-        pointers = {**inputs, "table": name, "o": name, "denominators": "fp32"}
-        blocks = _blocks(features, _FUSED)["BLOCKS"]
-        found.append(
-            _describe(
-                fused_kernel,
-                pointers,
-                _FUSED,
-                **_layout(features, values, _FUSED),
-                BLOCKS=blocks,
-                **precision,
-            )
-        )
+    if dtype == torch.bfloat16:
+        pointers = {**inputs, "o": name, "denominators": "fp32"} | ({} if large else {"table": name})
+        constants = _fused_constants(features, values, _FUSED[large])
+        fused = _describe(wide_kernel if large else fused_kernel, pointers, _FUSED[large], **constants)
+        found.append(replace(fused, architectures=(90,) if large else fused.architectures))
     cut = _OUTPUTS[dtype]
     pointers = {**inputs, **states, "o": name, "denominators": "fp32"}
     constants = {**_layout(features, values, cut), **_blocks(features, cut), "INNER": cut.inner, **precision}

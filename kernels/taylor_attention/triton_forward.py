@@ -225,6 +225,82 @@ def fused_kernel(
         tl.store(denominators + at, below, mask=(t < time) & (tl.program_id(1) == 0))
 
 
+@triton.jit(do_not_specialize=["plain"])
+def wide_kernel(
+    q, k, v, o, denominators,
+    scale, eps, time, heads, plain,
+    q_batch, q_time, q_head, k_batch, k_time, k_head, v_batch, v_time, v_head,
+    FEATURES: tl.constexpr, VALUES: tl.constexpr, PADDED: tl.constexpr, PERIOD: tl.constexpr,
+    BLOCK: tl.constexpr, BLOCKS: tl.constexpr, COLUMNS: tl.constexpr, TILE: tl.constexpr,
+    PRECISION: tl.constexpr,
+):  # fmt: skip
+    """`fused_kernel` for more than two blocks of features: what differs saves registers, at the cost of moves.
+
+    The blocks before the last, `plain` = BLOCKS - 1 of them, take turns at the head of a queue in a loop that is
+    not unrolled (its end is no constant for that reason): unrolled, the compiler begins on all of them at once.
+    Rows that pick are made where they are needed, and nothing is moved out of the loop over the text.
+    """
+    KIND: tl.constexpr = tl.bfloat16 if q.dtype.element_ty == tl.bfloat16 else tl.float32
+    head_index = tl.program_id(0)
+    batch, head = (head_index // heads).to(tl.int64), (head_index % heads).to(tl.int64)
+    q += batch * q_batch + head * q_head
+    k += batch * k_batch + head * k_head
+    v += batch * v_batch + head * v_head
+    o += (batch * time * heads + head) * VALUES
+    denominators += batch * time * heads + head
+    c, f, lane = tl.arange(0, TILE), tl.arange(0, PADDED), tl.arange(0, BLOCK)
+    n = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    fits, wide = (f < FEATURES)[None, :], ((n < VALUES) | (VALUES % COLUMNS == 0))[None, :]
+    pick_left = pick(lane % PERIOD, PADDED, KIND)
+    totals = ()
+    for _ in tl.static_range(BLOCKS - 1):
+        totals += (tl.zeros([BLOCK, COLUMNS], tl.float32),)
+    last = tl.zeros([BLOCK, COLUMNS], tl.float32)
+    moments = tl.zeros([BLOCK, PADDED], tl.float32)
+    _, last_j, entry, one = lanes(BLOCKS - 1, BLOCK, FEATURES, PERIOD)
+    twice = scale * scale
+    others = tl.where(one, 1.0, tl.where(entry, scale, twice))
+    of_moments = tl.where(one, scale, tl.where(entry, 0.5 * twice, 0.0))
+    for begin in tl.range(0, time, TILE, disable_licm=True):
+        t = begin + c
+        here = (t < time)[:, None]
+        q_tile = tile_of(q, begin, q_time, c, f, here & fits).to(KIND)
+        k_tile = tile_of(k, begin, k_time, c, f, here & fits).to(KIND)
+        v_tile = tile_of(v, begin, v_time, c, n, here & wide).to(KIND)
+        shifted = tl.dot(q_tile, tl.trans(k_tile), input_precision=PRECISION) * scale + 1
+        weights = tl.where(t[:, None] >= t[None, :], 0.5 + 0.5 * shifted * shifted, 0.0)
+        below = tl.sum(weights, 1)
+        total = tl.dot(weights.to(KIND), v_tile, input_precision=PRECISION)
+        left = tl.dot(q_tile, tl.trans(pick_left), input_precision=PRECISION)
+        k_left = tl.dot(pick_left, tl.trans(k_tile), input_precision=PRECISION)
+        for block in range(plain):
+            _i, j, _entry, _one = lanes(block, BLOCK, FEATURES, PERIOD)
+            turned = pick(j, PADDED, KIND)
+            # the squares come first
+            state = totals[0] * tl.where(block * BLOCK + lane < PERIOD, 0.5 * twice, twice)[:, None]  # type: ignore[misc]
+            right = tl.dot(q_tile, tl.trans(turned), input_precision=PRECISION)
+            total = tl.dot((left * right).to(KIND), state.to(KIND), total, input_precision=PRECISION)
+            right = tl.dot(turned, tl.trans(k_tile), input_precision=PRECISION)
+            phi = (k_left * right).to(KIND)
+            totals = totals[1:] + (tl.dot(phi, v_tile, totals[0], input_precision=PRECISION),)  # type: ignore[misc]
+        turned = pick(last_j, PADDED, KIND)
+        right = tl.dot(q_tile, tl.trans(turned), input_precision=PRECISION)
+        phi = multiply(left, right, entry[None, :], one[None, :], True).to(KIND)
+        norms = tl.dot(phi, (moments * of_moments[:, None]).to(KIND), input_precision=PRECISION)
+        below += tl.sum(norms * q_tile.to(tl.float32), 1) + begin + eps
+        total = tl.dot(phi, (last * others[:, None]).to(KIND), total, input_precision=PRECISION)
+        right = tl.dot(turned, tl.trans(k_tile), input_precision=PRECISION)
+        phi = multiply(k_left, right, entry[:, None], one[:, None], True).to(KIND)
+        last = tl.dot(phi, v_tile, last, input_precision=PRECISION)
+        moments = tl.dot(phi, k_tile, moments, input_precision=PRECISION)
+        at = (tl.full((), 0, tl.int64) + begin) * heads + c * heads
+        tl.store(
+            o + (at[:, None] * VALUES + n[None, :]), (total / below[:, None]).to(o.dtype.element_ty),
+            mask=here & wide,
+        )  # fmt: skip
+        tl.store(denominators + at, below, mask=(t < time) & (tl.program_id(1) == 0))
+
+
 @triton.jit
 def outputs_kernel(
     q, k, v, padding, sums, norms, o, denominators,

@@ -90,7 +90,21 @@ def test_across_chunks(
 @pytest.mark.usefixtures("fused")
 @pytest.mark.parametrize(
     ("time", "features", "values"),
-    [(1, 16, 64), (63, 5, 7), (64, 8, 33), (65, 16, 64), (100, 9, 128), (200, 16, 64), (200, 12, 31)],
+    [
+        (1, 16, 64),
+        (63, 5, 7),
+        (64, 8, 33),
+        (65, 16, 64),
+        (100, 9, 128),
+        (200, 16, 64),
+        (200, 12, 31),
+        (1, 32, 16),
+        (65, 17, 5),
+        (130, 18, 9),
+        (130, 24, 33),
+        (100, 31, 40),
+        (200, 32, 128),
+    ],
 )
 def test_in_one_kernel(time: int, features: int, values: int, device: torch.device) -> None:
     q, k, v = draw(time, features, values, BF16, heads=2)
@@ -151,7 +165,7 @@ def test_the_way_forward_follows_from_the_sizes() -> None:
     assert not kernels.is_fused(q[:7], v[:7])  # too few programs
     assert not kernels.is_fused(q[:, :512], v[:, :512])  # no state needed
     assert not kernels.is_fused(q.float(), v.float())
-    assert not kernels.is_fused(*(x.new_empty(8, 513, 8, width) for x, width in ((q, 17), (v, 64))))
+    assert kernels.is_fused(*(x.new_empty(8, 513, 8, width) for x, width in ((q, 32), (v, 64))))
 
 
 @only_interpreted
@@ -290,7 +304,9 @@ def least(time: int, features: int, values: int, heads: int) -> int:
 
 
 @only_interpreted
-@pytest.mark.parametrize(("features", "values"), [(8, 64), (16, 64), (16, 128)])
+@pytest.mark.parametrize(
+    ("features", "values"), [(8, 64), (16, 64), (16, 128), (24, 64), (32, 64), (32, 128)]
+)
 def test_bytes_forward(features: int, values: int) -> None:
     """At batch x heads = 128, of which one head's programs run: all move as much."""
     heads, time = 128, 2048
