@@ -1,5 +1,6 @@
 """Public form of grouped attention, and its forms with a state of constant size: one token, and a draft tree."""
 
+import torch
 from torch import Tensor
 
 from recallfront.kernels.backend import Backend, choose
@@ -137,6 +138,8 @@ def grouped_attention_tree(
     check_shape(name, "lengths", lengths, (q.shape[0],))
     check_shape(name, "positions", positions, tuple(q.shape[:2]))
     check_shape(name, "seen", seen, (q.shape[1], q.shape[1]))
+    if seen.dtype != torch.bool:
+        raise ValueError(f"{name}: seen is {seen.dtype}; it must be torch.bool")
     _check_states(name, q, k, v, sums, keys, values, tail, conv_taps)
     scale = cross_scale if isinstance(cross_scale, Tensor) else None
     form = choose(

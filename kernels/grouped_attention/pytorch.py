@@ -93,7 +93,7 @@ def grouped_tree(
     if tail is not None and conv_taps is not None:
         tokens = _newest(lengths, tail.shape[2])
         ages = positions[:, :, None] - torch.cat([tokens, positions], dim=1)[:, None]
-        reached = _before_and_in_tree(tokens >= 0, seen) & (ages < tail.shape[2])
+        reached = _before_and_in_tree(tokens >= 0, seen) & (ages >= 0) & (ages < tail.shape[2])
         taps = conv_taps.to(v.dtype)[:, (tail.shape[2] - 1 - ages).clamp(0, tail.shape[2] - 1)]
         out = out + (taps * reached).transpose(0, 1) @ torch.cat([tail, v], dim=2)
     return out.transpose(1, 2)

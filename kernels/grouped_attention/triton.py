@@ -283,7 +283,7 @@ def grouped_attention_step_op(
     launch(
         grouped_step,
         (batch * heads * -(-width // blocks.values),),
-        *(q, k, v, sums, keys, values, tail, lengths),
+        *(q, k, v, sums, keys, values, tail, lengths.contiguous()),
         _number(number, q.device) if scale is None else scale,
         None if taps is None else taps.contiguous(),
         o,
@@ -342,7 +342,7 @@ def grouped_attention_tree_op(
     launch(
         grouped_tree,
         (batch * heads * parts * -(-width // blocks.values),),
-        *(q, k, v, sums, keys, values, tail, lengths, positions.contiguous()),
+        *(q, k, v, sums, keys, values, tail, lengths.contiguous(), positions.contiguous()),
         seen.contiguous().view(torch.uint8),
         _number(number, q.device) if scale is None else scale,
         None if taps is None else taps.contiguous(),

@@ -3,7 +3,11 @@ import torch
 from torch import Tensor
 
 from recallfront.kernels.backend import Backend
-from recallfront.kernels.grouped_attention.operator import grouped_attention, grouped_attention_step
+from recallfront.kernels.grouped_attention.operator import (
+    grouped_attention,
+    grouped_attention_step,
+    grouped_attention_tree,
+)
 from tests.kernels.golden import GRADIENTS, VALUES, difference, load_golden
 
 
@@ -87,6 +91,82 @@ def test_bad_arguments() -> None:
         grouped_attention(q, k, v, group_size=2, conv_taps=torch.ones(3, 2))
     with pytest.raises(ValueError, match="need a GPU"):
         grouped_attention(q, k, v, group_size=2, backend="triton")
+
+
+def draw_state(group_size: int = 3, num_taps: int = 4) -> list[Tensor]:
+    """sums, keys, values and tail of two rows and two heads, as no text leaves them."""
+    slots = (4, group_size, group_size, num_taps)
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(2, 2, size, 4, dtype=torch.float64, generator=generator) for size in slots]
+
+
+def test_a_step_and_its_definition() -> None:
+    """Rows at different positions."""
+    q, k, v = draw(6)
+    taps, lengths = torch.randn(2, 4, dtype=torch.float64), torch.tensor([7, 11])
+    found, expected = draw_state(), draw_state()
+    backends: list[Backend] = ["auto", "reference"]
+    for time in range(6):
+        results = [
+            grouped_attention_step(
+                q[:, time],
+                k[:, time],
+                v[:, time],
+                sums,
+                keys,
+                values,
+                lengths + time,
+                cross_scale=0.7,
+                tail=tail,
+                conv_taps=taps,
+                backend=backend,
+            )
+            for backend, (sums, keys, values, tail) in zip(backends, (found, expected), strict=True)
+        ]
+        torch.testing.assert_close(*results)
+        torch.testing.assert_close(found, expected)
+
+
+def test_a_tree_is_the_steps_along_its_paths() -> None:
+    q, k, v = draw(4)
+    seen = torch.tensor([[1, 0, 0, 0], [1, 1, 0, 0], [1, 0, 1, 0], [1, 1, 0, 1]]).bool()
+    lengths = torch.tensor([7, 11])
+    taps, positions = torch.randn(2, 4, dtype=torch.float64), lengths[:, None] + torch.tensor([0, 1, 1, 2])
+    sums, keys, values, tail = draw_state()
+    out = grouped_attention_tree(
+        q, k, v, sums, keys, values, lengths, positions, seen, cross_scale=0.7, tail=tail, conv_taps=taps
+    )
+    for node, path in enumerate(([0], [0, 1], [0, 2], [0, 1, 3])):
+        sums, keys, values, tail = draw_state()
+        for depth, at in enumerate(path):
+            last = grouped_attention_step(
+                q[:, at],
+                k[:, at],
+                v[:, at],
+                sums,
+                keys,
+                values,
+                lengths + depth,
+                cross_scale=0.7,
+                tail=tail,
+                conv_taps=taps,
+            )
+        torch.testing.assert_close(out[:, node], last)
+
+
+def test_bad_states() -> None:
+    q, k, v = draw(4)
+    sums, keys, values, tail = draw_state()
+    lengths = torch.tensor([7, 11])
+    positions, seen = lengths[:, None] + torch.arange(4), torch.ones(4, 4).tril().bool()
+    with pytest.raises(ValueError, match="tail and conv_taps go together"):
+        grouped_attention_step(q[:, 0], k[:, 0], v[:, 0], sums, keys, values, lengths, tail=tail)
+    with pytest.raises(ValueError, match="values has shape"):
+        grouped_attention_step(q[:, 0], k[:, 0], v[:, 0], sums, keys, tail, lengths)
+    with pytest.raises(ValueError, match=r"seen is torch\.float32; it must be torch\.bool"):
+        grouped_attention_tree(q, k, v, sums, keys, values, lengths, positions, seen.float())
+    with pytest.raises(ValueError, match="positions has shape"):
+        grouped_attention_tree(q, k, v, sums, keys, values, lengths, positions[:, 1:], seen)
 
 
 @pytest.mark.parametrize(
