@@ -12,14 +12,14 @@ from pathlib import Path
 import torch
 
 from recallfront.kernels.backend import kernels_missing
-from recallfront.kernels.benchmarks import attention, elementwise, steps
+from recallfront.kernels.benchmarks import attention, elementwise, grouped, steps
 from recallfront.kernels.benchmarks.cases import OURS, Case, Setting, Suite
 from recallfront.kernels.benchmarks.rows import Row, append, rows_of
 from recallfront.kernels.benchmarks.targets import verdicts
 from recallfront.kernels.benchmarks.timing import Ceilings, Stopwatch, ceilings, interleaved, within
 
 # attention last: its peers are compiled for minutes, and where time runs out they are what is missed least
-SUITES: tuple[Suite, ...] = (elementwise.suite, steps.suite, attention.suite)
+SUITES: tuple[Suite, ...] = (elementwise.suite, steps.suite, grouped.suite, attention.suite)
 _LONGEST, _LONGEST_TESTS = 515.0, 240.0  # seconds in all, and of the tests
 _GRACE = 15.0  # after which a process that hangs in a kernel is ended
 _ROOT = Path(__file__).resolve().parents[2]
