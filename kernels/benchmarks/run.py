@@ -18,7 +18,7 @@ from recallfront.kernels.benchmarks.rows import Row, append, rows_of
 from recallfront.kernels.benchmarks.targets import verdicts
 from recallfront.kernels.benchmarks.timing import Ceilings, Stopwatch, ceilings, interleaved, within
 
-# attention last: its peers are compiled for minutes, and where time runs out they are what is missed least
+# attention last: compiling its peers takes minutes, and what has run before them is safe
 SUITES: tuple[Suite, ...] = (elementwise.suite, steps.suite, grouped.suite, attention.suite)
 _LONGEST, _LONGEST_TESTS = 515.0, 240.0  # seconds in all, and of the tests
 _GRACE = 15.0  # after which a process that hangs in a kernel is ended
