@@ -1,9 +1,10 @@
 """Taylor attention on a GPU: sizes, launches, and their registration with PyTorch.
 
-Two ways forward. Where the heads fill the chip, in bfloat16 and with a state that fits in registers, one kernel
-goes through each text (`fused_kernel`) and moves little more than inputs and outputs. Elsewhere, and always
-backwards, the text is cut into chunks: one kernel writes the state before each chunk, one works on all tiles at
-once. States are made anew for the backward pass: reading k and v again costs less than keeping them.
+Two ways forward, and back. Where the heads fill the chip, in bfloat16 and with a state that fits in registers, a
+kernel goes through each text (`fused_kernel`, `wide_kernel`; `pull_kernel`, `values_kernel`) and moves little more
+than inputs and outputs. Elsewhere the text is cut into chunks: one kernel writes the state before each chunk, one
+works on all tiles at once. States are made anew for the backward pass: reading k and v again costs less than
+keeping them.
 """
 
 from collections.abc import Mapping
@@ -17,7 +18,12 @@ from torch import Tensor
 
 from recallfront.kernels.compiled import Launch, describe
 from recallfront.kernels.launching import launch
-from recallfront.kernels.taylor_attention.triton_backward import keys_kernel, queries_kernel
+from recallfront.kernels.taylor_attention.triton_backward import (
+    keys_kernel,
+    pull_kernel,
+    queries_kernel,
+    values_kernel,
+)
 from recallfront.kernels.taylor_attention.triton_forward import (
     fused_kernel,
     outputs_kernel,
@@ -71,6 +77,7 @@ _STATES = {
     torch.float32: Cut(32, 0, 32, 32, 4),
 }
 _FUSED = (Cut(64, 0, 64, 32, 4, stages=3), Cut(64, 0, 64, 32, 8, stages=1))  # up to 16 features, and more
+_BACK = Cut(64, 0, 64, 64, 8, stages=1)  # the largest that does not spill on sm_90, up to 16 features
 _STEP = (Cut(1, 0, 16, 64, 4), Cut(1, 0, 16, 128, 8))  # up to 64 values, and more
 
 
@@ -133,6 +140,12 @@ def is_fused(q: Tensor, v: Tensor) -> bool:
     programs = batch * heads * triton.cdiv(v.shape[3], _FUSED[0].width(v.shape[3]))
     fits = features <= 16 or _hopper(q.device)
     return q.dtype == torch.bfloat16 and fits and time > _ALONE and programs >= _FILLED
+
+
+def is_fused_back(q: Tensor, v: Tensor) -> bool:
+    """Whether the backward pass goes through the whole text too: its kernels hold more than the forward pass's."""
+    programs = q.shape[0] * q.shape[2] * triton.cdiv(v.shape[3], _BACK.columns)
+    return is_fused(q, v) and q.shape[3] <= 16 and programs >= _FILLED and _hopper(q.device)
 
 
 def _hopper(device: torch.device) -> bool:
@@ -267,6 +280,8 @@ def attend_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of q, k and v, each in its type."""
     gradient, q, k, v = _together(gradient), _together(q), _together(k), _together(v)
+    if is_fused_back(q, v):
+        return _back_in_passes(gradient, q, k, v, o, denominators, scale)
     batch, time, heads, features = q.shape
     values = v.shape[3]
     large = features > 16
@@ -301,6 +316,32 @@ def attend_backward(
         q, k, v, scaled, slopes, sums, norms, k_gradient, v_gradient,
         scale, time, heads, span, chunks, tokens, *_strides(q, k, v), **layout, **_blocks(features, cut),
         INNER=cut.inner, PRECISION=_precision(q.dtype), **cut.speed(),
+    )  # fmt: skip
+    return _whole(q_gradient, q.dtype), _whole(k_gradient, k.dtype), v_gradient
+
+
+def _back_in_passes(
+    gradient: Tensor, q: Tensor, k: Tensor, v: Tensor, o: Tensor, denominators: Tensor, scale: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`attend_backward` by kernels that go through the text: of the queries, of the keys, of the values."""
+    batch, time, heads, features = q.shape
+    constants = _fused_constants(features, v.shape[3], _BACK)
+    parts, blocks = triton.cdiv(v.shape[3], constants["COLUMNS"]), constants["BLOCKS"]
+    grid, tokens = (batch * heads, parts), batch * time * heads
+    slopes = torch.empty(parts, batch, time, heads, dtype=torch.float32, device=q.device)
+    q_gradient, k_gradient = _partial(q, parts), _partial(k, parts)
+    v_gradient = torch.empty(v.shape, dtype=v.dtype, device=v.device)
+    for keys, out in ((False, q_gradient), (True, k_gradient)):
+        if keys and parts > 1:
+            slopes = slopes.sum(0)
+        launch(
+            pull_kernel, grid,
+            q, k, v, None if keys else o, gradient, denominators, slopes, out,
+            scale, time, heads, blocks, tokens, *_strides(q, k, v, gradient), **constants, KEYS=keys, **_BACK.speed(),
+        )  # fmt: skip
+    launch(
+        values_kernel, grid, q, k, gradient, denominators, v_gradient,
+        scale, time, heads, blocks, *_strides(q, k, gradient), **constants, **_BACK.speed(),
     )  # fmt: skip
     return _whole(q_gradient, q.dtype), _whole(k_gradient, k.dtype), v_gradient
 
@@ -416,6 +457,7 @@ def _training_launches(dtype: torch.dtype, name: str, features: int, values: int
         constants = _fused_constants(features, values, _FUSED[large])
         fused = _describe(wide_kernel if large else fused_kernel, pointers, _FUSED[large], **constants)
         found.append(replace(fused, architectures=(90,) if large else fused.architectures))
+        found += [] if large else _back_launches(name, features, values)
     cut = _OUTPUTS[dtype]
     pointers = {**inputs, **states, "o": name, "denominators": "fp32"}
     constants = {**_layout(features, values, cut), **_blocks(features, cut), "INNER": cut.inner, **precision}
@@ -441,6 +483,19 @@ def _training_launches(dtype: torch.dtype, name: str, features: int, values: int
     }
     found.append(_describe(keys_kernel, pointers, cut, **constants))
     return found
+
+
+def _back_launches(name: str, features: int, values: int) -> list[Launch]:
+    constants = _fused_constants(features, values, _BACK)
+    inputs = {"q": name, "k": name, "gradient": name, "denominators": "fp32"}
+    partial = name if values <= constants["COLUMNS"] else "fp32"
+    pulled = {**inputs, "v": name, "slopes": "fp32", "out": partial}
+    found = [
+        _describe(pull_kernel, {**pulled, "o": None if keys else name}, _BACK, **constants, KEYS=keys)
+        for keys in (False, True)
+    ]
+    found.append(_describe(values_kernel, {**inputs, "out": name}, _BACK, **constants))
+    return [replace(one, architectures=(90,)) for one in found]
 
 
 def _states_launch(dtype: torch.dtype, name: str, features: int, values: int, **given: str) -> Launch:
