@@ -82,10 +82,12 @@ def _window(setting: Setting, time: int, window: int | None, biased: bool) -> It
     def peers() -> Mapping[str, Peer]:
         found = {FLEX: Peer(_flex(setting, time, window, slopes), turned=True)}
         if window is None:
-            found[FLASH] = Peer(_attention(setting, SDPBackend.FLASH_ATTENTION), turned=True)
-            found[CUDNN] = Peer(_attention(setting, SDPBackend.CUDNN_ATTENTION), turned=True)
+            found[flash] = Peer(_attention(setting, SDPBackend.FLASH_ATTENTION), turned=True)
+            found[cudnn] = Peer(_attention(setting, SDPBackend.CUDNN_ATTENTION), turned=True)
         return found
 
+    # neither knows ALiBi: they have less to do
+    flash, cudnn = (f"{name}, no ALiBi" if biased else name for name in (FLASH, CUDNN))
     seen = min(window or time, time)
     work = 4 * width * batch * heads * (seen * (seen + 1) / 2 + (time - seen) * seen)
     shape = f"{batch}x{time}x{heads}x{width} {f'window {window}' if window else 'full'}"
@@ -96,7 +98,7 @@ def _window(setting: Setting, time: int, window: int | None, biased: bool) -> It
         inputs,
         peers,
         operations=(work, 3.5 * work),
-        apart=(FLASH, CUDNN) if biased else (),  # neither knows ALiBi: they have less to do
+        apart=(flash, cudnn) if biased else (),
         seconds=25,
     )
 

@@ -48,7 +48,7 @@ class Row:
     def line(self) -> str:
         """For people."""
         reached = f"{self.rate:8.3f} {self.unit:<7} {self.share:6.1%}"
-        return f"{self.name:<62} {self.candidate:<28} {self.p50:9.4f} ms {reached}"
+        return f"{self.name:<72} {self.candidate:<28} {self.p50:9.4f} ms {reached}"
 
 
 def rows_of(case: Case, timings: Mapping[str, Timing], ceilings: Ceilings, device: torch.device) -> list[Row]:
