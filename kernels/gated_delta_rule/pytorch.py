@@ -1,7 +1,11 @@
 """The gated delta rule in chunks: one triangular solve a chunk replaces the loop over its tokens."""
 
+from collections.abc import Iterator
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from recallfront.kernels.chunks import from_chunks, into_chunks
 from recallfront.kernels.gated_linear_attention.pytorch import pair_decay
@@ -35,11 +39,65 @@ def gated_delta_rule_pytorch(
     weights = (q @ k.transpose(-1, -2)) * decay
     q, k = q * grown, (k * (total[:, :, :, -1:] - total).exp()).transpose(-1, -2)
     whole = grown[:, :, :, -1:]
-    before, corrections = [], []
-    # taken apart at once: a gradient a slice would be as large as the whole
-    for u_n, w_n, k_n, whole_n in zip(*(x.unbind(2) for x in (u, w, k, whole)), strict=True):
-        before.append(state)
-        corrections.append(u_n - w_n @ state)
-        state = whole_n * state + k_n @ corrections[-1]
-    out = q @ torch.stack(before, dim=2) + weights @ torch.stack(corrections, dim=2)
-    return from_chunks(out, time), state
+    before, corrections, last = _scan(u, w, k, whole, state)
+    out = q @ before + weights @ corrections
+    return from_chunks(out, time), last
+
+
+def _scan(u: Tensor, w: Tensor, k: Tensor, whole: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """c_n = u_n - w_n S_n and S_{n+1} = whole_n S_n + k_n c_n, from S_0 = state (B, H, K, V).
+
+    u (B, H, N, C, V), w (B, H, N, C, K), k (B, H, N, K, C), whole (B, H, N, 1, 1). Returns all S_n, all c_n and the
+    last S.
+    """
+    batch, heads, count, size, values = u.shape
+    keys = w.shape[-1]
+    flat = [x.flatten(0, 1) for x in (u, w, k, whole)]
+    before, corrections, last = _Scan.apply(*flat, state.flatten(0, 1))  # type: ignore[no-untyped-call]
+    return (
+        before.view(batch, heads, count, keys, values),
+        corrections.view(batch, heads, count, size, values),
+        last.view(batch, heads, keys, values),
+    )
+
+
+class _Scan(torch.autograd.Function):
+    """Three products and sums a chunk each way; what the gradient needs of all chunks is done at once."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, u: Tensor, w: Tensor, k: Tensor, whole: Tensor, state: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        states = u.new_empty(u.shape[1] + 1, *state.shape)
+        states[0] = state
+        corrections = torch.empty_like(u)
+        for n, (u_n, w_n, k_n, whole_n) in enumerate(_by_chunk(u, w, k, whole)):
+            correction = corrections[:, n].copy_(torch.baddbmm(u_n, w_n, states[n], alpha=-1))
+            torch.mul(states[n], whole_n, out=states[n + 1]).baddbmm_(k_n, correction)
+        before = states[:-1].transpose(0, 1).contiguous()
+        ctx.save_for_backward(w, k, whole, before, corrections)
+        return before, corrections, states[-1].clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(
+        ctx: Any, grad_before: Tensor, grad_corrections: Tensor, grad_last: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        w, k, whole, before, corrections = ctx.saved_tensors
+        grad_after = torch.empty_like(before)  # of the state after each chunk
+        grad_u = torch.empty_like(corrections)
+        chunks = list(enumerate(_by_chunk(w, k, whole, grad_before, grad_corrections)))
+        total = grad_last
+        for n, (w_n, k_n, whole_n, before_n, correction_n) in reversed(chunks):
+            grad_after[:, n] = total
+            reached = torch.baddbmm(correction_n, k_n.transpose(1, 2), total)
+            grad_u[:, n] = reached
+            total = torch.addcmul(before_n, total, whole_n).baddbmm_(w_n.transpose(1, 2), reached, alpha=-1)
+        grad_w = (grad_u @ before.transpose(-1, -2)).neg_()
+        grad_k = grad_after @ corrections.transpose(-1, -2)
+        grad_whole = (grad_after * before).sum((-2, -1), keepdim=True)
+        return grad_u, grad_w, grad_k, grad_whole, total
+
+
+def _by_chunk(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    return zip(*(tensor.unbind(1) for tensor in tensors), strict=True)

@@ -67,3 +67,22 @@ def test_bad_arguments() -> None:
         short_conv(x[:, :0], taps)
     with pytest.raises(ValueError, match="need a GPU"):
         short_conv(x, taps, backend="triton")
+
+
+@pytest.mark.parametrize("time", [31, 32, 33, 100])
+def test_rounds_no_more_than_its_sums_may(time: int) -> None:
+    """In float32, where another kernel convolves: a sum of n products is within n eps of the sum of their sizes."""
+    given = tuple(x.float().requires_grad_() for x in draw(time))
+    exact = tuple(x.detach().double().requires_grad_() for x in given)
+    sizes = tuple(x.detach().abs().double().requires_grad_() for x in given)
+
+    def results(x: Tensor, taps: Tensor, bias: Tensor, state: Tensor, slope: Tensor) -> tuple[Tensor, ...]:
+        y, _ = short_conv(x, taps, bias=bias, initial_state=state)
+        return y.detach(), *torch.autograd.grad(y, (x, taps, bias, state), slope)
+
+    slope = torch.randn(2, time, 3)
+    found = results(*given, slope)
+    expected, bounds = results(*exact, slope.double()), results(*sizes, slope.abs().double())
+    for ours, right, size in zip(found, expected, bounds, strict=True):
+        terms = 2 * time + 5  # of the longest sum, a tap's gradient over both rows
+        assert bool(((ours - right).abs() <= terms * torch.finfo(torch.float32).eps * size).all())
