@@ -142,6 +142,11 @@ def step_blocks(lines: int, width: int) -> Blocks:
     return Blocks(1, 32, columns if lines >= 2 * _CHIP else min(columns, 32), 4, 2)
 
 
-def tree_blocks(width: int) -> Blocks:
-    """Blocks of a draft tree: few heads and 64 nodes, so small ones fill the chip."""
-    return Blocks(16, 32, min(pad(width), 32), 4, 1)
+def tree_blocks(lines: int, nodes: int, width: int, dtype: torch.dtype) -> Blocks:
+    """Blocks of a draft tree: small ones fill the chip with few heads; with many, few programs read each state."""
+    columns = pad(width)
+    values = min(columns, 32)
+    crowded = nodes > 16 and lines * (columns // values) >= _CHIP
+    if crowded and columns <= 64 and dtype != torch.float32:
+        return Blocks(64, 32, values, 8, 1)
+    return Blocks(16, 32, values, 4, 1)

@@ -31,7 +31,7 @@ from recallfront.kernels.grouped_attention.triton_step import grouped_step
 from recallfront.kernels.grouped_attention.triton_tree import grouped_tree
 from recallfront.kernels.launching import launch
 
-_ACCUMULATED = 1024  # entries of a state that one program of `grouped_accumulate` has
+_ACCUMULATED = {"BLOCK": 512, "STEPS": 8}  # entries of a state a program, states at once
 
 
 def _rows(x: Tensor) -> Tensor:
@@ -100,8 +100,8 @@ def _sums(
         num_stages=blocks.stages,
     )
     if others > 1:
-        programs = lines * -(-(width * width) // _ACCUMULATED)
-        sizes = {"WIDTH": width, "BLOCK": _ACCUMULATED, "BACKWARD": backward}
+        programs = lines * -(-(width * width) // _ACCUMULATED["BLOCK"])
+        sizes = {"WIDTH": width, "BACKWARD": backward, **_ACCUMULATED}
         launch(grouped_accumulate, (programs,), sums, others, **sizes, num_warps=4, num_stages=1)
     return sums
 
@@ -336,7 +336,7 @@ def grouped_attention_tree_op(
     """o (B, N, H, D); arguments as `grouped_attention_tree` has them, number is the scale where `scale` is None."""
     q, k, v = _rows(q), _rows(k), _rows(v)
     batch, nodes, heads, width = q.shape
-    blocks = tree_blocks(width)
+    blocks = tree_blocks(batch * heads, nodes, width, q.dtype)
     parts = -(-nodes // blocks.rows)
     o = torch.empty(q.shape, dtype=v.dtype, device=q.device)
     launch(
@@ -439,7 +439,7 @@ def _absent(**pointers: Tensor | None) -> dict[str, Any]:
 
 def _state_launches(kind: str, width: int, lines: int) -> list[Launch]:
     sizes: dict[str, Any] = {"WIDTH": width, "COLUMNS": pad(width), "CONVOLVED": True}
-    step, tree = step_blocks(lines, width), tree_blocks(width)
+    step, tree = step_blocks(lines, width), tree_blocks(lines, 64, width, _TYPES[kind])
     found = [_described(grouped_step, kind, step, SLOTS=step.piece, **sizes)]
     if kind != "fp32" or width <= WIDEST_FLOAT32:
         found.append(_described(grouped_tree, kind, tree, PRECISION=_precision(_TYPES[kind]), **sizes))
@@ -458,6 +458,6 @@ def launches() -> list[Launch]:
             for hopper in (False, True):
                 found += _backward_launches(kind, group, hopper)
     for backward in (False, True):
-        sizes: dict[str, Any] = {"WIDTH": WIDEST_BACKWARD, "BLOCK": _ACCUMULATED, "BACKWARD": backward}
+        sizes: dict[str, Any] = {"WIDTH": WIDEST_BACKWARD, "BACKWARD": backward, **_ACCUMULATED}
         found.append(_described(grouped_accumulate, "fp32", Blocks(0, 0, 0, 4, 1), **sizes))
     return list({str(launch): launch for launch in found}.values())

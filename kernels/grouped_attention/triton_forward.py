@@ -150,19 +150,26 @@ def grouped_sums(
 
 
 @triton.jit(do_not_specialize=SIZES)
-def grouped_accumulate(sums_ptr, stretches, WIDTH: tl.constexpr, BLOCK: tl.constexpr, BACKWARD: tl.constexpr):
-    """Every stretch's sums become those of all stretches up to it; from it on where BACKWARD. In place."""
+def grouped_accumulate(
+    sums_ptr, stretches, WIDTH: tl.constexpr, BLOCK: tl.constexpr, STEPS: tl.constexpr, BACKWARD: tl.constexpr
+):  # fmt: skip
+    """Every stretch's sums become those of all stretches up to it; from it on where BACKWARD. In place.
+
+    STEPS stretches at once: a load waits for the store before it.
+    """
     blocks: tl.constexpr = (WIDTH * WIDTH + BLOCK - 1) // BLOCK
     line, block = (tl.program_id(0) // blocks).to(tl.int64), tl.program_id(0) % blocks
     inside = block * BLOCK + tl.arange(0, BLOCK)
     total = tl.zeros([BLOCK], tl.float32)
-    for step in range(0, stretches):
-        number = step
+    for first in range(0, stretches, STEPS):
+        numbers = first + tl.arange(0, STEPS)
+        mask = (numbers < stretches)[:, None] & (inside < WIDTH * WIDTH)[None, :]
         if BACKWARD:
-            number = stretches - 1 - step
-        places = sums_ptr + (line * stretches + number) * (WIDTH * WIDTH) + inside
-        total += tl.load(places, mask=inside < WIDTH * WIDTH, other=0.0)
-        tl.store(places, total, mask=inside < WIDTH * WIDTH)
+            numbers = stretches - 1 - numbers
+        places = sums_ptr + (line * stretches + numbers)[:, None] * (WIDTH * WIDTH) + inside[None, :]
+        sums = tl.load(places, mask=mask, other=0.0)
+        tl.store(places, total[None, :] + tl.cumsum(sums, 0), mask=mask)
+        total += tl.sum(sums, 0)
 
 
 @triton.jit(do_not_specialize=SIZES)

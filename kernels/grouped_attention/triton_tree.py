@@ -28,6 +28,12 @@ def load_ring(
 
 
 @triton.jit
+def within(ages, size):
+    """0 <= ages < size, in one comparison: a negative number is a large one without its sign."""
+    return ages.to(tl.uint32) < size
+
+
+@triton.jit
 def mixing(scores, same, scale):
     """The weight of a key: its group is the node's own, or one before."""
     local = tl.maximum(scores, 0.0)
@@ -88,7 +94,7 @@ def grouped_tree(
         if CONVOLVED:
             ages = position[:, None] - at[None, :]
             taps = taps_ptr + head * size + size - 1 - ages
-            weights += tl.load(taps, mask=seen & (ages >= 0) & (ages < size), other=0.0).to(tl.float32)
+            weights += tl.load(taps, mask=seen & within(ages, size), other=0.0).to(tl.float32)
         out = tl.dot(weights, v.to(tl.float32), out, input_precision=PRECISION)
 
     if CONVOLVED:
@@ -98,7 +104,7 @@ def grouped_tree(
             there = (slots < size) & (tokens >= 0)
             tail = load_ring(tail_ptr + line * size * WIDTH, slots, there, block, VALUES, WIDTH)
             ages = position[:, None] - tokens[None, :]
-            near = there[None, :] & (ages >= 0) & (ages < size) & (node < nodes)[:, None]
+            near = there[None, :] & within(ages, size) & (node < nodes)[:, None]
             weights = tl.load(taps_ptr + head * size + size - 1 - ages, mask=near, other=0.0).to(tl.float32)
             out = tl.dot(weights, tail, out, input_precision=PRECISION)
     o_base = o_ptr + (batch * nodes * heads + head) * WIDTH + block * VALUES

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from recallfront.kernels.backend import Backend
+from recallfront.kernels.grouped_attention import plan as cutting
 from recallfront.kernels.grouped_attention import triton as kernels
 from recallfront.kernels.grouped_attention.operator import grouped_attention_step, grouped_attention_tree
 from tests.kernels.triton.accuracy import assert_accurate, check_operator
@@ -93,21 +94,31 @@ def tree_of(parents: tuple[int, ...]) -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize(
-    ("length", "width", "group", "taps", "dtype"),
+    ("length", "width", "group", "taps", "dtype", "crowded"),
     [
-        (0, 5, 1, 0, F32),
-        (2, 16, 4, 3, F32),
-        (9, 33, 5, 40, F32),
-        (7, 64, 40, 6, F32),
-        (66, 24, 64, 33, BF16),
-        (5, 128, 6, 2, BF16),
-        (3, 64, 32, 0, F16),
+        (0, 5, 1, 0, F32, False),
+        (2, 16, 4, 3, F32, False),
+        (9, 33, 5, 40, F32, False),
+        (7, 64, 40, 6, F32, False),
+        (66, 24, 64, 33, BF16, False),
+        (66, 64, 64, 33, BF16, True),
+        (5, 128, 6, 2, BF16, False),
+        (3, 64, 32, 0, F16, False),
     ],
 )
 def test_trees(
-    length: int, width: int, group: int, taps: int, dtype: torch.dtype, device: torch.device
+    length: int,
+    width: int,
+    group: int,
+    taps: int,
+    dtype: torch.dtype,
+    crowded: bool,
+    device: torch.device,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A tree whose branches run over the ends of groups, and of two programs' nodes."""
+    if crowded:
+        monkeypatch.setattr(cutting, "_CHIP", 1)
     parents = TREE if dtype == F32 else (*TREE, *range(len(TREE) - 1, len(TREE) + 9))
     seen, depths = tree_of(parents)
     states = list(state_of(length, width, group, taps)[: 4 if taps else 3])
