@@ -112,6 +112,7 @@ class _GatedMLP(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, up, down, hidden = ctx.saved_tensors
+        with_up, with_down = ctx.biases
         grad_hidden, grad_bias = torch.empty_like(hidden), torch.zeros_like(hidden[0])
         product = grad @ down  # each block: first the gradient of the product, then the product itself
         for block in _blocks(*product.shape):
@@ -122,8 +123,8 @@ class _GatedMLP(torch.autograd.Function):
             torch.mul(slope, u, out=grad_g).mul_(_slope(g, logit, s, ctx.kind))
             torch.mul(slope, s.mul_(g), out=grad_u)
             torch.mul(s, u, out=slope)
-            grad_bias += grad_hidden[block].sum(0)
-        with_up, with_down = ctx.biases
+            if with_up:
+                grad_bias += grad_hidden[block].sum(0)
         return (
             grad_hidden @ up,
             (x.T @ grad_hidden).T,  # a fifth faster than the other way round

@@ -68,15 +68,14 @@ class _Scan(torch.autograd.Function):
     def forward(
         ctx: Any, u: Tensor, w: Tensor, k: Tensor, whole: Tensor, state: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        states = u.new_empty(u.shape[1] + 1, *state.shape)
-        states[0] = state
-        corrections = torch.empty_like(u)
+        before, corrections = u.new_empty(*u.shape[:2], *state.shape[1:]), torch.empty_like(u)
+        state = state.clone()
         for n, (u_n, w_n, k_n, whole_n) in enumerate(_by_chunk(u, w, k, whole)):
-            correction = corrections[:, n].copy_(torch.baddbmm(u_n, w_n, states[n], alpha=-1))
-            torch.mul(states[n], whole_n, out=states[n + 1]).baddbmm_(k_n, correction)
-        before = states[:-1].transpose(0, 1).contiguous()
+            before[:, n] = state
+            correction = torch.baddbmm(u_n, w_n, state, alpha=-1, out=corrections[:, n])
+            state.mul_(whole_n).baddbmm_(k_n, correction)
         ctx.save_for_backward(w, k, whole, before, corrections)
-        return before, corrections, states[-1].clone()
+        return before, corrections, state
 
     @staticmethod
     @once_differentiable
@@ -90,8 +89,7 @@ class _Scan(torch.autograd.Function):
         total = grad_last
         for n, (w_n, k_n, whole_n, before_n, correction_n) in reversed(chunks):
             grad_after[:, n] = total
-            reached = torch.baddbmm(correction_n, k_n.transpose(1, 2), total)
-            grad_u[:, n] = reached
+            reached = torch.baddbmm(correction_n, k_n.transpose(1, 2), total, out=grad_u[:, n])
             total = torch.addcmul(before_n, total, whole_n).baddbmm_(w_n.transpose(1, 2), reached, alpha=-1)
         grad_w = (grad_u @ before.transpose(-1, -2)).neg_()
         grad_k = grad_after @ corrections.transpose(-1, -2)

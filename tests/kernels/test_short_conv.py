@@ -76,13 +76,14 @@ def test_rounds_no_more_than_its_sums_may(time: int) -> None:
     exact = tuple(x.detach().double().requires_grad_() for x in given)
     sizes = tuple(x.detach().abs().double().requires_grad_() for x in given)
 
-    def results(x: Tensor, taps: Tensor, bias: Tensor, state: Tensor, slope: Tensor) -> tuple[Tensor, ...]:
+    def results(given: tuple[Tensor, ...], slope: Tensor) -> tuple[Tensor, ...]:
+        x, taps, bias, state = given
         y, _ = short_conv(x, taps, bias=bias, initial_state=state)
         return y.detach(), *torch.autograd.grad(y, (x, taps, bias, state), slope)
 
     slope = torch.randn(2, time, 3)
-    found = results(*given, slope)
-    expected, bounds = results(*exact, slope.double()), results(*sizes, slope.abs().double())
+    found = results(given, slope)
+    expected, bounds = results(exact, slope.double()), results(sizes, slope.abs().double())
     for ours, right, size in zip(found, expected, bounds, strict=True):
         terms = 2 * time + 5  # of the longest sum, a tap's gradient over both rows
         assert bool(((ours - right).abs() <= terms * torch.finfo(torch.float32).eps * size).all())
