@@ -271,7 +271,7 @@ def pull_kernel(
         squares = tl.dot(tl.trans(u_tile), counted.to(KIND), squares, input_precision=PRECISION)
         sums += tl.sum(counted, 0)
         left = tl.dot(x_tile, tl.trans(picked), input_precision=PRECISION)
-        for block in range(blocks):
+        for block in tl.range(0, blocks, disable_licm=True):
             i, j, entry, one = lanes(block, BLOCK, FEATURES, PERIOD)
             state = totals[0] * tl.where(one, 0.0, weigh(i, j, entry, one, scale))[:, None]  # type: ignore[misc]
             totals = totals[1:] + (totals[0],)  # type: ignore[misc]
@@ -282,7 +282,7 @@ def pull_kernel(
             total = tl.dot((features * right).to(KIND), picked, total, input_precision=PRECISION)
             total = tl.dot((features * left).to(KIND), turned, total, input_precision=PRECISION)
         left = tl.dot(picked, tl.trans(u_tile), input_precision=PRECISION)
-        for block in range(blocks):
+        for block in tl.range(0, blocks, disable_licm=True):
             _i, j, entry, one = lanes(block, BLOCK, FEATURES, PERIOD)
             right = tl.dot(pick(j, PADDED, KIND), tl.trans(u_tile), input_precision=PRECISION)
             phi = multiply(left, right, entry[:, None], one[:, None], True).to(KIND)

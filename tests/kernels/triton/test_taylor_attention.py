@@ -172,8 +172,11 @@ def test_the_way_forward_follows_from_the_sizes() -> None:
 
 
 @only_interpreted
-def test_more_entries_than_32_bits_count() -> None:
+@pytest.mark.parametrize("way", ["alone", "fused"])
+def test_more_entries_than_32_bits_count(way: str, request: pytest.FixtureRequest) -> None:
     """Of 2^20 heads of 64 tokens and 32 values only the last is computed; the inputs are one head, expanded."""
+    if way == "fused":
+        request.getfixturevalue(way)
     heads, generator = 2**20, torch.Generator().manual_seed(0)
     q, k, v, gradient = (
         torch.randn(1, 64, 1, width, generator=generator).to(BF16) for width in (8, 8, 32, 32)
