@@ -35,6 +35,21 @@ def test_a_spill_and_too_much_shared_memory_are_told() -> None:
     assert complaint(Resources(registers=32, stack=0, shared=164 * 1024, spills=0), 90) == ""
 
 
+@pytest.mark.slow
+def test_a_kernel_with_too_large_a_block_spills() -> None:
+    """In a process of its own, as above: what is read off the machine code is no guess."""
+    code = """
+from dataclasses import replace
+from recallfront.kernels.compiled import resources
+from recallfront.kernels.report import complaint, launches
+launch = launches("gated_product")[0]
+found = resources(replace(launch, constants={**launch.constants, "ROWS": 1, "WIDTH": 16384}, num_warps=1), 90)
+print(complaint(found, 90), found.spills > 0)
+"""
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout == "spills True\n"
+
+
 def test_an_unknown_operator_is_told() -> None:
     found = run_report("nothing")
     assert found.returncode == 2
