@@ -10,11 +10,15 @@ from recallfront.kernels.compiled import Resources
 from recallfront.kernels.report import complaint, operators
 
 
-def run_report(operator: str) -> subprocess.CompletedProcess[str]:
-    """In a process of its own, which compiles: the interpreter of this folder's tests is not passed on."""
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Python in a process of its own, which compiles: the interpreter of this folder's tests is not passed on."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    command = [sys.executable, "-m", "recallfront.kernels.report", operator]
+    command = [sys.executable, *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+
+
+def run_report(operator: str) -> subprocess.CompletedProcess[str]:
+    return run("-m", "recallfront.kernels.report", operator)
 
 
 @pytest.mark.slow
@@ -37,7 +41,6 @@ def test_a_spill_and_too_much_shared_memory_are_told() -> None:
 
 @pytest.mark.slow
 def test_a_kernel_with_too_large_a_block_spills() -> None:
-    """In a process of its own, as above: what is read off the machine code is no guess."""
     code = """
 from dataclasses import replace
 from recallfront.kernels.compiled import resources
@@ -46,8 +49,8 @@ launch = launches("gated_product")[0]
 found = resources(replace(launch, constants={**launch.constants, "ROWS": 1, "WIDTH": 16384}, num_warps=1), 90)
 print(complaint(found, 90), found.spills > 0)
 """
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert found.stdout == "spills True\n"
+    found = run("-c", code)
+    assert found.stdout == "spills True\n", found.stderr
 
 
 def test_an_unknown_operator_is_told() -> None:
