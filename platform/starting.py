@@ -5,8 +5,11 @@ from pathlib import Path
 
 from recallfront.models import LanguageModel, build, load
 from recallfront.models.checkpoint import CONFIG_FILE, WEIGHTS_FILE
+from recallfront.platform.errors import UsageError
 from recallfront.sweeps.start import StartConfig
 from recallfront.sweeps.trial import TrialConfig
+
+_TRANSFORMERS_FILE = "config.json"
 
 
 def starting_model(config: TrialConfig) -> LanguageModel:
@@ -35,11 +38,33 @@ def starting_model(config: TrialConfig) -> LanguageModel:
     return model
 
 
-def _source(start: StartConfig) -> LanguageModel:
+def check_start(start: StartConfig | None) -> None:
+    """Refuse a sweep whose trials could not begin, before anything is computed.
+
+    Raises:
+        UsageError: the start's folder is missing or holds no model.
+    """
+    reason = None if start is None else _missing(start)
+    if reason is not None:
+        raise UsageError(reason)
+
+
+def _missing(start: StartConfig) -> str | None:
     folder = Path(start.folder)
+    if not folder.is_dir():
+        return f"start.folder={start.folder!r}: is no folder"
+    if not (folder / WEIGHTS_FILE).is_file():
+        return f"start.folder={start.folder!r}: holds no {WEIGHTS_FILE}"
+    if not any((folder / name).is_file() for name in (CONFIG_FILE, _TRANSFORMERS_FILE)):
+        return f"start.folder={start.folder!r}: holds neither {CONFIG_FILE} nor {_TRANSFORMERS_FILE}"
+    return None
+
+
+def _source(start: StartConfig) -> LanguageModel:
+    folder, reason = Path(start.folder), _missing(start)
+    if reason is not None:
+        raise ValueError(reason)
     weights = folder / WEIGHTS_FILE
-    if not weights.is_file():
-        raise ValueError(f"start.folder={start.folder!r}: holds no {WEIGHTS_FILE}")
     if start.sha256 is not None:
         found = hashlib.sha256(weights.read_bytes()).hexdigest()
         if found != start.sha256:

@@ -22,6 +22,7 @@ from recallfront.platform.recorder import Recorder
 from recallfront.platform.records import SweepRecord, TrialRecord
 from recallfront.platform.reports import Workplace
 from recallfront.platform.search import Proposal, Told, make_search, proposal_from_json
+from recallfront.platform.starting import check_start
 from recallfront.platform.tracking.ledger import UnknownRecord, read_sweep
 from recallfront.platform.tracking.store import prepare_store
 from recallfront.platform.tracking.writer import TrackingWriter
@@ -74,6 +75,7 @@ def run_sweep(
     folder = home_folder(home).resolve()
     with nullcontext() if address is None else ray_cluster(address):  # a wrong address leaves nothing behind
         check_resources(spec.resources)
+        check_start(spec.start)
         return _run_sweep(spec, folder, tracking_uri, address, console or Console(quiet=True))
 
 

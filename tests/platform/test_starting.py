@@ -12,8 +12,11 @@ from recallfront.models import build, load, parse_config
 from recallfront.models.lora import add_lora, merge_lora
 from recallfront.models.pretrained import from_transformers
 from recallfront.platform import measure
+from recallfront.platform.errors import UsageError
 from recallfront.platform.records import Status
 from recallfront.platform.starting import starting_model
+from recallfront.platform.sweeping import run_sweep
+from tests.platform.specs import tiny_spec
 from tests.platform.test_training import run, setting
 
 pytestmark = [
@@ -84,9 +87,31 @@ def test_a_saved_model_of_ours_goes_on(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("left", "message"),
+    [
+        (None, "is no folder"),
+        ((), "holds no model.safetensors"),
+        (("model.safetensors",), "holds neither recallfront.json nor config.json"),
+    ],
+)
+def test_a_sweep_without_its_model_is_refused_before_anything_is_computed(
+    tmp_path: Path, left: tuple[str, ...] | None, message: str
+) -> None:
+    folder, home = tmp_path / "model", tmp_path / "home"
+    if left is not None:
+        folder.mkdir()
+        for name in left:
+            (folder / name).touch()
+    spec = tiny_spec(**changes(folder))
+    with pytest.raises(UsageError, match=message):
+        run_sweep(spec, home=home)
+    assert not home.exists()
+
+
+@pytest.mark.parametrize(
     ("start", "message"),
     [
-        ({"folder": "/nowhere"}, "start.folder='/nowhere': holds no model.safetensors"),
+        ({"folder": "/nowhere"}, "start.folder='/nowhere': is no folder"),
         ({"sha256": "0" * 64}, "start.sha256=0000"),
         (
             {"lora": {"targets": ["query"]}},
