@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
+from recallfront.models.configs.explain import explain
 from recallfront.platform.errors import UsageError
 from recallfront.platform.fronts import home_folder
 from recallfront.platform.lineage import (
@@ -33,7 +34,6 @@ from recallfront.platform.tracking.store import prepare_store
 from recallfront.platform.tracking.writer import TrackingWriter
 from recallfront.platform.trial import run_trial
 from recallfront.sweeps.data import prepare
-from recallfront.sweeps.explain import explain
 from recallfront.sweeps.trial import TrialConfig
 
 if TYPE_CHECKING:

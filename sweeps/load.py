@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from recallfront.sweeps.explain import explain, near_first
+from recallfront.models.configs.explain import explain, near_first
 from recallfront.sweeps.spec import SweepSpec
 
 

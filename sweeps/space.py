@@ -17,9 +17,9 @@ from pydantic import (
 )
 
 from recallfront.models import ModelConfig
+from recallfront.models.configs.explain import near_first, shown
 from recallfront.models.configs.frozen import check_number
 from recallfront.sweeps.base import Frozen
-from recallfront.sweeps.explain import near_first, shown
 from recallfront.sweeps.trial import TrainingConfig
 
 Scalar = bool | int | float | str | None

@@ -6,8 +6,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
+from recallfront.models.configs.explain import explain
 from recallfront.sweeps.base import Frozen, canonical_json, digest
-from recallfront.sweeps.explain import explain
 from recallfront.sweeps.space import (
     TRAINING_PREFIX,
     Block,

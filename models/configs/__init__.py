@@ -1,8 +1,8 @@
 """Configurations of the architectures. This package imports no torch: the sweep's driver parses them."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
-from pydantic import Field, TypeAdapter
+from pydantic import Field, TypeAdapter, ValidationError
 
 from recallfront.models.configs.base import Architecture
 from recallfront.models.configs.baselines import (
@@ -12,6 +12,7 @@ from recallfront.models.configs.baselines import (
     Mamba2Config,
     RetNetConfig,
 )
+from recallfront.models.configs.explain import explain
 from recallfront.models.configs.linear import BasedConfig, GroupedConfig, LinearConfig
 from recallfront.models.configs.recurrent import GriffinConfig, HawkConfig
 from recallfront.models.configs.softmax import AttentionConfig, WindowConfig
@@ -38,9 +39,12 @@ _ADAPTER: TypeAdapter[Architecture] = TypeAdapter(ModelConfig)
 def parse_config(values: Any) -> Architecture:
     """The configuration that `values` (a mapping with the key `architecture`) describe.
 
-    Raises pydantic.ValidationError (a ValueError), which names the key, the value and what is allowed.
+    Raises ValueError, which names the key, the value and what is allowed.
     """
-    return _ADAPTER.validate_python(values)
+    try:
+        return _ADAPTER.validate_python(values)
+    except ValidationError as error:
+        raise ValueError(explain(error, *get_args(get_args(ModelConfig)[0]))) from None
 
 
 __all__ = [

@@ -49,9 +49,9 @@ def test_resized_keeps_the_knobs() -> None:
     [
         ({"architecture": "attention", "num_heads": 3}, "num_heads is 3, which does not divide width=64"),
         ({"architecture": "attention", "num_heads": 4, "num_kv_heads": 3}, "num_kv_heads is 3"),
-        ({"architecture": "attention", "width": 0}, "greater than or equal to 1"),
+        ({"architecture": "attention", "width": 0}, "width=0: input should be greater than or equal to 1"),
         ({"architecture": "attention", "positions": "learned"}, "'alibi', 'rope'"),
-        ({"architecture": "attention", "window_size": 8}, "Extra inputs are not permitted"),
+        ({"architecture": "attention", "window_size": 8}, "window_size: unknown key; allowed are "),
         ({"architecture": "attention", "pattern": "CW"}, "allows the letters C, A"),
         ({"architecture": "attention", "positions": "rope", "num_heads": 64}, "must be even"),
         ({"architecture": "window", "window_size": 0}, "greater than or equal to 1"),
@@ -59,15 +59,23 @@ def test_resized_keeps_the_knobs() -> None:
         ({"architecture": "hawk", "lru_width": 33, "num_heads": 2}, "lru_width=33"),
         ({"architecture": "griffin", "num_heads": 32}, "must be even"),
         ({"architecture": "based", "feature_dim": 0}, "greater than or equal to 1"),
-        ({"architecture": "grouped", "group_size": 0}, "greater than or equal to 1"),
+        (
+            {"architecture": "grouped", "group_size": 0},
+            "^group_size=0: input should be greater than or equal to 1$",
+        ),
         ({"architecture": "grouped", "pattern": ""}, "at least 1 character"),
         ({"architecture": "linear", "feature_map": "softmax"}, "'taylor', 'elu'"),
         ({"architecture": "retnet", "state_dim": 3}, "must be even"),
         ({"architecture": "gla", "gate_temperature": 0}, "greater than 0"),
-        ({"architecture": "transformer"}, "does not match any of the expected tags"),
-        ({}, "Unable to extract tag"),
+        ({"architecture": "grifin"}, "^architecture='grifin'; it must be one of griffin, attention"),
+        ({}, "^architecture: is missing; it must be one of attention, based"),
     ],
 )
 def test_wrong_values_are_named(values: dict[str, object], message: str) -> None:
-    with pytest.raises(ValidationError, match=message):
+    with pytest.raises(ValueError, match=message):
         parse_config({"vocab_size": 64} | values)
+
+
+def test_what_is_no_mapping_is_refused() -> None:
+    with pytest.raises(ValueError, match="^7: must be a mapping of keys to values$"):
+        parse_config(7)

@@ -1,7 +1,8 @@
 """Validation errors in one line: which key, which value, what is allowed."""
 
 import difflib
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -10,13 +11,13 @@ _MOST_SHOWN = 3  # errors, of many in one specification
 _LONGEST_VALUE = 60  # characters
 
 
-def explain(error: ValidationError, root: type[BaseModel]) -> str:
-    """A validation error of the model `root` in one line."""
+def explain(error: ValidationError, *roots: type[BaseModel]) -> str:
+    """A validation error of a model, or of a union of models that their architecture tells apart, in one line."""
     parts = error.errors()
     # A list whose members are wrong is also "too short" to pydantic: the members say it all.
     within = {part["loc"][:-1] for part in parts if part["loc"]}
     told = [part for part in parts if part["type"] != "too_short" or part["loc"] not in within]
-    return "; ".join(_explain_one(part, root) for part in told[:_MOST_SHOWN])
+    return "; ".join(_explain_one(part, roots) for part in told[:_MOST_SHOWN])
 
 
 def near_first(word: object, allowed: Iterable[str]) -> str:
@@ -32,9 +33,14 @@ def shown(value: object) -> str:
     return text if len(text) <= _LONGEST_VALUE else f"{text[: _LONGEST_VALUE - 3]}..."
 
 
-def _explain_one(part: Any, root: type[BaseModel]) -> str:
-    model, where = _walk(root, part["loc"])
+def _explain_one(part: Any, roots: Sequence[type[BaseModel]]) -> str:
+    model, where = _walk(roots, part["loc"])
     kind, message, limits = part["type"], part["msg"], part.get("ctx", {})
+    if kind.startswith("union_tag_"):
+        key = f"{where}.architecture".lstrip(".")
+        given = f"{key}={shown(limits['tag'])}" if "tag" in limits else f"{key}: is missing"
+        names = re.findall(r"'(\w+)'", limits.get("expected_tags", "")) or [str(_tag(root)) for root in roots]
+        return f"{given}; it must be one of {near_first(limits.get('tag'), names)}"
     if kind == "extra_forbidden":
         return f"{where}: unknown key; allowed are {near_first(part['loc'][-1], model.model_fields)}"
     if kind == "missing" and isinstance(part["loc"][-1], int):
@@ -49,17 +55,17 @@ def _explain_one(part: Any, root: type[BaseModel]) -> str:
         allowed = f"needs at least {limits['min_length']} of them"
     elif kind in ("tuple_type", "list_type"):
         allowed = "must be a list"
-    elif kind in ("dict_type", "model_type"):
+    elif kind in ("dict_type", "model_type", "model_attributes_type"):
         allowed = "must be a mapping of keys to values"
     else:
         allowed = f"{message[0].lower()}{message[1:]}"
-    return f"{where}={shown(part['input'])}: {allowed}"
+    return f"{where}={shown(part['input'])}: {allowed}".lstrip("=")
 
 
-def _walk(root: type[BaseModel], location: tuple[int | str, ...]) -> tuple[type[BaseModel], str]:
+def _walk(roots: Sequence[type[BaseModel]], location: tuple[int | str, ...]) -> tuple[type[BaseModel], str]:
     """The model that the last key of a location belongs to, and the location as it is written in a specification."""
-    model, where = root, ""
-    candidates = [root]
+    model, where = roots[0], ""
+    candidates = list(roots)
     for part in location:
         if isinstance(part, int):
             where += f"[{part}]"
