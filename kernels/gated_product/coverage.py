@@ -9,4 +9,6 @@ COVERED = "float32, bfloat16, float16"
 
 def obstacle(x: Tensor) -> str | None:
     """Why no kernel covers inputs like `x`, or None."""
+    if x.ndim == 0:
+        return "the inputs are single numbers; the kernel has rows"
     return None if x.dtype in TYPES else f"the inputs are {x.dtype}; the kernel has {COVERED}"

@@ -49,7 +49,7 @@ def grouped_attention(
     if conv_taps is not None:
         check_shape("grouped_attention", "conv_taps", conv_taps, (q.shape[2], None))
         conv_taps = conv_taps.to(dtype)
-    scale = cross_scale if isinstance(cross_scale, Tensor) else None
+    scale = _scale("grouped_attention", cross_scale)
     form = choose(
         "grouped_attention", backend, q, k, v, conv_taps, scale,
         obstacle=lambda: obstacle(q, k, v, conv_taps, scale),
@@ -92,7 +92,7 @@ def grouped_attention_step(
     check_shape(name, "q", q, (None, None, None))
     check_shape(name, "lengths", lengths, (q.shape[0],))
     _check_states(name, q, k, v, sums, keys, values, tail, conv_taps)
-    scale = cross_scale if isinstance(cross_scale, Tensor) else None
+    scale = _scale(name, cross_scale)
     form = choose(
         name, backend, q, k, v, sums, keys, values, lengths, tail, conv_taps, scale,
         obstacle=lambda: step_obstacle(q, k, v, scale, conv_taps, states=(sums, keys, values, tail)),
@@ -141,7 +141,7 @@ def grouped_attention_tree(
     if seen.dtype != torch.bool:
         raise ValueError(f"{name}: seen is {seen.dtype}; it must be torch.bool")
     _check_states(name, q, k, v, sums, keys, values, tail, conv_taps)
-    scale = cross_scale if isinstance(cross_scale, Tensor) else None
+    scale = _scale(name, cross_scale)
     form = choose(
         name, backend, q, k, v, sums, keys, values, lengths, positions, seen, tail, conv_taps, scale,
         obstacle=lambda: tree_obstacle(q, k, v, scale, conv_taps, states=(sums, keys, values, tail)),
@@ -158,6 +158,17 @@ def grouped_attention_tree(
     q, k, wide, states = q.to(dtype), k.to(dtype), v.to(dtype), (sums, keys, values)
     mixed = run(q, k, wide, states, lengths, positions, seen, cross_scale, tail, conv_taps)
     return mixed.to(v.dtype)
+
+
+def _scale(name: str, cross_scale: Tensor | float) -> Tensor | None:
+    """The scale where it is a tensor."""
+    if not isinstance(cross_scale, Tensor):
+        return None
+    if cross_scale.numel() != 1:
+        raise ValueError(
+            f"{name}: cross_scale has shape {tuple(cross_scale.shape)}; it must be a single number"
+        )
+    return cross_scale
 
 
 def _check_states(

@@ -15,3 +15,10 @@ def obstacle(x: Tensor) -> str | None:
     if x.shape[-1] >= WIDEST:
         return f"a token has {x.shape[-1]} channels; the kernel has fewer than {WIDEST}"
     return None
+
+
+def step_obstacle(x: Tensor, state: Tensor) -> str | None:
+    """Why no kernel takes a token like `x` on from `state`, or None."""
+    if state.dtype != torch.float32:
+        return f"the state is {state.dtype}; the kernel has float32"
+    return obstacle(x)

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from recallfront.kernels.backend import Backend, choose, wants_gradient
 from recallfront.kernels.checks import accumulation_dtype, check_same_dtype, check_shape
-from recallfront.kernels.linear_scan.coverage import obstacle
+from recallfront.kernels.linear_scan.coverage import obstacle, step_obstacle
 from recallfront.kernels.linear_scan.pytorch import linear_scan_pytorch
 from recallfront.kernels.linear_scan.reference import linear_scan_reference
 
@@ -60,8 +60,9 @@ def linear_scan_step(
     check_shape("linear_scan_step", "a", a, tuple(b.shape))
     check_shape("linear_scan_step", "state", state, tuple(b.shape))
     form = choose(
-        "linear_scan_step", backend, a, b, state, obstacle=lambda: obstacle(b) or wants_gradient(a, b, state)
-    )
+        "linear_scan_step", backend, a, b, state,
+        obstacle=lambda: step_obstacle(b, state) or wants_gradient(a, b, state),
+    )  # fmt: skip
     if form == "triton":
         from recallfront.kernels.linear_scan.triton import step
 

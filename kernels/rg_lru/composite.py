@@ -16,8 +16,8 @@ def gate_logits(v: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor
     if blocks == 1:
         r, i = torch.addmm(bias[0], v, weight[0]).chunk(2, dim=-1)
         return r, i
-    by_block = v.view(v.shape[0], blocks, -1).transpose(0, 1)
-    gates = torch.baddbmm(bias[:, None], by_block, weight).view(blocks, v.shape[0], 2, -1)
+    by_block = v.view(v.shape[0], *weight.shape[:2]).transpose(0, 1)
+    gates = torch.baddbmm(bias[:, None], by_block, weight).view(blocks, v.shape[0], 2, weight.shape[1])
     r, i = gates.permute(2, 1, 0, 3).reshape(2, *v.shape)
     return r, i
 

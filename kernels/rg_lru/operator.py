@@ -9,7 +9,7 @@ from recallfront.kernels.backend import Backend, choose, wants_gradient
 from recallfront.kernels.checks import check_same_dtype, check_shape
 from recallfront.kernels.linear_scan.operator import linear_scan, linear_scan_step
 from recallfront.kernels.rg_lru.composite import coefficients
-from recallfront.kernels.rg_lru.coverage import obstacle
+from recallfront.kernels.rg_lru.coverage import obstacle, step_obstacle
 from recallfront.kernels.rg_lru.pytorch import rg_lru_pytorch
 from recallfront.kernels.rg_lru.reference import C, rg_lru_reference
 
@@ -89,13 +89,19 @@ def rg_lru_step(
     batch, width = _check("rg_lru_step", v, weight, bias, p, (None, None))
     check_shape("rg_lru_step", "state", state, (batch, width))
     check_shape("rg_lru_step", "starts", starts, (batch, 1))
-    given = (v, weight, bias, p, state, starts)
-    form = choose("rg_lru_step", backend, *given, obstacle=lambda: obstacle(v) or wants_gradient(*given))
+    if starts.dtype != torch.bool:
+        raise ValueError(f"rg_lru_step: starts is {starts.dtype}; it must be torch.bool")
+    if rate is not None:
+        check_shape("rg_lru_step", "rate", rate, (width,))
+    given = (v, weight, bias, p, state, starts, rate)
+    form = choose(
+        "rg_lru_step", backend, *given, obstacle=lambda: step_obstacle(v, state) or wants_gradient(*given)
+    )
     if form == "triton":
         from recallfront.kernels.rg_lru.triton import step
 
         state = state.to(torch.float32, copy=not in_place).contiguous()
-        rate = -C * F.softplus(p.float()) if rate is None else rate.float()
+        rate = -C * F.softplus(p.float()) if rate is None else rate.float().contiguous()
         return step(_logits(v, weight, bias), v, rate, starts, state), state
     if form == "reference":
         h, last = rg_lru_reference(v[:, None], weight, bias, p, starts, state)

@@ -53,7 +53,7 @@ def rg_lru_step_pytorch(
 
 def _by_block(x: Tensor, blocks: int) -> Tensor:
     """(N, D) seen as (blocks, N, D / blocks)."""
-    return x.view(x.shape[0], blocks, -1).transpose(0, 1)
+    return x.view(x.shape[0], blocks, x.shape[1] // blocks).transpose(0, 1)
 
 
 def _parts(rows: int) -> Iterator[slice]:

@@ -49,8 +49,9 @@ def short_conv(
     if initial_state is not None:
         check_shape("short_conv", "initial_state", initial_state, (batch, reach, channels))
     form = choose(
-        "short_conv", backend, x, taps, bias, initial_state, positions, obstacle=lambda: obstacle(x, taps)
-    )
+        "short_conv", backend, x, taps, bias, initial_state, positions,
+        obstacle=lambda: obstacle(x, taps, bias, initial_state),
+    )  # fmt: skip
     if form == "triton":
         from recallfront.kernels.short_conv.triton import convolve
 
@@ -78,16 +79,19 @@ def short_conv_step(
 
     in_place: the memory of `state` may hold the new one. Raises ValueError as `short_conv` does.
     """
+    check_shape("short_conv_step", "taps", taps, (None, None))
+    check_shape("short_conv_step", "x", x, (None, taps.shape[0]))
+    check_shape("short_conv_step", "state", state, (x.shape[0], taps.shape[1] - 1, x.shape[1]))
+    if bias is not None:
+        check_shape("short_conv_step", "bias", bias, (x.shape[1],))
     _check_activation("short_conv_step", activation)
     given = (x, taps, bias, state)
     form = choose(
-        "short_conv_step", backend, *given, obstacle=lambda: obstacle(x, taps) or wants_gradient(*given)
+        "short_conv_step", backend, *given, obstacle=lambda: obstacle(*given) or wants_gradient(*given)
     )
     if form == "triton":
         from recallfront.kernels.short_conv.triton import step
 
-        check_shape("short_conv_step", "x", x, (None, taps.shape[0]))
-        check_shape("short_conv_step", "state", state, (x.shape[0], taps.shape[1] - 1, x.shape[1]))
         state = (state if in_place else state.clone()).contiguous()
         return step(x, taps, bias, state, activation == "silu"), state
     history = torch.cat([state, x[:, None]], dim=1)

@@ -51,7 +51,7 @@ def convolve(
     cut, _ = cuts(x, taps)
     launch(
         conv_forward, (batch * triton.cdiv(time, SPAN) * triton.cdiv(channels, cut["WIDTH"]),), x, taps.contiguous(),
-        bias, _whole(initial_state), _whole(positions), y, last, time, channels, x.stride(0), x.stride(1),
+        _whole(bias), _whole(initial_state), _whole(positions), y, last, time, channels, x.stride(0), x.stride(1),
         **_options(x, taps, bias, initial_state, positions, silu), **cut,
     )  # fmt: skip
     return y, last
@@ -90,7 +90,7 @@ def backward(
     state = (0,) if initial_state is None else initial_state.shape
     grad_initial = torch.empty(state, dtype=x.dtype, device=x.device)
     launch(
-        conv_backward, (batch * spans * triton.cdiv(channels, cut["WIDTH"]),), x, taps.contiguous(), bias,
+        conv_backward, (batch * spans * triton.cdiv(channels, cut["WIDTH"]),), x, taps.contiguous(), _whole(bias),
         _whole(initial_state), _whole(positions), grad, grad_last.contiguous(), grad_x, grad_initial, part, time,
         channels, x.stride(0), x.stride(1), grad.stride(0), grad.stride(1),
         **_options(x, taps, bias, initial_state, positions, silu), **cut,
@@ -214,8 +214,8 @@ def step(x: Tensor, taps: Tensor, bias: Tensor | None, state: Tensor, silu: bool
     x = _rows(x)
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     launch(
-        conv_step, (triton.cdiv(channels, _STEP_WIDTH), triton.cdiv(batch, STEP_ROWS)), x, taps.contiguous(), bias,
-        state, y, batch, channels, x.stride(0), HAS_BIAS=bias is not None, SILU=silu,
+        conv_step, (triton.cdiv(channels, _STEP_WIDTH), triton.cdiv(batch, STEP_ROWS)), x, taps.contiguous(),
+        _whole(bias), state, y, batch, channels, x.stride(0), HAS_BIAS=bias is not None, SILU=silu,
         PRECISE=x.dtype == torch.float32, TAPS=taps.shape[1], ROWS=STEP_ROWS, WIDTH=_STEP_WIDTH, num_warps=1,
     )  # fmt: skip
     return y

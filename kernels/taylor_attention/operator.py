@@ -1,5 +1,6 @@
 """Public form of Taylor attention."""
 
+import torch
 from torch import Tensor
 
 from recallfront.kernels.backend import Backend, choose
@@ -64,6 +65,8 @@ def taylor_attention_extend(
     _check_state("taylor_attention_extend", q, v, state, q.shape[2])
     if padding is not None:
         check_shape("taylor_attention_extend", "padding", padding, tuple(q.shape[:2]))
+        if padding.dtype != torch.bool:
+            raise ValueError(f"taylor_attention_extend: padding is {padding.dtype}; it must be torch.bool")
     form = choose(
         "taylor_attention_extend", backend, q, k, v, state, padding,
         obstacle=lambda: state_obstacle(q, k, v, state, scale),

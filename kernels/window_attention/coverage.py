@@ -31,8 +31,10 @@ def obstacle(
     return _head_obstacle(q, q.shape[3], v.shape[3])
 
 
-def step_obstacle(q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor) -> str | None:
+def step_obstacle(
+    q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None
+) -> str | None:
     """Why no kernel covers a step, or None where one does."""
     if keys.stride(3) != 1 or values.stride(3) != 1:
         return "the numbers of a key do not lie side by side; keys and values must be contiguous in the last dimension"
-    return wants_gradient(q, k, v, keys, values) or _head_obstacle(q, q.shape[2], values.shape[3])
+    return wants_gradient(q, k, v, keys, values, bias) or _head_obstacle(q, q.shape[2], values.shape[3])

@@ -96,6 +96,10 @@ def _check(
     heads, kv_heads = q.shape[2], k.shape[2]
     if kv_heads == 0 or heads % kv_heads:
         raise ValueError(f"{name}: k has {kv_heads} heads and q {heads}; the former must divide the latter")
+    if min(heads, q.shape[3], v.shape[3]) == 0:
+        raise ValueError(
+            f"{name}: q has shape {tuple(q.shape)} and v {tuple(v.shape)}; heads and head sizes must be at least 1"
+        )
     if k.shape[1] < q.shape[1] or q.shape[1] == 0:
         raise ValueError(f"{name}: q has {q.shape[1]} tokens and k {k.shape[1]}; 1 <= q tokens <= k tokens")
     if window_size is not None and window_size < 1:
@@ -192,7 +196,7 @@ def window_attention_step(
         values,
         lengths,
         bias,
-        obstacle=lambda: step_obstacle(q, k, v, keys, values),
+        obstacle=lambda: step_obstacle(q, k, v, keys, values, bias),
     )
     if form == "triton":
         from recallfront.kernels.window_attention import triton as kernels
