@@ -101,8 +101,8 @@ class LanguageModel(nn.Module):
         _check_tokens(tokens, 2)
         if positions is not None:
             _check_positions(positions, tokens)
-        self._check_length(tokens.shape[1])
         layout = Layout(positions, tokens.shape[1] if positions is None else int(positions.max()) + 1)
+        self._check_length(layout.longest)
         x = self._embed(tokens, layout.positions)
         for layer in self.layers:
             if self.checkpoint_activations and torch.is_grad_enabled():
@@ -121,7 +121,8 @@ class LanguageModel(nn.Module):
         if positions is not None and sinusoidal:
             x = x + sinusoids(positions, self.config.width, x.dtype)
         if positions is not None and self.position_table is not None:
-            x = x + self.position_table(positions)
+            rows = self.config.learned_positions  # padding and drafts that no one reads may lie beyond
+            x = x + self.position_table(positions.clamp(max=rows - 1))
         return x
 
     def _check_length(self, length: int) -> None:
@@ -150,7 +151,7 @@ class LanguageModel(nn.Module):
             for layer in self.layers
         ]
         lengths = torch.zeros(batch_size, dtype=torch.long, device=weight.device)
-        return State(layers, lengths, 0, self._name)
+        return State(layers, lengths, 0, self._state_name)
 
     @torch.no_grad()
     def prefill(
@@ -177,7 +178,8 @@ class LanguageModel(nn.Module):
         if lengths is not None:
             _check_lengths(lengths, batch, time)
         block = Block(state.lengths, state.longest, time, lengths, state.uniform)
-        self._check_length(state.longest + time)
+        if self.position_table is not None:
+            self._check_length(state.longest + time if lengths is None else int(block.ends.max()))
         x = self._embed(tokens, None if state.longest == 0 else block.positions)
         for layer, layer_state in zip(self.layers, state.layers, strict=True):
             x = x + layer.mixer.extend(layer.mixer_norm(x), layer_state, block)  # type: ignore[union-attr, operator]
@@ -186,7 +188,9 @@ class LanguageModel(nn.Module):
         if lengths is not None:
             longest = int(block.ends.max())
             uniform = bool((block.ends == longest).all())
-        return self.final_norm(x), State(state.layers, block.ends, longest, self._name, uniform, state.kept)
+        return self.final_norm(x), State(
+            state.layers, block.ends, longest, state.model_name, uniform, state.kept
+        )
 
     @property
     def can_branch(self) -> bool:
@@ -215,7 +219,7 @@ class LanguageModel(nn.Module):
         run = self._lean_step if covers(self.embedding.weight) else self._step
         hidden = run(tokens, state, step)
         lengths, longest = state.lengths + 1, state.longest + 1
-        state = State(state.layers, lengths, longest, self._name, state.uniform, state.kept)
+        state = State(state.layers, lengths, longest, state.model_name, state.uniform, state.kept)
         return self.unembed(hidden), state
 
     def _step(self, tokens: Tensor, state: State, step: Step) -> Tensor:
@@ -254,10 +258,15 @@ class LanguageModel(nn.Module):
             if isinstance(module, Drawn):
                 module.initialise(generator)
 
+    @property
+    def _state_name(self) -> str:
+        """What a state must carry to be this model's: configuration and type."""
+        return f"{self._name} {self.embedding.weight.dtype}"
+
     def _check_state(self, state: State, batch_size: int) -> None:
-        if state.model_name != self._name:
+        if state.model_name != self._state_name:
             raise ValueError(
-                "the state belongs to a model of another configuration; use init_state of this one"
+                "the state belongs to a model of another configuration or type; use init_state of this one"
             )
         if state.batch_size != batch_size:
             raise ValueError(

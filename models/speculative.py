@@ -76,8 +76,8 @@ def generate_speculative(
     hidden, state = model.read(tokens, model.init_state(tokens.shape[0]), lengths=lengths)
     last = _at(hidden, lengths)
     new: list[list[int]] = [[] for _ in range(tokens.shape[0])]
-    done, rounds = [False] * len(new), 0
-    while not all(done):
+    rows, rounds = list(range(len(new))), 0  # rows that have not ended: the others are read no further
+    while rows:
         drafts = heads(last).topk(min(RANKS, model.config.vocab_size), dim=-1).indices
         drafts = F.pad(
             drafts, (0, RANKS - drafts.shape[-1])
@@ -85,9 +85,17 @@ def generate_speculative(
         nodes = tree.tokens(model.unembed(last).argmax(-1), drafts)
         accepted, counts = accept(tree, nodes, tree_logits(model, nodes, state, tree).argmax(-1))
         rounds += 1
-        for row, line in enumerate(accepted.tolist()):
-            done[row] = done[row] or _extend(new[row], line[: int(counts[row])], max_new_tokens, stop_tokens)
-        if not all(done):
+        lines = zip(rows, accepted.tolist(), counts.tolist(), strict=True)
+        going_on = [
+            place
+            for place, (row, line, count) in enumerate(lines)
+            if not _extend(new[row], line[:count], max_new_tokens, stop_tokens)
+        ]
+        if going_on and len(going_on) < len(rows):
+            places = torch.tensor(going_on, device=tokens.device)
+            accepted, counts, state = accepted[places], counts[places], state.select(places)
+        rows = [rows[place] for place in going_on]
+        if rows:
             hidden, state = model.read(accepted, state, lengths=counts)
             last = _at(hidden, counts)
     return Speculation(new, rounds)
@@ -139,7 +147,10 @@ def tree_logits(model: LanguageModel, nodes: Tensor, state: State, tree: DraftTr
     leaves, depth = paths.shape
     rows = torch.arange(nodes.shape[0], device=nodes.device).repeat_interleave(leaves)
     lines = nodes[:, paths.clamp(min=0)].flatten(0, 1)
-    logits, _ = model.prefill(lines, state.select(rows))
+    copies, table, room = state.select(rows), model.config.learned_positions, None
+    if table:  # what lies beyond the table of positions counts for no one
+        room = (table - copies.lengths).clamp(1, depth)
+    logits, _ = model.prefill(lines, copies, lengths=room)
     places = torch.zeros(len(tree), dtype=torch.long, device=nodes.device)
     leaf, level = (paths >= 0).nonzero(as_tuple=True)
     places[paths[leaf, level]] = leaf * depth + level

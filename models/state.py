@@ -18,7 +18,7 @@ class State:
     layers: list[LayerState]
     lengths: Tensor  # (B,) tokens that each row has seen
     longest: int  # the most that any row may have seen, known without asking the device
-    model_name: str  # configuration of the model it belongs to, to refuse another's
+    model_name: str  # configuration and type of the model it belongs to, to refuse another's
     uniform: bool = True  # all rows have seen equally many
     kept: dict[Any, Any] = field(default_factory=dict)  # what follows from the weights alone, made once
 

@@ -37,6 +37,27 @@ def test_more_tokens_than_learned_positions() -> None:
     _, state = model.prefill(draw_tokens(1, 64), model.init_state(1))
     with pytest.raises(ValueError, match="65 tokens long"):
         model.step(draw_tokens(1, 1)[:, 0], state)
+    with pytest.raises(ValueError, match="66 tokens long"):
+        model(draw_tokens(1, 3), torch.tensor([[63, 64, 65]]))
+
+
+def test_packed_texts_and_padding_may_be_longer_than_learned_positions() -> None:
+    """Each document fits; what lies beyond the table is padding."""
+    model = make_model(case_config("attention-gpt"))
+    tokens = draw_tokens(2, 100)
+    packed = model(tokens, torch.arange(50).repeat(2).expand(2, -1))
+    torch.testing.assert_close(packed[:, 50:], model(tokens[:, 50:]), atol=1e-10, rtol=1e-10)
+    padded, _ = model.prefill(tokens, model.init_state(2), lengths=torch.tensor([64, 7]))
+    torch.testing.assert_close(padded[:1, :64], model(tokens[:1, :64]), atol=1e-10, rtol=1e-10)
+
+
+def test_a_state_of_another_type() -> None:
+    state = make_model(case_config("hawk"), torch.float64).init_state(2)
+    model = make_model(case_config("hawk"), torch.float32)
+    with pytest.raises(ValueError, match="another configuration or type"):
+        model.prefill(draw_tokens(2, 3), state)
+    with pytest.raises(ValueError, match="another configuration or type"):
+        model.step(draw_tokens(2, 1)[:, 0], state)
 
 
 @pytest.mark.parametrize("lengths", [[0, 3], [1, 4], [2]])

@@ -1,6 +1,7 @@
 """Speculative decoding says what greedy decoding says, whatever the tree, the prompt and the drafts."""
 
 import ast
+from functools import cache
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recallfront.models import build
+from recallfront.models import LanguageModel, build, parse_config
 from recallfront.models.draft_training import draft_loss, train_draft_heads
 from recallfront.models.draft_tree import RANKS, DraftTree
 from recallfront.models.generation import generate
@@ -54,8 +55,32 @@ def test_speculative_is_greedy(name: str) -> None:
     assert found.tokens == expected
 
 
+@pytest.mark.parametrize(
+    "values",
+    [
+        CASES["attention-gpt"],
+        CASES["linear-biases"],
+        {"architecture": "gla", "learned_positions": 64},  # reads each path as a row
+    ],
+)
+def test_up_to_the_last_learned_position(values: dict[str, object]) -> None:
+    """Drafts beyond the table are written by no one, and rows that have ended go no further."""
+    model = make_model(parse_config({"vocab_size": 17, "width": 16} | values))
+    tokens, lengths = draw_tokens(3, 58), torch.tensor([58, 30, 54])
+    expected = generate(model, tokens, lengths=lengths, max_new_tokens=7)
+    heads = DraftHeads(model, 4)
+    found = generate_speculative(model, heads, tokens, lengths=lengths, tree=TREE, max_new_tokens=7)
+    assert found.tokens == expected
+
+
 GROUPED = make_model(case_config("grouped"))
 HEADS = DraftHeads(GROUPED, 4)
+
+
+@cache
+def with_heads(name: str) -> tuple[LanguageModel, DraftHeads]:
+    model = make_model(case_config(name))
+    return model, DraftHeads(model, 4)
 
 
 @st.composite
@@ -69,12 +94,25 @@ def trees(draw: st.DrawFn) -> DraftTree:
     return DraftTree(paths)
 
 
-@settings(max_examples=40, deadline=None)
-@given(tree=trees(), length=st.integers(1, 14), new=st.integers(1, 12), seed=st.integers(0, 99))
-def test_any_tree_and_prompt(tree: DraftTree, length: int, new: int, seed: int) -> None:
-    tokens = draw_tokens(1, length, seed)
-    found = generate_speculative(GROUPED, HEADS, tokens, tree=tree, max_new_tokens=new)
-    assert found.tokens == generate(GROUPED, tokens, max_new_tokens=new)
+@pytest.mark.parametrize("name", CASES)
+@settings(max_examples=12, deadline=None)
+@given(
+    tree=trees(),
+    lengths=st.lists(st.integers(1, 14), min_size=1, max_size=3),
+    new=st.integers(1, 12),
+    seed=st.integers(0, 99),
+    stop=st.sets(st.integers(0, 16), max_size=2),
+)
+def test_any_tree_and_prompt(
+    name: str, tree: DraftTree, lengths: list[int], new: int, seed: int, stop: set[int]
+) -> None:
+    model, heads = with_heads(name)
+    tokens, sizes = draw_tokens(len(lengths), max(lengths), seed), torch.tensor(lengths)
+    expected = generate(model, tokens, lengths=sizes, max_new_tokens=new, stop_tokens=stop)
+    found = generate_speculative(
+        model, heads, tokens, tree=tree, lengths=sizes, max_new_tokens=new, stop_tokens=stop
+    )
+    assert found.tokens == expected
     assert 1 <= found.rounds <= new
 
 
