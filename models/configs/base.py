@@ -157,6 +157,10 @@ class Architecture(Frozen):
         """
         return sum(self.layer_state_elements(letter, context_length) for letter in self.layers)
 
+    def materialised_state_elements(self, context_length: int) -> int:
+        """`state_elements` as the authors' code holds it, which is more where that keeps numbers twice."""
+        return self.state_elements(context_length)
+
     def layer_state_elements(self, letter: str, context_length: int) -> int:
         """State of one layer; each architecture adds the letters of its own."""
         if letter == "C":

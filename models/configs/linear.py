@@ -61,6 +61,12 @@ class FeatureKnobs(Architecture):
             return self.num_heads * self.expanded_dim * (self.head_dim + 1) + tail
         return super().layer_state_elements(letter, context_length)
 
+    def materialised_state_elements(self, context_length: int) -> int:
+        """With each product of two Taylor features twice (1 + d + d^2 features), as Based's code holds them."""
+        twice = self.key_dim * (self.key_dim - 1) // 2 if self.feature_map == "taylor" else 0
+        doubles = self.layers.count("L") * self.num_heads * twice * (self.head_dim + 1)
+        return self.state_elements(context_length) + doubles
+
 
 class LinearConfig(FeatureKnobs):
     """Linear attention with one of the feature maps, with or without augmentation."""

@@ -6,6 +6,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from recallfront.models import build, parse_config
+from recallfront.models.building import assemble
 from recallfront.models.configs.presets import PRESETS, preset
 from tests.models.cases import CASES, case_config, draw_tokens
 
@@ -35,6 +36,12 @@ def test_matrix_products(name: str) -> None:
     mixing = sum(config.layer_mixing_flops(letter, 1) for letter in config.layers)
     matrices = 2 * (config.forward_flops(1) - mixing)  # two rows
     assert matrices <= counter.get_total_flops()
+    products = sum(parameter.numel() for parameter in model.parameters() if parameter.ndim >= 2)
+    aside = ("taps", "taps.weight", "t5_bias.weight", "position_table.weight", "lru.bias")
+    products -= sum(p.numel() for key, p in model.named_parameters() if p.ndim >= 2 and key.endswith(aside))
+    if not config.tied_embeddings:  # looked up, not multiplied by
+        products -= model.embedding.weight.numel()
+    assert matrices == 2 * 2 * products
 
 
 @pytest.mark.parametrize("width", [64, 128])
@@ -54,11 +61,12 @@ def test_an_attention_model_takes_what_is_counted(width: int) -> None:
 @pytest.mark.parametrize(
     ("name", "billions", "state_elements"),
     [
-        ("griffin-100m", None, None),
         ("recurrentgemma-2b", 2.68, 8_572_928),  # state sizes: executed on the released code
+        ("recurrentgemma-9b", 8.6, None),
         ("griffin-7b", None, 3_117_056),
         ("hawk-7b", None, 720_896),
         ("based-360m", 0.36, 795_600 + 1_310_720 + 69_632),
+        ("based-1.3b", 1.35, None),
     ],
 )
 def test_presets(name: str, billions: float | None, state_elements: int | None) -> None:
@@ -69,9 +77,28 @@ def test_presets(name: str, billions: float | None, state_elements: int | None) 
         assert config.state_elements(8192) == state_elements
 
 
+def test_states_as_their_authors_hold_them() -> None:
+    """Each product of two Taylor features twice: executed on Based's code."""
+    config = preset("based-360m")
+    assert config.materialised_state_elements(8192) == 1_419_600 + 1_310_720 + 69_632
+    elu = parse_config({"architecture": "linear", "vocab_size": 8})
+    assert elu.materialised_state_elements(100) == elu.state_elements(100)
+
+
+@pytest.mark.parametrize("size", ["100m", "200m", "400m", "1.3b", "3b", "7b", "14b"])
+@pytest.mark.parametrize("architecture", ["hawk", "griffin"])
+def test_sizes_of_the_paper(architecture: str, size: str) -> None:
+    """Without the embedding they have about the size of their name (arXiv:2402.19427 table 2)."""
+    config = preset(f"{architecture}-{size}")
+    named = float(size[:-1]) * (1e6 if size[-1] == "m" else 1e9)
+    assert config.parameter_count() - config.vocab_size * config.width == pytest.approx(named, rel=0.2)
+
+
 def test_every_preset_can_be_built() -> None:
     with torch.device("meta"):
         for name in PRESETS:
-            assert preset(name).parameter_count() > 5e7
+            config = preset(name)
+            parameters = assemble(config.model_copy(update={"num_layers": 3})).parameter_count()
+            assert parameters == config.model_copy(update={"num_layers": 3}).parameter_count()
     with pytest.raises(ValueError, match="there is no preset 'gpt-5'; there are griffin-100m"):
         preset("gpt-5")
