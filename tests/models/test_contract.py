@@ -13,6 +13,8 @@ from recallfront.models.state import State
 from tests.models.cases import CASES, LENGTHS, case_config, draw_tokens, make_model
 
 LONGEST = max(LENGTHS)
+TOLERANCES = [(torch.float64, 1e-10), (torch.float32, 2e-5)]
+SUMMED = {"hidden", "sums", "matrix"}  # states that a text is summed up in
 
 
 @pytest.fixture(params=CASES)
@@ -53,7 +55,7 @@ class TestContract:
             assert torch.equal(before[:, :place], after[:, :place])
             assert not torch.equal(before[:, place], after[:, place])
 
-    @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 2e-5)])
+    @pytest.mark.parametrize(("dtype", "tolerance"), TOLERANCES)
     def test_step_by_step_equals_parallel(
         self, config: Architecture, dtype: torch.dtype, tolerance: float
     ) -> None:
@@ -77,12 +79,35 @@ class TestContract:
         close(lean, decode(model, more, copy)[0])
 
     @pytest.mark.parametrize("length", LENGTHS)
-    def test_prefill_then_steps_equal_parallel(self, model: LanguageModel, length: int) -> None:
+    @pytest.mark.parametrize(("dtype", "tolerance"), TOLERANCES)
+    def test_prefill_then_steps_equal_parallel(
+        self, config: Architecture, length: int, dtype: torch.dtype, tolerance: float
+    ) -> None:
+        model = make_model(config, dtype)
         tokens = draw_tokens(2, LONGEST + 3)
         expected = model(tokens)
         prompt, state = model.prefill(tokens[:, :length], model.init_state(2))
         rest, _ = decode(model, tokens[:, length:], state)
-        close(torch.cat([prompt, rest], dim=1), expected)
+        scale = float(expected.abs().max())
+        close(torch.cat([prompt, rest], dim=1) / scale, expected / scale, tolerance)
+
+    @pytest.mark.parametrize(("dtype", "tolerance"), TOLERANCES)
+    def test_texts_longer_than_every_chunk(
+        self, config: Architecture, dtype: torch.dtype, tolerance: float
+    ) -> None:
+        """Operators work in chunks of up to 128 tokens: packed, in blocks and by steps across their edges."""
+        config = config.model_copy(update={"learned_positions": 150 if config.learned_positions else 0})
+        model = make_model(config, dtype)
+        tokens = draw_tokens(2, 150)
+        expected = model(tokens)
+        scale = float(expected.abs().max())
+        first, state = model.prefill(tokens[:, :70], model.init_state(2))
+        second, state = model.prefill(tokens[:, 70:147], state)
+        third, _ = decode(model, tokens[:, 147:], state)
+        close(torch.cat([first, second, third], dim=1) / scale, expected / scale, tolerance)
+        packed = model(tokens, torch.cat([torch.arange(64), torch.arange(3), torch.arange(83)]).expand(2, -1))
+        for start, end in ((0, 64), (64, 67), (67, 150)):
+            close(packed[:, start:end] / scale, model(tokens[:, start:end]) / scale, tolerance)
 
     @pytest.mark.parametrize("first", LENGTHS)
     @pytest.mark.parametrize("second", [2, 9])
@@ -138,6 +163,21 @@ class TestContract:
         expected = 2 * 8 * config.state_elements(length)  # two rows of float64
         assert model.state_bytes(prefilled) == model.state_bytes(stepped) == expected
 
+    def test_a_bounded_state_takes_no_more_memory_as_the_context_grows(
+        self, config: Architecture, model: LanguageModel
+    ) -> None:
+        """All of its tensors, also what of them no later token can see."""
+        if "A" in config.layers:
+            assert config.state_elements(200) > config.state_elements(100)
+            return
+        assert config.state_elements(10**6) == config.state_elements(100)
+        state = model.init_state(2)
+        sizes = [{name: tensor.shape for name, tensor in layer.items()} for layer in state.layers]
+        for block in (7, 23):
+            _, state = model.prefill(draw_tokens(2, block), state)
+            _, state = decode(model, draw_tokens(2, 3), state)
+            assert [{name: x.shape for name, x in layer.items()} for layer in state.layers] == sizes
+
     def test_save_and_load(self, config: Architecture, tmp_path: Path) -> None:
         model = make_model(config, torch.float32)
         loaded = load(save(model, tmp_path / "model"))
@@ -163,6 +203,9 @@ class TestContract:
         logits, _ = decode(model, tokens, model.init_state(2))
         difference = (logits.float() - expected.float()).norm() / expected.float().norm()
         assert float(difference) < 0.05
+        _, state = model.prefill(tokens, model.init_state(2))
+        for layer in state.layers:
+            assert all(layer[name].dtype == torch.float32 for name in SUMMED & layer.keys())
 
     def test_a_state_of_another_model_or_batch_is_refused(self, model: LanguageModel) -> None:
         with pytest.raises(ValueError, match="tokens have 3 rows and the state 2"):

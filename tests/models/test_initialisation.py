@@ -5,6 +5,8 @@ from recallfront.models import build, parse_config
 from recallfront.models.configs.presets import preset
 from recallfront.models.language_model import Embedding
 from recallfront.models.layers import Linear
+from recallfront.models.mixers.grouped import GroupedAttention
+from recallfront.models.mixers.matrix_state import MatrixState, fixed_decay
 from recallfront.models.mixers.recurrent import RecurrentBlock
 
 
@@ -52,3 +54,29 @@ def test_one_standard_deviation_for_all_matrices() -> None:
             seen.add(name.rpartition(".")[2])
     assert seen == {"embedding", "branches", "out", "qkv", "up", "down"}
     assert preset("based-360m").init_std == 0.02
+
+
+@pytest.mark.parametrize("architecture", ["mamba2", "gated_deltanet"])
+def test_selective_decays_start_as_in_mamba2(architecture: str) -> None:
+    """A uniform in [1, 16], dt log-uniform in [0.001, 0.1] (arXiv:2405.21060)."""
+    values = {"architecture": architecture, "vocab_size": 8, "width": 512, "num_heads": 512, "pattern": "S"}
+    block = build(parse_config(values)).layers[0].mixer
+    assert isinstance(block, MatrixState) and block.selective is not None
+    rate = block.selective.log_rate.detach().exp()
+    dt = torch.nn.functional.softplus(block.selective.bias.detach())
+    assert 1 <= float(rate.min()) < 1.5 and 15.5 < float(rate.max()) <= 16
+    assert float(rate.mean()) == pytest.approx(8.5, rel=0.1)
+    assert 1e-3 * (1 - 1e-4) < float(dt.min()) < 1.2e-3 and 0.08 < float(dt.max()) < 0.1 * (1 + 1e-4)
+    assert float(dt.log().mean()) == pytest.approx(torch.tensor(1e-2).log().item(), rel=0.05)
+
+
+def test_decays_of_retnet_are_fixed() -> None:
+    found = fixed_decay(3, torch.device("cpu"), torch.float64).exp()
+    torch.testing.assert_close(found, torch.tensor([31 / 32, 63 / 64, 127 / 128], dtype=torch.float64))
+
+
+def test_the_augmentation_starts_from_nothing() -> None:
+    """Taps and the scale across groups are 0, as in the authors' code (arXiv:2406.07368)."""
+    block = build(parse_config({"architecture": "grouped", "vocab_size": 8, "pattern": "G"})).layers[0].mixer
+    assert isinstance(block, GroupedAttention) and block.taps is not None
+    assert not block.taps.weight.any() and not block.cross_scale.weight.any()

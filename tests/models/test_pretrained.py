@@ -24,7 +24,7 @@ from recallfront.models import LanguageModel, build
 from recallfront.models.generation import generate
 from recallfront.models.hugging_face import from_pretrained, register_auto_classes, save_pretrained
 from recallfront.models.pretrained import from_transformers, linearize
-from tests.models.cases import case_config, draw_tokens, make_model
+from tests.models.cases import CASES, case_config, draw_tokens, make_model
 
 
 def tiny_llama(**changes: Any) -> PreTrainedModel:
@@ -116,6 +116,13 @@ def test_what_cannot_be_read_or_linearized() -> None:
         linearize(build(case_config("griffin")))
     with pytest.raises(ValueError, match="group_size"):
         linearize(tiny_llama(), group_size=0)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_architecture_is_written_out(name: str, tmp_path: Path) -> None:
+    model = make_model(case_config(name), torch.float32)
+    save_pretrained(model, tmp_path)
+    assert torch.equal(from_pretrained(tmp_path)(draw_tokens(2, 7)).logits, model(draw_tokens(2, 7)))
 
 
 @pytest.mark.parametrize("name", ["griffin", "based", "grouped", "mamba2", "linear-performer"])
