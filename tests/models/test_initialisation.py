@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from recallfront.kernels.rg_lru.reference import _Root
 from recallfront.models import build, parse_config
 from recallfront.models.configs.presets import preset
 from recallfront.models.language_model import Embedding
@@ -32,6 +33,15 @@ def test_the_gradient_at_a_decay_of_one_is_finite() -> None:
         block.lru.p.fill_(-200.0)  # softplus underflows: a = 1 exactly
     torch.autograd.backward(model(torch.zeros(1, 6, dtype=torch.long)).sum())
     assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in model.parameters())
+
+
+def test_the_slope_of_the_root_is_at_most_1000() -> None:
+    """As in the released code: 1 / (2 sqrt x), cut (the forms of the operator are held to this definition)."""
+    x = torch.tensor([0.0, 1e-12, 1e-4, 0.25], dtype=torch.float64, requires_grad=True)
+    root = _Root.apply(x)  # type: ignore[no-untyped-call]
+    torch.testing.assert_close(root.detach(), x.detach().sqrt())
+    (slope,) = torch.autograd.grad(root.sum(), x)
+    torch.testing.assert_close(slope, torch.tensor([1000.0, 1000.0, 50.0, 1.0], dtype=torch.float64))
 
 
 def test_projections_are_scaled_by_their_inputs() -> None:
