@@ -73,7 +73,9 @@ class Performer(FeatureMap, Drawn):
         for _ in range(-(-features // dim)):
             square = torch.randn(dim, dim, generator=generator, dtype=torch.float64)
             lengths = torch.randn(dim, dim, generator=generator, dtype=torch.float64).norm(dim=1)
-            blocks.append(lengths[:, None] * torch.linalg.qr(square).Q.T)
+            q, r = torch.linalg.qr(square)
+            # with R's diagonal made positive Q is uniform: Householder's signs would favour one half space
+            blocks.append(lengths[:, None] * (q * r.diagonal().sign()).T)
         self.projection.copy_(torch.cat(blocks)[:features])
 
     def forward(self, x: Tensor, positions: Tensor) -> Tensor:

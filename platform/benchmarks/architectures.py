@@ -44,8 +44,8 @@ def _decoding() -> "Table":
     from recallfront.models.benchmark import CONTEXTS, decoding_costs
 
     table = _table(
-        "4 rows after each context: prefill tokens/s, decode tokens/s, state bytes",
-        ("architecture", "", *(f"{context:,}" for context in CONTEXTS), "last / first"),
+        "4 rows after each context: prefill and decode in tokens/s, state in KiB",
+        ("architecture", "", *(f"{context:,}" for context in CONTEXTS), "growth"),
     )
     costs = decoding_costs()
     for start in range(0, len(costs), len(CONTEXTS)):
@@ -53,10 +53,8 @@ def _decoding() -> "Table":
         grown = rows[-1].decode_seconds / rows[0].decode_seconds
         table.add_row(rows[0].architecture, "prefill", *(f"{r.prefill_tokens_per_second:,.0f}" for r in rows))
         table.add_row("", "decode", *(f"{r.decode_tokens_per_second:,.0f}" for r in rows), f"{grown:.2f}")
-        table.add_row("", "state", *(f"{r.state_bytes:,}" for r in rows))
-    table.caption = (
-        "last / first: seconds of a decode step after the longest context over those after the shortest"
-    )
+        table.add_row("", "state", *(f"{r.state_bytes / 1024:,.0f}" for r in rows))
+    table.caption = "growth: seconds of a decode step after the longest context over those after the shortest"
     return table
 
 
@@ -80,7 +78,7 @@ def _released(against: Path | None) -> "Table | str":
 def _table(title: str, columns: tuple[str, ...]) -> "Table":
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", caption_justify="left", box=None)
+    table = Table(title=title, title_justify="left", caption_justify="left", box=None, padding=(0, 1, 0, 0))
     for index, column in enumerate(columns):
         table.add_column(column, justify="right" if index else "left", no_wrap=True)
     return table

@@ -58,6 +58,14 @@ def test_each_map_is_its_equation(pair: tuple[torch.Tensor, torch.Tensor]) -> No
         torch.testing.assert_close(weights(make(name), q, k), value, atol=tolerance, rtol=1e-12)
 
 
+def test_performer_is_unbiased(pair: tuple[torch.Tensor, torch.Tensor]) -> None:
+    """The mean over draws tends to exp(q . k / sqrt(D)), within five standard errors."""
+    q, k = (0.5 * x for x in pair)
+    draws = torch.stack([weights(make("performer", seed=seed), q, k) for seed in range(400)])
+    error = (draws.mean(0) - torch.exp(q @ k.T / 2)).abs()
+    assert bool((error < 5 * draws.std(0) / 400**0.5).all())
+
+
 @pytest.mark.parametrize("conv_size", [0, 6])
 @pytest.mark.parametrize("feature_map", MAPS)
 def test_every_linear_attention_with_and_without_augmentation(feature_map: str, conv_size: int) -> None:
