@@ -122,7 +122,11 @@ def test_what_cannot_be_read_or_linearized() -> None:
 def test_every_architecture_is_written_out(name: str, tmp_path: Path) -> None:
     model = make_model(case_config(name), torch.float32)
     save_pretrained(model, tmp_path)
-    assert torch.equal(from_pretrained(tmp_path)(draw_tokens(2, 7)).logits, model(draw_tokens(2, 7)))
+    again, tokens = from_pretrained(tmp_path), draw_tokens(2, 7)
+    read = again.language_model.state_dict()
+    assert all(torch.equal(read[key], tensor) for key, tensor in model.state_dict().items())
+    # on some processors the order of a product's sums follows where the weights lie in memory
+    torch.testing.assert_close(again(tokens).logits, model(tokens), atol=1e-6, rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["griffin", "based", "grouped", "mamba2", "linear-performer"])
