@@ -138,9 +138,7 @@ def grouped_attention_op(
 
 
 @grouped_attention_op.register_fake
-def _(
-    q: Tensor, k: Tensor, v: Tensor, scale: Tensor | None, taps: Tensor | None, number: float, group_size: int
-) -> Tensor:
+def _(q: Tensor, k: Tensor, v: Tensor, *others: object) -> Tensor:
     return v.new_empty(v.shape)
 
 
@@ -301,19 +299,7 @@ def grouped_attention_step_op(
 
 
 @grouped_attention_step_op.register_fake
-def _(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    sums: Tensor,
-    keys: Tensor,
-    values: Tensor,
-    tail: Tensor | None,
-    lengths: Tensor,
-    scale: Tensor | None,
-    taps: Tensor | None,
-    number: float,
-) -> Tensor:
+def _(q: Tensor, k: Tensor, v: Tensor, *others: object) -> Tensor:
     return v.new_empty(v.shape)
 
 
@@ -360,21 +346,7 @@ def grouped_attention_tree_op(
 
 
 @grouped_attention_tree_op.register_fake
-def _(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    sums: Tensor,
-    keys: Tensor,
-    values: Tensor,
-    tail: Tensor | None,
-    lengths: Tensor,
-    positions: Tensor,
-    seen: Tensor,
-    scale: Tensor | None,
-    taps: Tensor | None,
-    number: float,
-) -> Tensor:
+def _(q: Tensor, k: Tensor, v: Tensor, *others: object) -> Tensor:
     return v.new_empty(v.shape)
 
 

@@ -149,15 +149,7 @@ def window_attention_op(
 
 
 @window_attention_op.register_fake
-def _(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    segments: Tensor | None,
-    slopes: Sequence[float] | None,
-    window_size: int | None,
-    scale: float,
-) -> tuple[Tensor, Tensor]:
+def _(q: Tensor, k: Tensor, v: Tensor, *others: object) -> tuple[Tensor, Tensor]:
     batch, time, heads, _ = q.shape
     o = q.new_empty(batch, time, heads, v.shape[3])
     return o, q.new_empty(batch, heads, 2, time, dtype=torch.float32)
@@ -272,18 +264,7 @@ def _delta(call: _Call, do: Tensor, o: Tensor, norms: Tensor) -> Tensor:
 
 
 @window_attention_backward_op.register_fake
-def _(
-    do: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    o: Tensor,
-    norms: Tensor,
-    segments: Tensor | None,
-    slopes: Sequence[float] | None,
-    window_size: int | None,
-    scale: float,
-) -> tuple[Tensor, Tensor, Tensor]:
+def _(do: Tensor, q: Tensor, k: Tensor, v: Tensor, *others: object) -> tuple[Tensor, Tensor, Tensor]:
     return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)
 
 
@@ -370,17 +351,7 @@ def window_attention_step_op(
 
 
 @window_attention_step_op.register_fake
-def _(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    keys: Tensor,
-    values: Tensor,
-    lengths: Tensor,
-    bias: Tensor | None,
-    slopes: Sequence[float] | None,
-    scale: float,
-) -> Tensor:
+def _(q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor, *others: object) -> Tensor:
     return q.new_empty(q.shape[0], q.shape[1], values.shape[3])
 
 
