@@ -7,7 +7,16 @@ from the saved norms, never stored.
 import triton
 import triton.language as tl
 
-from recallfront.kernels.window_attention.triton_forward import load_norms, load_rows, seen, store_rows, tilt
+from recallfront.kernels.window_attention.triton_forward import (
+    keys_of,
+    load_norms,
+    load_rows,
+    queries_of,
+    seen,
+    store_rows,
+    tilt,
+    unmasked,
+)
 
 
 @triton.jit
@@ -67,12 +76,7 @@ def window_delta_exact(
     That is what o . do is too, but here the roundings are those of the gradients it is about to be taken from: in
     float32 the difference shows.
     """
-    blocks = tl.cdiv(time, QUERIES)
-    block = blocks - 1 - tl.program_id(0) % blocks
-    line = tl.program_id(0) // blocks
-    batch, head = (line // heads).to(tl.int64), line % heads
-    first = block * QUERIES
-    origin = first + keys - time
+    batch, head, first, origin = queries_of(time, keys, heads, QUERIES)
     q_base = q_ptr + batch * q_batch + tl.cast(head, tl.int64) * q_head
     q = load_rows(q_base, first, q_time, time, QUERIES, COLUMNS, WIDTH, True)
     do_base = do_ptr + batch * do_batch + tl.cast(head, tl.int64) * do_head
@@ -84,15 +88,22 @@ def window_delta_exact(
     if TILTED:
         slope = tl.load(slopes_ptr + head)
     segments_base = segments_ptr
-    query_segments = tl.arange(0, QUERIES)[:, None]
-    low, high = 0, tl.minimum(origin + QUERIES, keys)
-    if WINDOWED:
-        low = tl.maximum(low, origin - window + 1)
     if PACKED:
         segments_base = segments_ptr + batch * segments_batch
-        places = origin + tl.arange(0, QUERIES)
-        query_segments = tl.load(segments_base + places, mask=places < keys, other=0)[:, None]
-        low = tl.maximum(low, tl.load(reach_ptr + batch * blocks + block))
+    query_segments, low, high = keys_of(
+        segments_ptr,
+        reach_ptr,
+        batch,
+        segments_batch,
+        first,
+        origin,
+        time,
+        keys,
+        window,
+        QUERIES,
+        WINDOWED,
+        PACKED,
+    )
     delta = tl.zeros([QUERIES], tl.float32)
     for place in range(low, high, KEYS):
         k = load_rows(k_base, place, k_time, keys, KEYS, COLUMNS, WIDTH, True)
@@ -138,12 +149,7 @@ def window_queries(
     TILTED: tl.constexpr, EXACT: tl.constexpr,
 ):  # fmt: skip
     """dq (B, T, H, WIDTH) of one block of queries of one head; blocks as in `window_forward`."""
-    blocks = tl.cdiv(time, QUERIES)
-    block = blocks - 1 - tl.program_id(0) % blocks
-    line = tl.program_id(0) // blocks
-    batch, head = (line // heads).to(tl.int64), line % heads
-    first = block * QUERIES
-    origin = first + keys - time
+    batch, head, first, origin = queries_of(time, keys, heads, QUERIES)
     q = load_rows(
         q_ptr + batch * q_batch + tl.cast(head, tl.int64) * q_head,
         first,
@@ -168,27 +174,31 @@ def window_queries(
         if not EXACT:
             shift += slope * rows.to(tl.float32)
     segments_base = segments_ptr
-    query_segments = tl.arange(0, QUERIES)[:, None]
-    low, high = 0, tl.minimum(origin + QUERIES, keys)
-    if WINDOWED:
-        low = tl.maximum(low, origin - window + 1)
     if PACKED:
         segments_base = segments_ptr + batch * segments_batch
-        places = origin + tl.arange(0, QUERIES)
-        query_segments = tl.load(segments_base + places, mask=places < keys, other=0)[:, None]
-        low = tl.maximum(low, tl.load(reach_ptr + batch * blocks + block))
+    query_segments, low, high = keys_of(
+        segments_ptr,
+        reach_ptr,
+        batch,
+        segments_batch,
+        first,
+        origin,
+        time,
+        keys,
+        window,
+        QUERIES,
+        WINDOWED,
+        PACKED,
+    )
     dq = tl.zeros([QUERIES, COLUMNS], tl.float32)
     if not PACKED:
-        inner = low
+        inner, outer = unmasked(low, high, origin, window, QUERIES, KEYS, WINDOWED)
         if WINDOWED:
-            inner += tl.cdiv(tl.maximum(origin + QUERIES - window - low, 0), KEYS) * KEYS
-            inner = tl.minimum(inner, high)
             dq = gather_queries(
                 dq, q, do, shift, delta, k_base, v_base, segments_base, query_segments, low, inner, origin,
                 k_time, v_time, keys, window, slope, scale,
                 WIDTH, VALUE, COLUMNS, VALUE_COLUMNS, QUERIES, KEYS, WINDOWED, PACKED, TILTED, EXACT, True,
             )  # fmt: skip
-        outer = inner + tl.maximum(origin + 1 - inner, 0) // KEYS * KEYS
         dq = gather_queries(
             dq, q, do, shift, delta, k_base, v_base, segments_base, query_segments, inner, outer, origin,
             k_time, v_time, keys, window, slope, scale,

@@ -70,6 +70,46 @@ def tilt(scores, queries, keys, slope, scale, EXACT: tl.constexpr):
 
 
 @triton.jit
+def queries_of(time, keys, heads, QUERIES: tl.constexpr):
+    """This program's text, head, first query, and that one's position among the keys.
+
+    Blocks of one head follow each other, so that its keys stay in L2; the longest come first.
+    """
+    blocks = tl.cdiv(time, QUERIES)
+    line = tl.program_id(0) // blocks
+    first = (blocks - 1 - tl.program_id(0) % blocks) * QUERIES
+    return (line // heads).to(tl.int64), line % heads, first, first + keys - time
+
+
+@triton.jit
+def keys_of(
+    segments_ptr, reach_ptr, batch, segments_batch, first, origin, time, keys, window,
+    QUERIES: tl.constexpr, WINDOWED: tl.constexpr, PACKED: tl.constexpr,
+):  # fmt: skip
+    """The segments of a block of queries, and the keys from where to where it may see any."""
+    query_segments = tl.arange(0, QUERIES)[:, None]
+    low, high = tl.zeros((), tl.int32), tl.minimum(origin + QUERIES, keys)
+    if WINDOWED:
+        low = tl.maximum(low, origin - window + 1)
+    if PACKED:
+        places = origin + tl.arange(0, QUERIES)
+        base = segments_ptr + batch * segments_batch
+        query_segments = tl.load(base + places, mask=places < keys, other=0)[:, None]
+        low = tl.maximum(low, tl.load(reach_ptr + batch * tl.cdiv(time, QUERIES) + first // QUERIES))
+    return query_segments, low, high
+
+
+@triton.jit
+def unmasked(low, high, origin, window, QUERIES: tl.constexpr, KEYS: tl.constexpr, WINDOWED: tl.constexpr):
+    """From where to where every query sees every key: between the windows' left edges and the diagonal."""
+    inner = low
+    if WINDOWED:
+        inner += tl.cdiv(tl.maximum(origin + QUERIES - window - low, 0), KEYS) * KEYS
+        inner = tl.minimum(inner, high)
+    return inner, inner + tl.maximum(origin + 1 - inner, 0) // KEYS * KEYS
+
+
+@triton.jit
 def attend(
     total, most, mixed, q, k_base, v_base, segments_base, query_segments, low, high, origin,
     k_time, v_time, keys, window, slope, scale,
@@ -119,13 +159,7 @@ def window_forward(
 
     reach (B, blocks): the first key that a block of queries may see, where documents are packed.
     """
-    blocks = tl.cdiv(time, QUERIES)
-    # blocks of one head follow each other, so that its keys stay in L2; the longest come first
-    block = blocks - 1 - tl.program_id(0) % blocks
-    line = tl.program_id(0) // blocks
-    batch, head = (line // heads).to(tl.int64), line % heads
-    first = block * QUERIES
-    origin = first + keys - time
+    batch, head, first, origin = queries_of(time, keys, heads, QUERIES)
     q = load_rows(
         q_ptr + batch * q_batch + tl.cast(head, tl.int64) * q_head,
         first,
@@ -142,30 +176,33 @@ def window_forward(
     if TILTED:
         slope = tl.load(slopes_ptr + head)
     segments_base = segments_ptr
-    query_segments = tl.arange(0, QUERIES)[:, None]
-    low, high = 0, tl.minimum(origin + QUERIES, keys)
-    if WINDOWED:
-        low = tl.maximum(low, origin - window + 1)
     if PACKED:
         segments_base = segments_ptr + batch * segments_batch
-        places = origin + tl.arange(0, QUERIES)
-        query_segments = tl.load(segments_base + places, mask=places < keys, other=0)[:, None]
-        low = tl.maximum(low, tl.load(reach_ptr + batch * blocks + block))
+    query_segments, low, high = keys_of(
+        segments_ptr,
+        reach_ptr,
+        batch,
+        segments_batch,
+        first,
+        origin,
+        time,
+        keys,
+        window,
+        QUERIES,
+        WINDOWED,
+        PACKED,
+    )
     total = tl.zeros([QUERIES], tl.float32)
     most = tl.full([QUERIES], NEVER, tl.float32)
     mixed = tl.zeros([QUERIES, VALUE_COLUMNS], tl.float32)
     if not PACKED:
-        # between the windows' left edges and the diagonal every query sees every key
-        inner = low
+        inner, outer = unmasked(low, high, origin, window, QUERIES, KEYS, WINDOWED)
         if WINDOWED:
-            inner += tl.cdiv(tl.maximum(origin + QUERIES - window - low, 0), KEYS) * KEYS
-            inner = tl.minimum(inner, high)
             total, most, mixed = attend(
                 total, most, mixed, q, k_base, v_base, segments_base, query_segments, low, inner, origin,
                 k_time, v_time, keys, window, slope, scale,
                 WIDTH, VALUE, COLUMNS, VALUE_COLUMNS, QUERIES, KEYS, WINDOWED, PACKED, TILTED, EXACT, True,
             )  # fmt: skip
-        outer = inner + tl.maximum(origin + 1 - inner, 0) // KEYS * KEYS
         total, most, mixed = attend(
             total, most, mixed, q, k_base, v_base, segments_base, query_segments, inner, outer, origin,
             k_time, v_time, keys, window, slope, scale,
