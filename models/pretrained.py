@@ -6,16 +6,20 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from recallfront.models.building import assemble, build
+from recallfront.models.building import assemble
 from recallfront.models.checkpoint import check_parameters
 from recallfront.models.configs import Architecture, parse_config
 from recallfront.models.configs.softmax import AttentionConfig
 from recallfront.models.language_model import LanguageModel
+from recallfront.models.linearizing import adopt, attention_config
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-_LINEAR_LETTERS = "GL"  # mixers with as many key heads as query heads
+_PATTERNS = {"grouped": "G", "linear": "L", "window": "W", "based": "LW", "hawk": "R", "griffin": "RRW"}
+_PATTERNS |= dict.fromkeys(("mamba2", "gated_deltanet", "deltanet", "gla", "retnet"), "S")
+# knobs with which heads stay as wide as attention's, each with its own keys, and turned as far
+_KEEPING = {"value_expansion": 1, "state_dim": None, "num_groups": None, "rotary_fraction": 1.0}
 
 
 def from_transformers(model: "PreTrainedModel") -> LanguageModel:
@@ -40,49 +44,23 @@ def linearize(
 ) -> LanguageModel:
     """Replace softmax attention by another mixer, keep every other weight, and train on from there.
 
-    architecture: `grouped` (arXiv:2406.07368), `linear` or `window`, with its knobs. The projections of
-    queries, keys and values are taken over, key heads repeated where queries share them; what is new starts
-    as in `build`. Raises ValueError where the architecture or a knob does not fit.
+    architecture: any but `attention`, with its knobs; `pattern` may leave some layers attention (A, W) where the
+    architecture has such layers. What is kept of the attention itself: see `linearizing.adopt`; where no knob says
+    otherwise, what keeps the most of it is taken. Raises ValueError where the architecture or a knob does not fit.
     """
     source = model if isinstance(model, LanguageModel) else from_transformers(model)
-    if not isinstance(source.config, AttentionConfig) or set(source.config.layers) != {"A"}:
-        raise ValueError(
-            f"the model is {source.config.architecture} {source.config.layers!r}; only attention in every layer "
-            "can be linearized"
-        )
-    config = _linear_config(source.config, architecture, knobs)
-    target = build(config, seed).to(source.embedding.weight.dtype)
-    weights = {name: tensor for name, tensor in target.state_dict().items()}
-    for name, tensor in source.state_dict().items():
-        if config.layers[0] in _LINEAR_LETTERS and ".mixer.qkv." in name:
-            tensor = _repeat_key_heads(tensor, source.config)
-        weights[name] = tensor
-    check_parameters({name: tuple(tensor.shape) for name, tensor in target.state_dict().items()}, weights)
-    target.load_state_dict(weights)
-    return target
+    return adopt(source, _linear_config(attention_config(source), architecture, knobs), seed).model
 
 
 def _linear_config(source: AttentionConfig, architecture: str, knobs: Mapping[str, Any]) -> Architecture:
-    letters = {"grouped": "G", "linear": "L", "window": "W"}
-    if architecture not in letters:
-        raise ValueError(f"architecture is {architecture!r}; it may be {', '.join(sorted(letters))}")
-    common = {name: getattr(source, name) for name in Architecture.model_fields if name != "architecture"}
-    values = common | {"architecture": architecture, "pattern": letters[architecture]}
-    if architecture == "window":
-        values |= {"positions": source.positions, "num_kv_heads": source.num_kv_heads}
-    elif architecture == "grouped":
-        values["positions"] = "rope" if source.positions == "rope" else "none"
-    return parse_config(values | dict(knobs))
-
-
-def _repeat_key_heads(tensor: Tensor, config: AttentionConfig) -> Tensor:
-    """q, k, v rows (or bias entries) with each key and value head repeated for the queries that share it."""
-    heads, kv_heads, rest = config.num_heads, config.kv_heads, tensor.shape[1:]
-    q, k, v = torch.split(
-        tensor.view(heads + 2 * kv_heads, config.head_dim, *rest), [heads, kv_heads, kv_heads]
-    )
-    k, v = (part.repeat_interleave(heads // kv_heads, dim=0) for part in (k, v))
-    return torch.cat([q, k, v]).flatten(0, 1)
+    if architecture not in _PATTERNS:
+        raise ValueError(f"architecture is {architecture!r}; it may be {', '.join(sorted(_PATTERNS))}")
+    fields = type(parse_config({"architecture": architecture, "vocab_size": 2})).model_fields
+    shared = {name: getattr(source, name) for name in type(source).model_fields}
+    if architecture == "grouped" and source.positions != "rope":
+        shared["positions"] = "none"
+    values = shared | _KEEPING | {"architecture": architecture, "pattern": _PATTERNS[architecture]}
+    return parse_config({name: value for name, value in values.items() if name in fields} | dict(knobs))
 
 
 def _refuse(unfit: Mapping[str, bool]) -> None:

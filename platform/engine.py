@@ -77,12 +77,13 @@ def make_engine(model: nn.Module, training: TrainingConfig) -> Any:
 
 
 def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Matrices decay; vectors (norm gains, biases, decay parameters) do not."""
+    """Matrices decay; vectors (norm gains, biases, decay parameters) do not. DeepSpeed drops empty groups."""
     parameters = [p for p in model.parameters() if p.requires_grad]
-    return [
+    groups: list[dict[str, Any]] = [
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
     ]
+    return [group for group in groups if group["params"]]
 
 
 @contextmanager

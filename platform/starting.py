@@ -20,20 +20,14 @@ def starting_model(config: TrialConfig) -> LanguageModel:
     """
     if config.start is None:
         return build(config.model, seed=config.seed)
-    from recallfront.models.pretrained import linearize
+    from recallfront.models.linearizing import Linearized, adopt
 
     source = _source(config.start)
-    knobs = config.model.model_dump(exclude={"architecture"})
-    model = (
-        source
-        if source.config == config.model
-        else linearize(source, config.model.architecture, seed=config.seed, **knobs)
-    )
+    same = source.config == config.model
+    model, new = Linearized(source, []) if same else adopt(source, config.model, config.seed)
     if config.start.lora is not None:
         from recallfront.models.lora import add_lora
 
-        kept = {name for name, _ in source.named_parameters()}
-        new = [name for name, _ in model.named_parameters() if name not in kept]
         add_lora(model, **config.start.lora.model_dump(), train_whole=new)
     return model
 

@@ -26,9 +26,14 @@ class MatrixStateConfig(Architecture):
         return self.value_expansion * self.head_dim
 
     @property
+    def key_heads(self) -> int:
+        """Heads that have queries and keys of their own."""
+        return self.num_heads
+
+    @property
     def conv_channels(self) -> int:
         """What the convolution runs over: queries, keys and values of all heads."""
-        return self.num_heads * (2 * self.keys + self.values)
+        return 2 * self.key_heads * self.keys + self.num_heads * self.values
 
     @property
     def is_gated(self) -> bool:
@@ -54,7 +59,8 @@ class MatrixStateConfig(Architecture):
     def layer_parameters(self, letter: str) -> int:
         if letter == "S":
             taps = (self.conv_size + 1) * self.conv_channels if self.conv_size > 1 else 0
-            return self.layer_matrix(letter) + taps + self._norm_width() + self._vectors()
+            biases = self.conv_channels + self.width if self.biases else 0
+            return self.layer_matrix(letter) + biases + taps + self._norm_width() + self._vectors()
         return super().layer_parameters(letter)
 
     def _norm_width(self) -> int:
@@ -78,16 +84,22 @@ class MatrixStateConfig(Architecture):
 
 
 class Mamba2Config(MatrixStateConfig):
-    """Mamba-2 (arXiv:2405.21060): a decay a head from the input; keys and queries shared by all heads."""
+    """Mamba-2 (arXiv:2405.21060): a decay a head from the input; keys and queries shared by a group of heads."""
 
     architecture: Literal["mamba2"] = "mamba2"
     state_dim: int | None = Field(default=64, ge=1)
     value_expansion: int = Field(default=2, ge=1)
     conv_size: int = Field(default=4, ge=1)
+    num_groups: int | None = Field(default=1, ge=1)  # of heads that share keys and queries; None: num_heads
+
+    @model_validator(mode="after")
+    def _check_groups(self) -> Self:
+        self._check_divides("num_groups", self.key_heads, "num_heads", self.num_heads)
+        return self
 
     @property
-    def conv_channels(self) -> int:
-        return 2 * self.keys + self.num_heads * self.values
+    def key_heads(self) -> int:
+        return self.num_groups or self.num_heads
 
     def _decay_matrix(self) -> int:
         return self.num_heads

@@ -85,8 +85,10 @@ class GriffinConfig(RecurrentKnobs, WindowKnobs):
     pattern: str = Field(default="CRW", min_length=1)
     positions: Positions = "rope"
     num_kv_heads: int | None = Field(default=1, ge=1)
+    rotary_fraction: float = Field(
+        default=0.5, ge=0, le=1
+    )  # of a head's dimensions, the first, that RoPE turns
 
     @property
     def rotary_dim(self) -> int:
-        """Griffin turns the first half of each head's dimensions and leaves the others."""
-        return self.head_dim // 2 if self.positions == "rope" else 0
+        return int(self.rotary_fraction * self.head_dim) if self.positions == "rope" else 0

@@ -105,10 +105,10 @@ class MatrixState(Mixer):
         std, inner = width**-0.5, heads * values
         self.shared_keys = isinstance(config, Mamba2Config)
         self.is_delta = isinstance(config, (DeltaNetConfig, GatedDeltaNetConfig))
-        self.key_width = keys if self.shared_keys else heads * keys
-        self.qkv = Linear(width, config.conv_channels, std=std)
+        self.key_width = config.key_heads * keys
+        self.qkv = Linear(width, config.conv_channels, bias=config.biases, std=std)
         self.gate = None if isinstance(config, DeltaNetConfig) else Linear(width, inner, std=std)
-        self.out = Linear(inner, width, std=inner**-0.5 * out_scale)
+        self.out = Linear(inner, width, bias=config.biases, std=inner**-0.5 * out_scale)
         self.norm = RMSNorm(inner if self.shared_keys else values)
         convolves = config.conv_size > 1
         self.conv = ConvTaps(config.conv_channels, config.conv_size, activation="silu") if convolves else None
@@ -128,15 +128,19 @@ class MatrixState(Mixer):
         config, heads = self.config, self.config.num_heads
         q, k, v = torch.split(qkv, [self.key_width, self.key_width, heads * config.values], dim=-1)
         v = v.reshape(*v.shape[:2], heads, config.values)
+        q, k = (x.reshape(*x.shape[:2], config.key_heads, config.keys) for x in (q, k))
         if self.shared_keys:
-            shape = (*v.shape[:3], config.keys)
-            return q[:, :, None].expand(shape), k[:, :, None].expand(shape), v
-        q, k = (x.reshape(*x.shape[:2], heads, config.keys) for x in (q, k))
+            q, k = (self._to_all_heads(x) for x in (q, k))
         if self.is_delta:
             q, k = normalised(q), normalised(k)
         if isinstance(config, RetNetConfig):
-            q, k = (rotate(x, positions, config.keys, longest) for x in (q, k))
+            q, k = (rotate(x, positions, config.keys, longest, config.rope_theta) for x in (q, k))
         return q, k, v
+
+    def _to_all_heads(self, x: Tensor) -> Tensor:
+        """Each group's keys for all of its heads: (B, T, groups, K) -> (B, T, H, K), no copy of a single group's."""
+        groups, heads = x.shape[2], self.config.num_heads
+        return x[:, :, :, None].expand(*x.shape[:3], heads // groups, -1).flatten(2, 3)
 
     def _decay(self, x: Tensor, v: Tensor) -> tuple[Tensor | None, Tensor]:
         """Log decay (..., H) or (..., H, K), and the values as they enter the state."""

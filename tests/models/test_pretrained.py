@@ -20,10 +20,10 @@ from transformers import (
     PreTrainedModel,
 )
 
-from recallfront.models import LanguageModel, build
+from recallfront.models import LanguageModel
 from recallfront.models.generation import generate
 from recallfront.models.hugging_face import from_pretrained, register_auto_classes, save_pretrained
-from recallfront.models.pretrained import from_transformers, linearize
+from recallfront.models.pretrained import from_transformers
 from tests.models.cases import CASES, case_config, draw_tokens, make_model
 
 
@@ -41,9 +41,10 @@ def tiny_llama(**changes: Any) -> PreTrainedModel:
     return model
 
 
-def tiny_gpt2() -> PreTrainedModel:
+def tiny_gpt2(**changes: Any) -> PreTrainedModel:
     torch.manual_seed(0)
-    config = GPT2Config(vocab_size=17, n_embd=16, n_layer=2, n_head=2, n_positions=64)
+    values: dict[str, Any] = {"vocab_size": 17, "n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 64}
+    config = GPT2Config(**(values | changes))
     config.resid_pdrop = config.embd_pdrop = config.attn_pdrop = 0.0
     model: PreTrainedModel = GPT2LMHeadModel(config)
     return model
@@ -66,43 +67,7 @@ def test_the_same_logits(name: str) -> None:
         )
 
 
-@pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize(
-    ("architecture", "knobs"),
-    [
-        ("grouped", {"group_size": 4, "conv_size": 6}),
-        ("linear", {"feature_map": "hedgehog"}),
-        ("linear", {"feature_map": "elu", "conv_size": 4}),
-        ("window", {"window_size": 8}),
-    ],
-)
-def test_a_linearized_model_learns_and_decodes(name: str, architecture: str, knobs: dict[str, Any]) -> None:
-    model = linearize(MODELS[name](), architecture, **knobs)
-    tokens = draw_tokens(4, 12)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
-    losses = []
-    for _ in range(30):
-        loss = F.cross_entropy(model(tokens[:, :-1]).flatten(0, 1), tokens[:, 1:].flatten())
-        optimizer.zero_grad()
-        torch.autograd.backward(loss)
-        optimizer.step()
-        losses.append(loss.item())
-    assert losses[-1] < 0.8 * losses[0]
-    with torch.no_grad():
-        logits, state = model.prefill(tokens[:, :5], model.init_state(4))
-        row, _ = model.step(tokens[:, 5], state)
-        torch.testing.assert_close(row, model(tokens[:, :6])[:, -1], atol=2e-5, rtol=2e-5)
-
-
-def test_a_window_as_long_as_the_text_changes_nothing() -> None:
-    theirs = tiny_llama()
-    tokens = draw_tokens(2, 9)
-    windowed = linearize(theirs, "window", window_size=9)
-    with torch.no_grad():
-        torch.testing.assert_close(windowed(tokens), theirs(tokens).logits, atol=2e-5, rtol=2e-5)
-
-
-def test_what_cannot_be_read_or_linearized() -> None:
+def test_what_cannot_be_read() -> None:
     other = OPTForCausalLM(
         OPTConfig(vocab_size=17, hidden_size=16, num_hidden_layers=1, num_attention_heads=2)
     )
@@ -110,12 +75,6 @@ def test_what_cannot_be_read_or_linearized() -> None:
         from_transformers(other)
     with pytest.raises(ValueError, match="the model has biases"):
         from_transformers(tiny_llama(attention_bias=True))
-    with pytest.raises(ValueError, match="architecture is 'hawk'; it may be grouped, linear, window"):
-        linearize(tiny_llama(), "hawk")
-    with pytest.raises(ValueError, match="only attention in every layer"):
-        linearize(build(case_config("griffin")))
-    with pytest.raises(ValueError, match="group_size"):
-        linearize(tiny_llama(), group_size=0)
 
 
 @pytest.mark.parametrize("name", CASES)

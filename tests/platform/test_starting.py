@@ -53,6 +53,34 @@ def changes(llama: Path, **start: Any) -> dict[str, Any]:
     return {"model": SHARED, "space": [BLOCK], "start": {"folder": str(llama)} | start}
 
 
+@pytest.mark.parametrize(
+    "block",
+    [
+        {"architecture": "based", "pattern": "LW", "positions": "rope", "num_kv_heads": 1, "window_size": 4},
+        {"architecture": "mamba2", "pattern": "S", "state_dim": 8, "num_groups": 2, "value_expansion": 1},
+    ],
+    ids=lambda block: str(block["architecture"]),
+)
+def test_a_trial_trains_another_mixer_beside_adapters(
+    tmp_path: Path, llama: Path, block: dict[str, Any]
+) -> None:
+    last = run(tmp_path, **changes(llama, lora={"rank": 2}) | {"space": [block]})[-1]
+    assert last.status is Status.FINISHED, last.traceback
+    config, _ = setting(tmp_path, **changes(llama) | {"space": [block]})
+    before, after = starting_model(config), load(str(last.weights))
+    source = from_transformers(LlamaForCausalLM.from_pretrained(llama))
+    out = "layers.0.mixer.out.weight"
+    assert torch.equal(before.state_dict()[out], source.state_dict()[out])
+    moved = {
+        name
+        for (name, old), new in zip(before.named_parameters(), after.parameters(), strict=True)
+        if not torch.equal(old, new)
+    }
+    new = set(before.state_dict()) - set(source.state_dict())
+    adapted = {f"layers.{index}.mixer.{name}.weight" for index in (0, 1) for name in ("qkv", "out")}
+    assert moved == new | adapted
+
+
 def test_all_weights_of_a_linearized_model_are_trained(tmp_path: Path, llama: Path) -> None:
     digest = hashlib.sha256((llama / "model.safetensors").read_bytes()).hexdigest()
     last = run(tmp_path, **changes(llama, sha256=digest))[-1]
@@ -130,7 +158,8 @@ def test_what_cannot_be_started_from(
 def test_a_model_of_another_size(tmp_path: Path, llama: Path) -> None:
     wrong = changes(llama) | {"model": SHARED | {"width": 32}}
     last = run(tmp_path, **wrong)[-1]
-    assert last.status is Status.ERROR and "wrong shape" in str(last.failure)
+    assert last.status is Status.ERROR
+    assert "width is 32, and 16 in the model that is linearized" in str(last.failure)
 
 
 def test_adapters_start_as_nothing_and_merge_exactly() -> None:
