@@ -1,13 +1,11 @@
-"""The gated delta rule in chunks: one triangular solve a chunk replaces the loop over its tokens."""
+"""The gated delta rule in chunks: one triangular inverse a chunk replaces the loop over its tokens."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from recallfront.kernels.chunks import from_chunks, into_chunks
 from recallfront.kernels.gated_linear_attention.pytorch import pair_decay
 
 _CHUNK = 32
@@ -16,86 +14,154 @@ _CHUNK = 32
 def gated_delta_rule_pytorch(
     q: Tensor, k: Tensor, v: Tensor, beta: Tensor, log_decay: Tensor, scale: float, state: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """As `gated_delta_rule_reference`, by the WY form of arXiv:2406.06484 sec. 3, with decay as in
-    arXiv:2412.06464.
+    """As `gated_delta_rule_reference`, in the form of arXiv:2406.06484 sec. 3, with decay as in arXiv:2412.06464.
 
-    Inside a chunk the corrected values u solve (I + L) u = beta (v - e^G k^T S), L_ij = beta_i e^{G_i - G_j}
-    k_i . k_j below the diagonal; S is the state before the chunk. Everything that does not need S is done for
-    all chunks at once.
+    Inside a chunk that starts from the state S, with G the sum of log decays up to a token and D_ij = e^{G_i - G_j},
+    the corrected values c solve (I + A) c = beta (v - e^G k^T S), A_ij = beta_i D_ij k_i . k_j below the diagonal.
+    Then o_i = e^{G_i} q_i^T S + sum_{j <= i} D_ij (q_i . k_j) c_j, and the next S is e^{G_C} S + sum_j e^{G_C - G_j}
+    k_j c_j^T. Queries and keys read alike: they stand below each other, and share their products.
     """
-    time, values = q.shape[1], v.shape[3]
-    chunk = min(_CHUNK, time)
-    q, k, v, beta, g = (
-        into_chunks(x, chunk) for x in (q * scale, k, v, beta[..., None], log_decay[..., None])
-    )
-    total = g.cumsum(3)
-    decay = pair_decay(total[..., 0])
-    grown = total.exp()
-    system = (beta * (k @ k.transpose(-1, -2)) * decay).tril(-1)
-    right = beta * torch.cat([v, grown * k], dim=-1)
-    # only what lies below the diagonal is read: the ones on it need not be written
-    solved = torch.linalg.solve_triangular(system, right, upper=False, unitriangular=True)
-    u, w = torch.split(solved, [values, k.shape[-1]], dim=-1)
-    weights = (q @ k.transpose(-1, -2)) * decay
-    q, k = q * grown, (k * (total[:, :, :, -1:] - total).exp()).transpose(-1, -2)
-    whole = grown[:, :, :, -1:]
-    before, corrections, last = _scan(u, w, k, whole, state)
-    out = q @ before + weights @ corrections
-    return from_chunks(out, time), last
+    out, last = _DeltaRule.apply(q, k, v, beta, log_decay, scale, state)  # type: ignore[no-untyped-call]
+    return out, last
 
 
-def _scan(u: Tensor, w: Tensor, k: Tensor, whole: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """c_n = u_n - w_n S_n and S_{n+1} = whole_n S_n + k_n c_n, from S_0 = state (B, H, K, V).
-
-    u (B, H, N, C, V), w (B, H, N, C, K), k (B, H, N, K, C), whole (B, H, N, 1, 1). Returns all S_n, all c_n and the
-    last S.
-    """
-    batch, heads, count, size, values = u.shape
-    keys = w.shape[-1]
-    flat = [x.flatten(0, 1) for x in (u, w, k, whole)]
-    before, corrections, last = _Scan.apply(*flat, state.flatten(0, 1))  # type: ignore[no-untyped-call]
-    return (
-        before.view(batch, heads, count, keys, values),
-        corrections.view(batch, heads, count, size, values),
-        last.view(batch, heads, keys, values),
-    )
+def _chunked(x: Tensor, room: Tensor) -> Tensor:
+    """x (B, T, H, D) written into room (N, B H, C, D), zeros after the end."""
+    batch, time, heads, _ = x.shape
+    size = room.shape[2]
+    whole = time // size
+    chunks = room.unflatten(1, (batch, heads)).permute(1, 0, 3, 2, 4)  # (B, N, C, H, D)
+    chunks[:, :whole] = x[:, : whole * size].unflatten(1, (whole, size))
+    if whole < len(room):
+        rest = time - whole * size
+        chunks[:, whole, :rest] = x[:, whole * size :]
+        chunks[:, whole, rest:] = 0
+    return room
 
 
-class _Scan(torch.autograd.Function):
-    """Three products and sums a chunk each way; what the gradient needs of all chunks is done at once."""
+def _joined(x: Tensor, batch: int, time: int) -> Tensor:
+    """(N, B H, C, D) -> (B, time, H, D)."""
+    tokens: Tensor = x.unflatten(1, (batch, -1)).permute(1, 0, 3, 2, 4).flatten(1, 2)
+    return tokens[:, :time]
+
+
+def _dots(x: Tensor, y: Tensor, memory: Tensor) -> Tensor:
+    """Products of rows (..., D) with rows (..., 1)."""
+    total: Tensor = torch.mul(x, y, out=memory).sum(-1, keepdim=True)
+    return total
+
+
+class _DeltaRule(torch.autograd.Function):
+    """Chunks come first, so that those of one place in the text lie together; only what needs the state is looped."""
 
     @staticmethod
     def forward(
-        ctx: Any, u: Tensor, w: Tensor, k: Tensor, whole: Tensor, state: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        before, corrections = u.new_empty(*u.shape[:2], *state.shape[1:]), torch.empty_like(u)
-        state = state.clone()
-        for n, (u_n, w_n, k_n, whole_n) in enumerate(_by_chunk(u, w, k, whole)):
-            before[:, n] = state
-            correction = torch.baddbmm(u_n, w_n, state, alpha=-1, out=corrections[:, n])
-            state.mul_(whole_n).baddbmm_(k_n, correction)
-        ctx.save_for_backward(w, k, whole, before, corrections)
-        return before, corrections, state
+        ctx: Any,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        beta: Tensor,
+        log_decay: Tensor,
+        scale: float,
+        state: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        (batch, time, heads, keys), values = q.shape, v.shape[3]
+        size = min(_CHUNK, time)
+        shape = -(-time // size), batch * heads, size
+        pair = q.new_empty(*shape[:2], 2 * size, keys)  # queries, then keys
+        _chunked(q, pair[:, :, :size]).mul_(scale)
+        k = _chunked(k, pair[:, :, size:])
+        v = _chunked(v, v.new_empty(*shape, values))
+        beta, total = (_chunked(x[..., None], x.new_empty(*shape, 1)) for x in (beta, log_decay))
+        total = total.cumsum(2)
+        decay = pair_decay(total[..., 0])
+        decay = torch.cat([decay, decay.tril(-1)], dim=2)
+        grown, left = total.exp(), (total[:, :, -1:] - total).exp()  # since the chunk's start; until its end
+        weights = (pair @ k.mT).mul_(decay)
+        identity = torch.eye(size, dtype=q.dtype, device=q.device).expand(*shape, size)
+        # only what lies below the diagonal is read: the ones on it need not be written
+        inverse = torch.linalg.solve_triangular(
+            weights[:, :, size:] * beta, identity, upper=False, unitriangular=True
+        )
+        reading, writing = pair * torch.cat([grown, -beta * grown], dim=2), k * left
+        read = v.new_empty(*shape[:2], 2 * size, values)  # q^T S, then beta (v - k^T S), both with decay
+        read[:, :, :size] = 0
+        torch.mul(v, beta, out=read[:, :, size:])
+        states, corrections = state.new_empty(shape[0] + 1, *state.flatten(0, 1).shape), torch.empty_like(v)
+        states[0] = state.flatten(0, 1)
+        for n in range(shape[0]):
+            right = read[n].baddbmm_(reading[n], states[n])[:, size:]
+            correction = torch.bmm(inverse[n], right, out=corrections[n])
+            torch.mul(states[n], grown[n, :, -1:], out=states[n + 1]).baddbmm_(writing[n].mT, correction)
+        out = weights[:, :, :size] @ corrections
+        out += read[:, :, :size]
+        ctx.save_for_backward(
+            pair, v, beta, grown, left, decay, weights, inverse, reading, writing, states, corrections
+        )
+        ctx.sizes, ctx.scale = (batch, time), scale
+        return _joined(out, batch, time), states[-1].clone().view_as(state)
 
     @staticmethod
     @once_differentiable
-    def backward(
-        ctx: Any, grad_before: Tensor, grad_corrections: Tensor, grad_last: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        w, k, whole, before, corrections = ctx.saved_tensors
-        grad_after = torch.empty_like(before)  # of the state after each chunk
-        grad_u = torch.empty_like(corrections)
-        chunks = list(enumerate(_by_chunk(w, k, whole, grad_before, grad_corrections)))
-        total = grad_last
-        for n, (w_n, k_n, whole_n, before_n, correction_n) in reversed(chunks):
-            grad_after[:, n] = total
-            reached = torch.baddbmm(correction_n, k_n.transpose(1, 2), total, out=grad_u[:, n])
-            total = torch.addcmul(before_n, total, whole_n).baddbmm_(w_n.transpose(1, 2), reached, alpha=-1)
-        grad_w = (grad_u @ before.transpose(-1, -2)).neg_()
-        grad_k = grad_after @ corrections.transpose(-1, -2)
-        grad_whole = (grad_after * before).sum((-2, -1), keepdim=True)
-        return grad_u, grad_w, grad_k, grad_whole, total
+    def backward(ctx: Any, grad: Tensor, grad_last: Tensor) -> tuple[Tensor | None, ...]:
+        # read once, or checkpointing refuses
+        *inputs, weights, inverse, reading, writing, states, corrections = ctx.saved_tensors
+        grown, (count, rows, size, values) = inputs[3], corrections.shape
+        # gradients of the output, and below them of the right side
+        both = grad.new_empty(count, rows, 2 * size, values)
+        through = weights[:, :, :size].mT @ _chunked(grad, both[:, :, :size])
+        slopes = torch.empty_like(states)
+        slopes[-1] = grad_last.flatten(0, 1)
+        for n in reversed(range(count)):
+            correction = torch.baddbmm(through[n], writing[n], slopes[n + 1])
+            both[n, :, size:] = inverse[n].mT @ correction
+            torch.mul(slopes[n + 1], grown[n, :, -1:], out=slopes[n]).baddbmm_(reading[n].mT, both[n])
+        grads = [_joined(x, *ctx.sizes) for x in _gradients(inputs, states, corrections, both, slopes)]
+        grads[0] *= ctx.scale
+        grad_state = slopes[0].unflatten(0, (ctx.sizes[0], -1))
+        return grads[0], grads[1], grads[2], grads[3][..., 0], grads[4][..., 0], None, grad_state
 
 
-def _by_chunk(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    return zip(*(tensor.unbind(1) for tensor in tensors), strict=True)
+def _gradients(
+    inputs: list[Tensor], states: Tensor, corrections: Tensor, both: Tensor, slopes: Tensor
+) -> tuple[Tensor, ...]:
+    """Gradients of q, k, v, beta and log_decay (N, B H, C, ...) from those of the output and of the right side, one
+    below the other, and of the states, for all chunks at once.
+
+    Queries, and keys as rows of A and of the right side, grow by e^G; keys as columns by e^-G: so the gradient of G
+    is q . dq + k . (dk as a row) - k . (dk as a column), and of beta what the row's values and keys give, without it.
+    """
+    pair, v, beta, grown, left, decay = inputs
+    size = v.shape[2]
+    q, k, right = pair[:, :, :size], pair[:, :, size:], both[:, :, size:]
+    slope = (both @ corrections.mT).mul_(decay)
+    slope[:, :, size:].neg_()
+    diagonal = slope[:, :, :size].diagonal(dim1=-2, dim2=-1)
+    own = diagonal[..., None].clone()
+    diagonal.zero_()  # a token reads itself without decay: kept out of the decay's gradient, where it would be noise
+    row = both @ states[:-1].mT
+    row[:, :, :size] *= grown
+    row[:, :, size:] *= -grown
+    row.flatten(0, 1).baddbmm_(
+        slope.flatten(0, 1), k.flatten(0, 1)
+    )  # of queries, and of keys as rows without beta
+    memory = torch.empty_like(pair)
+    dots, memory = _dots(pair, row, memory), memory[:, :, size:]
+    grad_q, key_row, key_dots = row[:, :, :size], row[:, :, size:], dots[:, :, size:]
+    grad_total = (beta * key_dots).add_(dots[:, :, :size])
+
+    grad_k = (corrections @ slopes[1:].mT).mul_(left)
+    ends = states[:-1].flatten(2).flatten(0, 1)[:, None] @ slopes[1:].flatten(2).flatten(0, 1)[..., None]
+    ends = ends.view_as(grown[:, :, -1:]).mul_(grown[:, :, -1:]).add_(_dots(k, grad_k, memory).sum(2, True))
+    slope[:, :, size:] *= beta
+    grad_k.flatten(0, 1).baddbmm_(slope.flatten(0, 1).mT, pair.flatten(0, 1))
+    grad_total -= _dots(k, grad_k, memory)
+    grad_total[:, :, -1:] += ends
+    grad_decay = grad_total.flip(2).cumsum(2).flip(2)
+
+    grad_k.addcmul_(key_row, beta).addcmul_(q, own)
+    grad_q.addcmul_(k, own)
+    grad_v = torch.empty_like(v)
+    grad_beta = _dots(v, right, grad_v).add_(key_dots)
+    torch.mul(right, beta, out=grad_v)
+    return grad_q, grad_k, grad_v, grad_beta, grad_decay
