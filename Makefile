@@ -20,12 +20,11 @@ setup: .venv/.developer
 demo: .venv/.user  ## the study `quickstart`, on the CPU
 	$(BIN)/recallfront run quickstart
 
-SIDE_BY_SIDE := tests/kernels tests/models tests/sweeps
 # not what the machine says it has: a container may be given less
 WORKERS ?= 2
-test: setup lint  ## every test, slow ones included; those that start clusters or time something have the machine to themselves
-	$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal $(SIDE_BY_SIDE)
-	$(BIN)/python -m pytest -q $(SIDE_BY_SIDE:%=--ignore=%)
+test: setup lint  ## every test, slow ones included; those that time something have the machine to themselves
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal -m "not alone"
+	$(BIN)/python -m pytest -q -m alone
 
 lint: setup
 	$(BIN)/ruff check .

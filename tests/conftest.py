@@ -1,4 +1,4 @@
-"""A sweep as it could have been, with every kind of trial in it."""
+"""The order of the tests, and a sweep as it could have been, with every kind of trial in it."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,6 +7,12 @@ import numpy as np
 import pytest
 
 from recallfront.platform.records import Status, SweepRecord, TrialRecord
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The platform's long tests first: of two processes one has them, with a Ray at a time, the other the rest."""
+    items.sort(key=lambda item: item.path.parent.name != "platform")
+
 
 SPEC = {
     "name": "quickstart",

@@ -74,6 +74,7 @@ class Cluster:
             **{name: value for name, value in os.environ.items() if not name.startswith("RAY_")},
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN_PATH": str(self.token_file),
+            "RAY_worker_niceness": "0",  # at Ray's 15 a trial stands still while anything else computes
             "RAY_health_check_period_ms": "1000",  # a lost node is noticed in seconds
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",  # `python` of jobs
             "OMP_NUM_THREADS": "1",

@@ -1,6 +1,7 @@
 """A real `mlflow server` on a free port of the loopback device, to start, kill and start again."""
 
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -14,9 +15,19 @@ from typing import Self
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port that nobody listens on, and that no other program on this machine is likely to get before it is used.
+
+    It lies between those that Ray gives its workers (from 10002) and those that Linux gives who asks for any (from
+    32768): the tests beside this one get hundreds of both.
+    """
+    while True:
+        port = random.SystemRandom().randrange(20_000, 32_768)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:  # somebody does
+                continue
+        return port
 
 
 class MlflowServer:

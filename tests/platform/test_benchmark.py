@@ -8,7 +8,7 @@ import pytest
 from recallfront.platform.benchmark import run_benchmarks
 from recallfront.platform.errors import UsageError
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 
 def test_a_warm_trial_costs_half_a_second_at_most_and_30_times_less_than_a_nested_one(tmp_path: Path) -> None:

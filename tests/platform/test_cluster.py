@@ -22,7 +22,7 @@ from tests.platform.clusters import Cluster
 from tests.platform.servers import MlflowServer, free_port
 from tests.platform.specs import tiny
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 STEPS = 2500  # long enough for the second node to have a trial while the first one trains
 

@@ -25,16 +25,9 @@ from recallfront.sweeps.data import prepare
 from recallfront.sweeps.trial import ResourceConfig, TrialConfig
 from tests.platform.specs import tiny_spec
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("local_ray")]
 
 TWO_WORKERS: dict[str, Any] = {"resources": {"workers": 2}, "training": {"gradient_clipping": 0.0}}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def two_cpus() -> Iterator[None]:
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
 
 
 def test_two_workers_find_what_one_finds_at_every_zero_stage(tmp_path: Path) -> None:
@@ -233,7 +226,7 @@ def saved_at(trial_folder: Path) -> float:
         return 0.0
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 120.0) -> None:
+def wait_for(condition: Callable[[], bool], seconds: float = 300.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"

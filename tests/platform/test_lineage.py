@@ -137,6 +137,7 @@ def test_every_module_of_the_trial_is_accounted_for() -> None:
         assert (package / source).exists(), source
 
 
+@pytest.mark.alone
 def test_collecting_is_quick_and_complete() -> None:
     start = time.perf_counter()
     lineage = collect()

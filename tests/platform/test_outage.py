@@ -18,7 +18,7 @@ from tests.platform.specs import tiny_spec
 AWAY_SECONDS = 60.0
 STEPS, EVERY = 1500, 250
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 
 def test_a_minute_without_the_server_costs_only_delay(tmp_path: Path) -> None:

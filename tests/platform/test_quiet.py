@@ -14,6 +14,8 @@ import pytest
 
 from recallfront.platform.quiet import Device
 
+pytestmark = pytest.mark.alone
+
 SPAWN = multiprocessing.get_context("spawn")
 PATIENCE = 30.0  # seconds; what is tested takes milliseconds, but the machine may be busy
 

@@ -30,7 +30,7 @@ from recallfront.sweeps import SweepSpec
 from recallfront.sweeps.data import prepare
 from tests.platform.specs import tiny, tiny_spec
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("local_ray")]
 
 
 def history(result: SweepResult | str, run_id: str, metric: str) -> list[tuple[int, float]]:
@@ -43,9 +43,13 @@ def stored(result: SweepResult) -> tuple[TrialRecord, ...]:
     return read_sweep(result.tracking_uri, result.record.sweep_key).trials
 
 
-def test_a_sweep_records_every_trial_and_is_not_run_twice(tmp_path: Path) -> None:
-    spec = tiny_spec()
-    first = run_sweep(spec, home=tmp_path)
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory: pytest.TempPathFactory) -> SweepResult:
+    return run_sweep(tiny_spec(), home=tmp_path_factory.mktemp("home"))
+
+
+def test_a_sweep_records_every_trial_and_is_not_run_twice(swept: SweepResult) -> None:
+    spec, first = tiny_spec(), swept
     trials = stored(first)
     assert (first.ran, first.answered, len(trials)) == (3, 0, 3)
     assert {trial.status for trial in trials} == {Status.FINISHED}
@@ -59,12 +63,13 @@ def test_a_sweep_records_every_trial_and_is_not_run_twice(tmp_path: Path) -> Non
     assert parent.info.status == "FINISHED"
     assert [step for step, _ in history(first, parent.info.run_id, "hypervolume")][-1] == 3
 
-    again = run_sweep(spec, home=tmp_path)
+    again = run_sweep(spec, home=first.home)
     assert (again.ran, again.answered) == (0, 3)
     assert [t.run_id for t in stored(again)] == [t.run_id for t in trials]
     assert again.front is not None and again.front.hypervolume == pytest.approx(first.front.hypervolume)
 
-    wider = run_sweep(spec.model_copy(update={"seeds": (0,), "retries": 0, "concurrent": 1}), home=tmp_path)
+    changed = spec.model_copy(update={"seeds": (0,), "retries": 0, "concurrent": 1})
+    wider = run_sweep(changed, home=first.home)
     assert wider.ran == 0, "the budget is no part of a sweep's identity"
 
 
@@ -128,7 +133,7 @@ def test_a_killed_driver_loses_nothing(tmp_path: Path) -> None:
     spec = tiny(
         name="killed",
         space=[{"architecture": "window", "window_size": [2, 4, 8, 12]}],
-        training={"steps": 500, "evaluate_every": 100},
+        training={"steps": 200, "evaluate_every": 50},
     )
     file = tmp_path / "killed.yaml"
     file.write_text(yaml.safe_dump(spec))
@@ -159,7 +164,7 @@ def test_a_killed_driver_loses_nothing(tmp_path: Path) -> None:
 
 def _wait_for_a_result(home: Path, driver: "subprocess.Popen[bytes]") -> None:
     """Until one trial has ended and another has a checkpoint."""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while time.monotonic() < deadline and driver.poll() is None:
         ended = list(home.glob("trials/*/result.json"))
         going = list(home.glob("trials/*/checkpoint/deepspeed"))
@@ -267,9 +272,8 @@ def test_a_sweep_whose_driver_was_killed_is_not_said_to_run(tmp_path: Path) -> N
     assert status() == "killed: run it again to go on"
 
 
-def test_a_record_is_of_one_version_of_the_code(tmp_path: Path) -> None:
-    result = run_sweep(tiny_spec(), home=tmp_path)
-    record = read_sweep(result.tracking_uri, result.record.sweep_key)
+def test_a_record_is_of_one_version_of_the_code(swept: SweepResult) -> None:
+    record = read_sweep(swept.tracking_uri, swept.record.sweep_key)
     newer = dataclasses.replace(
         record.trials[0], tags=record.trials[0].tags | {"code_version": "other"}, start_time=time.time()
     )
@@ -307,7 +311,7 @@ def test_an_interrupted_sweep_says_so_and_goes_on_later(tmp_path: Path, number: 
 
 
 def _wait_for(condition: Callable[[], bool], driver: "subprocess.Popen[str]") -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not condition():
         assert time.monotonic() < deadline and driver.poll() is None, "the driver ended, or took too long"
         time.sleep(0.05)

@@ -269,6 +269,7 @@ def test_overlapping_fail_fast_leaves_the_environment_as_it_was(monkeypatch: pyt
     assert os.environ[name] == "99"
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(
     ("uri", "said"),
     [
@@ -314,6 +315,7 @@ def test_a_fresh_store_is_initialised_by_many_processes_at_once(tmp_path: Path) 
         assert database.execute("SELECT COUNT(*) FROM alembic_version").fetchone() == (1,)
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 def test_the_writer_sustains_5000_metrics_a_second() -> None:
     measured = writer_rate()

@@ -38,6 +38,7 @@ def run_ids(uri: str, experiment: str) -> list[str]:
     return [] if found is None else [run.info.run_id for run in client.search_runs([found.experiment_id])]
 
 
+@pytest.mark.alone
 def test_a_killed_server_costs_no_metric_and_no_time(tmp_path: Path) -> None:
     """Three trials log on while the server is away: everything is there once, nothing waits for it."""
     trials, per_second, seconds = 3, 100, 12
@@ -151,6 +152,7 @@ def test_a_server_without_a_place_for_artifacts_still_gets_the_metrics(tmp_path:
         assert run_id is not None and steps_of(server.uri, run_id, "loss") == [0]
 
 
+@pytest.mark.alone
 def test_a_server_that_hangs_does_not_hold_up_the_close(tmp_path: Path) -> None:
     with MlflowServer(tmp_path / "server") as server:
         writer = TrackingWriter(server.uri, tmp_path / "s.db")

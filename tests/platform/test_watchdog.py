@@ -16,6 +16,8 @@ from recallfront.platform.watchdog import Watchdog
 from recallfront.sweeps.trial import TrialConfig
 from tests.platform.specs import tiny_spec
 
+pytestmark = pytest.mark.alone
+
 HANG = """
 import sys, time
 from pathlib import Path

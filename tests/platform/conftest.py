@@ -1,0 +1,20 @@
+"""What several of the platform's tests share."""
+
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import settings
+
+from recallfront.platform.benchmarks.trials import small_ray
+
+
+def pytest_configure() -> None:
+    settings.register_profile("busy", deadline=None)  # what runs beside it makes any example late
+    settings.load_profile("busy")
+
+
+@pytest.fixture(scope="module")
+def local_ray() -> Iterator[None]:
+    """One Ray of two CPUs for all sweeps of a module: each would start its own, which takes 4 s."""
+    with small_ray():
+        yield
