@@ -153,7 +153,7 @@ def gather(trials: Sequence[TrialRecord], knob_names: Iterable[str] = ()) -> Can
 
 def show(metric: str, value: float, spread: float | None = None) -> str:
     """A value with its spread, in the unit and with the digits that its metric deserves."""
-    if metric == "state_bytes":
+    if metric in ("state_bytes", "materialised_state_bytes"):
         return _show_bytes(value) + (f" ±{_show_bytes(spread)}" if spread else "")
     if abs(value) >= 1000 or (float(value).is_integer() and abs(value) > 1):
         return f"{value:,.0f}" + (f" ±{spread:,.0f}" if spread else "")

@@ -15,6 +15,7 @@ UNITS = {
     "prefill_tokens_per_second": "prefill tokens/s",
     "train_tokens_per_second": "training tokens/s",
     "state_bytes": "state",
+    "materialised_state_bytes": "state, materialised",
     "recall": "recall",
     "parameters": "parameters",
 }

@@ -47,8 +47,9 @@ def measured(
 
     Returns:
         `THROUGHPUTS` in tokens/s (medians, at the nominal speed of the device kind: see `_nominal_seconds`) and
-        `<name>_spread` (half the p20..p80 width, tokens/s), `state_bytes` a row at the measured context length, and
-        what describes the measurement itself under `measurement`.
+        `<name>_spread` (half the p20..p80 width, tokens/s), `state_bytes` a row at the measured context length,
+        `materialised_state_bytes`, what the authors' code holds of it, and what describes the measurement itself under
+        `measurement`.
     """
     kind = device_kind(device.name)
     path = folder / f"{measurement_key(config, kind, code_version)}.json"
@@ -97,6 +98,10 @@ def _measure(config: TrialConfig, device_name: str, nominal_path: Path) -> dict[
         low, middle, high = np.percentile(rates, [20, 50, 80])
         figures |= {name: float(middle), f"{name}_spread": float(high - low) / 2}
     figures["state_bytes"] = work.state_bytes // protocol.batch_size
+    context = protocol.context_length
+    twice = model_config.materialised_state_elements(context) - model_config.state_elements(context)
+    summed = torch.promote_types(dtype, torch.float32)  # what is there twice are sums, which are never narrower
+    figures["materialised_state_bytes"] = figures["state_bytes"] + twice * summed.itemsize
     figures["measurement"] = {
         "rounds": len(reference),
         "slowdown": slowdown,

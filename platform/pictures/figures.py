@@ -213,7 +213,8 @@ def _hover(front: Front, candidate: Candidate) -> str:
     """What is told of a candidate: knobs, objectives, state, place and runs. Plotly reads it as HTML."""
     knobs = [f"{name} = {show_knob(value)}" for name, value in candidate.knobs.items()]
     metrics = {title_of(o.metric): o.reading for o in front.objectives}
-    metrics |= {"recall on test": "recall", "state": "state_bytes", "parameters": "parameters"}
+    metrics["recall on test"] = "recall"
+    metrics |= {title_of(name): name for name in ("state_bytes", "materialised_state_bytes", "parameters")}
     told = [f"{name}: {candidate.describe(m)}" for name, m in metrics.items() if m in candidate.metrics]
     place = "on the front" if candidate.on_front else "off the front"
     if not candidate.certain:

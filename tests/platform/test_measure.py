@@ -93,6 +93,7 @@ def test_a_measurement_is_made_once_and_anew_when_asked(tmp_path: Path) -> None:
         *THROUGHPUTS,
         *(f"{name}_spread" for name in THROUGHPUTS),
         "state_bytes",
+        "materialised_state_bytes",
         "measurement",
     }
     assert all(first[name] > 0 and first[f"{name}_spread"] >= 0 for name in THROUGHPUTS)
@@ -126,6 +127,9 @@ def test_the_state_is_as_large_as_the_formula_says(name: str, precision: str, tm
         assert found["state_bytes"] == elements * torch.float32.itemsize
     else:  # recurrent states stay in float32, what is cached of the tokens does not
         assert elements * torch.bfloat16.itemsize <= found["state_bytes"] <= elements * torch.float32.itemsize
+    # Based's code holds each product of two of its 16 Taylor features twice, for a head of 16 values and the normaliser
+    doubled = 16 * 15 // 2 * (16 + 1) * torch.float32.itemsize if name == "based" else 0
+    assert found["materialised_state_bytes"] == found["state_bytes"] + doubled
 
 
 def test_a_slow_machine_does_not_make_a_model_slow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -85,6 +85,7 @@ def test_what_a_trial_reports(tmp_path: Path) -> None:
         "validation_recall",
         "validation_loss",
         "state_bytes",
+        "materialised_state_bytes",
         "parameters",
     } <= set(final.figures)
     assert {"train_seconds", "evaluate_seconds", "measure_seconds", "wait_seconds"} <= set(final.figures)
