@@ -1,12 +1,13 @@
 """Taylor attention on a GPU: sizes, launches, and their registration with PyTorch.
 
 Two ways forward, and back. Where the heads fill the chip, in bfloat16 and with a state that fits in registers, a
-kernel goes through each text (`fused_kernel`, `wide_kernel`; `pull_kernel`, `values_kernel`) and moves little more
-than inputs and outputs. Elsewhere the text is cut into chunks: one kernel writes the state before each chunk, one
+kernel goes through each text (`fused_kernel`, `wide_kernel`; `pull_kernel`) and moves little more than inputs and
+outputs. Elsewhere the text is cut into chunks: one kernel writes the state before each chunk, one
 works on all tiles at once. States are made anew for the backward pass: reading k and v again costs less than
 keeping them.
 """
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -22,7 +23,6 @@ from recallfront.kernels.taylor_attention.triton_backward import (
     keys_kernel,
     pull_kernel,
     queries_kernel,
-    values_kernel,
 )
 from recallfront.kernels.taylor_attention.triton_forward import (
     fused_kernel,
@@ -77,7 +77,9 @@ _STATES = {
     torch.float32: Cut(32, 0, 32, 32, 4),
 }
 _FUSED = (Cut(64, 0, 64, 32, 4, stages=3), Cut(64, 0, 64, 32, 8, stages=1))  # up to 16 features, and more
-_BACK = Cut(64, 0, 64, 64, 8, stages=1)  # the largest that does not spill on sm_90, up to 16 features
+# The largest that do not spill on sm_90, up to 16 features, and more: there the state of 64 values takes 144 of a
+# thread's 255 registers. A program fills a multiprocessor: 128 heads take 128 of an H100's 132.
+_BACK = (Cut(64, 0, 64, 64, 8, stages=1), Cut(16, 0, 64, 64, 8, stages=1))
 _STEP = (Cut(1, 0, 16, 64, 4), Cut(1, 0, 16, 128, 8))  # up to 64 values, and more
 
 
@@ -144,8 +146,7 @@ def is_fused(q: Tensor, v: Tensor) -> bool:
 
 def is_fused_back(q: Tensor, v: Tensor) -> bool:
     """Whether the backward pass goes through the whole text too: its kernels hold more than the forward pass's."""
-    programs = q.shape[0] * q.shape[2] * triton.cdiv(v.shape[3], _BACK.columns)
-    return is_fused(q, v) and q.shape[3] <= 16 and programs >= _FILLED and _hopper(q.device)
+    return is_fused(q, v) and q.shape[0] * q.shape[2] >= _FILLED and _hopper(q.device)
 
 
 def _hopper(device: torch.device) -> bool:
@@ -323,27 +324,26 @@ def attend_backward(
 def _back_in_passes(
     gradient: Tensor, q: Tensor, k: Tensor, v: Tensor, o: Tensor, denominators: Tensor, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """`attend_backward` by kernels that go through the text: of the queries, of the keys, of the values."""
+    """`attend_backward` by a kernel that goes through the text: for the queries, for the keys and values.
+
+    Parts of the values follow one another and add to one gradient of q and k, rounded to its type in between: their
+    programs together would not run at once.
+    """
     batch, time, heads, features = q.shape
-    constants = _fused_constants(features, v.shape[3], _BACK)
+    cut = _BACK[features > 16]
+    constants = _fused_constants(features, v.shape[3], cut)
     parts, blocks = triton.cdiv(v.shape[3], constants["COLUMNS"]), constants["BLOCKS"]
-    grid, tokens = (batch * heads, parts), batch * time * heads
-    slopes = torch.empty(parts, batch, time, heads, dtype=torch.float32, device=q.device)
-    q_gradient, k_gradient = _partial(q, parts), _partial(k, parts)
-    v_gradient = torch.empty(v.shape, dtype=v.dtype, device=v.device)
-    for keys, out in ((False, q_gradient), (True, k_gradient)):
-        if keys and parts > 1:
-            slopes = slopes.sum(0)
+    slopes = torch.empty(batch, time, heads, dtype=torch.float32, device=q.device)
+    q_gradient, k_gradient, v_gradient = (
+        torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v)
+    )
+    for keys, part in itertools.product((False, True), range(parts)):
         launch(
-            pull_kernel, grid,
-            q, k, v, None if keys else o, gradient, denominators, slopes, out,
-            scale, time, heads, blocks, tokens, *_strides(q, k, v, gradient), **constants, KEYS=keys, **_BACK.speed(),
+            pull_kernel, (batch * heads,), q, k, v, None if keys else o, gradient, denominators, slopes,
+            k_gradient if keys else q_gradient, v_gradient if keys else None,
+            scale, time, heads, blocks, part, *_strides(q, k, v, gradient), **constants, KEYS=keys, **cut.speed(),
         )  # fmt: skip
-    launch(
-        values_kernel, grid, q, k, gradient, denominators, v_gradient,
-        scale, time, heads, blocks, *_strides(q, k, gradient), **constants, **_BACK.speed(),
-    )  # fmt: skip
-    return _whole(q_gradient, q.dtype), _whole(k_gradient, k.dtype), v_gradient
+    return q_gradient, k_gradient, v_gradient
 
 
 def _partial(x: Tensor, parts: int) -> Tensor:
@@ -457,7 +457,7 @@ def _training_launches(dtype: torch.dtype, name: str, features: int, values: int
         constants = _fused_constants(features, values, _FUSED[large])
         fused = _describe(wide_kernel if large else fused_kernel, pointers, _FUSED[large], **constants)
         found.append(replace(fused, architectures=(90,) if large else fused.architectures))
-        found += [] if large else _back_launches(name, features, values)
+        found += _back_launches(name, features, values)
     cut = _OUTPUTS[dtype]
     pointers = {**inputs, **states, "o": name, "denominators": "fp32"}
     constants = {**_layout(features, values, cut), **_blocks(features, cut), "INNER": cut.inner, **precision}
@@ -486,15 +486,14 @@ def _training_launches(dtype: torch.dtype, name: str, features: int, values: int
 
 
 def _back_launches(name: str, features: int, values: int) -> list[Launch]:
-    constants = _fused_constants(features, values, _BACK)
-    inputs = {"q": name, "k": name, "gradient": name, "denominators": "fp32"}
-    partial = name if values <= constants["COLUMNS"] else "fp32"
-    pulled = {**inputs, "v": name, "slopes": "fp32", "out": partial}
+    cut = _BACK[features > 16]
+    constants = _fused_constants(features, values, cut)
+    pointers = dict.fromkeys(("q", "k", "v", "o", "gradient", "x_gradient", "v_gradient"), name)
+    pointers |= {"denominators": "fp32", "slopes": "fp32"}
     found = [
-        _describe(pull_kernel, {**pulled, "o": None if keys else name}, _BACK, **constants, KEYS=keys)
+        _describe(pull_kernel, {**pointers, "o" if keys else "v_gradient": None}, cut, **constants, KEYS=keys)
         for keys in (False, True)
     ]
-    found.append(_describe(values_kernel, {**inputs, "out": name}, _BACK, **constants))
     return [replace(one, architectures=(90,)) for one in found]
 
 

@@ -4,8 +4,8 @@ With o = n / d, n = sum w v, d = sum w + eps and g the gradient of o: that of n 
 -(g . o) / d (`slopes` below), and a weight w = 1 + s + s^2 / 2 gets (g / d) . v + slope, its score s (1 + s)
 times as much.
 
-`pull_kernel` and `values_kernel` go through each text in one program, the state in registers: three passes that
-move less than twice the inputs and outputs. The others work on all tiles at once, with states in memory.
+`pull_kernel` goes through each text in one program, the state in registers: two passes that move less than twice the
+inputs and outputs. The others work on all tiles at once, with states in memory.
 """
 
 import triton
@@ -202,33 +202,24 @@ def pull_back_both(
     return tl.dot((features * left).to(k_tile.dtype), turned, k_total, input_precision=PRECISION), v_total
 
 
-@triton.jit(do_not_specialize=["blocks"])
+@triton.jit(do_not_specialize=["blocks", "part"])
 def pull_kernel(
-    q, k, v, o, gradient, denominators, slopes, out,
-    scale, time, heads, blocks, tokens,
+    q, k, v, o, gradient, denominators, slopes, x_gradient, v_gradient,
+    scale, time, heads, blocks, part,
     q_batch, q_time, q_head, k_batch, k_time, k_head, v_batch, v_time, v_head, g_batch, g_time, g_head,
     FEATURES: tl.constexpr, VALUES: tl.constexpr, PADDED: tl.constexpr, PERIOD: tl.constexpr,
     BLOCK: tl.constexpr, BLOCKS: tl.constexpr, COLUMNS: tl.constexpr, TILE: tl.constexpr,
     KEYS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Gradient of the queries of one head, first token to last, or (KEYS) of its keys, last to first.
+    """Gradient of the queries of one head, first token to last, or (KEYS) of its keys and values, last to first.
 
     x and y are the token's own vectors, u and w those whose features and values are summed up: q, g / d, k, v for
-    the queries, k, v, q, g / d for the keys. Writes the slopes for the keys' pass. Each part of the values has its
-    own slopes and gradients; their sums are the whole. Blocks of features take turns as in `wide_kernel`.
+    the queries, k, v, q, g / d for the keys, whose values' gradient comes from the same sums. One launch for each
+    `part` of the values, one after another: all but the first add to the slopes and to the gradient of x. Blocks of
+    features take turns as in `wide_kernel`, which leaves registers for nothing else: whatever can be is made anew
+    for every tile.
     """
     KIND: tl.constexpr = tl.bfloat16 if q.dtype.element_ty == tl.bfloat16 else tl.float32
-    head_index, part = tl.program_id(0), tl.program_id(1)
-    batch, head = (head_index // heads).to(tl.int64), (head_index % heads).to(tl.int64)
-    q += batch * q_batch + head * q_head
-    k += batch * k_batch + head * k_head
-    v += batch * v_batch + head * v_head
-    gradient += batch * g_batch + head * g_head
-    first, parts = batch * time * heads + head, part.to(tl.int64) * tokens
-    c, f, lane = tl.arange(0, TILE), tl.arange(0, PADDED), tl.arange(0, BLOCK)
-    n = part * COLUMNS + tl.arange(0, COLUMNS)
-    fits, wide = (f < FEATURES)[None, :], ((n < VALUES) | (VALUES % COLUMNS == 0))[None, :]
-    picked = pick(lane % PERIOD, PADDED, KIND)
     totals = ()
     for _ in tl.static_range(BLOCKS):
         totals += (tl.zeros([BLOCK, COLUMNS], tl.float32),)
@@ -236,27 +227,33 @@ def pull_kernel(
     sums, squares = tl.zeros([PADDED], tl.float32), tl.zeros([PADDED, PADDED], tl.float32)
     tiles = tl.cdiv(time, TILE)
     for tile in tl.range(0, tiles, disable_licm=True):
+        head_index = tl.program_id(0)
+        batch, head = (head_index // heads).to(tl.int64), (head_index % heads).to(tl.int64)
+        c, f = tl.arange(0, TILE), tl.arange(0, PADDED)
+        n = part * COLUMNS + tl.arange(0, COLUMNS)
+        fits, wide = (f < FEATURES)[None, :], ((n < VALUES) | (VALUES % COLUMNS == 0))[None, :]
         begin = ((tiles - 1 - tile) if KEYS else tile) * TILE
         t = begin + c
-        here = (t < time)[:, None]
-        at = first + (tl.full((), 0, tl.int64) + begin) * heads + c * heads
-        q_tile = tile_of(q, begin, q_time, c, f, here & fits).to(KIND)
-        k_tile = tile_of(k, begin, k_time, c, f, here & fits).to(KIND)
-        v_tile = tile_of(v, begin, v_time, c, n, here & wide).to(KIND)
-        below = tl.load(denominators + at, mask=t < time, other=1.0)
-        g_tile = tile_of(gradient, begin, g_time, c, n, here & wide).to(tl.float32) / below[:, None]
+        valid = t < time
+        here = valid[:, None]
+        at = batch * time * heads + head + (tl.full((), 0, tl.int64) + begin) * heads + c * heads
+        q_tile = tile_of(q + batch * q_batch + head * q_head, begin, q_time, c, f, here & fits).to(KIND)
+        k_tile = tile_of(k + batch * k_batch + head * k_head, begin, k_time, c, f, here & fits).to(KIND)
+        v_tile = tile_of(v + batch * v_batch + head * v_head, begin, v_time, c, n, here & wide).to(KIND)
+        below = tl.load(denominators + at, mask=valid, other=1.0)
+        g_tile = tile_of(gradient + batch * g_batch + head * g_head, begin, g_time, c, n, here & wide)
+        g_tile = g_tile.to(tl.float32) / below[:, None]
         if KEYS:
-            slope = tl.load(slopes + at, mask=(t < time) & (part == 0), other=0.0)
+            slope = tl.load(slopes + at, mask=valid & (part == 0), other=0.0)
             x_tile, y_tile, u_tile, w_tile = k_tile, v_tile, q_tile, g_tile.to(KIND)
             counted = u_tile.to(tl.float32) * slope[:, None]
             weights = tl.dot(y_tile, tl.trans(w_tile), input_precision=PRECISION) + slope[None, :]
             seen = t[:, None] <= t[None, :]
         else:
-            o_tile = tl.load(o + at[:, None] * VALUES + n[None, :], mask=here & wide, other=0.0).to(
-                tl.float32
-            )
-            slope = -tl.sum(g_tile * o_tile, 1)
-            tl.store(slopes + parts + at, slope, mask=t < time)
+            o_tile = tl.load(o + at[:, None] * VALUES + n[None, :], mask=here & wide, other=0.0)
+            slope = -tl.sum(g_tile * o_tile.to(tl.float32), 1)
+            others = tl.load(slopes + at, mask=valid & (part > 0), other=0.0)
+            tl.store(slopes + at, slope + others, mask=valid)
             x_tile, y_tile, u_tile, w_tile = q_tile, g_tile.to(KIND), k_tile, v_tile
             counted = u_tile.to(tl.float32)
             weights = tl.dot(y_tile, tl.trans(w_tile), input_precision=PRECISION) + slope[:, None]
@@ -268,80 +265,38 @@ def pull_kernel(
         if not KEYS:
             total *= slope[:, None]
         total = tl.dot(scores.to(KIND), u_tile, total, input_precision=PRECISION)
+        if KEYS:
+            weights = tl.where(seen, 0.5 + 0.5 * shifted * shifted, 0.0)
+            v_total = tl.dot(weights.to(KIND), w_tile, input_precision=PRECISION)
         squares = tl.dot(tl.trans(u_tile), counted.to(KIND), squares, input_precision=PRECISION)
         sums += tl.sum(counted, 0)
+        picked = pick(tl.arange(0, BLOCK) % PERIOD, PADDED, KIND)
         left = tl.dot(x_tile, tl.trans(picked), input_precision=PRECISION)
         for block in tl.range(0, blocks, disable_licm=True):
             i, j, entry, one = lanes(block, BLOCK, FEATURES, PERIOD)
-            state = totals[0] * tl.where(one, 0.0, weigh(i, j, entry, one, scale))[:, None]  # type: ignore[misc]
-            totals = totals[1:] + (totals[0],)  # type: ignore[misc]
             turned = pick(j, PADDED, KIND)
             right = tl.dot(x_tile, tl.trans(turned), input_precision=PRECISION)
             right = tl.where(entry[None, :], 1.0, right)
-            features = tl.dot(y_tile, tl.trans(state.to(KIND)), input_precision=PRECISION)
+            state = (totals[0] * weigh(i, j, entry, one, scale)[:, None]).to(KIND)  # type: ignore[misc]
+            totals = totals[1:] + (totals[0],)  # type: ignore[misc]
+            features = tl.dot(y_tile, tl.trans(state), input_precision=PRECISION)
+            features = tl.where(one[None, :], 0.0, features)
             total = tl.dot((features * right).to(KIND), picked, total, input_precision=PRECISION)
             total = tl.dot((features * left).to(KIND), turned, total, input_precision=PRECISION)
+            if KEYS:
+                phi = tl.where(one[None, :], 1.0, left * right).to(KIND)
+                v_total = tl.dot(phi, state, v_total, input_precision=PRECISION)
         left = tl.dot(picked, tl.trans(u_tile), input_precision=PRECISION)
         for block in tl.range(0, blocks, disable_licm=True):
             _i, j, entry, one = lanes(block, BLOCK, FEATURES, PERIOD)
             right = tl.dot(pick(j, PADDED, KIND), tl.trans(u_tile), input_precision=PRECISION)
             phi = multiply(left, right, entry[:, None], one[:, None], True).to(KIND)
             totals = totals[1:] + (tl.dot(phi, w_tile, totals[0], input_precision=PRECISION),)  # type: ignore[misc]
-        tl.store(
-            out + (parts + at)[:, None] * FEATURES + f[None, :], total.to(out.dtype.element_ty), mask=here & fits
-        )  # fmt: skip
-
-
-@triton.jit(do_not_specialize=["blocks"])
-def values_kernel(
-    q, k, gradient, denominators, out,
-    scale, time, heads, blocks,
-    q_batch, q_time, q_head, k_batch, k_time, k_head, g_batch, g_time, g_head,
-    FEATURES: tl.constexpr, VALUES: tl.constexpr, PADDED: tl.constexpr, PERIOD: tl.constexpr,
-    BLOCK: tl.constexpr, BLOCKS: tl.constexpr, COLUMNS: tl.constexpr, TILE: tl.constexpr,
-    PRECISION: tl.constexpr,
-):  # fmt: skip
-    """Gradient of some values of one head, last token to first; blocks of features take turns."""
-    KIND: tl.constexpr = tl.bfloat16 if q.dtype.element_ty == tl.bfloat16 else tl.float32
-    head_index = tl.program_id(0)
-    batch, head = (head_index // heads).to(tl.int64), (head_index % heads).to(tl.int64)
-    q += batch * q_batch + head * q_head
-    k += batch * k_batch + head * k_head
-    gradient += batch * g_batch + head * g_head
-    first = batch * time * heads + head
-    c, f, lane = tl.arange(0, TILE), tl.arange(0, PADDED), tl.arange(0, BLOCK)
-    n = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
-    fits, wide = (f < FEATURES)[None, :], ((n < VALUES) | (VALUES % COLUMNS == 0))[None, :]
-    picked = pick(lane % PERIOD, PADDED, KIND)
-    totals = ()
-    for _ in tl.static_range(BLOCKS):
-        totals += (tl.zeros([BLOCK, COLUMNS], tl.float32),)
-    tiles = tl.cdiv(time, TILE)
-    for tile in tl.range(0, tiles, disable_licm=True):
-        begin = (tiles - 1 - tile) * TILE
-        t = begin + c
-        here = (t < time)[:, None]
-        at = first + (tl.full((), 0, tl.int64) + begin) * heads + c * heads
-        q_tile = tile_of(q, begin, q_time, c, f, here & fits).to(KIND)
-        k_tile = tile_of(k, begin, k_time, c, f, here & fits).to(KIND)
-        below = tl.load(denominators + at, mask=t < time, other=1.0)
-        g_tile = tile_of(gradient, begin, g_time, c, n, here & wide).to(tl.float32) / below[:, None]
-        g_tile = g_tile.to(KIND)
-        shifted = tl.dot(k_tile, tl.trans(q_tile), input_precision=PRECISION) * scale + 1
-        weights = tl.where(t[:, None] <= t[None, :], 0.5 + 0.5 * shifted * shifted, 0.0)
-        total = tl.dot(weights.to(KIND), g_tile, input_precision=PRECISION)
-        left = tl.dot(k_tile, tl.trans(picked), input_precision=PRECISION)
-        q_left = tl.dot(picked, tl.trans(q_tile), input_precision=PRECISION)
-        for block in range(blocks):
-            i, j, entry, one = lanes(block, BLOCK, FEATURES, PERIOD)
-            state = totals[0] * weigh(i, j, entry, one, scale)[:, None]  # type: ignore[misc]
-            turned = pick(j, PADDED, KIND)
-            right = tl.dot(k_tile, tl.trans(turned), input_precision=PRECISION)
-            phi = multiply(left, right, entry[None, :], one[None, :], True).to(KIND)
-            total = tl.dot(phi, state.to(KIND), total, input_precision=PRECISION)
-            right = tl.dot(turned, tl.trans(q_tile), input_precision=PRECISION)
-            phi = multiply(q_left, right, entry[:, None], one[:, None], True).to(KIND)
-            totals = totals[1:] + (tl.dot(phi, g_tile, totals[0], input_precision=PRECISION),)  # type: ignore[misc]
-        tl.store(
-            out + at[:, None] * VALUES + n[None, :], total.to(out.dtype.element_ty), mask=here & wide
-        )  # fmt: skip
+        places = x_gradient + at[:, None] * FEATURES + f[None, :]
+        total += tl.load(places, mask=here & fits & (part > 0), other=0.0).to(tl.float32)
+        tl.store(places, total.to(x_gradient.dtype.element_ty), mask=here & fits)
+        if KEYS:
+            tl.store(
+                v_gradient + at[:, None] * VALUES + n[None, :], v_total.to(v_gradient.dtype.element_ty),
+                mask=here & wide,
+            )  # fmt: skip

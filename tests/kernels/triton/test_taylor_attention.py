@@ -103,7 +103,7 @@ def test_across_chunks(
         (130, 18, 9),
         (130, 24, 33),
         (100, 31, 40),
-        (200, 32, 128),
+        (70, 32, 128),
     ],
 )
 def test_in_one_kernel(time: int, features: int, values: int, device: torch.device) -> None:
@@ -168,7 +168,10 @@ def test_the_way_forward_follows_from_the_sizes() -> None:
     assert not kernels.is_fused(q[:7], v[:7])  # too few programs
     assert not kernels.is_fused(q[:, :512], v[:, :512])  # no state needed
     assert not kernels.is_fused(q.float(), v.float())
-    assert kernels.is_fused(*(x.new_empty(8, 513, 8, width) for x, width in ((q, 32), (v, 64))))
+    q, v = (x.new_empty(8, 513, 16, width) for x, width in ((q, 32), (v, 64)))
+    assert kernels.is_fused(q[:4], v[:4])
+    assert not kernels.is_fused_back(q[:7], v[:7])  # one program a head: the forward pass has two
+    assert kernels.is_fused_back(q, v)
 
 
 @only_interpreted
@@ -326,21 +329,30 @@ def test_bytes_forward(features: int, values: int) -> None:
 
 @only_interpreted
 @pytest.mark.parametrize(
-    ("features", "values", "most"), [(8, 64, 2), (16, 32, 2), (16, 64, 2), (16, 128, 2.15)]
+    ("features", "values", "time"),
+    [
+        (8, 64, 2048),
+        (16, 32, 2048),
+        (16, 64, 2048),
+        (16, 128, 2048),
+        (24, 64, 576),
+        (32, 64, 576),
+        (32, 128, 576),
+    ],
 )
-def test_bytes_backward(features: int, values: int, most: float) -> None:
-    """Over q, k, v, o, its gradient and theirs, each once, at batch x heads = 128.
+def test_bytes_backward(features: int, values: int, time: int) -> None:
+    """Over q, k, v, o, its gradient and theirs, each once, at batch x heads = 128: all heads move as much.
 
-    More than 64 values are two programs a head, each with a gradient of q and k of its own.
+    Every tile moves as much too, so where one takes the interpreter long fewer than 2,048 tokens tell the same.
     """
-    heads, time = 128, 2048
+    heads = 128
     q, k, v = (x.expand(8, time, 16, -1) for x in draw(1, features, values, BF16))
     o, denominators = torch.zeros(v.shape, dtype=BF16), torch.ones(8, time, 16)
     assert kernels.is_fused_back(q, v)
-    with only_programs(*((0, part, 0) for part in range(-(-values // 64)))), traffic() as moved:
+    with only_programs((0, 0, 0)), traffic() as moved:
         kernels.attend_backward(o, q, k, v, o, denominators, 0.25)
     ratio = moved.total * heads / (2 * least(time, features, values, heads))
-    assert ratio <= most, ratio
+    assert ratio <= 2, ratio
 
 
 @only_interpreted
