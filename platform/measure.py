@@ -100,8 +100,8 @@ def _measure(config: TrialConfig, device_name: str, nominal_path: Path) -> dict[
     figures["state_bytes"] = work.state_bytes // protocol.batch_size
     context = protocol.context_length
     twice = model_config.materialised_state_elements(context) - model_config.state_elements(context)
-    summed = torch.promote_types(dtype, torch.float32)  # what is there twice are sums, which are never narrower
-    figures["materialised_state_bytes"] = figures["state_bytes"] + twice * summed.itemsize
+    wide = torch.promote_types(dtype, torch.float32)  # of sums over the text
+    figures["materialised_state_bytes"] = figures["state_bytes"] + twice * wide.itemsize
     figures["measurement"] = {
         "rounds": len(reference),
         "slowdown": slowdown,
