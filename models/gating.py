@@ -1,4 +1,4 @@
-"""Products with a gate, and the channel mixer around one: few passes over memory on a CPU."""
+"""Products with a gate, and the residual channel mixer around one: few passes over memory on a CPU."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -8,11 +8,13 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from recallfront.kernels.gated_product.operator import Nonlinearity, gated_product
+from recallfront.kernels.rms_norm.pytorch import add_gain_slope, inverse_rms
 
 # both are g * sigmoid(l(g)): silu with l(g) = g, the tanh form of gelu with l(g) = g (A + B g^2)
 _A = 1.5957691216057308  # 2 sqrt(2 / pi)
 _B = 0.044715 * _A
 _BLOCK = 1 << 17  # numbers worked on at once, so that a chain of operations stays in the cache
+_ROWS = 512  # tokens that go through the channel mixer at once: enough for its matrix products, little memory
 
 
 def gated(gate: Tensor, x: Tensor, kind: Nonlinearity) -> Tensor:
@@ -24,16 +26,21 @@ def gated(gate: Tensor, x: Tensor, kind: Nonlinearity) -> Tensor:
     return out.view(x.shape)
 
 
-def gated_mlp(
-    x: Tensor, up: Tensor, up_bias: Tensor | None, down: Tensor, down_bias: Tensor | None, kind: Nonlinearity
+def add_gated_mlp(
+    x: Tensor,
+    norm: tuple[Tensor, float],
+    up: tuple[Tensor, Tensor | None],
+    down: tuple[Tensor, Tensor | None],
+    kind: Nonlinearity,
 ) -> Tensor:
-    """down (f(g) * u) with g, u = up x: x (..., D), up (2 hidden, D), down (D, hidden); in training, on a CPU.
+    """x + down (f(g) * u) with g, u = up norm(x), for x (..., D); in training, on a CPU.
 
-    The biases, where there are any, are added while their products are in the cache anyway.
+    norm: gain (D) and eps of a root-mean-square norm; up: weight (2 hidden, D) and bias; down: weight (D, hidden) and
+    bias. All of it goes by few tokens at a time, so that what lies between the products is still in the cache.
     """
     flat = x.reshape(-1, x.shape[-1])
-    out: Tensor = _GatedMLP.apply(flat, up, up_bias, down, down_bias, kind)  # type: ignore[no-untyped-call]
-    return out.view(*x.shape[:-1], down.shape[0])
+    out: Tensor = _AddedGatedMLP.apply(flat, *norm, *up, *down, kind)  # type: ignore[no-untyped-call]
+    return out.view(x.shape)
 
 
 def trains_on_cpu(x: Tensor) -> bool:
@@ -42,10 +49,13 @@ def trains_on_cpu(x: Tensor) -> bool:
     return x.device.type == "cpu" and wide and torch.is_grad_enabled() and not torch.compiler.is_compiling()
 
 
-def _blocks(rows: int, width: int) -> Iterator[slice]:
-    step = max(1, _BLOCK // width)
+def _parts(rows: int, step: int) -> Iterator[slice]:
     for start in range(0, rows, step):
-        yield slice(start, start + step)
+        yield slice(start, min(rows, start + step))
+
+
+def _blocks(rows: int, width: int) -> Iterator[slice]:
+    return _parts(rows, max(1, _BLOCK // width))
 
 
 def _logit(g: Tensor, kind: Nonlinearity) -> Tensor:
@@ -55,10 +65,12 @@ def _logit(g: Tensor, kind: Nonlinearity) -> Tensor:
 
 def _slope(g: Tensor, logit: Tensor, s: Tensor, kind: Nonlinearity) -> Tensor:
     """f'(g) = s (1 + (1 - s) g l'(g)), in the memory of the logit."""
-    if kind == "gelu":  # g l'(g) = 3 l(g) - 2 A g
-        logit.mul_(3).add_(g, alpha=-2 * _A)
+    factor = 1
+    if kind == "gelu":  # g l'(g) = 3 (l(g) - 2/3 A g)
+        factor = 3
+        logit.add_(g, alpha=-2 / 3 * _A)
     logit.addcmul_(logit, s, value=-1)
-    return torch.addcmul(s, logit, s, out=logit)
+    return torch.addcmul(s, logit, s, value=factor, out=logit)
 
 
 class _Gated(torch.autograd.Function):
@@ -85,51 +97,78 @@ class _Gated(torch.autograd.Function):
         return grad_gate, grad_x, None
 
 
-class _GatedMLP(torch.autograd.Function):
+class _AddedGatedMLP(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
         x: Tensor,
+        gain: Tensor,
+        eps: float,
         up: Tensor,
         up_bias: Tensor | None,
         down: Tensor,
         down_bias: Tensor | None,
         kind: Nonlinearity,
     ) -> Tensor:
-        hidden = x @ up.T
-        product = torch.empty(x.shape[0], down.shape[1], dtype=x.dtype)
-        for block in _blocks(*product.shape):
-            if up_bias is not None:
-                hidden[block].add_(up_bias)
-            g, u = hidden[block].chunk(2, dim=-1)
-            torch.mul(g, _logit(g, kind).sigmoid_(), out=product[block]).mul_(u)
-        ctx.save_for_backward(x, up, down, hidden)
+        inverse, hidden, y = inverse_rms(x, eps), x.new_empty(x.shape[0], up.shape[0]), torch.empty_like(x)
+        products = x.new_empty(min(_ROWS, x.shape[0]), down.shape[1])
+        for part in _parts(x.shape[0], _ROWS):
+            normal = (x[part] * inverse[part]).mul_(gain)
+            inner, product = hidden[part], products[: len(normal)]
+            torch.mm(normal, up.T, out=inner)
+            for block in _blocks(*product.shape):
+                if up_bias is not None:
+                    inner[block].add_(up_bias)
+                g, u = inner[block].chunk(2, dim=-1)
+                torch.mul(g, _logit(g, kind).sigmoid_(), out=product[block]).mul_(u)
+            torch.addmm(x[part], product, down.T, out=y[part])
+        ctx.save_for_backward(x, gain, inverse, up, down, hidden)
         ctx.kind, ctx.biases = kind, (up_bias is not None, down_bias is not None)
-        y = product @ down.T
         return y if down_bias is None else y.add_(down_bias)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, up, down, hidden = ctx.saved_tensors
+        x, gain, inverse, up, down, hidden = ctx.saved_tensors
         with_up, with_down = ctx.biases
-        grad_hidden, grad_bias = torch.empty_like(hidden), torch.zeros_like(hidden[0])
-        product = grad @ down  # each block: first the gradient of the product, then the product itself
-        for block in _blocks(*product.shape):
-            g, u = hidden[block].chunk(2, dim=-1)
-            grad_g, grad_u = grad_hidden[block].chunk(2, dim=-1)
-            logit, slope = _logit(g, ctx.kind), product[block]
-            s = torch.sigmoid(logit)
-            torch.mul(slope, u, out=grad_g).mul_(_slope(g, logit, s, ctx.kind))
-            torch.mul(slope, s.mul_(g), out=grad_u)
-            torch.mul(s, u, out=slope)
+        grad_x, grad_gain, grad_bias = (
+            torch.empty_like(x),
+            torch.zeros_like(gain),
+            torch.zeros_like(hidden[0]),
+        )
+        grad_up, grad_down = torch.zeros_like(up.T), torch.zeros_like(down)
+        rows = min(_ROWS, x.shape[0])
+        products, inners = x.new_empty(rows, down.shape[1]), x.new_empty(rows, up.shape[0])
+        for part in _parts(x.shape[0], _ROWS):
+            slope, normal = grad[part], x[part] * inverse[part]
+            inner, product = inners[: len(normal)], products[: len(normal)]
+            torch.mm(slope, down, out=product)
+            _gate_back(hidden[part], product, inner, ctx.kind)
+            grad_down.addmm_(slope.T, product)
+            grad_up.addmm_((normal * gain).T, inner)
             if with_up:
-                grad_bias += grad_hidden[block].sum(0)
+                grad_bias += inner.sum(0)
+            through = add_gain_slope(inner @ up, normal, gain, grad_gain)
+            torch.addcmul(slope, through, inverse[part], out=grad_x[part])
         return (
-            grad_hidden @ up,
-            (x.T @ grad_hidden).T,  # a fifth faster than the other way round
+            grad_x,
+            grad_gain,
+            None,
+            grad_up.T,
             grad_bias if with_up else None,
-            grad.T @ product,
+            grad_down,
             grad.sum(0) if with_down else None,
             None,
         )
+
+
+def _gate_back(hidden: Tensor, product: Tensor, grad_hidden: Tensor, kind: Nonlinearity) -> None:
+    """Write the gradient of hidden (N, 2 D); product (N, D): first the product's gradient, then the product itself."""
+    for block in _blocks(*product.shape):
+        g, u = hidden[block].chunk(2, dim=-1)
+        grad_g, grad_u = grad_hidden[block].chunk(2, dim=-1)
+        logit, slope = _logit(g, kind), product[block]
+        s = torch.sigmoid(logit)
+        torch.mul(slope, u, out=grad_g).mul_(_slope(g, logit, s, kind))
+        torch.mul(slope, s.mul_(g), out=grad_u)
+        torch.mul(s, u, out=slope)

@@ -45,7 +45,7 @@ class Layer(nn.Module):
         """x + mlp(norm(x))."""
         if self.mlp is None or self.mlp_norm is None:
             return x
-        return x + self.mlp(self.mlp_norm(x))  # type: ignore[no-any-return]
+        return self.mlp.add_to(x, self.mlp_norm)
 
     def step(self, x: Tensor, state: LayerState, step: Step) -> Tensor:
         """One token, x (B, width)."""

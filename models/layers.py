@@ -11,7 +11,7 @@ from torch.autograd.function import once_differentiable
 
 from recallfront.kernels.gated_product.operator import Nonlinearity, gated_halves
 from recallfront.kernels.rms_norm.operator import rms_norm
-from recallfront.models.gating import gated_mlp, trains_on_cpu
+from recallfront.models.gating import add_gated_mlp, trains_on_cpu
 
 
 class Drawn(nn.Module):
@@ -87,11 +87,20 @@ class MLP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.kind == "gelu":
             return self.down(F.gelu(self.up(x), approximate="tanh"))  # type: ignore[no-any-return]
-        kind: Nonlinearity = "gelu" if self.kind == "geglu" else "silu"
+        return self.down(gated_halves(self.up(x), self._nonlinearity))  # type: ignore[no-any-return]
+
+    def add_to(self, x: Tensor, norm: nn.Module) -> Tensor:
+        """x + mlp(norm(x))."""
         # an adapter (LoRA) may stand in the place of a linear map
-        if trains_on_cpu(x) and type(self.up) is type(self.down) is Linear:
-            return gated_mlp(x, self.up.weight, self.up.bias, self.down.weight, self.down.bias, kind)
-        return self.down(gated_halves(self.up(x), kind))  # type: ignore[no-any-return]
+        plain = type(self.up) is type(self.down) is Linear and self.kind != "gelu"
+        if not (plain and isinstance(norm, RMSNorm) and trains_on_cpu(x)):
+            return x + self(norm(x))  # type: ignore[no-any-return]
+        up, down = (self.up.weight, self.up.bias), (self.down.weight, self.down.bias)
+        return add_gated_mlp(x, (1 + norm.scale, norm.eps), up, down, self._nonlinearity)
+
+    @property
+    def _nonlinearity(self) -> Nonlinearity:
+        return "gelu" if self.kind == "geglu" else "silu"
 
 
 def _rotary_table(

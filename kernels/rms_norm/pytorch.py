@@ -15,12 +15,25 @@ def rms_norm_pytorch(x: Tensor, gain: Tensor, eps: float) -> Tensor:
     return y
 
 
+def inverse_rms(x: Tensor, eps: float) -> Tensor:
+    """1 / sqrt(mean x^2 + eps), (..., 1) for x (..., D), in float32 at least."""
+    wide = torch.promote_types(x.dtype, torch.float32)
+    length: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=wide)
+    return length.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+
+
+def add_gain_slope(grad: Tensor, normal: Tensor, gain: Tensor, grad_gain: Tensor) -> Tensor:
+    """The slope of normal = x / rms(x), all (N, D), but for a factor 1 / rms(x); adds to the gain's, (D), in place."""
+    product = grad * normal
+    grad_gain += product.sum(0)
+    along = torch.mv(product, gain).div_(-gain.shape[0])
+    return torch.addcmul(grad * gain, normal, along[:, None])
+
+
 class _RMSNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, gain: Tensor, eps: float) -> Tensor:
-        wide = torch.promote_types(x.dtype, torch.float32)
-        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=wide)
-        inverse = (length.square_() / x.shape[-1]).add_(eps).rsqrt_()
+        inverse = inverse_rms(x, eps)
         ctx.save_for_backward(x, gain, inverse)
         y: Tensor = (x * inverse).mul_(gain).to(x.dtype)
         return y
@@ -31,15 +44,13 @@ class _RMSNorm(torch.autograd.Function):
         x, gain, inverse = ctx.saved_tensors
         width, wide = x.shape[-1], inverse.dtype
         grad_x = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-        grad_gain = torch.zeros(width, dtype=wide, device=x.device)
+        wide_gain, grad_gain = gain.to(wide), torch.zeros(width, dtype=wide, device=x.device)
         flat = [tensor.reshape(-1, tensor.shape[-1]) for tensor in (grad, x, inverse)]
         rows = grad_x.view(-1, width)
         step = max(1, _BLOCK // width) if x.device.type == "cpu" else len(rows)
         for start in range(0, len(rows), step):  # so that the chain stays in the cache
             slope, value, scale = (tensor[start : start + step] for tensor in flat)
-            normal = value * scale
-            product = slope * normal
-            grad_gain += product.sum(0)
-            along = product.mul_(gain).sum(-1, keepdim=True).div_(-width)
-            rows[start : start + step] = torch.addcmul(slope * gain, normal, along).mul_(scale)
+            rows[start : start + step] = add_gain_slope(
+                slope.to(wide), value * scale, wide_gain, grad_gain
+            ).mul_(scale)
         return grad_x, grad_gain.to(gain.dtype), None
