@@ -1,6 +1,5 @@
 """The short convolution through PyTorch's depthwise one, with its gradient written out."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -8,18 +7,27 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-_PART = 1 << 17  # numbers worked on at once, so that a product and its sum stay in the cache
+_PART = 1 << 16  # numbers worked on at once, so that their sums stay in the cache
 _LEAST_TIME = 32  # shorter blocks are not worth a compiled convolution
 
 
-def _parts(x: Tensor) -> Iterator[tuple[slice, slice]]:
-    """Rows and times of the batch (B, T, C), few at a time."""
-    batch, time, channels = x.shape
+def _taps_gradient(grad: Tensor, history: Tensor, size: int) -> Tensor:
+    """sum over b, t of grad[b, t, c] * history[b, t + s, c]: (C, size); grad (B, T, C), history (B, T + size - 1, C).
+
+    Parts of the batch are added up token by token, and their tokens at the end: one pass over memory.
+    """
+    batch, time, channels = grad.shape
     length = min(time, max(1, _PART // channels))
-    step = max(1, _PART // (length * channels))
+    step = min(batch, max(1, _PART // (length * channels)))
+    wide = torch.promote_types(grad.dtype, torch.float32)
+    total = grad.new_zeros(size, step, length, channels, dtype=wide)
+    windows = history.unfold(1, size, 1).permute(3, 0, 1, 2)  # (size, B, T, C)
     for row in range(0, batch, step):
         for start in range(0, time, length):
-            yield slice(row, row + step), slice(start, min(start + length, time))
+            part = slice(row, row + step), slice(start, start + length)
+            slope = grad[part]
+            total[:, : slope.shape[0], : slope.shape[1]].addcmul_(slope, windows[:, *part])
+    return total.sum((1, 2)).t().to(grad.dtype)
 
 
 def _convolve(history: Tensor, taps: Tensor, bias: Tensor | None, padding: int = 0) -> Tensor:
@@ -53,19 +61,11 @@ class _ShortConv(torch.autograd.Function):
         history, taps = ctx.saved_tensors
         size, grad = taps.shape[1], grad.contiguous()
         grad_history = _convolve(grad, taps.flip(1), None, padding=size - 1)
-        grad_taps, grad_bias = torch.zeros_like(taps.t()), torch.zeros_like(taps[:, 0])
-        for rows, times in _parts(grad):
-            slope = grad[rows, times]
-            for place in range(size):
-                inputs = history[rows, times.start + place : times.stop + place]
-                grad_taps[place] += (slope * inputs).sum((0, 1))
-            if ctx.has_bias:
-                grad_bias += slope.sum((0, 1))
         reach = size - 1
         return (
             grad_history[:, reach:],
-            grad_taps.t(),
-            grad_bias if ctx.has_bias else None,
+            _taps_gradient(grad, history, size),
+            grad.sum((0, 1)) if ctx.has_bias else None,
             grad_history[:, :reach],
         )
 
