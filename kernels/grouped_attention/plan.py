@@ -117,8 +117,8 @@ def backward_plan(
     """The backward pass of `lines` heads. No choice spills registers on the chips that it is for.
 
     A chip before Hopper multiplies out of registers, and float32 is multiplied there everywhere: neither leaves room
-    for large tiles, for the state to be carried along, or for keys and values in one. Several groups in a tile need
-    more masks, and those registers; float16 needs them to keep weights in range.
+    for keys and values in one, nor float32, float16 and groups of several tiles for the state to be carried along.
+    Several groups in a tile need more masks, and those registers; float16 needs them to keep weights in range.
     """
     columns = pad(width)
     if dtype == torch.float32:
@@ -127,6 +127,10 @@ def backward_plan(
         return Backward(cut(16, time, group, carried=False), narrow, narrow, values, taps, sums)
     taps, sums = Blocks(128, 32, columns, 8, 2), Blocks(64, 32, columns, 4, 2)
     wanted = -(-_CHIP // lines)
+    if not hopper and group <= 64 and dtype == torch.bfloat16:
+        queries, keys = Blocks(64, 16, columns, 4 if group > 32 else 8, 1), Blocks(64, 16, columns, 4, 1)
+        plan = cut(64, time, group, wanted=wanted)
+        return Backward(plan, queries, keys, Blocks(64, 32, columns, 4, 1), taps, sums)
     if not hopper or group <= 32:
         blocks = Blocks(32, 32, columns, 4, 1)
         plan = cut(32, time, group, wanted=wanted, carried=hopper)
