@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-_CHUNK = 32
+_CHUNK = 12  # with the benchmark's batch of 4 x 512 a step over all chunks is just worth two threads
 
 
 def _sequential(a: Tensor, b: Tensor, initial: Tensor, h: Tensor, *, reverse: bool) -> Tensor:
@@ -36,30 +36,28 @@ def _scan(a: Tensor, b: Tensor, initial: Tensor, h: Tensor, *, reverse: bool = F
 
 
 def _chunked(a: Tensor, b: Tensor, initial: Tensor, h: Tensor, *, reverse: bool) -> Tensor:
-    """Each chunk starts from 0; then the state that enters it is added, scaled by its running product of a.
+    """First only what leaves each chunk, from 0, and the product of its a; then, knowing what enters, all of h.
 
-    Nothing is divided, so decays as small as they like only underflow to the 0 they stand for. Returns the last h.
+    Reading a and b twice costs less than keeping a product for every step would. Nothing is divided, so decays as
+    small as they like only underflow to the 0 they stand for. Returns the last h.
     """
     a, b, h = (x.unflatten(1, (-1, _CHUNK)) for x in (a, b, h))
-    zero, end = torch.zeros_like(b[:, :, 0]), 0 if reverse else _CHUNK - 1
-    decay = torch.empty(b.shape, dtype=b.dtype, device=b.device)
-    _sequential(
-        a, torch.zeros_like(zero)[:, :, None].expand_as(a), torch.ones_like(zero), decay, reverse=reverse
-    )
-    _sequential(a, b, zero, h, reverse=reverse)
-    leaving = torch.empty_like(zero)
-    last = _sequential(decay[:, :, end], h[:, :, end], initial, leaving, reverse=reverse)
-    if reverse:
-        entering = torch.cat([leaving[:, 1:], initial[:, None]], dim=1)
-    else:
-        entering = torch.cat([initial[:, None], leaving[:, :-1]], dim=1)
-    h.addcmul_(decay, entering[:, :, None])
+    steps = list(zip(a.unbind(2), b.unbind(2), strict=True))
+    first, *later = reversed(steps) if reverse else steps
+    decay, carry = (x.clone() for x in first)
+    for a_t, b_t in later:
+        torch.addcmul(b_t, a_t, carry, out=carry)
+        decay.mul_(a_t)
+    leaving = torch.empty_like(carry)
+    last = _sequential(decay, carry, initial, leaving, reverse=reverse)
+    before = [initial[:, None], leaving[:, :-1]] if not reverse else [leaving[:, 1:], initial[:, None]]
+    _sequential(a, b, torch.cat(before, dim=1), h, reverse=reverse)
     return last
 
 
-def scan(a: Tensor, b: Tensor, initial: Tensor) -> Tensor:
-    """All h of the recurrence (B, T, D), of initial (B, D); no gradient."""
-    h = torch.empty(b.shape, dtype=b.dtype, device=b.device)
+def scan(a: Tensor, b: Tensor, initial: Tensor, *, in_place: bool = False) -> Tensor:
+    """All h of the recurrence (B, T, D), of initial (B, D); no gradient. in_place: h takes the memory of b."""
+    h = b if in_place else torch.empty(b.shape, dtype=b.dtype, device=b.device)
     _scan(a, b, initial, h)
     return h
 

@@ -11,7 +11,7 @@ from torch.autograd.function import once_differentiable
 from recallfront.kernels.linear_scan.pytorch import scan, scan_back
 
 C = 8.0  # the constant c of arXiv:2402.19427 eq. (3)
-_ROWS = 256  # tokens worked on at once, so that a chain of operations stays in the cache
+_PART = 1 << 17  # numbers worked on at once, so that a chain of operations stays in the cache
 
 
 def rg_lru_pytorch(v: Tensor, weight: Tensor, bias: Tensor, p: Tensor, starts: Tensor) -> Tensor:
@@ -56,71 +56,78 @@ def _by_block(x: Tensor, blocks: int) -> Tensor:
     return x.view(x.shape[0], blocks, x.shape[1] // blocks).transpose(0, 1)
 
 
-def _parts(rows: int) -> Iterator[slice]:
-    for start in range(0, rows, _ROWS):
-        yield slice(start, start + _ROWS)
+def _parts(rows: int, width: int) -> Iterator[slice]:
+    step = max(1, _PART // width)
+    for start in range(0, rows, step):
+        yield slice(start, min(rows, start + step))
+
+
+def _blocks(weight: Tensor) -> Iterator[tuple[int, slice, Tensor, Tensor]]:
+    """Of each block: its number, its columns, the weights (D / blocks, D / blocks) of r and of i."""
+    size = weight.shape[1]
+    for block, both in enumerate(weight):
+        yield block, slice(block * size, (block + 1) * size), both[:, :size], both[:, size:]
 
 
 class _RGLRU(torch.autograd.Function):
+    """Both gates lie whole, (B T, D) each, so that passes over them are passes over unbroken memory."""
+
     @staticmethod
     def forward(ctx: Any, v: Tensor, weight: Tensor, bias: Tensor, p: Tensor, starts: Tensor) -> Tensor:
-        blocks, size, _ = weight.shape
-        flat = _by_block(v.view(-1, v.shape[2]), blocks)
-        gates = torch.baddbmm(bias[:, None], flat, weight)
-        a, b, m = torch.empty_like(v), torch.empty_like(v), torch.empty_like(v)
-        by_block = [_by_block(x.view(-1, v.shape[2]), blocks) for x in (a, b, m)]
-        rate = (-C * F.softplus(p)).view(blocks, 1, size)
-        for part in _parts(flat.shape[1]):
-            r, i = gates[:, part].sigmoid_().chunk(2, dim=-1)
-            a_part, b_part, m_part = (x[:, part] for x in by_block)
-            torch.mul(r, rate, out=a_part)
-            torch.mul(a_part, 2, out=m_part).expm1_().neg_().sqrt_()
-            a_part.exp_()
-            torch.mul(m_part, i, out=b_part).mul_(flat[:, part])
+        flat, size = v.view(-1, v.shape[2]), weight.shape[1]
+        r, i, a, m = (torch.empty_like(flat) for _ in range(4))
+        before = v.new_empty(
+            flat.shape[0] + 1, v.shape[2]
+        )  # h one token late, in the place of what is scanned
+        before[0], b = 0, before[1:]
+        for _, columns, of_r, of_i in _blocks(weight):
+            torch.mm(flat[:, columns], of_r, out=r[:, columns])
+            torch.mm(flat[:, columns], of_i, out=i[:, columns])
+        rate = -C * F.softplus(p)
+        bias_r, bias_i = bias[:, :size].flatten(), bias[:, size:].flatten()
+        for part in _parts(*flat.shape):
+            r[part].add_(bias_r).sigmoid_()
+            i[part].add_(bias_i).sigmoid_()
+            log_a = torch.mul(r[part], rate, out=a[part])
+            torch.add(log_a, log_a, out=m[part]).expm1_().neg_().sqrt_()
+            log_a.exp_()
+            torch.mul(m[part], i[part], out=b[part]).mul_(flat[part])
         rows = _start_rows(starts, v)
-        a.view(-1, v.shape[2])[rows] = 0
-        m.view(-1, v.shape[2])[rows] = 1
-        b.view(-1, v.shape[2])[rows] = (gates[:, rows, size:] * flat[:, rows]).transpose(0, 1).flatten(1)
-        h = scan(a, b, v.new_zeros(v.shape[0], v.shape[2]))
-        ctx.save_for_backward(v, weight, p, gates, a, m, h)
+        a[rows], m[rows], b[rows] = 0, 1, i[rows] * flat[rows]
+        h = scan(a.view_as(v), b.view_as(v), v.new_zeros(v.shape[0], v.shape[2]), in_place=True)
+        ctx.save_for_backward(v, weight, p, r, i, a, m, before)
         return h
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_h: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, None]:
-        v, weight, p, gates, a, m, h = ctx.saved_tensors
-        blocks, size, _ = weight.shape
-        width = v.shape[2]
-        total = scan_back(a, grad_h)
-        # what reached h_{t-1} through a_t; nothing comes from before the first token, whose a is 0
-        grad_a = torch.empty_like(a)
-        torch.mul(total[:, 1:], h[:, :-1], out=grad_a[:, 1:])
-        grad_a[:, 0] = 0
-        flat_v, flat_a, flat_m, slope, grad_v = (
-            _by_block(x.view(-1, width), blocks) for x in (v, a, m, grad_a, total)
-        )
-        rate = (-C * F.softplus(p)).view(blocks, 1, size)
-        grad_gates = torch.empty_like(gates)
-        grad_rate = torch.zeros(blocks, size, dtype=p.dtype)
-        for part in _parts(flat_v.shape[1]):
-            r, i = gates[:, part].chunk(2, dim=-1)
-            grad_r, grad_i = grad_gates[:, part].chunk(2, dim=-1)
-            g, slope_part, m_part, a_part = grad_v[:, part], slope[:, part], flat_m[:, part], flat_a[:, part]
-            # grad_i holds what reaches m i, then what reaches i, then what reaches i's logit
-            torch.mul(g, flat_v[:, part], out=grad_i)
+        v, weight, p, r, i, a, m, before = ctx.saved_tensors
+        total = scan_back(a.view_as(v), grad_h)
+        flat, size = v.view(-1, v.shape[2]), weight.shape[1]
+        grad_v = total.view(flat.shape)
+        grad_r, grad_i = torch.empty_like(r), torch.empty_like(i)
+        grad_rate, bias_r, bias_i = (torch.zeros_like(p) for _ in range(3))
+        rate = -C * F.softplus(p)
+        for part in _parts(*flat.shape):
+            g = grad_v[part]
+            through = (g * flat[part]).mul_(i[part])  # what reaches m
             # dm / dlog a = -a^2 / m; the slope of the square root, 1 / (2 m), is kept below 1000
-            steep = (2 * m_part).clamp_(min=1e-3).reciprocal_().mul_(a_part).mul_(grad_i).mul_(i)
-            slope_part.add_(steep, alpha=-2).mul_(a_part)
-            g.mul_(m_part)  # in the place of the scan's sums
-            torch.mul(slope_part, r, out=steep)
-            grad_rate += steep.sum(1)
-            torch.mul(steep, 1 - r, out=grad_r).mul_(rate)
-            grad_i.mul_(m_part).mul_(i).mul_(1 - i)
-            g.mul_(i)
-        grad_weight = flat_v.transpose(1, 2) @ grad_gates
-        grad_v += grad_gates @ weight.transpose(1, 2)
-        grad_p = grad_rate.view(-1) * (-C * torch.sigmoid(p))
-        return total, grad_weight, grad_gates.sum(1), grad_p, None
+            steep = m[part].clamp(min=5e-4).reciprocal_().mul_(a[part])
+            # before a text's first token stands another's last: its a is 0
+            slope = (g * before[part]).addcmul_(steep, through, value=-1).mul_(a[part]).mul_(r[part])
+            grad_rate += slope.sum(0)
+            bias_r += torch.addcmul(slope, slope, r[part], value=-1, out=grad_r[part]).mul_(rate).sum(0)
+            through.mul_(m[part])
+            bias_i += torch.addcmul(through, through, i[part], value=-1, out=grad_i[part]).sum(0)
+            g.mul_(m[part]).mul_(i[part])  # in the place of the scan's sums
+        grad_weight = torch.empty_like(weight)
+        for block, columns, of_r, of_i in _blocks(weight):
+            grads = grad_r[:, columns], grad_i[:, columns]
+            torch.mm(flat[:, columns].T, grads[0], out=grad_weight[block, :, :size])
+            torch.mm(flat[:, columns].T, grads[1], out=grad_weight[block, :, size:])
+            grad_v[:, columns].addmm_(grads[0], of_r.T).addmm_(grads[1], of_i.T)
+        grad_bias = torch.stack([bias_r.view(-1, size), bias_i.view(-1, size)], dim=1).flatten(1)
+        return total, grad_weight, grad_bias, grad_rate * (-C * torch.sigmoid(p)), None
 
 
 def _start_rows(starts: Tensor, v: Tensor) -> Tensor:
