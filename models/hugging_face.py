@@ -25,6 +25,10 @@ class RecallfrontConfig(PretrainedConfig):  # type: ignore[no-untyped-call]
         self.recallfront = recallfront or {}
         self.vocab_size = self.recallfront.get("vocab_size")
         self.num_hidden_layers = self.recallfront.get("num_layers")
+        if rows := self.recallfront.get(
+            "learned_positions"
+        ):  # tools cut longer texts; without it there is no longest
+            self.max_position_embeddings = rows
         keywords.setdefault(
             "use_cache", False
         )  # our states are no cache of theirs: generation reads all again

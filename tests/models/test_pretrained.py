@@ -157,6 +157,13 @@ def test_evaluation_tools_score_and_generate(tmp_path: Path) -> None:
     assert found[0, 5:].tolist() == best
 
 
+def test_evaluation_tools_learn_how_long_a_text_may_be(tmp_path: Path) -> None:
+    for name, longest in (("attention-gpt", 64), ("griffin", None)):
+        save_pretrained(make_model(case_config(name), torch.float32), tmp_path / name)
+        config = from_pretrained(tmp_path / name).config
+        assert getattr(config, "max_position_embeddings", None) == longest
+
+
 def test_a_tool_that_knows_nothing_of_us_loads_it(tmp_path: Path) -> None:
     ours = make_model(case_config("grouped"), torch.float32)
     save_pretrained(ours, tmp_path / "model")
