@@ -80,6 +80,22 @@ def test_selective_decays_start_as_in_mamba2(architecture: str) -> None:
     assert float(dt.log().mean()) == pytest.approx(torch.tensor(1e-2).log().item(), rel=0.05)
 
 
+def test_decays_of_gla_start_near_one() -> None:
+    """sigmoid(W2 W1 x + b)^(1/16), b = 0, through 16 numbers (arXiv:2312.06635 sec. 4.4): 2^(-1/16) in the middle."""
+    values = {"architecture": "gla", "vocab_size": 8, "width": 512, "num_heads": 4, "pattern": "S"}
+    block = build(parse_config(values)).layers[0].mixer
+    assert isinstance(block, MatrixState) and block.low_rank is not None
+    assert block.low_rank.down.out_features == 16 and not block.low_rank.up.bias.any()
+    x = torch.randn(512, 512, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        decay = block.low_rank(x).double().exp()
+        logits = block.low_rank.up(block.low_rank.down(x))
+    assert decay.shape == (512, 4, 128) and 0 < float(decay.min()) and float(decay.max()) < 1
+    # both maps keep the variance 1 of their inputs; over 16 x 512 numbers and inputs it is drawn to about 3 %
+    assert float(logits.std()) == pytest.approx(1, rel=0.05)
+    assert float(decay.median()) == pytest.approx(2 ** (-1 / 16), rel=0.01)
+
+
 def test_decays_of_retnet_are_fixed() -> None:
     found = fixed_decay(3, torch.device("cpu"), torch.float64).exp()
     torch.testing.assert_close(found, torch.tensor([31 / 32, 63 / 64, 127 / 128], dtype=torch.float64))
