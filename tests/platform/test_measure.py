@@ -16,6 +16,8 @@ from recallfront.sweeps import TrialConfig
 from recallfront.sweeps.space import architectures
 from tests.platform.specs import tiny_spec
 
+pytestmark = pytest.mark.usefixtures("quick_collections")
+
 
 @pytest.fixture(autouse=True)
 def _usual(monkeypatch: pytest.MonkeyPatch) -> None:

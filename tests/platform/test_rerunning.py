@@ -18,7 +18,7 @@ from recallfront.platform.tracking.ledger import find_run, read_artifact, read_s
 from recallfront.sweeps import SweepSpec
 from tests.platform.specs import SEGMENT, tiny_spec
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_collections")]
 ARCHITECTURES = ("attention", "window", "hawk", "griffin", "based", "grouped")
 
 

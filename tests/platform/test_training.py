@@ -23,6 +23,7 @@ from tests.platform.specs import SEGMENT, tiny_spec
 
 # DeepSpeed's ZeRO uses what torch deprecates.
 pytestmark = [
+    pytest.mark.usefixtures("quick_collections"),
     pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:.torch.distributed:FutureWarning"),
 ]
