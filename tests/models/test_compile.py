@@ -1,5 +1,8 @@
 """torch.compile and activation checkpointing give the same logits and gradients."""
 
+import shutil
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
@@ -22,6 +25,19 @@ def test_compiled(name: str) -> None:
     expected = logits_and_gradients(model, model)
     torch._dynamo.reset()
     found = logits_and_gradients(model, torch.compile(model, backend="aot_eager"))
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-9, rtol=1e-9)
+
+
+@pytest.mark.filterwarnings("ignore")  # the compiler's own
+@pytest.mark.skipif(shutil.which("g++") is None, reason="inductor compiles C++")
+def test_compiled_to_machine_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch's default compiler on one architecture, in float64: what differs is the order of sums."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    model = make_model(case_config("attention"))
+    expected = logits_and_gradients(model, model)
+    torch._dynamo.reset()
+    found = logits_and_gradients(model, torch.compile(model, fullgraph=True))
     for ours, theirs in zip(found, expected, strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-9, rtol=1e-9)
 
