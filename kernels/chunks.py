@@ -18,6 +18,26 @@ def from_chunks(x: Tensor, time: int) -> Tensor:
     return x.flatten(2, 3)[:, :, :time].transpose(1, 2)
 
 
+def place_chunks(x: Tensor, room: Tensor) -> Tensor:
+    """x (B, T, H, D) written into room (N, B H, chunk, D), zeros after the end."""
+    batch, time, heads, _ = x.shape
+    size = room.shape[2]
+    whole = time // size
+    chunks = room.unflatten(1, (batch, heads)).permute(1, 0, 3, 2, 4)  # (B, N, chunk, H, D)
+    chunks[:, :whole] = x[:, : whole * size].unflatten(1, (whole, size))
+    if whole < len(room):
+        rest = time - whole * size
+        chunks[:, whole, :rest] = x[:, whole * size :]
+        chunks[:, whole, rest:] = 0
+    return room
+
+
+def join_chunks(x: Tensor, batch: int, time: int) -> Tensor:
+    """(N, B H, chunk, D) -> (B, time, H, D)."""
+    tokens: Tensor = x.unflatten(1, (batch, -1)).permute(1, 0, 3, 2, 4).flatten(1, 2)
+    return tokens[:, :time]
+
+
 def normalised(x: Tensor) -> Tensor:
     """x scaled to unit length along its last dimension; the tiny floor keeps a zero vector (padding) zero."""
     y: Tensor = _Normalised.apply(x)  # type: ignore[no-untyped-call]

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from recallfront.kernels.chunks import join_chunks, place_chunks
 from recallfront.kernels.gated_linear_attention.pytorch import pair_decay
 
 _CHUNK = 32
@@ -23,26 +24,6 @@ def gated_delta_rule_pytorch(
     """
     out, last = _DeltaRule.apply(q, k, v, beta, log_decay, scale, state)  # type: ignore[no-untyped-call]
     return out, last
-
-
-def _chunked(x: Tensor, room: Tensor) -> Tensor:
-    """x (B, T, H, D) written into room (N, B H, C, D), zeros after the end."""
-    batch, time, heads, _ = x.shape
-    size = room.shape[2]
-    whole = time // size
-    chunks = room.unflatten(1, (batch, heads)).permute(1, 0, 3, 2, 4)  # (B, N, C, H, D)
-    chunks[:, :whole] = x[:, : whole * size].unflatten(1, (whole, size))
-    if whole < len(room):
-        rest = time - whole * size
-        chunks[:, whole, :rest] = x[:, whole * size :]
-        chunks[:, whole, rest:] = 0
-    return room
-
-
-def _joined(x: Tensor, batch: int, time: int) -> Tensor:
-    """(N, B H, C, D) -> (B, time, H, D)."""
-    tokens: Tensor = x.unflatten(1, (batch, -1)).permute(1, 0, 3, 2, 4).flatten(1, 2)
-    return tokens[:, :time]
 
 
 def _dots(x: Tensor, y: Tensor, memory: Tensor) -> Tensor:
@@ -69,10 +50,10 @@ class _DeltaRule(torch.autograd.Function):
         size = min(_CHUNK, time)
         shape = -(-time // size), batch * heads, size
         pair = q.new_empty(*shape[:2], 2 * size, keys)  # queries, then keys
-        _chunked(q, pair[:, :, :size]).mul_(scale)
-        k = _chunked(k, pair[:, :, size:])
-        v = _chunked(v, v.new_empty(*shape, values))
-        beta, total = (_chunked(x[..., None], x.new_empty(*shape, 1)) for x in (beta, log_decay))
+        place_chunks(q, pair[:, :, :size]).mul_(scale)
+        k = place_chunks(k, pair[:, :, size:])
+        v = place_chunks(v, v.new_empty(*shape, values))
+        beta, total = (place_chunks(x[..., None], x.new_empty(*shape, 1)) for x in (beta, log_decay))
         total = total.cumsum(2)
         decay = pair_decay(total[..., 0])
         decay = torch.cat([decay, decay.tril(-1)], dim=2)
@@ -99,7 +80,7 @@ class _DeltaRule(torch.autograd.Function):
             pair, v, beta, grown, left, decay, weights, inverse, reading, writing, states, corrections
         )
         ctx.sizes, ctx.scale = (batch, time), scale
-        return _joined(out, batch, time), states[-1].clone().view_as(state)
+        return join_chunks(out, batch, time), states[-1].clone().view_as(state)
 
     @staticmethod
     @once_differentiable
@@ -109,14 +90,14 @@ class _DeltaRule(torch.autograd.Function):
         grown, (count, rows, size, values) = inputs[3], corrections.shape
         # gradients of the output, and below them of the right side
         both = grad.new_empty(count, rows, 2 * size, values)
-        through = weights[:, :, :size].mT @ _chunked(grad, both[:, :, :size])
+        through = weights[:, :, :size].mT @ place_chunks(grad, both[:, :, :size])
         slopes = torch.empty_like(states)
         slopes[-1] = grad_last.flatten(0, 1)
         for n in reversed(range(count)):
             correction = torch.baddbmm(through[n], writing[n], slopes[n + 1])
             both[n, :, size:] = inverse[n].mT @ correction
             torch.mul(slopes[n + 1], grown[n, :, -1:], out=slopes[n]).baddbmm_(reading[n].mT, both[n])
-        grads = [_joined(x, *ctx.sizes) for x in _gradients(inputs, states, corrections, both, slopes)]
+        grads = [join_chunks(x, *ctx.sizes) for x in _gradients(inputs, states, corrections, both, slopes)]
         grads[0] *= ctx.scale
         grad_state = slopes[0].unflatten(0, (ctx.sizes[0], -1))
         return grads[0], grads[1], grads[2], grads[3][..., 0], grads[4][..., 0], None, grad_state

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from recallfront.kernels.chunks import join_chunks, place_chunks
+
 _LEAST_GROUP = 32  # smaller groups are worked on side by side: a launch a group would cost more
 
 
@@ -26,16 +28,6 @@ def block_grouped_attention(
     scale = cross_scale if isinstance(cross_scale, Tensor) else q.new_tensor(cross_scale)
     out: Tensor = _BlockGrouped.apply(q, k, v, group_size, taps, scale.reshape(1))  # type: ignore[no-untyped-call]
     return out
-
-
-def _by_head(x: Tensor) -> Tensor:
-    """(B, T, H, D) -> (B * H, T, D)."""
-    return x.transpose(1, 2).flatten(0, 1)
-
-
-def _by_token(x: Tensor, batch: int) -> Tensor:
-    """(B * H, T, D) -> (B, T, H, D)."""
-    return x.view(batch, -1, *x.shape[1:]).transpose(1, 2)
 
 
 class _Bands:
@@ -65,69 +57,57 @@ class _Bands:
         return by_distance[:, :-1].flip(1)
 
 
-def _local(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
-    """relu(q . k) below the diagonal, and its square (rows, n, n)."""
-    roots = torch.bmm(q, k.transpose(1, 2)).clamp_(min=0).tril_()
-    return roots, roots * roots
-
-
 class _BlockGrouped(torch.autograd.Function):
+    """Groups come first, so that those of one place in the text lie together: (N, B H, group, D)."""
+
     @staticmethod
     def forward(
         ctx: Any, q: Tensor, k: Tensor, v: Tensor, group_size: int, taps: Tensor, scale: Tensor
     ) -> Tensor:
-        ctx.batch, ctx.size = q.shape[0], group_size
-        q, k, v = _by_head(q), _by_head(k), _by_head(v)
-        bands = _Bands(taps, group_size, ctx.batch)
-        out, sums = torch.empty_like(v), v.new_zeros(v.shape[0], q.shape[2], v.shape[2])
-        states = []
-        for start in range(0, q.shape[1], group_size):
-            group = slice(start, start + group_size)
-            q_g, k_g, v_g = q[:, group], k[:, group], v[:, group]
-            count = q_g.shape[1]
-            _, weights = _local(q_g, k_g)
-            mixed = torch.bmm(weights.add_(bands.now[:, :count, :count]), v_g)
-            states.append(sums)
-            if start:
-                mixed.baddbmm_(q_g, sums * scale)
-                mixed.baddbmm_(bands.before[:, :count], v[:, start - bands.reach : start])
-            out[:, group] = mixed
-            sums = torch.baddbmm(sums, k_g.transpose(1, 2), v_g)
-        ctx.save_for_backward(q, k, v, taps, scale, *states)
-        return _by_token(out, ctx.batch)
+        batch, time, heads, _ = q.shape
+        shape = -(-time // group_size), batch * heads, group_size
+        q, k, v = (place_chunks(x, x.new_empty(*shape, x.shape[3])) for x in (q, k, v))
+        bands = _Bands(taps, group_size, batch)
+        roots = (q @ k.mT).clamp_(min=0).tril_()
+        weights = (roots * roots).add_(bands.now)
+        sums = v.new_empty(*shape[:2], q.shape[3], v.shape[3])  # over the groups before
+        sums[0] = 0
+        for n in range(1, shape[0]):
+            torch.baddbmm(sums[n - 1], k[n - 1].mT, v[n - 1], out=sums[n])
+        out = weights @ v
+        out.flatten(0, 1).baddbmm_(q.flatten(0, 1), sums.flatten(0, 1), alpha=float(scale))
+        for n in range(1, shape[0]):
+            out[n].baddbmm_(bands.before, v[n - 1, :, group_size - bands.reach :])
+        ctx.save_for_backward(q, k, v, roots, weights, sums, taps, scale)
+        ctx.sizes = batch, time
+        return join_chunks(out, batch, time)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v, taps, scale, *states = ctx.saved_tensors
-        grad, bands = _by_head(grad), _Bands(taps, ctx.size, ctx.batch)
-        grad_q, grad_k, grad_v = torch.empty_like(q), torch.empty_like(k), torch.zeros_like(v)
-        grad_now, grad_before = torch.zeros_like(bands.now), torch.zeros_like(bands.before)
-        later = torch.zeros_like(states[0])  # gradient of the sums after this group
-        grad_scale = torch.zeros_like(scale)
-        for index in reversed(range(len(states))):
-            start = index * ctx.size
-            group = slice(start, start + ctx.size)
-            q_g, k_g, v_g, slope, sums = q[:, group], k[:, group], v[:, group], grad[:, group], states[index]
-            count = q_g.shape[1]
-            roots, weights = _local(q_g, k_g)
-            grad_weights = torch.bmm(slope, v_g.transpose(1, 2)).tril_()
-            grad_now[:, :count, :count] += grad_weights
-            grad_values = torch.bmm(weights.add_(bands.now[:, :count, :count]).transpose(1, 2), slope)
-            grad_roots = grad_weights.mul_(roots).mul_(2)
-            grad_queries = torch.bmm(grad_roots, k_g)
-            grad_keys = torch.bmm(grad_roots.transpose(1, 2), q_g)
-            grad_keys.baddbmm_(v_g, later.transpose(1, 2))
-            grad_v[:, group] += grad_values.baddbmm_(k_g, later)
-            if start:
-                past = slice(start - bands.reach, start)
-                grad_queries.baddbmm_(slope, (sums * scale).transpose(1, 2))
-                through = torch.bmm(q_g.transpose(1, 2), slope)
-                grad_scale += (through * sums).sum()
-                later = later + through * scale
-                grad_v[:, past] += torch.bmm(bands.before[:, :count].transpose(1, 2), slope)
-                grad_before[:, :count] += torch.bmm(slope, v[:, past].transpose(1, 2))
-            grad_q[:, group], grad_k[:, group] = grad_queries, grad_keys
-        by_head = [x.unflatten(0, (ctx.batch, -1)).sum(0) for x in (grad_now, grad_before)]
-        parts = [_by_token(x, ctx.batch) for x in (grad_q, grad_k, grad_v)]
-        return (*parts, None, bands.gradient(by_head[0], by_head[1]), grad_scale)
+        q, k, v, roots, weights, sums, taps, scale = ctx.saved_tensors
+        batch, factor = ctx.sizes[0], float(scale)
+        count, _, size, _ = v.shape
+        slope, bands = place_chunks(grad, torch.empty_like(v)), _Bands(taps, size, batch)
+        grad_weights = (slope @ v.mT).tril_()
+        grad_now = grad_weights.unflatten(1, (batch, -1)).sum((0, 1))
+        grad_roots = grad_weights.mul_(roots).flatten(0, 1)  # half of it
+        later = torch.empty_like(sums)  # gradient of each group's own sum
+        later[-1] = 0
+        for n in range(count - 1, 0, -1):
+            torch.baddbmm(later[n], q[n].mT, slope[n], alpha=factor, out=later[n - 1])
+        grad_q = slope @ sums.mT
+        grad_scale = torch.dot(grad_q.flatten(), q.flatten()).view_as(scale)
+        grad_q.flatten(0, 1).baddbmm_(grad_roots, k.flatten(0, 1), beta=factor, alpha=2)
+        grad_k = v @ later.mT
+        grad_k.flatten(0, 1).baddbmm_(grad_roots.mT, q.flatten(0, 1), alpha=2)
+        grad_v = weights.mT @ slope
+        grad_v.flatten(0, 1).baddbmm_(k.flatten(0, 1), later.flatten(0, 1))
+        grad_before = torch.zeros_like(bands.before)
+        for n in range(1, count):
+            past = slice(size - bands.reach, size)
+            grad_v[n - 1, :, past] += bands.before.mT @ slope[n]
+            grad_before.baddbmm_(slope[n], v[n - 1, :, past].mT)
+        grad_taps = bands.gradient(grad_now, grad_before.unflatten(0, (batch, -1)).sum(0))
+        parts = [join_chunks(x, *ctx.sizes) for x in (grad_q, grad_k, grad_v)]
+        return parts[0], parts[1], parts[2], None, grad_taps, grad_scale
