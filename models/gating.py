@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from recallfront.kernels.gated_product.operator import Nonlinearity, gated_product
-from recallfront.kernels.rms_norm.pytorch import add_gain_slope, inverse_rms
+from recallfront.kernels.rms_norm.pytorch import inverse_rms, rms_norm_back
 
 # both are g * sigmoid(l(g)): silu with l(g) = g, the tanh form of gelu with l(g) = g (A + B g^2)
 _A = 1.5957691216057308  # 2 sqrt(2 / pi)
@@ -140,16 +140,16 @@ class _AddedGatedMLP(torch.autograd.Function):
         rows = min(_ROWS, x.shape[0])
         products, inners = x.new_empty(rows, down.shape[1]), x.new_empty(rows, up.shape[0])
         for part in _parts(x.shape[0], _ROWS):
-            slope, normal = grad[part], x[part] * inverse[part]
-            inner, product = inners[: len(normal)], products[: len(normal)]
+            slope = grad[part]
+            inner, product = inners[: len(slope)], products[: len(slope)]
             torch.mm(slope, down, out=product)
             _gate_back(hidden[part], product, inner, ctx.kind)
             grad_down.addmm_(slope.T, product)
-            grad_up.addmm_((normal * gain).T, inner)
+            grad_up.addmm_((x[part] * inverse[part]).mul_(gain).T, inner)
             if with_up:
                 grad_bias += inner.sum(0)
-            through = add_gain_slope(inner @ up, normal, gain, grad_gain)
-            torch.addcmul(slope, through, inverse[part], out=grad_x[part])
+            through = rms_norm_back(inner @ up, x[part], inverse[part], gain, grad_gain)
+            torch.add(slope, through, out=grad_x[part])
         return (
             grad_x,
             grad_gain,

@@ -90,6 +90,7 @@ class LanguageModel(nn.Module):
         self.checkpoint_activations = False  # True: layers are computed again in backward, to save memory
         # the released RecurrentGemma rounds this constant to bfloat16
         self._embedding_scale = float(torch.tensor(config.width**0.5, dtype=torch.bfloat16, device="cpu"))
+        self._sinusoidal = getattr(config, "positions", None) == "sinusoidal"
         self._name = hashlib.sha256(config.model_dump_json().encode()).hexdigest()[:16]
 
     def forward(self, tokens: Tensor, positions: Tensor | None = None) -> Tensor:
@@ -115,10 +116,9 @@ class LanguageModel(nn.Module):
         x: Tensor = self.embedding(tokens)
         if self.config.scale_embeddings:
             x = x * self._embedding_scale
-        sinusoidal = getattr(self.config, "positions", None) == "sinusoidal"
-        if positions is None and (sinusoidal or self.position_table is not None):
+        if positions is None and (self._sinusoidal or self.position_table is not None):
             positions = torch.arange(tokens.shape[1], device=tokens.device)[None]
-        if positions is not None and sinusoidal:
+        if positions is not None and self._sinusoidal:
             x = x + sinusoids(positions, self.config.width, x.dtype)
         if positions is not None and self.position_table is not None:
             rows = self.config.learned_positions  # padding and drafts that no one reads may lie beyond

@@ -22,12 +22,12 @@ def inverse_rms(x: Tensor, eps: float) -> Tensor:
     return length.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
 
 
-def add_gain_slope(grad: Tensor, normal: Tensor, gain: Tensor, grad_gain: Tensor) -> Tensor:
-    """The slope of normal = x / rms(x), all (N, D), but for a factor 1 / rms(x); adds to the gain's, (D), in place."""
-    product = grad * normal
-    grad_gain += product.sum(0)
-    along = torch.mv(product, gain).div_(-gain.shape[0])
-    return torch.addcmul(grad * gain, normal, along[:, None])
+def rms_norm_back(grad: Tensor, x: Tensor, inverse: Tensor, gain: Tensor, grad_gain: Tensor) -> Tensor:
+    """The gradient of x (N, D), of one type with all others; the gain's is added to `grad_gain` (D)."""
+    product = grad * x
+    grad_gain.addmv_(product.T, inverse[:, 0])
+    along = torch.mv(product, gain)[:, None].mul_(inverse).mul_(inverse).div_(-x.shape[1])
+    return torch.mul(grad, gain, out=product).addcmul_(x, along).mul_(inverse)
 
 
 class _RMSNorm(torch.autograd.Function):
@@ -49,8 +49,6 @@ class _RMSNorm(torch.autograd.Function):
         rows = grad_x.view(-1, width)
         step = max(1, _BLOCK // width) if x.device.type == "cpu" else len(rows)
         for start in range(0, len(rows), step):  # so that the chain stays in the cache
-            slope, value, scale = (tensor[start : start + step] for tensor in flat)
-            rows[start : start + step] = add_gain_slope(
-                slope.to(wide), value * scale, wide_gain, grad_gain
-            ).mul_(scale)
+            slope, value, scale = (tensor[start : start + step].to(wide) for tensor in flat)
+            rows[start : start + step] = rms_norm_back(slope, value, scale, wide_gain, grad_gain)
         return grad_x, grad_gain.to(gain.dtype), None
