@@ -58,9 +58,11 @@ def _blocks(rows: int, width: int) -> Iterator[slice]:
     return _parts(rows, max(1, _BLOCK // width))
 
 
-def _logit(g: Tensor, kind: Nonlinearity) -> Tensor:
-    """l(g), in new memory."""
-    return g.clone() if kind == "silu" else torch.addcmul(g.new_tensor(_A), g, g, value=_B).mul_(g)
+def _logit(g: Tensor, kind: Nonlinearity, out: Tensor) -> Tensor:
+    """l(g), written to `out`."""
+    if kind == "silu":
+        return out.copy_(g)
+    return torch.addcmul(g.new_tensor(_A), g, g, value=_B, out=out).mul_(g)
 
 
 def _slope(g: Tensor, logit: Tensor, s: Tensor, kind: Nonlinearity) -> Tensor:
@@ -81,7 +83,7 @@ class _Gated(torch.autograd.Function):
         out = torch.empty(x.shape, dtype=x.dtype)
         for block in _blocks(*x.shape):
             g = gate[block]
-            torch.mul(g, _logit(g, kind).sigmoid_(), out=out[block]).mul_(x[block])
+            _logit(g, kind, out[block]).sigmoid_().mul_(g).mul_(x[block])
         return out
 
     @staticmethod
@@ -90,10 +92,10 @@ class _Gated(torch.autograd.Function):
         gate, x = ctx.saved_tensors
         grad_gate, grad_x = torch.empty(x.shape, dtype=x.dtype), torch.empty(x.shape, dtype=x.dtype)
         for block in _blocks(*x.shape):
-            g, logit = gate[block], _logit(gate[block], ctx.kind)
-            s = torch.sigmoid(logit)
-            torch.mul(grad[block], x[block], out=grad_gate[block]).mul_(_slope(g, logit, s, ctx.kind))
-            torch.mul(grad[block], s.mul_(g), out=grad_x[block])
+            g, logit = gate[block], _logit(gate[block], ctx.kind, grad_gate[block])
+            s = torch.sigmoid(logit, out=grad_x[block])
+            _slope(g, logit, s, ctx.kind).mul_(grad[block]).mul_(x[block])
+            s.mul_(g).mul_(grad[block])
         return grad_gate, grad_x, None
 
 
@@ -120,7 +122,7 @@ class _AddedGatedMLP(torch.autograd.Function):
                 if up_bias is not None:
                     inner[block].add_(up_bias)
                 g, u = inner[block].chunk(2, dim=-1)
-                torch.mul(g, _logit(g, kind).sigmoid_(), out=product[block]).mul_(u)
+                _logit(g, kind, product[block]).sigmoid_().mul_(g).mul_(u)
             torch.addmm(x[part], product, down.T, out=y[part])
         ctx.save_for_backward(x, gain, inverse, up, down, hidden)
         ctx.kind, ctx.biases = kind, (up_bias is not None, down_bias is not None)
@@ -163,12 +165,17 @@ class _AddedGatedMLP(torch.autograd.Function):
 
 
 def _gate_back(hidden: Tensor, product: Tensor, grad_hidden: Tensor, kind: Nonlinearity) -> None:
-    """Write the gradient of hidden (N, 2 D); product (N, D): first the product's gradient, then the product itself."""
+    """Write the gradient of hidden (N, 2 D); product (N, D): first the product's gradient, then the product itself.
+
+    What lies between is kept in the memory of the results: fresh memory would be cold.
+    """
+    spare = torch.empty_like(product[next(_blocks(*product.shape))])
     for block in _blocks(*product.shape):
         g, u = hidden[block].chunk(2, dim=-1)
         grad_g, grad_u = grad_hidden[block].chunk(2, dim=-1)
-        logit, slope = _logit(g, kind), product[block]
-        s = torch.sigmoid(logit)
-        torch.mul(slope, u, out=grad_g).mul_(_slope(g, logit, s, kind))
-        torch.mul(slope, s.mul_(g), out=grad_u)
-        torch.mul(s, u, out=slope)
+        logit, slope = _logit(g, kind, grad_g), product[block]
+        s = torch.sigmoid(logit, out=spare[: len(g)])
+        _slope(g, logit, s, kind).mul_(slope).mul_(u)
+        opened = s.mul_(g)
+        torch.mul(slope, opened, out=grad_u)
+        torch.mul(opened, u, out=slope)

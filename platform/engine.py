@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from recallfront.platform.memory import keep_freed_memory
 from recallfront.sweeps.trial import TrainingConfig
 
 _TAG = "deepspeed"  # every rank saves under the same tag: per-rank names lose shards
@@ -24,6 +25,7 @@ def prepare_process(*, threads: int, use_gpu: bool) -> None:
     needs no port.
     """
     torch.set_num_threads(threads)
+    keep_freed_memory()
     os.environ["OMP_NUM_THREADS"] = str(threads)  # as Ray does for its workers: lineages tell the same
     if not use_gpu:
         os.environ["DS_ACCELERATOR"] = "cpu"

@@ -15,6 +15,9 @@ def architecture_tables(against: Path | None = None, show: Callable[["Table | st
     """
     import torch
 
+    from recallfront.platform.memory import keep_freed_memory
+
+    keep_freed_memory()  # as trials do
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
