@@ -33,9 +33,15 @@ def place_chunks(x: Tensor, room: Tensor) -> Tensor:
 
 
 def join_chunks(x: Tensor, batch: int, time: int) -> Tensor:
-    """(N, B H, chunk, D) -> (B, time, H, D)."""
-    tokens: Tensor = x.unflatten(1, (batch, -1)).permute(1, 0, 3, 2, 4).flatten(1, 2)
-    return tokens[:, :time]
+    """(N, B H, chunk, D) -> (B, time, H, D), in memory of its own."""
+    chunks = x.unflatten(1, (batch, -1)).permute(1, 0, 3, 2, 4)  # (B, N, chunk, H, D)
+    size = chunks.shape[2]
+    whole, rest = divmod(time, size)
+    tokens = x.new_empty(batch, time, *chunks.shape[3:])
+    tokens[:, : whole * size].unflatten(1, (whole, size)).copy_(chunks[:, :whole])
+    if rest:
+        tokens[:, whole * size :] = chunks[:, whole, :rest]
+    return tokens
 
 
 def normalised(x: Tensor) -> Tensor:

@@ -121,9 +121,9 @@ def training_step(model: LanguageModel, tokens: Tensor) -> Callable[[], object]:
 
 def _matrix_products(model: LanguageModel, batch: int, length: int) -> Callable[[], object]:
     """The three products (forward, gradient of the input, gradient of the weight) of every matrix of the model, and
-    the six of queries, keys and values where there is softmax attention, for as many keys as a query sees on average.
+    the six of queries, keys and values of softmax, grouped and linear attention, as small as they can be.
 
-    What other mixers need beyond their matrices is not counted: it depends on how they are computed.
+    What gated recurrences need beyond their matrices is not counted: it depends on how they are computed.
     """
     rows = batch * length
     matrices = [p.detach() for p in model.parameters() if p.ndim >= 2 and min(p.shape[-2:]) > 8]
@@ -132,7 +132,7 @@ def _matrix_products(model: LanguageModel, batch: int, length: int) -> Callable[
         blocks = matrix if matrix.ndim == 3 else matrix.T[None]
         pairs.append((blocks, *(torch.randn(len(blocks), rows, size) for size in blocks.shape[1:])))
 
-    attended = [_attended(model, letter, batch, length) for letter in model.config.layers if letter in "AW"]
+    attended = [_attended(model, letter, batch, length) for letter in model.config.layers if letter in "AWGL"]
 
     def products() -> None:
         for blocks, x, grad in pairs:
@@ -149,8 +149,13 @@ def _matrix_products(model: LanguageModel, batch: int, length: int) -> Callable[
 
 
 def _attended(model: LanguageModel, letter: str, batch: int, length: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries, as many keys as one of them sees on average, and weights between them, of all heads."""
+    """Queries, as many keys as one of them sees on average, and weights between them, of all heads.
+
+    A state that is written and read is as many keys as queries have features: k v^T and q S are the same products.
+    """
     config = model.config
+    if hasattr(config, "conv_size"):  # a convolution is no matrix product
+        config = config.model_copy(update={"conv_size": 0})
     seen = round(config.layer_mixing_flops(letter, length) / (4 * config.width * length))
     heads = batch * config.num_heads
     q, k = torch.randn(heads, length, config.head_dim), torch.randn(heads, seen, config.head_dim)

@@ -91,9 +91,10 @@ class MLP(nn.Module):
 
     def add_to(self, x: Tensor, norm: nn.Module) -> Tensor:
         """x + mlp(norm(x))."""
-        # an adapter (LoRA) may stand in the place of a linear map
-        plain = type(self.up) is type(self.down) is Linear and self.kind != "gelu"
-        if not (plain and isinstance(norm, RMSNorm) and trains_on_cpu(x)):
+        # an adapter (LoRA) may stand in the place of a linear map, and hooks want to see what goes through
+        plain = type(self.up) is type(self.down) is Linear and self.kind != "gelu" and trains_on_cpu(x)
+        watched = any(map(_is_watched, (self, norm, self.up, self.down)))
+        if not plain or watched or not isinstance(norm, RMSNorm):
             return x + self(norm(x))  # type: ignore[no-any-return]
         up, down = (self.up.weight, self.up.bias), (self.down.weight, self.down.bias)
         return add_gated_mlp(x, (1 + norm.scale, norm.eps), up, down, self._nonlinearity)
@@ -101,6 +102,16 @@ class MLP(nn.Module):
     @property
     def _nonlinearity(self) -> Nonlinearity:
         return "gelu" if self.kind == "geglu" else "silu"
+
+
+def _is_watched(module: nn.Module) -> bool:
+    hooks = (
+        module._forward_pre_hooks,
+        module._forward_hooks,
+        module._backward_pre_hooks,
+        module._backward_hooks,
+    )
+    return any(hooks)
 
 
 def _rotary_table(

@@ -175,7 +175,7 @@ def _split(weights: Tensor, parts: Mapping[str, Rows]) -> dict[str, Tensor]:
 
 
 def _start_convolution(mine: dict[str, Tensor]) -> None:
-    """A convolution after the projections passes on what they give, until it has learned something else."""
+    """A convolution after the projections passes on what they give (a matrix state's to its SiLU) until it learns."""
     if "conv.taps" in mine:
         mine["conv.taps"].copy_(torch.zeros_like(mine["conv.taps"]))
         mine["conv.taps"][:, -1] = 1

@@ -80,7 +80,7 @@ class _DeltaRule(torch.autograd.Function):
             pair, v, beta, grown, left, decay, weights, inverse, reading, writing, states, corrections
         )
         ctx.sizes, ctx.scale = (batch, time), scale
-        return join_chunks(out, batch, time), states[-1].clone().view_as(state)
+        return join_chunks(out, batch, time), states[-1].view_as(state).clone()
 
     @staticmethod
     @once_differentiable

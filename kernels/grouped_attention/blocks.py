@@ -1,4 +1,4 @@
-"""Grouped attention on a CPU: group after group, in the cache, with the gradient written out."""
+"""Grouped attention on a CPU: all groups at once, with the gradient written out."""
 
 from typing import Any
 

@@ -113,8 +113,11 @@ class _RGLRU(torch.autograd.Function):
             through = (g * flat[part]).mul_(i[part])  # what reaches m
             # dm / dlog a = -a^2 / m; the slope of the square root, 1 / (2 m), is kept below 1000
             steep = m[part].clamp(min=5e-4).reciprocal_().mul_(a[part])
-            # before a text's first token stands another's last: its a is 0
-            slope = (g * before[part]).addcmul_(steep, through, value=-1).mul_(a[part]).mul_(r[part])
+            slope = g * before[part]
+            slope[-part.start % v.shape[1] :: v.shape[1]] = (
+                0  # before a text's first token stands another's last
+            )
+            slope.addcmul_(steep, through, value=-1).mul_(a[part]).mul_(r[part])
             grad_rate += slope.sum(0)
             bias_r += torch.addcmul(slope, slope, r[part], value=-1, out=grad_r[part]).mul_(rate).sum(0)
             through.mul_(m[part])

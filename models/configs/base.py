@@ -66,7 +66,9 @@ class Architecture(Frozen):
     def _check_turned(self, rotary_dim: int) -> None:
         """RoPE turns dimensions in pairs."""
         if rotary_dim % 2:
-            raise ValueError(f"width / num_heads is {self.head_dim}; with positions='rope' it must be even")
+            raise ValueError(
+                f"width / num_heads is {self.head_dim}, of which positions='rope' turns {rotary_dim}; that must be even"
+            )
 
     @property
     def layers(self) -> str:

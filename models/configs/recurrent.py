@@ -91,4 +91,5 @@ class GriffinConfig(RecurrentKnobs, WindowKnobs):
 
     @property
     def rotary_dim(self) -> int:
-        return int(self.rotary_fraction * self.head_dim) if self.positions == "rope" else 0
+        turned = int(self.rotary_fraction * self.head_dim + 1e-9)  # 0.29 * 100 is below 29
+        return turned if self.positions == "rope" else 0

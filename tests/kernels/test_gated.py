@@ -128,3 +128,14 @@ def test_bad_arguments() -> None:
         gated_delta_rule(x["q"], x["k"], x["v"], x["beta"][:1])
     with pytest.raises(ValueError, match="no Triton kernel yet"):
         gated_delta_rule(x["q"], x["k"], x["v"], x["beta"], backend="triton")
+
+
+def test_what_the_delta_rule_gives_may_be_changed_in_place() -> None:
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(2, 40, 3, 4, generator=generator, requires_grad=True) for _ in range(3))
+    beta = torch.rand(2, 40, 3, generator=generator)
+    out, state = gated_delta_rule(q, k, v, beta)
+    plain = torch.autograd.grad(2 * out.sum() + 3 * state.sum(), (q, k, v))
+    out, state = gated_delta_rule(q, k, v, beta)
+    changed = torch.autograd.grad(out.mul_(2).sum() + state.mul_(3).sum(), (q, k, v))
+    assert all(torch.allclose(a, b) for a, b in zip(plain, changed, strict=True))

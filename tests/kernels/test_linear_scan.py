@@ -4,6 +4,7 @@ from torch import Tensor
 
 from recallfront.kernels.backend import Backend
 from recallfront.kernels.linear_scan.operator import linear_scan, linear_scan_step
+from recallfront.kernels.rg_lru.operator import rg_lru
 from tests.kernels.golden import GRADIENTS, VALUES, difference, load_golden
 
 
@@ -98,3 +99,13 @@ def test_bad_arguments(change: dict[str, object], message: str) -> None:
     arguments: dict[str, object] = {"a": torch.ones(2, 5, 3), "b": torch.ones(2, 5, 3)} | change
     with pytest.raises(ValueError, match=message):
         linear_scan(**arguments)  # type: ignore[arg-type]
+
+
+def test_what_overflows_in_one_row_reaches_no_other_rows_gradient() -> None:
+    generator = torch.Generator().manual_seed(0)
+    v = torch.randn(2, 5, 4, generator=generator)
+    v[0, -1] = torch.inf
+    weight, bias = torch.randn(2, 2, 4, generator=generator), torch.randn(2, 4, generator=generator)
+    h, _ = rg_lru(v.requires_grad_(), weight, bias, torch.randn(4, generator=generator))
+    (grad,) = torch.autograd.grad(h[1].sum(), v)
+    assert grad[1].isfinite().all()

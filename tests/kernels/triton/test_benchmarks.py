@@ -98,6 +98,7 @@ def slowly() -> torch.Tensor:
     return torch.ones(2)
 
 
+@pytest.mark.alone
 def test_what_takes_too_long_is_cut_off() -> None:
     start = time.monotonic()
     with pytest.raises(TimeoutError, match="more than 1 s"), within(0.6):
