@@ -34,6 +34,7 @@ TRIAL_SOURCES: Final = (
     "platform/distributed.py",
     "platform/engine.py",
     "platform/measure.py",
+    "platform/memory.py",
     "platform/starting.py",
     "platform/training.py",
     "platform/trial.py",
