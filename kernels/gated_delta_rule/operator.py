@@ -24,7 +24,7 @@ def gated_delta_rule(
     """S_t = e^g S_{t-1} + beta k (v - k^T e^g S_{t-1})^T, o_t = scale * q_t^T S_t (arXiv:2412.06464 eq. 10).
 
     q, k (B, T, H, K), k of unit length (the rule is unstable beyond it), v (B, T, H, V); beta (B, T, H) in
-    [0, 1]; log_decay (B, T, H), at most 0, none by default (DeltaNet); scale: 1 / sqrt(K) by default;
+    [0, 1]; log_decay (B, T, H), finite and at most 0, none by default (DeltaNet); scale: 1 / sqrt(K) by default;
     initial_state (B, H, K, V), zeros by default. Accumulates in float32 at least. Returns o (B, T, H, V) in
     the type of v, and the last state, float32 at least. On a GPU, flash-linear-attention's kernels do it in half
     precision where they are installed. Raises ValueError where shapes or types do not fit together.

@@ -118,7 +118,8 @@ def backward_plan(
 
     A chip before Hopper multiplies out of registers, and float32 is multiplied there everywhere: neither leaves room
     for keys and values in one, nor float32, float16 and groups of several tiles for the state to be carried along.
-    Several groups in a tile need more masks, and those registers; float16 needs them to keep weights in range.
+    Several groups in a tile need more masks, and those registers; float16 needs them to keep weights in range: keys
+    are spread over more warps there, and queries meet all keys of a tile at once.
     """
     columns = pad(width)
     if dtype == torch.float32:
@@ -131,13 +132,14 @@ def backward_plan(
         queries, keys = Blocks(64, 16, columns, 4 if group > 32 else 8, 1), Blocks(64, 16, columns, 4, 1)
         plan = cut(64, time, group, wanted=wanted)
         return Backward(plan, queries, keys, Blocks(64, 32, columns, 4, 1), taps, sums)
-    if not hopper or group <= 32:
+    if not hopper:
         blocks = Blocks(32, 32, columns, 4, 1)
-        plan = cut(32, time, group, wanted=wanted, carried=hopper)
-        return Backward(plan, blocks, blocks, blocks, taps, sums)
-    keys = Blocks(64, 32, columns, 8 if dtype == torch.float16 else 4, 2)
+        return Backward(cut(32, time, group, carried=False), blocks, blocks, blocks, taps, sums)
     plan = cut(64, time, group, wanted=wanted)
-    return Backward(plan, Blocks(64, 32, columns, 4, 2), keys, None, taps, sums)
+    several = not (plan.single or plan.long)
+    queries = Blocks(64, 64, columns, 4, 1) if several else Blocks(64, 32, columns, 4, 2)
+    keys = Blocks(64, 32, columns, 8 if several or dtype == torch.float16 else 4, 2)
+    return Backward(plan, queries, keys, None, taps, sums)
 
 
 def step_blocks(lines: int, width: int) -> Blocks:

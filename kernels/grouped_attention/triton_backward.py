@@ -75,7 +75,8 @@ def grouped_queries(
         if number > 0:
             place = line.to(tl.int64) * (stretches - 1) + number - 1
             state = load_state(sums_ptr, place, 0, WIDTH, COLUMNS, COLUMNS)
-    for tile in range(0, tiles):
+    # the masks of several groups need the registers in which what is the same for all tiles would be kept
+    for tile in tl.range(0, tiles, disable_licm=not (SINGLE or LONG)):
         first = begin + tile * span
         high = tl.minimum(first + span, end)
         q = load_tile(q_base, first, q_time, 0, high, 0, ROWS, COLUMNS, WIDTH)
@@ -154,7 +155,8 @@ def grouped_keys(
         if number < stretches - 1:
             place = line.to(tl.int64) * (stretches - 1) + number
             state = load_state(sums_ptr, place, 0, WIDTH, COLUMNS, COLUMNS)
-    for step in range(0, tiles):
+    # both at once need the registers in which what is the same for all tiles would be kept
+    for step in tl.range(0, tiles, disable_licm=DK and DV):
         first = begin + (tiles - 1 - step) * span
         high = tl.minimum(first + span, end)
         k = load_tile(k_base, first, k_time, 0, high, 0, ROWS, COLUMNS, WIDTH)

@@ -230,18 +230,18 @@ def test_bytes_forward(width: int) -> None:
 
 
 @only_interpreted
-@pytest.mark.parametrize(("hopper", "most"), [(True, 2), (False, 2.4)])
-def test_bytes_backward(hopper: bool, most: float, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("hopper", "group", "most"), [(True, 64, 2), (True, 16, 2), (False, 64, 2.4)])
+def test_bytes_backward(hopper: bool, group: int, most: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """Over q, k, v, the output's gradient and theirs, each once; one head, cut as each of 128 is.
 
     A chip before Hopper has no registers for keys and values in one pass: both read q, k and the output's gradient.
     """
     time, width = 2048, 64
-    cut = cutting.backward_plan(128, time, width, 64, BF16, hopper)
+    cut = cutting.backward_plan(128, time, width, group, BF16, hopper)
     monkeypatch.setattr(kernels, "backward_plan", lambda *sizes: cut)
     q, k, v = drawn(3, 1, time, 1, width, dtype=BF16).unbind(0)
     with traffic() as moved:
-        kernels.grouped_attention_backward_op(v, q, k, v, torch.ones(1), torch.zeros(1, 32), 0.0, 64)
+        kernels.grouped_attention_backward_op(v, q, k, v, torch.ones(1), torch.zeros(1, 32), 0.0, group)
     assert moved.total / least(time, width, 7) <= most, moved.total / least(time, width, 7)
 
 
