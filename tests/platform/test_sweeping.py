@@ -290,8 +290,9 @@ def test_an_interrupted_sweep_says_so_and_goes_on_later(tmp_path: Path, number: 
     )
     file, home = tmp_path / "interrupted.yaml", tmp_path / "home"
     file.write_text(yaml.safe_dump(spec))
+    command = [sys.executable, "-m", "recallfront", "run", str(file), "--home", str(home)]
     driver = subprocess.Popen(
-        [sys.executable, "-m", "recallfront", "run", str(file), "--home", str(home)],
+        ["env", "--default-signal=INT", *command],  # a shell's background job ignores it, and hands that on
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
