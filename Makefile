@@ -35,11 +35,11 @@ bench: .venv/.user  ## recallfront's own overheads
 	$(BIN)/recallfront bench
 
 kernels-report: .venv/.user  ## every kernel compiled for sm_80 and sm_90: registers, spills, shared memory
-	$(BIN)/python -m recallfront.kernels.report
+	$(BIN)/python -m recallfront.kernels.gpu.report
 
 gpu: OUTPUT ?=
 gpu:  ## the kernels' tests and then their benchmarks, on this machine's GPU
-	@$(or $(wildcard $(BIN)/python),$(PYTHON)) -m recallfront.models.gpu_benchmark $(if $(OUTPUT),--output $(OUTPUT))
+	@$(or $(wildcard $(BIN)/python),$(PYTHON)) -m recallfront.benchmarks.models.decode_step $(if $(OUTPUT),--output $(OUTPUT))
 
 clean:
 	rm -rf .venv build dist *.egg-info

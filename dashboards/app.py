@@ -107,8 +107,8 @@ def _all_sweeps(uri: str) -> tuple[list[SweepView], list[tuple[Any, str]]]:
 def _one_sweep(run_id: str, request: "Request") -> dict[str, Any]:
     import json
 
-    from recallfront.platform.front_history import hypervolume_history
-    from recallfront.platform.pictures.figures import front_figure, history_figure
+    from recallfront.platform.front.history import hypervolume_history
+    from recallfront.platform.front.pictures.figures import front_figure, history_figure
 
     view = _read(_own_address(request), run_id, _moment())
     figures = {
@@ -122,8 +122,8 @@ def _one_sweep(run_id: str, request: "Request") -> dict[str, Any]:
 @lru_cache(maxsize=128)
 def _read(uri: str, run_id: str, moment: float) -> SweepView:
     """A sweep as it stood at a moment; raises UsageError."""
-    from recallfront.platform.driving import driver_is_gone
-    from recallfront.platform.fronts import home_folder
+    from recallfront.platform.home import home_folder
+    from recallfront.platform.sweep.lock import driver_is_gone
     from recallfront.platform.tracking.ledger import read_sweep, reading
 
     record = read_sweep(uri, run_id)

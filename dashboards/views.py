@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from recallfront.platform.candidates import Candidate, gather, show, varying_knobs
-from recallfront.platform.front_history import devices
-from recallfront.platform.front_views import MARKS, title_of
-from recallfront.platform.fronts import Front, build_front
-from recallfront.platform.records import Status, SweepRecord, TrialRecord
+from recallfront.platform.front.candidates import Candidate, gather, varying_knobs
+from recallfront.platform.front.front import Front, build_front
+from recallfront.platform.front.history import devices
+from recallfront.platform.front.tables import MARKS
+from recallfront.platform.metrics import show, title_of
+from recallfront.platform.results.records import SweepRecord, TrialRecord
+from recallfront.platform.results.status import Status
 
 STATES = {
     "running": "running",

@@ -12,14 +12,14 @@ if TYPE_CHECKING:
     from recallfront.models.building import build
     from recallfront.models.checkpoint import load, save
     from recallfront.models.language_model import LanguageModel
-    from recallfront.models.recurrentgemma import load_recurrentgemma
+    from recallfront.models.pretrained.recurrentgemma import load_recurrentgemma
 
 _LAZY = {
     "build": "building",
     "load": "checkpoint",
     "save": "checkpoint",
     "LanguageModel": "language_model",
-    "load_recurrentgemma": "recurrentgemma",
+    "load_recurrentgemma": "pretrained.recurrentgemma",
 }
 
 

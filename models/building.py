@@ -6,7 +6,6 @@ from recallfront.models.configs.linear import BasedConfig, FeatureKnobs, Grouped
 from recallfront.models.configs.recurrent import RecurrentKnobs
 from recallfront.models.configs.softmax import AttentionKnobs
 from recallfront.models.language_model import Embedding, LanguageModel, Layer
-from recallfront.models.layers import MLP, LayerNorm, Linear, RMSNorm
 from recallfront.models.mixers.attention import Attention
 from recallfront.models.mixers.base import Mixer
 from recallfront.models.mixers.grouped import GroupedAttention
@@ -14,6 +13,7 @@ from recallfront.models.mixers.linear_attention import LinearAttention
 from recallfront.models.mixers.matrix_state import MatrixState
 from recallfront.models.mixers.recurrent import RecurrentBlock
 from recallfront.models.mixers.short_convolution import BasedConvolution, GatedShortConvolution
+from recallfront.models.parts.layers import MLP, LayerNorm, Linear, RMSNorm
 
 
 def build(config: Architecture, seed: int = 0) -> LanguageModel:

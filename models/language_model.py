@@ -9,11 +9,11 @@ from torch import Generator, Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from recallfront.models.configs import Architecture
-from recallfront.models.draft_tree import Branches
-from recallfront.models.layers import MLP, Drawn, LayerNorm, Linear, RMSNorm, sinusoids
-from recallfront.models.lean import covers, lean_mlp, lean_norm
 from recallfront.models.mixers.base import Mixer
-from recallfront.models.state import Block, LayerState, Layout, State, Step
+from recallfront.models.parts.draft_tree import Branches
+from recallfront.models.parts.layers import MLP, Drawn, LayerNorm, Linear, RMSNorm, sinusoids
+from recallfront.models.parts.lean import covers, lean_mlp, lean_norm
+from recallfront.models.parts.state import Block, LayerState, Layout, State, Step
 
 
 class Embedding(Drawn):

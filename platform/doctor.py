@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from recallfront.platform.errors import UsageError
-from recallfront.platform.fronts import home_folder
+from recallfront.platform.home import home_folder
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -91,7 +91,7 @@ def _package(name: str) -> Finding:
 def _devices() -> str:
     import torch
 
-    from recallfront.platform.measure import device_kind
+    from recallfront.platform.trial.measure import device_kind
 
     cpu = f"CPU: {device_kind('cpu')}, {torch.get_num_threads()} threads"
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
@@ -101,9 +101,9 @@ def _devices() -> str:
 
 
 def _kernels() -> str:
-    from recallfront.kernels.explain import explain
+    from recallfront.kernels.gpu.report import backend_report
 
-    return explain()
+    return backend_report()
 
 
 def _storage(home: Path) -> str:
@@ -129,7 +129,7 @@ def _mlflow(home: Path, tracking_uri: str | None) -> str:
 
 
 def _ray(address: str | None) -> str:
-    from recallfront.platform.cluster import ray_cluster
+    from recallfront.platform.cluster.connection import ray_cluster
 
     with ray_cluster(address):
         import ray

@@ -12,7 +12,7 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from recallfront.platform.sweeping import SweepResult
+    from recallfront.platform.sweep.run import SweepResult
 
 app = typer.Typer(
     name="recallfront",
@@ -71,8 +71,8 @@ def run(
     """Run a sweep, or go on with it: finished trials are never run twice."""
     from rich.console import Console
 
-    from recallfront.platform.fronts import home_folder
-    from recallfront.platform.sweeping import run_sweep, total_trials
+    from recallfront.platform.home import home_folder
+    from recallfront.platform.sweep.run import run_sweep, total_trials
     from recallfront.sweeps import load_spec
 
     console = Console(width=_width())
@@ -101,8 +101,8 @@ def submit(
     follow: Annotated[bool, typer.Option(help="Follow the job's log; leaving does not stop it.")] = True,
 ) -> None:
     """Send a sweep to a Ray cluster as a job that goes on without this terminal."""
-    from recallfront.platform.submitting import follow_job
-    from recallfront.platform.submitting import submit as submit_job
+    from recallfront.platform.cluster.jobs import follow_job
+    from recallfront.platform.cluster.jobs import submit as submit_job
 
     job, is_new = submit_job(file, address=address, tracking_uri=tracking_uri, home=home)
     done = "submitted" if is_new else "already running as"
@@ -124,9 +124,9 @@ def status(
     """Show how sweeps stand; with --address, the jobs of a cluster."""
     from rich.console import Console
 
+    from recallfront.platform.cluster.jobs import follow_job
     from recallfront.platform.errors import UsageError
-    from recallfront.platform.standing import jobs_table, sweep_table, sweeps_table
-    from recallfront.platform.submitting import follow_job
+    from recallfront.platform.status import jobs_table, sweep_table, sweeps_table
 
     if follow:
         if address is None or name is None:
@@ -157,8 +157,9 @@ def front(
     from rich.console import Console
 
     from recallfront.platform.errors import UsageError
-    from recallfront.platform.fronts import front as find_front
-    from recallfront.platform.pictures.figures import check_plot, write_plot
+    from recallfront.platform.front.front import front as find_front
+    from recallfront.platform.front.pictures.figures import check_plot, write_plot
+    from recallfront.platform.front.tables import as_csv, as_table
 
     if csv and json:
         raise UsageError("--csv and --json: give one of the two")
@@ -166,9 +167,9 @@ def front(
         check_plot(plot)
     found = find_front(sweep, home=home, tracking_uri=tracking_uri)
     if csv or json:
-        print(found.to_csv() if csv else found.to_json(), end="\n" if json else "")
+        print(as_csv(found) if csv else found.to_json(), end="\n" if json else "")
     else:
-        Console(width=_width()).print(found.table(members_only=not every))
+        Console(width=_width()).print(as_table(found, members_only=not every))
     if plot is not None:
         write_plot(found, plot)
         print(f"plot: {plot}", file=sys.stderr)
@@ -202,10 +203,11 @@ def pick(
     ] = False,
 ) -> None:
     """Choose a Pareto-optimal configuration, and say why."""
-    from recallfront.platform import picking
+    from recallfront.platform.front import pick as picking
+    from recallfront.platform.front import registry
 
     if not no_register:
-        picking.check_names(register, alias)
+        registry.check_names(register, alias)
     picked = picking.pick(
         sweep,
         where=where or (),
@@ -219,12 +221,12 @@ def pick(
     print(picked.reason)
     print(f"run: {picked.run_id}")
     if out is not None:
-        for path in picking.export(picked, out, home=home, tracking_uri=tracking_uri).values():
+        for path in registry.export(picked, out, home=home, tracking_uri=tracking_uri).values():
             print(f"wrote {path}")
     if not no_register:
         name = register or picked.front.sweep
         alias = alias or ("pareto-pick" if where or maximise or minimise else "pareto-knee")
-        version = picking.register(picked, name, alias, home=home, tracking_uri=tracking_uri)
+        version = registry.register(picked, name, alias, home=home, tracking_uri=tracking_uri)
         print(f"registered {name} version {version} as models:/{name}@{alias}")
 
 
@@ -233,7 +235,7 @@ def rerun(run: Run, home: Home = None, tracking_uri: TrackingUri = None) -> None
     """Run a trial again from its lineage alone, and compare."""
     from rich.console import Console
 
-    from recallfront.platform.rerunning import rerun as run_again
+    from recallfront.platform.rerun import rerun as run_again
 
     result = run_again(run, home=home, tracking_uri=tracking_uri)
     Console(width=_width()).print(result.table())
@@ -244,9 +246,9 @@ def rerun(run: Run, home: Home = None, tracking_uri: TrackingUri = None) -> None
 @app.command()
 def lineage(run: Run, home: Home = None, tracking_uri: TrackingUri = None) -> None:
     """Show all that is needed to run a trial again."""
-    from recallfront.platform.fronts import home_folder
-    from recallfront.platform.lineage import read_lineage
+    from recallfront.platform.home import home_folder
     from recallfront.platform.tracking.ledger import find_run
+    from recallfront.platform.tracking.lineage import read_lineage
     from recallfront.platform.tracking.store import prepare_store
 
     uri = prepare_store(tracking_uri, home_folder(home), create=False)
@@ -262,7 +264,7 @@ def ui(
 ) -> None:
     """Serve MLflow with recallfront's pages."""
     from recallfront.dashboards.serving import serve
-    from recallfront.platform.fronts import home_folder
+    from recallfront.platform.home import home_folder
 
     sys.exit(serve(home_folder(home), tracking_uri, host=host, port=port))
 
@@ -279,7 +281,7 @@ def bench(
     ] = None,
 ) -> None:
     """Measure recallfront itself."""
-    from recallfront.platform.benchmark import run_benchmarks
+    from recallfront.benchmarks.tables import run_benchmarks
 
     run_benchmarks(what or [], against)
 
@@ -301,7 +303,8 @@ def doctor(
 
 
 def _show_result(result: "SweepResult", console: "Console") -> None:
-    from recallfront.platform.progress import count, describe
+    from recallfront.platform.front.tables import as_table
+    from recallfront.platform.results.records import count, describe
 
     counts = count(result.record)
     print(
@@ -317,7 +320,7 @@ def _show_result(result: "SweepResult", console: "Console") -> None:
         print(f"{result.refused} events were refused by the tracking server; they are kept in {result.spool}")
     if result.front is None:
         return
-    console.print(result.front.table(members_only=False))
+    console.print(as_table(result.front))
     for kind, path in result.front_files.items():
         print(f"{kind}: {path}")
     _show_next(result)
@@ -356,7 +359,7 @@ def _program() -> str:
 
 
 def _options(result: "SweepResult") -> str:
-    from recallfront.platform.fronts import home_folder
+    from recallfront.platform.home import home_folder
 
     store = f"sqlite:///{result.home / 'mlflow.db'}"
     home = "" if home_folder().resolve() == result.home else f" --home {shlex.quote(str(result.home))}"

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from recallfront.platform.errors import UsageError
-    from recallfront.platform.fronts import Front, front
-    from recallfront.platform.picking import Picked, pick
-    from recallfront.platform.rerunning import rerun
-    from recallfront.platform.sweeping import SweepResult, run_sweep
+    from recallfront.platform.front.front import Front, front
+    from recallfront.platform.front.pick import Picked, pick
+    from recallfront.platform.rerun import rerun
+    from recallfront.platform.sweep.run import SweepResult, run_sweep
     from recallfront.sweeps.spec import SweepSpec
     from recallfront.sweeps.trial import TrialConfig
 
@@ -34,16 +34,16 @@ __all__ = [
 __path__ = [str(Path(__file__).with_suffix(""))]
 
 _HOMES = {
-    "Front": "platform.fronts",
-    "Picked": "platform.picking",
-    "SweepResult": "platform.sweeping",
+    "Front": "platform.front.front",
+    "Picked": "platform.front.pick",
+    "SweepResult": "platform.sweep.run",
     "SweepSpec": "sweeps.spec",
     "TrialConfig": "sweeps.trial",
     "UsageError": "platform.errors",
-    "front": "platform.fronts",
-    "pick": "platform.picking",
-    "rerun": "platform.rerunning",
-    "run_sweep": "platform.sweeping",
+    "front": "platform.front.front",
+    "pick": "platform.front.pick",
+    "rerun": "platform.rerun",
+    "run_sweep": "platform.sweep.run",
 }
 
 

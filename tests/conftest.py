@@ -6,12 +6,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from recallfront.platform.records import Status, SweepRecord, TrialRecord
+from recallfront.platform.results.records import SweepRecord, TrialRecord
+from recallfront.platform.results.status import Status
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The platform's long tests first: of two processes one has them, with a Ray at a time, the other the rest."""
-    items.sort(key=lambda item: item.path.parent.name != "platform")
+    items.sort(key=lambda item: "platform" not in item.path.relative_to(item.config.rootpath).parts)
 
 
 SPEC = {

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,24 @@ import pytest
 from recallfront.sweeps.load import parse_spec
 
 ROOT = Path(__file__).parents[1]
-AREAS = ("kernels", "models", "sweeps", "platform", "dashboards")  # each may import those before it
+AREAS = (
+    "kernels",
+    "models",
+    "sweeps",
+    "platform",
+    "dashboards",
+    "benchmarks",
+)  # each may import those before it
+FLOORS = (  # of platform/: a room may import those on the floors below
+    {"errors", "home", "metrics", "pareto"},
+    {"results", "lineage"},
+    {"trial", "search", "tracking"},
+    {"workers", "front", "cluster"},
+    {"front.pictures"},
+    {"sweep"},
+    {"rerun", "doctor"},
+    {"status"},
+)
 HEAVY = ("ray", "mlflow", "deepspeed", "datasets", "optuna")
 
 
@@ -44,6 +62,44 @@ def test_imports_run_one_way(area: str) -> None:
     barred = re.compile(rf"recallfront\.({'|'.join((*later, 'cli', '__main__'))})\b")
     found = {(f.relative_to(ROOT), name) for f in sources(area) for name in imports(f) if barred.match(name)}
     assert not found
+
+
+def room(module: str) -> str | None:
+    """The room of `platform/` that a module is in: a folder or a file directly in it; pictures are one of their own."""
+    parts = module.split(".")
+    if parts[:2] != ["recallfront", "platform"] or len(parts) < 3:
+        return None
+    return "front.pictures" if parts[2:4] == ["front", "pictures"] else parts[2]
+
+
+def needs() -> dict[str, set[str]]:
+    """For each room of `platform/`, the others that it imports, wherever in a file the import stands."""
+    found: dict[str, set[str]] = {}
+    for file in sources("platform"):
+        own = room("recallfront." + ".".join(file.relative_to(ROOT).with_suffix("").parts))
+        assert own is not None
+        others = {other for name in imports(file) if (other := room(name)) and other != own}
+        found.setdefault(own, set()).update(others)
+    return found
+
+
+def test_rooms_of_the_platform() -> None:
+    """At most 20, and each has a floor: rooms import only from floors below their own."""
+    rooms = needs()
+    assert len(rooms) <= 20, sorted(rooms)
+    assert set(rooms) == {name for floor in FLOORS for name in floor}
+    level = {name: number for number, floor in enumerate(FLOORS) for name in floor}
+    upwards = {(a, b) for a, others in rooms.items() for b in others if level[b] >= level[a]}
+    assert not upwards
+
+
+def test_no_import_circle_between_modules() -> None:
+    graph = {}
+    for area in AREAS:
+        for file in sources(area):
+            own = "recallfront." + ".".join(file.relative_to(ROOT).with_suffix("").parts)
+            graph[own.removesuffix(".__init__")] = set(imports(file))
+    TopologicalSorter({own: names & graph.keys() - {own} for own, names in graph.items()}).prepare()
 
 
 @pytest.mark.parametrize("area", ["kernels", "models"])

@@ -4,9 +4,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from recallfront.kernels.backend import Backend, use_reference
-from recallfront.kernels.checks import check_recurrence, check_shape
-from recallfront.kernels.chunks import from_chunks, into_chunks
+from recallfront.kernels.common.backend import Backend, use_reference
+from recallfront.kernels.common.checks import check_recurrence, check_shape
+from recallfront.kernels.common.chunks import from_chunks, into_chunks
 from recallfront.kernels.feature_attention.reference import feature_attention_reference
 
 _CHUNK = 64

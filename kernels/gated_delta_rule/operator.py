@@ -3,11 +3,11 @@
 import torch
 from torch import Tensor
 
-from recallfront.kernels import flash_linear
-from recallfront.kernels.backend import Backend, use_reference
-from recallfront.kernels.checks import check_recurrence, check_shape
+from recallfront.kernels.common.backend import Backend, use_reference
+from recallfront.kernels.common.checks import check_recurrence, check_shape
 from recallfront.kernels.gated_delta_rule.pytorch import gated_delta_rule_pytorch
 from recallfront.kernels.gated_delta_rule.reference import gated_delta_rule_reference
+from recallfront.kernels.gpu import flash_linear
 
 
 def gated_delta_rule(

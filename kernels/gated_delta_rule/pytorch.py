@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from recallfront.kernels.chunks import join_chunks, place_chunks
+from recallfront.kernels.common.chunks import join_chunks, place_chunks
 from recallfront.kernels.gated_linear_attention.pytorch import pair_decay
 
 _CHUNK = 32

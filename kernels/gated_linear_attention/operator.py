@@ -2,11 +2,11 @@
 
 from torch import Tensor
 
-from recallfront.kernels import flash_linear
-from recallfront.kernels.backend import Backend, use_reference
-from recallfront.kernels.checks import check_recurrence, check_shape
+from recallfront.kernels.common.backend import Backend, use_reference
+from recallfront.kernels.common.checks import check_recurrence, check_shape
 from recallfront.kernels.gated_linear_attention.pytorch import gated_linear_attention_pytorch
 from recallfront.kernels.gated_linear_attention.reference import gated_linear_attention_reference
+from recallfront.kernels.gpu import flash_linear
 
 
 def gated_linear_attention(

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from recallfront.kernels.chunks import from_chunks, into_chunks
+from recallfront.kernels.common.chunks import from_chunks, into_chunks
 from recallfront.kernels.linear_scan.operator import linear_scan
 
 _HEAD_CHUNK = 64  # one decay a head: the decay of a pair is one number

@@ -4,8 +4,8 @@ from typing import Literal
 
 from torch import Tensor
 
-from recallfront.kernels.backend import Backend, choose
-from recallfront.kernels.checks import check_same_dtype, check_shape
+from recallfront.kernels.common.backend import Backend, choose
+from recallfront.kernels.common.checks import check_same_dtype, check_shape
 from recallfront.kernels.gated_product.coverage import obstacle
 from recallfront.kernels.gated_product.pytorch import gated_product_pytorch
 from recallfront.kernels.gated_product.reference import gated_product_reference

@@ -7,9 +7,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from recallfront.kernels.compiled import Launch, describe
-from recallfront.kernels.launching import launch
-from recallfront.kernels.triton_math import logistic
+from recallfront.kernels.gpu.compiled import Launch, describe
+from recallfront.kernels.gpu.launching import launch
+from recallfront.kernels.gpu.triton_math import logistic
 
 _TILE, _WARPS = 1024, 4  # numbers a program: 16 bytes a thread where a number has 16 bits
 

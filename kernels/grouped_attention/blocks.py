@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from recallfront.kernels.chunks import join_chunks, place_chunks
+from recallfront.kernels.common.chunks import join_chunks, place_chunks
 
 _LEAST_GROUP = 32  # smaller groups are worked on side by side: a launch a group would cost more
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from recallfront.kernels.backend import wants_gradient
+from recallfront.kernels.common.backend import wants_gradient
 from recallfront.kernels.grouped_attention.plan import FURTHEST, WIDEST, WIDEST_BACKWARD, WIDEST_FLOAT32
 
 TYPES = (torch.float32, torch.bfloat16, torch.float16)

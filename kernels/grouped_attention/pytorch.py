@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from recallfront.kernels.chunks import from_chunks, into_chunks, normalised
+from recallfront.kernels.common.chunks import from_chunks, into_chunks, normalised
 from recallfront.kernels.grouped_attention.blocks import block_grouped_attention, suits
 
 

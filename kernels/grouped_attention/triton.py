@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from recallfront.kernels.compiled import Launch
+from recallfront.kernels.gpu.compiled import Launch
+from recallfront.kernels.gpu.launching import launch
 from recallfront.kernels.grouped_attention.plan import (
     TAPS_STRETCH,
     WIDEST_BACKWARD,
@@ -29,7 +30,6 @@ from recallfront.kernels.grouped_attention.triton_forward import (
 )
 from recallfront.kernels.grouped_attention.triton_step import grouped_step
 from recallfront.kernels.grouped_attention.triton_tree import grouped_tree
-from recallfront.kernels.launching import launch
 
 _ACCUMULATED = {"BLOCK": 512, "STEPS": 8}  # entries of a state a program, states at once
 

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from recallfront.kernels.backend import Backend, choose, wants_gradient
-from recallfront.kernels.checks import accumulation_dtype, check_same_dtype, check_shape
+from recallfront.kernels.common.backend import Backend, choose, wants_gradient
+from recallfront.kernels.common.checks import accumulation_dtype, check_same_dtype, check_shape
 from recallfront.kernels.linear_scan.coverage import obstacle, step_obstacle
 from recallfront.kernels.linear_scan.pytorch import linear_scan_pytorch
 from recallfront.kernels.linear_scan.reference import linear_scan_reference

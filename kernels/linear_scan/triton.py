@@ -7,11 +7,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from recallfront.kernels.compiled import Launch, describe
-from recallfront.kernels.launching import launch
+from recallfront.kernels.gpu.compiled import Launch, describe
+from recallfront.kernels.gpu.launching import launch
+from recallfront.kernels.gpu.triton_scan import FILLED, Plan, chain_of, rows_together
 from recallfront.kernels.linear_scan.triton_backward import scan_backward
 from recallfront.kernels.linear_scan.triton_forward import scan_forward
-from recallfront.kernels.triton_scan import FILLED, Plan, chain_of, rows_together
 
 WALK = Plan(rows=4, chained=False)
 CHAIN = Plan(rows=6, chained=True)

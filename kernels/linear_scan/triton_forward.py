@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from recallfront.kernels.triton_scan import enter
+from recallfront.kernels.gpu.triton_scan import enter
 
 
 @triton.jit(do_not_specialize=["batch_size", "time", "reset_batch_stride"])

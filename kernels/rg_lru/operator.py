@@ -5,8 +5,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.compiler import is_compiling
 
-from recallfront.kernels.backend import Backend, choose, wants_gradient
-from recallfront.kernels.checks import check_same_dtype, check_shape
+from recallfront.kernels.common.backend import Backend, choose, wants_gradient
+from recallfront.kernels.common.checks import check_same_dtype, check_shape
 from recallfront.kernels.linear_scan.operator import linear_scan, linear_scan_step
 from recallfront.kernels.rg_lru.composite import coefficients
 from recallfront.kernels.rg_lru.coverage import obstacle, step_obstacle

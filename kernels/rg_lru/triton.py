@@ -7,11 +7,11 @@ import torch
 import triton
 from torch import Tensor
 
-from recallfront.kernels.compiled import Launch, describe
-from recallfront.kernels.launching import launch
+from recallfront.kernels.gpu.compiled import Launch, describe
+from recallfront.kernels.gpu.launching import launch
+from recallfront.kernels.gpu.triton_scan import FILLED, Plan, chain_of, rows_together
 from recallfront.kernels.rg_lru.triton_backward import gated_scan_backward
 from recallfront.kernels.rg_lru.triton_forward import gated_scan_forward, gated_step
-from recallfront.kernels.triton_scan import FILLED, Plan, chain_of, rows_together
 
 START, PADDING = 1, 2  # marks of tokens
 

@@ -3,8 +3,8 @@
 import triton
 import triton.language as tl
 
+from recallfront.kernels.gpu.triton_scan import enter
 from recallfront.kernels.rg_lru.triton_forward import decay_of, gate_of
-from recallfront.kernels.triton_scan import enter
 
 
 @triton.jit(do_not_specialize=["batch_size", "time", "mark_batch_stride"])

@@ -3,8 +3,8 @@
 import triton
 import triton.language as tl
 
-from recallfront.kernels.triton_math import logistic
-from recallfront.kernels.triton_scan import enter
+from recallfront.kernels.gpu.triton_math import logistic
+from recallfront.kernels.gpu.triton_scan import enter
 
 
 @triton.jit

@@ -4,8 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from recallfront.kernels.backend import Backend, choose
-from recallfront.kernels.checks import check_shape
+from recallfront.kernels.common.backend import Backend, choose
+from recallfront.kernels.common.checks import check_shape
 from recallfront.kernels.rms_norm.coverage import obstacle
 from recallfront.kernels.rms_norm.pytorch import rms_norm_pytorch
 from recallfront.kernels.rms_norm.reference import rms_norm_reference

@@ -7,8 +7,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from recallfront.kernels.compiled import Launch, describe
-from recallfront.kernels.launching import launch
+from recallfront.kernels.gpu.compiled import Launch, describe
+from recallfront.kernels.gpu.launching import launch
 
 _NUMBERS = 4096  # held at once by a program, where a row is no longer
 # rows a program: the gain is read, and its gradient written, once for them

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from recallfront.kernels.backend import Backend, choose, wants_gradient
-from recallfront.kernels.checks import check_shape
+from recallfront.kernels.common.backend import Backend, choose, wants_gradient
+from recallfront.kernels.common.checks import check_shape
 from recallfront.kernels.short_conv.coverage import obstacle
 from recallfront.kernels.short_conv.pytorch import short_conv_pytorch
 from recallfront.kernels.short_conv.reference import short_conv_reference

@@ -7,11 +7,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from recallfront.kernels.compiled import Launch, describe
-from recallfront.kernels.launching import launch
+from recallfront.kernels.gpu.compiled import Launch, describe
+from recallfront.kernels.gpu.launching import launch
+from recallfront.kernels.gpu.triton_math import logistic
 from recallfront.kernels.short_conv.triton_backward import conv_backward
 from recallfront.kernels.short_conv.triton_forward import conv_forward
-from recallfront.kernels.triton_math import logistic
 
 SPAN = 64  # tokens a program: the K - 1 before them are read twice
 _STEP_WIDTH, STEP_ROWS = 64, 8

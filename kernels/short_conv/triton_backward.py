@@ -3,8 +3,8 @@
 import triton
 import triton.language as tl
 
+from recallfront.kernels.gpu.triton_math import logistic
 from recallfront.kernels.short_conv.triton_forward import convolved, row_before
-from recallfront.kernels.triton_math import logistic
 
 
 @triton.jit(do_not_specialize=["time"])

@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from recallfront.kernels.triton_math import logistic
+from recallfront.kernels.gpu.triton_math import logistic
 
 
 @triton.jit

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from recallfront.kernels.backend import Backend, choose
-from recallfront.kernels.checks import accumulation_dtype, check_same_dtype, check_shape
+from recallfront.kernels.common.backend import Backend, choose
+from recallfront.kernels.common.checks import accumulation_dtype, check_same_dtype, check_shape
 from recallfront.kernels.taylor_attention.coverage import obstacle, state_obstacle
 from recallfront.kernels.taylor_attention.pytorch import (
     taylor_attention_extend_pytorch,

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from recallfront.kernels.chunks import from_chunks, into_chunks
+from recallfront.kernels.common.chunks import from_chunks, into_chunks
 from recallfront.kernels.taylor_attention.blocks import block_taylor_attention, suits
 
 CHUNK = 128

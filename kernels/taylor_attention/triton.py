@@ -17,8 +17,8 @@ import torch
 import triton
 from torch import Tensor
 
-from recallfront.kernels.compiled import Launch, describe
-from recallfront.kernels.launching import launch
+from recallfront.kernels.gpu.compiled import Launch, describe
+from recallfront.kernels.gpu.launching import launch
 from recallfront.kernels.taylor_attention.triton_backward import (
     keys_kernel,
     pull_kernel,

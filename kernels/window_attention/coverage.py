@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from recallfront.kernels.backend import wants_gradient
+from recallfront.kernels.common.backend import wants_gradient
 
 TYPES = (torch.float32, torch.bfloat16, torch.float16)
 WIDEST = 256  # head size up to which the kernels' blocks fit a multiprocessor

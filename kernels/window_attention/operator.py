@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from recallfront.kernels.backend import Backend, choose
-from recallfront.kernels.checks import check_same_dtype, check_shape
+from recallfront.kernels.common.backend import Backend, choose
+from recallfront.kernels.common.checks import check_same_dtype, check_shape
 from recallfront.kernels.window_attention.coverage import obstacle, step_obstacle
 from recallfront.kernels.window_attention.pytorch import window_attention_pytorch
 from recallfront.kernels.window_attention.reference import window_attention_reference

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from recallfront.kernels.compiled import Launch
-from recallfront.kernels.launching import launch
+from recallfront.kernels.gpu.compiled import Launch
+from recallfront.kernels.gpu.launching import launch
 from recallfront.kernels.window_attention.plan import (
     SHORT,
     TILE,

@@ -14,12 +14,12 @@ from recallfront.kernels.window_attention.operator import (
     window_attention_step,
 )
 from recallfront.models.configs.softmax import T5_BUCKETS
-from recallfront.models.draft_tree import Branches
-from recallfront.models.layers import Drawn, Linear, rotate
-from recallfront.models.lean import MixerStep, lean_add, lean_map, lean_rotation
 from recallfront.models.mixers.base import Mixer
 from recallfront.models.mixers.ring import ring_last, ring_write
-from recallfront.models.state import Block, LayerState, Layout, Step
+from recallfront.models.parts.draft_tree import Branches
+from recallfront.models.parts.layers import Drawn, Linear, rotate
+from recallfront.models.parts.lean import MixerStep, lean_add, lean_map, lean_rotation
+from recallfront.models.parts.state import Block, LayerState, Layout, Step
 
 _T5_DISTANCE = 128
 _FIRST_CAPACITY = 64  # slots of a growing cache; it doubles when it is full

@@ -6,9 +6,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from recallfront.models.draft_tree import Branches
-from recallfront.models.lean import MixerStep
-from recallfront.models.state import Block, LayerState, Layout, Step
+from recallfront.models.parts.draft_tree import Branches
+from recallfront.models.parts.lean import MixerStep
+from recallfront.models.parts.state import Block, LayerState, Layout, Step
 
 
 class Mixer(nn.Module, ABC):

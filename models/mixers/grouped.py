@@ -3,19 +3,19 @@
 import torch
 from torch import Generator, Tensor, nn
 
-from recallfront.kernels.chunks import normalised
+from recallfront.kernels.common.chunks import normalised
 from recallfront.kernels.grouped_attention.operator import (
     grouped_attention,
     grouped_attention_step,
     grouped_attention_tree,
 )
 from recallfront.kernels.grouped_attention.pytorch import grouped_mix
-from recallfront.models.draft_tree import Branches
-from recallfront.models.layers import Drawn, Linear, rotate
 from recallfront.models.mixers.base import Mixer
 from recallfront.models.mixers.head_taps import HeadTaps
 from recallfront.models.mixers.ring import ring_tokens, ring_write
-from recallfront.models.state import Block, LayerState, Layout, Step
+from recallfront.models.parts.draft_tree import Branches
+from recallfront.models.parts.layers import Drawn, Linear, rotate
+from recallfront.models.parts.state import Block, LayerState, Layout, Step
 
 
 class CrossScale(Drawn):

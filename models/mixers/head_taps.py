@@ -5,10 +5,10 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from recallfront.kernels.grouped_attention.pytorch import head_conv, head_conv_step
-from recallfront.models.draft_tree import Branches
-from recallfront.models.layers import Drawn
 from recallfront.models.mixers.ring import ring_last, ring_write
-from recallfront.models.state import Block, Step
+from recallfront.models.parts.draft_tree import Branches
+from recallfront.models.parts.layers import Drawn
+from recallfront.models.parts.state import Block, Step
 
 
 class HeadTaps(Drawn):

@@ -13,12 +13,12 @@ from recallfront.kernels.taylor_attention.operator import (
     taylor_attention_step,
 )
 from recallfront.models.configs.linear import FeatureKnobs
-from recallfront.models.draft_tree import Branches
-from recallfront.models.feature_maps import make_feature_map
-from recallfront.models.layers import Linear
 from recallfront.models.mixers.base import Mixer
 from recallfront.models.mixers.head_taps import HeadTaps
-from recallfront.models.state import Block, LayerState, Layout, Step
+from recallfront.models.parts.draft_tree import Branches
+from recallfront.models.parts.feature_maps import make_feature_map
+from recallfront.models.parts.layers import Linear
+from recallfront.models.parts.state import Block, LayerState, Layout, Step
 
 _EPS = 1e-6
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from recallfront.kernels.chunks import normalised
+from recallfront.kernels.common.chunks import normalised
 from recallfront.kernels.gated_delta_rule.operator import gated_delta_rule, gated_delta_rule_step
 from recallfront.kernels.gated_linear_attention.operator import (
     gated_linear_attention,
@@ -22,11 +22,11 @@ from recallfront.models.configs.baselines import (
     MatrixStateConfig,
     RetNetConfig,
 )
-from recallfront.models.gating import gated
-from recallfront.models.layers import Drawn, Linear, RMSNorm, rotate
 from recallfront.models.mixers.base import Mixer
 from recallfront.models.mixers.short_convolution import ConvTaps
-from recallfront.models.state import Block, LayerState, Layout, Step
+from recallfront.models.parts.gating import gated
+from recallfront.models.parts.layers import Drawn, Linear, RMSNorm, rotate
+from recallfront.models.parts.state import Block, LayerState, Layout, Step
 
 
 class SelectiveDecay(Drawn):

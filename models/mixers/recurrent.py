@@ -9,12 +9,12 @@ from torch import Generator, Tensor, nn
 from recallfront.kernels.rg_lru.operator import rg_lru, rg_lru_step
 from recallfront.kernels.rg_lru.pytorch import rg_lru_step_pytorch
 from recallfront.kernels.rg_lru.reference import C
-from recallfront.models.gating import gated
-from recallfront.models.layers import Drawn, Linear
-from recallfront.models.lean import MixerStep, lean_add, lean_map
 from recallfront.models.mixers.base import Mixer
 from recallfront.models.mixers.short_convolution import ConvTaps
-from recallfront.models.state import Block, LayerState, Layout, Step
+from recallfront.models.parts.gating import gated
+from recallfront.models.parts.layers import Drawn, Linear
+from recallfront.models.parts.lean import MixerStep, lean_add, lean_map
+from recallfront.models.parts.state import Block, LayerState, Layout, Step
 
 
 class RGLRU(Drawn):

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from recallfront.models.state import Block
+from recallfront.models.parts.state import Block
 
 
 def _newest(lengths: Tensor, slots: int) -> Tensor:

@@ -7,11 +7,11 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from recallfront.kernels.short_conv.operator import Activation, short_conv, short_conv_step
-from recallfront.models.draft_tree import Branches
-from recallfront.models.gating import gated
-from recallfront.models.layers import Drawn, Linear
 from recallfront.models.mixers.base import Mixer
-from recallfront.models.state import Block, LayerState, Layout, Step
+from recallfront.models.parts.draft_tree import Branches
+from recallfront.models.parts.gating import gated
+from recallfront.models.parts.layers import Drawn, Linear
+from recallfront.models.parts.state import Block, LayerState, Layout, Step
 
 
 class ConvTaps(Drawn):

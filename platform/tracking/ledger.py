@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from recallfront.platform.errors import UsageError
-from recallfront.platform.records import TAG, Status, SweepRecord, TrialRecord
+from recallfront.platform.results.records import TAG, SweepRecord, TrialRecord
+from recallfront.platform.results.status import Status
 from recallfront.platform.tracking.client import explain, fail_fast, open_client
 
 if TYPE_CHECKING:

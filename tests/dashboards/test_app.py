@@ -17,7 +17,8 @@ import pytest
 
 from recallfront.dashboards.serving import serve, server_command
 from recallfront.platform.errors import UsageError
-from recallfront.platform.records import TAG, Status, SweepRecord
+from recallfront.platform.results.records import TAG, SweepRecord
+from recallfront.platform.results.status import Status
 from recallfront.platform.tracking.client import open_client
 from recallfront.platform.tracking.ledger import config_tags
 from recallfront.platform.tracking.store import artifact_location, prepare_store

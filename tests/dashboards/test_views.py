@@ -8,8 +8,9 @@ import pytest
 
 from recallfront.dashboards.views import clock, view_of
 from recallfront.platform.errors import UsageError
-from recallfront.platform.fronts import build_front
-from recallfront.platform.records import Status, SweepRecord
+from recallfront.platform.front.front import build_front
+from recallfront.platform.results.records import SweepRecord
+from recallfront.platform.results.status import Status
 
 MakeRecord = Callable[..., SweepRecord]
 OTHERS = (Status.DIVERGED, Status.ERROR, Status.PRUNED, Status.RUNNING, Status.RUNNING)

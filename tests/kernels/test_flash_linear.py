@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from recallfront.kernels import flash_linear
 from recallfront.kernels.gated_delta_rule.operator import gated_delta_rule
 from recallfront.kernels.gated_linear_attention.operator import gated_linear_attention
+from recallfront.kernels.gpu import flash_linear
 
 
 def stand_in(monkeypatch: pytest.MonkeyPatch, module: str, **functions: Any) -> None:

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from recallfront.kernels.backend import Backend
+from recallfront.kernels.common.backend import Backend
 from recallfront.kernels.gated_delta_rule.operator import gated_delta_rule, gated_delta_rule_step
 from recallfront.kernels.gated_linear_attention.operator import (
     gated_linear_attention,

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from recallfront.kernels.backend import Backend
+from recallfront.kernels.common.backend import Backend
 from recallfront.kernels.linear_scan.operator import linear_scan, linear_scan_step
 from recallfront.kernels.rg_lru.operator import rg_lru
 from tests.kernels.golden import GRADIENTS, VALUES, difference, load_golden

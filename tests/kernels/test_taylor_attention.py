@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from recallfront.kernels.backend import Backend
+from recallfront.kernels.common.backend import Backend
 from recallfront.kernels.taylor_attention.operator import (
     taylor_attention,
     taylor_attention_extend,

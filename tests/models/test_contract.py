@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from recallfront.models import Architecture, LanguageModel, build, load, save
-from recallfront.models.state import State
+from recallfront.models.parts.state import State
 from tests.models.cases import CASES, LENGTHS, case_config, draw_tokens, make_model
 
 LONGEST = max(LENGTHS)

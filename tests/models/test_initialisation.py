@@ -5,10 +5,10 @@ from recallfront.kernels.rg_lru.reference import _Root
 from recallfront.models import build, parse_config
 from recallfront.models.configs.presets import preset
 from recallfront.models.language_model import Embedding
-from recallfront.models.layers import Linear
 from recallfront.models.mixers.grouped import GroupedAttention
 from recallfront.models.mixers.matrix_state import MatrixState, fixed_decay
 from recallfront.models.mixers.recurrent import RecurrentBlock
+from recallfront.models.parts.layers import Linear
 
 
 @pytest.mark.parametrize("lambda_init", ["paper", "recurrentgemma"])

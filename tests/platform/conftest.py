@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import settings
 
-from recallfront.platform.benchmarks.trials import small_ray
+from recallfront.benchmarks.platform.trials import small_ray
 
 
 def pytest_configure() -> None:

@@ -13,23 +13,19 @@ import pytest
 
 import recallfront
 from recallfront.platform.errors import UsageError
-from recallfront.platform.lineage import (
-    TRIAL_SOURCES,
-    Lineage,
-    TrialLineage,
-    collect,
-    compare,
-    packages_text,
-    read_lineage,
-)
+from recallfront.platform.lineage.code_version import trial_sources
+from recallfront.platform.lineage.comparison import compare
+from recallfront.platform.lineage.environment import Lineage, TrialLineage, collect, packages_text
+from recallfront.platform.tracking.lineage import read_lineage
 from recallfront.platform.tracking.store import prepare_store
 from recallfront.platform.tracking.writer import TrackingWriter
 
 ROOT = Path(recallfront.__file__).resolve().parent.parent
 PROBE = """
 import json
-from recallfront.platform import lineage
-print(json.dumps([lineage.collect().model_dump(mode="json"), lineage.diff_text()]))
+from recallfront.platform.lineage.environment import collect
+from recallfront.platform.lineage.source import diff_text
+print(json.dumps([collect().model_dump(mode="json"), diff_text()]))
 """
 
 
@@ -53,7 +49,7 @@ def checkout(tmp_path: Path) -> Path:
     """A clean checkout of the sources as they are now."""
     folder = tmp_path / "checkout"
     folder.mkdir()
-    for area in ("kernels", "models", "sweeps", "platform", "dashboards"):
+    for area in ("kernels", "models", "sweeps", "platform", "dashboards", "benchmarks"):
         if (ROOT / area).exists():
             shutil.copytree(ROOT / area, folder / area, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(
@@ -77,7 +73,7 @@ def test_a_clean_checkout_is_its_commit(checkout: Path) -> None:
 
 def test_a_changed_checkout_is_its_commit_and_a_patch(checkout: Path, tmp_path: Path) -> None:
     before, _ = probe(checkout)
-    changed, new = checkout / "kernels" / "backend.py", checkout / "models" / "brand_new.py"
+    changed, new = checkout / "kernels" / "common" / "backend.py", checkout / "models" / "brand_new.py"
     changed.write_text(changed.read_text() + "# changed\n")
     new.write_text("NEW = 1\n")
     (checkout / "ignored.py").write_text("no\n")
@@ -98,7 +94,7 @@ def test_a_changed_checkout_is_its_commit_and_a_patch(checkout: Path, tmp_path: 
 
 def test_what_no_trial_runs_is_no_part_of_the_code_version(checkout: Path) -> None:
     before, _ = probe(checkout)
-    other = checkout / "platform" / "fronts.py"
+    other = checkout / "platform" / "front" / "front.py"
     other.write_text(other.read_text() + "# changed\n")
     lineage, _ = probe(checkout)
     assert lineage.git_dirty and lineage.code_version == before.code_version
@@ -114,27 +110,50 @@ def test_an_installation_has_no_commit_even_in_another_checkout(checkout: Path, 
 
 
 def test_every_module_of_the_trial_is_accounted_for() -> None:
-    """A module that the trial's body imports is either hashed or known to carry no figure."""
-    told = ("records", "reports", "quiet", "errors", "lineage")
-    carriers = {f"platform/{name}.py" for name in told}
+    """Of kernels, models and sweeps, what the trial's body really loads is hashed."""
     program = (
-        "import sys, recallfront.platform.trial as trial\n"
+        "import sys, recallfront.platform.trial.body, recallfront.platform.workers.train_job\n"
         "names = [n for n in sys.modules if n.startswith('recallfront.')]\n"
         "print('\\n'.join(sys.modules[n].__file__ for n in names if sys.modules[n].__file__))"
     )
     answer = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
-    package = Path(recallfront.__file__).parent
-    loaded = {Path(line) for line in answer.stdout.splitlines()}
-    names = {
-        (
-            path.relative_to(package) if path.is_relative_to(package) else path.resolve().relative_to(ROOT)
-        ).as_posix()
-        for path in loaded
-    }
-    unknown = {name for name in names if not name.startswith(TRIAL_SOURCES)} - carriers - {"platform.py"}
-    assert not unknown
-    for source in TRIAL_SOURCES:
-        assert (package / source).exists(), source
+    loaded = {Path(line).resolve().relative_to(ROOT).as_posix() for line in answer.stdout.splitlines()}
+    hashed = trial_sources(Path(recallfront.__file__).parent)
+    figures = {n for n in loaded if n.startswith(("kernels/", "models/", "sweeps/", "platform/trial/"))}
+    assert figures and not figures - hashed.keys()
+    assert "platform/workers/train_job.py" in hashed
+    # loaded when first used, so no import of the body shows them
+    assert {"kernels/linear_scan/triton_backward.py", "models/pretrained/lora.py"} <= hashed.keys()
+
+
+@pytest.mark.parametrize(
+    ("name", "counts"),
+    [
+        ("platform/trial/training.py", True),
+        ("platform/workers/train_job.py", True),
+        ("models/mixers/attention.py", True),
+        ("kernels/rg_lru/triton_forward.py", True),
+        ("sweeps/tasks/mqar.py", True),
+        ("benchmarks/kernels/timing.py", False),
+        ("benchmarks/platform/overhead.py", False),
+        ("dashboards/views.py", False),
+        ("dashboards/pages/sweep.html", False),
+        ("kernels/gpu/report.py", False),
+        ("kernels/grouped_attention/__init__.py", True),
+        ("models/configs/presets.py", False),
+        ("platform/front/front.py", False),
+        ("platform/sweep/recorder.py", False),
+        ("sweeps/schema.py", False),
+        ("sweeps/studies/quickstart.yaml", False),
+    ],
+)
+def test_the_code_version_changes_with_what_a_trial_runs_and_with_nothing_else(
+    checkout: Path, name: str, counts: bool
+) -> None:
+    before = trial_sources(checkout / "recallfront")
+    file = checkout / name
+    file.write_text(file.read_text() + "\n# touched\n")
+    assert (trial_sources(checkout / "recallfront") != before) is counts
 
 
 @pytest.mark.alone

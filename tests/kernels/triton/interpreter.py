@@ -32,7 +32,7 @@ from triton.runtime.interpreter import (
     interpreter_builder,
 )
 
-from recallfront.kernels.report import operators
+from recallfront.kernels.gpu.report import operators_with_kernels
 
 _LANGUAGE = (tl, core)  # what the interpreter patches: it looks for these two among this module's names
 
@@ -40,7 +40,7 @@ _LANGUAGE = (tl, core)  # what the interpreter patches: it looks for these two a
 @lru_cache
 def _import_kernels() -> None:
     """Decorate every kernel while the interpreter is off, as in a process that never switches it on."""
-    for operator in operators():
+    for operator in operators_with_kernels():
         with suppress(Exception):  # then the operator's own tests say so
             import_module(f"recallfront.kernels.{operator}.triton")
 

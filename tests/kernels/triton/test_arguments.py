@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from recallfront.kernels.backend import Backend
+from recallfront.kernels.common.backend import Backend
 from recallfront.kernels.gated_product.operator import gated_product
 from recallfront.kernels.grouped_attention.operator import (
     grouped_attention,

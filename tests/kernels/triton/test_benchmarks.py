@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from recallfront.kernels.benchmarks import elementwise, run, steps
-from recallfront.kernels.benchmarks.cases import OURS, Candidates, Case, Setting
-from recallfront.kernels.benchmarks.rows import rows_of
-from recallfront.kernels.benchmarks.targets import FLEX, TARGETS, Target, verdicts
-from recallfront.kernels.benchmarks.timing import Ceilings, Stopwatch, Timing, difference, interleaved, within
-from recallfront.models.gpu_benchmark import whole_steps
+from recallfront.benchmarks.kernels import elementwise, run, steps
+from recallfront.benchmarks.kernels.cases import OURS, Candidates, Case, Setting
+from recallfront.benchmarks.kernels.rows import rows_of
+from recallfront.benchmarks.kernels.targets import FLEX, TARGETS, Target, verdicts
+from recallfront.benchmarks.kernels.timing import Ceilings, Stopwatch, Timing, difference, interleaved, within
+from recallfront.benchmarks.models.decode_step import whole_steps
 
 CEILINGS = Ceilings(copy=4e12, product=8e14)
 CPU = torch.device("cpu")
@@ -183,7 +183,7 @@ def test_every_target_has_its_cases() -> None:
 
 def test_without_a_gpu_one_sentence_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    command = [sys.executable, "-m", "recallfront.models.gpu_benchmark"]
+    command = [sys.executable, "-m", "recallfront.benchmarks.models.decode_step"]
     found = subprocess.run(command, capture_output=True, text=True, check=False)
     assert found.returncode == 2
     assert found.stdout == (

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from recallfront.kernels.backend import Backend
+from recallfront.kernels.common.backend import Backend
 from recallfront.kernels.gated_product import triton as kernels
 from recallfront.kernels.gated_product.operator import Nonlinearity, gated_halves, gated_product
 from tests.kernels.triton.accuracy import Run, check_operator, compare_with_reference

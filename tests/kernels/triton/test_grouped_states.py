@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from recallfront.kernels.backend import Backend
+from recallfront.kernels.common.backend import Backend
 from recallfront.kernels.grouped_attention import plan as cutting
 from recallfront.kernels.grouped_attention import triton as kernels
 from recallfront.kernels.grouped_attention.operator import grouped_attention_step, grouped_attention_tree

@@ -2,9 +2,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from recallfront.kernels.gpu.triton_scan import Plan
 from recallfront.kernels.linear_scan import triton as kernels
 from recallfront.kernels.linear_scan.operator import linear_scan, linear_scan_step
-from recallfront.kernels.triton_scan import Plan
 from tests.kernels.triton.accuracy import check_operator, compare_with_reference, gradients
 from tests.kernels.triton.interpreter import only_programs, traffic
 from tests.kernels.triton.poison import unpoisoned

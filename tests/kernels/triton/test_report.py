@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from recallfront.kernels.compiled import Resources
-from recallfront.kernels.report import complaint, operators
+from recallfront.kernels.gpu.compiled import Resources
+from recallfront.kernels.gpu.report import complaint, operators_with_kernels
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -18,12 +18,12 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def run_report(operator: str) -> subprocess.CompletedProcess[str]:
-    return run("-m", "recallfront.kernels.report", operator)
+    return run("-m", "recallfront.kernels.gpu.report", operator)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)  # some hundred compilations
-@pytest.mark.parametrize("operator", operators())
+@pytest.mark.parametrize("operator", operators_with_kernels())
 def test_no_kernel_spills_or_asks_for_too_much(operator: str) -> None:
     found = run_report(operator)
     assert found.returncode == 0, found.stdout + found.stderr
@@ -43,8 +43,8 @@ def test_a_spill_and_too_much_shared_memory_are_told() -> None:
 def test_a_kernel_with_too_large_a_block_spills() -> None:
     code = """
 from dataclasses import replace
-from recallfront.kernels.compiled import resources
-from recallfront.kernels.report import complaint, launches
+from recallfront.kernels.gpu.compiled import resources
+from recallfront.kernels.gpu.report import complaint, launches
 launch = launches("gated_product")[0]
 found = resources(replace(launch, constants={**launch.constants, "ROWS": 1, "WIDTH": 16384}, num_warps=1), 90)
 print(complaint(found, 90), found.spills > 0)

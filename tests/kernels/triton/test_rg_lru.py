@@ -2,9 +2,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from recallfront.kernels.gpu.triton_scan import Plan
 from recallfront.kernels.rg_lru import triton as kernels
 from recallfront.kernels.rg_lru.operator import rg_lru, rg_lru_step
-from recallfront.kernels.triton_scan import Plan
 from tests.kernels.triton.accuracy import check_operator, compare_with_reference, gradients
 from tests.kernels.triton.interpreter import only_programs, traffic
 from tests.kernels.triton.poison import unpoisoned

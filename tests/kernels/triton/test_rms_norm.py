@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from recallfront.kernels.backend import Backend
+from recallfront.kernels.common.backend import Backend
 from recallfront.kernels.rms_norm import triton as kernels
 from recallfront.kernels.rms_norm.operator import rms_norm
 from tests.kernels.triton.accuracy import Run, check_operator, compare_with_reference, gradients

@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from recallfront.kernels.backend import Backend
+from recallfront.kernels.common.backend import Backend
 from recallfront.kernels.short_conv import triton as kernels
 from recallfront.kernels.short_conv.operator import Activation, short_conv, short_conv_step
 from tests.kernels.triton.accuracy import Run, check_operator, compare_with_reference

@@ -1,0 +1,220 @@
+"""What the architectures cost on this machine: training against matrix products alone, decoding as contexts
+grow.
+"""
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from recallfront.models.building import build
+from recallfront.models.configs import Architecture, parse_config
+from recallfront.models.language_model import LanguageModel
+from recallfront.models.parts.state import State
+
+_SIZE: dict[str, Any] = {"vocab_size": 512, "width": 256, "num_layers": 6, "num_heads": 4, "mlp_expansion": 3}
+_KNOBS: dict[str, dict[str, Any]] = {
+    "griffin": {"pattern": "RRW", "window_size": 129},
+    "hawk": {"pattern": "R"},
+    "based": {"pattern": "CLW", "window_size": 128},
+    "attention": {"pattern": "A"},
+    "grouped": {"pattern": "G", "group_size": 64},
+    "linear": {"pattern": "L"},
+    "window": {"pattern": "W", "window_size": 128},
+    "mamba2": {"pattern": "S"},
+    "gated_deltanet": {"pattern": "S"},
+    "deltanet": {"pattern": "S"},
+    "gla": {"pattern": "S"},
+    "retnet": {"pattern": "S"},
+}
+CONTEXTS = (256, 512, 1024, 2048, 4096, 8192)
+
+
+def benchmark_configs() -> dict[str, Architecture]:
+    """Every architecture at the benchmark's size: width 256, 6 layers, 4 heads, window 128, vocabulary 512."""
+    return {name: parse_config({"architecture": name, **_SIZE, **knobs}) for name, knobs in _KNOBS.items()}
+
+
+@dataclass(frozen=True)
+class TrainingCost:
+    """Forward and backward of one architecture, medians in seconds."""
+
+    architecture: str
+    tokens: int
+    seconds: float
+    matrix_seconds: float  # of its matrix products alone
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.tokens / self.seconds
+
+    @property
+    def over_matrices(self) -> float:
+        """How many times as long as its matrix products alone."""
+        return self.seconds / self.matrix_seconds
+
+
+@dataclass(frozen=True)
+class DecodingCost:
+    """One architecture after a context, medians."""
+
+    architecture: str
+    context: int
+    prefill_tokens_per_second: float
+    decode_seconds: float  # of one step for all rows
+    decode_tokens_per_second: float
+    state_bytes: int  # all rows together
+
+
+def interleaved(tasks: Sequence[Callable[[], object]], repeats: int) -> list[float]:
+    """Median seconds of each task, all run in turn `repeats` times after one warm-up, so that all meet the
+    same noise.
+    """
+    times: list[list[float]] = [[] for _ in tasks]
+    for repeat in range(repeats + 1):
+        for task, seen in zip(tasks, times, strict=True):
+            start = time.perf_counter()
+            task()
+            if repeat:
+                seen.append(time.perf_counter() - start)
+    return [statistics.median(seen) for seen in times]
+
+
+def training_costs(
+    architectures: Sequence[str] | None = None, *, batch: int = 4, length: int = 512, repeats: int = 5
+) -> list[TrainingCost]:
+    """Forward and backward of each architecture beside its matrix products alone, interleaved in one run."""
+    configs = benchmark_configs()
+    names = list(configs if architectures is None else architectures)
+    tasks: list[Callable[[], object]] = []
+    for name in names:
+        model = build(configs[name])
+        tokens = draw_tokens(batch, length)
+        tasks += [training_step(model, tokens), _matrix_products(model, batch, length)]
+    seconds = interleaved(tasks, repeats)
+    return [
+        TrainingCost(name, batch * length, seconds[2 * index], seconds[2 * index + 1])
+        for index, name in enumerate(names)
+    ]
+
+
+def draw_tokens(batch: int, length: int) -> Tensor:
+    """The benchmark's tokens (B, T), the same each time."""
+    return torch.randint(0, 512, (batch, length), generator=torch.Generator().manual_seed(0))
+
+
+def training_step(model: LanguageModel, tokens: Tensor) -> Callable[[], object]:
+    """Forward and backward of one batch (B, T)."""
+
+    def step() -> None:
+        model.zero_grad()
+        logits = model(tokens[:, :-1])
+        torch.autograd.backward(F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten()))
+
+    return step
+
+
+def _matrix_products(model: LanguageModel, batch: int, length: int) -> Callable[[], object]:
+    """The three products (forward, gradient of the input, gradient of the weight) of every matrix of the model, and
+    the six of queries, keys and values of softmax, grouped and linear attention, as small as they can be.
+
+    What gated recurrences need beyond their matrices is not counted: it depends on how they are computed.
+    """
+    rows = batch * length
+    matrices = [p.detach() for p in model.parameters() if p.ndim >= 2 and min(p.shape[-2:]) > 8]
+    pairs = []
+    for matrix in matrices:  # block-diagonal gates are [block, in, out]
+        blocks = matrix if matrix.ndim == 3 else matrix.T[None]
+        pairs.append((blocks, *(torch.randn(len(blocks), rows, size) for size in blocks.shape[1:])))
+
+    attended = [_attended(model, letter, batch, length) for letter in model.config.layers if letter in "AWGL"]
+
+    def products() -> None:
+        for blocks, x, grad in pairs:
+            torch.bmm(x, blocks)
+            torch.bmm(grad, blocks.transpose(1, 2))
+            torch.bmm(x.transpose(1, 2), grad)
+        for q, k, weights in attended:
+            for _ in range(2):
+                torch.bmm(q, k.transpose(1, 2))
+                torch.bmm(weights, k)
+                torch.bmm(weights.transpose(1, 2), q)
+
+    return products
+
+
+def _attended(model: LanguageModel, letter: str, batch: int, length: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, as many keys as one of them sees on average, and weights between them, of all heads.
+
+    A state that is written and read is as many keys as queries have features: k v^T and q S are the same products.
+    """
+    config = model.config
+    if hasattr(config, "conv_size"):  # a convolution is no matrix product
+        config = config.model_copy(update={"conv_size": 0})
+    seen = round(config.layer_mixing_flops(letter, length) / (4 * config.width * length))
+    heads = batch * config.num_heads
+    q, k = torch.randn(heads, length, config.head_dim), torch.randn(heads, seen, config.head_dim)
+    return q, k, torch.rand(heads, length, seen)
+
+
+def decoding_costs(
+    architectures: Sequence[str] | None = None,
+    *,
+    contexts: Sequence[int] = CONTEXTS,
+    batch: int = 4,
+    steps: int = 40,
+    chunk: int = 1024,
+) -> list[DecodingCost]:
+    """Prefill and decode throughput and state bytes of each architecture as the context grows.
+
+    The contexts of one architecture follow each other in one text, read in chunks, so that no part is read
+    twice.
+    """
+    configs = benchmark_configs()
+    names = configs if architectures is None else architectures
+    return [
+        cost
+        for name in names
+        for cost in _decoding(name, build(configs[name]), sorted(contexts), batch, steps, chunk)
+    ]
+
+
+def _decoding(
+    name: str, model: LanguageModel, contexts: Sequence[int], batch: int, steps: int, chunk: int
+) -> list[DecodingCost]:
+    tokens = draw_tokens(batch, max(contexts))
+    state, read, seconds = model.init_state(batch), 0, 0.0
+    branches, prefills, sizes = [], [], []
+    for context in contexts:
+        start = time.perf_counter()
+        while read < context:
+            size = min(chunk, context - read)
+            _, state = model.prefill(tokens[:, read : read + size], state, last_only=True)
+            read += size
+        seconds += time.perf_counter() - start
+        prefills.append(batch * context / seconds)
+        sizes.append(model.state_bytes(state))
+        branches.append(state.select(torch.arange(batch)))  # the steps use up a copy
+    medians = _interleaved_steps(model, tokens[:, 0], branches, steps)
+    rows = zip(contexts, prefills, medians, sizes, strict=True)
+    return [
+        DecodingCost(name, context, prefill, median, batch / median, size)
+        for context, prefill, median, size in rows
+    ]
+
+
+def _interleaved_steps(model: LanguageModel, tokens: Tensor, states: list[State], steps: int) -> list[float]:
+    """Median seconds of a step from each state, all in turn, so that a machine that changes does so for all."""
+    seconds: list[list[float]] = [[] for _ in states]
+    for step in range(steps + 2):  # two to warm up
+        for index, seen in enumerate(seconds):
+            start = time.perf_counter()
+            _, states[index] = model.step(tokens, states[index])
+            if step >= 2:
+                seen.append(time.perf_counter() - start)
+    return [statistics.median(seen) for seen in seconds]

@@ -1,0 +1,96 @@
+"""Small real trials for the benchmarks: the field's synthetic models, on the CPU."""
+
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from recallfront.platform.cluster.connection import set_environment
+from recallfront.platform.lineage.code_version import code_version
+from recallfront.platform.trial.workplace import Workplace
+from recallfront.sweeps.data import prepare
+from recallfront.sweeps.spec import SweepSpec
+from recallfront.sweeps.trial import TrialConfig
+
+ARCHITECTURES: tuple[dict[str, Any], ...] = (
+    {"architecture": "attention", "pattern": "CA"},
+    {"architecture": "window", "pattern": "CW", "window_size": 8},
+    {"architecture": "hawk", "pattern": "CR"},
+    {"architecture": "griffin", "pattern": "CRW", "window_size": 8},
+    {"architecture": "based", "pattern": "CLW", "feature_dim": 4, "window_size": 8},
+    {"architecture": "grouped", "pattern": "CG", "group_size": 8},
+)
+
+
+def bench_spec(
+    *blocks: dict[str, Any], width: int = 16, length: int = 16, steps: int = 20, **changes: Any
+) -> SweepSpec:
+    """A sweep over MQAR with these blocks of its space (by default one window model); `changes` replace keys."""
+    segment = {"input_seq_len": length, "num_kv_pairs": 2}
+    spec: dict[str, Any] = {
+        "name": "bench",
+        "task": {
+            "name": "mqar",
+            "vocab_size": 64,
+            "train": [segment | {"examples": 2048}],
+            "validation": [segment | {"examples": 64}],
+            "test": [segment | {"examples": 64}],
+            "random_non_queries": False,
+        },
+        "model": {"width": width, "num_heads": 2},
+        "space": list(blocks) or [ARCHITECTURES[1]],
+        "training": {"steps": steps, "batch_size": 32, "evaluate_every": steps},
+        "measurement": {
+            "batch_size": 2,
+            "context_length": 32,
+            "train_length": length,
+            "decode_tokens": 8,
+            "repeats": 3,
+            "max_repeats": 3,
+        },
+    }
+    return SweepSpec.model_validate(spec | changes)
+
+
+def trials_of(spec: SweepSpec) -> Iterator[TrialConfig]:
+    """Every trial of a grid."""
+    for block, knobs in spec.grid():
+        for seed in spec.seeds:
+            yield spec.trial(block, knobs, seed)
+
+
+def workplace(spec: SweepSpec, home: Path, scratch: str = "trials") -> Workplace:
+    """Where the trials of a sweep run, its data built; trials of another scratch folder know nothing of these."""
+    data, digest = prepare(spec.task, home / "data")
+    return Workplace(home=home, data=data, data_digest=digest, code_version=code_version(), scratch=scratch)
+
+
+@contextmanager
+def small_ray() -> Iterator[None]:
+    """The Ray that is connected, or one of two CPUs on this machine for as long as needed."""
+    set_environment()
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    ray.init(
+        address="local",
+        num_cpus=2,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+    )
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def actor_config(config: TrialConfig, place: Workplace) -> dict[str, str]:
+    """What a `TrialActor` is told."""
+    from recallfront.platform.trial.workplace import workplace_json
+
+    return {"trial": config.model_dump_json(), "place": json.dumps(workplace_json(place))}

@@ -1,0 +1,136 @@
+"""`recallfront bench`: recallfront's own figures, as tables of medians."""
+
+import statistics
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from recallfront.platform.errors import UsageError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+def run_benchmarks(names: list[str], against: Path | None = None) -> None:
+    """Run the benchmarks of these names, or all of them, and print a table for each.
+
+    `against`: a checkout of google-deepmind/recurrentgemma, which `models` is compared with.
+
+    Raises:
+        UsageError: there is no benchmark of that name.
+    """
+    from rich.console import Console
+
+    unknown = [name for name in names if name not in _BENCHMARKS]
+    if unknown:
+        raise UsageError(f"benchmark {unknown[0]!r}: must be one of {', '.join(_BENCHMARKS)}")
+    console = Console()
+    for name in names or _BENCHMARKS:
+        with tempfile.TemporaryDirectory(prefix="recallfront-bench-", ignore_cleanup_errors=True) as folder:
+            console.print(_BENCHMARKS[name](Path(folder)))
+        if name == "models":
+            from recallfront.benchmarks.platform.architectures import architecture_tables
+
+            architecture_tables(against, console.print)
+
+
+def _overhead(home: Path) -> "Table":
+    from recallfront.benchmarks.platform.overhead import overheads
+
+    found = overheads(home)
+    table = _table("overhead: a one-worker trial's seconds beyond training, evaluation and measurement")
+    for name, seconds in (("warm actor", found.warm), ("nested TorchTrainer", found.nested)):
+        table.add_row(name, f"{statistics.median(seconds):.3f} s", _range(seconds, "s"), str(len(seconds)))
+    table.caption = f"a warm trial costs {found.ratio:.0f} times less"
+    return table
+
+
+def _warm(home: Path) -> "Table":
+    from recallfront.benchmarks.platform.warmth import warmth
+
+    found = warmth(home)
+    table = _table("warm: one actor, trial after trial, six architectures in turn")
+    mebibytes = [size / 2**20 for size in found.resident_bytes]
+    table.add_row(
+        "resident memory", f"{statistics.median(mebibytes):.0f} MiB", _range(mebibytes, "MiB"), "50"
+    )
+    same = "the same bits" if found.identical else "NOT the same"
+    table.caption = f"{found.growth:+.1%} after the tenth trial; losses of trial 1, run again as 50: {same}"
+    return table
+
+
+def _quiet(home: Path) -> "Table":
+    from recallfront.benchmarks.platform.quietness import quietness
+
+    found = quietness(home)
+    table = _table("quiet: throughput measured alone, and beside trials on every core (tokens/s)")
+    for name, alone in found.alone.items():
+        short, beside = name.removesuffix("_tokens_per_second"), found.beside[name]
+        table.add_row(
+            f"{short} alone", f"{statistics.median(alone):,.0f}", _range(alone, ""), str(len(alone))
+        )
+        ratio = f"{found.ratio(name):.3f} of it"
+        table.add_row(
+            f"{short} beside trials", f"{statistics.median(beside):,.0f}", _range(beside, ""), ratio
+        )
+    return table
+
+
+def _tracking(home: Path) -> "Table":
+    from recallfront.benchmarks.platform.tracking_cost import tracking_cost
+    from recallfront.benchmarks.platform.writer_rate import writer_rate
+
+    found = tracking_cost(home)
+    table = _table("tracking: training with every step's metrics written to MLflow, and without")
+    for name, seconds in (("tracked", found.tracked), ("not tracked", found.untracked)):
+        table.add_row(name, f"{statistics.median(seconds):.2f} s", _range(seconds, "s"), str(len(seconds)))
+    rate, (low, high) = writer_rate(), found.bounds
+    table.caption = (
+        f"{found.slowdown:+.1%} training time, median of pairs ({low:+.1%} to {high:+.1%} with 90 % confidence); "
+        f"the driver takes {found.driver_share:.1%} of a core; "
+        f"the writer sustains {rate['sent_rows_per_second']:,.0f} metrics/s into SQLite"
+    )
+    return table
+
+
+def _models(home: Path) -> "Table":
+    from rich.table import Table
+
+    from recallfront.benchmarks.platform.throughputs import throughputs
+    from recallfront.platform.metrics import THROUGHPUTS
+
+    table = Table(title="models: tokens/s of architectures at one size", title_justify="left", box=None)
+    for column in (
+        "architecture",
+        *(name.removesuffix("_tokens_per_second") for name in THROUGHPUTS),
+        "state",
+    ):
+        table.add_column(column, justify="left" if column == "architecture" else "right")
+    for found in throughputs(home):
+        rates = [f"{found.figures[n]:,.0f} ±{found.figures[f'{n}_spread']:,.0f}" for n in THROUGHPUTS]
+        table.add_row(found.architecture, *rates, f"{found.figures['state_bytes']:,} B")
+    return table
+
+
+def _table(title: str) -> "Table":
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", caption_justify="left", box=None)
+    for column in ("", "median", "p20 to p80", "trials"):
+        table.add_column(column, justify="right" if column else "left")
+    return table
+
+
+def _range(values: list[float], unit: str) -> str:
+    fifths = statistics.quantiles(values, n=5, method="inclusive")
+    return f"{fifths[0]:,.3g} to {fifths[-1]:,.3g} {unit}".strip()
+
+
+_BENCHMARKS: dict[str, Callable[[Path], "Table"]] = {
+    "overhead": _overhead,
+    "warm": _warm,
+    "quiet": _quiet,
+    "tracking": _tracking,
+    "models": _models,
+}

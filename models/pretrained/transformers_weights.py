@@ -1,0 +1,162 @@
+"""Pretrained softmax models of the transformers library as models of ours, and their linearization."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from recallfront.models.building import assemble
+from recallfront.models.checkpoint import check_parameters
+from recallfront.models.configs import Architecture, parse_config
+from recallfront.models.configs.softmax import AttentionConfig
+from recallfront.models.language_model import LanguageModel
+from recallfront.models.pretrained.linearizing import adopt, attention_config
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+_PATTERNS = {"grouped": "G", "linear": "L", "window": "W", "based": "LW", "hawk": "R", "griffin": "RRW"}
+_PATTERNS |= dict.fromkeys(("mamba2", "gated_deltanet", "deltanet", "gla", "retnet"), "S")
+# knobs with which heads stay as wide as attention's, each with its own keys, and turned as far
+_KEEPING = {"value_expansion": 1, "state_dim": None, "num_groups": None, "rotary_fraction": 1.0}
+
+
+def from_transformers(model: "PreTrainedModel") -> LanguageModel:
+    """The same model, with the same logits, as one of ours (architecture `attention`).
+
+    Reads the LLaMA family (RMSNorm, RoPE, SwiGLU, grouped queries, no biases) and GPT-2. Raises ValueError
+    where the model is of another kind, or has something that ours has not.
+    """
+    readers = {"llama": _read_llama, "mistral": _read_llama, "gpt2": _read_gpt2}
+    kind = model.config.model_type
+    if kind not in readers:
+        raise ValueError(f"model_type is {kind!r}; it may be {', '.join(sorted(readers))}")
+    config, weights = readers[kind](model.config, model.state_dict())
+    ours = assemble(config).to(next(model.parameters()).dtype)
+    check_parameters({name: tuple(tensor.shape) for name, tensor in ours.state_dict().items()}, weights)
+    ours.load_state_dict(weights)
+    return ours
+
+
+def linearize(
+    model: "PreTrainedModel | LanguageModel", architecture: str = "grouped", *, seed: int = 0, **knobs: Any
+) -> LanguageModel:
+    """Replace softmax attention by another mixer, keep every other weight, and train on from there.
+
+    architecture: any but `attention`, with its knobs; `pattern` may leave some layers attention (A, W) where the
+    architecture has such layers. What is kept of the attention itself: see `linearizing.adopt`; where no knob says
+    otherwise, what keeps the most of it is taken. Raises ValueError where the architecture or a knob does not fit.
+    """
+    source = model if isinstance(model, LanguageModel) else from_transformers(model)
+    return adopt(source, _linear_config(attention_config(source), architecture, knobs), seed).model
+
+
+def _linear_config(source: AttentionConfig, architecture: str, knobs: Mapping[str, Any]) -> Architecture:
+    if architecture not in _PATTERNS:
+        raise ValueError(f"architecture is {architecture!r}; it may be {', '.join(sorted(_PATTERNS))}")
+    fields = type(parse_config({"architecture": architecture, "vocab_size": 2})).model_fields
+    shared = {name: getattr(source, name) for name in type(source).model_fields}
+    if architecture == "grouped" and source.positions != "rope":
+        shared["positions"] = "none"
+    values = shared | _KEEPING | {"architecture": architecture, "pattern": _PATTERNS[architecture]}
+    return parse_config({name: value for name, value in values.items() if name in fields} | dict(knobs))
+
+
+def _refuse(unfit: Mapping[str, bool]) -> None:
+    found = [name for name, is_there in unfit.items() if is_there]
+    if found:
+        raise ValueError(f"the model has {', '.join(found)}; none of that can be read")
+
+
+def _read_llama(theirs: Any, weights: dict[str, Tensor]) -> tuple[AttentionConfig, dict[str, Tensor]]:
+    rope = getattr(theirs, "rope_parameters", None) or {}
+    width, heads = theirs.hidden_size, theirs.num_attention_heads
+    _refuse(
+        {
+            "biases": any(name.endswith(".bias") for name in weights),
+            "a rotary scaling": rope.get("rope_type", "default") != "default",
+            "heads of another width": (getattr(theirs, "head_dim", None) or width // heads) * heads != width,
+            "another activation than silu": theirs.hidden_act != "silu",
+            "a sliding window": getattr(theirs, "sliding_window", None) is not None,
+        }
+    )
+    theta: Any = rope.get("rope_theta") or getattr(theirs, "rope_theta", 10000.0)
+    config = AttentionConfig(
+        vocab_size=theirs.vocab_size,
+        width=width,
+        num_heads=heads,
+        num_kv_heads=theirs.num_key_value_heads,
+        num_layers=theirs.num_hidden_layers,
+        pattern="A",
+        positions="rope",
+        rope_theta=theta,
+        norm_eps=theirs.rms_norm_eps,
+        mlp="swiglu",
+        mlp_expansion=theirs.intermediate_size / width,
+        tied_embeddings=theirs.tie_word_embeddings,
+    )
+    ours = {
+        "embedding.weight": weights["model.embed_tokens.weight"],
+        "final_norm.scale": weights["model.norm.weight"] - 1,  # our gain is 1 + scale
+    }
+    if not theirs.tie_word_embeddings:
+        ours["unembedding.weight"] = weights["lm_head.weight"]
+    for index in range(theirs.num_hidden_layers):
+        here, there = f"layers.{index}.", f"model.layers.{index}."
+        attention = [weights[f"{there}self_attn.{name}_proj.weight"] for name in "qkv"]
+        mlp = [weights[f"{there}mlp.{name}_proj.weight"] for name in ("gate", "up")]
+        ours |= {
+            f"{here}mixer_norm.scale": weights[f"{there}input_layernorm.weight"] - 1,
+            f"{here}mixer.qkv.weight": torch.cat(attention),
+            f"{here}mixer.out.weight": weights[f"{there}self_attn.o_proj.weight"],
+            f"{here}mlp_norm.scale": weights[f"{there}post_attention_layernorm.weight"] - 1,
+            f"{here}mlp.up.weight": torch.cat(mlp),
+            f"{here}mlp.down.weight": weights[f"{there}mlp.down_proj.weight"],
+        }
+    return config, ours
+
+
+def _read_gpt2(theirs: Any, weights: dict[str, Tensor]) -> tuple[AttentionConfig, dict[str, Tensor]]:
+    _refuse(
+        {
+            "another activation than gelu_new": theirs.activation_function != "gelu_new",
+            "attention scaled by the layer": theirs.scale_attn_by_inverse_layer_idx,
+            "unscaled attention": not theirs.scale_attn_weights,
+        }
+    )
+    config = AttentionConfig(
+        vocab_size=theirs.vocab_size,
+        width=theirs.n_embd,
+        num_heads=theirs.n_head,
+        num_layers=theirs.n_layer,
+        pattern="A",
+        positions="none",
+        learned_positions=theirs.n_positions,
+        biases=True,
+        norm="layer",
+        norm_eps=theirs.layer_norm_epsilon,
+        mlp="gelu",
+        mlp_expansion=(theirs.n_inner or 4 * theirs.n_embd) / theirs.n_embd,
+    )
+    ours = {
+        "embedding.weight": weights["transformer.wte.weight"],
+        "position_table.weight": weights["transformer.wpe.weight"],
+        "final_norm.weight": weights["transformer.ln_f.weight"],
+        "final_norm.bias": weights["transformer.ln_f.bias"],
+    }
+    names = {
+        "mixer_norm": "ln_1",
+        "mixer.qkv": "attn.c_attn",
+        "mixer.out": "attn.c_proj",
+        "mlp_norm": "ln_2",
+        "mlp.up": "mlp.c_fc",
+        "mlp.down": "mlp.c_proj",
+    }
+    for index in range(theirs.n_layer):
+        for our_name, their_name in names.items():
+            weight = weights[f"transformer.h.{index}.{their_name}.weight"]
+            # GPT-2 keeps its matrices as (in, out)
+            ours[f"layers.{index}.{our_name}.weight"] = weight.T if weight.ndim == 2 else weight
+            ours[f"layers.{index}.{our_name}.bias"] = weights[f"transformer.h.{index}.{their_name}.bias"]
+    return config, ours

@@ -1,0 +1,162 @@
+"""The Ray cluster that a sweep runs on: one started here, or one that is joined."""
+
+import logging
+import os
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from recallfront.platform.cluster.tokens import HOW_TO_GIVE_A_TOKEN, find_token
+from recallfront.platform.errors import UsageError
+from recallfront.sweeps.trial import ResourceConfig
+
+_CONNECT_SECONDS = 5.0
+_HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"  # RFC 9113, section 3.4
+_EMPTY_SETTINGS = bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+
+# Tune's own settings for a sweep of ours; what a user has set stays.
+_ENVIRONMENT = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # MLflow is where results go
+    "TUNE_MAX_PENDING_TRIALS_PG": "1",  # a sampler shall know all it can when it proposes
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # interrupting is ours: Tune would end as if all had been run
+    "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # Tune's own state is never read again: the ledger is
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "120",
+    "RAY_worker_niceness": "0",  # at Ray's 15 a trial gets 3 % of a core that anything else computes on
+}
+
+
+def set_environment() -> None:
+    """Set what a Ray that is started, or a sweep on one that is joined, reads from the environment."""
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+
+
+@contextmanager
+def ray_cluster(address: str | None) -> Iterator[None]:
+    """Connect to the cluster at `address` ("auto" or HOST:PORT), or start one on this machine, for as long as needed.
+
+    Raises:
+        UsageError: nothing answers at the address, or it refuses the token.
+    """
+    set_environment()
+    import ray
+
+    # What becomes of trials is the sweep's to say; Tune would print the traceback of each that is lost and retried.
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+    if ray.is_initialized():  # the caller's own connection, and the caller's to end
+        yield
+        return
+    if address is None:
+        ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    else:
+        _join(address)
+    try:
+        with _terminable():
+            yield
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Let SIGTERM end a sweep as Ctrl-C does; Ray's own handler, set when it starts, dumps the stack and aborts."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def check_resources(resources: ResourceConfig) -> None:
+    """Refuse trials that the joined cluster, or this machine where Ray is yet to be started, cannot hold.
+
+    Raises:
+        UsageError: not one fits.
+    """
+    import ray
+    from torch.cuda import device_count
+
+    if ray.is_initialized():
+        trials_at_once(resources)
+        return
+
+    here = {"CPU": float(os.cpu_count() or 1), "GPU": float(device_count() if resources.gpus else 0)}
+    _how_many(resources, here, "this machine")
+
+
+def trials_at_once(resources: ResourceConfig) -> int:
+    """How many trials the connected cluster holds at once.
+
+    Raises:
+        UsageError: it does not hold one.
+    """
+    import ray
+
+    return _how_many(resources, ray.cluster_resources(), "the Ray cluster")
+
+
+def _how_many(resources: ResourceConfig, available: dict[str, float], where: str) -> int:
+    asked = {"CPU": resources.cpus * resources.workers, "GPU": resources.gpus * resources.workers}
+    fits = [int(available.get(name, 0.0) / amount + 1e-9) for name, amount in asked.items() if amount]
+    if not min(fits):
+        has = ", ".join(f"{available.get(name, 0.0):g} {name}" for name in asked)
+        wants = ", ".join(f"{amount:g} {name}" for name, amount in asked.items() if amount)
+        raise UsageError(f"resources: a trial asks for {wants}; {where} has {has}")
+    return min(fits)
+
+
+def _join(address: str) -> None:
+    import ray
+
+    if address != "auto":
+        try:
+            _greet(address)
+        except (OSError, ValueError) as error:
+            raise UsageError(
+                f"address {address!r}: no Ray cluster answers there ({error}); give HOST:PORT of its GCS "
+                "(port 6379 by default), or leave --address out to run on this machine"
+            ) from None
+    token, source = find_token()
+    if token and "RAY_AUTH_MODE" not in os.environ:  # Ray itself uses a token it finds for "auto" alone
+        from ray._raylet import Config  # type: ignore[attr-defined]
+
+        os.environ["RAY_AUTH_MODE"] = "token"
+        Config.initialize("")
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.AuthenticationError) as error:
+        reason = " ".join(str(error).split())[:300]
+        hint = f"refuse the token of {source}" if token else "ask for a token, and there is none"
+        raise UsageError(
+            f"address {address!r}: cannot join the Ray cluster ({reason}); it may {hint}: {HOW_TO_GIVE_A_TOKEN}"
+        ) from None
+
+
+def _greet(address: str) -> None:
+    """Open an HTTP/2 connection, as gRPC does: Ray itself would try for minutes where something else listens.
+
+    Raises:
+        OSError, ValueError: nothing answers, it is no HTTP/2, or this is no address.
+    """
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal():
+        raise ValueError("it is not HOST:PORT")
+    with socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_SECONDS) as connection:
+        if os.environ.get("RAY_USE_TLS", "0") not in ("", "0"):
+            return
+        connection.sendall(_HTTP2_PREFACE + _EMPTY_SETTINGS)
+        answer = connection.recv(len(_EMPTY_SETTINGS))
+    if answer[3:4] != _EMPTY_SETTINGS[3:4]:  # the type of a frame; a server's first one are its settings
+        raise ValueError("what listens there is not Ray")

@@ -1,0 +1,173 @@
+"""Sending a sweep to a Ray cluster as a job, following its log, and joining it again."""
+
+import asyncio
+import logging
+import shlex
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import yaml
+
+from recallfront.platform.cluster.tokens import HOW_TO_GIVE_A_TOKEN, find_token
+from recallfront.platform.cluster.wheel import build_wheel
+from recallfront.platform.errors import UsageError
+from recallfront.platform.tracking.store import refuse_password
+from recallfront.sweeps.load import load_spec
+
+if TYPE_CHECKING:
+    from ray.job_submission import JobDetails, JobSubmissionClient
+
+_SPEC_FILE = "sweep.yaml"
+_SWEEP_KEY = "recallfront_sweep_key"
+_STUDY = "recallfront_study"
+_ANSWER_SECONDS = 5.0  # for a dashboard to say that it is one; Ray's own client would wait for ever
+
+
+def submit(study_or_file: str, *, address: str, tracking_uri: str, home: str) -> tuple[str, bool]:
+    """Send a sweep to the cluster whose dashboard is at `address`; returns the job's id, and whether it is new.
+
+    A sweep that runs there already is not sent twice: the id is that of the running job.
+
+    Raises:
+        SpecError: the specification is not possible.
+        UsageError: the cluster does not answer, or refuses the token; its nodes could not find the outputs; or the
+            sweep runs there already with another home or store.
+    """
+    spec = load_spec(study_or_file)
+    refuse_password(tracking_uri)
+    entrypoint = _entrypoint(home, tracking_uri)
+    client = _client(address)
+    for job in client.list_jobs():
+        if (job.metadata or {}).get(_SWEEP_KEY) == spec.key and not job.status.is_terminal():
+            if job.entrypoint != entrypoint:
+                raise UsageError(
+                    f"sweep {spec.name} runs there already as {job.submission_id}, with another --home or "
+                    f"--tracking-uri ({job.entrypoint}): give those, or stop it first"
+                )
+            return str(job.submission_id), False
+    with tempfile.TemporaryDirectory() as folder:
+        working_dir = Path(folder) / "job"
+        working_dir.mkdir()
+        text = yaml.safe_dump(spec.model_dump(mode="json", exclude_unset=True), sort_keys=False)
+        (working_dir / _SPEC_FILE).write_text(text)
+        job_id = client.submit_job(
+            entrypoint=entrypoint,
+            submission_id=f"{spec.name}-{spec.key[:8]}-{int(time.time())}",
+            runtime_env={
+                "working_dir": str(working_dir),
+                "py_modules": [str(build_wheel(Path(folder)))],
+            },
+            metadata={_SWEEP_KEY: spec.key, _STUDY: spec.name},
+        )
+        return str(job_id), True
+
+
+def follow_job(job: str, *, address: str) -> bool:
+    """Print a job's log until it ends, and return whether it succeeded; interrupting leaves the job running."""
+    client = _client(address)
+    _job_details(client, job)
+
+    async def tail() -> None:
+        async for text in client.tail_job_logs(job):
+            print(text, end="", flush=True)
+
+    again = f"recallfront status {job} --address {address} --follow"
+    try:
+        asyncio.run(tail())
+        details = _job_details(client, job)
+        while not details.status.is_terminal():  # the log may end a moment before the job's own record
+            time.sleep(0.5)
+            details = _job_details(client, job)
+    except KeyboardInterrupt:
+        print(f"\nleft; the job goes on: {again}")
+        return True
+    except (OSError, RuntimeError) as error:  # what aiohttp and Ray raise when the head goes away
+        reason = " ".join(str(error).split())[:200]
+        raise UsageError(f"address {address!r}: lost while following ({reason}); try {again}") from None
+    print(f"job {job}: {details.status.value.lower()}")
+    return bool(details.status.value == "SUCCEEDED")
+
+
+def jobs(address: str, job: str | None = None) -> "list[JobDetails]":
+    """The sweeps that were sent to a cluster, or the one named."""
+    client = _client(address)
+    if job is not None:
+        return [_job_details(client, job)]
+    return [found for found in client.list_jobs() if _SWEEP_KEY in (found.metadata or {})]
+
+
+def study_of(job: "JobDetails") -> str:
+    """The name of the study that a job runs."""
+    return str((job.metadata or {}).get(_STUDY, ""))
+
+
+def _job_details(client: "JobSubmissionClient", job: str) -> "JobDetails":
+    try:
+        return client.get_job_info(job)
+    except RuntimeError:
+        known = ", ".join(str(found.submission_id) for found in client.list_jobs()) or "none"
+        raise UsageError(f"job {job!r}: the cluster has no such job; it has {known}") from None
+
+
+def _entrypoint(home: str, tracking_uri: str) -> str:
+    """The job's shell command."""
+    if not tracking_uri.startswith(("http://", "https://")):
+        raise UsageError(
+            f"tracking URI {tracking_uri!r}: a job needs an MLflow server that the cluster reaches, http(s)://HOST:PORT"
+        )
+    if not home.startswith(("/", "~/")):
+        raise UsageError(
+            f"home {home!r}: must be an absolute path that all nodes share, or start with ~/ (of the cluster's user): "
+            "a job's own folder is deleted, and no two nodes have the same"
+        )
+    folder = f'"$HOME"/{shlex.quote(home[2:])}' if home.startswith("~/") else shlex.quote(home)
+    return (
+        f"python -m recallfront run {_SPEC_FILE} --address auto --home {folder} "
+        f"--tracking-uri {shlex.quote(tracking_uri)}"
+    )
+
+
+def _client(address: str) -> "JobSubmissionClient":
+    if not address.startswith(("http://", "https://")):
+        raise UsageError(f"address {address!r}: must be the cluster's dashboard, such as http://HEAD:8265")
+    token, source = find_token()
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    _check_dashboard(address, headers, source)
+    from ray.job_submission import JobSubmissionClient
+
+    for name in (
+        "dashboard.modules.dashboard_sdk",
+        "dashboard.modules.job.sdk",
+        "_private.runtime_env.packaging",
+    ):
+        logging.getLogger(f"ray.{name}").setLevel(logging.WARNING)  # they tell of every upload and socket
+    return JobSubmissionClient(address, headers=headers)
+
+
+def _check_dashboard(address: str, headers: dict[str, str], token_source: str) -> None:
+    """Raise UsageError unless a Ray dashboard answers, soon, and takes the token."""
+    import requests
+
+    try:
+        answer = requests.get(f"{address.rstrip('/')}/api/version", headers=headers, timeout=_ANSWER_SECONDS)
+    except (requests.RequestException, ValueError) as error:
+        reason = "no answer" if isinstance(error, requests.Timeout) else _reason(error)
+        raise UsageError(
+            f"address {address!r}: no Ray dashboard answers there ({reason}); it is the head's port 8265 by default"
+        ) from None
+    if answer.status_code in (401, 403):
+        found = f"refuses the token of {token_source}" if headers else "asks for a token, and there is none"
+        raise UsageError(f"address {address!r}: the cluster {found}; {HOW_TO_GIVE_A_TOKEN}")
+    if not answer.ok or "ray_version" not in answer.text:
+        raise UsageError(
+            f"address {address!r}: what answers there is no Ray dashboard (HTTP {answer.status_code})"
+        )
+
+
+def _reason(error: BaseException) -> str:
+    """What is at the bottom of a failed request: `Connection refused` rather than three layers of retries."""
+    while (cause := error.__cause__ or error.__context__) is not None:
+        error = cause
+    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -1,0 +1,167 @@
+"""The configurations of a sweep: its trials gathered over their seeds, told apart by the knobs that vary."""
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean, median, stdev
+from typing import Any
+
+import numpy as np
+
+from recallfront.platform.errors import UsageError
+from recallfront.platform.metrics import show
+from recallfront.platform.pareto import FloatArray
+from recallfront.platform.results.records import TrialRecord
+from recallfront.sweeps.spec import Objective
+
+Scalar = bool | int | float | str | None
+ALWAYS_TOLD = ("window_size", "feature_dim", "group_size")  # what a sweep explores besides the architecture
+SPREAD = "_spread"  # ends the name of a measurement's own spread
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One configuration, its finished trials over the seeds taken together."""
+
+    architecture: str
+    knobs: dict[str, Scalar]  # what varies within the sweep
+    metrics: dict[str, float]  # measurements: median over seeds; all else: mean over seeds
+    spreads: dict[str, float]  # in the metric's unit; a metric whose spread is not known is absent
+    run_ids: tuple[str, ...]  # one a seed, best validation recall first
+    trial_keys: tuple[str, ...]  # in the same order
+    on_front: bool = False
+    certain: bool = True  # its place on or off the front holds when every value moves within its spread
+    contribution: float = 0.0  # the hypervolume that would be lost without it
+
+    @property
+    def n_seeds(self) -> int:
+        return len(self.run_ids)
+
+    @property
+    def label(self) -> str:
+        """Architecture and knobs in one line; a knob left to the architecture's own rule is not told."""
+        knobs = (f"{name} {show_knob(value)}" for name, value in self.knobs.items() if value is not None)
+        return " · ".join([self.architecture, *knobs])
+
+    def describe(self, metric: str) -> str:
+        """A metric with its spread, as a person reads it; a dash where there is none."""
+        if metric not in self.metrics:
+            return "–"
+        return show(metric, self.metrics[metric], self.spreads.get(metric))
+
+
+def read_objectives(spec: Mapping[str, Any]) -> tuple[Objective, ...]:
+    """The objectives of a sweep's specification (its JSON).
+
+    Raises:
+        UsageError: when it has none, as long as the specification of a new sweep has not reached the store.
+    """
+    if "objectives" not in spec:
+        raise UsageError("the sweep has no specification in the store yet: wait until it has been written")
+    return tuple(Objective.model_validate(objective) for objective in spec["objectives"])
+
+
+def oriented(metrics: Sequence[Mapping[str, float]], objectives: Sequence[Objective]) -> FloatArray:
+    """Objectives read off metrics and turned to be maximised -> (len(metrics), len(objectives))."""
+    rows = [[o.sign * own[o.reading] for o in objectives] for own in metrics]
+    return np.array(rows, dtype=np.float64).reshape(len(metrics), len(objectives))
+
+
+def split_complete(
+    trials: Iterable[TrialRecord], objectives: Sequence[Objective]
+) -> tuple[list[TrialRecord], tuple[str, ...]]:
+    """Trials with a finite value for every objective, and the run ids of the others."""
+    complete, left_out = [], []
+    for trial in trials:
+        if all(math.isfinite(trial.metrics.get(o.reading, math.nan)) for o in objectives):
+            complete.append(trial)
+        else:
+            left_out.append(trial.run_id)
+    return complete, tuple(left_out)
+
+
+def by_configuration(trials: Iterable[TrialRecord]) -> dict[str, list[TrialRecord]]:
+    """Trials that differ in their seed alone stand together; a seed counts once."""
+    groups: dict[str, dict[Any, TrialRecord]] = {}
+    for trial in trials:
+        groups.setdefault(configuration_of(trial), {})[trial.config.get("seed")] = trial
+    return {key: list(seeds.values()) for key, seeds in groups.items()}
+
+
+def configuration_of(trial: TrialRecord) -> str:
+    """What trials that differ in their seed alone have in common."""
+    return json.dumps({k: v for k, v in trial.config.items() if k != "seed"}, sort_keys=True)
+
+
+def varying_knobs(trials: Iterable[TrialRecord]) -> tuple[str, ...]:
+    """The settings that tell trials of one architecture apart, and what of `ALWAYS_TOLD` varies at all."""
+    seen: dict[str, dict[str, set[str]]] = {}  # name -> architecture -> values
+    for trial in trials:
+        for name, value in flat_knobs(trial.config).items():
+            seen.setdefault(name, {}).setdefault(architecture_of(trial), set()).add(repr(value))
+
+    def varies(name: str) -> bool:
+        within = max(map(len, seen[name].values()))
+        return within > 1 or (name in ALWAYS_TOLD and len(set.union(*seen[name].values())) > 1)
+
+    return tuple(filter(varies, seen))
+
+
+def architecture_of(trial: TrialRecord) -> str:
+    return str(model_of(trial.config).get("architecture", "unknown"))
+
+
+def model_of(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The model's settings; of an impossible trial, which has no resolved config, all that was asked."""
+    found: Mapping[str, Any] = config.get("model", config)
+    return found
+
+
+def flat_knobs(config: Mapping[str, Any]) -> dict[str, Scalar]:
+    """Settings of model and training on one level: the model's by their own name, else `training.steps`."""
+    flat = _flatten(model_of(config), "") | _flatten(config.get("training", {}), "training.")
+    return {name: value for name, value in flat.items() if name not in ("architecture", "seed")}
+
+
+def gather(trials: Sequence[TrialRecord], knob_names: Iterable[str] = ()) -> Candidate:
+    """One configuration from its trials, which differ in their seed alone."""
+    names = [n for n in trials[0].metrics if all(math.isfinite(t.metrics.get(n, math.nan)) for t in trials)]
+    metrics, spreads = {}, {}
+    for name in names:
+        if name.endswith(SPREAD):
+            continue
+        values = [trial.metrics[name] for trial in trials]
+        if name + SPREAD in names:
+            metrics[name] = median(values)
+            own = median(trial.metrics[name + SPREAD] for trial in trials)
+            spreads[name] = max(own, (max(values) - min(values)) / 2)
+        else:
+            metrics[name] = fmean(values)
+            if len(values) > 1:
+                spreads[name] = stdev(values)
+    best_first = sorted(trials, key=lambda trial: -trial.metrics.get("validation_recall", 0.0))
+    knobs = flat_knobs(trials[0].config)
+    return Candidate(
+        architecture=architecture_of(trials[0]),
+        knobs={name: knobs[name] for name in knob_names if name in knobs},
+        metrics=metrics,
+        spreads=spreads,
+        run_ids=tuple(trial.run_id for trial in best_first),
+        trial_keys=tuple(trial.trial_key for trial in best_first),
+    )
+
+
+def show_knob(value: Scalar, digits: int = 6) -> str:
+    """A setting as a person reads it."""
+    return "none" if value is None else f"{value:.{digits}g}" if isinstance(value, float) else str(value)
+
+
+def _flatten(config: Mapping[str, Any], prefix: str) -> dict[str, Scalar]:
+    flat: dict[str, Scalar] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            flat |= _flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = json.dumps(value) if isinstance(value, list | tuple) else value
+    return flat

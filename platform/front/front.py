@@ -1,0 +1,116 @@
+"""The front of a sweep: which of its configurations no other dominates."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from recallfront.platform import pareto
+from recallfront.platform.front.candidates import (
+    Candidate,
+    by_configuration,
+    gather,
+    oriented,
+    read_objectives,
+    split_complete,
+    varying_knobs,
+)
+from recallfront.platform.results.records import SweepRecord
+from recallfront.platform.results.status import Status
+from recallfront.platform.tracking.records import read_record
+from recallfront.sweeps.spec import Objective
+
+if TYPE_CHECKING:
+    pass
+
+
+@dataclass(frozen=True)
+class Front:
+    """What a sweep has found so far: every candidate, and which of them make up the front."""
+
+    sweep: str  # the study's name
+    sweep_key: str
+    run_id: str
+    objectives: tuple[Objective, ...]
+    candidates: tuple[Candidate, ...] = ()  # in the order of the second objective, worst first
+    hypervolume: float = 0.0
+    knee: Candidate | None = None
+    left_out: tuple[str, ...] = field(default=())  # runs that finished without a value for every objective
+
+    @property
+    def members(self) -> tuple[Candidate, ...]:
+        """The front alone, slowest (or, in general, worst in the second objective) first."""
+        return tuple(candidate for candidate in self.candidates if candidate.on_front)
+
+    @property
+    def reference(self) -> tuple[float, ...]:
+        return tuple(objective.reference for objective in self.objectives)
+
+    @property
+    def knob_names(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(name for candidate in self.candidates for name in candidate.knobs))
+
+    def values(self, candidates: Iterable[Candidate]) -> pareto.FloatArray:
+        """The candidates' objectives, oriented to be maximised -> (candidates, objectives)."""
+        return oriented([candidate.metrics for candidate in candidates], self.objectives)
+
+    def to_json(self) -> str:
+        """Everything, as an indented JSON document."""
+        document: dict[str, Any] = {
+            "sweep": self.sweep,
+            "sweep_key": self.sweep_key,
+            "run_id": self.run_id,
+            "objectives": [objective.model_dump() for objective in self.objectives],
+            "hypervolume": self.hypervolume,
+            "knee": self.knee.run_ids[0] if self.knee else None,
+            "candidates": [
+                asdict(candidate) | {"label": candidate.label, "n_seeds": candidate.n_seeds}
+                for candidate in self.candidates
+            ],
+            "left_out": self.left_out,
+        }
+        return json.dumps(document, indent=2, allow_nan=False)
+
+
+def front(
+    sweep: str | SweepRecord, *, home: Path | str | None = None, tracking_uri: str | None = None
+) -> Front:
+    """The front of a sweep.
+
+    Args:
+        sweep: its name, its run's id, or a record of it that was read already.
+        home: the folder of all outputs; only read where `tracking_uri` is not given.
+        tracking_uri: the MLflow store that holds the sweep.
+
+    Raises:
+        UsageError: when there is no such sweep, or the store does not answer.
+    """
+    return build_front(read_record(sweep, home=home, tracking_uri=tracking_uri))
+
+
+def build_front(record: SweepRecord) -> Front:
+    """Gather a sweep's finished trials (never a stopped or failed one) and find the front among them."""
+    record = record.current()
+    objectives = read_objectives(record.spec)
+    complete, left_out = split_complete(record.with_status(Status.FINISHED), objectives)
+    empty = Front(record.name, record.sweep_key, record.run_id, objectives, left_out=left_out)
+    if not complete:
+        return empty
+    varying = varying_knobs(record.trials)
+    candidates = [gather(trials, varying) for trials in by_configuration(complete).values()]
+    candidates.sort(key=lambda c: [o.sign * c.metrics[o.reading] for o in (*objectives[1:], objectives[0])])
+
+    values = empty.values(candidates)
+    spreads = np.array([[c.spreads.get(o.reading, 0.0) for o in objectives] for c in candidates])
+    reference = [o.sign * o.reference for o in objectives]
+    on_front, certain = pareto.non_dominated(values), pareto.surely_placed(values, spreads)
+    contribution = pareto.contributions(values, reference)
+    placed = tuple(
+        replace(c, on_front=bool(on_front[i]), certain=bool(certain[i]), contribution=float(contribution[i]))
+        for i, c in enumerate(candidates)
+    )
+    volume = pareto.hypervolume(values, reference)
+    return replace(empty, candidates=placed, hypervolume=volume, knee=placed[pareto.knee(values)])

@@ -1,0 +1,128 @@
+"""A picked model as files, and as a version in the MLflow registry."""
+
+import shutil
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from recallfront.platform.errors import UsageError
+from recallfront.platform.front.pick import Picked
+from recallfront.platform.home import home_folder
+from recallfront.platform.results.records import TAG
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
+MODEL_FILES = ("recallfront.json", "model.safetensors")  # a trial's artifacts under `model/`
+
+
+def export(
+    picked: Picked, directory: Path | str, *, home: Path | str | None = None, tracking_uri: str | None = None
+) -> dict[str, Path]:
+    """Write the picked model: `recallfront.json` and `model.safetensors` of its best seed -> name: path.
+
+    Raises:
+        UsageError: when the run holds no such artifacts, or the folder cannot be written.
+    """
+    from mlflow.exceptions import MlflowException
+
+    client, target = _client(home, tracking_uri), Path(directory)
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        kept = _weights_folder(client, picked.run_id)
+        with TemporaryDirectory() as folder:
+            for name in MODEL_FILES:
+                fetched = None if kept else client.download_artifacts(picked.run_id, f"model/{name}", folder)
+                shutil.copyfile(fetched or f"{kept}/{name}", target / name)
+    except (MlflowException, OSError) as error:
+        raise UsageError(f"the model of run {picked.run_id} cannot be written to {target}: {error}") from None
+    return {name: target / name for name in MODEL_FILES}
+
+
+def check_names(name: str | None, alias: str | None) -> None:
+    """Raise UsageError unless MLflow's registry takes a model's name and alias, where they are given."""
+    from mlflow.exceptions import MlflowException
+    from mlflow.utils.validation import _validate_model_alias_name, _validate_model_name
+
+    from recallfront.platform.tracking.client import explain
+
+    for check, value in ((_validate_model_name, name), (_validate_model_alias_name, alias)):
+        try:
+            if value is not None:
+                check(value)
+        except MlflowException as error:
+            raise UsageError(f"MLflow does not register {value!r}: {explain(error)}") from None
+
+
+def register(
+    picked: Picked,
+    name: str,
+    alias: str = "pareto-knee",
+    *,
+    home: Path | str | None = None,
+    tracking_uri: str | None = None,
+) -> str:
+    """Register the picked model in the MLflow registry and point the alias at it -> its version.
+
+    The version keeps the run's id, so that its lineage is not lost; the same run is never registered twice.
+
+    Raises:
+        UsageError: when MLflow refuses the name or the alias.
+    """
+    from mlflow.exceptions import MlflowException
+
+    from recallfront.platform.tracking.client import explain
+
+    client = _client(home, tracking_uri)
+    try:
+        version = _version_of(client, picked, name) or _new_version(client, picked, name)
+        client.set_registered_model_alias(name, alias, version)
+    except (MlflowException, OSError) as error:
+        raise UsageError(f"MLflow refused to register {name!r} as {alias!r}: {explain(error)}") from None
+    return version
+
+
+def _client(home: Path | str | None, tracking_uri: str | None) -> "MlflowClient":
+    from recallfront.platform.tracking.client import open_client
+    from recallfront.platform.tracking.store import prepare_store
+
+    return open_client(prepare_store(tracking_uri, home_folder(home), create=False))
+
+
+def _version_of(client: "MlflowClient", picked: Picked, name: str) -> str | None:
+    """The version that this run was registered as before."""
+    versions = client.search_model_versions(f"run_id = '{picked.run_id}'")
+    return next((str(version.version) for version in versions if version.name == name), None)
+
+
+def _weights_folder(client: "MlflowClient", run_id: str) -> Path | None:
+    """Where a run's weights are if they were too large to upload; None where they are its artifacts."""
+    if client.list_artifacts(run_id, "model"):
+        return None
+    folder = client.get_run(run_id).data.tags.get(f"{TAG}weights")
+    return Path(folder) if folder else None
+
+
+def _new_version(client: "MlflowClient", picked: Picked, name: str) -> str:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    front, candidate = picked.front, picked.candidate
+    tags = {"sweep": front.sweep, "sweep_key": front.sweep_key, "sweep_run_id": front.run_id}
+    tags |= {"trial_key": candidate.trial_keys[0], "configuration": candidate.label}
+    told = {"recall", "validation_recall", "state_bytes", *(o.metric for o in front.objectives)}
+    tags |= {name: f"{value:.6g}" for name, value in candidate.metrics.items() if name in told}
+    if kept := _weights_folder(client, picked.run_id):
+        client.log_artifacts(picked.run_id, str(kept), "model")  # of all large weights these are wanted
+    version = client.create_model_version(
+        name,
+        source=f"runs:/{picked.run_id}/model",
+        run_id=picked.run_id,
+        tags={TAG + key: value for key, value in tags.items()},
+        description=picked.reason,
+    )
+    return str(version.version)

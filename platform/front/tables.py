@@ -1,0 +1,75 @@
+"""A front as text: comma-separated values, and a table for the terminal."""
+
+import csv
+import io
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
+
+from recallfront.platform.front.candidates import Candidate, show_knob
+from recallfront.platform.front.front import Front
+from recallfront.platform.metrics import show, title_of
+
+MARKS = {(True, True): "●", (True, False): "◐", (False, False): "○", (False, True): ""}
+
+
+def as_csv(front: Front) -> str:
+    """One line a candidate, in the order of the front's candidates."""
+    metrics = list(dict.fromkeys(name for candidate in front.candidates for name in candidate.metrics))
+    spreads = [name for name in metrics if any(name in c.spreads for c in front.candidates)]
+    place = ["on_front", "certain", "knee", "contribution", "architecture"]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    spread_names = [f"{name}_spread" for name in spreads]
+    writer.writerow([*place, *front.knob_names, *metrics, *spread_names, "n_seeds", "run_ids"])
+    for c in front.candidates:
+        own = [c.on_front, c.certain, c is front.knee, c.contribution, c.architecture]
+        knobs = [show_knob(c.knobs[name]) if name in c.knobs else "" for name in front.knob_names]
+        values = [*(c.metrics.get(n, "") for n in metrics), *(c.spreads.get(n, "") for n in spreads)]
+        writer.writerow([*own, *knobs, *values, c.n_seeds, " ".join(c.run_ids)])
+    return text.getvalue()
+
+
+def as_table(front: Front, *, members_only: bool = False) -> Table:
+    """The candidates, slowest first, each with its place on or off the front."""
+    title, caption = Text(front.sweep), Text(_caption(front))
+    table = Table(title=title, caption=caption, caption_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("front", no_wrap=True)
+    table.add_column("configuration", min_width=16)
+    columns = _metric_columns(front)
+    for name in (*columns.values(), "seeds"):
+        table.add_column(Text(name.replace(" ", "\n", 1)), justify="right", no_wrap=True)
+    for candidate in front.members if members_only else front.candidates:
+        cells = [candidate.label, *map(candidate.describe, columns), str(candidate.n_seeds)]
+        style = "" if candidate.on_front else "dim"
+        table.add_row(Text(_mark(front, candidate)), *map(Text, cells), style=style)
+    return table
+
+
+def _metric_columns(front: Front) -> dict[str, str]:
+    """Metric -> heading: the objectives (recall on both splits), then the state."""
+    columns: dict[str, str] = {}
+    for objective in front.objectives:
+        if objective.metric == "recall":
+            columns |= {"validation_recall": "recall", "recall": "recall on test"}
+        else:
+            columns[objective.metric] = title_of(objective.metric)
+    return columns | {"state_bytes": "state"}
+
+
+def _mark(front: Front, candidate: Candidate) -> str:
+    mark = MARKS[candidate.on_front, candidate.certain]
+    return f"{mark} knee" if candidate is front.knee else mark
+
+
+def _caption(front: Front) -> str:
+    against = ", ".join(f"{title_of(o.metric)} {o.reference:g}" for o in front.objectives)
+    lines = [
+        f"{len(front.members)} of {len(front.candidates)} configurations are on the front; "
+        f"hypervolume {show('hypervolume', front.hypervolume)} against {against}.",
+        "Within the spreads: ● surely on the front   ◐ on it, perhaps not   ○ off it, perhaps on it",
+    ]
+    if front.left_out:
+        lines.append(f"{len(front.left_out)} finished runs lack an objective's value and are left out.")
+    return "\n".join(lines)

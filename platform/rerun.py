@@ -1,0 +1,259 @@
+"""Running a trial again from its lineage alone, and judging what came of it."""
+
+import math
+import shutil
+import uuid
+from collections.abc import Generator
+from contextlib import closing
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import ValidationError
+
+from recallfront.models.configs.explain import explain
+from recallfront.platform.errors import UsageError
+from recallfront.platform.home import home_folder
+from recallfront.platform.lineage.code_version import code_version
+from recallfront.platform.lineage.comparison import compare
+from recallfront.platform.lineage.environment import Lineage, TrialLineage, collect, packages_text
+from recallfront.platform.lineage.source import diff_text
+from recallfront.platform.results.records import TAG, TrialRecord
+from recallfront.platform.results.reports import Report, Row
+from recallfront.platform.results.status import Status
+from recallfront.platform.tracking.client import open_client
+from recallfront.platform.tracking.ledger import find_run
+from recallfront.platform.tracking.lineage import read_lineage
+from recallfront.platform.tracking.runs import trial_params, write_end, write_lineage
+from recallfront.platform.tracking.store import prepare_store
+from recallfront.platform.tracking.writer import TrackingWriter
+from recallfront.platform.trial.body import run_trial
+from recallfront.platform.trial.workplace import Workplace
+from recallfront.sweeps.data import prepare
+from recallfront.sweeps.trial import TrialConfig
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+    from rich.table import Table
+
+_CURVES = ("loss", "validation_loss", "validation_recall")  # every step of these is compared
+_FINAL = ("recall", "test_loss", "parameters", "state_bytes")
+_TOLERANCE_DEVIATIONS = 3.0  # of the difference of two recalls that differ by chance alone
+
+
+class Verdict(StrEnum):
+    """What a rerun found."""
+
+    IDENTICAL = "identical"
+    REPRODUCED = "reproduced"
+    DRIFTED = "drifted"
+    NOT_COMPARABLE = "not comparable"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One metric of both runs."""
+
+    metric: str
+    values: int  # how many were compared
+    equal: int  # how many of them bit for bit
+    before: float | None  # the last value
+    after: float | None
+
+
+@dataclass(frozen=True)
+class Rerun:
+    """A second run of a trial beside the first."""
+
+    run_id: str
+    rerun_of: str
+    verdict: Verdict
+    reason: str
+    comparisons: tuple[Comparison, ...]
+    differences: tuple[str, ...]  # of code, packages and machine, in words
+
+    def table(self) -> "Table":
+        """What was compared, as a table for the terminal."""
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(title=f"rerun of {self.rerun_of[:8]}", box=None, header_style="bold")
+        for column in ("metric", "equal", "first run", "rerun"):
+            table.add_column(column, justify="left" if column == "metric" else "right")
+        for c in self.comparisons:
+            shown = ["-" if value is None else f"{value:.6g}" for value in (c.before, c.after)]
+            table.add_row(c.metric, f"{c.equal} of {c.values}", *shown)
+        if self.differences:
+            table.caption = Text("differs: " + "; ".join(self.differences))
+        return table
+
+
+def rerun(run: str, *, home: Path | str | None = None, tracking_uri: str | None = None) -> Rerun:
+    """Rebuild a trial from its lineage, run it in this process, log it as a new run tagged `rerun_of`, and compare.
+
+    Throughput is measured anew and reported; it is not compared bit for bit. A trial that was pruned is run as far as
+    it came.
+
+    Raises:
+        UsageError: there is no such run, or its lineage cannot be read or is not possible with this version.
+    """
+    folder = home_folder(home).resolve()
+    uri = prepare_store(tracking_uri, folder, create=False)
+    first = find_run(uri, run)
+    lineage = read_lineage(uri, first.run_id)
+    try:
+        config = TrialConfig.model_validate(lineage.config)
+    except ValidationError as error:
+        raise UsageError(
+            f"run {first.run_id}: this version cannot run its configuration: {explain(error, TrialConfig)}"
+        ) from None
+    data, data_digest = prepare(config.task, folder / "data")
+    scratch = f"reruns/{uuid.uuid4().hex[:12]}"
+    place = Workplace(
+        home=folder,
+        data=data,
+        data_digest=data_digest,
+        code_version=code_version(),
+        device="cuda:0" if config.resources.gpus else "cpu",
+        scratch=scratch,
+        remeasure=True,
+    )
+    before = _history(open_client(uri), first)
+    pruned_at = max(before["loss"], default=0) if first.status is Status.PRUNED else None
+    rows: list[Row] = []
+    last, environment = Report(step=0), None
+    try:
+        with closing(_reports(config, place)) as reports:
+            for last in reports:
+                rows += last.rows
+                environment = environment or last.environment  # of the process that trained
+                if pruned_at is not None and last.step >= pruned_at:
+                    last.status = Status.PRUNED
+                    break
+        found = Lineage.model_validate(environment) if environment else collect(folder)
+        now = lineage.model_copy(update={"environment": found, "data_digest": data_digest})
+        comparisons = _compare(before, rows, first, last)
+        differences = tuple(map(str, compare(lineage.environment, now.environment)))
+        verdict, reason = _judge(config, lineage, data_digest, first, last, comparisons)
+        run_id = _log(uri, folder, config, now, first, rows, last, verdict, reason, differences)
+    finally:
+        shutil.rmtree(folder / scratch, ignore_errors=True)
+    return Rerun(run_id, first.run_id, verdict, reason, comparisons, differences)
+
+
+def _reports(config: TrialConfig, place: Workplace) -> Generator[Report, None, None]:
+    if config.resources.workers == 1:
+        yield from run_trial(config, place)
+        return
+    from recallfront.platform.cluster.connection import ray_cluster
+    from recallfront.platform.workers.train_job import run_distributed_trial
+
+    with ray_cluster(None):
+        yield from run_distributed_trial(config, place)
+
+
+def _history(client: "MlflowClient", run: TrialRecord) -> dict[str, dict[int, float]]:
+    return {
+        metric: {m.step: m.value for m in client.get_metric_history(run.run_id, metric)} for metric in _CURVES
+    }
+
+
+def _compare(
+    before: dict[str, dict[int, float]], rows: list[Row], first: TrialRecord, last: Report
+) -> tuple[Comparison, ...]:
+    after: dict[str, dict[int, float]] = {metric: {} for metric in _CURVES}
+    for metric, value, step, _ in rows:
+        if metric in after:
+            after[metric][step] = value
+    for metric in _FINAL:
+        before[metric] = {0: first.metrics[metric]} if metric in first.metrics else {}
+        after[metric] = {0: last.figures[metric]} if metric in last.figures else {}
+    found = []
+    for metric, values in before.items():
+        steps = sorted(values.keys() | after[metric].keys())
+        equal = sum(values.get(step) == after[metric].get(step) for step in steps)
+        ends = [series[max(series)] if series else None for series in (values, after[metric])]
+        found.append(Comparison(metric, len(steps), equal, *ends))
+    return tuple(found)
+
+
+def _judge(
+    config: TrialConfig,
+    lineage: TrialLineage,
+    data_digest: str,
+    first: TrialRecord,
+    last: Report,
+    comparisons: tuple[Comparison, ...],
+) -> tuple[Verdict, str]:
+    if lineage.data_digest != data_digest:
+        return Verdict.NOT_COMPARABLE, (
+            f"the data is not the same: its digest was {str(lineage.data_digest)[:16]} and is {data_digest[:16]}"
+        )
+    if first.status is not last.status:
+        return (
+            Verdict.NOT_COMPARABLE,
+            f"the first run ended as {first.status.value}, the rerun as {last.status.value}",
+        )
+    compared = sum(c.values for c in comparisons)
+    equal = sum(c.equal for c in comparisons)
+    ended = "" if last.status is Status.FINISHED else f"; both runs ended as {last.status.value}"
+    if 0 < compared == equal:
+        return Verdict.IDENTICAL, f"all {compared} values of losses and recall are equal, bit for bit{ended}"
+    if ended:
+        return Verdict.REPRODUCED, f"{equal} of {compared} values are equal{ended}"
+    recalls = first.metrics["recall"], last.figures["recall"]
+    questions = sum(s.examples * s.num_kv_pairs for s in config.task.test)
+    mean = sum(recalls) / 2
+    chance = _TOLERANCE_DEVIATIONS * math.sqrt(max(2 * mean * (1 - mean), 1 / questions) / questions)
+    difference = abs(recalls[0] - recalls[1])
+    said = f"recall {recalls[0]:.4f} became {recalls[1]:.4f}; chance moves it by up to {chance:.4f}"
+    verdict = Verdict.REPRODUCED if difference <= chance else Verdict.DRIFTED
+    return verdict, f"{equal} of {compared} values are equal; {said}"
+
+
+def _log(
+    uri: str,
+    home: Path,
+    config: TrialConfig,
+    lineage: TrialLineage,
+    first: TrialRecord,
+    rows: list[Row],
+    last: Report,
+    verdict: Verdict,
+    reason: str,
+    differences: tuple[str, ...],
+) -> str:
+    client = open_client(uri)
+    run = client.get_run(first.run_id)
+    key = f"rerun:{uuid.uuid4().hex}"
+    tags = {
+        "kind": "rerun",
+        "rerun_of": first.run_id,
+        "trial_key": config.key,
+        "code_version": lineage.environment.code_version,
+        "data_digest": lineage.data_digest,
+        "verdict": verdict.value,
+        "reason": reason,
+        "differences": "; ".join(differences),
+    }
+    told = {f"{TAG}{tag}": str(value) for tag, value in tags.items()}
+    parent = {name: value for name, value in run.data.tags.items() if name == "mlflow.parentRunId"}
+    spool = home / "spool" / f"{key.replace(':', '-')}.sqlite"
+    with closing(TrackingWriter(uri, spool)) as writer:
+        writer.open_run(
+            key,
+            experiment=client.get_experiment(run.info.experiment_id).name,
+            name=f"rerun of {run.info.run_name}",
+            tags=told | parent,
+            params=trial_params(config),
+        )
+        write_lineage(writer, key, lineage.model_dump_json(indent=1), diff_text(home), packages_text())
+        writer.metrics(key, rows)
+        write_end(writer, key, last)
+        if not writer.flush(300.0):
+            raise UsageError(f"the MLflow store {uri!r} took no more of the rerun; it waits in {spool}")
+        run_id = writer.run_id(key, timeout=1.0)
+    for leftover in spool.parent.glob(f"{spool.stem}*"):
+        shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+    return str(run_id)

@@ -1,0 +1,68 @@
+"""What a sweep has found so far, as plain records: read from MLflow (the ledger), used by front, pick and rerun."""
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from recallfront.platform.results.status import Status
+
+TAG = "recallfront."  # prefix of every tag that we set on an MLflow run
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """One trial as its MLflow run tells it."""
+
+    run_id: str
+    trial_key: str
+    status: Status
+    config: dict[str, Any]  # the resolved TrialConfig as JSON
+    metrics: dict[str, float]  # last value of each
+    tags: dict[str, str] = field(default_factory=dict)  # without the prefix `recallfront.`
+    failure: str | None = None
+    start_time: float = 0.0  # seconds since the epoch
+    end_time: float | None = None
+
+    @property
+    def version(self) -> tuple[str | None, str | None]:
+        """Of code and data: trials of another version are not comparable."""
+        return self.tags.get("code_version"), self.tags.get("data_digest")
+
+
+@dataclass(frozen=True)
+class SweepRecord:
+    """One sweep as its MLflow parent run and that run's children tell it."""
+
+    run_id: str
+    sweep_key: str
+    name: str  # the study: the experiment's name
+    spec: dict[str, Any]  # the SweepSpec as JSON
+    trials: tuple[TrialRecord, ...]
+    tags: dict[str, str] = field(default_factory=dict)
+
+    def current(self) -> "SweepRecord":
+        """The same with the trials of the newest code and data alone: results belong to these, and do not mix."""
+        newest = max(self.trials, key=lambda trial: trial.start_time, default=None)
+        if newest is None:
+            return self
+        kept = tuple(trial for trial in self.trials if trial.version == newest.version)
+        return replace(self, trials=kept)
+
+    def with_status(self, *statuses: Status) -> tuple[TrialRecord, ...]:
+        return tuple(trial for trial in self.trials if trial.status in statuses)
+
+
+def count(record: SweepRecord) -> dict[str, int]:
+    """Trials done (finished or pruned), running and failed."""
+    return {
+        "done": len(record.with_status(Status.FINISHED, Status.PRUNED)),
+        "running": len(record.with_status(Status.RUNNING)),
+        "failed": sum(trial.status.is_failure for trial in record.trials),
+    }
+
+
+def describe(trial: TrialRecord) -> str:
+    """A trial's architecture and the knobs that sweeps usually vary."""
+    model = trial.config.get("model", {})
+    knobs = ("window_size", "feature_dim", "group_size", "lru_width")
+    shown = [f"{knob}={model[knob]}" for knob in knobs if model.get(knob) is not None]
+    return " ".join([str(model.get("architecture", "?")), *shown, f"seed={trial.config.get('seed', 0)}"])

@@ -1,0 +1,130 @@
+"""From proposals to trials: seeds, validation, answers from the ledger, and what the search is told."""
+
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from statistics import fmean
+
+from recallfront.platform.results.status import Status
+from recallfront.platform.search.proposals import Proposal, Search, Verdict
+from recallfront.sweeps.spec import SweepSpec
+from recallfront.sweeps.trial import TrialConfig
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One trial that is to be run."""
+
+    proposal: Proposal
+    seed: int
+    config: TrialConfig
+
+
+@dataclass(frozen=True)
+class Impossible:
+    """One trial whose configuration is impossible: recorded, never run."""
+
+    proposal: Proposal
+    seed: int
+    reason: str
+
+    @property
+    def settings(self) -> dict[str, object]:
+        """What was asked for, as far as it goes."""
+        return {"architecture": self.proposal.block.architecture, **self.proposal.knobs, "seed": self.seed}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one trial ended."""
+
+    status: Status
+    figures: Mapping[str, float]
+
+
+class Planner:
+    """Turns the search's proposals into trials, and the trials' ends into what the search is told.
+
+    A proposal is told when all of its seeds have ended. A trial that the ledger knows is not planned again.
+    """
+
+    def __init__(
+        self,
+        spec: SweepSpec,
+        search: Search,
+        ledger: Mapping[str, Outcome],
+        unfinished: Iterable[Proposal] = (),
+    ) -> None:
+        self._spec, self._search, self._ledger = spec, search, dict(ledger)
+        self._unfinished = deque(unfinished)
+        self._ready: deque[Plan | Impossible] = deque()
+        self._open: dict[int, tuple[Proposal, dict[int, Outcome]]] = {}
+        self._waiting: dict[
+            str, list[tuple[Proposal, int]]
+        ] = {}  # who wants to know how a running trial ends
+        self.answered = 0  # trials that the ledger already knew
+        self.proposed = 0  # one more than the highest number of a proposal
+
+    def next(self) -> Plan | Impossible | None:
+        """The next trial, or None where the search has no more to propose."""
+        while not self._ready:
+            if not self._propose():
+                return None
+        return self._ready.popleft()
+
+    def has_plan(self) -> bool:
+        """Whether there is a trial to run, as far as it can be told before any has ended."""
+        while not any(isinstance(trial, Plan) for trial in self._ready):
+            if not self._propose():
+                return False
+        return True
+
+    def ended(self, plan: Plan, outcome: Outcome) -> None:
+        """Hear how a planned trial ended."""
+        self._ledger[plan.config.key] = outcome
+        for proposal, seed in self._waiting.pop(plan.config.key):
+            self._settle(proposal, seed, outcome)
+
+    def _propose(self) -> bool:
+        proposal = self._unfinished.popleft() if self._unfinished else self._search.ask()
+        if proposal is None:
+            return False
+        self.proposed = max(self.proposed, proposal.number + 1)
+        self._expand(proposal)
+        return True
+
+    def _expand(self, proposal: Proposal) -> None:
+        self._open[proposal.number] = (proposal, {})
+        for seed in self._spec.seeds:
+            try:
+                config = self._spec.trial(proposal.block, proposal.knobs, seed)
+            except ValueError as error:
+                self._ready.append(Impossible(proposal, seed, str(error)))
+                self._settle(proposal, seed, Outcome(Status.INVALID, {}))
+                continue
+            known = self._ledger.get(config.key)
+            if config.key in self._waiting:  # the same trial is running already
+                self.answered += 1
+                self._waiting[config.key].append((proposal, seed))
+            elif known is None or not known.status.is_final:
+                self._waiting[config.key] = [(proposal, seed)]
+                self._ready.append(Plan(proposal, seed, config))
+            else:
+                self.answered += 1
+                self._settle(proposal, seed, known)
+
+    def _settle(self, proposal: Proposal, seed: int, outcome: Outcome) -> None:
+        _, outcomes = self._open[proposal.number]
+        outcomes[seed] = outcome
+        if len(outcomes) == len(self._spec.seeds):
+            del self._open[proposal.number]
+            self._search.tell(proposal, *self.judge(self._spec, list(outcomes.values())))
+
+    @staticmethod
+    def judge(spec: SweepSpec, outcomes: list[Outcome]) -> tuple[Verdict, list[float] | None]:
+        """What the search is told of a configuration: the mean over its seeds, if every one of them finished."""
+        statuses = {outcome.status for outcome in outcomes}
+        if statuses == {Status.FINISHED}:
+            metrics = [objective.reading for objective in spec.objectives]
+            return Verdict.COMPLETE, [fmean(o.figures[metric] for o in outcomes) for metric in metrics]
+        return (Verdict.PRUNED if statuses <= {Status.FINISHED, Status.PRUNED} else Verdict.FAILED), None

@@ -1,0 +1,53 @@
+"""What a search proposes and is told, whatever its method."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Protocol
+
+from recallfront.sweeps.space import Block, Knobs
+from recallfront.sweeps.spec import SweepSpec
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """One configuration to try, with every seed of the sweep."""
+
+    number: int
+    block: Block
+    knobs: Knobs
+    parameters: dict[str, Any] = field(default_factory=dict)  # as the sampler knows them
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "number": self.number,
+            "block": self.block.label,
+            "knobs": self.knobs,
+            "parameters": self.parameters,
+        }
+
+
+class Verdict(StrEnum):
+    """What the sampler is told of a configuration; a pruned one is never mixed with complete ones."""
+
+    COMPLETE = "complete"
+    PRUNED = "pruned"
+    FAILED = "failed"
+
+
+Told = tuple[dict[str, Any], Verdict, Sequence[float] | None]
+
+
+class Search(Protocol):
+    """Proposes configurations one at a time. Every proposal is told once."""
+
+    def ask(self) -> Proposal | None:
+        """The next configuration, or None where there is no further one."""
+
+    def tell(self, proposal: Proposal, verdict: Verdict, values: Sequence[float] | None) -> None:
+        """Hear how a proposal ended; `values` in the objectives' order and own direction, None unless complete."""
+
+
+def proposal_from_json(spec: SweepSpec, raw: dict[str, Any]) -> Proposal:
+    block = next(b for b in spec.blocks if b.label == raw["block"])
+    return Proposal(raw["number"], block, raw["knobs"], raw["parameters"])

@@ -1,0 +1,146 @@
+"""Choosing configurations: a grid, or Optuna's samplers through ask-and-tell with several objectives."""
+
+import warnings
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from recallfront.platform.search.grid import GridSearch
+from recallfront.platform.search.proposals import Proposal, Search, Told, Verdict
+from recallfront.sweeps.space import Domain, Range, Scalar
+from recallfront.sweeps.spec import SweepSpec
+
+if TYPE_CHECKING:
+    import optuna
+
+_BLOCK = "block"
+
+
+def make_search(spec: SweepSpec, told: Iterable[Told] = (), proposed: int = 0) -> Search:
+    """The search of a specification.
+
+    Args:
+        told: what earlier runs found: `Proposal.to_json`, verdict, values.
+        proposed: how many configurations they proposed, those included that have no verdict yet.
+    """
+    if spec.search.method == "grid":
+        return GridSearch(spec)
+    return OptunaSearch(spec, list(told), proposed)
+
+
+class OptunaSearch:
+    """Optuna's samplers over a conditional space: the block is a parameter, and each block has its own."""
+
+    def __init__(self, spec: SweepSpec, told: list[Told], proposed: int) -> None:
+        import optuna
+
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self._spec = spec
+        self._blocks = {block.label: block for block in spec.blocks}
+        self._study = optuna.create_study(
+            directions=["maximize" if o.direction == "max" else "minimize" for o in spec.objectives],
+            # Resumed, the sampler must not draw again what it drew at first: what was proposed shifts its seed.
+            sampler=_sampler(spec.search.method, spec.search.seed + 7919 * proposed),
+        )
+        self._live: dict[int, optuna.trial.Trial] = {}
+        self._next_number = proposed
+        for raw, verdict, values in told:
+            self._add(raw["parameters"], verdict, values)
+
+    def ask(self) -> Proposal | None:
+        if self._spec.search.trials is not None and self._next_number >= self._spec.search.trials:
+            return None
+        trial = self._study.ask()
+        labels = list(self._blocks)
+        label = str(trial.suggest_categorical(_BLOCK, labels)) if len(labels) > 1 else labels[0]
+        block = self._blocks[label]
+        knobs = {key: _suggest(trial, f"{label}.{key}", domain) for key, domain in block.domains.items()}
+        proposal = Proposal(self._next_number, block, knobs, dict(trial.params))
+        self._live[proposal.number] = trial
+        self._next_number += 1
+        return proposal
+
+    def tell(self, proposal: Proposal, verdict: Verdict, values: Sequence[float] | None) -> None:
+        trial = self._live.pop(proposal.number, None)
+        if trial is None:  # proposed by an earlier run of this sweep
+            self._add(proposal.parameters, verdict, values)
+        elif verdict is Verdict.COMPLETE and values is not None:
+            self._study.tell(trial, list(values))
+        else:
+            self._study.tell(trial, state=_state(verdict))
+
+    def _add(self, parameters: dict[str, Any], verdict: Verdict, values: Sequence[float] | None) -> None:
+        import optuna
+
+        distributions = self._distributions(parameters)
+        complete = verdict is Verdict.COMPLETE and values is not None
+        self._study.add_trial(
+            optuna.trial.create_trial(
+                params=parameters,
+                distributions=distributions,
+                values=list(values) if complete and values is not None else None,
+                state=_state(verdict),
+            )
+        )
+
+    def _distributions(self, parameters: dict[str, Any]) -> dict[str, Any]:
+        import optuna
+
+        found: dict[str, Any] = {}
+        for name in parameters:
+            if name == _BLOCK:
+                found[name] = optuna.distributions.CategoricalDistribution(list(self._blocks))
+            else:
+                label, key = name.split(".", 1)
+                found[name] = _distribution(self._blocks[label].domains[key])
+        return found
+
+
+def _sampler(method: str, seed: int) -> "optuna.samplers.BaseSampler":
+    import optuna
+
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore", optuna.exceptions.ExperimentalWarning
+        )  # `group` has been so for years
+        samplers = {
+            "random": lambda: optuna.samplers.RandomSampler(seed=seed),
+            "tpe": lambda: optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True),
+            "nsga2": lambda: optuna.samplers.NSGAIISampler(seed=seed, population_size=16),
+            # The first of a block's parameters, and all it has where blocks differ much, are drawn at random.
+            "gp": lambda: optuna.samplers.GPSampler(seed=seed, warn_independent_sampling=False),
+        }
+        sampler: optuna.samplers.BaseSampler = samplers[method]()  # type: ignore[no-untyped-call]
+        return sampler
+
+
+def _state(verdict: Verdict) -> "optuna.trial.TrialState":
+    from optuna.trial import TrialState
+
+    states = {
+        Verdict.COMPLETE: TrialState.COMPLETE,
+        Verdict.PRUNED: TrialState.PRUNED,
+        Verdict.FAILED: TrialState.FAIL,
+    }
+    return states[verdict]
+
+
+def _distribution(domain: Domain) -> Any:
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    if not isinstance(domain, Range):
+        return CategoricalDistribution(list(domain))
+    if domain.is_integer:
+        return IntDistribution(int(domain.low), int(domain.high), log=domain.log, step=int(domain.step or 1))
+    return FloatDistribution(float(domain.low), float(domain.high), log=domain.log, step=domain.step)
+
+
+def _suggest(trial: "optuna.trial.Trial", name: str, domain: Domain) -> Scalar:
+    if not isinstance(domain, Range) and len(domain) == 1:
+        return domain[0]
+    if not isinstance(domain, Range):
+        return trial.suggest_categorical(name, list(domain))
+    if domain.is_integer:
+        low, high = int(domain.low), int(domain.high)
+        return trial.suggest_int(name, low, high, log=domain.log, step=int(domain.step or 1))
+    step = None if domain.step is None else float(domain.step)
+    return trial.suggest_float(name, float(domain.low), float(domain.high), log=domain.log, step=step)

@@ -1,0 +1,86 @@
+"""How sweeps and jobs stand, as tables."""
+
+import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from recallfront.platform.cluster.jobs import jobs, study_of
+from recallfront.platform.front.front import build_front
+from recallfront.platform.home import home_folder
+from recallfront.platform.results.records import describe
+from recallfront.platform.results.status import Status
+from recallfront.platform.sweep.lock import driver_is_gone
+from recallfront.platform.tracking.ledger import list_sweeps
+from recallfront.platform.tracking.records import read_record
+from recallfront.platform.tracking.store import prepare_store
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+def sweeps_table(*, home: Path | str | None = None, tracking_uri: str | None = None) -> "Table":
+    """One line a sweep of the store."""
+    folder = home_folder(home)
+    uri = prepare_store(tracking_uri, folder, create=False)
+    table = _table("sweep", "key", "status", "done", "failed", "started", "run")
+    for sweep in list_sweeps(uri):
+        counts = [sweep.tags.get(f"trials_{name}", "0") for name in ("done", "failed")]
+        status = sweep.tags.get("status", sweep.status.lower())
+        if status == "running" and driver_is_gone(sweep.sweep_key, folder):
+            status = "killed: run it again to go on"
+        _add_row(
+            table, sweep.name, sweep.sweep_key[:8], status, *counts, _when(sweep.start_time), sweep.run_id[:8]
+        )
+    return table
+
+
+def sweep_table(sweep: str, *, home: Path | str | None = None, tracking_uri: str | None = None) -> "Table":
+    """One line a trial of a sweep."""
+    record = read_record(sweep, home=home, tracking_uri=tracking_uri).current()
+    table = _table("trial", "status", "recall", "decode tokens/s", "run", "note")
+    for trial in record.trials:
+        recall, decode = (trial.metrics.get(m) for m in ("validation_recall", "decode_tokens_per_second"))
+        _add_row(
+            table,
+            describe(trial),
+            trial.status.value,
+            "" if recall is None else f"{recall:.3f}",
+            "" if decode is None else f"{decode:,.0f}",
+            trial.run_id[:8],
+            trial.failure or "",
+        )
+    if record.with_status(Status.FINISHED):
+        table.caption = f"hypervolume {build_front(record).hypervolume:,.4g}"
+    return table
+
+
+def jobs_table(address: str, job: str | None = None) -> "Table":
+    """One line a sweep that was sent to a cluster."""
+    table = _table("job", "study", "status", "started", "message")
+    for found in jobs(address, job):
+        started = _when(found.start_time / 1000) if found.start_time else ""
+        message = " ".join((found.message or "").split())
+        _add_row(
+            table, str(found.submission_id), study_of(found), found.status.value.lower(), started, message
+        )
+    return table
+
+
+def _table(*columns: str) -> "Table":
+    from rich.table import Table
+
+    table = Table(box=None, header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def _add_row(table: "Table", *cells: str) -> None:
+    """A row whose cells are shown as they are: rich takes what stands in brackets for markup."""
+    from rich.text import Text
+
+    table.add_row(*map(Text, cells))
+
+
+def _when(seconds: float) -> str:
+    return datetime.datetime.fromtimestamp(seconds).strftime("%Y-%m-%d %H:%M")

@@ -1,0 +1,186 @@
+"""Conducts a sweep: which trial is next, what each report means, what has ended. It knows nothing of Tune."""
+
+import threading
+import time
+from dataclasses import dataclass, field, replace
+
+from recallfront.platform.results.records import SweepRecord, TrialRecord
+from recallfront.platform.results.reports import Report
+from recallfront.platform.results.status import Lost, Status
+from recallfront.platform.search.halving import Halving
+from recallfront.platform.search.planner import Impossible, Outcome, Plan, Planner
+from recallfront.platform.sweep.recorder import Recorder
+from recallfront.sweeps.spec import SweepSpec
+from recallfront.sweeps.trial import TrialConfig
+
+
+@dataclass
+class _Live:
+    """A trial that runs."""
+
+    plan: Plan
+    started: float = field(default_factory=time.time)
+    last: Report = field(default_factory=lambda: Report(step=0))
+    pruned: bool = False
+    attempts: int = 1
+
+
+class Conductor:
+    """Holds a sweep's state in the driver; Tune's hooks call it from one thread, displays read it from others."""
+
+    def __init__(
+        self,
+        spec: SweepSpec,
+        planner: Planner,
+        recorder: Recorder,
+        known: SweepRecord,
+        halving: Halving | None,
+    ) -> None:
+        self.spec, self.recorder = spec, recorder
+        self._planner, self._halving, self._known = planner, halving, known
+        self._trials = {trial.trial_key: trial for trial in known.trials}
+        self._live: dict[str, _Live] = {}
+        self._lock = threading.Lock()
+        self._peeked: Plan | None = None
+        self._proposed = 0  # as last recorded
+        self.ran = 0  # trials that this run of the sweep ended
+        self.changed = threading.Event()  # a trial finished: whoever shows the front looks again
+        self.started = time.time()
+
+    def has_trial(self) -> bool:
+        """Whether anything is left to run; nothing is recorded yet."""
+        return not self._out_of_budget() and self._planner.has_plan()
+
+    def peek(self) -> Plan | None:
+        """The trial that `next` will give, without starting it: None where nothing is left to run."""
+        while self._peeked is None and not self._out_of_budget():
+            planned = self._planner.next()
+            if planned is None:
+                self._tell_proposed()
+                return None
+            if isinstance(planned, Plan):
+                self._peeked = planned
+            else:
+                self._record_impossible(planned)
+        return self._peeked
+
+    def next(self, trial_id: str) -> Plan | None:
+        """The next trial to run, known from now on by `trial_id`; None where there is no further one."""
+        plan = self.peek()
+        if plan is None or self._out_of_budget():
+            return None
+        self._peeked = None
+        with self._lock:
+            self._live[trial_id] = _Live(plan)
+        self.recorder.open_trial(plan)
+        self._tell_proposed()
+        return plan
+
+    def goes_on(self, trial_id: str, report: Report) -> bool:
+        """Whether a trial that has made this report is to be trained further, or pruned."""
+        live = self._live[trial_id]
+        if self._halving is None or report.status is not Status.RUNNING:
+            return True
+        live.pruned = not self._halving.goes_on(live.plan.config.key, report.step, report.figures)
+        return not live.pruned
+
+    def report(self, trial_id: str, report: Report) -> None:
+        """Take a trial's report; the last one is recorded when the trial has ended."""
+        live = self._live[trial_id]
+        live.last = report
+        if report.status is Status.RUNNING:
+            self.recorder.report(live.plan.config.key, report)
+
+    def config(self, trial_id: str) -> TrialConfig:
+        """What a trial that runs was made of."""
+        return self._live[trial_id].plan.config
+
+    def retried(self, trial_id: str) -> None:
+        """A trial was lost and begins again, from its last checkpoint."""
+        live = self._live[trial_id]
+        live.attempts += 1
+        self.recorder.retried(live.plan.config.key, live.attempts)
+
+    def ended(self, trial_id: str, *, lost: Lost | None = None) -> None:
+        """A trial is over: by its own last report, by pruning, or because it was lost for good (`lost` says how)."""
+        live = self._live[trial_id]
+        report, key = live.last, live.plan.config.key
+        if lost is not None:
+            figures = report.figures | lost.figures
+            report = replace(report, rows=[], figures=figures, status=lost.status, failure=lost.failure)
+        elif live.pruned:
+            report = replace(report, rows=[], status=Status.PRUNED)
+        self.recorder.report(key, report)
+        self._planner.ended(live.plan, Outcome(report.status, report.figures))
+        record = TrialRecord(
+            run_id=self.recorder.run_id(key),
+            trial_key=key,
+            status=report.status,
+            config=live.plan.config.model_dump(mode="json"),
+            metrics=dict(report.figures),
+            tags=self.recorder.version,
+            failure=report.failure,
+            start_time=live.started,
+            end_time=time.time(),
+        )
+        with self._lock:
+            self._trials[key] = record
+            del self._live[trial_id]
+            self.ran += 1
+        self.changed.set()
+
+    def interrupted(self) -> None:
+        """The driver is asked to stop: what runs is lost for now, and the same sweep goes on with it later."""
+        with self._lock:
+            live, self._live = list(self._live.values()), {}
+        for trial in live:
+            lost = replace(trial.last, rows=[], status=Status.LOST, failure="the sweep was interrupted")
+            self.recorder.report(trial.plan.config.key, lost)
+        self.recorder.interrupt_sweep()
+
+    def record(self) -> SweepRecord:
+        """The sweep as it stands, trials that run included."""
+        with self._lock:
+            trials = dict(self._trials)
+            for live in self._live.values():
+                trials[live.plan.config.key] = TrialRecord(
+                    run_id="",
+                    trial_key=live.plan.config.key,
+                    status=Status.RUNNING,
+                    config=live.plan.config.model_dump(mode="json"),
+                    metrics=dict(live.last.figures),
+                    tags=self.recorder.version,
+                    start_time=live.started,
+                )
+        return replace(self._known, trials=tuple(trials.values()))
+
+    @property
+    def answered(self) -> int:
+        """Trials that were answered from the ledger."""
+        return self._planner.answered
+
+    def _record_impossible(self, trial: Impossible) -> None:
+        key = self.recorder.impossible(trial)
+        now = time.time()
+        record = TrialRecord(
+            run_id="",
+            trial_key=key,
+            status=Status.INVALID,
+            config={},
+            metrics={},
+            tags=self.recorder.version,
+            failure=trial.reason,
+            start_time=now,
+            end_time=now,
+        )
+        with self._lock:
+            self._trials[key] = record
+
+    def _tell_proposed(self) -> None:
+        if self._planner.proposed > self._proposed:
+            self._proposed = self._planner.proposed
+            self.recorder.proposed(self._proposed)
+
+    def _out_of_budget(self) -> bool:
+        hours = self.spec.budget_hours
+        return hours is not None and time.time() - self.started > hours * 3600

@@ -1,0 +1,92 @@
+"""Live progress of a sweep in the terminal; plain lines where there is no terminal."""
+
+import time
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from recallfront.platform.results.records import SweepRecord, TrialRecord, count, describe
+from recallfront.platform.results.status import Status
+from recallfront.platform.sweep.background import Companion
+from recallfront.platform.sweep.conductor import Conductor
+
+_LIVE_SECONDS = 0.5
+_LINE_SECONDS = 10.0
+
+
+class Progress(Companion):
+    """Shows, while it is entered, trials done, running and failed, the best so far and the time left."""
+
+    def __init__(self, conductor: Conductor, console: Console, *, total: int | None, concurrent: int) -> None:
+        self._conductor, self._console = conductor, console
+        self._total, self._concurrent = total, concurrent
+        super().__init__("progress")
+
+    def _run(self) -> None:
+        if not self._console.is_terminal:
+            while not self._done.wait(_LINE_SECONDS):
+                self._console.print(self.line(), highlight=False, markup=False, soft_wrap=True)
+            return
+        with Live(self.picture(), console=self._console, refresh_per_second=4, transient=True) as live:
+            while not self._done.wait(_LIVE_SECONDS):
+                live.update(self.picture())
+
+    def line(self) -> str:
+        """The state in one line."""
+        record = self._conductor.record()
+        counts = count(record)
+        of = f" of {self._total}" if self._total else ""
+        parts = [
+            f"{_clock(time.time() - self._conductor.started)}  {counts['done']}{of} done",
+            f"{counts['running']} running, {counts['failed']} failed",
+        ]
+        best = best_trial(record)
+        if best is not None:
+            parts.append(f"best recall {best.metrics['validation_recall']:.3f} ({describe(best)})")
+        left = self._seconds_left(record)
+        if left is not None:
+            parts.append(f"about {_clock(left)} left")
+        return "  |  ".join(parts)
+
+    def picture(self) -> RenderableType:
+        """The state as a small live picture: a bar, one line of figures, one line a running trial."""
+        record = self._conductor.record()
+        running = Table.grid(padding=(0, 2))
+        for trial in record.with_status(Status.RUNNING):
+            recall = trial.metrics.get("validation_recall")
+            state = "measured, training" if trial.metrics else ""
+            running.add_row(
+                Text("  running", style="cyan"),
+                Text(describe(trial)),
+                state if recall is None else f"recall {recall:.3f}",
+            )
+        done = count(record)["done"] + count(record)["failed"]
+        bar = ProgressBar(total=self._total, completed=done, width=40, pulse=self._total is None)
+        return Group(bar, Text(self.line()), running)
+
+    def _seconds_left(self, record: SweepRecord) -> float | None:
+        ended = [
+            t for t in record.trials if t.end_time is not None and t.start_time >= self._conductor.started
+        ]
+        if self._total is None or not ended:
+            return None
+        spent = [(t.end_time or 0.0) - t.start_time for t in ended if t.status is not Status.INVALID]
+        counts = count(record)
+        rest = self._total - counts["done"] - counts["failed"] - counts["running"] / 2
+        mean = sum(spent) / len(spent) if spent else 0.0
+        return max(0.0, rest * mean / self._concurrent)
+
+
+def best_trial(record: SweepRecord) -> TrialRecord | None:
+    """The finished trial of highest validation recall."""
+    finished = record.with_status(Status.FINISHED)
+    return max(finished, key=lambda t: t.metrics["validation_recall"], default=None)
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -1,0 +1,111 @@
+"""Publishing a sweep's front while it runs: to MLflow and to files, whenever a finished trial has changed it."""
+
+import shutil
+import time
+from contextlib import closing
+from pathlib import Path
+
+from recallfront.platform.front.front import Front, build_front
+from recallfront.platform.results.records import TAG, SweepRecord, count
+from recallfront.platform.results.status import Status
+from recallfront.platform.sweep.background import Companion
+from recallfront.platform.sweep.conductor import Conductor
+from recallfront.platform.sweep.recorder import Recorder
+from recallfront.platform.trial.quiet import Device
+
+_LEAST_SECONDS = 10.0  # between two drawings: they cost a second of a core that trials could use
+
+
+class Publisher(Companion):
+    """A thread that looks at the front whenever a trial has ended, for as long as it is entered."""
+
+    def __init__(self, conductor: Conductor, recorder: Recorder, folder: Path) -> None:
+        super().__init__("publisher")
+        self._conductor, self._recorder, self._folder = conductor, recorder, folder
+        self._before = float(
+            conductor.record().tags.get("elapsed_seconds", 0.0)
+        )  # of earlier runs of the sweep
+        self._drawn: tuple[object, ...] | None = None
+        self._drawn_at = 0.0
+        self._finished_told = 0
+        self.front: Front | None = None
+        self.files: dict[str, Path] = {}
+
+    def finish(self) -> dict[str, Path]:
+        """Publish once more what the sweep came to; returns the files of the front by kind."""
+        self._publish(last=True)
+        return self.files
+
+    def _run(self) -> None:
+        while not self._done.is_set():
+            self._conductor.changed.wait()
+            self._conductor.changed.clear()
+            if not self._done.is_set():
+                self._publish()
+
+    def _wake(self) -> None:
+        self._conductor.changed.set()
+
+    def _publish(self, *, last: bool = False) -> None:
+        record = self._conductor.record()
+        finished = record.with_status(Status.FINISHED)
+        self._tell_counts(record)
+        if not finished:
+            return
+        self.front = build_front(record)
+        self._tell_hypervolume(record, self.front, len(finished))
+        members = tuple((member.trial_keys, member.metrics.items()) for member in self.front.members)
+        shown = (*map(str, members), len(finished) if last else 0)
+        due = last or time.monotonic() - self._drawn_at > _LEAST_SECONDS
+        if shown == self._drawn or not due:
+            return
+        self._drawn, self._drawn_at = shown, time.monotonic()
+        with (
+            closing(Device("cpu")) as device,
+            device.shared(),
+        ):  # drawing would falsify a measurement that goes on
+            self.files = self._draw(self.front, record)
+        self._recorder.front_files(self._folder / "front")
+        self._describe(self.front)
+
+    def _describe(self, front: Front) -> None:
+        from recallfront.platform.front.pictures.note import sweep_note
+
+        run_id = self._recorder.sweep_run_id()
+        if run_id:
+            self._recorder.sweep_tags({"mlflow.note.content": sweep_note(run_id, front)})
+
+    def _draw(self, front: Front, record: SweepRecord) -> dict[str, Path]:
+        from recallfront.platform.front.pictures.figures import write_front
+
+        folder = self._folder / "front"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        return dict(write_front(front, folder))
+
+    def _tell_counts(self, record: SweepRecord) -> None:
+        elapsed, busy = self._spent(record)
+        self._recorder.sweep_tags(
+            {f"{TAG}trials_{name}": str(number) for name, number in count(record).items()}
+            | {f"{TAG}elapsed_seconds": f"{elapsed:.0f}", f"{TAG}device_seconds": f"{busy:.0f}"}
+        )
+
+    def _tell_hypervolume(self, record: SweepRecord, front: Front, finished: int) -> None:
+        if finished <= self._finished_told:
+            return
+        self._finished_told = finished
+        elapsed, busy = self._spent(record)
+        self._recorder.sweep_metrics(
+            [
+                ("hypervolume", front.hypervolume, finished),
+                ("hypervolume_by_elapsed_seconds", front.hypervolume, round(elapsed)),
+                ("hypervolume_by_device_seconds", front.hypervolume, round(busy)),
+            ]
+        )
+
+    def _spent(self, record: SweepRecord) -> tuple[float, float]:
+        """Seconds that the sweep has taken, in all its runs, and seconds of its devices."""
+        resources = self._conductor.spec.resources
+        devices = resources.workers * (resources.gpus or resources.cpus)
+        busy = devices * sum((t.end_time or t.start_time) - t.start_time for t in record.trials)
+        return self._before + time.time() - self._conductor.started, busy

@@ -1,0 +1,204 @@
+"""What a sweep's driver writes to MLflow: the parent run, a child run a trial, and the front whenever it changes."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from recallfront.platform.lineage.environment import Lineage, TrialLineage, packages_text
+from recallfront.platform.lineage.source import diff_text
+from recallfront.platform.results.records import TAG
+from recallfront.platform.results.reports import Report, now_ms
+from recallfront.platform.results.status import Status
+from recallfront.platform.search.planner import Impossible, Plan
+from recallfront.platform.search.proposals import Proposal
+from recallfront.platform.tracking.ledger import config_tags
+from recallfront.platform.tracking.runs import trial_params, write_end, write_lineage
+from recallfront.platform.tracking.writer import TrackingWriter
+from recallfront.sweeps.base import canonical_json, digest
+from recallfront.sweeps.spec import SweepSpec
+
+
+class Recorder:
+    """Writes one sweep. Every method returns at once; the writer's thread does the talking."""
+
+    def __init__(
+        self,
+        writer: TrackingWriter,
+        spec: SweepSpec,
+        *,
+        lineage: Lineage,
+        data: tuple[Path, str],
+    ) -> None:
+        self._writer, self._spec, self._lineage = writer, spec, lineage
+        self._data_path, self._data_digest = data
+        self._diff, self._packages = diff_text(data[0].parents[1]), packages_text()
+        self._lineage_due: dict[str, Plan] = {}  # until the trial's process has said where it runs
+        self.sweep_run = f"sweep:{spec.key}"
+        self.version = {"code_version": lineage.code_version, "data_digest": self._data_digest}
+
+    def open_sweep(self) -> None:
+        """Open, or on a resumed sweep reopen, the parent run."""
+        spec = self._spec
+        self._writer.open_run(
+            self.sweep_run,
+            experiment=spec.name,
+            name=f"sweep {spec.key[:8]}",
+            tags={f"{TAG}kind": "sweep", f"{TAG}sweep_key": spec.key, f"{TAG}status": "running"},
+            params={
+                "task": spec.task.name,
+                "search": spec.search.method,
+                "architectures": ", ".join(dict.fromkeys(block.architecture for block in spec.blocks)),
+                "objectives": ", ".join(objective.metric for objective in spec.objectives),
+                "hypervolume_reference": ", ".join(f"{o.metric}={o.reference:g}" for o in spec.objectives),
+                "seeds": ", ".join(map(str, spec.seeds)),
+            },
+            description=spec.description,
+        )
+        self._writer.text(self.sweep_run, canonical_json(spec), "spec.json")
+        write_lineage(
+            self._writer, self.sweep_run, self._lineage.model_dump_json(indent=1), self._diff, self._packages
+        )
+
+    def open_trial(self, plan: Plan) -> None:
+        """Open, or after a loss reopen, the run of a trial."""
+        config, key = plan.config, self.run_key(plan.config.key)
+        self._open_child(
+            key,
+            trial_key=config.key,
+            name=_trial_name(plan.proposal, plan.seed),
+            params=trial_params(config),
+            proposal=plan.proposal,
+            status=Status.RUNNING,
+            more_tags=config_tags(config.model_dump(mode="json")),
+        )
+        self._writer.text(key, canonical_json(config), "config.json")
+        self._writer.dataset(
+            key,
+            name=config.task.name,
+            source=str(self._data_path),
+            digest=self._data_digest[:36],
+            context="training",
+        )
+        self._lineage_due[config.key] = plan
+
+    def impossible(self, trial: Impossible) -> str:
+        """Record a trial that can never run; returns the key that stands for its settings."""
+        trial_key = digest(json.dumps(trial.settings, sort_keys=True, default=str))
+        key = self.run_key(trial_key)
+        self._open_child(
+            key,
+            trial_key=trial_key,
+            name=_trial_name(trial.proposal, trial.seed),
+            params=trial.settings,
+            proposal=trial.proposal,
+            status=Status.INVALID,
+            more_tags={f"{TAG}failure": trial.reason, **config_tags(trial.settings)},
+        )
+        self._writer.close_run(key, "FAILED")
+        return trial_key
+
+    def report(self, trial_key: str, report: Report) -> None:
+        """Record a trial's progress, and how it ended where it has."""
+        key = self.run_key(trial_key)
+        told = report.environment is not None or report.status is not Status.RUNNING
+        if told and (plan := self._lineage_due.pop(trial_key, None)) is not None:
+            lineage = self._trial_lineage(plan, report.environment)
+            write_lineage(self._writer, key, lineage.model_dump_json(indent=1), self._diff, self._packages)
+        if report.rows:
+            self._writer.metrics(key, report.rows)
+        if report.status is not Status.RUNNING:
+            write_end(self._writer, key, report)
+
+    def retried(self, trial_key: str, attempts: int) -> None:
+        """Record that a trial was lost and runs for the `attempts`-th time."""
+        self._writer.tags(self.run_key(trial_key), {f"{TAG}attempts": str(attempts)})
+
+    def run_id(self, trial_key: str) -> str:
+        """The MLflow run of a trial, or "" as long as the server has not made it."""
+        return self._writer.run_id(self.run_key(trial_key)) or ""
+
+    def sweep_run_id(self) -> str:
+        """The MLflow run of the sweep, or "" as long as the server has not made it."""
+        return self._writer.run_id(self.sweep_run) or ""
+
+    def sweep_metrics(self, rows: list[tuple[str, float, int]]) -> None:
+        """Write (metric, value, step) rows to the parent run."""
+        at = now_ms()
+        self._writer.metrics(self.sweep_run, [(name, value, step, at) for name, value, step in rows])
+
+    def sweep_tags(self, tags: Mapping[str, str]) -> None:
+        """Set tags of the parent run, by their full names."""
+        self._writer.tags(self.sweep_run, tags)
+
+    def proposed(self, number: int) -> None:
+        """How many configurations the search has proposed: those answered at no cost leave no other trace."""
+        self.sweep_tags({f"{TAG}proposed": json.dumps({"number": number, **self.version})})
+
+    def front_files(self, folder: Path) -> None:
+        """Log the folder that describes the front, in place of what was logged before."""
+        self._writer.artifact(self.sweep_run, folder, ephemeral=True)
+
+    def close_sweep(self, *, finished: bool) -> None:
+        """End the parent run; `finished` unless not one trial of it has."""
+        self._writer.tags(self.sweep_run, {f"{TAG}status": "finished" if finished else "error"})
+        self._writer.close_run(self.sweep_run, "FINISHED" if finished else "FAILED")
+
+    def interrupt_sweep(self) -> None:
+        """End the parent run for now: the sweep can be gone on with."""
+        self._writer.tags(self.sweep_run, {f"{TAG}status": "interrupted"})
+        self._writer.close_run(self.sweep_run, "KILLED")
+
+    def _trial_lineage(self, plan: Plan, environment: dict[str, Any] | None) -> TrialLineage:
+        """A trial's lineage; its environment is that of the process it runs in, the driver's where that is unknown."""
+        return TrialLineage(
+            environment=Lineage.model_validate(environment) if environment else self._lineage,
+            trial_key=plan.config.key,
+            config=plan.config.model_dump(mode="json"),
+            data_digest=self._data_digest,
+            seeds={
+                "trial": plan.config.seed,
+                "data": plan.config.task.seed,
+                "search": self._spec.search.seed,
+            },
+            sweep_key=self._spec.key,
+            sampler_trial=plan.proposal.number,
+        )
+
+    def run_key(self, trial_key: str) -> str:
+        """Names a trial's run: results of other code or data are other runs."""
+        parts = (self._spec.key[:16], trial_key, self._lineage.code_version, self._data_digest[:8])
+        return f"trial:{':'.join(parts)}"
+
+    def _open_child(
+        self,
+        key: str,
+        *,
+        trial_key: str,
+        name: str,
+        params: Mapping[str, Any],
+        proposal: Proposal,
+        status: Status,
+        more_tags: Mapping[str, str],
+    ) -> None:
+        tags = {
+            "kind": "trial",
+            "trial_key": trial_key,
+            "sweep_key": self._spec.key,
+            **self.version,
+            "proposal": json.dumps(proposal.to_json()),
+            "status": status.value,
+        }
+        self._writer.open_run(
+            key,
+            experiment=self._spec.name,
+            name=name,
+            parent_key=self.sweep_run,
+            tags={f"{TAG}{tag}": value for tag, value in tags.items()} | dict(more_tags),
+            params=dict(params),
+        )
+
+
+def _trial_name(proposal: Proposal, seed: int) -> str:
+    shown = [f"{k.split('.')[-1]}={v}" for k, v in proposal.knobs.items() if k in proposal.block.varying]
+    return " ".join([proposal.block.architecture, *shown, f"seed={seed}"])

@@ -1,0 +1,215 @@
+"""Running a sweep: checks first, then the ledger, then Ray; finished trials are never run again."""
+
+import json
+import time
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from recallfront.platform.cluster.connection import check_resources, ray_cluster, trials_at_once
+from recallfront.platform.front.front import Front
+from recallfront.platform.home import home_folder
+from recallfront.platform.lineage.code_version import code_version
+from recallfront.platform.lineage.environment import Lineage, collect
+from recallfront.platform.results.records import SweepRecord, TrialRecord, count
+from recallfront.platform.search.halving import Halving
+from recallfront.platform.search.planner import Outcome, Planner
+from recallfront.platform.search.proposals import Proposal, Told, proposal_from_json
+from recallfront.platform.search.samplers import make_search
+from recallfront.platform.sweep.conductor import Conductor
+from recallfront.platform.sweep.lock import only_driver
+from recallfront.platform.sweep.progress import Progress
+from recallfront.platform.sweep.publisher import Publisher
+from recallfront.platform.sweep.recorder import Recorder
+from recallfront.platform.tracking.ledger import UnknownRecord, read_sweep
+from recallfront.platform.tracking.store import prepare_store
+from recallfront.platform.tracking.writer import TrackingWriter
+from recallfront.platform.trial.start import check_start
+from recallfront.platform.trial.workplace import Workplace
+from recallfront.sweeps.data import prepare
+from recallfront.sweeps.load import load_spec
+from recallfront.sweeps.spec import SweepSpec
+
+_FAREWELL_SECONDS = 10.0  # for the tracking server to hear of an interruption
+_DELIVERY_SECONDS = 120.0  # at the end, for what the tracking server has not taken yet
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """How a run of a sweep ended."""
+
+    record: SweepRecord
+    front: Front | None  # None where no trial finished
+    ran: int  # trials that this run ended
+    answered: int  # trials that the ledger already knew
+    seconds: float
+    home: Path
+    tracking_uri: str
+    front_files: dict[str, Path]
+    undelivered: int  # events that wait in the spool for the tracking server
+    refused: int  # events that it will not take, kept in the spool's table `rejected`
+    spool: Path
+
+
+def run_sweep(
+    spec: SweepSpec | str | Path,
+    *,
+    home: Path | str | None = None,
+    tracking_uri: str | None = None,
+    address: str | None = None,
+    console: Console | None = None,
+) -> SweepResult:
+    """Run a sweep, or go on with it: trials that its ledger knows are not run again.
+
+    Args:
+        spec: a specification, the name of a study, or the path of a YAML file.
+        home: the folder of all outputs; by default RECALLFRONT_HOME, else ./recallfront-home.
+        tracking_uri: of the MLflow store; by default a SQLite file in the home.
+        address: of a Ray cluster to join; by default Ray is started on this machine.
+        console: where progress is shown; by default nowhere.
+
+    Raises:
+        UsageError, SpecError: something asked for is not possible; raised before anything is computed.
+    """
+    spec = spec if isinstance(spec, SweepSpec) else load_spec(str(spec))
+    folder = home_folder(home).resolve()
+    with nullcontext() if address is None else ray_cluster(address):  # a wrong address leaves nothing behind
+        check_resources(spec.resources)
+        check_start(spec.start)
+        return _run_sweep(spec, folder, tracking_uri, address, console or Console(quiet=True))
+
+
+def _run_sweep(
+    spec: SweepSpec, folder: Path, tracking_uri: str | None, address: str | None, console: Console
+) -> SweepResult:
+    started = time.time()
+    uri = prepare_store(tracking_uri, folder)
+    with only_driver(spec, folder):
+        data = prepare(spec.task, folder / "data")
+        place = Workplace(home=folder, data=data[0], data_digest=data[1], code_version=code_version())
+        spool = folder / "spool" / f"{spec.key[:16]}.sqlite"
+        writer = TrackingWriter(uri, spool)
+        try:
+            writer.flush(_DELIVERY_SECONDS)  # what a killed driver left behind belongs to the ledger
+            conductor, publisher = _set_up(spec, place, writer, uri, collect(folder))
+            try:
+                _run(conductor, publisher, place, address, console)
+            except KeyboardInterrupt:
+                conductor.interrupted()
+                writer.flush(_FAREWELL_SECONDS)
+                raise
+            record = conductor.record()
+            files = publisher.finish()
+            conductor.recorder.close_sweep(finished=bool(count(record)["done"]))
+            writer.flush(_DELIVERY_SECONDS)
+            undelivered, refused = writer.backlog(), writer.rejected()
+        finally:
+            writer.close()
+    return SweepResult(
+        record=record,
+        front=publisher.front,
+        ran=conductor.ran,
+        answered=conductor.answered,
+        seconds=time.time() - started,
+        home=folder,
+        tracking_uri=uri,
+        front_files=files,
+        undelivered=undelivered,
+        refused=refused,
+        spool=spool,
+    )
+
+
+def total_trials(spec: SweepSpec) -> int:
+    """How many trials a sweep comes to."""
+    configurations = spec.search.trials or sum(1 for _ in spec.grid())
+    return configurations * len(spec.seeds)
+
+
+def _set_up(
+    spec: SweepSpec, place: Workplace, writer: TrackingWriter, uri: str, lineage: Lineage
+) -> tuple[Conductor, Publisher]:
+    record = _ledger(spec, uri, place)
+    known = replace(record, trials=tuple(trial for trial in record.trials if trial.status.is_final))
+    told, unfinished, proposed = _proposals(spec, record, place)
+    planner = Planner(
+        spec,
+        make_search(spec, told, proposed),
+        {trial.trial_key: Outcome(trial.status, trial.metrics) for trial in known.trials},
+        unfinished,
+    )
+    recorder = Recorder(writer, spec, lineage=lineage, data=(place.data, place.data_digest))
+    halving = None
+    if spec.early_stopping is not None:
+        version = f"{place.code_version}-{place.data_digest[:8]}"
+        path = place.home / "sweeps" / spec.key[:16] / f"rungs-{version}.jsonl"
+        halving = Halving(spec.early_stopping, spec.objectives, spec.training.steps, path)
+    conductor = Conductor(spec, planner, recorder, known, halving)
+    return conductor, Publisher(conductor, recorder, place.home / "fronts" / f"{spec.name}-{spec.key[:8]}")
+
+
+def _run(
+    conductor: Conductor, publisher: Publisher, place: Workplace, address: str | None, console: Console
+) -> None:
+    """Run what is left to run; Ray is started only where there is something, and before anything is recorded."""
+    spec, recorder = conductor.spec, conductor.recorder
+    if not conductor.has_trial():
+        recorder.open_sweep()
+        conductor.peek()  # records what is impossible
+        return
+    if spec.resources.gpus:
+        place = replace(place, device="cuda:0")  # the one that Ray makes visible to the trial
+    with ray_cluster(address):
+        from recallfront.platform.sweep.tune import run_trials
+
+        concurrent = min(trials_at_once(spec.resources), spec.concurrent or 10**6)
+        recorder.open_sweep()
+        with publisher, Progress(conductor, console, total=total_trials(spec), concurrent=concurrent):
+            run_trials(conductor, place, concurrent=concurrent)
+
+
+def _ledger(spec: SweepSpec, uri: str, place: Workplace) -> SweepRecord:
+    """What earlier runs of this sweep found with this code and this data."""
+    try:
+        record = read_sweep(uri, spec.key)
+    except UnknownRecord:
+        record = SweepRecord(run_id="", sweep_key=spec.key, name=spec.name, spec={}, trials=())
+    usable = tuple(
+        trial for trial in record.trials if trial.version == (place.code_version, place.data_digest)
+    )
+    return replace(record, spec=spec.model_dump(mode="json"), trials=usable)
+
+
+def _proposals(
+    spec: SweepSpec, record: SweepRecord, place: Workplace
+) -> tuple[list[Told], list[Proposal], int]:
+    """What the sampler proposed in earlier runs: told with a verdict where every seed has ended, else to go on with.
+
+    The third is how many there were: those that the ledger answered have no trial of their own.
+    """
+    if spec.search.method == "grid":
+        return [], [], 0
+    counted = json.loads(record.tags.get("proposed", "{}"))
+    same = (counted.get("code_version"), counted.get("data_digest")) == (
+        place.code_version,
+        place.data_digest,
+    )
+    proposed = int(counted["number"]) if same else 0
+    ended: dict[int, list[TrialRecord]] = {}
+    raw: dict[int, dict[str, Any]] = {}
+    for trial in record.trials:
+        proposal = json.loads(trial.tags["proposal"])
+        raw[proposal["number"]] = proposal
+        ended.setdefault(proposal["number"], []).extend([trial] if trial.status.is_final else [])
+    told: list[Told] = []
+    unfinished = []
+    for number, proposal in sorted(raw.items()):
+        outcomes = [Outcome(trial.status, trial.metrics) for trial in ended[number]]
+        if len(outcomes) < len(spec.seeds):
+            unfinished.append(proposal_from_json(spec, proposal))
+        else:
+            told.append((proposal, *Planner.judge(spec, outcomes)))
+    return told, unfinished, max([proposed, *(number + 1 for number in raw)])

@@ -1,0 +1,177 @@
+"""Ray Tune around a conductor: suggestions, decisions and failures go through Tune's own hooks."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+from ray.tune import Callback
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
+
+from recallfront.platform.results.reports import Report
+from recallfront.platform.results.status import Lost, Status
+from recallfront.platform.sweep.conductor import Conductor
+from recallfront.platform.trial.watchdog import leave_word
+from recallfront.platform.trial.workplace import Workplace, workplace_json
+from recallfront.platform.workers.actor import TrialActor
+from recallfront.platform.workers.train_job import PLACEMENT_GROUP, release_placement_group
+from recallfront.sweeps.trial import ResourceConfig
+
+
+def run_trials(conductor: Conductor, place: Workplace, *, concurrent: int) -> None:
+    """Run every trial that the conductor has, at most `concurrent` at once, on the Ray cluster that is connected."""
+    spec = conductor.spec
+    trainable = tune.with_resources(TrialActor, trial_resources(spec.resources))
+    tuner = tune.Tuner(
+        trainable,
+        tune_config=tune.TuneConfig(
+            search_alg=_Suggestions(conductor, place, concurrent),
+            scheduler=_Decisions(conductor),
+            num_samples=-1,  # until the conductor has no further trial
+            reuse_actors=True,  # also those that only wait for workers of their own
+            trial_dirname_creator=_trial_folder,
+        ),
+        run_config=tune.RunConfig(
+            name=f"{spec.name}-{spec.key[:8]}",
+            storage_path=str(place.home / "tune"),
+            callbacks=[_Ends(conductor, place)],
+            failure_config=tune.FailureConfig(max_failures=spec.retries),
+            checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
+            verbose=0,
+        ),
+    )
+    tuner.fit()
+
+
+def trial_resources(resources: ResourceConfig) -> tune.PlacementGroupFactory:
+    """What Tune reserves for a trial's actor; the workers of a larger trial are Ray Train's to reserve."""
+    if resources.workers > 1:
+        return tune.PlacementGroupFactory([{"memory": 1}])  # it only waits; an empty bundle is not allowed
+    bundle = {"CPU": resources.cpus} | ({"GPU": resources.gpus} if resources.gpus else {})
+    return tune.PlacementGroupFactory([bundle])
+
+
+class _NeverRestored:
+    """Tune writes its parts to disk for `Tuner.restore`, which is not how a sweep is resumed: the ledger is."""
+
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        return (_NeverRestored, ())
+
+
+class _Suggestions(_NeverRestored, Searcher):
+    """Asks the conductor; several objectives and the ledger are its affair, not Tune's."""
+
+    def __init__(self, conductor: Conductor, place: Workplace, concurrent: int) -> None:
+        super().__init__()
+        self._conductor, self._place, self._concurrent = conductor, place, concurrent
+        self._running: set[str] = set()
+
+    def set_search_properties(self, metric: str | None, mode: str | None, config: Any, **spec: Any) -> bool:
+        return True
+
+    def suggest(self, trial_id: str) -> Any:
+        if len(self._running) >= self._concurrent:
+            return None
+        plan = self._conductor.next(trial_id)
+        if plan is None:
+            return Searcher.FINISHED
+        self._running.add(trial_id)
+        return {"trial": plan.config.model_dump_json(), "place": json.dumps(workplace_json(self._place))}
+
+    def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
+        self._running.discard(trial_id)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing, as with `_NeverRestored`."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        raise RuntimeError("a sweep is resumed by running its specification again, not by Tuner.restore")
+
+
+class _Decisions(_NeverRestored, FIFOScheduler):
+    """Stops a trial where the conductor says so."""
+
+    def __init__(self, conductor: Conductor) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._conductor = conductor
+
+    def set_search_properties(self, metric: str | None, mode: str | None, **spec: Any) -> bool:
+        return True
+
+    def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
+        goes_on = self._conductor.goes_on(trial.trial_id, read_report(result))
+        return TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP
+
+
+class _Ends(_NeverRestored, Callback):
+    """Tells the conductor how trials end, and gives back what a killed one held."""
+
+    def __init__(self, conductor: Conductor, place: Workplace) -> None:
+        self._conductor, self._place = conductor, place
+        self._groups: dict[str, str] = {}
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
+    ) -> None:
+        report = read_report(result)
+        if PLACEMENT_GROUP in report.details:
+            self._groups[trial.trial_id] = report.details[PLACEMENT_GROUP]
+        self._conductor.report(trial.trial_id, report)
+
+    def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        self._release(trial)
+        loss = _loss_of(trial)
+        if loss.status is Status.LOST:
+            self._conductor.retried(trial.trial_id)
+            return
+        # Tune tries again whatever it was; this attempt ends at once, and says how the one before ended
+        word = Report(step=0, status=loss.status, failure=loss.failure, figures=loss.figures)
+        leave_word(self._place.folder(self._conductor.config(trial.trial_id)), word)
+
+    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        self._conductor.ended(trial.trial_id)  # its workers may still be leaving: its actor sees to them
+
+    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        self._release(trial)
+        self._conductor.ended(trial.trial_id, lost=_loss_of(trial))
+
+    def on_experiment_end(self, trials: list[Trial], **info: Any) -> None:
+        for group in self._groups.values():
+            release_placement_group(group)
+
+    def _release(self, trial: Trial) -> None:
+        release_placement_group(self._groups.pop(trial.trial_id, None))
+
+
+def read_report(result: dict[str, Any]) -> Report:
+    """The report in a result of `TrialActor`."""
+    return Report.from_json(json.loads(result["report"]))
+
+
+def _loss_of(trial: Trial) -> Lost:
+    """What ended a trial's last attempt, from the text that Tune keeps in the driver's own folder."""
+    path = Path(trial.error_file) if trial.error_file else None
+    if path is None or not path.exists():
+        return Lost("its actor was lost")
+    return read_loss(path.read_text().rpartition("Failure #")[2].partition("\n")[2])
+
+
+def read_loss(text: str) -> Lost:
+    """What the text of an exception of Ray's says of a trial that was lost; its last exception, on one line."""
+    if killed := re.search(r"Memory on the node .*? was ([\d.]+ ?GB) used / ([\d.]+ ?GB) limit", text):
+        own = re.search(r"actual memory used=([\d.]+) ?GB", text)
+        figures = {"peak_memory_bytes": float(own[1]) * 2**30} if own else {}
+        used, limit = killed.groups()
+        sentence = f"its node ran out of memory ({used} of {limit} were used), and Ray ended it"
+        return Lost(sentence, Status.OUT_OF_MEMORY, figures)
+    lines = text.splitlines()
+    raised = [i for i, line in enumerate(lines) if re.match(r"[\w.]+(Error|Exception|Exit)\b", line)]
+    sentence = " ".join(" ".join(lines[raised[-1] if raised else 0 :]).split())[:1000]
+    return Lost(sentence, Status.OUT_OF_MEMORY if "OutOfMemoryError" in sentence else Status.LOST)
+
+
+def _trial_folder(trial: Trial) -> str:
+    return str(trial.trial_id)

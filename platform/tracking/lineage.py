@@ -1,0 +1,30 @@
+"""Lineage back from MLflow, as data."""
+
+from typing import Final
+
+from pydantic import ValidationError
+
+from recallfront.platform.errors import UsageError
+from recallfront.platform.lineage.environment import TrialLineage
+
+LINEAGE_FILE: Final = "lineage/lineage.json"
+
+
+def read_lineage(tracking_uri: str, run_id: str) -> TrialLineage:
+    """The lineage stored with a run, as data: nothing of it is executed.
+
+    Raises:
+        UsageError: the store cannot be read, or the run has no lineage, or one of another version's form.
+    """
+    from recallfront.platform.tracking.ledger import UnknownRecord, read_artifact, reading
+
+    with reading(tracking_uri) as client:
+        text = read_artifact(client, run_id, LINEAGE_FILE)
+    if text is None:
+        raise UnknownRecord(f"run {run_id} has no lineage (artifact {LINEAGE_FILE})")
+    try:
+        return TrialLineage.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise UsageError(f"the lineage of run {run_id} cannot be read: {place}: {first['msg']}") from error

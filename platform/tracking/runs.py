@@ -1,0 +1,49 @@
+"""What every run of a trial holds in MLflow, be it a sweep's or a rerun."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from recallfront.platform.results.records import TAG
+from recallfront.platform.results.reports import Report, now_ms
+from recallfront.platform.tracking.writer import TrackingWriter
+from recallfront.sweeps.trial import TrialConfig
+
+_LARGEST_UPLOAD = 64 * 2**20  # bytes; larger weights stay where they are, and the run says where
+
+
+def write_lineage(writer: TrackingWriter, key: str, lineage: str, diff: str | None, packages: str) -> None:
+    """Store a run's lineage: what `read_lineage` reads, the uncommitted changes, the package lock."""
+    writer.text(key, lineage, "lineage/lineage.json")
+    writer.text(key, packages, "lineage/packages.txt")
+    if diff:
+        writer.text(key, diff, "lineage/diff.patch")
+
+
+def write_end(writer: TrackingWriter, key: str, report: Report) -> None:
+    """Store how a trial ended: its figures, status and failure, and the weights of a finished one."""
+    at = report.rows[-1][3] if report.rows else now_ms()
+    told = {name for name, *_ in report.rows}
+    writer.metrics(
+        key, [(name, value, report.step, at) for name, value in report.figures.items() if name not in told]
+    )
+    tags = {f"{TAG}status": report.status.value}
+    if report.failure:
+        tags[f"{TAG}failure"] = report.failure
+    if report.details:
+        writer.text(key, json.dumps(report.details, indent=1), "measurement.json")
+    if report.traceback:
+        writer.text(key, report.traceback, "traceback.txt")
+    if report.weights:
+        folder = Path(report.weights)
+        tags[f"{TAG}weights"] = report.weights
+        if sum(file.stat().st_size for file in folder.iterdir()) <= _LARGEST_UPLOAD:
+            writer.artifact(key, folder)
+    writer.tags(key, tags)
+    writer.close_run(key, "FAILED" if report.status.is_failure else "FINISHED")
+
+
+def trial_params(config: TrialConfig) -> dict[str, Any]:
+    """A trial's settings as flat MLflow params: the model's by name, the training's with the prefix `training.`."""
+    training = {f"training.{k}": v for k, v in config.training.model_dump(mode="json").items()}
+    return {**config.model.model_dump(mode="json"), **training, "seed": config.seed, "task": config.task.name}

@@ -1,0 +1,191 @@
+"""The body of a trial: build, measure, train, evaluate, save. It knows nothing of Ray or MLflow.
+
+It is a generator of reports: whoever runs it (a warm actor, a Ray Train worker, a rerun in this process) takes one
+after the other, may stop in between, and learns from the last one how the trial ended.
+"""
+
+import json
+import resource
+import time
+import traceback
+from collections.abc import Generator, Iterator
+from contextlib import closing, contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from recallfront.models import save as save_model
+from recallfront.platform.lineage.code_version import code_version
+from recallfront.platform.lineage.environment import collect
+from recallfront.platform.results.reports import Report
+from recallfront.platform.results.status import Status
+from recallfront.platform.trial.engine import prepare_process, whole_weights
+from recallfront.platform.trial.measure import measured
+from recallfront.platform.trial.quiet import Device
+from recallfront.platform.trial.start import merge_adapters, starting_model
+from recallfront.platform.trial.training import Diverged, OutOfTime, Training, remove_checkpoint
+from recallfront.platform.trial.workplace import Workplace
+from recallfront.sweeps.data import load
+from recallfront.sweeps.trial import TrialConfig
+
+_RESULT = "result.json"
+_WEIGHTS = "model"
+
+
+class OtherCode(Exception):
+    """This process does not run the code that the sweep's results are of."""
+
+
+def run_trial(config: TrialConfig, place: Workplace) -> Generator[Report, None, None]:
+    """Run a trial and report; the last report has the status it ended with. Raises nothing that the trial does.
+
+    A trial that has a checkpoint in its folder goes on from there; one that has ended there only reports how.
+    """
+    folder = place.folder(config)
+    if (folder / _RESULT).exists():
+        yield Report.from_json(json.loads((folder / _RESULT).read_text()))
+        return
+    last = Report(step=0)
+    try:
+        _check_code(place)
+        for report in _body(config, place):
+            last = report
+            yield report
+        return
+    except Exception as error:  # the sweep goes on, whatever a trial does: it is recorded with its traceback
+        status, failure = _classify(error)
+        figures = dict(last.figures)
+        if status is Status.OUT_OF_MEMORY:
+            figures["peak_memory_bytes"] = float(_peak_memory(place.device))
+        yield Report(
+            step=last.step,
+            figures=figures,
+            seconds=last.seconds,
+            status=status,
+            failure=failure,
+            traceback=traceback.format_exc() if status is Status.ERROR else None,
+        )
+
+
+def _body(config: TrialConfig, place: Workplace) -> Iterator[Report]:
+    prepare_process(threads=config.resources.threads, use_gpu=place.device.startswith("cuda"))
+    with (
+        closing(Device(place.device)) as device,
+        _limited_memory(config.resources.memory_gb),
+    ):
+        data = load(place.data, place.data_digest)
+        start = time.perf_counter()
+        figures, details = _measure(config, place, device)
+        measure_seconds = time.perf_counter() - start
+        yield Report(
+            step=0,
+            figures=dict(figures),
+            seconds={"measure": measure_seconds},
+            details=details,
+            environment=_environment(place.home),
+        )
+
+        model = starting_model(config)
+        figures["parameters"] = float(sum(p.numel() for p in model.parameters()))
+        with closing(Training(config, model, data, place, device)) as training:
+            for report in training.run(figures):
+                report.seconds["measure"] = measure_seconds
+                if report.step == config.training.steps and "recall" in report.figures:
+                    report = _finish(config, place, model, report, details, training.history)
+                yield report
+
+
+def _check_code(place: Workplace) -> None:
+    """A node with other code, or sources that were changed meanwhile, would give results in the name of these."""
+    if (own := code_version()) != place.code_version:
+        raise OtherCode(
+            f"its process runs code {own}, the sweep's driver {place.code_version}: sources have changed, run it again"
+        )
+
+
+@lru_cache(maxsize=1)  # a process's lineage does not change from trial to trial
+def _environment(home: Path) -> dict[str, Any]:
+    return collect(home).model_dump(mode="json")
+
+
+def _measure(
+    config: TrialConfig, place: Workplace, device: Device
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """Known before training, because throughput and state size do not depend on the weights; rank 0 measures."""
+    if place.rank != 0:
+        return {}, {}
+    found = measured(
+        config,
+        device=device,
+        folder=place.measurements,
+        code_version=place.code_version,
+        fresh=place.remeasure,
+    )
+    details = found.pop("measurement")
+    return {name: float(value) for name, value in found.items()}, details
+
+
+def _finish(
+    config: TrialConfig,
+    place: Workplace,
+    model: Any,
+    report: Report,
+    details: dict[str, Any],
+    history: list[Any],
+) -> Report:
+    """Save weights and result; from then on the trial has ended, whatever becomes of its driver."""
+    folder = place.folder(config)
+    report.figures["measure_seconds"] = report.seconds["measure"]
+    report.status, report.details = Status.FINISHED, details
+    with whole_weights(model):
+        if place.rank == 0:
+            merge_adapters(model, config)
+            save_model(model, folder / _WEIGHTS)
+    if place.rank == 0:
+        report.weights = str(folder / _WEIGHTS)
+        whole = report.to_json() | {"rows": history, "environment": _environment(place.home)}
+        temporary = folder / f"{_RESULT}.new"
+        temporary.write_text(json.dumps(whole))
+        temporary.rename(folder / _RESULT)
+        remove_checkpoint(folder)
+    return report
+
+
+def _classify(error: Exception) -> tuple[Status, str]:
+    message = " ".join(str(error).split())[:500]
+    if isinstance(error, Diverged):
+        return Status.DIVERGED, message
+    if isinstance(error, OutOfTime):
+        return Status.TIMEOUT, message
+    if isinstance(error, OtherCode):
+        return Status.LOST, message
+    out_of_memory = isinstance(error, MemoryError | torch.OutOfMemoryError)
+    if out_of_memory or (isinstance(error, RuntimeError) and "can't allocate memory" in message):
+        return Status.OUT_OF_MEMORY, message or "out of memory"
+    return Status.ERROR, f"{type(error).__name__}: {message}"
+
+
+def _peak_memory(device: str) -> int:
+    """Bytes: the most that was allocated on the GPU, or the largest resident size of this process."""
+    if device.startswith("cuda"):
+        return int(torch.cuda.max_memory_allocated(device))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+@contextmanager
+def _limited_memory(gigabytes: float | None) -> Iterator[None]:
+    """Let allocations beyond what the process has now plus `gigabytes` fail: no trial shall take its node down."""
+    status = Path("/proc/self/status")
+    if gigabytes is None or not status.exists():
+        yield
+        return
+    fields = dict(line.split(":", 1) for line in status.read_text().splitlines())
+    in_use = int(fields["VmData"].split()[0]) * 1024
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (int(in_use + gigabytes * 2**30), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))

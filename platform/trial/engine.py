@@ -1,0 +1,142 @@
+"""Training as a DeepSpeed engine, on a GPU or a CPU, for one rank or several."""
+
+import ctypes
+import logging
+import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from recallfront.sweeps.trial import TrainingConfig
+
+_TAG = "deepspeed"  # every rank saves under the same tag: per-rank names lose shards
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # malloc.h
+_REUSED = 32 << 20  # bytes: larger tensors get pages of their own, the most that glibc allows
+_KEPT = 256 << 20  # bytes that are free before any are handed back
+
+
+def prepare_process(*, threads: int, use_gpu: bool) -> None:
+    """Make this process ready for DeepSpeed engines; calling it again only sets the number of threads.
+
+    Joins the process group that Ray Train or a launcher has set up; otherwise makes one of this process alone, which
+    needs no port.
+    """
+    torch.set_num_threads(threads)
+    keep_freed_memory()
+    os.environ["OMP_NUM_THREADS"] = str(threads)  # as Ray does for its workers: lineages tell the same
+    if not use_gpu:
+        os.environ["DS_ACCELERATOR"] = "cpu"
+    for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}.items():
+        os.environ.setdefault(name, value)
+    if not dist.is_initialized():
+        store = dist.HashStore()  # type: ignore[attr-defined]
+        dist.init_process_group("nccl" if use_gpu else "gloo", store=store, rank=0, world_size=1)
+    import deepspeed
+
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    # Its shared-memory collective is compiled at the first use: users may have no compiler, and gloo serves as well.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+
+def learning_rate_ratio(training: TrainingConfig, step: int) -> float:
+    """The share of the peak learning rate at an optimizer step (from 0)."""
+    if step < training.warmup_steps:
+        return (step + 1) / training.warmup_steps
+    if training.schedule == "constant":
+        return 1.0
+    span = max(1, training.steps - training.warmup_steps)
+    cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, (step - training.warmup_steps) / span)))
+    return training.min_learning_rate_ratio + (1 - training.min_learning_rate_ratio) * cosine
+
+
+def make_engine(model: nn.Module, training: TrainingConfig) -> Any:
+    """A `DeepSpeedEngine` around the model, with AdamW and the trial's schedule."""
+    import deepspeed
+
+    optimizer = torch.optim.AdamW(
+        _parameter_groups(model, training.weight_decay), lr=training.learning_rate, betas=training.betas
+    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_ratio(training, step))
+    engine, *_ = deepspeed.initialize(
+        model=model,
+        optimizer=optimizer,
+        lr_scheduler=schedule,
+        dist_init_required=False,
+        config={
+            "train_batch_size": training.batch_size,
+            "gradient_accumulation_steps": training.accumulation,
+            "gradient_clipping": training.gradient_clipping,
+            "zero_optimization": {"stage": training.zero_stage},
+            "zero_allow_untested_optimizer": True,
+            "bf16": {"enabled": training.precision == "bfloat16"},
+            "steps_per_print": 2**31,
+        },
+    )
+    return engine
+
+
+def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Matrices decay; vectors (norm gains, biases, decay parameters) do not. DeepSpeed drops empty groups."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+@contextmanager
+def whole_weights(model: nn.Module) -> Iterator[None]:
+    """Within, every rank holds all of the weights, which ZeRO-3 spreads over the ranks; every rank enters."""
+    parameters = list(model.parameters())
+    if not any(hasattr(parameter, "ds_id") for parameter in parameters):
+        yield
+        return
+    import deepspeed
+
+    with deepspeed.zero.GatheredParameters(parameters):
+        yield
+
+
+def save_checkpoint(engine: Any, folder: Path, state: dict[str, Any]) -> None:
+    """Save weights, optimizer, schedule and `state` (plain JSON values) below `folder`; every rank calls it."""
+    engine.save_checkpoint(str(folder), tag=_TAG, client_state=state)
+
+
+def load_checkpoint(engine: Any, folder: Path) -> dict[str, Any]:
+    """Load what `save_checkpoint` saved into an engine made for the same trial, and return `state`.
+
+    Loading runs no code: pickles are restricted to tensors, plain values and the three classes that DeepSpeed stores.
+    """
+    from deepspeed.runtime.fp16.loss_scaler import LossScaler
+    from deepspeed.runtime.zero.config import ZeroStageEnum
+    from deepspeed.utils.tensor_fragment import fragment_address
+
+    before = os.environ.get("TORCH_FORCE_WEIGHTS_ONLY_LOAD")
+    os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
+    try:
+        with torch.serialization.safe_globals([LossScaler, ZeroStageEnum, fragment_address]):
+            _, state = engine.load_checkpoint(str(folder), tag=_TAG)
+    finally:
+        if before is None:
+            del os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"]
+        else:
+            os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = before
+    return dict(state)
+
+
+def keep_freed_memory() -> None:
+    """Reuse freed memory rather than hand it back and have it zeroed again, page by page; glibc only, else nothing.
+
+    A training step frees as much as it takes, so this is about 4 % of it where layers are small.
+    """
+    library = ctypes.CDLL(None)
+    if hasattr(library, "mallopt"):
+        library.mallopt(_MMAP_THRESHOLD, _REUSED)
+        library.mallopt(_TRIM_THRESHOLD, _KEPT)

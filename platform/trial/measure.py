@@ -1,0 +1,254 @@
+"""Throughput of an architecture: measured alone on its device, interleaved with a fixed reference workload, cached."""
+
+import gc
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from filelock import FileLock
+from torch import Tensor
+
+from recallfront.models import build
+from recallfront.platform.metrics import THROUGHPUTS
+from recallfront.platform.trial.quiet import Device
+from recallfront.sweeps.base import digest
+from recallfront.sweeps.trial import MeasurementConfig, TrialConfig
+
+_VERSION = 1  # of the protocol; older cached figures are not comparable
+_REFERENCE_SIZE = 384
+_LONGEST_WAIT_FOR_IDLE = (
+    2.0  # seconds; a machine that others keep busy is measured all the same, and the record says so
+)
+
+
+def measurement_key(config: TrialConfig, device_kind: str, code_version: str) -> str:
+    """What a measurement is cached by: deployment shape, device kind, software versions and protocol."""
+    identity = {
+        "model": config.deployment_model.model_dump(mode="json"),
+        "protocol": config.measurement.model_dump(mode="json", exclude={"deployment"})
+        | {"version": _VERSION},
+        "precision": config.training.precision,
+        "threads": config.resources.threads,
+        "device": device_kind,
+        "software": {"torch": torch.__version__, "code": code_version},
+    }
+    return digest(json.dumps(identity, sort_keys=True))
+
+
+def measured(
+    config: TrialConfig, *, device: Device, folder: Path, code_version: str, fresh: bool = False
+) -> dict[str, Any]:
+    """The throughput figures of a trial: from the cache unless `fresh`, else measured now with the device held alone.
+
+    Returns:
+        `THROUGHPUTS` in tokens/s (medians, at the nominal speed of the device kind: see `_nominal_seconds`) and
+        `<name>_spread` (half the p20..p80 width, tokens/s), `state_bytes` a row at the measured context length,
+        `materialised_state_bytes`, what the authors' code holds of it, and what describes the measurement itself under
+        `measurement`.
+    """
+    kind = device_kind(device.name)
+    path = folder / f"{measurement_key(config, kind, code_version)}.json"
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{path}.lock"):
+        cached = None if fresh else _read_json(path)
+        if isinstance(cached, dict):
+            return cached
+        with device.alone():
+            figures = _measure(
+                config, device.name, nominal_path=folder / f"reference-{digest(kind)[:16]}.json"
+            )
+        figures["measurement"] |= {"device": kind, "torch": torch.__version__, "code_version": code_version}
+        _write_json(path, figures)
+    return figures
+
+
+def device_kind(name: str) -> str:
+    """The model name of a device: figures of different kinds are not comparable."""
+    if name.startswith("cuda"):
+        return torch.cuda.get_device_name(name)
+    for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else ():
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return "unknown CPU"
+
+
+def _measure(config: TrialConfig, device_name: str, nominal_path: Path) -> dict[str, Any]:
+    protocol, model_config = config.measurement, config.deployment_model
+    dtype = getattr(torch, config.training.precision)
+    device = torch.device(device_name)
+    model = build(model_config, seed=0).to(device=device, dtype=dtype)
+    tokens = torch.randint(
+        model_config.vocab_size,
+        (protocol.batch_size, max(protocol.context_length, protocol.train_length)),
+        generator=torch.Generator().manual_seed(0),
+    ).to(device)
+    busy = _wait_for_idle_neighbours(config.resources.threads)
+    work = _Workloads(model, tokens, protocol)
+    seconds = _rounds(work, protocol, device)
+    figures: dict[str, Any] = {}
+    reference = np.array(seconds["reference"])
+    slowdown = float(np.median(reference)) / _nominal_seconds(nominal_path, float(np.median(reference)))
+    for name in THROUGHPUTS:
+        rates = work.tokens_of[name] / np.array(seconds[name]) * slowdown
+        low, middle, high = np.percentile(rates, [20, 50, 80])
+        figures |= {name: float(middle), f"{name}_spread": float(high - low) / 2}
+    figures["state_bytes"] = work.state_bytes // protocol.batch_size
+    context = protocol.context_length
+    twice = model_config.materialised_state_elements(context) - model_config.state_elements(context)
+    wide = torch.promote_types(dtype, torch.float32)  # of sums over the text
+    figures["materialised_state_bytes"] = figures["state_bytes"] + twice * wide.itemsize
+    figures["measurement"] = {
+        "rounds": len(reference),
+        "slowdown": slowdown,
+        "reference_seconds": float(np.median(reference)),
+        "reference_spread": _relative_spread(reference),
+        "neighbours_cores_busy": busy,
+        "threads": torch.get_num_threads(),
+    }
+    del model, work
+    gc.collect()
+    return figures
+
+
+class _Workloads:
+    """What one round of a measurement runs, each a callable; decoding goes on from the state that prefill left."""
+
+    def __init__(self, model: Any, tokens: Tensor, protocol: MeasurementConfig) -> None:
+        self.model, self.tokens, self.protocol = model, tokens, protocol
+        self.state_bytes = 0
+        self._state: Any = None
+        self._graph: Any = None
+        batch = protocol.batch_size
+        self.tokens_of = {
+            "prefill_tokens_per_second": batch * protocol.context_length,
+            "decode_tokens_per_second": batch * protocol.decode_tokens,
+            "train_tokens_per_second": batch * protocol.train_length,
+        }
+        size = _REFERENCE_SIZE
+        generator = torch.Generator().manual_seed(0)
+        self._matrix = torch.randn(size, size, generator=generator).to(tokens.device) / size**0.5
+
+    def all(self) -> dict[str, Callable[[], None]]:
+        names = dict(zip(THROUGHPUTS, (self.prefill, self.decode, self.train), strict=True))
+        return {"reference": self.reference} | names
+
+    def reference(self) -> None:
+        """A fixed chain of matrix products: where its time moves, the machine moved, not the model."""
+        x = self._matrix
+        for _ in range(8):
+            x = x @ self._matrix
+
+    @torch.no_grad()
+    def prefill(self) -> None:
+        state = self.model.init_state(self.protocol.batch_size)
+        _, self._state = self.model.prefill(self.tokens[:, : self.protocol.context_length], state)
+        self.state_bytes = self.model.state_bytes(self._state)
+
+    @torch.no_grad()
+    def decode(self) -> None:
+        token = self.tokens[:, 0]
+        if token.is_cuda:
+            self._decode_by_graph(token)
+            return
+        for _ in range(self.protocol.decode_tokens):
+            logits, self._state = self.model.step(token, self._state)
+            token = logits.argmax(-1)
+
+    def _decode_by_graph(self, token: Tensor) -> None:
+        """The step is recorded in the round of warm-up and replayed in the others, as generation does."""
+        from recallfront.models.decoding.decode_graph import DecodeGraph
+
+        if self._graph is None:
+            capacity = self._state.longest + self.protocol.decode_tokens
+            self._graph = DecodeGraph(self.model, self._state, capacity)
+        else:
+            self._graph.load(self._state)
+        for _ in range(self.protocol.decode_tokens):
+            token = self._graph.step(token).argmax(-1)
+
+    def train(self) -> None:
+        tokens = self.tokens[:, : self.protocol.train_length]
+        logits = self.model(tokens)
+        torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), tokens.flatten()).backward()
+        self.model.zero_grad(set_to_none=True)
+
+
+def _rounds(work: _Workloads, protocol: MeasurementConfig, device: torch.device) -> dict[str, list[float]]:
+    """Seconds of each workload in each round, after one round of warm-up; more rounds while the spread is too wide."""
+    seconds: dict[str, list[float]] = {name: [] for name in work.all()}
+    for run in work.all().values():
+        run()
+    while len(seconds["reference"]) < protocol.max_repeats:
+        for name, run in work.all().items():
+            seconds[name].append(_seconds(run, device))
+        settled = max(_relative_spread(np.array(s)) for s in seconds.values()) <= protocol.target_spread
+        if len(seconds["reference"]) >= protocol.repeats and settled:
+            break
+    return seconds
+
+
+def _seconds(run: Callable[[], None], device: torch.device) -> float:
+    if device.type != "cuda":
+        start = time.perf_counter()
+        run()
+        return time.perf_counter() - start
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    begin.record()
+    run()
+    end.record()
+    end.synchronize()
+    return float(begin.elapsed_time(end)) / 1e3
+
+
+def _nominal_seconds(path: Path, seconds: float) -> float:
+    """What the reference workload takes on this kind of device: as the first measurement of this home found it.
+
+    Machines change speed: a shared host, a hot chip. Figures of different hours are made comparable by the ratio of
+    the reference's time to this one, which is recorded as `slowdown`.
+    """
+    nominal = _read_json(path)
+    if isinstance(nominal, float) and nominal > 0:
+        return nominal
+    _write_json(path, seconds)
+    return seconds
+
+
+def _read_json(path: Path) -> Any:
+    """What a file holds; None where there is none, or a broken one, such as a full disk leaves."""
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def _write_json(path: Path, value: object) -> None:
+    """Write a file whole or not at all."""
+    temporary = path.with_suffix(f".{os.getpid()}")
+    temporary.write_text(json.dumps(value, indent=1))
+    temporary.rename(path)
+
+
+def _relative_spread(values: "np.ndarray[Any, np.dtype[np.float64]]") -> float:
+    low, middle, high = np.percentile(values, [20, 50, 80])
+    return float((high - low) / 2 / middle)
+
+
+def _wait_for_idle_neighbours(threads: int) -> float:
+    """Wait until processes that are not ours leave `threads` cores free; returns the cores they kept busy at the end.
+
+    Trials wait for a measurement by themselves (`quiet`); this is for what knows nothing of it, such as a worker that
+    is still importing.
+    """
+    import psutil
+
+    deadline = time.monotonic() + _LONGEST_WAIT_FOR_IDLE
+    cores = psutil.cpu_count() or 1
+    while True:
+        busy = psutil.cpu_percent(interval=0.1) / 100 * cores
+        if busy <= 0.3 or time.monotonic() > deadline:
+            return round(busy, 2)

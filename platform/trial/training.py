@@ -1,0 +1,241 @@
+"""Training and evaluation of one trial on one rank: the loop around a DeepSpeed engine."""
+
+import json
+import math
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from recallfront.platform.results.reports import Report, Row, now_ms
+from recallfront.platform.trial.batches import training_batches
+from recallfront.platform.trial.engine import (
+    learning_rate_ratio,
+    load_checkpoint,
+    make_engine,
+    save_checkpoint,
+)
+from recallfront.platform.trial.quiet import Device
+from recallfront.platform.trial.workplace import Workplace
+from recallfront.sweeps.data import TaskData
+from recallfront.sweeps.tasks.mqar import IGNORED, Split
+from recallfront.sweeps.trial import TrialConfig
+
+_CHECKPOINT = "checkpoint"
+_MOST_STEPS_UNREAD = 50  # losses are read from the device in such chunks: reading each would stall a GPU
+
+
+class Diverged(Exception):
+    """The loss became NaN or infinite."""
+
+
+class OutOfTime(Exception):
+    """The trial ran over its time limit."""
+
+
+class Training:
+    """One rank's share of a trial's training, from its last checkpoint on."""
+
+    def __init__(
+        self, config: TrialConfig, model: Any, data: TaskData, place: Workplace, device: Device
+    ) -> None:
+        self.config, self.data, self.place, self.device = config, data, place, device
+        self.dtype = getattr(torch, config.training.precision)
+        self.engine = make_engine(model.to(place.device), config.training)
+        self.step = 0
+        self.seconds = {"train": 0.0, "evaluate": 0.0, "wait": 0.0}
+        self.history: list[
+            Row
+        ] = []  # every row so far: a checkpoint holds them, so that none is lost with a driver
+        self._folder = place.folder(config)
+        self._unread: list[Tensor] = []
+        self._saved_at = time.monotonic()
+        self._resume()
+
+    def run(self, figures: dict[str, float]) -> Iterator[Report]:
+        """Train to the last step; one report an evaluation, the last of them with the test split's figures.
+
+        Raises:
+            Diverged: the loss is not finite.
+            OutOfTime: it has trained and evaluated for longer than the time limit, earlier attempts included.
+        """
+        training = self.config.training
+        if self.history:
+            yield self._report(list(self.history), figures)
+        batches = training_batches(
+            self.data.splits["train"],
+            batch_size=training.batch_size,
+            seed=self.config.seed,
+            first_step=self.step,
+        )
+        while self.step < training.steps:
+            rows = self._train_until_evaluation(batches)
+            with self._holding_device("evaluate"):
+                found = self.evaluate("validation")
+            figures |= {f"validation_{name}": value for name, value in found.items()}
+            rows += [(f"validation_{name}", value, self.step, now_ms()) for name, value in found.items()]
+            self.history += rows
+            if self.step < training.steps:
+                self._save_if_due()
+                yield self._report(rows, figures)
+        with self._holding_device("evaluate"):
+            found = self.evaluate("test")
+        figures |= {"test_loss" if name == "loss" else name: value for name, value in found.items()}
+        figures |= {f"{phase}_seconds": spent for phase, spent in self.seconds.items()}
+        yield self._report(rows, figures)
+
+    @torch.no_grad()
+    def evaluate(self, split: Split) -> dict[str, float]:
+        """`recall` and `loss` over the labelled positions of a split, and each slice's recall if there are several."""
+        counts = {}
+        self.engine.eval()
+        for name, inputs, labels in self.data.splits[split]:
+            counts[name] = self._count(inputs, labels)
+        self.engine.train()
+        total = [sum(column) for column in zip(*counts.values(), strict=True)]
+        found = {"recall": total[0] / total[2], "loss": total[1] / total[2]}
+        if len(counts) > 1:
+            found |= {f"recall_{name}": right / asked for name, (right, _, asked) in counts.items()}
+        return found
+
+    def close(self) -> None:
+        self.engine.destroy()
+
+    def _train_until_evaluation(self, batches: Iterator[tuple[Tensor, Tensor]]) -> list[Row]:
+        training = self.config.training
+        rows: list[Row] = []
+        stop = min(training.steps, (self.step // training.evaluate_every + 1) * training.evaluate_every)
+        while self.step < stop:
+            limit = self.config.resources.time_limit_seconds
+            if limit is not None and self.seconds["train"] + self.seconds["evaluate"] > limit:
+                raise OutOfTime(f"over the time limit of {limit:g} s at step {self.step} of {training.steps}")
+            inputs, labels = next(batches)
+            with self._holding_device("train"):
+                self._unread.append(self._train_step(inputs, labels))
+                self.step += 1
+                if self.step == stop or len(self._unread) == _MOST_STEPS_UNREAD:
+                    rows += self._read_losses()
+        return rows
+
+    def _train_step(self, inputs: Tensor, labels: Tensor) -> Tensor:
+        """One optimizer step on this rank's share of the rows; returns the mean loss, not yet read."""
+        share = slice(self.place.rank, None, self.place.world)
+        parts = self.config.training.accumulation
+        losses = []
+        for x, y in zip(inputs[share].chunk(parts), labels[share].chunk(parts), strict=True):
+            loss = self._loss(x.to(self.place.device), y.to(self.place.device))
+            self.engine.backward(loss)
+            self.engine.step()
+            losses.append(loss.detach())
+        return torch.stack(losses).mean()
+
+    def _loss(self, inputs: Tensor, labels: Tensor) -> Tensor:
+        logits = self.engine(inputs)
+        return cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORED)
+
+    def _read_losses(self) -> list[Row]:
+        losses = torch.stack(self._unread).float()
+        self._unread = []
+        if self.place.world > 1:
+            dist.all_reduce(losses)
+            losses /= self.place.world
+        first, at = self.step - len(losses) + 1, now_ms()
+        values = losses.tolist()
+        for index, value in enumerate(values):
+            if not math.isfinite(value):
+                raise Diverged(f"loss is {value} at step {first + index} of {self.config.training.steps}")
+        peak = self.config.training.learning_rate
+        rows: list[Row] = []
+        for step, value in enumerate(values, start=first):
+            rows.append(("loss", value, step, at))
+            rows.append(
+                ("learning_rate", peak * learning_rate_ratio(self.config.training, step - 1), step, at)
+            )
+        return rows
+
+    def _count(self, inputs: Tensor, labels: Tensor) -> tuple[float, float, float]:
+        """(right answers, summed loss, questions) of one segment."""
+        right = loss = asked = 0.0
+        size = self.config.training.evaluation_batch_size
+        for x, y in zip(torch.split(inputs, size), torch.split(labels, size), strict=True):
+            where = y != IGNORED
+            logits = self.engine.module(x.to(self.place.device))[where.to(self.place.device)].float()
+            answers = y[where].to(self.place.device)
+            right += float((logits.argmax(-1) == answers).sum())
+            loss += float(cross_entropy(logits, answers, reduction="sum"))
+            asked += len(answers)
+        return right, loss, asked
+
+    @contextmanager
+    def _holding_device(self, phase: str) -> Iterator[None]:
+        """Account a phase's seconds; those spent waiting for a measurement that goes on count as waiting.
+
+        Of several ranks one a node holds the device for all, before any of them begins: were each to hold it, one
+        could wait for a measurement while that waits for another, which waits for the first in a collective.
+        """
+        asked = time.perf_counter()
+        with self.device.shared() if self.place.local_rank == 0 else nullcontext():
+            _barrier(self.place)
+            start = time.perf_counter()
+            self.seconds["wait"] += start - asked
+            try:
+                yield
+            finally:
+                self.seconds[phase] += time.perf_counter() - start
+
+    def _report(self, rows: list[Row], figures: dict[str, float]) -> Report:
+        return Report(step=self.step, rows=rows, figures=dict(figures), seconds=dict(self.seconds))
+
+    def _save_if_due(self) -> None:
+        if time.monotonic() - self._saved_at < self.config.training.checkpoint_seconds:
+            return
+        state = {"step": self.step, "seconds": self.seconds, "history": self.history}
+        replace_folder(
+            self._folder / _CHECKPOINT,
+            lambda folder: save_checkpoint(self.engine, folder, {"json": json.dumps(state)}),
+            self.place,
+        )
+        self._saved_at = time.monotonic()
+
+    def _resume(self) -> None:
+        folder = self._folder / _CHECKPOINT
+        if not folder.exists():
+            return
+        state = json.loads(load_checkpoint(self.engine, folder)["json"])
+        self.step, self.seconds = state["step"], state["seconds"]
+        self.history = [(k, v, s, t) for k, v, s, t in state["history"]]
+
+
+def remove_checkpoint(folder: Path) -> None:
+    """Delete a trial's training checkpoint: it has ended."""
+    shutil.rmtree(folder / _CHECKPOINT, ignore_errors=True)
+
+
+def replace_folder(path: Path, write: Callable[[Path], None], place: Workplace) -> None:
+    """Write a folder whole or not at all: every rank writes into a new one, which then takes the place of the old."""
+    new, old = path.with_name(f"{path.name}.new"), path.with_name(f"{path.name}.old")
+    if place.rank == 0:
+        shutil.rmtree(new, ignore_errors=True)
+        new.mkdir(parents=True)
+    _barrier(place)
+    write(new)
+    _barrier(place)
+    if place.rank == 0:
+        shutil.rmtree(old, ignore_errors=True)
+        if path.exists():
+            path.rename(old)
+        new.rename(path)
+        shutil.rmtree(old, ignore_errors=True)
+    _barrier(place)
+
+
+def _barrier(place: Workplace) -> None:
+    if place.world > 1:
+        dist.barrier()

@@ -1,0 +1,78 @@
+"""A trial that hangs, or is killed, cannot say so: word is left in its folder, and the next attempt passes it on."""
+
+import json
+import os
+import threading
+import time
+from collections.abc import Generator
+from pathlib import Path
+
+from recallfront.platform.results.reports import Report
+from recallfront.platform.results.status import Status
+from recallfront.platform.trial.quiet import aside_seconds
+from recallfront.platform.trial.workplace import Workplace
+from recallfront.sweeps.trial import TrialConfig
+
+_GRACE = 30.0  # seconds beyond the time limit: the trial ends itself between two steps where it can
+_LONGEST_ASIDE = (
+    3600.0  # seconds of measuring and waiting for others' that do not count; a hung one ends then
+)
+_WORD = "ended.json"
+
+
+class Watchdog:
+    """Watches one trial in this process for as long as it runs, and ends the process of one that hangs."""
+
+    def __init__(self, config: TrialConfig, place: Workplace) -> None:
+        self._limit = config.resources.time_limit_seconds
+        self._folder = place.folder(config)
+        self._began, self._aside = time.monotonic(), aside_seconds()
+        self._timer: threading.Timer | None = None
+
+    def guard(self, reports: Generator[Report, None, None]) -> Generator[Report, None, None]:
+        """The same reports; or, where an earlier attempt was ended from outside, one report of that."""
+        word = take_word(self._folder)
+        if word is not None:
+            reports.close()
+            yield word
+            return
+        self._look()
+        try:
+            yield from reports
+        finally:
+            reports.close()
+            self.stop()
+
+    def stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _look(self) -> None:
+        if self._limit is None:
+            return
+        aside = min(aside_seconds() - self._aside, _LONGEST_ASIDE)
+        left = self._limit + _GRACE - (time.monotonic() - self._began - aside)
+        if left <= 0:
+            failure = f"over the time limit of {self._limit:g} s, and had to be ended from outside"
+            leave_word(self._folder, Report(step=0, status=Status.TIMEOUT, failure=failure))
+            os._exit(1)
+        self._timer = threading.Timer(left + 0.01, self._look)
+        self._timer.daemon = True
+        self._timer.start()
+
+
+def leave_word(folder: Path, report: Report) -> None:
+    """Have the next attempt of the trial of this folder end at once, with this report."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / _WORD).write_text(json.dumps(report.to_json()))
+
+
+def take_word(folder: Path) -> Report | None:
+    """The report that was left for this attempt, if any."""
+    path = folder / _WORD
+    try:
+        word = Report.from_json(json.loads(path.read_text()))
+    except FileNotFoundError:
+        return None
+    path.unlink()
+    return word

@@ -1,0 +1,41 @@
+"""Where one process runs a trial, and how that is told to another process."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from recallfront.sweeps.trial import TrialConfig
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """Where one process runs a trial: its folders, its device and its place among the trial's ranks."""
+
+    home: Path  # of all outputs; shared by the nodes of a cluster
+    data: Path
+    data_digest: str
+    code_version: str
+    device: str = "cpu"
+    rank: int = 0
+    local_rank: int = 0
+    world: int = 1
+    remeasure: bool = False  # throughput anew, whatever the cache holds
+    scratch: str = "trials"  # folder of the home that trials keep checkpoints, weights and results in
+
+    def folder(self, config: TrialConfig) -> Path:
+        """The trial's own folder: results belong to (key, code version, data digest)."""
+        return self.home / self.scratch / f"{config.key[:16]}-{self.code_version}-{self.data_digest[:8]}"
+
+    @property
+    def measurements(self) -> Path:
+        return self.home / "measurements"
+
+
+def workplace_json(place: Workplace) -> dict[str, Any]:
+    """A workplace as plain values, for another process."""
+    return {name: str(value) if isinstance(value, Path) else value for name, value in vars(place).items()}
+
+
+def read_workplace(raw: dict[str, Any]) -> Workplace:
+    """The workplace that `workplace_json` wrote."""
+    return Workplace(**{**raw, "home": Path(raw["home"]), "data": Path(raw["data"])})

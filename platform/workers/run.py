@@ -1,0 +1,18 @@
+"""One trial in whichever way the number of its workers asks for."""
+
+from collections.abc import Generator
+
+from recallfront.platform.results.reports import Report
+from recallfront.platform.trial.body import run_trial
+from recallfront.platform.trial.watchdog import Watchdog
+from recallfront.platform.trial.workplace import Workplace
+from recallfront.sweeps.trial import TrialConfig
+
+
+def trial_reports(trial: TrialConfig, place: Workplace) -> Generator[Report, None, None]:
+    """The reports of a trial, run in this process or by Ray Train's workers."""
+    if trial.resources.workers == 1:
+        return Watchdog(trial, place).guard(run_trial(trial, place))
+    from recallfront.platform.workers.train_job import run_distributed_trial
+
+    return run_distributed_trial(trial, place)  # its workers are watched where they run

@@ -1,0 +1,182 @@
+"""A trial of several workers: Ray Train's TorchTrainer, one DeepSpeed rank a worker, launched from the trial's actor.
+
+The trainer's placement group belongs to the job, not to the trial's actor. It goes with the trainer where that ends in
+order; where the actor is killed, the driver removes it (`release_placement_group`): the first report names it.
+"""
+
+import contextlib
+import threading
+import time
+from collections.abc import Generator
+from dataclasses import replace
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError
+from ray.train import RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer
+
+# What `ray.train` gives at run time; its stubs show the old ones.
+from ray.train.v2.api.config import FailureConfig
+from ray.train.v2.api.exceptions import WorkerGroupError
+
+from recallfront.platform.results.reports import Report
+from recallfront.platform.results.status import Status
+from recallfront.platform.trial.body import run_trial
+from recallfront.platform.trial.watchdog import Watchdog
+from recallfront.platform.trial.workplace import Workplace, read_workplace, workplace_json
+from recallfront.platform.workers.mailbox import Mailbox
+from recallfront.sweeps.trial import TrialConfig
+
+PLACEMENT_GROUP = "placement_group"  # key in the first report's details
+
+_POLL_SECONDS = 0.05
+_STOP_SECONDS = 120.0  # for the workers to reach their next report and leave
+_END_SECONDS = 60.0  # for the trainer to end after the last report
+# What a rank says that only lost its peer: the peer's own death or failure is the cause.
+_PEER_IS_GONE = ("gloo", "nccl", "connection closed", "connection reset", "broken pipe")
+
+
+class WorkersLost(Exception):
+    """A trial's workers died, or never came up: the trial is to be run again from its checkpoint."""
+
+
+def run_distributed_trial(config: TrialConfig, place: Workplace) -> Generator[Report, None, None]:
+    """The reports of a trial that Ray Train runs; closing the generator stops its workers at their next report.
+
+    The last report comes when the workers have left and what they held is free.
+
+    Raises:
+        WorkersLost: a worker died, or the workers did not come up.
+    """
+    mailbox: Any = ray.remote(num_cpus=0)(Mailbox).remote()
+    run = _TrainRun(config, place, mailbox)
+    ends: list[Report] = []
+    try:
+        give_up = float("inf")
+        running = True
+        while running and time.monotonic() < give_up:
+            running = run.is_alive()  # asked before the mailbox is emptied: nothing can be posted after that
+            for report in map(Report.from_json, ray.get(mailbox.take.remote())):
+                run.placement_group = report.details.get(PLACEMENT_GROUP, run.placement_group)
+                if report.status is Status.RUNNING:
+                    yield report
+                else:
+                    ends.append(report)
+                    give_up = time.monotonic() + _END_SECONDS
+            run.join(timeout=_POLL_SECONDS)
+    finally:
+        with contextlib.suppress(RayActorError):  # its node is gone
+            ray.get(mailbox.stop.remote())
+        run.join(timeout=_STOP_SECONDS)
+        release_placement_group(run.placement_group)
+        ray.kill(mailbox)
+    yield _verdict(ends, run)
+
+
+def release_placement_group(hexadecimal: str | None) -> None:
+    """Remove a trainer's placement group if it is still there."""
+    if hexadecimal is None:
+        return
+    from ray._raylet import PlacementGroupID
+    from ray.util.placement_group import PlacementGroup, remove_placement_group
+
+    remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(hexadecimal))))
+
+
+class _TrainRun(threading.Thread):
+    """`TorchTrainer.fit` in a thread of the trial's actor."""
+
+    def __init__(self, config: TrialConfig, place: Workplace, mailbox: Any) -> None:
+        super().__init__(name="train-run", daemon=True)
+        self.error: Exception | None = None
+        self.placement_group: str | None = None
+        resources = config.resources
+        per_worker = {"CPU": resources.cpus} | ({"GPU": resources.gpus} if resources.gpus else {})
+        self._trainer = TorchTrainer(
+            _worker,
+            train_loop_config={
+                "trial": config.model_dump(mode="json"),
+                "place": workplace_json(place),
+                "mailbox": mailbox,
+            },
+            scaling_config=ScalingConfig(
+                num_workers=resources.workers,
+                use_gpu=resources.gpus > 0,
+                resources_per_worker=per_worker,
+            ),
+            run_config=RunConfig(
+                name=f"train-{config.key[:16]}",
+                storage_path=str(place.home / "train"),
+                # A starved worker group is otherwise retried for ever; lost trials are the sweep's to retry.
+                failure_config=FailureConfig(max_failures=0, controller_failure_limit=3),
+            ),
+        )
+        self.start()
+
+    @property
+    def lost_a_worker(self) -> bool:
+        """Whether a worker died, as against raised."""
+        failures = self.error.worker_failures if isinstance(self.error, WorkerGroupError) else {}
+        return any("HealthCheck" in type(failure).__name__ for failure in failures.values())
+
+    def run(self) -> None:
+        try:
+            self._trainer.fit()
+        except Exception as error:  # judged when the reports are known
+            self.error = error
+
+
+def _verdict(ends: list[Report], run: _TrainRun) -> Report:
+    """How the trial ended, of what its ranks said last: the first that has a reason of its own."""
+    for report in ends:
+        if report.status is not Status.ERROR or not (run.lost_a_worker or _blames_a_peer(report)):
+            return report
+    reason = " ".join(str(run.error or "they left without a last report").split())[:500]
+    raise WorkersLost(f"its workers were lost: {reason}")
+
+
+def _blames_a_peer(report: Report) -> bool:
+    return any(sign in (report.failure or "").lower() for sign in _PEER_IS_GONE)
+
+
+def _worker(loop: dict[str, Any]) -> None:
+    """One rank of the trial: rank 0 posts its reports, every rank its failure; all stop together when asked to."""
+    import torch.distributed as dist
+
+    context = ray.train.get_context()
+    config = TrialConfig.model_validate(loop["trial"])
+    place = replace(
+        read_workplace(loop["place"]),
+        rank=context.get_world_rank(),
+        world=context.get_world_size(),
+        local_rank=context.get_local_rank(),
+    )
+    if place.device.startswith("cuda"):
+        place = replace(place, device=str(ray.train.torch.get_device()))
+    post = loop["mailbox"].post.remote
+    reports = run_trial(config, place)
+    if place.rank == 0:
+        group = ray.util.get_current_placement_group()
+        details = {PLACEMENT_GROUP: group.id.hex()} if group else {}
+        ray.get(post(Report(step=0, details=details).to_json()))
+        reports = Watchdog(config, place).guard(reports)
+    for report in reports:
+        stop = False
+        if place.rank == 0 or report.status.is_failure:
+            stop = ray.get(post(report.to_json()))
+        if report.status.is_failure:
+            raise RuntimeError(report.failure)  # the other ranks may wait in a collective: ends the group
+        if report.status is Status.RUNNING and _agree(stop, place, dist.get_backend()):
+            reports.close()
+            return
+
+
+def _agree(stop: bool, place: Workplace, backend: str) -> bool:
+    """What rank 0 says, on every rank."""
+    import torch
+    import torch.distributed as dist
+
+    flag = torch.tensor([float(stop)], device=place.device if backend == "nccl" else "cpu")
+    dist.broadcast(flag, src=0)
+    return bool(flag.item())

@@ -1,0 +1,62 @@
+"""What recallfront promises of itself: overhead, memory, quiet measurements, tracking that costs nothing."""
+
+import statistics
+from pathlib import Path
+
+import pytest
+
+from recallfront.benchmarks.tables import run_benchmarks
+from recallfront.platform.errors import UsageError
+
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
+
+
+def test_a_warm_trial_costs_half_a_second_at_most_and_30_times_less_than_a_nested_one(tmp_path: Path) -> None:
+    from recallfront.benchmarks.platform.overhead import overheads
+
+    found = overheads(tmp_path, warm=20, nested=1)
+    warm, nested = statistics.median(found.warm), statistics.median(found.nested)
+    print(f"overhead: warm {warm:.3f} s (median of 20), nested {nested:.1f} s, ratio {found.ratio:.0f}")
+    assert warm <= 0.5
+    assert found.ratio >= 30
+
+
+def test_fifty_trials_in_one_actor_leave_its_memory_and_each_other_alone(tmp_path: Path) -> None:
+    from recallfront.benchmarks.platform.warmth import warmth
+
+    found = warmth(tmp_path, trials=50)
+    print(f"resident memory after the tenth trial: {found.growth:+.1%}")
+    assert found.growth < 0.10
+    assert len(found.first_losses) == 20 and found.identical
+
+
+def test_a_measurement_does_not_notice_trials_on_every_core(tmp_path: Path) -> None:
+    from recallfront.benchmarks.platform.quietness import quietness
+
+    found = quietness(tmp_path, rounds=5)
+    ratios = {name: (found.ratio(name), found.bounds(name)) for name in found.alone}
+    print(f"throughput beside trials, of that alone: {ratios}")
+    for low, high in map(found.bounds, found.alone):
+        assert low <= 1.1 and high >= 0.9, f"rounds show that it is noticed: {ratios}"
+
+
+def test_tracking_does_not_slow_training(tmp_path: Path) -> None:
+    from recallfront.benchmarks.platform.tracking_cost import tracking_cost
+    from recallfront.benchmarks.platform.writer_rate import writer_rate
+
+    found = tracking_cost(tmp_path, pairs=6, steps=200)
+    rates = (writer_rate(20_000)["sent_rows_per_second"] for _ in range(3))  # others can only lower one
+    rate = next((rate for rate in rates if rate >= 5_000), 0.0)
+    low, high = found.bounds
+    print(
+        f"tracking: {found.slowdown:+.2%} training time ({low:+.2%} to {high:+.2%}), {found.rows} rows, "
+        f"driver {found.driver_share:.1%} of a core; writer {rate:,.0f} metrics/s"
+    )
+    assert low <= 0.02, "pairs show that tracking slows training"
+    assert found.driver_share <= 0.06, "of a core, at 80 steps a second"
+    assert rate >= 5_000
+
+
+def test_an_unknown_benchmark_is_refused() -> None:
+    with pytest.raises(UsageError, match="'speed': must be one of overhead, warm, quiet, tracking, models"):
+        run_benchmarks(["speed"])

@@ -1,0 +1,86 @@
+import pytest
+import torch
+
+from recallfront.models.decoding.decode_graph import DecodeGraph, StaticStep
+from recallfront.models.decoding.generation import generate
+from tests.models.cases import CASES, case_config, draw_tokens, make_model
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_static_step_is_the_step_with_every_tensor_in_its_place(name: str) -> None:
+    model = make_model(case_config(name))
+    tokens, lengths = draw_tokens(3, 30), torch.tensor([6, 2, 5])
+    prefilled = [model.prefill(tokens[:, :6], model.init_state(3), lengths=lengths)[1] for _ in range(2)]
+    state = prefilled[0]
+    static = StaticStep(model, prefilled[1], 30)
+    places = [[x.data_ptr() for x in layer.values()] for layer in static.state.layers]
+    for time in range(6, 30):
+        expected, state = model.step(tokens[:, time], state)
+        static.tokens.copy_(tokens[:, time])
+        static.run()
+        torch.testing.assert_close(static.logits, expected, rtol=1e-9, atol=1e-9)
+    assert static.state.lengths.tolist() == state.lengths.tolist()
+    assert [[x.data_ptr() for x in layer.values()] for layer in static.state.layers] == places
+
+
+def test_a_copy_can_be_tried_out() -> None:
+    model = make_model(case_config("griffin"))
+    tokens = draw_tokens(2, 8)
+    static = StaticStep(model, model.prefill(tokens[:, :6], model.init_state(2))[1], 10)
+    trial = static.copy()
+    for step in (trial, trial, static):
+        step.tokens.copy_(tokens[:, 6])
+        step.run()
+    _, state = model.prefill(tokens[:, :6], model.init_state(2))
+    torch.testing.assert_close(static.logits, model.step(tokens[:, 6], state)[0])
+
+
+@pytest.mark.parametrize("name", ["attention", "griffin", "based", "grouped"])
+def test_another_state_is_loaded_into_place(name: str) -> None:
+    model = make_model(case_config(name))
+    tokens = draw_tokens(2, 20)
+    static = StaticStep(model, model.prefill(tokens[:, :9], model.init_state(2))[1], 40)
+    static.run()
+    static.load(model.prefill(tokens[:, :6], model.init_state(2))[1])
+    _, state = model.prefill(tokens[:, :6], model.init_state(2))
+    for time in range(6, 20):
+        expected, state = model.step(tokens[:, time], state)
+        static.tokens.copy_(tokens[:, time])
+        static.run()
+        torch.testing.assert_close(static.logits, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_bad_arguments() -> None:
+    model = make_model(case_config("attention"))
+    _, state = model.prefill(draw_tokens(2, 6), model.init_state(2))
+    with pytest.raises(ValueError, match="capacity is 6; the state has 6 tokens"):
+        StaticStep(model, state, 6)
+    with pytest.raises(ValueError, match="needs a GPU; the model is on cpu"):
+        DecodeGraph(model, state, 10)
+    static = StaticStep(model, state, 7)
+    with pytest.raises(ValueError, match="the state has 7 tokens; capacity 7 allows fewer"):
+        static.load(model.prefill(draw_tokens(2, 7), model.init_state(2))[1])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("name", CASES)
+def test_a_graph_is_the_step(name: str) -> None:
+    model = make_model(case_config(name), torch.float32).cuda()
+    tokens = draw_tokens(3, 30).cuda()
+    lengths = torch.tensor([6, 2, 5], device="cuda")
+    prefilled = [model.prefill(tokens[:, :6], model.init_state(3), lengths=lengths)[1] for _ in range(2)]
+    state, graph = prefilled[0], DecodeGraph(model, prefilled[1], 30)
+    for time in range(6, 30):
+        expected, state = model.step(tokens[:, time], state)
+        torch.testing.assert_close(graph.step(tokens[:, time]), expected, rtol=1e-3, atol=1e-3)
+    with pytest.raises(ValueError, match="made for 30 tokens"):
+        graph.step(tokens[:, 0])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_generation_by_a_graph_gives_the_same_tokens() -> None:
+    model, tokens = make_model(case_config("griffin"), torch.float32), draw_tokens(2, 5)
+    expected = generate(model, tokens, max_new_tokens=20)
+    assert generate(model.cuda(), tokens.cuda(), max_new_tokens=20) == expected

@@ -1,0 +1,84 @@
+"""What is sent to a cluster: our own wheel, a command, a token."""
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import recallfront
+from recallfront.platform.cluster import jobs as submitting
+from recallfront.platform.cluster.tokens import find_token
+from recallfront.platform.cluster.wheel import build_wheel
+from recallfront.platform.errors import UsageError
+from recallfront.platform.lineage.code_version import code_version
+
+
+def test_the_wheel_is_the_package_as_imported_and_installs(tmp_path: Path) -> None:
+    path = build_wheel(tmp_path)
+    with zipfile.ZipFile(path) as wheel:
+        names = set(wheel.namelist())
+        assert wheel.testzip() is None
+        metadata = wheel.read(next(name for name in names if name.endswith("METADATA"))).decode()
+    assert "Requires-Dist" not in metadata, "Ray would install what the cluster has, from the network"
+    expected = {"recallfront/__init__.py", "recallfront/cli.py", "recallfront/py.typed"}
+    expected |= {"recallfront/platform/trial/body.py", "recallfront/sweeps/studies/quickstart.yaml"}
+    assert expected <= names
+    assert not any("__pycache__" in name for name in names)
+
+    target = tmp_path / "node"
+    with zipfile.ZipFile(path) as wheel:
+        wheel.extractall(target)
+    code = (
+        "import recallfront, recallfront.platform.lineage.code_version as version; "
+        "print(recallfront.__file__, version.code_version())"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(target), "PATH": ""},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split()
+    assert Path(answer[0]).is_relative_to(target), "an unpacked wheel comes before what is installed"
+    assert answer[1] == code_version(), "the same code has the same version on the cluster"
+    assert recallfront.__version__ in path.name
+
+
+def test_the_command_quotes_what_it_is_given() -> None:
+    command = submitting._entrypoint("/shared/my outputs", "http://mlflow:5000")
+    assert "--home '/shared/my outputs' --tracking-uri http://mlflow:5000" in command
+    assert '--home "$HOME"/recallfront-home ' in submitting._entrypoint("~/recallfront-home", "https://m")
+
+
+@pytest.mark.parametrize(
+    ("home", "uri", "says"),
+    [
+        ("outputs", "http://m:5000", "home 'outputs': must be an absolute path"),
+        ("/shared", "sqlite:///x.db", "tracking URI 'sqlite:///x.db': a job needs an MLflow server"),
+    ],
+)
+def test_what_a_cluster_could_not_reach_is_refused(home: str, uri: str, says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        submitting._entrypoint(home, uri)
+
+
+def test_a_token_is_looked_for_where_ray_looks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert find_token() == (None, "")
+    default = tmp_path / ".ray" / "auth_token"
+    default.parent.mkdir()
+    default.write_text("of the default file\n")
+    assert find_token() == ("of the default file", str(default))
+    named = tmp_path / "token"
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(named))
+    with pytest.raises(UsageError, match="RAY_AUTH_TOKEN_PATH=.*cannot be read: No such file"):
+        find_token()
+    named.write_text("of the named file")
+    assert find_token() == ("of the named file", str(named))
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "of the variable")
+    assert find_token() == ("of the variable", "RAY_AUTH_TOKEN")

@@ -1,0 +1,291 @@
+"""Picking from records, and writing out and registering what was picked from a real MLflow store."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from recallfront.platform.errors import UsageError
+from recallfront.platform.front.conditions import parse_conditions
+from recallfront.platform.front.front import build_front
+from recallfront.platform.front.pick import pick
+from recallfront.platform.front.registry import export, register
+from recallfront.platform.results.records import SweepRecord, TrialRecord
+from recallfront.platform.results.status import Status
+from recallfront.platform.tracking.client import open_client
+from recallfront.platform.tracking.store import artifact_location, prepare_store
+
+# SQLAlchemy 2.1 finds fault with MLflow's models as they are imported
+pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
+
+SPEC = {
+    "objectives": [
+        {"metric": "recall", "direction": "max", "reference": 0.0},
+        {"metric": "decode_tokens_per_second", "direction": "max", "reference": 0.0},
+    ]
+}
+
+
+def trial(
+    run_id: str,
+    architecture: str,
+    recall: float,
+    speed: float,
+    state: int,
+    *,
+    status: Status = Status.FINISHED,
+    seed: int = 0,
+    **knobs: Any,
+) -> TrialRecord:
+    return TrialRecord(
+        run_id=run_id,
+        trial_key=f"key-{run_id}",
+        status=status,
+        config={"model": {"architecture": architecture} | knobs, "seed": seed},
+        metrics={
+            "recall": recall - 0.05,
+            "validation_recall": recall,
+            "decode_tokens_per_second": speed,
+            "decode_tokens_per_second_spread": speed / 100,
+            "state_bytes": state,
+        },
+        end_time=1.0,
+    )
+
+
+@pytest.fixture
+def record() -> SweepRecord:
+    trials = (
+        trial("a", "attention", 0.99, 1000, 8192),
+        trial("g1", "grouped", 0.95, 2500, 4096, group_size=8),
+        trial("g2", "grouped", 0.93, 2400, 2048, group_size=16),
+        trial("b", "based", 0.80, 3500, 2048, window_size=4),
+        trial("w", "window", 0.40, 4000, 1024, window_size=8),
+        trial("h", "hawk", 0.35, 3900, 256),
+        trial("lost", "griffin", 1.0, 9999, 1, status=Status.PRUNED),
+    )
+    return SweepRecord(run_id="parent", sweep_key="abc", name="study", spec=SPEC, trials=trials)
+
+
+def test_the_fastest_with_enough_recall(record: SweepRecord) -> None:
+    picked = pick(record, where="recall >= 0.9", maximise="decode_tokens_per_second")
+    assert picked.run_id == "g1"
+    assert picked.runner_up is not None and picked.runner_up.architecture == "attention"
+    assert picked.reason == (
+        "grouped · group_size 8 has the highest decode tokens/s, 2,500 ±25, of the 2 members of "
+        "the front with recall >= 0.9 (validation recall 0.950, recall on test 0.900); "
+        "next is attention with 1,000 ±10."
+    )
+
+
+def test_the_knee_is_chosen_when_nothing_else_is_asked(record: SweepRecord) -> None:
+    picked = pick(record)
+    assert picked.candidate == build_front(record).knee == pick(record, knee=True).candidate
+    assert picked.candidate.architecture == "based"
+    assert "is the knee of the 4 members of the front" in picked.reason
+    assert "above the line between their ends" in picked.reason
+
+
+def test_a_front_without_a_knee_is_told_as_such(record: SweepRecord) -> None:
+    picked = pick(record, where="architecture != grouped and architecture != based")
+    assert picked.candidate.architecture == "attention"
+    assert "the end of best validation recall of the 2 members" in picked.reason
+    assert "no knee" in picked.reason
+
+
+@pytest.mark.parametrize(
+    ("where", "members_only", "expected"),
+    [
+        (["recall >= 0.9", "state_bytes < 8192"], True, ["g1"]),
+        ("recall >= 0.9 and state_bytes < 8192", False, ["g1", "g2"]),
+        ("test_recall>=0.89", True, ["a", "g1"]),
+        ("architecture == based", True, ["b"]),
+        ("architecture == 'based' AND window_size == 4", True, ["b"]),
+        ("window_size != 8", False, ["a", "g1", "g2", "b", "h"]),
+        ("window_size == none", False, ["a", "g1", "g2", "h"]),
+        ("group_size > 8", False, ["g2"]),
+        ("contribution > 0", True, ["a", "g1", "b", "w"]),
+        ("decode_tokens_per_second >= 3.9e3", False, ["w", "h"]),
+        ("n_seeds == 1 and recall < 0.4", False, ["h"]),
+        ((), True, ["a", "g1", "b", "w"]),
+    ],
+)
+def test_conditions(record: SweepRecord, where: Any, members_only: bool, expected: list[str]) -> None:
+    front = build_front(record)
+    conditions = parse_conditions(where, front.candidates)
+    pool = front.members if members_only else front.candidates
+    found = [c.run_ids[0] for c in pool if all(condition.holds(c) for condition in conditions)]
+    assert sorted(found) == sorted(expected)
+
+
+def test_off_the_front_only_when_asked(record: SweepRecord) -> None:
+    assert pick(record, minimise="state_bytes").run_id == "w"
+    anywhere = pick(record, minimise="state_bytes", members_only=False)
+    assert anywhere.run_id == "h"
+    assert anywhere.reason.startswith("hawk has the lowest state, 256 B, of the 6 configurations (")
+
+
+def test_the_only_match(record: SweepRecord) -> None:
+    picked = pick(record, where="recall > 0.97", maximise="state_bytes")
+    assert picked.reason.startswith("attention is the only member of the front with recall > 0.97 (")
+    assert picked.runner_up is None
+
+
+def test_equal_values_go_to_the_higher_recall(record: SweepRecord) -> None:
+    assert pick(record, maximise="n_seeds").run_id == "a"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"where": "recall"}, r"condition 'recall': write `name op value`"),
+        ({"where": "recall >= "}, r"write `name op value`"),
+        ({"where": "recall >= 0.9 and"}, r"write `name op value`"),
+        ({"where": ""}, r"write `name op value`"),
+        ({"where": "0.5 < recall < 0.9"}, r"write `name op value`"),
+        ({"where": "recall => 0.9"}, r"'=>' is not one of >= <= == != > <"),
+        ({"where": "recall = 0.9"}, r"'=' is not one of"),
+        ({"where": "recall >= high"}, r">= needs a number after it, got 'high'"),
+        ({"where": "recall >= nan"}, r">= needs a number"),
+        ({"where": "recall >= '0.9'"}, r">= needs a number"),
+        (
+            {"where": "recal >= 0.9"},
+            r"no candidate has 'recal'; did you mean recall\? known are architecture, ",
+        ),
+        ({"where": "__import__('os') == 1"}, r"write `name op value`"),
+        ({"maximise": "speed"}, r"maximise: no candidate has 'speed'"),
+        ({"minimise": "architecture"}, r"architecture is not a number for any of the 4 members of the front"),
+        ({"maximise": "recall", "knee": True}, r"one of maximise, minimise and knee"),
+        (
+            {"where": "recall >= 0.999"},
+            r"no member of the front with recall >= 0.999; the nearest is attention with recall 0.990$",
+        ),
+        (
+            {"where": "recall >= 0.9 and decode_tokens_per_second >= 2900"},
+            r"the nearest is grouped · group_size 8 with recall 0.950, decode_tokens_per_second 2,500 ±25$",
+        ),
+        (
+            {"where": "state_bytes < 1024"},
+            r"nearest is window .* \(1 off the front would match: use --any\)$",
+        ),
+        (
+            {"where": "architecture == griffin"},
+            r"there is no member of the front with architecture == griffin",
+        ),
+    ],
+)
+def test_what_cannot_be_picked_is_explained(record: SweepRecord, options: Any, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        pick(record, **options)
+
+
+def test_nothing_to_pick_from(record: SweepRecord) -> None:
+    empty = SweepRecord("parent", "abc", "study", SPEC, record.trials[-1:])
+    with pytest.raises(UsageError, match=r"no trial has finished \(1 pruned\)"):
+        pick(empty)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> str:
+    return prepare_store(None, tmp_path / "home")
+
+
+@pytest.fixture
+def stored(store: str, tmp_path: Path) -> SweepRecord:
+    """A sweep of two configurations, one with two seeds, whose runs hold weights."""
+    client = open_client(store)
+    experiment = client.create_experiment("study", artifact_location(store, "study"))
+    parent = client.create_run(experiment).info.run_id
+    trials = []
+    rows = [("based", 0.7, 900, 0), ("based", 0.9, 900, 1), ("hawk", 0.5, 500, 0)]
+    for architecture, recall, speed, seed in rows:
+        run = client.create_run(experiment, tags={"mlflow.parentRunId": parent}).info.run_id
+        folder = tmp_path / run
+        folder.mkdir()
+        (folder / "recallfront.json").write_text(f'{{"architecture": "{architecture}"}}')
+        (folder / "model.safetensors").write_bytes(f"weights of {architecture} {seed}".encode())
+        client.log_artifacts(run, str(folder), "model")
+        trials.append(trial(run, architecture, recall, speed, 64, seed=seed))
+    return SweepRecord(parent, "abc", "study", SPEC, tuple(trials))
+
+
+def test_export_writes_the_best_seed(stored: SweepRecord, store: str, tmp_path: Path) -> None:
+    picked = pick(stored)
+    paths = export(picked, tmp_path / "out" / "model", tracking_uri=store)
+    assert paths["recallfront.json"].read_text() == '{"architecture": "based"}'
+    assert paths["model.safetensors"].read_bytes() == b"weights of based 1"
+    assert sorted(p.name for p in (tmp_path / "out" / "model").iterdir()) == sorted(paths)
+    assert (
+        export(picked, tmp_path / "out" / "model", home=tmp_path / "home") == paths
+    )  # again, found by its home
+
+
+def test_export_explains_what_is_missing(stored: SweepRecord, store: str, tmp_path: Path) -> None:
+    picked = pick(stored)
+    gone = open_client(store).create_run("1").info.run_id
+    bare = replace(picked, candidate=replace(picked.candidate, run_ids=(gone,)))
+    with pytest.raises(UsageError, match=f"the model of run {gone} cannot be written"):
+        export(bare, tmp_path / "out", tracking_uri=store)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match="cannot be written to"):
+        export(picked, tmp_path / "file", tracking_uri=store)
+
+
+def test_weights_too_large_to_upload_are_taken_from_their_folder(
+    stored: SweepRecord, store: str, tmp_path: Path
+) -> None:
+    client, folder = open_client(store), tmp_path / "kept" / "model"
+    folder.mkdir(parents=True)
+    (folder / "recallfront.json").write_text("{}")
+    (folder / "model.safetensors").write_bytes(b"large")
+    run = client.create_run("1", tags={"recallfront.weights": str(folder)}).info.run_id
+    picked = pick(stored)
+    picked = replace(picked, candidate=replace(picked.candidate, run_ids=(run,)))
+    paths = export(picked, tmp_path / "out", tracking_uri=store)
+    assert paths["model.safetensors"].read_bytes() == b"large"
+    register(picked, "large", tracking_uri=store)
+    uploaded = {file.path for file in client.list_artifacts(run, "model")}
+    assert uploaded == {f"model/{name}" for name in paths}
+
+
+def test_register_keeps_the_run_and_moves_the_alias(stored: SweepRecord, store: str) -> None:
+    client = open_client(store)
+    knee = pick(stored)
+    first = register(knee, "recall-model", "pareto-knee", tracking_uri=store)
+    version = client.get_model_version_by_alias("recall-model", "pareto-knee")
+    assert (version.run_id, version.description) == (knee.run_id, knee.reason)
+    assert version.source == f"runs:/{knee.run_id}/model"
+    assert version.tags["recallfront.trial_key"] == f"key-{knee.run_id}"
+    assert version.tags["recallfront.validation_recall"] == "0.8"
+    assert version.tags["recallfront.recall"] == "0.75"
+    assert version.tags["recallfront.decode_tokens_per_second"] == "900"
+    assert version.tags["recallfront.sweep_run_id"] == stored.run_id
+
+    assert register(knee, "recall-model", "pareto-knee", tracking_uri=store) == first  # no second version
+    other = pick(stored, where="architecture == hawk", members_only=False)
+    second = register(other, "recall-model", "pareto-knee", tracking_uri=store)
+    assert second != first
+    assert client.get_model_version_by_alias("recall-model", "pareto-knee").run_id == other.run_id
+    register(knee, "recall-model", "pareto-knee", tracking_uri=store)
+    assert str(client.get_model_version_by_alias("recall-model", "pareto-knee").version) == first
+
+
+@pytest.mark.parametrize(("name", "alias"), [("a/b", "knee"), ("", "knee"), ("m", "latest"), ("m", "v1")])
+def test_register_explains_what_mlflow_refuses(
+    stored: SweepRecord, store: str, name: str, alias: str
+) -> None:
+    with pytest.raises(UsageError, match="MLflow refused to register"):
+        register(pick(stored), name, alias, tracking_uri=store)
+
+
+def test_a_registered_pick_can_be_fetched_by_its_alias(
+    stored: SweepRecord, store: str, tmp_path: Path
+) -> None:
+    from mlflow.artifacts import download_artifacts
+
+    register(pick(stored), "recall-model", tracking_uri=store)
+    version = open_client(store).get_model_version_by_alias("recall-model", "pareto-knee")
+    assert version.source is not None
+    folder = download_artifacts(version.source, dst_path=str(tmp_path), tracking_uri=store)
+    assert (Path(folder) / "model.safetensors").read_bytes() == b"weights of based 1"

@@ -1,0 +1,221 @@
+"""The pictures of a front: what is drawn where, what is told, and that nothing gets out of its text."""
+
+import itertools
+import json
+import math
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from recallfront.platform.errors import UsageError
+from recallfront.platform.front.front import Front, build_front
+from recallfront.platform.front.history import hypervolume_history
+from recallfront.platform.front.pictures.appearance import (
+    MARKS,
+    axes_of,
+    short_label,
+    short_number,
+    staircase,
+)
+from recallfront.platform.front.pictures.figures import (
+    front_figure,
+    front_html,
+    history_figure,
+    write_front,
+    write_plot,
+)
+from recallfront.platform.front.pictures.note import sweep_note
+from recallfront.platform.front.pictures.png import picture
+from recallfront.platform.results.records import SweepRecord
+from recallfront.platform.results.status import Status
+
+MakeRecord = Callable[..., SweepRecord]
+
+
+@pytest.fixture
+def front(record: SweepRecord) -> Front:
+    return build_front(record)
+
+
+def traces(front: Front) -> dict[str, Any]:
+    return {trace["name"]: trace for trace in json.loads(front_figure(front).to_json())["data"]}
+
+
+def test_every_architecture_has_its_own_colour_and_symbol() -> None:
+    assert len({mark.colour for mark in MARKS.values()}) == len(MARKS)
+    assert len({mark.symbol for mark in MARKS.values()}) == len(MARKS)
+    assert len({mark.marker for mark in MARKS.values()}) == len(MARKS)
+
+
+def test_every_candidate_is_drawn_once_with_its_spreads(front: Front) -> None:
+    drawn = traces(front)
+    assert set(drawn) == {"front", "knee", "attention", "window", "based", "griffin", "hawk", "grouped"}
+    assert sum(len(drawn[name]["customdata"]) for name in drawn if name in MARKS) == len(front.candidates)
+    (attention,) = (c for c in front.candidates if c.architecture == "attention")
+    trace = drawn["attention"]
+    assert trace["marker"]["color"] == MARKS["attention"].colour
+    assert trace["marker"]["symbol"] == ["circle"]
+    assert trace["y"] == [attention.metrics["validation_recall"]]
+    assert trace["error_y"]["array"] == [attention.spreads["validation_recall"]]
+    assert trace["error_x"]["array"] == [attention.spreads["decode_tokens_per_second"]]
+    assert trace["customdata"] == [list(attention.run_ids)]
+    assert all(symbol.endswith("-open") for symbol in drawn["window"]["marker"]["symbol"])
+
+
+def test_hover_tells_knobs_figures_and_runs(front: Front) -> None:
+    text = next(
+        t for t in traces(front)["based"]["hovertext"] if "feature_dim = 8" in t and "window_size = 8" in t
+    )
+    assert "<b>based</b>" in text and "on the front" in text and "2 seeds, best run 09" in text
+    assert re.search(
+        r"recall: 0\.9\d\d ±0\.0\d\d<br>decode tokens/s: 3,700 ±74<br>recall on test: 0\.9", text
+    )
+    assert "state: 73.0 KiB" in text
+
+
+def test_the_knee_is_ringed(front: Front) -> None:
+    assert front.knee is not None
+    ring = traces(front)["knee"]
+    assert ring["x"] == [front.knee.metrics["decode_tokens_per_second"]]
+    assert ring["marker"]["symbol"] == "circle-open"
+
+
+def test_the_staircase_runs_along_the_front_from_side_to_side(front: Front) -> None:
+    across, up = axes_of(front)
+    xs, ys = staircase(front, across, up)
+    assert (xs[0], ys[-1]) == (across.low, up.low)
+    assert xs == sorted(xs) and ys == sorted(ys, reverse=True)
+    corners = set(zip(xs, ys, strict=True))
+    for member in front.members:
+        assert (member.metrics["decode_tokens_per_second"], member.metrics["validation_recall"]) in corners
+
+
+def test_the_staircase_of_an_objective_to_minimise_is_turned_round(record: SweepRecord) -> None:
+    objectives = [
+        record.spec["objectives"][0],
+        {"metric": "state_bytes", "direction": "min", "reference": 2e6},
+    ]
+    front = build_front(replace(record, spec={"objectives": objectives}))
+    across, up = axes_of(front)
+    xs, ys = staircase(front, across, up)
+    assert across.is_log and xs[0] == across.high
+    assert xs == sorted(xs, reverse=True) and ys == sorted(ys, reverse=True)
+    layout = json.loads(front_figure(front).to_json())["layout"]
+    assert layout["xaxis"]["type"] == "log"
+    assert layout["xaxis"]["title"]["text"] == "decode state (bytes), log scale"
+    assert layout["xaxis"]["range"] == [math.log10(across.low), math.log10(across.high)]
+    assert layout["xaxis"]["ticktext"] == ["2k", "5k", "10k", "20k", "50k", "100k", "200k", "500k", "1M"]
+
+
+def test_three_objectives_have_no_staircase(record: SweepRecord) -> None:
+    third = {"metric": "state_bytes", "direction": "min", "reference": 2e6}
+    front = build_front(replace(record, spec={"objectives": [*record.spec["objectives"], third]}))
+    assert "front" not in traces(front) and len(front.members) > 4
+
+
+def test_all_four_files_are_written(front: Front, tmp_path: Path) -> None:
+    paths = write_front(front, tmp_path / "new" / "folder")
+    assert {kind: path.name for kind, path in paths.items()} == {
+        kind: f"front.{kind}" for kind in ("html", "png", "csv", "json")
+    }
+    assert paths["png"].read_bytes().startswith(b"\x89PNG")
+    assert json.loads(paths["json"].read_text())["sweep"] == "quickstart"
+    assert len(paths["csv"].read_text().splitlines()) == 1 + len(front.candidates)
+    page = paths["html"].read_text()
+    assert "Plotly.newPlot" in page
+    # all that it needs is in it: no script, style or picture is fetched
+    assert not re.search(r"<script[^>]+src=|<link[^>]+href=|<img[^>]+src=[\"']?http", page)
+
+
+def test_one_plot_is_written_by_its_suffix(front: Front, tmp_path: Path) -> None:
+    for name, start in (("a.html", b"<!doctype html>"), ("b.png", b"\x89PNG")):
+        write_plot(front, tmp_path / name)
+        assert (tmp_path / name).read_bytes().startswith(start)
+    for name, message in (("c.pdf", "write FILE.html or FILE.png"), ("no/d.png", "No such file")):
+        with pytest.raises(UsageError, match=message):
+            write_plot(front, tmp_path / name)
+
+
+def test_the_png_is_the_same_each_time(front: Front, tmp_path: Path) -> None:
+    first, second = (write_front(front, tmp_path / name)["png"].read_bytes() for name in ("a", "b"))
+    assert first == second
+
+
+@pytest.mark.parametrize("finished", [0, 1, 2])
+def test_small_fronts_are_drawn_too(make_record: MakeRecord, finished: int, tmp_path: Path) -> None:
+    front = build_front(make_record(finished, (Status.RUNNING,)))
+    assert len(front.members) == finished
+    write_front(front, tmp_path)
+    texts = [
+        note["text"] for note in json.loads(front_figure(front).to_json())["layout"].get("annotations", [])
+    ]
+    assert texts == ([] if finished else ["no trial has finished yet"])
+
+
+def test_labels_cover_neither_each_other_nor_the_edge(front: Front) -> None:
+    figure = picture(front)
+    (axes,) = figure.axes
+    notes = [text for text in axes.texts if text.get_text()]
+    labels = {note.get_text().removesuffix(" (knee)") for note in notes}
+    assert labels == {short_label(candidate) for candidate in front.candidates}  # there is room for all
+    boxes = [note.get_window_extent() for note in notes]
+    assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
+    inside = axes.get_window_extent()
+    assert all(
+        inside.x0 <= b.x0 and b.x1 <= inside.x1 and inside.y0 <= b.y0 and b.y1 <= inside.y1 for b in boxes
+    )
+
+
+def test_names_stay_text(make_record: MakeRecord, tmp_path: Path) -> None:
+    evil = "</script><img src=x onerror=alert(1)>$x_1$"
+    record = make_record(3, name=evil)
+    for trial in record.trials:
+        trial.config["model"]["architecture"] = "_" + evil
+        trial.config["model"]["window_size"] = f"<b>{trial.run_id}</b>"
+    front = build_front(record)
+    page = front_html(front)
+    assert "<img src=x" not in page and page.count("&lt;/script&gt;") >= 2
+    assert "&lt;b&gt;" in traces(front)[next(n for n in traces(front) if n.startswith("_"))]["hovertext"][0]
+    write_front(front, tmp_path)  # Matplotlib reads neither mathematics nor a hidden label in it
+
+
+def test_history_is_told_by_trials_hours_and_device_hours(record: SweepRecord) -> None:
+    rows = hypervolume_history(record)
+    figure = json.loads(history_figure(rows).to_json())
+    assert figure["data"][0]["x"] == list(range(1, 25))
+    assert figure["data"][0]["y"] == [row.hypervolume for row in rows]
+    by = {button["label"]: button["args"] for button in figure["layout"]["updatemenus"][0]["buttons"]}
+    assert by["hours"][0] == {"x": [[row.hours for row in rows]]}
+    assert by["device-hours"][0] == {"x": [[row.device_hours for row in rows]]}
+    assert by["hours"][1] == {"xaxis.title.text": "hours since the first trial started"}
+    assert json.loads(history_figure([]).to_json())["data"][0]["y"] == []
+
+
+def test_labels_are_short(front: Front) -> None:
+    labels = {short_label(candidate) for candidate in front.candidates}
+    assert {"attention", "window, window 8", "based, window 4, feature 8", "grouped, group 16"} <= labels
+    assert [short_number(v) for v in (0.5, 500, 2e4, 1.5e6, 3e9)] == ["0.5", "500", "20k", "1.5M", "3G"]
+
+
+def test_the_note_leads_to_the_page_and_shows_the_front(
+    record: SweepRecord, make_record: Callable[..., SweepRecord]
+) -> None:
+    front = build_front(record)
+    note = sweep_note("abc", front)
+    assert "(/recallfront/sweeps/abc)" in note
+    assert "8 of 12 configurations are on the front; hypervolume 5,296." in note
+    rows = [line for line in note.splitlines() if line.startswith("| ")]
+    assert len(rows) == 2 + len(front.members)
+    assert rows[0] == "| configuration | recall | decode tokens/s |"
+    assert any("(knee)" in row for row in rows)
+    assert "No trial has finished yet" in sweep_note("abc", build_front(make_record(0)))
+
+
+def test_the_note_takes_names_as_text(make_record: Callable[..., SweepRecord]) -> None:
+    record = make_record(1)
+    record.trials[0].config["model"]["architecture"] = "<b>|[x](y)`*"
+    assert "| &lt;b&gt;&#124;\\[x\\](y)\\`\\* (knee) |" in sweep_note("abc", build_front(record))

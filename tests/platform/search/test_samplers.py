@@ -1,0 +1,214 @@
+"""Searching: the grid's order, and Optuna's samplers told by ask-and-tell, resumed, and better than chance."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from optuna.trial import TrialState
+
+from recallfront.platform.pareto import hypervolume
+from recallfront.platform.search.proposals import Proposal, Search, Told, Verdict, proposal_from_json
+from recallfront.platform.search.samplers import OptunaSearch, make_search
+from recallfront.sweeps import SweepSpec
+from tests.platform.specs import tiny_spec
+
+SPACE: list[dict[str, Any]] = [
+    {"architecture": "window", "window_size": {"low": 2, "high": 12}, "num_heads": [1, 2, 4]},
+    {"architecture": "attention", "training.learning_rate": {"low": 1e-4, "high": 1e-1, "log": True}},
+    {"architecture": "hawk", "lru_width": {"low": 8, "high": 32, "step": 8}, "norm": "layer"},
+]
+THREE = [
+    {"metric": "recall"},
+    {"metric": "decode_tokens_per_second"},
+    {"metric": "state_bytes", "direction": "min", "reference": 1e6},
+]
+
+
+def spec_of(method: str, trials: int = 40, seed: int = 0, **changes: Any) -> SweepSpec:
+    return tiny_spec(
+        **{"space": SPACE, "search": {"method": method, "trials": trials, "seed": seed}} | changes
+    )
+
+
+def figures(proposal: Proposal) -> list[float]:
+    """Recall, throughput and state of a made-up world: longer windows remember more and are slower."""
+    size = {"window": 1.0, "attention": 16.0, "hawk": 4.0}[proposal.block.architecture]
+    size *= float(str(proposal.knobs.get("window_size", 1)))
+    return [1 - math.exp(-size / 5), 100 / (1 + size), size]
+
+
+def study(search: Search) -> Any:
+    assert isinstance(search, OptunaSearch)
+    return search._study
+
+
+def ask(search: Search) -> Proposal:
+    proposal = search.ask()
+    assert proposal is not None
+    return proposal
+
+
+def play(
+    spec: SweepSpec, search: Search, rounds: int
+) -> list[tuple[Proposal, Verdict, Sequence[float] | None]]:
+    """Ask and tell; every fourth is pruned, every fifth failed."""
+    told: list[tuple[Proposal, Verdict, Sequence[float] | None]] = []
+    for at in range(rounds):
+        proposal = ask(search)
+        verdict = Verdict.PRUNED if at % 4 == 3 else Verdict.FAILED if at % 5 == 4 else Verdict.COMPLETE
+        values = figures(proposal)[: len(spec.objectives)] if verdict is Verdict.COMPLETE else None
+        search.tell(proposal, verdict, values)
+        told.append((proposal, verdict, values))
+    return told
+
+
+def told_again(told: Sequence[tuple[Proposal, Verdict, Sequence[float] | None]]) -> list[Told]:
+    return [(proposal.to_json(), verdict, values) for proposal, verdict, values in told]
+
+
+def test_a_grid_is_asked_in_order_and_ends() -> None:
+    spec = tiny_spec(space=[{"architecture": "window", "window_size": [4, 8]}, {"architecture": "hawk"}])
+    search = make_search(spec)
+    found = [ask(search) for _ in range(3)]
+    assert [(p.number, p.block.label, p.knobs) for p in found] == [
+        (0, "window", {"window_size": 4}),
+        (1, "window", {"window_size": 8}),
+        (2, "hawk", {}),
+    ]
+    assert search.ask() is None and search.ask() is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("objectives", [2, 3])
+@pytest.mark.parametrize("method", ["random", "tpe", "nsga2", "gp"])
+def test_every_sampler_proposes_what_is_in_the_space(method: str, objectives: int) -> None:
+    spec = spec_of(method, trials=24, objectives=THREE[:objectives])
+    search = make_search(spec)
+    told = play(spec, search, 24)
+    assert search.ask() is None
+    assert [proposal.number for proposal, _, _ in told] == list(range(24))
+    for proposal, _, _ in told:
+        label = proposal.block.label
+        assert set(proposal.knobs) == set(proposal.block.domains), "a block's own knobs, and no other's"
+        assert all(name == "block" or name.startswith(f"{label}.") for name in proposal.parameters)
+        spec.trial(proposal.block, proposal.knobs, 0)  # every one of these is possible
+        for name, domain in proposal.block.domains.items():
+            value = proposal.knobs[name]
+            if isinstance(domain, tuple):
+                assert value in domain
+            else:
+                assert isinstance(value, int | float) and domain.low <= value <= domain.high
+                assert not domain.is_integer or isinstance(value, int)
+                assert domain.step is None or value in domain.values()
+    assert len({proposal.block.label for proposal, _, _ in told}) == 3
+
+
+def test_pruned_and_failed_are_never_mixed_with_complete() -> None:
+    spec = spec_of("tpe")
+    search = make_search(spec)
+    told = play(spec, search, 20)
+    states = {
+        Verdict.COMPLETE: TrialState.COMPLETE,
+        Verdict.PRUNED: TrialState.PRUNED,
+        Verdict.FAILED: TrialState.FAIL,
+    }
+    trials = study(search).get_trials()
+    assert [trial.state for trial in trials] == [states[verdict] for _, verdict, _ in told]
+    for trial, (_, verdict, values) in zip(trials, told, strict=True):
+        assert trial.values == values if verdict is Verdict.COMPLETE else not trial.values
+    best = study(search).best_trials
+    assert best and all(trial.state is TrialState.COMPLETE for trial in best)
+
+
+def test_minimised_objectives_are_told_as_such() -> None:
+    search = make_search(spec_of("random", objectives=THREE))
+    assert [direction.name for direction in study(search).directions] == ["MAXIMIZE", "MAXIMIZE", "MINIMIZE"]
+
+
+@pytest.mark.parametrize("method", ["random", "tpe", "nsga2", "gp"])
+def test_what_was_told_is_restored(method: str) -> None:
+    spec = spec_of(method)
+    before = make_search(spec)
+    told = play(spec, before, 15)
+    after = make_search(spec, told_again(told), proposed=15)
+    for old, new in zip(study(before).get_trials(), study(after).get_trials(), strict=True):
+        assert (old.params, old.distributions, old.state, old.values) == (
+            new.params,
+            new.distributions,
+            new.state,
+            new.values,
+        )
+    assert ask(after).number == 15
+
+
+@pytest.mark.parametrize("method", ["random", "tpe", "nsga2", "gp"])
+def test_a_resumed_sampler_does_not_draw_its_first_draws_again(method: str) -> None:
+    spec = spec_of(method)
+    first = make_search(spec)
+    told = play(spec, first, 8)
+    for resumed in (make_search(spec, told_again(told), proposed=8), make_search(spec, [], proposed=8)):
+        again = [ask(resumed).parameters for _ in range(8)]
+        assert again[0] != told[0][0].parameters
+        assert sum(parameters in [p.parameters for p, _, _ in told] for parameters in again) <= 4
+    same = make_search(spec)
+    assert [ask(same).parameters for _ in range(1)] == [told[0][0].parameters], (
+        "a fresh one does: it has a seed"
+    )
+
+
+def test_a_proposal_of_an_earlier_run_can_be_told() -> None:
+    spec = spec_of("tpe")
+    earlier = ask(make_search(spec))
+    restored = proposal_from_json(spec, earlier.to_json())
+    assert restored == earlier
+    search = make_search(spec, [], proposed=1)
+    search.tell(restored, Verdict.COMPLETE, figures(restored)[:2])
+    (trial,) = study(search).get_trials()
+    assert trial.params == earlier.parameters and trial.state is TrialState.COMPLETE
+
+
+def test_the_budget_counts_what_earlier_runs_proposed() -> None:
+    search = make_search(spec_of("random", trials=5), [], proposed=4)
+    assert ask(search).number == 4
+    assert search.ask() is None
+
+
+def front_volume(method: str, seed: int, trials: int) -> float:
+    """Hypervolume that a sampler reaches on a problem whose front is a small corner of its space."""
+    space = [
+        {
+            "architecture": "window",
+            "training.learning_rate": {"low": 1e-4, "high": 1.0, "log": True},
+            "training.weight_decay": {"low": 0.0, "high": 1.0},
+            "training.min_learning_rate_ratio": {"low": 0.0, "high": 1.0},
+            "training.gradient_clipping": {"low": 0.0, "high": 1.0},
+        },
+        {"architecture": "attention", "training.weight_decay": {"low": 0.0, "high": 1.0}},
+    ]
+    search = make_search(spec_of(method, trials, seed, space=space))
+    values = []
+    for _ in range(trials):
+        proposal = ask(search)
+        if proposal.block.architecture == "attention":
+            found = [0.1, 0.1]  # never any good: the samplers shall notice
+        else:
+            knobs = [float(str(v)) for v in proposal.knobs.values()]
+            x, rest = knobs[1], (math.log10(knobs[0]) + 2, knobs[2] - 0.8, knobs[3] - 0.2)
+            loss = 1 + 4 * sum(r * r for r in rest)  # as in ZDT1: the front is where this is 1
+            found = [1 - x, 1 - loss * (1 - math.sqrt(x / loss))]
+        search.tell(proposal, Verdict.COMPLETE, found)
+        values.append(found)
+    return hypervolume(np.array(values), [0.0, -1.0])
+
+
+def test_tpe_beats_chance_at_equal_budget() -> None:
+    seeds = range(5)
+    tpe, chance = ([front_volume(method, seed, 60) for seed in seeds] for method in ("tpe", "random"))
+    gains = [a - b for a, b in zip(tpe, chance, strict=True)]
+    print(
+        f"hypervolume of 60 trials: tpe {np.mean(tpe):.3f}, random {np.mean(chance):.3f}, gains {np.round(gains, 3)}"
+    )
+    assert np.mean(tpe) > 1.1 * np.mean(chance)
+    assert sum(gain > 0 for gain in gains) >= 4

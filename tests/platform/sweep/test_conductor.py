@@ -1,0 +1,249 @@
+"""Conducting a sweep without Ray: what is next, what reports mean, what is recorded, and what a resumed one knows."""
+
+import io
+import json
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from recallfront.platform.lineage.environment import collect
+from recallfront.platform.results.records import SweepRecord, TrialRecord, count
+from recallfront.platform.results.reports import Report
+from recallfront.platform.results.status import Lost, Status
+from recallfront.platform.search.halving import Halving
+from recallfront.platform.search.planner import Plan, Planner
+from recallfront.platform.search.samplers import make_search
+from recallfront.platform.sweep.conductor import Conductor
+from recallfront.platform.sweep.progress import Progress, best_trial
+from recallfront.platform.sweep.recorder import Recorder
+from recallfront.platform.sweep.run import _proposals
+from recallfront.platform.tracking.ledger import read_sweep
+from recallfront.platform.tracking.store import prepare_store
+from recallfront.platform.tracking.writer import TrackingWriter
+from recallfront.platform.trial.workplace import Workplace
+from recallfront.sweeps import SweepSpec
+from recallfront.sweeps.data import prepare
+from tests.platform.specs import tiny_spec
+
+FIGURES = {"validation_recall": 0.5, "recall": 0.4, "decode_tokens_per_second": 9.0}
+WINDOWS: list[dict[str, Any]] = [{"architecture": "window", "window_size": [4, 8]}]
+
+
+class Stage:
+    """A conductor with everything it writes to."""
+
+    def __init__(self, spec: SweepSpec, home: Path, writer: TrackingWriter, uri: str) -> None:
+        self.spec, self.writer, self.uri = spec, writer, uri
+        data = prepare(spec.task, home / "data")
+        recorder = Recorder(writer, spec, lineage=collect(home), data=data)
+        known = SweepRecord(run_id="", sweep_key=spec.key, name=spec.name, spec={}, trials=())
+        halving = None
+        if spec.early_stopping:
+            halving = Halving(spec.early_stopping, spec.objectives, spec.training.steps, home / "rungs.jsonl")
+        self.conductor = Conductor(spec, Planner(spec, make_search(spec), {}), recorder, known, halving)
+        recorder.open_sweep()
+
+    def start(self, name: str) -> Plan:
+        plan = self.conductor.next(name)
+        assert plan is not None
+        return plan
+
+    def end(self, name: str, status: Status = Status.FINISHED, **more: Any) -> None:
+        self.conductor.report(name, Report(step=20, figures=FIGURES, status=status, **more))
+        self.conductor.ended(name)
+
+    def stored(self) -> SweepRecord:
+        assert self.writer.flush(30.0)
+        return read_sweep(self.uri, self.spec.key)
+
+
+Stages = Callable[..., Stage]
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Iterator[Stages]:
+    uri = prepare_store(None, tmp_path)
+    with closing(TrackingWriter(uri, tmp_path / "spool.sqlite")) as writer:
+        yield lambda **changes: Stage(tiny_spec(**{"space": WINDOWS} | changes), tmp_path, writer, uri)
+
+
+def statuses(record: SweepRecord) -> list[Status]:
+    return [trial.status for trial in record.trials]
+
+
+def test_trials_are_recorded_as_they_run_and_end(stage: Stages) -> None:
+    sweep = stage()
+    first, second = sweep.start("a"), sweep.start("b")
+    assert [p.config.model.model_dump()["window_size"] for p in (first, second)] == [4, 8]
+    assert sweep.conductor.next("c") is None
+    rows = [("loss", 1.5, 1, 1000), ("loss", 1.25, 2, 2000)]
+    sweep.conductor.report("a", Report(step=2, rows=rows, figures={"validation_recall": 0.1}))
+    assert statuses(sweep.conductor.record()) == [Status.RUNNING, Status.RUNNING]
+    assert sweep.conductor.record().trials[0].metrics == {"validation_recall": 0.1}
+    sweep.end("a")
+    sweep.end("b", Status.DIVERGED, failure="loss is nan at step 3 of 20")
+    stored = sweep.stored().trials
+    assert [t.status for t in stored] == [Status.FINISHED, Status.DIVERGED]
+    assert stored[0].metrics == FIGURES | {"loss": 1.25} and stored[0].trial_key == first.config.key
+    assert stored[1].failure == "loss is nan at step 3 of 20"
+    assert sweep.conductor.ran == 2 and sweep.conductor.changed.is_set()
+    assert sweep.conductor.record().trials[0].run_id in ("", stored[0].run_id)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [Lost("its node died"), Lost("no memory was left", Status.OUT_OF_MEMORY, {"peak_memory_bytes": 2.0**30})],
+    ids=lambda loss: loss.status.value,
+)
+def test_a_lost_trial_says_how(stage: Stages, loss: Lost) -> None:
+    sweep = stage()
+    sweep.start("a")
+    sweep.conductor.retried("a")
+    sweep.conductor.ended("a", lost=loss)
+    (trial,) = sweep.stored().trials
+    assert (trial.status, trial.failure, trial.tags["attempts"]) == (loss.status, loss.failure, "2")
+    assert trial.metrics.items() >= loss.figures.items()
+
+
+def test_a_pruned_trial_is_recorded_as_such(stage: Stages) -> None:
+    sweep = stage(early_stopping={"first_rung_steps": 10, "reduction": 2})
+    for name, recall in (("a", 0.5), ("b", 0.25)):
+        sweep.start(name)
+        report = Report(step=10, rows=[("loss", 1.0, 10, 1)], figures=FIGURES | {"validation_recall": recall})
+        goes_on = sweep.conductor.goes_on(name, report)
+        sweep.conductor.report(name, report)
+        assert goes_on == (name == "a")
+    sweep.conductor.ended("b")
+    sweep.end("a")
+    assert statuses(sweep.stored()) == [Status.FINISHED, Status.PRUNED]
+    assert count(sweep.conductor.record()) == {"done": 2, "running": 0, "failed": 0}
+
+
+def test_looking_ahead_records_nothing_and_impossible_ones_are_recorded_once(stage: Stages) -> None:
+    sweep = stage(space=[{"architecture": "attention", "num_heads": [3, 4]}])
+    assert sweep.conductor.has_trial() and sweep.stored().trials == ()
+    assert sweep.start("a").config.model.num_heads == 4
+    sweep.end("a")
+    assert not sweep.conductor.has_trial() and sweep.conductor.next("b") is None
+    invalid, finished = sweep.stored().trials
+    assert (invalid.status, finished.status) == (Status.INVALID, Status.FINISHED)
+    assert "num_heads is 3" in str(invalid.failure)
+
+
+def test_after_the_budget_no_further_trial_starts(stage: Stages) -> None:
+    sweep = stage(budget_hours=1.0)
+    sweep.start("a")
+    sweep.conductor.started -= 3601
+    assert sweep.conductor.next("b") is None and not sweep.conductor.has_trial()
+    sweep.end("a")
+    assert statuses(sweep.stored()) == [Status.FINISHED]
+
+
+def test_how_many_were_proposed_is_recorded(stage: Stages) -> None:
+    sweep = stage(
+        search={"method": "random", "trials": 5}, space=[{"architecture": "window", "window_size": [4, 8]}]
+    )
+    started = 0
+    while sweep.conductor.next(f"{started}") is not None:
+        sweep.end(f"{started}")
+        started += 1
+    assert started == 2 and sweep.conductor.answered == 3
+    tag = json.loads(sweep.stored().tags["proposed"])
+    assert tag == {"number": 5, **sweep.conductor.recorder.version}
+
+
+VERSION = {"code_version": "c", "data_digest": "d"}
+PLACE = Workplace(home=Path("."), data=Path("."), data_digest="d", code_version="c")
+
+
+def ended(number: int, status: Status, seed: int = 0) -> TrialRecord:
+    parameters = {"window.window_size": 4}
+    proposal = {"number": number, "block": "window", "knobs": {"window_size": 4}, "parameters": parameters}
+    tags = VERSION | {"proposal": json.dumps(proposal)}
+    key = f"{number}-{seed}"
+    return TrialRecord(run_id=key, trial_key=key, status=status, config={}, metrics=FIGURES, tags=tags)
+
+
+def resumed(
+    *trials: TrialRecord, tags: dict[str, str] | None = None, seeds: int = 1
+) -> tuple[list[int], list[int], int]:
+    spec = tiny_spec(space=WINDOWS, search={"method": "tpe", "trials": 9}, seeds=list(range(seeds)))
+    record = SweepRecord(run_id="", sweep_key="", name="", spec={}, trials=trials, tags=tags or {})
+    told, unfinished, proposed = _proposals(spec, record, PLACE)
+    return [raw["number"] for raw, _, _ in told], [p.number for p in unfinished], proposed
+
+
+def test_a_resumed_sampler_goes_on_with_what_was_running() -> None:
+    trials = (
+        ended(0, Status.FINISHED),
+        ended(1, Status.RUNNING),
+        ended(2, Status.LOST),
+        ended(3, Status.PRUNED),
+    )
+    assert resumed(*trials) == ([0, 3], [1, 2], 4)
+
+
+def test_a_proposal_with_a_seed_to_run_is_unfinished() -> None:
+    trials = (ended(0, Status.FINISHED), ended(0, Status.FINISHED, 1), ended(1, Status.FINISHED))
+    assert resumed(*trials, seeds=2) == ([0], [1], 2)
+
+
+def test_answered_proposals_are_counted_for_the_same_code_and_data() -> None:
+    same = {"proposed": json.dumps({"number": 7, **VERSION})}
+    other = {"proposed": json.dumps({"number": 7, "code_version": "older", "data_digest": "d"})}
+    assert resumed(ended(2, Status.FINISHED), tags=same) == ([2], [], 7)
+    assert resumed(ended(2, Status.FINISHED), tags=other) == ([2], [], 3)
+
+
+def test_a_grid_is_asked_again() -> None:
+    record = SweepRecord(run_id="", sweep_key="", name="", spec={}, trials=(ended(0, Status.FINISHED),))
+    assert _proposals(tiny_spec(), record, PLACE) == ([], [], 0)
+
+
+def progress(sweep: Stage, **more: Any) -> tuple[Progress, io.StringIO]:
+    text = io.StringIO()
+    console = Console(file=text, width=200, **more)
+    return Progress(sweep.conductor, console, total=2, concurrent=1), text
+
+
+def test_progress_says_what_is_done_running_failed_best_and_left(stage: Stages) -> None:
+    sweep = stage()
+    shown, _ = progress(sweep)
+    assert shown.line() == "0:00  |  0 of 2 done".replace("  |  ", "  ") + "  |  0 running, 0 failed"
+    sweep.start("a")
+    sweep.end("a")
+    sweep.start("b")
+    line = shown.line()
+    assert "1 of 2 done  |  1 running, 0 failed  |  best recall 0.500 (window window_size=4 seed=0)" in line
+    assert "about 0:0" in line and line.endswith("left")
+    sweep.end("b", Status.ERROR, failure="ours")
+    assert "1 of 2 done  |  0 running, 1 failed" in shown.line()
+    best = best_trial(sweep.conductor.record())
+    assert best is not None and best.metrics["validation_recall"] == 0.5
+
+
+def test_the_live_picture_has_a_line_for_each_running_trial(stage: Stages) -> None:
+    sweep = stage()
+    sweep.start("a")
+    sweep.conductor.report("a", Report(step=10, figures=FIGURES | {"validation_recall": 0.0}))
+    shown, text = progress(sweep, force_terminal=True)
+    Console(file=text, width=200).print(shown.picture())
+    assert "window window_size=4 seed=0" in text.getvalue() and "recall 0.000" in text.getvalue()
+    with shown:
+        pass  # it starts, draws and ends
+
+
+def test_without_a_terminal_progress_is_plain_lines(stage: Stages, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("recallfront.platform.sweep.progress._LINE_SECONDS", 0.05)
+    shown, text = progress(stage(), force_terminal=False)
+    with shown:
+        for _ in range(100):
+            if text.getvalue().count("\n") >= 2:
+                break
+            shown._done.wait(0.05)
+    lines = text.getvalue().splitlines()
+    assert len(lines) >= 2 and all("0 of 2 done" in line for line in lines)

@@ -1,0 +1,319 @@
+"""Whole sweeps on a local Ray: what is recorded, what is run again, and how trials fail."""
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from recallfront.platform import SweepResult, rerun, run_sweep
+from recallfront.platform.lineage.code_version import code_version
+from recallfront.platform.rerun import Verdict
+from recallfront.platform.results.records import TrialRecord
+from recallfront.platform.results.status import Status
+from recallfront.platform.status import sweeps_table
+from recallfront.platform.sweep.lock import only_driver
+from recallfront.platform.tracking.client import open_client
+from recallfront.platform.tracking.ledger import read_sweep
+from recallfront.platform.tracking.store import prepare_store
+from recallfront.platform.tracking.writer import TrackingWriter
+from recallfront.platform.trial.workplace import Workplace
+from recallfront.sweeps import SweepSpec
+from recallfront.sweeps.data import prepare
+from tests.platform.specs import tiny, tiny_spec
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("local_ray")]
+
+
+def history(result: SweepResult | str, run_id: str, metric: str) -> list[tuple[int, float]]:
+    """(step, value) of every point that a run has of a metric, doubled ones included."""
+    uri = result if isinstance(result, str) else result.tracking_uri
+    return sorted((m.step, m.value) for m in open_client(uri).get_metric_history(run_id, metric))
+
+
+def stored(result: SweepResult) -> tuple[TrialRecord, ...]:
+    return read_sweep(result.tracking_uri, result.record.sweep_key).trials
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory: pytest.TempPathFactory) -> SweepResult:
+    return run_sweep(tiny_spec(), home=tmp_path_factory.mktemp("home"))
+
+
+def test_a_sweep_records_every_trial_and_is_not_run_twice(swept: SweepResult) -> None:
+    spec, first = tiny_spec(), swept
+    trials = stored(first)
+    assert (first.ran, first.answered, len(trials)) == (3, 0, 3)
+    assert {trial.status for trial in trials} == {Status.FINISHED}
+    for trial in trials:
+        assert [step for step, _ in history(first, trial.run_id, "loss")] == list(range(1, 21))
+        assert [step for step, _ in history(first, trial.run_id, "validation_recall")] == [10, 20]
+        assert {"recall", "decode_tokens_per_second", "state_bytes", "parameters"} <= trial.metrics.keys()
+    assert first.front is not None and first.front.members
+    assert all(path.stat().st_size > 100 for path in first.front_files.values())
+    parent = open_client(first.tracking_uri).get_run(read_sweep(first.tracking_uri, spec.key).run_id)
+    assert parent.info.status == "FINISHED"
+    assert [step for step, _ in history(first, parent.info.run_id, "hypervolume")][-1] == 3
+
+    again = run_sweep(spec, home=first.home)
+    assert (again.ran, again.answered) == (0, 3)
+    assert [t.run_id for t in stored(again)] == [t.run_id for t in trials]
+    assert again.front is not None and again.front.hypervolume == pytest.approx(first.front.hypervolume)
+
+    changed = spec.model_copy(update={"seeds": (0,), "retries": 0, "concurrent": 1})
+    wider = run_sweep(changed, home=first.home)
+    assert wider.ran == 0, "the budget is no part of a sweep's identity"
+
+
+def test_each_failure_is_recorded_with_its_status_and_the_others_finish(tmp_path: Path) -> None:
+    spec = tiny_spec(
+        space=[
+            {"architecture": "attention", "num_heads": [1, 3]},  # 3 heads do not divide the width
+            {"architecture": "window", "window_size": 4, "training.learning_rate": [0.003, 1e6]},
+            {"architecture": "window", "window_size": 5, "training.batch_size": 2**21},  # 4 GB of logits
+            {"architecture": "window", "window_size": 6, "training.steps": 1_000_000},
+            {"architecture": "hawk"},  # its checkpoint is broken
+        ],
+        resources={"memory_gb": 2.0, "time_limit_seconds": 15.0},
+        training={"gradient_clipping": 0.0},
+    )
+    broken = _place(spec, tmp_path).folder(spec.trial(spec.blocks[4], {}, 0)) / "checkpoint" / "deepspeed"
+    broken.mkdir(parents=True)
+    (broken / "mp_rank_00_model_states.pt").write_bytes(b"no checkpoint")
+
+    result = run_sweep(spec, home=tmp_path)
+    by_status = {trial.status: trial for trial in stored(result)}
+    counts = Counter(trial.status for trial in stored(result))
+    assert counts == {
+        Status.FINISHED: 2,
+        Status.INVALID: 1,
+        Status.DIVERGED: 1,
+        Status.OUT_OF_MEMORY: 1,
+        Status.TIMEOUT: 1,
+        Status.ERROR: 1,
+    }
+    failures = {status: trial.failure or "" for status, trial in by_status.items()}
+    assert "num_heads" in failures[Status.INVALID] and "3" in failures[Status.INVALID]
+    assert "step" in failures[Status.DIVERGED] and "loss is" in failures[Status.DIVERGED]
+    assert by_status[Status.OUT_OF_MEMORY].metrics["peak_memory_bytes"] > 1e8
+    assert "time limit of 15 s" in failures[Status.TIMEOUT]
+    client = open_client(result.tracking_uri)
+    artifacts = [a.path for a in client.list_artifacts(by_status[Status.ERROR].run_id)]
+    assert "traceback.txt" in artifacts
+    assert client.get_run(by_status[Status.ERROR].run_id).info.status == "FAILED"
+    assert result.front is not None and len(result.front.candidates) == 2
+
+
+def test_a_trial_that_takes_its_node_s_memory_is_not_tried_again(tmp_path: Path) -> None:
+    """Ray's own monitor ends it, as it would on a node that is full: here it takes any node for full."""
+    spec = tiny(space=[{"architecture": "window", "window_size": 4}])
+    file = tmp_path / "full.yaml"
+    file.write_text(yaml.safe_dump(spec))
+    full = {"RAY_memory_usage_threshold": "0.001", "RAY_memory_monitor_refresh_ms": "100"}
+    command = [sys.executable, "-m", "recallfront", "run", str(file), "--home", str(tmp_path)]
+    told = subprocess.run(command, env=os.environ | full, capture_output=True, text=True, timeout=240)
+    assert told.returncode == 1 and "0 done, 1 failed" in told.stdout
+    assert "out_of_memory: window window_size=4 seed=0: its node ran out of memory (" in told.stdout
+    (trial,) = read_sweep(f"sqlite:///{tmp_path}/mlflow.db", "tiny").trials
+    assert trial.status is Status.OUT_OF_MEMORY and trial.status.is_final
+    assert trial.metrics["peak_memory_bytes"] > 0
+    status = sweeps_table(home=tmp_path)
+    assert [str(next(iter(column.cells))) for column in status.columns[3:5]] == ["0", "1"]
+
+
+def test_a_killed_driver_loses_nothing(tmp_path: Path) -> None:
+    spec = tiny(
+        name="killed",
+        space=[{"architecture": "window", "window_size": [2, 4, 8, 12]}],
+        training={"steps": 200, "evaluate_every": 50},
+    )
+    file = tmp_path / "killed.yaml"
+    file.write_text(yaml.safe_dump(spec))
+    driver = subprocess.Popen(
+        [sys.executable, "-m", "recallfront", "run", str(file), "--home", str(tmp_path / "disturbed")],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        _wait_for_a_result(tmp_path / "disturbed", driver)
+    finally:
+        os.kill(driver.pid, signal.SIGKILL)
+        driver.wait()
+    kept = {path.parent.name for path in (tmp_path / "disturbed").glob("trials/*/result.json")}
+    undisturbed = run_sweep(SweepSpec.model_validate(spec), home=tmp_path / "undisturbed")
+    resumed = run_sweep(SweepSpec.model_validate(spec), home=tmp_path / "disturbed")
+    assert 0 < len(kept) < 4
+
+    after = {trial.trial_key: trial for trial in stored(resumed)}
+    assert len(stored(resumed)) == len(after) == 4, "no run is doubled"
+    for trial in stored(undisturbed):
+        twin = after[trial.trial_key]
+        assert twin.status is Status.FINISHED
+        assert twin.metrics["recall"] == trial.metrics["recall"]
+        assert history(resumed, twin.run_id, "loss") == history(undisturbed, trial.run_id, "loss")
+
+
+def _wait_for_a_result(home: Path, driver: "subprocess.Popen[bytes]") -> None:
+    """Until one trial has ended and another has a checkpoint."""
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline and driver.poll() is None:
+        ended = list(home.glob("trials/*/result.json"))
+        going = list(home.glob("trials/*/checkpoint/deepspeed"))
+        if ended and going:
+            return
+        time.sleep(0.05)
+    raise AssertionError("the driver ended, or its first trial took too long")
+
+
+def test_a_resumed_trial_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
+    from recallfront.platform.trial.body import run_trial
+
+    spec = tiny_spec(training={"steps": 40})
+    config = spec.trial(spec.blocks[0], {}, 0)
+    whole = [row for report in run_trial(config, _place(spec, tmp_path / "a")) for row in report.rows]
+    place = _place(spec, tmp_path / "b")
+    interrupted = run_trial(config, place)
+    for report in interrupted:
+        if report.step == 20:
+            interrupted.close()
+    assert (place.folder(config) / "checkpoint").exists()
+    rest = list(run_trial(config, place))
+    assert rest[1].step == 20, (
+        "the first report of training tells again what a lost driver may not have heard"
+    )
+    again = [row for report in rest for row in report.rows]
+    assert [row[:3] for row in again] == [row[:3] for row in whole]
+    assert not (place.folder(config) / "checkpoint").exists()
+
+
+def test_pruned_trials_are_told_apart_and_stay_off_the_front(tmp_path: Path) -> None:
+    spec = tiny_spec(
+        space=[{"architecture": "window", "window_size": [2, 3, 4, 5, 6, 7, 8, 9]}],
+        training={"steps": 90, "evaluate_every": 10},
+        early_stopping={"first_rung_steps": 10, "reduction": 3},
+        objectives=[  # none that noise decides: with it every window might be on the front
+            {"metric": "recall"},
+            {"metric": "state_bytes", "direction": "min", "reference": 1e6},
+        ],
+        concurrent=1,
+    )
+    result = run_sweep(spec, home=tmp_path)
+    counts = Counter(trial.status for trial in stored(result))
+    assert set(counts) == {Status.FINISHED, Status.PRUNED} and counts[Status.PRUNED] >= 2
+    assert result.front is not None and len(result.front.candidates) == counts[Status.FINISHED]
+    for trial in stored(result):
+        if trial.status is Status.PRUNED:
+            assert history(result, trial.run_id, "loss")[-1][0] < 90 and "recall" not in trial.metrics
+    again = run_sweep(spec, home=tmp_path)
+    assert (again.ran, again.answered) == (0, 8)
+    pruned = next(trial for trial in stored(result) if trial.status is Status.PRUNED)
+    found = rerun(pruned.run_id, home=tmp_path)
+    assert found.verdict is Verdict.IDENTICAL and found.reason.endswith("both runs ended as pruned")
+
+
+@pytest.mark.parametrize("method", ["random", "tpe", "nsga2"])
+def test_samplers_resume_where_they_were(tmp_path: Path, method: str) -> None:
+    space: list[dict[str, Any]] = [
+        {"architecture": "window", "window_size": {"low": 2, "high": 8}},
+        {"architecture": "attention", "training.learning_rate": {"low": 1e-4, "high": 1e-2, "log": True}},
+    ]
+    search = {"method": method, "seed": 3}
+    fewer = run_sweep(tiny_spec(space=space, search=search | {"trials": 3}, seeds=[0, 1]), home=tmp_path)
+    more = run_sweep(tiny_spec(space=space, search=search | {"trials": 5}, seeds=[0, 1]), home=tmp_path)
+    assert fewer.record.sweep_key == more.record.sweep_key
+    trials = stored(more)
+    assert {trial.status for trial in trials} == {Status.FINISHED}
+    assert {t.run_id for t in stored(fewer)} <= {t.run_id for t in trials}
+    assert len({trial.trial_key for trial in trials}) == len(trials) <= 10
+    assert more.ran + len(stored(fewer)) >= len(trials) - 1
+    assert more.front is not None and all(c.n_seeds == 2 for c in more.front.candidates)
+
+
+def _place(spec: SweepSpec, home: Path) -> Workplace:
+    path, digest = prepare(spec.task, home / "data")
+    return Workplace(home=home.resolve(), data=path, data_digest=digest, code_version=code_version())
+
+
+def test_no_two_drivers_on_one_sweep(tmp_path: Path) -> None:
+    from filelock import FileLock
+
+    from recallfront.platform import UsageError
+
+    spec = tiny_spec()
+    (tmp_path / "sweeps").mkdir()
+    with FileLock(tmp_path / "sweeps" / f"{spec.key[:16]}.lock"):
+        with pytest.raises(UsageError, match="is being run by another process"):
+            run_sweep(spec, home=tmp_path)
+
+
+def test_a_sweep_whose_driver_was_killed_is_not_said_to_run(tmp_path: Path) -> None:
+    spec, uri = tiny_spec(), prepare_store(None, tmp_path)
+    tags = {"recallfront.kind": "sweep", "recallfront.sweep_key": spec.key, "recallfront.status": "running"}
+    with closing(TrackingWriter(uri, tmp_path / "spool.db")) as writer:
+        writer.open_run("sweep", experiment="tiny", name="sweep", tags=tags)
+        assert writer.flush(60)
+
+    def status() -> str:
+        (told,) = sweeps_table(home=tmp_path).columns[2].cells
+        return str(told)
+
+    assert status() == "running", "it was never driven here: another machine may"
+    with only_driver(spec, tmp_path):
+        assert status() == "running"
+    assert status() == "killed: run it again to go on"
+
+
+def test_a_record_is_of_one_version_of_the_code(swept: SweepResult) -> None:
+    record = read_sweep(swept.tracking_uri, swept.record.sweep_key)
+    newer = dataclasses.replace(
+        record.trials[0], tags=record.trials[0].tags | {"code_version": "other"}, start_time=time.time()
+    )
+    mixed = dataclasses.replace(record, trials=(*record.trials, newer))
+    assert mixed.current().trials == (newer,)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_sweep_says_so_and_goes_on_later(tmp_path: Path, number: signal.Signals) -> None:
+    spec = tiny(
+        name="interrupted",
+        space=[{"architecture": "window", "window_size": [2, 4, 6]}],
+        training={"steps": 3000, "evaluate_every": 50},
+    )
+    file, home = tmp_path / "interrupted.yaml", tmp_path / "home"
+    file.write_text(yaml.safe_dump(spec))
+    command = [sys.executable, "-m", "recallfront", "run", str(file), "--home", str(home)]
+    driver = subprocess.Popen(
+        ["env", "--default-signal=INT", *command],  # a shell's background job ignores it, and hands that on
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        _wait_for(lambda: bool(list(home.glob("trials/*/checkpoint/deepspeed"))), driver)
+        driver.send_signal(number)
+        _, errors = driver.communicate(timeout=90)
+    finally:
+        driver.kill()
+    assert driver.returncode == 130, errors
+    assert errors.strip() == "recallfront: interrupted; a sweep goes on from here when it is run again"
+    record = read_sweep(f"sqlite:///{home / 'mlflow.db'}", SweepSpec.model_validate(spec).key)
+    assert record.tags["status"] == "interrupted"
+    assert Status.RUNNING not in {trial.status for trial in record.trials}
+
+
+def _wait_for(condition: Callable[[], bool], driver: "subprocess.Popen[str]") -> None:
+    deadline = time.monotonic() + 300
+    while not condition():
+        assert time.monotonic() < deadline and driver.poll() is None, "the driver ended, or took too long"
+        time.sleep(0.05)

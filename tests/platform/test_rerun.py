@@ -1,0 +1,168 @@
+"""Reruns: identical on the same machine for every architecture, and each other verdict where it is the honest one."""
+
+import hashlib
+import json
+import sqlite3
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+from recallfront.platform import SweepResult, UsageError, front, rerun, run_sweep
+from recallfront.platform.rerun import Verdict
+from recallfront.platform.results.records import TrialRecord
+from recallfront.platform.results.status import Status
+from recallfront.platform.tracking.client import open_client
+from recallfront.platform.tracking.ledger import find_run, read_artifact, read_sweep, reading
+from recallfront.platform.tracking.lineage import read_lineage
+from recallfront.sweeps import SweepSpec
+from tests.platform.specs import SEGMENT, tiny_spec
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_collections")]
+ARCHITECTURES = ("attention", "window", "hawk", "griffin", "based", "grouped")
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory: pytest.TempPathFactory) -> SweepResult:
+    """One trial of each architecture of the quickstart, tiny; and one that diverges."""
+    diverges = {"architecture": "linear", "training.learning_rate": 1e6, "training.gradient_clipping": 0.0}
+    spec = tiny_spec(
+        name="rerun",
+        task={"test": [SEGMENT | {"examples": 500}]},
+        space=[*({"architecture": name} for name in ARCHITECTURES), diverges],
+    )
+    return run_sweep(spec, home=tmp_path_factory.mktemp("home"))
+
+
+def trial(sweep: SweepResult, architecture: str) -> TrialRecord:
+    trials = read_sweep(sweep.tracking_uri, sweep.record.sweep_key).trials
+    (found,) = (t for t in trials if t.config["model"]["architecture"] == architecture)
+    return found
+
+
+@pytest.fixture
+def store(sweep: SweepResult) -> Iterator[sqlite3.Connection]:
+    connection = sqlite3.connect(sweep.home / "mlflow.db")
+    yield connection
+    connection.close()
+
+
+def tamper(
+    store: sqlite3.Connection, run_id: str, metric: str, change: float, *, step: int | None = None
+) -> None:
+    """Add to a metric that a run has recorded."""
+    at, rest = ("", ()) if step is None else (" AND step = ?", (step,))
+    with store:
+        for table in ("metrics",) if step is not None else ("metrics", "latest_metrics"):
+            text = f"UPDATE {table} SET value = value + ? WHERE run_uuid = ? AND key = ?{at}"
+            assert store.execute(text, (change, run_id, metric, *rest)).rowcount >= 1
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_rerun_is_identical_on_the_same_machine(sweep: SweepResult, architecture: str) -> None:
+    first = trial(sweep, architecture)
+    found = rerun(first.run_id[:8], home=sweep.home)
+    assert found.verdict is Verdict.IDENTICAL, found.reason
+    losses = next(c for c in found.comparisons if c.metric == "loss")
+    assert (losses.values, losses.equal) == (20, 20)
+    assert {c.metric for c in found.comparisons} >= {"loss", "validation_recall", "recall", "parameters"}
+    assert found.differences == (), "of code, packages and machine"
+
+
+def test_the_package_lock_is_what_its_digest_was_taken_of(sweep: SweepResult) -> None:
+    run_id = trial(sweep, "hawk").run_id
+    with reading(sweep.tracking_uri) as client:
+        lock = read_artifact(client, run_id, "lineage/packages.txt")
+    assert lock is not None and f"torch=={version('torch')}\n" in lock
+    digest = read_lineage(sweep.tracking_uri, run_id).environment.packages_digest
+    assert hashlib.sha256(lock.encode()).hexdigest().startswith(digest) and len(digest) == 16
+
+
+def test_a_rerun_is_a_run_of_its_own_and_no_trial_of_the_sweep(sweep: SweepResult) -> None:
+    before = read_sweep(sweep.tracking_uri, sweep.record.sweep_key)
+    first = trial(sweep, "hawk")
+    found = rerun(first.run_id, home=sweep.home)
+    after = read_sweep(sweep.tracking_uri, sweep.record.sweep_key)
+    assert [t.run_id for t in after.trials] == [t.run_id for t in before.trials]
+    assert front("rerun", home=sweep.home).hypervolume == pytest.approx(
+        sweep.front.hypervolume if sweep.front else 0
+    )
+    run = open_client(sweep.tracking_uri).get_run(found.run_id)
+    assert run.data.tags["recallfront.kind"] == "rerun"
+    assert run.data.tags["recallfront.rerun_of"] == first.run_id
+    assert run.data.tags["recallfront.verdict"] == "identical"
+    assert run.info.status == "FINISHED" and run.data.metrics["recall"] == first.metrics["recall"]
+    assert find_run(sweep.tracking_uri, first.trial_key[:12]).run_id == first.run_id
+    assert run_sweep(SweepSpec.model_validate(sweep.record.spec), home=sweep.home).ran == 0
+    assert not (sweep.home / "reruns").exists() or not list((sweep.home / "reruns").iterdir())
+    assert not list((sweep.home / "spool").glob("rerun*"))
+
+
+def test_one_loss_that_differs_is_no_longer_identical(sweep: SweepResult, store: sqlite3.Connection) -> None:
+    first = trial(sweep, "window")
+    tamper(store, first.run_id, "loss", 1e-7, step=7)
+    try:
+        found = rerun(first.run_id, home=sweep.home)
+    finally:
+        tamper(store, first.run_id, "loss", -1e-7, step=7)
+    assert found.verdict is Verdict.REPRODUCED
+    losses = next(c for c in found.comparisons if c.metric == "loss")
+    assert (losses.values, losses.equal) == (20, 19)
+
+
+@pytest.mark.parametrize(("change", "verdict"), [(0.01, Verdict.REPRODUCED), (0.3, Verdict.DRIFTED)])
+def test_recall_decides_between_reproduced_and_drifted(
+    sweep: SweepResult, store: sqlite3.Connection, change: float, verdict: Verdict
+) -> None:
+    """By chance, two recalls of 0.01 over 1000 questions differ by up to 0.015."""
+    first = trial(sweep, "based")
+    tamper(store, first.run_id, "recall", change)
+    try:
+        found = rerun(first.run_id, home=sweep.home)
+    finally:
+        tamper(store, first.run_id, "recall", -change)
+    assert found.verdict is verdict, found.reason
+    assert "chance moves it by up to" in found.reason
+
+
+def test_other_data_is_not_comparable(sweep: SweepResult) -> None:
+    first = trial(sweep, "attention")
+    place = open_client(sweep.tracking_uri).get_run(first.run_id).info.artifact_uri
+    lineage = Path(place.removeprefix("file://")) / "lineage" / "lineage.json"
+    text = lineage.read_text()
+    lineage.write_text(json.dumps(json.loads(text) | {"data_digest": "0" * 64}))
+    try:
+        found = rerun(first.run_id, home=sweep.home)
+    finally:
+        lineage.write_text(text)
+    assert found.verdict is Verdict.NOT_COMPARABLE
+    assert "the data is not the same: its digest was 0000000000000000" in found.reason
+
+
+def test_a_failure_that_comes_again_is_reproduced_and_one_that_does_not_is_not_comparable(
+    sweep: SweepResult, store: sqlite3.Connection
+) -> None:
+    diverged = trial(sweep, "linear")
+    assert diverged.status is Status.DIVERGED
+    found = rerun(diverged.run_id, home=sweep.home)
+    assert found.verdict is Verdict.IDENTICAL and found.reason.endswith("both runs ended as diverged")
+    finished = trial(sweep, "grouped")
+    tag = "UPDATE tags SET value = ? WHERE run_uuid = ? AND key = 'recallfront.status'"
+    with store:
+        store.execute(tag, ("error", finished.run_id))
+    try:
+        found = rerun(finished.run_id, home=sweep.home)
+    finally:
+        with store:
+            store.execute(tag, ("finished", finished.run_id))
+    assert found.verdict is Verdict.NOT_COMPARABLE
+    assert found.reason == "the first run ended as error, the rerun as finished"
+
+
+def test_what_cannot_be_rerun_is_said(sweep: SweepResult, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="there is no run 'abcdef123456'"):
+        rerun("abcdef123456", home=sweep.home)
+    with pytest.raises(UsageError, match="there is no MLflow store at"):
+        rerun("abcdef123456", home=tmp_path / "nowhere")
+    assert not (tmp_path / "nowhere").exists()

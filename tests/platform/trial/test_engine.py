@@ -1,0 +1,156 @@
+"""The engine: schedule, weight decay, checkpoints that come back bit for bit and run no code."""
+
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from recallfront.models import build, parse_config
+from recallfront.platform.trial.engine import (
+    _parameter_groups,
+    learning_rate_ratio,
+    load_checkpoint,
+    make_engine,
+    prepare_process,
+    save_checkpoint,
+    whole_weights,
+)
+from recallfront.sweeps.trial import TrainingConfig
+
+# DeepSpeed's ZeRO uses what torch deprecates.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:.torch.distributed:FutureWarning"),
+]
+
+
+def training(**changes: Any) -> TrainingConfig:
+    return TrainingConfig.model_validate(
+        {"steps": 20, "batch_size": 4, "learning_rate": 0.01, "warmup_steps": 3} | changes
+    )
+
+
+def model(seed: int = 0) -> nn.Module:
+    return build(parse_config({"architecture": "hawk", "vocab_size": 17, "width": 8}), seed)
+
+
+@pytest.fixture(autouse=True)
+def _process() -> None:
+    prepare_process(threads=1, use_gpu=False)
+
+
+def step(engine: Any, at: int) -> float:
+    """One optimizer step on tokens that follow from `at`."""
+    tokens = torch.randint(0, 17, (4, 9), generator=torch.Generator().manual_seed(at))
+    logits = engine(tokens)
+    loss = nn.functional.cross_entropy(logits.flatten(0, 1).float(), tokens.roll(-1, 1).flatten())
+    engine.backward(loss)
+    engine.step()
+    return float(loss.detach())
+
+
+def weights(engine: Any) -> dict[str, Tensor]:
+    with whole_weights(engine.module):
+        return {name: value.detach().clone() for name, value in engine.module.named_parameters()}
+
+
+def test_the_schedule_warms_up_and_falls_to_its_end() -> None:
+    config = training(min_learning_rate_ratio=0.1, steps=23)
+    ratios = [learning_rate_ratio(config, at) for at in range(24)]
+    assert ratios[:4] == [pytest.approx(1 / 3), pytest.approx(2 / 3), 1.0, 1.0]
+    assert ratios[13] == pytest.approx(0.55) and ratios[23] == pytest.approx(0.1)
+    assert all(a >= b for a, b in zip(ratios[3:], ratios[4:], strict=False))
+    assert learning_rate_ratio(training(steps=20, warmup_steps=0), 10) == pytest.approx(0.5)
+    constant = training(schedule="constant")
+    assert [learning_rate_ratio(constant, at) for at in (0, 2, 3, 19)] == [
+        pytest.approx(1 / 3),
+        1.0,
+        1.0,
+        1.0,
+    ]
+    assert learning_rate_ratio(training(steps=3, warmup_steps=3), 3) == 1.0
+
+
+def test_the_optimizer_follows_the_schedule() -> None:
+    config = training()
+    engine = make_engine(model(), config)
+    for at in range(6):
+        assert engine.get_lr()[0] == pytest.approx(0.01 * learning_rate_ratio(config, at))
+        step(engine, at)
+    engine.destroy()
+
+
+def test_matrices_decay_and_vectors_do_not() -> None:
+    own = model()
+    decayed, kept = _parameter_groups(own, 0.3)
+    assert (decayed["weight_decay"], kept["weight_decay"]) == (0.3, 0.0)
+    assert {p.ndim >= 2 for p in decayed["params"]} == {True} and {p.ndim for p in kept["params"]} == {1}
+    assert len(decayed["params"]) + len(kept["params"]) == sum(1 for _ in own.parameters())
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_checkpoint_comes_back_bit_for_bit(tmp_path: Path, stage: int, precision: str) -> None:
+    config = training(zero_stage=stage, precision=precision)
+    first = make_engine(model(), config)
+    for at in range(4):
+        step(first, at)
+    save_checkpoint(first, tmp_path / "checkpoint", {"json": '{"step": 4}'})
+    saved = weights(first)
+    rest = [step(first, at) for at in range(4, 8)]
+    ended = weights(first)
+    first.destroy()
+
+    second = make_engine(model(seed=1), config)
+    assert load_checkpoint(second, tmp_path / "checkpoint")["json"] == '{"step": 4}'
+    loaded = weights(second)
+    assert all(torch.equal(saved[name], loaded[name]) for name in saved)
+    assert [step(second, at) for at in range(4, 8)] == rest, "optimizer and schedule go on as they would have"
+    again = weights(second)
+    assert all(torch.equal(ended[name], again[name]) for name in ended)
+    second.destroy()
+
+
+class Malicious:
+    """A pickle that makes a folder when it is loaded."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (str(self.mark),)
+
+
+@pytest.mark.parametrize("stage", [0, 2])
+@pytest.mark.parametrize("zipped", [True, False])
+def test_loading_runs_no_code(tmp_path: Path, stage: int, zipped: bool) -> None:
+    config = training(zero_stage=stage)
+    engine = make_engine(model(), config)
+    step(engine, 0)
+    save_checkpoint(engine, tmp_path / "checkpoint", {})
+    files = sorted((tmp_path / "checkpoint" / "deepspeed").glob("*.pt"))
+    assert files
+    for at, file in enumerate(files):
+        untouched, mark = file.read_bytes(), tmp_path / f"mark-{at}"
+        if zipped:
+            torch.save({"module": Malicious(mark)}, file)
+        else:
+            file.write_bytes(pickle.dumps(Malicious(mark)))
+        with pytest.raises(Exception, match="(?i)weights.only|unsupported|refused|mkdir"):
+            load_checkpoint(engine, tmp_path / "checkpoint")
+        assert not mark.exists()
+        file.write_bytes(untouched)
+    load_checkpoint(engine, tmp_path / "checkpoint")
+    assert "TORCH_FORCE_WEIGHTS_ONLY_LOAD" not in os.environ
+    engine.destroy()
+
+
+def test_preparing_again_only_sets_the_threads() -> None:
+    group = torch.distributed.group.WORLD
+    prepare_process(threads=2, use_gpu=False)
+    assert torch.get_num_threads() == 2 and torch.distributed.group.WORLD is group
+    prepare_process(threads=1, use_gpu=False)

@@ -1,0 +1,202 @@
+"""Measuring: what a figure is cached by, what it is made of, and that a broken cache costs a measurement at most."""
+
+import json
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from recallfront.platform.metrics import THROUGHPUTS
+from recallfront.platform.trial import measure
+from recallfront.platform.trial.measure import device_kind, measured, measurement_key
+from recallfront.platform.trial.quiet import Device
+from recallfront.sweeps import TrialConfig
+from recallfront.sweeps.space import architectures
+from tests.platform.specs import tiny_spec
+
+pytestmark = pytest.mark.usefixtures("quick_collections")
+
+
+@pytest.fixture(autouse=True)
+def _usual(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.set_num_threads(1)
+    monkeypatch.setattr(
+        measure, "_LONGEST_WAIT_FOR_IDLE", 0.0
+    )  # for other processes: figures do not matter here
+
+
+def config_of(architecture: str = "window", **changes: Any) -> TrialConfig:
+    spec = tiny_spec(**{"space": [{"architecture": architecture}]} | changes)
+    return spec.trial(spec.blocks[0], {k: d[0] for k, d in spec.blocks[0].domains.items()}, spec.seeds[0])  # type: ignore[index]
+
+
+def figures_of(config: TrialConfig, folder: Path, **more: Any) -> dict[str, Any]:
+    with closing(Device("cpu", folder / "locks")) as device:
+        return measured(config, device=device, folder=folder / "measurements", code_version="c", **more)
+
+
+def results(folder: Path) -> list[Path]:
+    return [p for p in (folder / "measurements").glob("*.json") if not p.name.startswith("reference")]
+
+
+def key(config: TrialConfig, kind: str = "k", code: str = "c") -> str:
+    return measurement_key(config, kind, code)
+
+
+@pytest.mark.parametrize(
+    "same",
+    [
+        {"seeds": [1]},
+        {"training": {"steps": 99, "learning_rate": 1.0, "batch_size": 8}},
+        {"task": {"seed": 9}},
+        {"name": "other"},
+        {"resources": {"time_limit_seconds": 9}},
+    ],
+    ids=str,
+)
+def test_what_does_not_move_throughput_is_no_part_of_the_key(same: dict[str, Any]) -> None:
+    assert key(config_of(**same)) == key(config_of())
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"space": [{"architecture": "window", "window_size": 3}]},
+        {"space": [{"architecture": "hawk"}]},
+        {"model": {"width": 32}},
+        {"training": {"precision": "bfloat16"}},
+        {"measurement": {"batch_size": 3}},
+        {"measurement": {"decode_tokens": 5}},
+        {"measurement": {"deployment": {"width": 32}}},
+        {"resources": {"cpus": 2}},
+    ],
+    ids=str,
+)
+def test_what_moves_throughput_is_part_of_the_key(other: dict[str, Any]) -> None:
+    assert key(config_of(**other)) != key(config_of())
+    assert key(config_of(), kind="other") != key(config_of()) != key(config_of(), code="other")
+
+
+def test_trials_of_one_deployment_share_a_measurement() -> None:
+    deployment = {"deployment": {"width": 64, "num_heads": 2, "num_layers": 2}}
+    small, large = (config_of(model={"width": w}, measurement=deployment) for w in (16, 32))
+    assert small.key != large.key and key(small) == key(large)
+
+
+def test_a_measurement_is_made_once_and_anew_when_asked(tmp_path: Path) -> None:
+    first = figures_of(config_of(), tmp_path)
+    assert figures_of(config_of(seeds=[1]), tmp_path) == first
+    assert len(results(tmp_path)) == 1
+    again = figures_of(config_of(), tmp_path, fresh=True)
+    assert again != first and figures_of(config_of(), tmp_path) == again
+    assert set(first) == {
+        *THROUGHPUTS,
+        *(f"{name}_spread" for name in THROUGHPUTS),
+        "state_bytes",
+        "materialised_state_bytes",
+        "measurement",
+    }
+    assert all(first[name] > 0 and first[f"{name}_spread"] >= 0 for name in THROUGHPUTS)
+    assert first["measurement"]["rounds"] == 3 and first["measurement"]["threads"] == 1
+    assert (
+        first["measurement"]["device"] == device_kind("cpu")
+        and first["measurement"]["torch"] == torch.__version__
+    )
+
+
+@pytest.mark.parametrize("content", ["", "{", "null", "[1, 2]", '"text"', "\x00"])
+def test_a_broken_cache_is_measured_again(tmp_path: Path, content: str) -> None:
+    figures_of(config_of(), tmp_path)
+    (result,) = results(tmp_path)
+    (nominal,) = (tmp_path / "measurements").glob("reference-*.json")
+    result.write_text(content)
+    nominal.write_text(content)
+    again = figures_of(config_of(), tmp_path)
+    assert again["decode_tokens_per_second"] > 0
+    assert json.loads(result.read_text()) == again
+    assert json.loads(nominal.read_text()) == again["measurement"]["reference_seconds"]
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", sorted(architectures()))
+def test_the_state_is_as_large_as_the_formula_says(name: str, precision: str, tmp_path: Path) -> None:
+    config = config_of(name, training={"precision": precision})
+    found = figures_of(config, tmp_path)
+    elements = config.model.state_elements(config.measurement.context_length)
+    if precision == "float32":
+        assert found["state_bytes"] == elements * torch.float32.itemsize
+    else:  # recurrent states stay in float32, what is cached of the tokens does not
+        assert elements * torch.bfloat16.itemsize <= found["state_bytes"] <= elements * torch.float32.itemsize
+    # Based's code holds each product of two of its 16 Taylor features twice, for a head of 16 values and the normaliser
+    doubled = 16 * 15 // 2 * (16 + 1) * torch.float32.itemsize if name == "based" else 0
+    assert found["materialised_state_bytes"] == found["state_bytes"] + doubled
+
+
+def test_a_slow_machine_does_not_make_a_model_slow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The machine at half its speed: every workload, the reference too, takes twice as long by the clock."""
+    spent: list[float] = []
+    speed = 1.0
+
+    def clocked(run: Any, device: torch.device) -> float:
+        run()
+        seconds = {"reference": 0.01, "prefill": 0.02, "decode": 0.04, "train": 0.05}[run.__name__] * speed
+        spent.append(seconds)
+        return seconds
+
+    monkeypatch.setattr(measure, "_seconds", clocked)
+    config = config_of()
+    usual = figures_of(config, tmp_path, fresh=True)
+    speed = 2.0
+    slow = figures_of(config, tmp_path, fresh=True)
+    assert max(spent) == 0.1 and slow["measurement"]["slowdown"] == pytest.approx(2.0)
+    for name in THROUGHPUTS:
+        assert slow[name] == pytest.approx(usual[name])
+    protocol = config.measurement
+    assert usual["prefill_tokens_per_second"] == pytest.approx(2 * protocol.context_length / 0.02)
+    assert usual["decode_tokens_per_second"] == pytest.approx(2 * protocol.decode_tokens / 0.04)
+    assert usual["train_tokens_per_second"] == pytest.approx(2 * protocol.train_length / 0.05)
+
+
+def test_rounds_go_on_while_the_spread_is_wide_and_the_spread_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    times: dict[str, list[float]] = {}
+
+    def clocked(run: Any, device: torch.device) -> float:
+        seen = times.setdefault(run.__name__, [])
+        seen.append(1.0 if run.__name__ != "decode" else [1.0, 2.0, 4.0, 2.0, 2.0, 2.0, 2.0][len(seen)])
+        return seen[-1]
+
+    monkeypatch.setattr(measure, "_seconds", clocked)
+    steady = config_of(measurement={"max_repeats": 7, "target_spread": 0.3})
+    found = figures_of(steady, tmp_path)
+    assert 3 < found["measurement"]["rounds"] <= 7 and len({len(t) for t in times.values()}) == 1
+    rates = 2 * steady.measurement.decode_tokens / np.array(times["decode"])
+    low, middle, high = np.percentile(rates, [20, 50, 80])
+    assert found["decode_tokens_per_second"] == pytest.approx(middle)
+    assert found["decode_tokens_per_second_spread"] == pytest.approx((high - low) / 2)
+
+
+def test_measuring_holds_the_device_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import fcntl
+    import os
+
+    held = []
+
+    def clocked(run: Any, device: torch.device) -> float:
+        lock = os.open(tmp_path / "locks" / "cpu.use", os.O_RDWR)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            held.append(False)
+        except BlockingIOError:
+            held.append(True)
+        finally:
+            os.close(lock)
+        return 1.0
+
+    monkeypatch.setattr(measure, "_seconds", clocked)
+    figures_of(config_of(), tmp_path)
+    assert held and all(held)

@@ -1,0 +1,206 @@
+"""Training of every architecture: reports, resuming, failures; each on this one process."""
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from recallfront.models import load
+from recallfront.platform.lineage.code_version import code_version
+from recallfront.platform.results.reports import Report
+from recallfront.platform.results.status import Status
+from recallfront.platform.trial import measure
+from recallfront.platform.trial.body import run_trial
+from recallfront.platform.trial.engine import learning_rate_ratio
+from recallfront.platform.trial.training import replace_folder
+from recallfront.platform.trial.workplace import Workplace
+from recallfront.sweeps import SweepSpec, TrialConfig
+from recallfront.sweeps.data import prepare
+from recallfront.sweeps.space import architectures
+from tests.platform.specs import SEGMENT, tiny_spec
+
+# DeepSpeed's ZeRO uses what torch deprecates.
+pytestmark = [
+    pytest.mark.usefixtures("quick_collections"),
+    pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:.torch.distributed:FutureWarning"),
+]
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        measure, "_LONGEST_WAIT_FOR_IDLE", 0.0
+    )  # for other processes: figures do not matter here
+
+
+def setting(home: Path, **changes: Any) -> tuple[TrialConfig, Workplace]:
+    spec: SweepSpec = tiny_spec(**{"space": [{"architecture": "window", "window_size": 4}]} | changes)
+    block, knobs = next(spec.grid())
+    path, digest = prepare(spec.task, home / "data")
+    return spec.trial(block, knobs, 0), Workplace(
+        home=home, data=path, data_digest=digest, code_version=code_version()
+    )
+
+
+def run(home: Path, **changes: Any) -> list[Report]:
+    return list(run_trial(*setting(home, **changes)))
+
+
+def rows_of(reports: list[Report], metric: str) -> list[tuple[int, float]]:
+    return [(step, value) for report in reports for name, value, step, _ in report.rows if name == metric]
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", sorted(architectures()))
+def test_every_architecture_trains(tmp_path: Path, name: str, precision: str) -> None:
+    reports = run(tmp_path, space=[{"architecture": name}], training={"precision": precision, "steps": 12})
+    last = reports[-1]
+    assert last.status is Status.FINISHED, last.traceback
+    losses = [value for _, value in rows_of(reports, "loss")]
+    assert len(losses) == 12 and all(map(math.isfinite, losses)) and losses[-1] < losses[0] + 0.5
+    assert 0 <= last.figures["recall"] <= 1 and last.figures["parameters"] > 0
+    assert last.weights is not None
+    saved = load(Path(last.weights))
+    assert sum(p.numel() for p in saved.parameters()) == last.figures["parameters"]
+
+
+def test_what_a_trial_reports(tmp_path: Path) -> None:
+    config, place = setting(tmp_path, training={"warmup_steps": 5})
+    reports = list(run_trial(config, place))
+    assert [report.step for report in reports] == [0, 10, 20]
+    assert "decode_tokens_per_second" in reports[0].figures, "measured first, trained second"
+    assert "validation_recall" not in reports[0].figures
+    assert [step for step, _ in rows_of(reports, "loss")] == list(range(1, 21))
+    assert rows_of(reports, "learning_rate") == [
+        (at, config.training.learning_rate * learning_rate_ratio(config.training, at - 1))
+        for at in range(1, 21)
+    ]
+    assert [step for step, _ in rows_of(reports, "validation_recall")] == [10, 20]
+    final = reports[-1]
+    assert {
+        "recall",
+        "test_loss",
+        "validation_recall",
+        "validation_loss",
+        "state_bytes",
+        "materialised_state_bytes",
+        "parameters",
+    } <= set(final.figures)
+    assert {"train_seconds", "evaluate_seconds", "measure_seconds", "wait_seconds"} <= set(final.figures)
+    assert Report.from_json(json.loads(json.dumps(final.to_json()))) == final
+
+
+def test_an_ended_trial_only_says_how(tmp_path: Path) -> None:
+    config, place = setting(tmp_path)
+    first = list(run_trial(config, place))
+    (again,) = run_trial(config, place)
+    assert again.status is Status.FINISHED and again.figures == first[-1].figures
+    assert rows_of([again], "loss") == rows_of(first, "loss"), "what its driver may not have heard"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", [0, 3])  # test_engine has them all
+def test_a_resumed_trial_ends_as_an_undisturbed_one(tmp_path: Path, stage: int) -> None:
+    settings = {"training": {"zero_stage": stage, "steps": 30}}
+    whole = run(tmp_path / "whole", **settings)
+    config, place = setting(tmp_path / "resumed", **settings)
+    interrupted = run_trial(config, place)
+    for report in interrupted:
+        if report.step == 20:
+            interrupted.close()
+    rest = list(run_trial(config, place))
+    assert rest[1].step == 20
+    for metric in ("loss", "learning_rate", "validation_recall", "validation_loss"):
+        assert rows_of(rest, metric) == rows_of(whole, metric)
+    assert rest[-1].figures["recall"] == whole[-1].figures["recall"]
+    assert not (place.folder(config) / "checkpoint").exists()
+
+
+def test_a_checkpoint_that_is_malicious_fails_its_trial_and_runs_nothing(tmp_path: Path) -> None:
+    import os
+    import pickle
+
+    config, place = setting(tmp_path)
+    folder, mark = place.folder(config) / "checkpoint" / "deepspeed", tmp_path / "mark"
+    folder.mkdir(parents=True)
+
+    class Malicious:
+        def __reduce__(self) -> Any:
+            return os.mkdir, (str(mark),)
+
+    (folder / "mp_rank_00_model_states.pt").write_bytes(pickle.dumps(Malicious()))
+    last = list(run_trial(config, place))[-1]
+    assert last.status is Status.ERROR and last.traceback and not mark.exists()
+
+
+def test_a_trial_that_diverges_says_at_which_step(tmp_path: Path) -> None:
+    reports = run(tmp_path, training={"learning_rate": 1e6, "gradient_clipping": 0.0, "steps": 60})
+    assert reports[-1].status is Status.DIVERGED
+    assert reports[-1].failure and "loss is" in reports[-1].failure and "of 60" in reports[-1].failure
+    assert "decode_tokens_per_second" in reports[-1].figures and reports[-1].traceback is None
+
+
+def test_a_trial_over_its_limit_says_where_it_was(tmp_path: Path) -> None:
+    last = run(tmp_path, training={"steps": 10**6}, resources={"time_limit_seconds": 1.0})[-1]
+    assert last.status is Status.TIMEOUT
+    assert last.failure and "over the time limit of 1 s at step" in last.failure
+
+
+def test_data_that_is_not_the_expected_is_an_error(tmp_path: Path) -> None:
+    config, place = setting(tmp_path)
+    other = Workplace(**{**vars(place), "data_digest": "0" * 64})
+    (report,) = run_trial(config, other)
+    assert report.status is Status.ERROR and "content digest" in str(report.failure)
+    assert "Traceback" in str(report.traceback)
+
+
+@pytest.mark.slow
+def test_accumulation_changes_little_and_slices_are_reported(tmp_path: Path) -> None:
+    segments = [SEGMENT | {"examples": 64}, {"input_seq_len": 12, "num_kv_pairs": 1, "examples": 64}]
+    task = {"train": segments, "test": segments, "validation": segments}
+    whole = run(tmp_path / "a", task=task)
+    parts = run(tmp_path / "b", task=task, training={"accumulation": 4})
+    first, second = (rows_of(reports, "loss")[0][1] for reports in (whole, parts))
+    assert second == pytest.approx(first, rel=1e-5)
+    figures = whole[-1].figures
+    mean = (2 * figures["recall_length_16_pairs_2"] + figures["recall_length_12_pairs_1"]) / 3
+    assert figures["recall"] == pytest.approx(mean)
+
+
+@pytest.mark.slow
+def test_seeds_differ_and_nothing_depends_on_what_ran_before(tmp_path: Path) -> None:
+    config, place = setting(tmp_path)
+    other = config.model_copy(update={"seed": 1})
+    first = rows_of(list(run_trial(config, place)), "loss")
+    different = rows_of(list(run_trial(other, place)), "loss")
+    fresh = Workplace(**{**vars(place), "scratch": "again"})
+    assert rows_of(list(run_trial(config, fresh)), "loss") == first != different
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Workplace]:
+    yield Workplace(home=tmp_path, data=tmp_path, data_digest="d", code_version="c")
+
+
+def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path: Path, place: Workplace) -> None:
+    target = tmp_path / "checkpoint"
+
+    def write(name: str) -> Callable[[Path], None]:
+        return lambda folder: (folder / name).touch()
+
+    replace_folder(target, write("a"), place)
+
+    def fail(folder: Path) -> None:
+        (folder / "half").touch()
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        replace_folder(target, fail, place)
+    assert [p.name for p in target.iterdir()] == ["a"]
+    replace_folder(target, write("b"), place)
+    assert [p.name for p in target.iterdir()] == ["b"]
+    assert [p.name for p in tmp_path.iterdir() if p.name.startswith("checkpoint")] == ["checkpoint"]

@@ -1,0 +1,120 @@
+"""A trial that hangs inside a step is ended from outside, and the next attempt says so."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+
+from recallfront.platform.results.reports import Report
+from recallfront.platform.results.status import Status
+from recallfront.platform.trial import watchdog
+from recallfront.platform.trial.quiet import Device
+from recallfront.platform.trial.watchdog import Watchdog
+from recallfront.platform.trial.workplace import Workplace
+from recallfront.sweeps.trial import TrialConfig
+from tests.platform.specs import tiny_spec
+
+pytestmark = pytest.mark.alone
+
+HANG = """
+import sys, time
+from pathlib import Path
+from recallfront.platform.trial import watchdog
+from recallfront.platform.results.reports import Report
+from tests.platform.trial.test_watchdog import trial, workplace
+
+def hangs():
+    yield Report(step=0)
+    time.sleep(600)
+
+watchdog._GRACE = 0.2
+for report in watchdog.Watchdog(trial(0.3), workplace(Path(sys.argv[1]))).guard(hangs()):
+    print("step", report.step, flush=True)
+print("went on")
+"""
+
+
+def trial(limit: float | None) -> TrialConfig:
+    spec = tiny_spec(
+        space=[{"architecture": "window", "window_size": 4}], resources={"time_limit_seconds": limit}
+    )
+    return spec.trial(spec.blocks[0], {"window_size": 4}, 0)
+
+
+def workplace(home: Path) -> Workplace:
+    return Workplace(home=home, data=home / "data", data_digest="0" * 64, code_version="0" * 16)
+
+
+def quick(reports: list[str]) -> Generator[Report, None, None]:
+    try:
+        yield Report(step=1)
+        yield Report(step=2, status=Status.FINISHED)
+    finally:
+        reports.append("closed")
+
+
+@pytest.mark.slow
+def test_a_trial_that_hangs_is_ended_and_recorded_as_a_timeout(tmp_path: Path) -> None:
+    start = time.monotonic()
+    answer = subprocess.run(
+        [sys.executable, "-c", HANG, str(tmp_path)], capture_output=True, text=True, timeout=120
+    )
+    assert answer.returncode == 1 and answer.stdout == "step 0\n", answer.stderr
+    assert time.monotonic() - start < 100, "not after the ten minutes that it would have slept"
+
+    again = list(Watchdog(trial(0.3), workplace(tmp_path)).guard(quick([])))
+    assert [report.status for report in again] == [Status.TIMEOUT]
+    assert "over the time limit of 0.3 s" in (again[0].failure or "")
+    third = list(Watchdog(trial(0.3), workplace(tmp_path)).guard(quick([])))
+    assert third[-1].status is Status.FINISHED, "that was said once; asked to run again, it may"
+
+
+def test_word_that_was_left_is_all_that_the_next_attempt_says(tmp_path: Path) -> None:
+    place, config = workplace(tmp_path), trial(None)
+    word = Report(
+        step=0, status=Status.OUT_OF_MEMORY, failure="no memory", figures={"peak_memory_bytes": 1.0}
+    )
+    watchdog.leave_word(place.folder(config), word)
+    closed: list[str] = []
+    assert list(Watchdog(config, place).guard(quick(closed))) == [word]
+    assert list(Watchdog(config, place).guard(quick(closed)))[-1].status is Status.FINISHED
+
+
+def test_measuring_and_waiting_for_it_are_not_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watchdog, "_GRACE", 0.1)
+    device = Device("cpu", tmp_path / "locks")
+
+    def measures() -> Generator[Report, None, None]:
+        with device.alone():
+            time.sleep(0.8)  # four times the limit
+        yield Report(step=1, status=Status.FINISHED)
+
+    found = list(Watchdog(trial(0.1), workplace(tmp_path)).guard(measures()))
+    device.close()
+    assert [report.status for report in found] == [Status.FINISHED], "and this process is still here"
+
+
+@pytest.mark.parametrize("limit", [None, 0.2])
+def test_a_trial_that_ends_is_left_alone(
+    limit: float | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watchdog, "_GRACE", 0.1)
+    closed: list[str] = []
+    found = [report.step for report in Watchdog(trial(limit), workplace(tmp_path)).guard(quick(closed))]
+    assert found == [1, 2] and closed == ["closed"]
+    time.sleep(0.5)  # the process is still here
+
+
+def test_closing_stops_the_watch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watchdog, "_GRACE", 0.1)
+    closed: list[str] = []
+    reports = Watchdog(trial(0.2), workplace(tmp_path)).guard(quick(closed))
+    next(reports)
+    reports.close()
+    assert closed == ["closed"]
+    time.sleep(0.5)
