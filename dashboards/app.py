@@ -7,8 +7,9 @@ from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from recallfront.dashboards.views import SweepView, clock, view_of
+from recallfront.dashboards.views import SweepView, view_of
 from recallfront.platform.errors import UsageError
+from recallfront.platform.metrics import duration
 
 if TYPE_CHECKING:
     from fastapi import APIRouter, FastAPI, Request
@@ -161,7 +162,7 @@ def _templates() -> "Environment":
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    templates.filters["clock"] = clock
+    templates.filters["duration"] = duration
     return templates
 
 

@@ -10,7 +10,7 @@ from recallfront.platform.front.candidates import Candidate, gather, varying_kno
 from recallfront.platform.front.front import Front, build_front
 from recallfront.platform.front.history import devices
 from recallfront.platform.front.tables import MARKS
-from recallfront.platform.metrics import show, title_of
+from recallfront.platform.metrics import columns_of, show
 from recallfront.platform.results.records import SweepRecord, TrialRecord
 from recallfront.platform.results.status import Status
 
@@ -85,10 +85,7 @@ class SweepView:
     @property
     def columns(self) -> dict[str, str]:
         """Metric -> heading, in both tables: the objectives, recall on both splits, and the state."""
-        columns = {
-            o.reading: "recall" if o.metric == "recall" else title_of(o.metric) for o in self.front.objectives
-        }
-        return columns | {"recall": "recall on test", "state_bytes": "state"}
+        return columns_of(self.front.objectives)
 
     @property
     def candidates(self) -> list[CandidateLine]:
@@ -191,14 +188,3 @@ def view_of(record: SweepRecord, experiment_id: str, *, driverless: bool = False
         seconds=max(ends, default=started) - started,
         device_hours=sum(devices(t) * ((t.end_time or 0.0) - t.start_time) / 3600 for t in ended),
     )
-
-
-def clock(seconds: float | None) -> str:
-    """A duration as a person reads it: `42 s`, `3 min 20 s`, `5 h 07 min`."""
-    if seconds is None:
-        return "–"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes:02d} min"
-    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

@@ -1,29 +1,163 @@
-"""Every figure of a trial: its name, title, unit and format."""
+"""Every figure of a trial, once: what it is called, its unit, how its seeds are joined, and where it is shown.
 
-UNITS = {
-    "decode_tokens_per_second": "decode tokens/s",
-    "prefill_tokens_per_second": "prefill tokens/s",
-    "train_tokens_per_second": "training tokens/s",
-    "state_bytes": "state",
-    "materialised_state_bytes": "state, materialised",
-    "recall": "recall",
-    "parameters": "parameters",
-}
+A new metric is a line in `METRICS` beside the code that computes it. A family of metrics is one line as well: `*` in
+its name stands for what tells its members apart, and `{}` in its title for the same (`recall_at_*`: "recall at {}").
+A metric without a line is a plain number, called by its name, whose seeds are joined by their mean. One that may be
+an objective is also named in `ObjectiveMetric` of `sweeps/objectives.py`.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from statistics import fmean, median
+from typing import Final, Literal, get_args
+
+from recallfront.sweeps.objectives import ON_BOTH_SPLITS, Objective, ObjectiveMetric
+
+SPREAD: Final = "_spread"  # ends the name of a measurement's own spread
 
 
-def title_of(metric: str) -> str:
+@dataclass(frozen=True)
+class Metric:
+    """One figure of a trial, or a family of them."""
+
+    name: str
+    title: str = ""  # as a heading; empty: the name in words
+    axis: str = ""  # as the title of an axis, with the unit; empty: the title
+    unit: Literal["", "bytes", "seconds"] = ""
+    join: Callable[[Iterable[float]], float] = fmean  # a configuration's value from those of its seeds
+    log_axis: bool = True  # whether an axis of it may be logarithmic
+    column: bool = False  # in the tables of a front, beside its objectives
+    detail: bool = False  # shown of one configuration, as when a mark of the picture is pointed at
+    # What a rerun compares: every step, the last value, or nothing, as of a figure that is measured anew.
+    rerun: Literal["curve", "final", None] = None
+
+    @property
+    def may_be_objective(self) -> bool:
+        return self.name in get_args(ObjectiveMetric)
+
+    def show(self, value: float, spread: float | None = None) -> str:
+        """A value with its spread, in the unit and with the digits that the metric deserves."""
+        if self.unit == "bytes":
+            return _show_bytes(value) + (f" ±{_show_bytes(spread)}" if spread else "")
+        if self.unit == "seconds":
+            return duration(value)
+        if abs(value) >= 1000 or (float(value).is_integer() and abs(value) > 1):
+            return f"{value:,.0f}" + (f" ±{spread:,.0f}" if spread else "")
+        digits = 3 if abs(value) < 10 else 1
+        return f"{value:.{digits}f}" + (f" ±{spread:.{digits}f}" if spread is not None else "")
+
+
+METRICS: Final = (
+    Metric("validation_recall", "validation recall", "recall (validation)", log_axis=False, rerun="curve"),
+    Metric("recall", "recall on test", log_axis=False, detail=True, rerun="final"),
+    Metric("validation_recall_at_*", "validation recall at {}", log_axis=False),
+    Metric("recall_at_*", "recall on test at {}", log_axis=False),
+    Metric("validation_recall_*", "validation recall, {}", log_axis=False),
+    Metric("recall_*", "recall on test, {}", log_axis=False),
+    Metric("loss", "training loss", rerun="curve"),
+    Metric("validation_loss", rerun="curve"),
+    Metric("test_loss", "loss on test", rerun="final"),
+    Metric("decode_tokens_per_second", "decode tokens/s", "decoding throughput (tokens/s)", join=median),
+    Metric("prefill_tokens_per_second", "prefill tokens/s", "prefill throughput (tokens/s)", join=median),
+    Metric("train_tokens_per_second", "training tokens/s", "training throughput (tokens/s)", join=median),
+    Metric(
+        "state_bytes", "state", "decode state (bytes)", unit="bytes", column=True, detail=True, rerun="final"
+    ),
+    Metric("materialised_state_bytes", "state, materialised", unit="bytes", detail=True),
+    Metric("parameters", detail=True, rerun="final"),
+    Metric("*_bytes", "{}", unit="bytes"),
+    Metric("*_seconds", "{} time", unit="seconds"),
+)
+THROUGHPUTS: Final = ("prefill_tokens_per_second", "decode_tokens_per_second", "train_tokens_per_second")
+
+
+@lru_cache(maxsize=1024)
+def metric(name: str) -> Metric:
+    """What is known of a metric: its own line of `METRICS`, else the first family that it belongs to."""
+    exact = next((known for known in METRICS if known.name == name), None)
+    if exact is not None:
+        return replace(exact, title=exact.title or _words(name))
+    for family in METRICS:
+        before, star, after = family.name.partition("*")
+        found = re.fullmatch(f"{re.escape(before)}(.+){re.escape(after)}", name) if star else None
+        if found:
+            return replace(family, name=name, title=family.title.format(_words(found[1])))
+    return Metric(name, _words(name))
+
+
+def title_of(name: str) -> str:
     """A metric's name as a heading."""
-    return UNITS.get(metric, metric.replace("_", " "))
+    return metric(name).title
 
 
-def show(metric: str, value: float, spread: float | None = None) -> str:
-    """A value with its spread, in the unit and with the digits that its metric deserves."""
-    if metric in ("state_bytes", "materialised_state_bytes"):
-        return _show_bytes(value) + (f" ±{_show_bytes(spread)}" if spread else "")
-    if abs(value) >= 1000 or (float(value).is_integer() and abs(value) > 1):
-        return f"{value:,.0f}" + (f" ±{spread:,.0f}" if spread else "")
-    digits = 3 if abs(value) < 10 else 1
-    return f"{value:.{digits}f}" + (f" ±{spread:.{digits}f}" if spread is not None else "")
+def title_of_objective(objective: Objective) -> str:
+    """An objective as a heading: plain recall is the one that configurations are compared by."""
+    return _words(objective.metric) if objective.metric in ON_BOTH_SPLITS else title_of(objective.metric)
+
+
+def axis_title(objective: Objective) -> str:
+    """The title of an objective's axis, with the unit."""
+    known = metric(objective.reading)
+    return known.axis or known.title
+
+
+def columns_of(objectives: Sequence[Objective]) -> dict[str, str]:
+    """Metric -> heading of a front's tables: the objectives, on both splits where they have two, then the state."""
+    columns: dict[str, str] = {}
+    for objective in objectives:
+        columns[objective.reading] = title_of_objective(objective)
+        columns.setdefault(objective.metric, title_of(objective.metric))
+    return columns | {known.name: known.title for known in METRICS if known.column}
+
+
+def details_of(objectives: Sequence[Objective]) -> dict[str, str]:
+    """Metric -> heading of what is shown of one configuration: its objectives and the details."""
+    first = {objective.reading: title_of_objective(objective) for objective in objectives}
+    return first | {
+        known.name: title_of(known.name) for known in METRICS if known.detail and known.name not in first
+    }
+
+
+def compared(how: Literal["curve", "final"]) -> tuple[str, ...]:
+    """The metrics that a rerun compares at every step, or at the end."""
+    return tuple(known.name for known in METRICS if known.rerun == how)
+
+
+def named_in_condition(name: str) -> str:
+    """The metric that a name in a condition stands for: plain `recall` is validation recall, since selection must not
+    look at the test split; `test_recall` is the other."""
+    if re.fullmatch(r"test_recall(_.+)?", name):
+        return name.removeprefix("test_")
+    return f"validation_{name}" if re.fullmatch(r"recall(_.+)?", name) else name
+
+
+def name_for_condition(name: str) -> str:
+    """What a metric is called in a condition: the other way around."""
+    if re.fullmatch(r"validation_recall(_.+)?", name):
+        return name.removeprefix("validation_")
+    return f"test_{name}" if re.fullmatch(r"recall(_.+)?", name) else name
+
+
+def show(name: str, value: float, spread: float | None = None) -> str:
+    """A metric's value with its spread, as a person reads it."""
+    return metric(name).show(value, spread)
+
+
+def duration(seconds: float | None) -> str:
+    """A duration as a person reads it: `42 s`, `3 min 20 s`, `5 h 07 min`; a dash for None."""
+    if seconds is None:
+        return "–"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
 
 
 def _show_bytes(value: float) -> str:
@@ -32,19 +166,3 @@ def _show_bytes(value: float) -> str:
             break
         value /= 1024
     return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
-
-
-# what a metric is called in a condition where that is not its own name: selection is not on the test split
-ALIASES = {"recall": "validation_recall", "test_recall": "recall"}
-
-
-AXIS_TITLES = {
-    "recall": "recall (validation)",
-    "decode_tokens_per_second": "decoding throughput (tokens/s)",
-    "prefill_tokens_per_second": "prefill throughput (tokens/s)",
-    "train_tokens_per_second": "training throughput (tokens/s)",
-    "state_bytes": "decode state (bytes)",
-}
-
-
-THROUGHPUTS = ("prefill_tokens_per_second", "decode_tokens_per_second", "train_tokens_per_second")

@@ -19,6 +19,7 @@ from recallfront.platform.lineage.code_version import code_version
 from recallfront.platform.lineage.comparison import compare
 from recallfront.platform.lineage.environment import Lineage, TrialLineage, collect, packages_text
 from recallfront.platform.lineage.source import diff_text
+from recallfront.platform.metrics import compared
 from recallfront.platform.results.records import TAG, TrialRecord
 from recallfront.platform.results.reports import Report, Row
 from recallfront.platform.results.status import Status
@@ -37,8 +38,6 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
     from rich.table import Table
 
-_CURVES = ("loss", "validation_loss", "validation_recall")  # every step of these is compared
-_FINAL = ("recall", "test_loss", "parameters", "state_bytes")
 _TOLERANCE_DEVIATIONS = 3.0  # of the difference of two recalls that differ by chance alone
 
 
@@ -155,18 +154,19 @@ def _reports(config: TrialConfig, place: Workplace) -> Generator[Report, None, N
 
 def _history(client: "MlflowClient", run: TrialRecord) -> dict[str, dict[int, float]]:
     return {
-        metric: {m.step: m.value for m in client.get_metric_history(run.run_id, metric)} for metric in _CURVES
+        metric: {m.step: m.value for m in client.get_metric_history(run.run_id, metric)}
+        for metric in compared("curve")
     }
 
 
 def _compare(
     before: dict[str, dict[int, float]], rows: list[Row], first: TrialRecord, last: Report
 ) -> tuple[Comparison, ...]:
-    after: dict[str, dict[int, float]] = {metric: {} for metric in _CURVES}
+    after: dict[str, dict[int, float]] = {metric: {} for metric in compared("curve")}
     for metric, value, step, _ in rows:
         if metric in after:
             after[metric][step] = value
-    for metric in _FINAL:
+    for metric in compared("final"):
         before[metric] = {0: first.metrics[metric]} if metric in first.metrics else {}
         after[metric] = {0: last.figures[metric]} if metric in last.figures else {}
     found = []

@@ -8,6 +8,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from recallfront.models.configs.explain import explain
 from recallfront.sweeps.base import Frozen, canonical_json, digest
+from recallfront.sweeps.objectives import Objective
 from recallfront.sweeps.space import (
     TRAINING_PREFIX,
     Block,
@@ -28,44 +29,7 @@ from recallfront.sweeps.trial import (
     TrialConfig,
 )
 
-Metric = Literal[
-    "recall",
-    "decode_tokens_per_second",
-    "prefill_tokens_per_second",
-    "train_tokens_per_second",
-    "state_bytes",
-    "parameters",
-]
 _LARGEST_GRID = 100_000  # trials of one block
-
-
-class Objective(Frozen):
-    """One axis of the front."""
-
-    metric: Metric
-    direction: Literal["max", "min"] = "max"
-    reference: float = Field(
-        default=0.0, description="this axis of the point that hypervolume is taken against"
-    )
-
-    @model_validator(mode="after")
-    def _minimum_has_a_reference(self) -> Self:
-        if self.direction == "min" and self.reference <= 0:
-            raise ValueError(
-                f"reference={self.reference}: objective {self.metric!r} is minimised, so its reference must be a "
-                "positive value that is no longer worth having"
-            )
-        return self
-
-    @property
-    def reading(self) -> str:
-        """The metric that configurations are compared by; the test split's recall is only reported."""
-        return "validation_recall" if self.metric == "recall" else self.metric
-
-    @property
-    def sign(self) -> float:
-        """What turns a value into one to be maximised."""
-        return 1.0 if self.direction == "max" else -1.0
 
 
 class SearchConfig(Frozen):

@@ -4,20 +4,19 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean, median, stdev
+from statistics import median, stdev
 from typing import Any
 
 import numpy as np
 
 from recallfront.platform.errors import UsageError
-from recallfront.platform.metrics import show
+from recallfront.platform.metrics import SPREAD, metric, show
 from recallfront.platform.pareto import FloatArray
 from recallfront.platform.results.records import TrialRecord
-from recallfront.sweeps.spec import Objective
+from recallfront.sweeps.objectives import Objective
 
 Scalar = bool | int | float | str | None
 ALWAYS_TOLD = ("window_size", "feature_dim", "group_size")  # what a sweep explores besides the architecture
-SPREAD = "_spread"  # ends the name of a measurement's own spread
 
 
 @dataclass(frozen=True)
@@ -26,7 +25,7 @@ class Candidate:
 
     architecture: str
     knobs: dict[str, Scalar]  # what varies within the sweep
-    metrics: dict[str, float]  # measurements: median over seeds; all else: mean over seeds
+    metrics: dict[str, float]  # joined over seeds as `platform/metrics` says
     spreads: dict[str, float]  # in the metric's unit; a metric whose spread is not known is absent
     run_ids: tuple[str, ...]  # one a seed, best validation recall first
     trial_keys: tuple[str, ...]  # in the same order
@@ -132,14 +131,12 @@ def gather(trials: Sequence[TrialRecord], knob_names: Iterable[str] = ()) -> Can
         if name.endswith(SPREAD):
             continue
         values = [trial.metrics[name] for trial in trials]
+        metrics[name] = metric(name).join(values)
         if name + SPREAD in names:
-            metrics[name] = median(values)
             own = median(trial.metrics[name + SPREAD] for trial in trials)
             spreads[name] = max(own, (max(values) - min(values)) / 2)
-        else:
-            metrics[name] = fmean(values)
-            if len(values) > 1:
-                spreads[name] = stdev(values)
+        elif len(values) > 1:
+            spreads[name] = stdev(values)
     best_first = sorted(trials, key=lambda trial: -trial.metrics.get("validation_recall", 0.0))
     knobs = flat_knobs(trials[0].config)
     return Candidate(

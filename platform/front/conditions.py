@@ -10,7 +10,7 @@ from typing import Any
 
 from recallfront.platform.errors import UsageError
 from recallfront.platform.front.candidates import Candidate, Scalar
-from recallfront.platform.metrics import ALIASES, show
+from recallfront.platform.metrics import name_for_condition, named_in_condition, show
 
 OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
     ">=": operator.ge,
@@ -83,7 +83,7 @@ def known_names(candidates: Iterable[Candidate]) -> list[str]:
     names = {"architecture", "n_seeds", "contribution"}
     for candidate in candidates:
         names |= set(candidate.knobs) | set(candidate.metrics)
-        names |= {alias for alias, metric in ALIASES.items() if metric in candidate.metrics}
+        names |= set(map(name_for_condition, candidate.metrics))
     return sorted(names)
 
 
@@ -92,13 +92,13 @@ def read(candidate: Candidate, name: str) -> Scalar:
     if name in ("architecture", "n_seeds", "contribution"):
         value: Scalar = getattr(candidate, name)
         return value
-    metric = ALIASES.get(name, name)
+    metric = named_in_condition(name)
     return candidate.metrics.get(metric, candidate.knobs.get(name))
 
 
 def read_shown(candidate: Candidate, name: str) -> str:
     """The same as a person reads it, with its spread."""
-    metric = ALIASES.get(name, name)
+    metric = named_in_condition(name)
     if metric in candidate.metrics:
         return candidate.describe(metric)
     value = read(candidate, name)

@@ -21,7 +21,7 @@ from recallfront.platform.front.candidates import (
 from recallfront.platform.results.records import SweepRecord
 from recallfront.platform.results.status import Status
 from recallfront.platform.tracking.records import read_record
-from recallfront.sweeps.spec import Objective
+from recallfront.sweeps.objectives import Objective
 
 if TYPE_CHECKING:
     pass

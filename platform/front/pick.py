@@ -20,7 +20,7 @@ from recallfront.platform.front.conditions import (
     read_shown,
 )
 from recallfront.platform.front.front import Front, build_front
-from recallfront.platform.metrics import ALIASES, title_of
+from recallfront.platform.metrics import named_in_condition, title_of
 from recallfront.platform.results.records import SweepRecord
 from recallfront.platform.tracking.records import read_record
 
@@ -150,7 +150,7 @@ def _figures(front: Front, candidate: Candidate, without: str = "") -> str:
     others = [o for o in front.objectives if without not in (o.metric, o.reading)]
     told = [f"{_name(o.metric)} {candidate.describe(o.reading)}" for o in others]
     if "recall" in candidate.metrics:
-        told.append(f"recall on test {candidate.describe('recall')}")
+        told.append(f"{title_of('recall')} {candidate.describe('recall')}")
     return ", ".join(told)
 
 
@@ -181,4 +181,4 @@ def _extent(name: str, candidates: Sequence[Candidate]) -> float:
 
 
 def _name(metric: str) -> str:
-    return "validation recall" if ALIASES.get(metric, metric) == "validation_recall" else title_of(metric)
+    return title_of(named_in_condition(metric))

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from recallfront.platform.front.candidates import Candidate, show_knob
 from recallfront.platform.front.front import Front
-from recallfront.platform.metrics import show, title_of
+from recallfront.platform.metrics import columns_of, show, title_of_objective
 
 MARKS = {(True, True): "●", (True, False): "◐", (False, False): "○", (False, True): ""}
 
@@ -37,7 +37,7 @@ def as_table(front: Front, *, members_only: bool = False) -> Table:
     table = Table(title=title, caption=caption, caption_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("front", no_wrap=True)
     table.add_column("configuration", min_width=16)
-    columns = _metric_columns(front)
+    columns = columns_of(front.objectives)
     for name in (*columns.values(), "seeds"):
         table.add_column(Text(name.replace(" ", "\n", 1)), justify="right", no_wrap=True)
     for candidate in front.members if members_only else front.candidates:
@@ -47,24 +47,13 @@ def as_table(front: Front, *, members_only: bool = False) -> Table:
     return table
 
 
-def _metric_columns(front: Front) -> dict[str, str]:
-    """Metric -> heading: the objectives (recall on both splits), then the state."""
-    columns: dict[str, str] = {}
-    for objective in front.objectives:
-        if objective.metric == "recall":
-            columns |= {"validation_recall": "recall", "recall": "recall on test"}
-        else:
-            columns[objective.metric] = title_of(objective.metric)
-    return columns | {"state_bytes": "state"}
-
-
 def _mark(front: Front, candidate: Candidate) -> str:
     mark = MARKS[candidate.on_front, candidate.certain]
     return f"{mark} knee" if candidate is front.knee else mark
 
 
 def _caption(front: Front) -> str:
-    against = ", ".join(f"{title_of(o.metric)} {o.reference:g}" for o in front.objectives)
+    against = ", ".join(f"{title_of_objective(o)} {o.reference:g}" for o in front.objectives)
     lines = [
         f"{len(front.members)} of {len(front.candidates)} configurations are on the front; "
         f"hypervolume {show('hypervolume', front.hypervolume)} against {against}.",

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from recallfront.platform.pareto import contributions, ranks
-from recallfront.sweeps.spec import EarlyStopping, Objective
+from recallfront.sweeps.objectives import Objective
+from recallfront.sweeps.spec import EarlyStopping
 
 
 class Halving:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from recallfront.dashboards.views import clock, view_of
+from recallfront.dashboards.views import view_of
 from recallfront.platform.errors import UsageError
 from recallfront.platform.front.front import build_front
 from recallfront.platform.results.records import SweepRecord
@@ -60,7 +60,7 @@ def test_the_front_comes_first_in_the_table(record: SweepRecord) -> None:
     lines = view.candidates
     assert [line.on_front for line in lines] == sorted((line.on_front for line in lines), reverse=True)
     assert lines[0].label == "attention" and lines[0].mark == "●"
-    assert list(view.columns.values()) == ["recall", "decode tokens/s", "recall on test", "state"]
+    assert list(view.columns.values()) == ["recall", "recall on test", "decode tokens/s", "state"]
     assert lines[0].figures == ("0.993 ±0.000", "1,450 ±29", "0.989 ±0.000", "1.0 MiB")
     assert sum(line.is_knee for line in lines) == 1
     assert 0 < sum(line.share for line in lines) <= 1
@@ -92,18 +92,3 @@ def test_a_new_sweep_has_little_to_show(make_record: MakeRecord) -> None:
     assert view_of(make_record(0), "7").seconds == 0
     with pytest.raises(UsageError, match="no specification"):
         view_of(replace(make_record(0), spec={}), "7")
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (0, "0 s"),
-        (59.4, "59 s"),
-        (59.6, "1 min 00 s"),
-        (200, "3 min 20 s"),
-        (18420, "5 h 07 min"),
-        (None, "–"),
-    ],
-)
-def test_clock(seconds: float | None, text: str) -> None:
-    assert clock(seconds) == text

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from recallfront.platform.front.candidates import Candidate, show_knob
 from recallfront.platform.front.front import Front
-from recallfront.platform.metrics import AXIS_TITLES, show, title_of
-from recallfront.sweeps.spec import Objective
+from recallfront.platform.metrics import axis_title, metric, show, title_of_objective
+from recallfront.sweeps.objectives import Objective
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Axis:
 
     @property
     def title(self) -> str:
-        name = AXIS_TITLES.get(self.objective.metric, self.objective.metric.replace("_", " "))
+        name = axis_title(self.objective)
         return f"{name}, log scale" if self.is_log else name
 
     @property
@@ -78,7 +78,7 @@ def axis_of(front: Front, objective: Objective) -> Axis:
     spreads = [c.spreads.get(reading, 0.0) for c in front.candidates] or [0.0, 0.0]
     low = min(value - spread for value, spread in zip(values, spreads, strict=True))
     high = max(value + spread for value, spread in zip(values, spreads, strict=True))
-    if objective.metric != "recall" and low > 0 and high / low > _LOG_FROM:
+    if metric(reading).log_axis and low > 0 and high / low > _LOG_FROM:
         pad = (high / low) ** 0.08
         return Axis(objective, low / pad, high * pad, is_log=True)
     pad = 0.08 * (high - low) or 0.08 * abs(high) or 1.0
@@ -138,7 +138,7 @@ def short_knob(name: str) -> str:
 
 def summary(front: Front) -> str:
     """One sentence under a picture."""
-    against = " and ".join(f"{title_of(o.metric)} {o.reference:g}" for o in front.objectives)
+    against = " and ".join(f"{title_of_objective(o)} {o.reference:g}" for o in front.objectives)
     count = len(front.candidates)
     return (
         f"{len(front.members)} of {count} configuration{'s' if count != 1 else ''} on the front; hypervolume "

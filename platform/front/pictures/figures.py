@@ -24,7 +24,7 @@ from recallfront.platform.front.pictures.appearance import (
     summary,
 )
 from recallfront.platform.front.tables import as_csv
-from recallfront.platform.metrics import title_of
+from recallfront.platform.metrics import details_of
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure, Scatter
@@ -213,10 +213,8 @@ def _ring(front: Front, knee: Candidate) -> "Scatter":
 def _hover(front: Front, candidate: Candidate) -> str:
     """What is told of a candidate: knobs, objectives, state, place and runs. Plotly reads it as HTML."""
     knobs = [f"{name} = {show_knob(value)}" for name, value in candidate.knobs.items()]
-    metrics = {title_of(o.metric): o.reading for o in front.objectives}
-    metrics["recall on test"] = "recall"
-    metrics |= {title_of(name): name for name in ("state_bytes", "materialised_state_bytes", "parameters")}
-    told = [f"{name}: {candidate.describe(m)}" for name, m in metrics.items() if m in candidate.metrics]
+    details = details_of(front.objectives).items()
+    told = [f"{title}: {candidate.describe(m)}" for m, title in details if m in candidate.metrics]
     place = "on the front" if candidate.on_front else "off the front"
     if not candidate.certain:
         place += ", uncertain within the spreads"

@@ -1,7 +1,7 @@
 """The description of a sweep's MLflow run."""
 
 from recallfront.platform.front.front import Front
-from recallfront.platform.metrics import show, title_of
+from recallfront.platform.metrics import show, title_of_objective
 
 
 def sweep_note(run_id: str, front: Front) -> str:
@@ -10,7 +10,7 @@ def sweep_note(run_id: str, front: Front) -> str:
     if not front.members:
         return "\n".join([*lines, "No trial has finished yet."])
     columns = [objective.reading for objective in front.objectives]
-    heads = [title_of(objective.metric) for objective in front.objectives]
+    heads = [title_of_objective(objective) for objective in front.objectives]
     lines += [
         f"{len(front.members)} of {len(front.candidates)} configurations are on the front; hypervolume "
         f"{show('hypervolume', front.hypervolume)}.",

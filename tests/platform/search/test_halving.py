@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from recallfront.platform.search.halving import Halving
-from recallfront.sweeps.spec import EarlyStopping, Objective
+from recallfront.sweeps.objectives import Objective
+from recallfront.sweeps.spec import EarlyStopping
 
 OBJECTIVES = (Objective(metric="recall"), Objective(metric="decode_tokens_per_second"))
 SMALL_STATE = (Objective(metric="recall"), Objective(metric="state_bytes", direction="min", reference=1e6))

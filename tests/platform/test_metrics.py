@@ -1,0 +1,85 @@
+"""Figures by their names: titles, families, and how seeds are joined."""
+
+from typing import get_args
+
+import pytest
+
+from recallfront.platform.metrics import (
+    METRICS,
+    columns_of,
+    compared,
+    duration,
+    metric,
+    name_for_condition,
+    named_in_condition,
+    show,
+    title_of,
+)
+from recallfront.sweeps.objectives import Objective, ObjectiveMetric
+
+
+def test_every_objective_has_a_line_and_a_title() -> None:
+    names = [known.name for known in METRICS]
+    assert len(set(names)) == len(names)
+    assert set(get_args(ObjectiveMetric)) == {known.name for known in METRICS if known.may_be_objective}
+    assert all(title_of(name) for name in names)
+
+
+def test_members_of_a_family_are_told_by_their_part_of_the_name() -> None:
+    assert title_of("recall_at_2048") == "recall on test at 2048"
+    assert title_of("validation_recall_at_64") == "validation recall at 64"
+    assert title_of("recall_64_tokens") == "recall on test, 64 tokens"
+    assert show("scratch_bytes", 2048) == "2.0 KiB"
+    assert show("wait_seconds", 75) == "1 min 15 s"
+    assert metric("perplexity").title == "perplexity" and metric("perplexity").unit == ""
+
+
+def test_seeds_are_joined_by_the_mean_or_for_what_is_timed_by_the_median() -> None:
+    assert metric("decode_tokens_per_second").join([1.0, 2.0, 9.0]) == 2.0
+    assert metric("validation_recall").join([1.0, 2.0, 9.0]) == 4.0
+    assert metric("a_new_metric").join([1.0, 2.0, 9.0]) == 4.0
+
+
+@pytest.mark.parametrize(
+    ("said", "meant"),
+    [
+        ("recall", "validation_recall"),
+        ("test_recall", "recall"),
+        ("recall_at_512", "validation_recall_at_512"),
+        ("test_recall_at_512", "recall_at_512"),
+        ("state_bytes", "state_bytes"),
+        ("recallable", "recallable"),
+    ],
+)
+def test_conditions_mean_validation_unless_they_say_test(said: str, meant: str) -> None:
+    assert (named_in_condition(said), name_for_condition(meant)) == (meant, said)
+
+
+def test_columns_show_recall_on_both_splits() -> None:
+    objectives = [Objective(metric="recall"), Objective(metric="decode_tokens_per_second")]
+    assert columns_of(objectives) == {
+        "validation_recall": "recall",
+        "recall": "recall on test",
+        "decode_tokens_per_second": "decode tokens/s",
+        "state_bytes": "state",
+    }
+
+
+def test_what_a_rerun_compares() -> None:
+    assert set(compared("curve")) == {"loss", "validation_loss", "validation_recall"}
+    assert set(compared("final")) == {"recall", "test_loss", "parameters", "state_bytes"}
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0 s"),
+        (59.4, "59 s"),
+        (59.6, "1 min 00 s"),
+        (200, "3 min 20 s"),
+        (18420, "5 h 07 min"),
+        (None, "–"),
+    ],
+)
+def test_duration(seconds: float | None, text: str) -> None:
+    assert duration(seconds) == text
