@@ -21,10 +21,13 @@ ON_BOTH_SPLITS: Final = ("recall",)
 class Objective(Frozen):
     """One axis of the front."""
 
-    metric: ObjectiveMetric
-    direction: Literal["max", "min"] = "max"
+    metric: ObjectiveMetric = Field(description="What is compared; recall is that of the validation split.")
+    direction: Literal["max", "min"] = Field(
+        default="max", description="Whether more or less of the metric is better."
+    )
     reference: float = Field(
-        default=0.0, description="this axis of the point that hypervolume is taken against"
+        default=0.0,
+        description="This axis of the reference point of the hypervolume; a minimised metric needs a positive one.",
     )
 
     @model_validator(mode="after")

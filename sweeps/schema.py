@@ -36,7 +36,7 @@ def specification_schema() -> dict[str, Any]:
             "unevaluatedProperties": False,
         }
     blocks = [{"$ref": f"#/$defs/{name} block"} for name in knobs]
-    schema["properties"]["space"] = {"type": "array", "minItems": 1, "items": {"oneOf": blocks}}
+    schema["properties"]["space"] |= {"minItems": 1, "items": {"oneOf": blocks}}
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 

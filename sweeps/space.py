@@ -32,10 +32,12 @@ _MOST_CHECKED = 4096  # combinations of a block that are tried when looking for 
 class Range(Frozen):
     """Every value from low to high, both included."""
 
-    low: int | float
-    high: int | float
-    log: bool = False
-    step: int | float | None = Field(default=None, gt=0)
+    low: int | float = Field(description="Smallest value.")
+    high: int | float = Field(description="Largest value; must be above `low`.")
+    log: bool = Field(default=False, description="Whether samplers draw the logarithm evenly.")
+    step: int | float | None = Field(
+        default=None, gt=0, description="Distance between values; a grid needs one. Not together with `log`."
+    )
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:
@@ -161,7 +163,7 @@ def _read_domain(architecture: str, key: str, value: Range | list[Scalar] | Scal
         raise ValueError(f"{where}: is an empty list; give at least one value")
     checked = tuple(check_value(architecture, key, choice, where) for choice in choices)
     if len(set(map(repr, checked))) < len(checked):
-        raise ValueError(f"{where}={list(checked)}: a value stands there twice")
+        raise ValueError(f"{where}={list(checked)}: each value may appear only once")
     return checked
 
 

@@ -35,9 +35,15 @@ _LARGEST_GRID = 100_000  # trials of one block
 class SearchConfig(Frozen):
     """How configurations are chosen."""
 
-    method: Literal["grid", "random", "tpe", "nsga2", "gp"] = "grid"
-    trials: int | None = Field(default=None, ge=1, description="configurations to try; a grid tries all")
-    seed: int = Field(default=0, ge=0, lt=2**31)
+    method: Literal["grid", "random", "tpe", "nsga2", "gp"] = Field(
+        default="grid", description="Every configuration in turn, or one of Optuna's samplers."
+    )
+    trials: int | None = Field(
+        default=None,
+        ge=1,
+        description="Number of configurations to try. A grid tries all of them; every other method needs it.",
+    )
+    seed: int = Field(default=0, ge=0, lt=2**31, description="Seed of the sampler.")
 
     @model_validator(mode="after")
     def _number_of_trials(self) -> Self:
@@ -49,47 +55,68 @@ class SearchConfig(Frozen):
 
 
 class EarlyStopping(Frozen):
-    """Multi-objective successive halving: at each rung only the best by non-dominated rank go on (arXiv:2106.12639)."""
+    """Multi-objective successive halving (arXiv:2106.12639): only the best by non-dominated rank pass a rung."""
 
-    first_rung_steps: int = Field(ge=1)
+    first_rung_steps: int = Field(
+        ge=1, description="Training steps before the first comparison; must be below `training.steps`."
+    )
     reduction: int = Field(
-        default=3, ge=2, description="one in so many goes on, and the steps between rungs grow by it"
+        default=3,
+        ge=2,
+        description="One trial in this many continues past a rung, and each rung has this many times the steps.",
     )
 
 
 class SweepSpec(Frozen):
     """One sweep. Running the same specification again resumes it."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$", description="the study")
-    description: str = ""
-    task: TaskConfig
-    model: dict[str, Scalar] = Field(default={}, description="model settings that every block shares")
-    space: tuple[RawBlock, ...]
-    training: TrainingConfig = TrainingConfig()
-    measurement: MeasurementConfig = MeasurementConfig()
-    resources: ResourceConfig = ResourceConfig()
-    start: StartConfig | None = None
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$",
+        description="Name of the study; its MLflow experiment has the same name.",
+    )
+    description: str = Field(default="", description="A note for readers.")
+    task: TaskConfig = Field(description="What the models are trained and tested on.")
+    model: dict[str, Scalar] = Field(default={}, description="Model settings that all blocks share.")
+    space: tuple[RawBlock, ...] = Field(description="What is explored: one block per architecture.")
+    training: TrainingConfig = Field(default=TrainingConfig(), description="How each trial is trained.")
+    measurement: MeasurementConfig = Field(
+        default=MeasurementConfig(), description="How throughput is measured."
+    )
+    resources: ResourceConfig = Field(
+        default=ResourceConfig(), description="What each trial needs of the cluster."
+    )
+    start: StartConfig | None = Field(
+        default=None, description="A pretrained model to start from; without it, weights are random."
+    )
     objectives: tuple[Objective, ...] = Field(
-        default=(Objective(metric="recall"), Objective(metric="decode_tokens_per_second")), min_length=2
+        default=(Objective(metric="recall"), Objective(metric="decode_tokens_per_second")),
+        min_length=2,
+        description="Axes of the front.",
     )
-    search: SearchConfig = SearchConfig()
-    early_stopping: EarlyStopping | None = None
-    seeds: tuple[Annotated[int, Field(ge=0, lt=2**31)], ...] = Field(default=(0,), min_length=1)
+    search: SearchConfig = Field(
+        default=SearchConfig(), description="Which configurations are tried, and how many."
+    )
+    early_stopping: EarlyStopping | None = Field(
+        default=None, description="Which trials stop early; without it, all run to their last step."
+    )
+    seeds: tuple[Annotated[int, Field(ge=0, lt=2**31)], ...] = Field(
+        default=(0,), min_length=1, description="Every configuration runs once with each seed."
+    )
     concurrent: int | None = Field(
-        default=None, ge=1, description="trials at once; None is what the cluster holds"
+        default=None, ge=1, description="Most trials at once; null is as many as the cluster holds."
     )
-    retries: int = Field(default=2, ge=0, description="how often a trial that was lost is run again")
+    retries: int = Field(default=2, ge=0, description="How many times a lost trial is run again.")
     budget_hours: float | None = Field(
-        default=None, gt=0, description="after so long no further trial starts"
+        default=None, gt=0, description="No trial starts after this many hours."
     )
 
     @model_validator(mode="after")
     def _is_possible(self) -> Self:
         if len(set(self.seeds)) < len(self.seeds):
-            raise ValueError(f"seeds={list(self.seeds)}: a seed stands there twice")
+            raise ValueError(f"seeds={list(self.seeds)}: each seed may appear only once")
         metrics = [o.metric for o in self.objectives]
         if len(set(metrics)) < len(metrics):
-            raise ValueError(f"objectives={metrics}: a metric stands there twice")
+            raise ValueError(f"objectives={metrics}: each metric may appear only once")
         first = self.early_stopping.first_rung_steps if self.early_stopping else 0
         if first >= self.training.steps:
             raise ValueError(

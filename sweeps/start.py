@@ -1,4 +1,4 @@
-"""Where a trial's weights come from, if not from its seed: a model that is trained on, whole or through adapters."""
+"""The model that a trial starts from instead of random weights, trained whole or through adapters."""
 
 from pydantic import Field
 
@@ -6,26 +6,27 @@ from recallfront.sweeps.base import Frozen
 
 
 class LoRAConfig(Frozen):
-    """Low-rank adapters (arXiv:2106.09685) beside the weights that were there; what is new trains whole."""
+    """Low-rank adapters (arXiv:2106.09685) beside the pretrained weights; new weights are trained in full."""
 
-    rank: int = Field(default=8, ge=1)
-    alpha: int = Field(default=16, ge=1, description="the adapters' product is scaled by alpha / rank")
+    rank: int = Field(default=8, ge=1, description="Rank of each adapter.")
+    alpha: int = Field(default=16, ge=1, description="Each adapter's product is scaled by alpha / rank.")
     targets: tuple[str, ...] = Field(
         default=("qkv", "out"),
         min_length=1,
-        description="linear maps that get one, by the ends of their names",
+        description="Linear maps that get an adapter, by the ends of their names.",
     )
 
 
 class StartConfig(Frozen):
-    """A model to start from; softmax attention in it is replaced by the trial's mixer, all else is kept."""
+    """A model to start from; the trial's mixer replaces its softmax attention, and everything else is kept."""
 
     folder: str = Field(
-        min_length=1, description="a model that was saved here, or one of transformers (LLaMA family, GPT-2)"
+        min_length=1,
+        description="Folder of a model saved by recallfront, or by transformers (LLaMA family, GPT-2).",
     )
     sha256: str | None = Field(
         default=None,
         pattern="^[0-9a-f]{64}$",
-        description="of its model.safetensors; checked where it is given",
+        description="sha256 of its model.safetensors; checked if given.",
     )
-    lora: LoRAConfig | None = Field(default=None, description="train adapters; None trains all weights")
+    lora: LoRAConfig | None = Field(default=None, description="Adapters to train; null trains all weights.")

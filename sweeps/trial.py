@@ -18,29 +18,44 @@ Decay = Annotated[float, Field(ge=0, lt=1)]  # of a running mean
 
 
 class TrainingConfig(Frozen):
-    """How a trial is trained; the settings that a DeepSpeed engine and its optimizer get."""
+    """How a trial is trained: the settings of its DeepSpeed engine and its AdamW optimizer."""
 
-    steps: int = Field(default=1000, ge=1, le=10**9)
+    steps: int = Field(default=1000, ge=1, le=10**9, description="Optimizer steps.")
     batch_size: int = Field(
-        default=64, ge=1, le=2**24, description="rows an optimizer step, over all workers"
+        default=64,
+        ge=1,
+        le=2**24,
+        description="Rows per optimizer step, over all workers; a multiple of accumulation x workers.",
     )
-    accumulation: int = Field(default=1, ge=1, description="micro-batches an optimizer step")
-    learning_rate: float = Field(default=3e-3, gt=0)
+    accumulation: int = Field(default=1, ge=1, description="Micro-batches per optimizer step.")
+    learning_rate: float = Field(default=3e-3, gt=0, description="Peak learning rate.")
     min_learning_rate_ratio: float = Field(
-        default=0.0, ge=0, le=1, description="of the peak, at the last step"
+        default=0.0, ge=0, le=1, description="Learning rate at the last step, as a share of the peak."
     )
-    schedule: Literal["constant", "cosine"] = "cosine"
-    warmup_steps: int = Field(default=0, ge=0)
-    weight_decay: float = Field(default=0.1, ge=0)
-    betas: tuple[Decay, Decay] = (0.9, 0.999)
-    gradient_clipping: float = Field(default=1.0, ge=0, description="largest gradient norm; 0 is no clipping")
-    precision: Literal["float32", "bfloat16"] = "float32"
-    zero_stage: Literal[0, 1, 2, 3] = 0
+    schedule: Literal["constant", "cosine"] = Field(
+        default="cosine", description="Course of the learning rate after the warm-up."
+    )
+    warmup_steps: int = Field(
+        default=0, ge=0, description="Steps over which the learning rate rises linearly to its peak."
+    )
+    weight_decay: float = Field(default=0.1, ge=0, description="Decoupled weight decay.")
+    betas: tuple[Decay, Decay] = Field(default=(0.9, 0.999), description="Decays of the two moments.")
+    gradient_clipping: float = Field(
+        default=1.0, ge=0, description="Largest norm of a gradient; 0 turns clipping off."
+    )
+    precision: Literal["float32", "bfloat16"] = Field(
+        default="float32", description="Precision of forward and backward passes."
+    )
+    zero_stage: Literal[0, 1, 2, 3] = Field(
+        default=0, description="DeepSpeed ZeRO stage: what the workers of a trial shard."
+    )
     evaluate_every: int = Field(
-        default=100, ge=1, description="steps between evaluations, the rungs of pruning"
+        default=100, ge=1, description="Steps between evaluations; early stopping compares trials at these."
     )
-    evaluation_batch_size: int = Field(default=256, ge=1)
-    checkpoint_seconds: float = Field(default=20.0, ge=0, description="least time between two checkpoints")
+    evaluation_batch_size: int = Field(default=256, ge=1, description="Rows per evaluation batch.")
+    checkpoint_seconds: float = Field(
+        default=20.0, ge=0, description="Least time between two checkpoints, in seconds."
+    )
 
     @model_validator(mode="after")
     def _warms_up_in_time(self) -> Self:
@@ -50,33 +65,39 @@ class TrainingConfig(Frozen):
 
 
 class DeploymentConfig(Frozen):
-    """The model size at which throughput is measured; None keeps the trial's own.
+    """The model size at which throughput is measured; null keeps the trial's own.
 
     Small models are launch-bound: their throughput says nothing about the architecture.
     """
 
-    width: int | None = Field(default=None, ge=1)
-    num_layers: int | None = Field(default=None, ge=1)
-    num_heads: int | None = Field(default=None, ge=1)
+    width: int | None = Field(default=None, ge=1, description="Width of the measured model.")
+    num_layers: int | None = Field(
+        default=None, ge=1, description="Its number of layers; the pattern is repeated."
+    )
+    num_heads: int | None = Field(default=None, ge=1, description="Its number of heads.")
 
 
 class MeasurementConfig(Frozen):
     """The protocol of a throughput measurement."""
 
-    deployment: DeploymentConfig = DeploymentConfig()
+    deployment: DeploymentConfig = Field(
+        default=DeploymentConfig(), description="Size of the model that is measured."
+    )
     batch_size: int = Field(
-        default=8, ge=1, le=2**24, description="rows that are decoded or prefilled at once"
+        default=8, ge=1, le=2**24, description="Rows that are prefilled or decoded together."
     )
     context_length: int = Field(
-        default=512, ge=1, description="tokens prefilled, and held when decoding starts"
+        default=512, ge=1, description="Tokens that are prefilled, and held when decoding starts."
     )
-    decode_tokens: int = Field(default=32, ge=1, le=2**24, description="decode steps a repeat")
-    train_length: int = Field(default=256, ge=1, le=2**24, description="tokens a row in a training step")
-    repeats: int = Field(default=5, ge=3, description="interleaved repeats; medians are reported")
+    decode_tokens: int = Field(default=32, ge=1, le=2**24, description="Decode steps per repeat.")
+    train_length: int = Field(default=256, ge=1, le=2**24, description="Tokens per row of a training step.")
+    repeats: int = Field(default=5, ge=3, description="Interleaved repeats; the medians are reported.")
     max_repeats: int = Field(
-        default=15, ge=3, description="at most so many, while the spread is above the target"
+        default=15, ge=3, description="Most repeats, as long as the spread is above the target."
     )
-    target_spread: float = Field(default=0.03, gt=0, description="half the p20..p80 width over the median")
+    target_spread: float = Field(
+        default=0.03, gt=0, description="Spread to reach: half the p20..p80 width over the median."
+    )
 
     @model_validator(mode="after")
     def _repeats_in_order(self) -> Self:
@@ -86,25 +107,28 @@ class MeasurementConfig(Frozen):
 
 
 class ResourceConfig(Frozen):
-    """What one trial asks of the cluster."""
+    """What one trial needs of the cluster."""
 
-    workers: int = Field(default=1, ge=1, description="DeepSpeed ranks; above 1 they are Ray Train workers")
-    cpus: float = Field(default=1.0, gt=0, description="CPU cores a worker")
-    gpus: float = Field(default=0.0, ge=0, description="GPUs a worker; a fraction only with one worker")
+    workers: int = Field(default=1, ge=1, description="DeepSpeed ranks; several are Ray Train workers.")
+    cpus: float = Field(default=1.0, gt=0, description="CPU cores per worker.")
+    gpus: float = Field(default=0.0, ge=0, description="GPUs per worker; a fraction only with one worker.")
     memory_gb: float | None = Field(
-        default=None, gt=0, description="least memory that a trial may not exceed"
+        default=None,
+        gt=0,
+        description="Memory that a trial may allocate, in GiB; beyond it the trial ends as `out_of_memory`.",
     )
     time_limit_seconds: float | None = Field(
         default=None,
         gt=0,
-        description="of training and evaluation; measuring, and waiting while others measure, do not count",
+        description="Limit on training and evaluation; measuring, and waiting for measurements, do not count.",
     )
 
     @model_validator(mode="after")
     def _whole_gpus_for_several_workers(self) -> Self:
         if self.workers > 1 and self.gpus % 1:
             raise ValueError(
-                f"gpus={self.gpus}: must be whole with workers={self.workers}: NCCL ranks share no device"
+                f"gpus={self.gpus}: must be a whole number with workers={self.workers}, "
+                "because NCCL ranks cannot share a device"
             )
         return self
 

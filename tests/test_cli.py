@@ -85,7 +85,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         {"space": [{"architecture": "atention"}]},
         "architecture='atention': must be one of attention,",
     ),
-    "seeds": ({"seeds": [0, 0]}, "seeds=[0, 0]: a seed stands there twice"),
+    "seeds": ({"seeds": [0, 0]}, "seeds=[0, 0]: each seed may appear only once"),
     "a seed": ({"seeds": [-1]}, "mine.yaml: seeds[0]=-1: input should be greater than or equal to 0\n"),
     "a pair": ({"training": {"betas": [0.9]}}, "training.betas[1]=[0.9]: too few values"),
 }

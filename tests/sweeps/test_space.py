@@ -60,7 +60,7 @@ def test_a_range_ends_at_its_last_step() -> None:
         ({"low": 1, "high": 4, "step": 0}, "greater than 0"),
         ({"low": "a", "high": 4}, "low"),
         ([], "is an empty list"),
-        ([4, 4.0], "a value stands there twice"),
+        ([4, 4.0], "each value may appear only once"),
         (0, r"space\[0\].window_size=0: input should be greater than or equal to 1"),
         ("wide", "input should be a valid integer"),
         (None, "input should be a valid integer"),

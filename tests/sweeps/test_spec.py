@@ -224,15 +224,15 @@ def test_a_specification_cannot_be_changed() -> None:
         ({"objectives": [{"metric": "recall"}]}, "needs at least 2"),
         (
             {"objectives": [{"metric": "recall"}] * 2},
-            "objectives=['recall', 'recall']: a metric stands there twice",
+            "objectives=['recall', 'recall']: each metric may appear only once",
         ),
         ({"objectives": [{"metric": "recal"}]}, "objectives[0].metric='recal': input should be 'recall',"),
         ({"seeds": []}, "seeds=[]: needs at least 1"),
-        ({"seeds": [0, 0]}, "seeds=[0, 0]: a seed stands there twice"),
+        ({"seeds": [0, 0]}, "seeds=[0, 0]: each seed may appear only once"),
         ({"seeds": [0, -1]}, "seeds[1]=-1: input should be greater than or equal to 0"),
         ({"seeds": 3}, "seeds=3: must be a list"),
         ({"name": "a b"}, "name='a b': string should match pattern"),
-        ({"resources": {"workers": 2, "gpus": 0.5}}, "gpus=0.5: must be whole with workers=2"),
+        ({"resources": {"workers": 2, "gpus": 0.5}}, "gpus=0.5: must be a whole number with workers=2"),
         ({"measurement": {"repeats": 9, "max_repeats": 4}}, "max_repeats=4: must be at least repeats=9"),
         (
             {"early_stopping": {"first_rung_steps": 20}},

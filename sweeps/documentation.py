@@ -1,0 +1,175 @@
+"""The page of every key of a specification: `python -m recallfront.sweeps.documentation > docs/specification.md`.
+
+It is the JSON schema of a sweep, made readable: what the models say about a key is the only place where it is said.
+"""
+
+import re
+from typing import Any
+
+import yaml
+
+from recallfront.sweeps.schema import specification_schema
+from recallfront.sweeps.space import TRAINING_PREFIX
+
+Schema = dict[str, Any]  # a JSON schema, or a part of one
+
+_REFERENCE = "#/$defs/"
+_BLOCK = re.compile(r"(\w+) block")
+_SHARED = "knobs of all blocks"
+_INTRODUCTION = """\
+# The specification of a sweep
+
+A sweep is one YAML file. [README.md](../README.md#submit) shows an example, and the study `quickstart`
+(`sweeps/studies/quickstart.yaml`) is another. This page lists every key; `python -m recallfront.sweeps.documentation`
+writes it from the models that check a specification. Editors check a file as you type with
+[sweep.schema.json](sweep.schema.json).
+
+A key without a default is required. All values are checked before anything is computed, and an error names the key, the
+value and what is allowed. The same specification run again resumes its sweep: `description`, `concurrent`, `retries`,
+`budget_hours` and `search.trials` may change between runs; any other change makes it another sweep.
+"""
+_KNOBS = """\
+## The blocks of `space`
+
+A block has an `architecture` and any knobs of that architecture; a knob that is left out keeps its default. A knob is
+
+- one value: `window_size: 16`;
+- a list of values: `window_size: [16, 32]`;
+- or a range, if it is a number: `window_size: {low: 16, high: 64, step: 16}`.
+
+The default of `num_layers` is the length of `pattern`. Any key of [training](#training) is a knob too, with the prefix
+`training.`: `training.learning_rate: {low: 1.0e-3, high: 1.0e-2, log: true}`. A knob may be null if only other
+architectures have it.
+"""
+
+
+def specification_page() -> str:
+    """The text of docs/specification.md."""
+    schema = specification_schema()
+    definitions = schema["$defs"]
+    places = _places(schema)
+    ours = {name: paths for name, paths in places.items() if not _BLOCK.fullmatch(name) and name != "Range"}
+    titles = {name: ", ".join(paths) for name, paths in ours.items()} | {"Range": "A range"}
+
+    def section(heading: str, definition: Schema) -> list[str]:
+        return [heading, _says(definition), _table(definition, definitions, titles)]
+
+    parts = [_INTRODUCTION, *section("## Keys at the top", {**schema, "description": ""})]
+    for name in ours:
+        parts += section(f"## {titles[name]}", definitions[name])
+    parts += [_KNOBS, *section("### A range", definitions["Range"])]
+    parts += section("### Knobs of every architecture", _without_training(definitions[_SHARED]))
+    for name, definition in definitions.items():
+        if block := _BLOCK.fullmatch(name):
+            parts += section(f"### {block[1]}", definition)
+    return "\n\n".join(part.strip() for part in parts if part) + "\n"
+
+
+def _places(schema: Schema) -> dict[str, list[str]]:
+    """Definition -> the keys whose values it describes, each as a path from the top of a specification."""
+    definitions = schema["$defs"]
+    found: dict[str, list[str]] = {}
+
+    def walk(part: Schema, path: str) -> None:
+        for key, value in part.get("properties", {}).items():
+            for name in _references(value):
+                inner = f"{path}{key}"
+                if inner not in found.setdefault(name, []):
+                    found[name].append(inner)
+                    walk(definitions[name], f"{inner}.")
+
+    walk({"properties": {k: v for k, v in schema["properties"].items() if k != "space"}}, "")
+    return found
+
+
+def _references(part: Any) -> list[str]:
+    """The definitions that a schema refers to, in order."""
+    if isinstance(part, list):
+        return [name for each in part for name in _references(each)]
+    if not isinstance(part, dict):
+        return []
+    own = [part["$ref"].removeprefix(_REFERENCE)] if "$ref" in part else []
+    return own + [name for key in ("anyOf", "oneOf", "items") for name in _references(part.get(key))]
+
+
+def _without_training(definition: Schema) -> Schema:
+    own = {k: v for k, v in definition["properties"].items() if not k.startswith(TRAINING_PREFIX)}
+    return {**definition, "properties": own}
+
+
+def _says(definition: Schema) -> str:
+    """What the model's docstring says."""
+    return " ".join(str(definition.get("description", "")).split())
+
+
+def _table(definition: Schema, definitions: Schema, titles: dict[str, str]) -> str:
+    lines = ["| key | type | default | meaning |", "| --- | --- | --- | --- |"]
+    required = definition.get("required", [])
+    for key, value in definition.get("properties", {}).items():
+        if key == "architecture":
+            continue
+        default = "" if key in required else _default(value, definitions)
+        cells = (f"`{key}`", _kind(_one_value(value), titles), default, value.get("description", ""))
+        lines.append("| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |")
+    return "\n".join(lines) if len(lines) > 2 else ""
+
+
+def _one_value(value: Schema) -> Schema:
+    """Of a knob, which may be a value, a list or a range, the value."""
+    forms = value.get("anyOf", [])
+    is_knob = len(forms) > 1 and forms[1].get("items") == forms[0]
+    return forms[0] if is_knob else value
+
+
+def _default(value: Schema, definitions: Schema) -> str:
+    """The default as YAML, without what the key's own section says."""
+    if "default" not in value:
+        return ""
+    default = value["default"]
+    for name in _references(value):
+        if isinstance(default, dict):
+            return ""
+        if isinstance(default, list):
+            own = {key: part.get("default") for key, part in definitions[name]["properties"].items()}
+            default = [{k: v for k, v in each.items() if v != own[k]} for each in default]
+    shown = yaml.safe_dump(default, default_flow_style=True, width=1000).removesuffix("\n...\n").strip()
+    return f"`{shown}`"
+
+
+def _kind(value: Schema, titles: dict[str, str]) -> str:
+    """The type of a value in words."""
+    if "$ref" in value:
+        title = titles[value["$ref"].removeprefix(_REFERENCE)]
+        return f"[{title.split(',')[0]}](#{_anchor(title)})"
+    if "const" in value:
+        return f"`{value['const']}`"
+    if "enum" in value:
+        return ", ".join(f"`{choice}`" for choice in value["enum"])
+    if forms := value.get("anyOf") or value.get("oneOf"):
+        kinds = list(dict.fromkeys(_kind(form, titles) for form in forms))
+        if "number" in kinds and "integer" in kinds:
+            kinds.remove("integer")
+        return " or ".join(kinds)
+    if "prefixItems" in value:
+        return f"list of {len(value['prefixItems'])} x {_kind(value['prefixItems'][0], titles)}"
+    if value.get("type") == "array":
+        items = value.get("items", {})
+        return "list of blocks" if "oneOf" in items else f"list of {_kind(items, titles)}"
+    names = {"string": "text", "boolean": "true or false", "object": "mapping"}
+    kind = str(value.get("type", "any"))
+    return names.get(kind, kind) + _limits(value)
+
+
+def _limits(value: Schema) -> str:
+    signs = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
+    told = [f"{sign} {value[key]:,}" for key, sign in signs.items() if key in value]
+    return f" {', '.join(told)}" if told else ""
+
+
+def _anchor(title: str) -> str:
+    """Where a heading is found on the page, as GitHub names it."""
+    return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
+
+
+if __name__ == "__main__":
+    print(specification_page(), end="")

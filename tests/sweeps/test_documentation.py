@@ -1,0 +1,77 @@
+"""docs/specification.md is what the models say, and says something about every key."""
+
+import re
+from pathlib import Path
+
+import recallfront
+from recallfront.sweeps.documentation import specification_page
+from recallfront.sweeps.objectives import Objective
+from recallfront.sweeps.space import Range, architectures
+from recallfront.sweeps.spec import EarlyStopping, SearchConfig, SweepSpec
+from recallfront.sweeps.start import LoRAConfig, StartConfig
+from recallfront.sweeps.trial import DeploymentConfig, MeasurementConfig, ResourceConfig, TrainingConfig
+
+PAGE = Path(recallfront.__file__).parents[1] / "docs" / "specification.md"
+
+
+def section(heading: str) -> dict[str, tuple[str, str, str]]:
+    """Key -> type, default, meaning of a section's table."""
+    text = PAGE.read_text()
+    _, _, rest = text.partition(f"# {heading}\n")
+    body = re.split(r"\n#+ ", rest)[0]
+    rows = re.findall(r"^\| `(\w+)` \| (.*?) \| (.*?) \| (.*?) \|$", body, re.MULTILINE)
+    return {key: (kind, default, meaning) for key, kind, default, meaning in rows}
+
+
+def test_the_page_is_of_this_version() -> None:
+    written = "run: python -m recallfront.sweeps.documentation > docs/specification.md"
+    assert PAGE.read_text() == specification_page(), written
+
+
+def test_every_key_has_a_row_and_a_meaning() -> None:
+    models = {
+        "Keys at the top": SweepSpec,
+        "training": TrainingConfig,
+        "measurement": MeasurementConfig,
+        "measurement.deployment": DeploymentConfig,
+        "resources": ResourceConfig,
+        "start": StartConfig,
+        "start.lora": LoRAConfig,
+        "objectives": Objective,
+        "search": SearchConfig,
+        "early_stopping": EarlyStopping,
+        "A range": Range,
+    }
+    for heading, model in models.items():
+        rows = section(heading)
+        assert list(rows) == list(model.model_fields), heading
+        assert all(meaning for _, _, meaning in rows.values()), heading
+
+
+def test_every_knob_has_a_row() -> None:
+    shared = section("Knobs of every architecture")
+    for name, config in architectures().items():
+        knobs = set(config.model_fields) - {"architecture", "vocab_size"}
+        assert set(section(name)) | set(shared) == knobs, name
+
+
+def test_types_and_defaults_are_shown() -> None:
+    training = section("training")
+    assert training["steps"][:2] == ("integer ≥ 1, ≤ 1,000,000,000", "`1000`")
+    assert training["betas"][:2] == ("list of 2 x number ≥ 0, < 1", "`[0.9, 0.999]`")
+    assert section("Keys at the top")["name"][1] == "", "a required key has no default"
+    assert section("search")["trials"][:2] == ("integer ≥ 1 or null", "`null`")
+    assert section("window")["window_size"][:2] == ("integer ≥ 1", "`16`"), (
+        "a list or a range is said once, above"
+    )
+    assert section("resources")["gpus"][0] == "number ≥ 0"
+
+
+def test_links_lead_to_headings() -> None:
+    text = PAGE.read_text()
+    headings = {
+        re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
+        for title in re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    }
+    links = re.findall(r"\]\(#([^)]*)\)", text)
+    assert len(links) > 8 and set(links) <= headings
