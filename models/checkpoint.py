@@ -18,6 +18,7 @@ def save(model: LanguageModel, folder: str | Path) -> Path:
     """Write the model to `folder` (made where it is missing); returns the folder."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    model = getattr(model, "_orig_mod", model)  # what torch.compile wraps: its own names would not load
     weights = {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
     save_file(weights, folder / WEIGHTS_FILE)
     (folder / CONFIG_FILE).write_text(json.dumps(model.config.model_dump(), indent=2) + "\n")

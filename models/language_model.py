@@ -2,6 +2,8 @@
 
 import hashlib
 from collections.abc import Callable
+from functools import wraps
+from typing import ParamSpec, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +16,20 @@ from recallfront.models.parts.draft_tree import Branches
 from recallfront.models.parts.layers import MLP, Drawn, LayerNorm, Linear, RMSNorm, sinusoids
 from recallfront.models.parts.lean import covers, lean_mlp, lean_norm
 from recallfront.models.parts.state import Block, LayerState, Layout, State, Step
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _outside_inference_mode(method: Callable[P, T]) -> Callable[P, T]:
+    """Without gradients, and with ordinary tensors in the state: later steps change it, in whatever mode they run."""
+
+    @wraps(method)
+    def run(*arguments: P.args, **keywords: P.kwargs) -> T:
+        with torch.inference_mode(False), torch.no_grad():
+            return method(*arguments, **keywords)
+
+    return run
 
 
 class Embedding(Drawn):
@@ -99,25 +115,46 @@ class LanguageModel(nn.Module):
 
         Raises ValueError where shapes do not fit or positions neither go on by 1 nor restart at 0.
         """
-        _check_tokens(tokens, 2)
+        return self.unembed(self.encode(tokens, positions))
+
+    def encode(
+        self,
+        tokens: Tensor,
+        positions: Tensor | None = None,
+        *,
+        embedded: bool = False,
+        residuals: list[Tensor] | None = None,
+    ) -> Tensor:
+        """As `forward`, but the hidden states (B, T, width) that `unembed` makes logits of.
+
+        embedded: `tokens` are embeddings (B, T, width) already, as `embedding` gives them; residuals: takes the
+        residual stream (B, T, width) before each layer.
+        """
+        _check_tokens(tokens[..., 0] if embedded else tokens, 2)
         if positions is not None:
-            _check_positions(positions, tokens)
+            _check_positions(positions, tokens.shape[:2])
         layout = Layout(positions, tokens.shape[1] if positions is None else int(positions.max()) + 1)
         self._check_length(layout.longest)
-        x = self._embed(tokens, layout.positions)
+        x = self._place(tokens if embedded else self.embedding(tokens), layout.positions)
         for layer in self.layers:
+            if residuals is not None:
+                residuals.append(x)
             if self.checkpoint_activations and torch.is_grad_enabled():
                 x = checkpoint(layer, x, layout, use_reentrant=False)
             else:
                 x = layer(x, layout)
-        return self.unembed(self.final_norm(x))
+        hidden: Tensor = self.final_norm(x)
+        return hidden
 
     def _embed(self, tokens: Tensor, positions: Tensor | None) -> Tensor:
-        x: Tensor = self.embedding(tokens)
+        return self._place(self.embedding(tokens), positions)
+
+    def _place(self, x: Tensor, positions: Tensor | None) -> Tensor:
+        """Embeddings (B, T, width) scaled, with their positions added."""
         if self.config.scale_embeddings:
             x = x * self._embedding_scale
         if positions is None and (self._sinusoidal or self.position_table is not None):
-            positions = torch.arange(tokens.shape[1], device=tokens.device)[None]
+            positions = torch.arange(x.shape[1], device=x.device)[None]
         if positions is not None and self._sinusoidal:
             x = x + sinusoids(positions, self.config.width, x.dtype)
         if positions is not None and self.position_table is not None:
@@ -139,6 +176,7 @@ class LanguageModel(nn.Module):
         cap = self.config.logits_soft_cap
         return cap * torch.tanh(logits / cap) if cap else logits
 
+    @_outside_inference_mode
     def init_state(self, batch_size: int) -> State:
         """The decode state of `batch_size` rows that have seen nothing, on the model's device and in its
         type.
@@ -153,7 +191,7 @@ class LanguageModel(nn.Module):
         lengths = torch.zeros(batch_size, dtype=torch.long, device=weight.device)
         return State(layers, lengths, 0, self._state_name)
 
-    @torch.no_grad()
+    @_outside_inference_mode
     def prefill(
         self, tokens: Tensor, state: State, *, lengths: Tensor | None = None, last_only: bool = False
     ) -> tuple[Tensor, State]:
@@ -169,7 +207,7 @@ class LanguageModel(nn.Module):
             hidden = hidden[:, -1:] if lengths is None else hidden[rows, lengths - 1][:, None]
         return self.unembed(hidden), state
 
-    @torch.no_grad()
+    @_outside_inference_mode
     def read(self, tokens: Tensor, state: State, *, lengths: Tensor | None = None) -> tuple[Tensor, State]:
         """As `prefill`, but the hidden states (B, T, width) that `unembed` makes logits of."""
         _check_tokens(tokens, 2)
@@ -180,6 +218,7 @@ class LanguageModel(nn.Module):
         block = Block(state.lengths, state.longest, time, lengths, state.uniform)
         if self.position_table is not None:
             self._check_length(state.longest + time if lengths is None else int(block.ends.max()))
+        state.spent = True
         x = self._embed(tokens, None if state.longest == 0 else block.positions)
         for layer, layer_state in zip(self.layers, state.layers, strict=True):
             x = x + layer.mixer.extend(layer.mixer_norm(x), layer_state, block)  # type: ignore[union-attr, operator]
@@ -197,7 +236,7 @@ class LanguageModel(nn.Module):
         """Whether every layer can read a tree of drafts in one pass (`read_tree`)."""
         return all(layer.mixer.can_branch for layer in self.layers)  # type: ignore[union-attr]
 
-    @torch.no_grad()
+    @_outside_inference_mode
     def read_tree(self, tokens: Tensor, state: State, branches: Branches) -> Tensor:
         """Logits (B, N, vocab) after each node of a draft tree whose tokens (B, N) go on from `state`, which
         stays.
@@ -209,12 +248,13 @@ class LanguageModel(nn.Module):
             x = layer.add_mlp(x)  # type: ignore[operator]
         return self.unembed(self.final_norm(x))
 
-    @torch.no_grad()
+    @_outside_inference_mode
     def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
         """Read one token a row (B): logits (B, vocab) and the state; the given state is used up."""
         _check_tokens(tokens, 1)
         self._check_state(state, tokens.shape[0])
         self._check_length(state.longest + 1)
+        state.spent = True
         step = Step(state.lengths, state.longest, state.uniform, state.kept)
         run = self._lean_step if covers(self.embedding.weight) else self._step
         hidden = run(tokens, state, step)
@@ -272,6 +312,11 @@ class LanguageModel(nn.Module):
             raise ValueError(
                 f"tokens have {batch_size} rows and the state {state.batch_size}; they must agree"
             )
+        if state.spent:
+            raise ValueError(
+                "the state has been used up by an earlier call, which changed it; go on with the state that "
+                "call returned, or keep a copy made by select() before the call"
+            )
 
 
 def _check_tokens(tokens: Tensor, dimensions: int) -> None:
@@ -280,10 +325,10 @@ def _check_tokens(tokens: Tensor, dimensions: int) -> None:
         raise ValueError(f"tokens have shape {tuple(tokens.shape)}; it must be {wanted}, and not empty")
 
 
-def _check_positions(positions: Tensor, tokens: Tensor) -> None:
-    if positions.shape != tokens.shape:
+def _check_positions(positions: Tensor, shape: torch.Size) -> None:
+    if positions.shape != shape:
         raise ValueError(
-            f"positions have shape {tuple(positions.shape)}; it must be {tuple(tokens.shape)}, the tokens'"
+            f"positions have shape {tuple(positions.shape)}; it must be {tuple(shape)}, the tokens'"
         )
     after, before = positions[:, 1:], positions[:, :-1]
     if not bool(((after == before + 1) | (after == 0)).all()) or int(positions.min()) < 0:

@@ -46,6 +46,7 @@ class StaticStep:
                 if layer[name].data_ptr() != place.data_ptr() or layer[name].stride() != place.stride():
                     place.copy_(layer[name])
                 layer[name] = place
+        self.state.spent = False  # every tensor is back in its place
         self.state.lengths += 1
         self.logits = logits
 

@@ -21,6 +21,11 @@ class State:
     model_name: str  # configuration and type of the model it belongs to, to refuse another's
     uniform: bool = True  # all rows have seen equally many
     kept: dict[Any, Any] = field(default_factory=dict)  # what follows from the weights alone, made once
+    spent: bool = False  # a later call has changed the tensors: it cannot be used again
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All but `kept`, which another process makes anew from the weights."""
+        return {**vars(self), "kept": {}}
 
     def select(self, rows: Tensor) -> "State":
         """A copy of some rows (they may repeat), which can be used up without this state."""

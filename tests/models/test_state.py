@@ -1,0 +1,64 @@
+"""A decode state: used up once, kept on disk, made and changed in any mode."""
+
+import io
+from typing import Any
+
+import pytest
+import torch
+
+from recallfront.models import load, save
+from recallfront.models.decoding.generation import generate
+from tests.models.cases import CASES, case_config, draw_tokens, make_model
+
+
+@pytest.mark.parametrize("name", ("attention", "hawk", "grouped", "mamba2"))
+def test_a_state_is_used_up_once(name: str) -> None:
+    model, tokens = make_model(case_config(name)), draw_tokens(2, 6)
+    start = model.init_state(2)
+    _, state = model.prefill(tokens, start)
+    copy = state.select(torch.arange(2))
+    first, _ = model.step(tokens[:, 0], state)
+    for call in (
+        lambda: model.step(tokens[:, 0], state),
+        lambda: model.prefill(tokens, state),
+        lambda: model.prefill(tokens, start),
+    ):
+        with pytest.raises(ValueError, match="has been used up"):
+            call()
+    again, _ = model.step(tokens[:, 0], copy)
+    assert torch.equal(first, again)
+
+
+def test_a_refused_call_leaves_the_state_as_it_was() -> None:
+    model = make_model(case_config("griffin"))
+    _, state = model.prefill(draw_tokens(2, 5), model.init_state(2))
+    with pytest.raises(ValueError, match="tokens have 3 rows"):
+        model.step(draw_tokens(3, 1)[:, 0], state)
+    model.step(draw_tokens(2, 1)[:, 0], state)
+
+
+@pytest.mark.parametrize("name", ("attention", "griffin", "grouped", "mamba2"))
+def test_a_state_can_be_kept_on_disk(name: str) -> None:
+    model, tokens = make_model(case_config(name)), draw_tokens(2, 6)
+    _, state = model.prefill(tokens, model.init_state(2))
+    _, state = model.step(tokens[:, 0], state)
+    file = io.BytesIO()
+    torch.save(state, file)
+    file.seek(0)
+    kept: Any = torch.load(file, weights_only=False)
+    assert torch.equal(model.step(tokens[:, 1], kept)[0], model.step(tokens[:, 1], state)[0])
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_generation_in_inference_mode(name: str) -> None:
+    model, tokens = make_model(case_config(name), torch.float32), draw_tokens(2, 7)
+    for lengths in (None, torch.tensor([7, 3])):
+        expected = generate(model, tokens, max_new_tokens=3, lengths=lengths)
+        with torch.inference_mode():
+            assert generate(model, tokens, max_new_tokens=3, lengths=lengths) == expected
+
+
+def test_a_compiled_model_is_saved_under_its_own_names(tmp_path: Any) -> None:
+    model = make_model(case_config("hawk"), torch.float32)
+    loaded = load(save(torch.compile(model, backend="eager"), tmp_path))  # type: ignore[arg-type]
+    assert torch.equal(loaded(draw_tokens(1, 5)), model(draw_tokens(1, 5)))
