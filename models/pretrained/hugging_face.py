@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationMixin, PretrainedConfig, PreTrainedModel
-from transformers.modeling_outputs import CausalLMOutput, ModelOutput
+from transformers.modeling_outputs import CausalLMOutput
+from transformers.utils.generic import ModelOutput
 
 from recallfront.models.building import assemble
 from recallfront.models.configs import parse_config
@@ -105,7 +106,8 @@ class RecallfrontForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[
     def gradient_checkpointing(self, value: bool) -> None:
         self.language_model.checkpoint_activations = value
 
-    def resize_token_embeddings(
+    # transformers' own tables are nn.Embedding, ours draw themselves
+    def resize_token_embeddings(  # type: ignore[override]
         self, new_num_tokens: int | None = None, *arguments: Any, **keywords: Any
     ) -> nn.Module:
         """Keep the first rows, draw new ones as at the start; the configuration follows."""
@@ -198,9 +200,10 @@ class RecallfrontForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[
         kept: dict[str, Any] = super()._update_model_kwargs_for_generation(
             outputs, model_kwargs, *arguments, **keywords
         )
-        return kept | {"read": outputs.get("read")}
+        return kept | {"read": getattr(outputs, "read", None)}
 
-    def _supports_default_dynamic_cache(self) -> bool:
+    @classmethod
+    def _supports_default_dynamic_cache(cls) -> bool:
         """The state is ours: generation makes no cache of keys and values for it."""
         return False
 

@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+from pydantic import BaseModel
+
 import recallfront
 from recallfront.sweeps.documentation import specification_page
 from recallfront.sweeps.objectives import Objective
@@ -29,7 +31,7 @@ def test_the_page_is_of_this_version() -> None:
 
 
 def test_every_key_has_a_row_and_a_meaning() -> None:
-    models = {
+    models: dict[str, type[BaseModel]] = {
         "Keys at the top": SweepSpec,
         "training": TrainingConfig,
         "measurement": MeasurementConfig,

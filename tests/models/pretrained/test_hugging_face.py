@@ -24,7 +24,8 @@ GREEDY: dict[str, Any] = {"max_new_tokens": 6, "do_sample": False, "pad_token_id
 
 def exported(name: str) -> Any:
     """`generate` is typed for transformers' own classes alone."""
-    return to_transformers(make_model(case_config(name), torch.float32)).eval()
+    model: Any = to_transformers(make_model(case_config(name), torch.float32))
+    return model.eval()
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -34,9 +35,10 @@ def test_from_config_draws_as_build_does(name: str, tmp_path: Path) -> None:
     junk = [torch.full((300_000,), float("nan")) for _ in range(20)]
     del junk  # memory that was used before
     set_seed(3)
-    model = AutoModelForCausalLM.from_config(config)
+    auto: Any = AutoModelForCausalLM
+    model = auto.from_config(config)
     set_seed(3)
-    again = AutoModelForCausalLM.from_config(config)
+    again = auto.from_config(config)
     for (parameter, drawn), same in zip(model.named_parameters(), again.parameters(), strict=True):
         assert drawn.isfinite().all() and drawn.abs().max() < 100, parameter
         assert torch.equal(drawn, same), parameter
@@ -82,7 +84,7 @@ def test_a_step_of_the_trainer_is_the_same_step_in_micro_batches(tmp_path: Path)
             disable_tqdm=True,
             use_cpu=True,
         )
-        Trainer(model, arguments, train_dataset=rows).train()  # type: ignore[arg-type]
+        Trainer(model, arguments, train_dataset=rows).train()
         moved = zip(model.parameters(), before, strict=True)
         steps.append(torch.cat([(after - start).flatten() for after, start in moved]))
     torch.testing.assert_close(steps[1], steps[0], rtol=1e-4, atol=1e-6)
