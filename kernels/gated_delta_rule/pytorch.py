@@ -8,6 +8,7 @@ from torch.autograd.function import once_differentiable
 
 from recallfront.kernels.common.chunks import join_chunks, place_chunks
 from recallfront.kernels.gated_linear_attention.pytorch import pair_decay
+from recallfront.kernels.generalized_delta_rule.pytorch import generalized_delta_rule_pytorch
 
 _CHUNK = 32
 
@@ -15,15 +16,17 @@ _CHUNK = 32
 def gated_delta_rule_pytorch(
     q: Tensor, k: Tensor, v: Tensor, beta: Tensor, log_decay: Tensor, scale: float, state: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """As `gated_delta_rule_reference`, in the form of arXiv:2406.06484 sec. 3, with decay as in arXiv:2412.06464.
-
-    Inside a chunk that starts from the state S, with G the sum of log decays up to a token and D_ij = e^{G_i - G_j},
-    the corrected values c solve (I + A) c = beta (v - e^G k^T S), A_ij = beta_i D_ij k_i . k_j below the diagonal.
-    Then o_i = e^{G_i} q_i^T S + sum_{j <= i} D_ij (q_i . k_j) c_j, and the next S is e^{G_C} S + sum_j e^{G_C - G_j}
-    k_j c_j^T. Queries and keys read alike: they stand below each other, and share their products.
-    """
-    out, last = _DeltaRule.apply(q, k, v, beta, log_decay, scale, state)  # type: ignore[no-untyped-call]
-    return out, last
+    """As `gated_delta_rule_reference`: a decay a head here, one a key dimension as a generalized delta rule."""
+    if log_decay.shape[3] == 1:
+        out, last = _DeltaRule.apply(  # type: ignore[no-untyped-call]
+            q, k, v, beta, log_decay[..., 0], scale, state
+        )
+        return out, last
+    # beta k (v - k^T e^g S)^T is k (beta v)^T, and k times what the vector -beta e^g k reads of S
+    beta = beta[..., None]
+    return generalized_delta_rule_pytorch(
+        q, k, beta * v, -beta * log_decay.exp() * k, None, log_decay, scale, state
+    )
 
 
 def _dots(x: Tensor, y: Tensor, memory: Tensor) -> Tensor:
@@ -33,7 +36,14 @@ def _dots(x: Tensor, y: Tensor, memory: Tensor) -> Tensor:
 
 
 class _DeltaRule(torch.autograd.Function):
-    """Chunks come first, so that those of one place in the text lie together; only what needs the state is looped."""
+    """The form of arXiv:2406.06484 sec. 3, with a decay a head as in arXiv:2412.06464.
+
+    Inside a chunk that starts from the state S, with G the sum of log decays up to a token and D_ij = e^{G_i - G_j},
+    the corrected values c solve (I + A) c = beta (v - e^G k^T S), A_ij = beta_i D_ij k_i . k_j below the diagonal.
+    Then o_i = e^{G_i} q_i^T S + sum_{j <= i} D_ij (q_i . k_j) c_j, and the next S is e^{G_C} S + sum_j e^{G_C - G_j}
+    k_j c_j^T. Queries and keys read alike: they stand below each other, and share their products. Chunks come first,
+    so that those of one place in the text lie together; only what needs the state is looped.
+    """
 
     @staticmethod
     def forward(

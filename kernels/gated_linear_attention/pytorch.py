@@ -4,10 +4,11 @@ import torch
 from torch import Tensor
 
 from recallfront.kernels.common.chunks import from_chunks, into_chunks
+from recallfront.kernels.common.decayed_products import decayed_products
 from recallfront.kernels.linear_scan.operator import linear_scan
 
 _HEAD_CHUNK = 64  # one decay a head: the decay of a pair is one number
-_VECTOR_CHUNK = 16  # one a key dimension: it is K numbers, all of which are made
+_VECTOR_CHUNK = 32  # one a key dimension: a power of two, made by joining halves
 _FACTOR_LIMIT = -60.0  # smallest log decay over a chunk whose inverse is still formed
 
 
@@ -19,19 +20,22 @@ def gated_linear_attention_pytorch(
     by_head = log_decay.shape[3] == 1
     # the mildest decays that a chunk can add up to without leaving the range of float32
     mild = not by_head and float(log_decay.detach().min()) * min(_HEAD_CHUNK, time) > _FACTOR_LIMIT
-    chunk = min(_HEAD_CHUNK if by_head or mild else _VECTOR_CHUNK, time)
+    factored = by_head or mild
+    chunk = min(_HEAD_CHUNK, time) if factored else min(_VECTOR_CHUNK, 1 << (time - 1).bit_length())
     q, k, v, g = (into_chunks(x, chunk) for x in (q * scale, k, v, log_decay))
-    total = g.cumsum(3)  # log decay from the chunk's start to each token's end
-    end = total[:, :, :, -1:]
+    if factored:
+        since = g.cumsum(3)
+        until = since[:, :, :, -1:] - since
     if by_head:
-        weights = (q @ k.transpose(-1, -2)) * pair_decay(total[..., 0])
+        weights = (q @ k.transpose(-1, -2)) * pair_decay(since[..., 0])
     elif mild:  # e^(G_i - G_j) as the product of e^(G_i) and e^(-G_j)
-        weights = ((q * total.exp()) @ (k * (-total).exp()).transpose(-1, -2)).tril()
+        weights = ((q * since.exp()) @ (k * (-since).exp()).transpose(-1, -2)).tril()
     else:
-        weights = _pair_products(q, k, total)
-    sums = (k * (end - total).exp()).transpose(-1, -2) @ v
-    before, last = scan_chunks(end[:, :, :, 0].exp(), sums, state)
-    out = weights @ v + (q * total.exp()) @ before
+        products, since, until = decayed_products(q[..., None, :], k[..., None, :], g)
+        weights = products[..., 0, :, 0]
+    sums = (k * until.exp()).transpose(-1, -2) @ v
+    before, last = scan_chunks(since[:, :, :, -1].exp(), sums, state)
+    out = weights @ v + (q * since.exp()) @ before
     return from_chunks(out, time), last
 
 
@@ -41,15 +45,6 @@ def pair_decay(total: Tensor) -> Tensor:
     future = torch.ones(size, size, dtype=torch.bool, device=total.device).triu(1)
     difference = total[..., :, None] - total[..., None, :]
     return difference.masked_fill(future, float("-inf")).exp()
-
-
-def _pair_products(q: Tensor, k: Tensor, total: Tensor) -> Tensor:
-    """sum_d q_id k_jd exp(G_id - G_jd) for j <= i (..., C, C), of q, k, G (..., C, K)."""
-    size = total.shape[-2]
-    future = torch.ones(size, size, dtype=torch.bool, device=total.device).triu(1)[..., None]
-    difference = total[..., :, None, :] - total[..., None, :, :]
-    decayed = difference.masked_fill(future, float("-inf")).exp() * k[..., None, :, :]
-    return (decayed @ q[..., :, :, None])[..., 0]
 
 
 def scan_chunks(decay: Tensor, sums: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:

@@ -48,7 +48,9 @@ def gated_linear(
 def gated_delta(
     q: Tensor, k: Tensor, v: Tensor, beta: Tensor, log_decay: Tensor | None, scale: float, state: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """`gated_delta_rule` of q, k (B, T, H, K), v (B, T, H, V), beta, log_decay (B, T, H), state (B, H, K, V)."""
+    """`gated_delta_rule`: q, k (B, T, H, K), v (B, T, H, V), beta (B, T, H), log_decay (B, T, H) or (B, T, H, K),
+    state (B, H, K, V).
+    """
     keywords = {
         "beta": beta.to(q.dtype),
         "scale": scale,
@@ -59,8 +61,39 @@ def gated_delta(
         from fla.ops.delta_rule import chunk_delta_rule
 
         o, last = chunk_delta_rule(q, k, v, **keywords)
+    elif log_decay.ndim == 4:
+        from fla.ops.kda import chunk_kda
+
+        o, last = chunk_kda(q, k, v, g=log_decay.float().contiguous(), **keywords)
     else:
         from fla.ops.gated_delta_rule import chunk_gated_delta_rule
 
         o, last = chunk_gated_delta_rule(q, k, v, g=log_decay.float(), **keywords)
+    return o.to(v.dtype), last
+
+
+def generalized_delta(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    a: Tensor,
+    b: Tensor,
+    log_decay: Tensor,
+    scale: float,
+    state: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """`generalized_delta_rule`: q, k, a, b, log_decay (B, T, H, K), v (B, T, H, V), state (B, H, K, V)."""
+    from fla.ops.generalized_delta_rule import chunk_dplr_delta_rule
+
+    o, last = chunk_dplr_delta_rule(
+        q,
+        k,
+        v,
+        a=a.to(q.dtype),
+        b=b.to(q.dtype),
+        gk=log_decay.float().contiguous(),
+        scale=scale,
+        initial_state=state.float(),
+        output_final_state=True,
+    )
     return o.to(v.dtype), last

@@ -9,6 +9,7 @@ import torch
 
 from recallfront.kernels.gated_delta_rule.operator import gated_delta_rule
 from recallfront.kernels.gated_linear_attention.operator import gated_linear_attention
+from recallfront.kernels.generalized_delta_rule.operator import generalized_delta_rule
 from recallfront.kernels.gpu import flash_linear
 
 
@@ -85,14 +86,66 @@ def test_the_delta_rule_is_called_as_it_wants(monkeypatch: pytest.MonkeyPatch, g
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
+def test_vector_decays_of_the_delta_rule_are_called_as_kda_wants(monkeypatch: pytest.MonkeyPatch) -> None:
+    def chunk(q: Any, k: Any, v: Any, *, g: Any, output_final_state: bool, **keywords: Any) -> Any:
+        assert output_final_state and g.is_contiguous() and g.dtype == torch.float32 and g.ndim == 4
+        beta, state, scale = keywords["beta"], keywords["initial_state"], keywords["scale"]
+        return gated_delta_rule(q, k, v, beta, g.to(q.dtype), scale=scale, initial_state=state)
+
+    stand_in(monkeypatch, "fla.ops.kda", chunk_kda=chunk)
+    x = arguments()
+    decay = x["g"][..., None].expand(-1, -1, -1, 3)
+    found, _ = flash_linear.gated_delta(x["q"], x["k"], x["v"], x["beta"], decay, 0.5, x["state"])
+    expected, _ = gated_delta_rule(x["q"], x["k"], x["v"], x["beta"], decay, scale=0.5)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_the_generalized_delta_rule_is_called_as_it_wants(monkeypatch: pytest.MonkeyPatch) -> None:
+    def chunk(
+        q: Any, k: Any, v: Any, a: Any, b: Any, gk: Any, *, output_final_state: bool, **keywords: Any
+    ) -> Any:
+        assert output_final_state and gk.is_contiguous() and gk.dtype == torch.float32
+        assert a.dtype == b.dtype == q.dtype and keywords["initial_state"].dtype == torch.float32
+        return generalized_delta_rule(q, k, v, a, b, gk.to(q.dtype), **keywords)
+
+    stand_in(monkeypatch, "fla.ops.generalized_delta_rule", chunk_dplr_delta_rule=chunk)
+    x = arguments()
+    decay = x["g"][..., None].expand(-1, -1, -1, 3)
+    a, b = -x["k"], 0.5 * x["k"]
+    found, _ = flash_linear.generalized_delta(x["q"], x["k"], x["v"], a, b, decay, 0.5, x["state"])
+    expected, _ = generalized_delta_rule(x["q"], x["k"], x["v"], a, b, decay, scale=0.5)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.gpu
-@pytest.mark.parametrize("kind", ["head", "vector", "delta", "gated delta"])
+@pytest.mark.parametrize("kind", ["head", "vector", "delta", "gated delta", "kda", "generalized"])
 def test_its_kernels_agree_with_ours(kind: str) -> None:
     pytest.importorskip("fla")
     x = {name: tensor.cuda() for name, tensor in arguments(torch.float32).items()}
     half = {name: tensor.bfloat16() for name, tensor in x.items()}
     wide = {name: tensor.float() for name, tensor in half.items()}
-    if "delta" in kind:
+    if kind == "kda":
+        found, last, expected, expected_last = (
+            result
+            for part in (half, wide)
+            for result in gated_delta_rule(
+                part["q"], part["k"], part["v"], part["beta"], part["g"][..., None].repeat(1, 1, 1, 3)
+            )
+        )
+    elif kind == "generalized":
+        found, last, expected, expected_last = (
+            result
+            for part in (half, wide)
+            for result in generalized_delta_rule(
+                part["q"],
+                part["k"],
+                part["v"],
+                -part["k"],
+                part["beta"][..., None] * part["k"],
+                part["g"][..., None].repeat(1, 1, 1, 3),
+            )
+        )
+    elif "delta" in kind:
         chosen = [None if kind == "delta" else part["g"] for part in (half, wide)]
         found, last = gated_delta_rule(half["q"], half["k"], half["v"], half["beta"], chosen[0])
         expected, expected_last = gated_delta_rule(wide["q"], wide["k"], wide["v"], wide["beta"], chosen[1])

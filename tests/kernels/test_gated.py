@@ -69,11 +69,15 @@ def test_linear_attention_whole_and_steps_equal_the_definition(
 
 
 @pytest.mark.parametrize("time", LENGTHS)
-@pytest.mark.parametrize("gated", [True, False])
-def test_delta_rule_whole_and_steps_equal_the_definition(time: int, gated: bool) -> None:
+@pytest.mark.parametrize(
+    ("decays", "strength"), [(None, 0.0), ("head", 1.0), ("vector", 0.1), ("vector", 1.0), ("vector", 30.0)]
+)
+def test_delta_rule_whole_and_steps_equal_the_definition(
+    time: int, decays: str | None, strength: float
+) -> None:
     x = draw(time)
     arguments = (x["q"], x["k"], x["v"], x["beta"])
-    decay = x["head"] if gated else None
+    decay = None if decays is None else strength * x[decays]
     expected, last = gated_delta_rule(*arguments, decay, initial_state=x["state"], backend="reference")
     found, found_last = gated_delta_rule(*arguments, decay, initial_state=x["state"])
     torch.testing.assert_close(found, expected, atol=1e-11, rtol=1e-11)
@@ -98,10 +102,11 @@ def test_linear_attention_gradients(decay: str, time: int, strength: float) -> N
     assert torch.autograd.gradcheck(run, inputs, fast_mode=True)
 
 
+@pytest.mark.parametrize("decay", ["head", "vector"])
 @pytest.mark.parametrize("time", [5, 70])
-def test_delta_rule_gradients(time: int) -> None:
+def test_delta_rule_gradients(time: int, decay: str) -> None:
     x = draw(time)
-    inputs = [x[name].requires_grad_() for name in ("q", "k", "v", "beta", "head", "state")]
+    inputs = [x[name].requires_grad_() for name in ("q", "k", "v", "beta", decay, "state")]
 
     def run(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, g: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
         return gated_delta_rule(q, k, v, beta, g, initial_state=s)
@@ -116,6 +121,9 @@ def test_strong_decays_stay_finite(decay: str) -> None:
     out, _ = gated_linear_attention(x["q"].float(), x["k"].float(), x["v"].float(), g)
     (gradient,) = torch.autograd.grad(out.sum(), g)
     assert out.isfinite().all() and gradient.isfinite().all()
+    out, _ = gated_delta_rule(x["q"].float(), x["k"].float(), x["v"].float(), x["beta"].float(), g)
+    (gradient,) = torch.autograd.grad(out.sum(), g)
+    assert out.isfinite().all() and gradient.isfinite().all()
 
 
 def test_bad_arguments() -> None:
@@ -124,6 +132,8 @@ def test_bad_arguments() -> None:
         gated_linear_attention(x["q"], x["k"], x["v"], x["head"][:, :3])
     with pytest.raises(ValueError, match="initial_state has shape"):
         gated_linear_attention(x["q"], x["k"], x["v"], x["head"], initial_state=x["state"][:1])
+    with pytest.raises(ValueError, match="log_decay has shape"):
+        gated_delta_rule(x["q"], x["k"], x["v"], x["beta"], x["vector"][..., :2])
     with pytest.raises(ValueError, match="beta has shape"):
         gated_delta_rule(x["q"], x["k"], x["v"], x["beta"][:1])
     with pytest.raises(ValueError, match="no Triton kernel yet"):
