@@ -1,19 +1,28 @@
-"""The package `recallfront.platform`: its public names, and the folder `platform/` as its submodules.
+"""Runs sweeps, and finds, picks and reruns what they found.
 
-This file stands in for `platform/__init__.py`, which must not exist: with the checkout's root on `sys.path` that
-would hide the standard library's `platform`. Names are loaded on first use, so that a submodule that needs torch
-alone does not pull in Ray or MLflow.
+- run_sweep: run a sweep, or resume it -> SweepResult
+- front: the Pareto front of a sweep -> Front
+- pick: choose one configuration of a sweep -> Picked
+- rerun: run a trial again from its lineage, and compare -> Rerun, which has the verdict
+- SweepSpec, TrialConfig: a sweep and a trial as configurations
+- UsageError: what these functions raise if the caller can fix the cause
 """
 
+# This file stands in for `platform/__init__.py`, which must not exist: with the checkout's root on `sys.path` that
+# would hide the standard library's `platform`. Names are loaded on first use, so that a submodule that needs torch
+# alone does not pull in Ray or MLflow.
+
+import sys
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from recallfront.platform.errors import UsageError
     from recallfront.platform.front.front import Front, front
     from recallfront.platform.front.pick import Picked, pick
-    from recallfront.platform.rerun import rerun
+    from recallfront.platform.rerun import Rerun, rerun
     from recallfront.platform.sweep.run import SweepResult, run_sweep
     from recallfront.sweeps.spec import SweepSpec
     from recallfront.sweeps.trial import TrialConfig
@@ -21,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Front",
     "Picked",
+    "Rerun",
     "SweepResult",
     "SweepSpec",
     "TrialConfig",
@@ -36,6 +46,7 @@ __path__ = [str(Path(__file__).with_suffix(""))]
 _HOMES = {
     "Front": "platform.front.front",
     "Picked": "platform.front.pick",
+    "Rerun": "platform.rerun",
     "SweepResult": "platform.sweep.run",
     "SweepSpec": "sweeps.spec",
     "TrialConfig": "sweeps.trial",
@@ -51,3 +62,18 @@ def __getattr__(name: str) -> object:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"recallfront.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+class _Package(ModuleType):
+    """Keeps `front` and `rerun` the functions when the submodules of the same names are imported."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not (name in _HOMES and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

@@ -134,9 +134,29 @@ def test_importing_is_light_and_does_nothing() -> None:
 def test_public_names_of_the_platform() -> None:
     import recallfront.platform as platform
 
-    assert all(getattr(platform, name) is not None for name in platform.__all__)
+    assert all(callable(getattr(platform, name)) for name in platform.__all__)
+    assert all(re.search(rf"\b{name}\b", platform.__doc__ or "") for name in platform.__all__), (
+        "help() lists them"
+    )
+    assert set(platform.__all__) <= set(dir(platform))
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
         platform.nothing  # noqa: B018
+
+
+def test_submodules_do_not_hide_public_names_of_the_platform() -> None:
+    """`front` and `rerun` are functions, and also submodules."""
+    script = (
+        "import recallfront.platform.front.pick, recallfront.platform.rerun;"
+        "from recallfront.platform import front, rerun; from recallfront.platform.front import pick;"
+        "print(front.__name__, front.__module__, rerun.__module__, pick.__name__)"
+    )
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert run.stdout.split() == [
+        "front",
+        "recallfront.platform.front.front",
+        "recallfront.platform.rerun",
+        "recallfront.platform.front.pick",
+    ]
 
 
 def test_tracked_files_name_no_place_of_one_machine() -> None:
