@@ -22,16 +22,38 @@ _PATTERNS |= dict.fromkeys(("mamba2", "gated_deltanet", "deltanet", "gla", "retn
 _KEEPING = {"value_expansion": 1, "state_dim": None, "num_groups": None, "rotary_fraction": 1.0}
 
 
+# Settings of a configuration that change no logit of a model that is evaluated.
+_NO_MATTER = frozenset(
+    """
+    _attn_implementation _name_or_path architectures attention_dropout attn_pdrop bos_token_id chunk_size_feed_forward
+    dtype embd_pdrop eos_token_id id2label initializer_range label2id max_position_embeddings model_type n_ctx
+    output_attentions output_hidden_states pad_token_id pretraining_tp problem_type reorder_and_upcast_attn resid_pdrop
+    return_dict summary_activation summary_first_dropout summary_proj_to_labels summary_type summary_use_proj
+    task_specific_params torch_dtype transformers_version use_cache
+    """.split()
+)
+# Settings that the readers below take over, or refuse in words of their own.
+_READ = frozenset(
+    """
+    activation_function attention_bias head_dim hidden_act hidden_size intermediate_size layer_norm_epsilon mlp_bias
+    n_embd n_head n_inner n_layer n_positions num_attention_heads num_hidden_layers num_key_value_heads rms_norm_eps
+    rope_parameters rope_scaling rope_theta scale_attn_by_inverse_layer_idx scale_attn_weights sliding_window
+    tie_word_embeddings vocab_size
+    """.split()
+)
+
+
 def from_transformers(model: "PreTrainedModel") -> LanguageModel:
     """The same model, with the same logits, as one of ours (architecture `attention`).
 
-    Reads the LLaMA family (RMSNorm, RoPE, SwiGLU, grouped queries, no biases) and GPT-2. Raises ValueError
-    where the model is of another kind, or has something that ours has not.
+    Reads the LLaMA family (RMSNorm, RoPE, SwiGLU, grouped queries, no biases) and GPT-2. Raises ValueError if the
+    model is of another kind, or has a setting, named in the error, that changes its logits and that ours lacks.
     """
     readers = {"llama": _read_llama, "mistral": _read_llama, "gpt2": _read_gpt2}
     kind = model.config.model_type
     if kind not in readers:
         raise ValueError(f"model_type is {kind!r}; it may be {', '.join(sorted(readers))}")
+    _refuse_unknown(model.config)
     config, weights = readers[kind](model.config, model.state_dict())
     ours = assemble(config).to(next(model.parameters()).dtype)
     check_parameters({name: tuple(tensor.shape) for name, tensor in ours.state_dict().items()}, weights)
@@ -69,6 +91,17 @@ def _refuse(unfit: Mapping[str, bool]) -> None:
         raise ValueError(f"the model has {', '.join(found)}; none of that can be read")
 
 
+def _refuse_unknown(config: Any) -> None:
+    """Raise ValueError if a setting that no reader knows differs from what its class has without being told."""
+    usual = type(config)().to_dict()
+    for name, value in config.to_dict().items():
+        if name not in _NO_MATTER | _READ and value != usual.get(name):
+            raise ValueError(
+                f"the model's setting {name}={value!r} is not known to be without effect (usually it is "
+                f"{usual.get(name)!r}); a model with it cannot be read"
+            )
+
+
 def _read_llama(theirs: Any, weights: dict[str, Tensor]) -> tuple[AttentionConfig, dict[str, Tensor]]:
     rope = getattr(theirs, "rope_parameters", None) or {}
     width, heads = theirs.hidden_size, theirs.num_attention_heads
@@ -76,6 +109,7 @@ def _read_llama(theirs: Any, weights: dict[str, Tensor]) -> tuple[AttentionConfi
         {
             "biases": any(name.endswith(".bias") for name in weights),
             "a rotary scaling": rope.get("rope_type", "default") != "default",
+            "partly turned heads": rope.get("partial_rotary_factor", 1.0) != 1.0,
             "heads of another width": (getattr(theirs, "head_dim", None) or width // heads) * heads != width,
             "another activation than silu": theirs.hidden_act != "silu",
             "a sliding window": getattr(theirs, "sliding_window", None) is not None,
@@ -138,6 +172,7 @@ def _read_gpt2(theirs: Any, weights: dict[str, Tensor]) -> tuple[AttentionConfig
         norm_eps=theirs.layer_norm_epsilon,
         mlp="gelu",
         mlp_expansion=(theirs.n_inner or 4 * theirs.n_embd) / theirs.n_embd,
+        tied_embeddings=theirs.tie_word_embeddings,
     )
     ours = {
         "embedding.weight": weights["transformer.wte.weight"],
@@ -145,6 +180,8 @@ def _read_gpt2(theirs: Any, weights: dict[str, Tensor]) -> tuple[AttentionConfig
         "final_norm.weight": weights["transformer.ln_f.weight"],
         "final_norm.bias": weights["transformer.ln_f.bias"],
     }
+    if not theirs.tie_word_embeddings:
+        ours["unembedding.weight"] = weights["lm_head.weight"]
     names = {
         "mixer_norm": "ln_1",
         "mixer.qkv": "attn.c_attn",
