@@ -68,7 +68,7 @@ def tiny_mistral(**changes: Any) -> PreTrainedModel:
     return model
 
 
-MODELS = {
+MODELS: dict[str, Callable[[], Any]] = {
     "llama": tiny_llama,
     "llama-tied": lambda: tiny_llama(tie_word_embeddings=True, rope_theta=500.0),
     "llama-settings": lambda: tiny_llama(
@@ -107,7 +107,8 @@ REFUSED: dict[str, tuple[Callable[..., PreTrainedModel], dict[str, Any], str]] =
 
 @pytest.mark.parametrize("name", MODELS)
 def test_the_same_logits(name: str) -> None:
-    theirs = MODELS[name]().eval()
+    theirs = MODELS[name]()
+    theirs.eval()
     tokens = draw_tokens(2, 20)
     with torch.no_grad():
         torch.testing.assert_close(
