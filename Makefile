@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check
 
-.PHONY: setup demo test lint bench kernels-report gpu clean
+.PHONY: setup demo test lint docs bench kernels-report gpu clean
 
 setup: .venv/.developer
 
@@ -30,6 +30,11 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m mypy
+
+docs: .venv/.user  ## the pages that are generated: every key of a sweep, its JSON schema, the public names
+	$(BIN)/python -m recallfront.sweeps.documentation > docs/specification.md
+	$(BIN)/python -m recallfront.sweeps.schema > docs/sweep.schema.json
+	$(BIN)/python -m recallfront.documentation > docs/api.md
 
 bench: .venv/.user  ## recallfront's own overheads
 	$(BIN)/recallfront bench

@@ -1,3 +1,11 @@
-"""Finds the recall-throughput trade-off of efficient language-model architectures."""
+"""Finds the recall-throughput trade-off of efficient language-model architectures.
+
+- recallfront.platform: run_sweep, front, pick, rerun, and the classes that they take and return
+- recallfront.sweeps: load_spec, SweepSpec, TrialConfig: what a sweep explores, and its tasks
+- recallfront.models: build, parse_config, load, save: the language models on their own
+- recallfront.kernels: the operators, one package each, such as recallfront.kernels.linear_scan.operator
+
+docs/api.md describes every public name; the command `recallfront --help` lists what the command line does.
+"""
 
 __version__ = "0.1.0"

@@ -1,0 +1,49 @@
+"""docs/api.md is what the docstrings say, and every public name says something."""
+
+import inspect
+import re
+from importlib import import_module
+from pathlib import Path
+
+import recallfront
+from recallfront.documentation import api_page, operators
+
+PAGE = Path(recallfront.__file__).parents[1] / "docs" / "api.md"
+
+
+def test_the_page_is_of_this_version() -> None:
+    assert PAGE.read_text() == api_page(), "run: python -m recallfront.documentation > docs/api.md"
+
+
+def test_every_public_name_has_an_entry_with_text() -> None:
+    entries = dict(re.findall(r"^#### (\w+)\n(.*?)(?=^#|\Z)", PAGE.read_text(), re.MULTILINE | re.DOTALL))
+    for module in ("platform", "models"):
+        assert set(import_module(f"recallfront.{module}").__all__) <= set(entries)
+    assert {name for name in operators()} <= set(entries), "each operator has its function"
+    for name, entry in entries.items():
+        text = re.sub(r"```.*?```", "", entry, flags=re.DOTALL)
+        assert re.search(r"[a-z]{3}", text), f"{name} has no docstring"
+
+
+def test_signatures_are_those_of_the_functions() -> None:
+    page = PAGE.read_text()
+    for module, name in (
+        ("platform", "pick"),
+        ("models", "build"),
+        ("kernels.short_conv.operator", "short_conv"),
+    ):
+        function = getattr(import_module(f"recallfront.{module}"), name)
+        shown = re.search(rf"```python\n{name}\((.*?)\n```", page, re.DOTALL)
+        assert shown is not None
+        for parameter in inspect.signature(function).parameters:
+            assert re.search(rf"\b{parameter}: ", shown[1]), f"{name}: {parameter}"
+
+
+def test_the_package_says_where_its_names_are() -> None:
+    for area in ("platform", "sweeps", "models", "kernels"):
+        assert f"recallfront.{area}" in (recallfront.__doc__ or "")
+    for line in (recallfront.__doc__ or "").splitlines():
+        if found := re.match(r"- (recallfront\.\w+): ([\w, ]+?)(?:, and|:|$)", line):
+            module = import_module(found[1])
+            for name in re.findall(r"\w+", found[2]):
+                assert hasattr(module, name) or found[1].endswith("kernels"), f"{found[1]} has no {name}"
