@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from recallfront.benchmarks.platform.architectures import architecture_tables
+from recallfront.benchmarks.platform.writer_rate import writer_rate
 from recallfront.platform.errors import UsageError
 
 if TYPE_CHECKING:
@@ -30,8 +32,6 @@ def run_benchmarks(names: list[str], against: Path | None = None) -> None:
         with tempfile.TemporaryDirectory(prefix="recallfront-bench-", ignore_cleanup_errors=True) as folder:
             console.print(_BENCHMARKS[name](Path(folder)))
         if name == "models":
-            from recallfront.benchmarks.platform.architectures import architecture_tables
-
             architecture_tables(against, console.print)
 
 
@@ -79,7 +79,6 @@ def _quiet(home: Path) -> "Table":
 
 def _tracking(home: Path) -> "Table":
     from recallfront.benchmarks.platform.tracking_cost import tracking_cost
-    from recallfront.benchmarks.platform.writer_rate import writer_rate
 
     found = tracking_cost(home)
     table = _table("tracking: training with every step's metrics written to MLflow, and without")

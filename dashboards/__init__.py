@@ -1,1 +1,1 @@
-"""How to look at a sweep: figures of its front, and pages inside MLflow's own server."""
+"""How to look at a sweep: pages inside MLflow's own server."""

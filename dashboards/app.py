@@ -1,6 +1,7 @@
 """recallfront's pages inside MLflow's own server, through its plug-in point `mlflow.app`."""
 
 import gzip
+import json
 import os
 import time
 from functools import cache, lru_cache, partial
@@ -9,7 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from recallfront.dashboards.views import SweepView, view_of
 from recallfront.platform.errors import UsageError
+from recallfront.platform.front.history import hypervolume_history
+from recallfront.platform.front.pictures.figures import front_figure, history_figure
+from recallfront.platform.home import home_folder
 from recallfront.platform.metrics import duration
+from recallfront.platform.sweep.lock import driver_is_gone
+from recallfront.platform.tracking.ledger import list_sweeps, read_sweep, reading
 
 if TYPE_CHECKING:
     from fastapi import APIRouter, FastAPI, Request
@@ -94,8 +100,6 @@ def _router(prefix: str) -> "APIRouter":
 
 def _all_sweeps(uri: str) -> tuple[list[SweepView], list[tuple[Any, str]]]:
     """Every sweep of the store, the newest first, and those that cannot be read with the reason."""
-    from recallfront.platform.tracking.ledger import list_sweeps
-
     views, unreadable = [], []
     for summary in list_sweeps(uri):
         try:
@@ -106,11 +110,6 @@ def _all_sweeps(uri: str) -> tuple[list[SweepView], list[tuple[Any, str]]]:
 
 
 def _one_sweep(run_id: str, request: "Request") -> dict[str, Any]:
-    import json
-
-    from recallfront.platform.front.history import hypervolume_history
-    from recallfront.platform.front.pictures.figures import front_figure, history_figure
-
     view = _read(_own_address(request), run_id, _moment())
     figures = {
         "front": json.loads(front_figure(view.front).to_json()),
@@ -123,10 +122,6 @@ def _one_sweep(run_id: str, request: "Request") -> dict[str, Any]:
 @lru_cache(maxsize=128)
 def _read(uri: str, run_id: str, moment: float) -> SweepView:
     """A sweep as it stood at a moment; raises UsageError."""
-    from recallfront.platform.home import home_folder
-    from recallfront.platform.sweep.lock import driver_is_gone
-    from recallfront.platform.tracking.ledger import read_sweep, reading
-
     record = read_sweep(uri, run_id)
     with reading(uri) as client:
         experiment_id = client.get_run(record.run_id).info.experiment_id

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import FrameType
 
 from recallfront.platform.errors import UsageError
+from recallfront.platform.tracking.store import prepare_store
 
 _START_SECONDS = 120.0
 _STOP_SECONDS = 10.0
@@ -44,8 +45,6 @@ def serve(
     Raises:
         UsageError: the port is taken, or the store is itself a server, or cannot be opened.
     """
-    from recallfront.platform.tracking.store import prepare_store
-
     if tracking_uri and tracking_uri.startswith(("http://", "https://")):
         raise UsageError(
             f"{tracking_uri} is a server already: open it in a browser; recallfront's pages are on it, below "
@@ -79,9 +78,8 @@ def _require_free(host: str, port: int) -> None:
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(
-                socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
-            )  # a server that has just ended is no bar
+            # a server that has just ended is no bar
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(address)
     except OSError as error:
         raise UsageError(

@@ -6,20 +6,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from recallfront.platform.front.candidates import Candidate, gather, varying_knobs
+from recallfront.platform.front.candidates import Candidate, gather
 from recallfront.platform.front.front import Front, build_front
 from recallfront.platform.front.history import devices
-from recallfront.platform.front.tables import MARKS
+from recallfront.platform.front.next_steps import next_commands
+from recallfront.platform.front.tables import PLACE_MARKS
 from recallfront.platform.metrics import columns_of, show
-from recallfront.platform.results.records import SweepRecord, TrialRecord
+from recallfront.platform.results.labels import varying_knobs
+from recallfront.platform.results.records import SweepRecord, TrialRecord, count
 from recallfront.platform.results.status import Status
 
-STATES = {
-    "running": "running",
-    "finished": "finished",
-    "error": "failed",
-    "interrupted": "interrupted",
-}  # tag of a sweep -> word on the page
+# tag of a sweep -> word on the page
+STATES = {"running": "running", "finished": "finished", "error": "failed", "interrupted": "interrupted"}
 
 
 @dataclass(frozen=True)
@@ -106,33 +104,12 @@ class SweepView:
 
     def commands(self, tracking_uri: str) -> list[tuple[str, str]]:
         """What to do next on the command line: (what it does, command)."""
-        sweep, store = (
-            self.record.sweep_key[:8] or self.record.run_id,
-            f" --tracking-uri {shlex.quote(tracking_uri)}",
-        )
-        commands = [("The front as a table", f"recallfront front {sweep}{store}")]
-        if self.front.knee is None or self.best is None:
-            return commands
-        floor = int(10 * self.best.metrics["validation_recall"]) / 10  # the best reaches it
-        fastest = next((o for o in self.front.objectives if o.metric != "recall"), self.front.objectives[0])
-        extreme = f"--{fastest.direction} {fastest.metric}"
-        where = f"--where 'recall >= {floor:g}' {extreme}"
-        return [
-            *commands,
-            (
-                "Pick the knee, register it, write its weights",
-                f"recallfront pick {sweep} --knee --out model{store}",
-            ),
-            ("Pick the best with enough recall", f"recallfront pick {sweep} {where}{store}"),
-            (
-                "Run the knee again from its lineage",
-                f"recallfront rerun {self.front.knee.run_ids[0][:12]}{store}",
-            ),
-        ]
+        sweep = self.record.sweep_key[:8] or self.record.run_id
+        return next_commands(self.front, sweep, options=f" --tracking-uri {shlex.quote(tracking_uri)}")
 
     def _candidate(self, candidate: Candidate) -> CandidateLine:
         return CandidateLine(
-            mark=MARKS[candidate.on_front, candidate.certain],
+            mark=PLACE_MARKS[candidate.on_front, candidate.certain],
             label=candidate.label,
             architecture=candidate.architecture,
             on_front=candidate.on_front,
@@ -180,10 +157,7 @@ def view_of(record: SweepRecord, experiment_id: str, *, driverless: bool = False
         front=build_front(record),
         experiment_id=experiment_id,
         state=state,
-        done=len(record.with_status(Status.FINISHED, Status.PRUNED)),
-        running=running if state == "running" else 0,
-        failed=sum(trial.status.is_failure and trial.status.is_final for trial in record.trials),
-        unfinished=len(record.with_status(Status.LOST)) + (0 if state == "running" else running),
+        **count(record, driverless=state != "running"),
         started=started,
         seconds=max(ends, default=started) - started,
         device_hours=sum(devices(t) * ((t.end_time or 0.0) - t.start_time) / 3600 for t in ended),

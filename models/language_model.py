@@ -14,7 +14,7 @@ from recallfront.models.configs import Architecture
 from recallfront.models.mixers.base import Mixer
 from recallfront.models.parts.draft_tree import Branches
 from recallfront.models.parts.layers import MLP, Drawn, LayerNorm, Linear, RMSNorm, sinusoids
-from recallfront.models.parts.lean import covers, lean_mlp, lean_norm
+from recallfront.models.parts.lean import lean_mlp, lean_norm, runs_lean
 from recallfront.models.parts.state import Block, LayerState, Layout, State, Step
 
 P = ParamSpec("P")
@@ -256,7 +256,7 @@ class LanguageModel(nn.Module):
         self._check_length(state.longest + 1)
         state.spent = True
         step = Step(state.lengths, state.longest, state.uniform, state.kept)
-        run = self._lean_step if covers(self.embedding.weight) else self._step
+        run = self._lean_step if runs_lean(self.embedding.weight) else self._step
         hidden = run(tokens, state, step)
         lengths, longest = state.lengths + 1, state.longest + 1
         state = State(state.layers, lengths, longest, state.model_name, state.uniform, state.kept)

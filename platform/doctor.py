@@ -1,6 +1,7 @@
 """What is installed and what answers, and how to mend what does not."""
 
 import importlib.metadata
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable
@@ -10,11 +11,12 @@ from typing import TYPE_CHECKING
 
 from recallfront.platform.errors import UsageError
 from recallfront.platform.home import home_folder
+from recallfront.platform.lineage.environment import LIBRARIES
+from recallfront.platform.tracking.ledger import list_sweeps
+from recallfront.platform.tracking.store import prepare_store
 
 if TYPE_CHECKING:
     from rich.table import Table
-
-_PACKAGES = ("torch", "triton", "ray", "mlflow", "optuna", "datasets", "deepspeed", "transformers")
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Report:
+class Examination:
     """Everything that was looked at."""
 
     findings: tuple[Finding, ...]
@@ -53,10 +55,10 @@ class Report:
 
 def examine(
     *, home: Path | str | None = None, tracking_uri: str | None = None, address: str | None = None
-) -> Report:
+) -> Examination:
     """Look at packages, devices, kernels, storage, MLflow and Ray; leaves nothing behind."""
     folder = home_folder(home).resolve()
-    found = [_python(), *map(_package, _PACKAGES)]
+    found = [_python(), *map(_package, LIBRARIES)]
     checks: list[tuple[str, Callable[[], str]]] = [
         ("devices", _devices),
         ("kernels", _kernels),
@@ -65,7 +67,7 @@ def examine(
         ("Ray", lambda: _ray(address)),
     ]
     found += [_finding(what, check) for what, check in checks]
-    return Report(tuple(found))
+    return Examination(tuple(found))
 
 
 def _finding(what: str, check: Callable[[], str]) -> Finding:
@@ -107,8 +109,6 @@ def _kernels() -> str:
 
 
 def _storage(home: Path) -> str:
-    import shutil
-
     there = next(folder for folder in (home, *home.parents) if folder.exists())
     with tempfile.TemporaryFile(dir=there):
         pass
@@ -119,9 +119,6 @@ def _storage(home: Path) -> str:
 
 
 def _mlflow(home: Path, tracking_uri: str | None) -> str:
-    from recallfront.platform.tracking.ledger import list_sweeps
-    from recallfront.platform.tracking.store import prepare_store
-
     if tracking_uri is None and not (home / "mlflow.db").exists():
         return f"no store in {home} yet: the first sweep makes it"
     uri = prepare_store(tracking_uri, home, create=False)

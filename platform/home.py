@@ -1,9 +1,39 @@
-"""The home: the one folder of all outputs."""
+"""The home: the one folder of all outputs, and how files get there whole or not at all."""
 
 import os
+import shutil
+import uuid
 from pathlib import Path
 
 
 def home_folder(home: Path | str | None = None) -> Path:
     """The folder of all outputs: as given, else RECALLFRONT_HOME, else `recallfront-home` here."""
     return Path(home or os.environ.get("RECALLFRONT_HOME") or "recallfront-home")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file whole or not at all: whoever reads it, also after a crash, finds the old text or the new one."""
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            # Before the rename: else a machine that goes down may keep the new name and lose the content.
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def take_place(new: Path, path: Path) -> None:
+    """Put the folder `new` in the place of the folder `path`, which may exist; both have the same parent.
+
+    A reader finds one of the two, or between two renames none; a crash there leaves `<name>.old` beside it.
+    """
+    old = path.with_name(f"{path.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if path.exists():
+        path.rename(old)
+    new.rename(path)
+    shutil.rmtree(old, ignore_errors=True)

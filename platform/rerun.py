@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from recallfront.models.configs.explain import explain
+from recallfront.platform.cluster.connection import ray_cluster
 from recallfront.platform.errors import UsageError
 from recallfront.platform.home import home_folder
 from recallfront.platform.lineage.code_version import code_version
@@ -21,7 +22,7 @@ from recallfront.platform.lineage.environment import Lineage, TrialLineage, coll
 from recallfront.platform.lineage.source import diff_text
 from recallfront.platform.metrics import compared
 from recallfront.platform.results.records import TAG, TrialRecord
-from recallfront.platform.results.reports import Report, Row
+from recallfront.platform.results.reports import MetricRow, Report
 from recallfront.platform.results.status import Status
 from recallfront.platform.tracking.client import open_client
 from recallfront.platform.tracking.ledger import find_run
@@ -120,7 +121,7 @@ def rerun(run: str, *, home: Path | str | None = None, tracking_uri: str | None 
     )
     before = _history(open_client(uri), first)
     pruned_at = max(before["loss"], default=0) if first.status is Status.PRUNED else None
-    rows: list[Row] = []
+    rows: list[MetricRow] = []
     last, environment = Report(step=0), None
     try:
         with closing(_reports(config, place)) as reports:
@@ -145,7 +146,6 @@ def _reports(config: TrialConfig, place: Workplace) -> Generator[Report, None, N
     if config.resources.workers == 1:
         yield from run_trial(config, place)
         return
-    from recallfront.platform.cluster.connection import ray_cluster
     from recallfront.platform.workers.train_job import run_distributed_trial
 
     with ray_cluster(None):
@@ -160,7 +160,7 @@ def _history(client: "MlflowClient", run: TrialRecord) -> dict[str, dict[int, fl
 
 
 def _compare(
-    before: dict[str, dict[int, float]], rows: list[Row], first: TrialRecord, last: Report
+    before: dict[str, dict[int, float]], rows: list[MetricRow], first: TrialRecord, last: Report
 ) -> tuple[Comparison, ...]:
     after: dict[str, dict[int, float]] = {metric: {} for metric in compared("curve")}
     for metric, value, step, _ in rows:
@@ -218,7 +218,7 @@ def _log(
     config: TrialConfig,
     lineage: TrialLineage,
     first: TrialRecord,
-    rows: list[Row],
+    rows: list[MetricRow],
     last: Report,
     verdict: Verdict,
     reason: str,

@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from recallfront.platform.cluster.jobs import jobs, study_of
+from recallfront.platform.front.candidates import read_objectives
 from recallfront.platform.front.front import build_front
 from recallfront.platform.home import home_folder
-from recallfront.platform.results.records import describe
+from recallfront.platform.metrics import columns_of, show
+from recallfront.platform.results.labels import trial_label, varying_knobs
 from recallfront.platform.results.status import Status
 from recallfront.platform.sweep.lock import driver_is_gone
 from recallfront.platform.tracking.ledger import list_sweeps
@@ -22,9 +24,9 @@ def sweeps_table(*, home: Path | str | None = None, tracking_uri: str | None = N
     """One line a sweep of the store."""
     folder = home_folder(home)
     uri = prepare_store(tracking_uri, folder, create=False)
-    table = _table("sweep", "key", "status", "done", "failed", "started", "run")
+    table = _table("sweep", "key", "status", "done", "failed", "unfinished", "started", "run")
     for sweep in list_sweeps(uri):
-        counts = [sweep.tags.get(f"trials_{name}", "0") for name in ("done", "failed")]
+        counts = [sweep.tags.get(f"trials_{name}", "0") for name in ("done", "failed", "unfinished")]
         status = sweep.tags.get("status", sweep.status.lower())
         if status == "running" and driver_is_gone(sweep.sweep_key, folder):
             status = "killed: run it again to go on"
@@ -37,15 +39,16 @@ def sweeps_table(*, home: Path | str | None = None, tracking_uri: str | None = N
 def sweep_table(sweep: str, *, home: Path | str | None = None, tracking_uri: str | None = None) -> "Table":
     """One line a trial of a sweep."""
     record = read_record(sweep, home=home, tracking_uri=tracking_uri).current()
-    table = _table("trial", "status", "recall", "decode tokens/s", "run", "note")
+    columns = columns_of(read_objectives(record.spec))
+    table = _table("trial", "status", *columns.values(), "run", "note")
+    varying = varying_knobs(record.trials)
     for trial in record.trials:
-        recall, decode = (trial.metrics.get(m) for m in ("validation_recall", "decode_tokens_per_second"))
+        figures = [show(name, trial.metrics[name]) if name in trial.metrics else "" for name in columns]
         _add_row(
             table,
-            describe(trial),
-            trial.status.value,
-            "" if recall is None else f"{recall:.3f}",
-            "" if decode is None else f"{decode:,.0f}",
+            trial_label(trial, varying),
+            trial.status.value.replace("_", " "),
+            *figures,
             trial.run_id[:8],
             trial.failure or "",
         )

@@ -33,9 +33,8 @@ def run(arguments: list[str]) -> int:
             raise
         return _told(f"{error.filename}: {error.strerror}")
     except Exception as error:
-        if not hasattr(
-            error, "format_message"
-        ):  # of typer's errors about arguments, under any of its versions
+        # of typer's errors about arguments, under any of its versions
+        if not hasattr(error, "format_message"):
             raise
         return _told(f"{error.format_message()} (--help says what there is)")
 

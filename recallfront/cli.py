@@ -304,16 +304,18 @@ def doctor(
 
 def _show_result(result: "SweepResult", console: "Console") -> None:
     from recallfront.platform.front.tables import as_table
-    from recallfront.platform.results.records import count, describe
+    from recallfront.platform.metrics import duration
+    from recallfront.platform.results.labels import trial_label, varying_knobs
+    from recallfront.platform.results.records import count, say_counts
 
-    counts = count(result.record)
     print(
-        f"{result.ran} trials run, {result.answered} answered from the ledger, in {result.seconds:.0f} s: "
-        f"{counts['done']} done, {counts['failed']} failed"
+        f"{result.ran} trials run, {result.answered} answered from the ledger, in {duration(result.seconds)}: "
+        f"{say_counts(count(result.record))}"
     )
+    varying = varying_knobs(result.record.trials)
     for trial in result.record.trials:
         if trial.status.is_failure:
-            print(f"  {trial.status.value}: {describe(trial)}: {trial.failure}")
+            print(f"  {trial.status.value}: {trial_label(trial, varying)}: {trial.failure}")
     if result.undelivered:
         print(f"{result.undelivered} events wait for the tracking server: run the same command again")
     if result.refused:
@@ -328,26 +330,19 @@ def _show_result(result: "SweepResult", console: "Console") -> None:
 
 def _show_next(result: "SweepResult") -> None:
     """Commands to go on with, as they can be pasted here."""
+    from recallfront.platform.front.next_steps import next_commands
+
     assert result.front is not None
-    knee = result.front.knee or result.front.members[0]
     program, options = _program(), _options(result)
     print("next:")
-    where = f"--where 'recall >= {_floor(result):g}' --max decode_tokens_per_second"
-    print(f"  {program} pick {result.record.name} {where}{options}")
-    print(f"  {program} rerun {knee.run_ids[0][:8]}{options}")
+    for _, command in next_commands(result.front, result.record.name, program=program, options=options):
+        print(f"  {command}")
     print(f"  {program} ui{options}")
 
 
 def _width() -> int | None:
     """Columns for a table: the terminal's; in a pipe or a log enough for every one."""
     return None if sys.stdout.isatty() else 120
-
-
-def _floor(result: "SweepResult") -> float:
-    """A recall to ask for that something on the front has."""
-    assert result.front is not None
-    best = max(member.metrics.get("validation_recall", 0.0) for member in result.front.members)
-    return next((floor for floor in (0.9, 0.75, 0.5, 0.25, 0.1) if floor <= best), 0.0)
 
 
 def _program() -> str:

@@ -86,7 +86,7 @@ RawKnob = Annotated[Range | list[Scalar] | Scalar, BeforeValidator(_one_form)]
 RawBlock = dict[str, RawKnob]  # as written in a specification
 
 
-class Block(Frozen):
+class SpaceBlock(Frozen):
     """The knobs of one architecture, each with its domain."""
 
     label: str  # unique within the space; names the block's parameters for the sampler
@@ -120,7 +120,7 @@ def architectures() -> dict[str, type[BaseModel]]:
     return {cls.model_fields["architecture"].default: cls for cls in get_args(union)}
 
 
-def read_blocks(raw_blocks: tuple[RawBlock, ...]) -> tuple[Block, ...]:
+def read_blocks(raw_blocks: tuple[RawBlock, ...]) -> tuple[SpaceBlock, ...]:
     """Check every key and every value of a space.
 
     Raises:
@@ -137,7 +137,7 @@ def read_blocks(raw_blocks: tuple[RawBlock, ...]) -> tuple[Block, ...]:
     return tuple(blocks)
 
 
-def _read_block(raw: RawBlock, label: str, where: str) -> Block:
+def _read_block(raw: RawBlock, label: str, where: str) -> SpaceBlock:
     known = architectures()
     name = raw.get("architecture")
     if not isinstance(name, str) or name not in known:
@@ -147,7 +147,7 @@ def _read_block(raw: RawBlock, label: str, where: str) -> Block:
         if key == "architecture" or (value is None and _is_another_ones(key, known[name])):
             continue
         domains[key] = _read_domain(name, key, value, where=f"{where}.{key}")
-    return Block(label=label, architecture=name, domains=domains)
+    return SpaceBlock(label=label, architecture=name, domains=domains)
 
 
 def _is_another_ones(key: str, config: type[BaseModel]) -> bool:

@@ -11,11 +11,11 @@ from recallfront.sweeps.base import Frozen, canonical_json, digest
 from recallfront.sweeps.objectives import Objective
 from recallfront.sweeps.space import (
     TRAINING_PREFIX,
-    Block,
     Knobs,
     Range,
     RawBlock,
     Scalar,
+    SpaceBlock,
     check_value,
     read_blocks,
     split_knobs,
@@ -127,7 +127,7 @@ class SweepSpec(Frozen):
             self._check_rungs(block)
         return self
 
-    def _check_rungs(self, block: Block) -> None:
+    def _check_rungs(self, block: SpaceBlock) -> None:
         """Trials are judged at evaluations: without one between the first rung and the end, none is ever stopped."""
         if self.early_stopping is None:
             return
@@ -141,7 +141,7 @@ class SweepSpec(Frozen):
             )
 
     @cached_property
-    def blocks(self) -> tuple[Block, ...]:
+    def blocks(self) -> tuple[SpaceBlock, ...]:
         return read_blocks(self.space)
 
     @cached_property
@@ -157,7 +157,7 @@ class SweepSpec(Frozen):
         identity["space"] = [block.model_dump(mode="json", exclude={"label"}) for block in self.blocks]
         return digest(canonical_json(identity))
 
-    def trial(self, block: Block, knobs: Knobs, seed: int) -> TrialConfig:
+    def trial(self, block: SpaceBlock, knobs: Knobs, seed: int) -> TrialConfig:
         """Resolve one configuration.
 
         Raises:
@@ -181,13 +181,13 @@ class SweepSpec(Frozen):
         except ValidationError as error:
             raise ValueError(explain(error, TrialConfig)) from None
 
-    def grid(self) -> Iterator[tuple[Block, Knobs]]:
+    def grid(self) -> Iterator[tuple[SpaceBlock, Knobs]]:
         """Every configuration of a grid search, in the order of the specification."""
         for block in self.blocks:
             for knobs in block.corners():
                 yield block, knobs
 
-    def _check_block(self, block: Block) -> None:
+    def _check_block(self, block: SpaceBlock) -> None:
         self._shared_settings(block)
         for key, domain in block.domains.items():
             if self.search.method == "grid" and not isinstance(domain, tuple) and domain.step is None:
@@ -205,14 +205,14 @@ class SweepSpec(Frozen):
                 reason = reason or str(error)
         raise ValueError(f"space {block.label}: no configuration is possible: {reason}")
 
-    def _values(self, block: Block, setting: str) -> list[int]:
+    def _values(self, block: SpaceBlock, setting: str) -> list[int]:
         """What a setting of the training, a whole number, may be in a block."""
         domain = block.domains.get(f"{TRAINING_PREFIX}{setting}")
         if domain is None:
             return [getattr(self.training, setting)]
         return [int(value or 0) for value in (domain.values() if isinstance(domain, Range) else domain)]
 
-    def _shared_settings(self, block: Block) -> Knobs:
+    def _shared_settings(self, block: SpaceBlock) -> Knobs:
         """The settings under `model` as an architecture takes them."""
         return {
             key: check_value(block.architecture, key, value, where=f"model.{key}")

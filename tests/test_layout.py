@@ -14,14 +14,8 @@ import pytest
 from recallfront.sweeps.load import parse_spec
 
 ROOT = Path(__file__).parents[1]
-AREAS = (
-    "kernels",
-    "models",
-    "sweeps",
-    "platform",
-    "dashboards",
-    "benchmarks",
-)  # each may import those before it
+# each may import those before it
+AREAS = ("kernels", "models", "sweeps", "platform", "dashboards", "benchmarks")
 FLOORS = (  # of platform/: a room may import those on the floors below
     {"errors", "home", "metrics", "pareto"},
     {"results", "lineage"},
@@ -33,6 +27,19 @@ FLOORS = (  # of platform/: a room may import those on the floors below
     {"status"},
 )
 HEAVY = ("ray", "mlflow", "deepspeed", "datasets", "optuna")
+# What is kept out of the driver's start besides: an import of these may stand inside a function.
+LATE = {
+    *HEAVY,
+    "torch",
+    "numpy",
+    "triton",
+    "transformers",
+    "plotly",
+    "matplotlib",
+    "rich",
+    "fastapi",
+    "starlette",
+} | {*("anyio", "jinja2", "requests", "psutil", "fla", "jax", "peft")}
 
 
 def sources(area: str) -> list[Path]:
@@ -97,9 +104,73 @@ def test_no_import_circle_between_modules() -> None:
     graph = {}
     for area in AREAS:
         for file in sources(area):
-            own = "recallfront." + ".".join(file.relative_to(ROOT).with_suffix("").parts)
-            graph[own.removesuffix(".__init__")] = set(imports(file))
+            graph[name_of(file)] = set(imports(file))
     TopologicalSorter({own: names & graph.keys() - {own} for own, names in graph.items()}).prepare()
+
+
+def name_of(file: Path) -> str:
+    return "recallfront." + ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def at_import(tree: ast.AST) -> Iterator[str]:
+    """What is imported when the module is: not within functions, nor for a type checker alone."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names))
+        elif not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            yield from at_import(node)
+
+
+def heavy(name: str, tops: dict[str, set[str]]) -> set[str]:
+    """The libraries of `LATE` that importing `name` brings along, directly or not."""
+    found, seen, waiting = set(), set(), [name]
+    while waiting:
+        name = waiting.pop()
+        if name.partition(".")[0] in LATE:
+            found.add(name.partition(".")[0])
+        parts = name.split(".")
+        for known in {".".join(parts[:depth]) for depth in range(2, len(parts) + 1)} & tops.keys() - seen:
+            seen.add(known)
+            waiting += tops[known]
+    return found
+
+
+def test_imports_within_functions_keep_a_heavy_library_out_of_the_start() -> None:
+    trees = {name_of(file): ast.parse(file.read_text()) for area in AREAS for file in sources(area)}
+    tops = {name: set(at_import(tree)) for name, tree in trees.items()}
+    idle = []
+    for module, tree in trees.items():
+        own = heavy(module, tops)
+        for function in ast.walk(tree):
+            if not isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
+                continue
+            for node in ast.walk(function):
+                if isinstance(node, ast.Import | ast.ImportFrom):
+                    names = list(at_import(ast.Module([node], [])))
+                    if not set().union(*(heavy(name, tops) for name in names)) - own:
+                        idle.append((module, node.lineno, names[0]))
+    assert not idle, "these belong at the top of the file"
+
+
+def test_a_class_s_name_is_one_module_s() -> None:
+    """One name, one meaning: no two modules define public classes of one name."""
+    places: dict[str, list[Path]] = {}
+    for area in AREAS:
+        for file in sources(area):
+            for node in ast.parse(file.read_text()).body:
+                if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                    places.setdefault(node.name, []).append(file.relative_to(ROOT))
+    assert not {name: files for name, files in places.items() if len(files) > 1}
+
+
+def test_files_are_short() -> None:
+    """In lines: the median is at most 120, the longest at most 520."""
+    lengths = sorted(len(file.read_text().splitlines()) for area in AREAS for file in sources(area))
+    assert lengths[len(lengths) // 2] <= 120 and lengths[-1] <= 520
 
 
 @pytest.mark.parametrize("area", ["kernels", "models"])

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 Output = Tensor | tuple[Tensor, ...]
-Candidate = Callable[[], Output]
-Candidates = Mapping[str, Candidate]
+Contender = Callable[[], Output]
+Candidates = Mapping[str, Contender]
 OURS, DEFINITION = "recallfront", "definition"
 
 
@@ -59,12 +59,12 @@ class Setting:
         generator = torch.Generator(self.device).manual_seed(seed)
         return torch.randn(*shape, device=self.device, dtype=dtype or self.dtype, generator=generator)
 
-    def beside(self, candidates: Candidates, definition: Candidate) -> Candidates:
+    def beside(self, candidates: Candidates, definition: Contender) -> Candidates:
         """With the operator's definition where the sizes are tiny: it would take the GPU minutes."""
         return {**candidates, DEFINITION: definition} if self.tiny else candidates
 
 
-def forward(run: Callable[..., Tensor], inputs: Sequence[Tensor], turned: bool = False) -> Candidate:
+def forward(run: Callable[..., Tensor], inputs: Sequence[Tensor], turned: bool = False) -> Contender:
     """`run` without a gradient."""
 
     @torch.no_grad()
@@ -74,7 +74,7 @@ def forward(run: Callable[..., Tensor], inputs: Sequence[Tensor], turned: bool =
     return once
 
 
-def training(run: Callable[..., Tensor], inputs: Sequence[Tensor], turned: bool = False) -> Candidate:
+def training(run: Callable[..., Tensor], inputs: Sequence[Tensor], turned: bool = False) -> Contender:
     """`run` forward and backward, every input trained: the output and all gradients.
 
     The output's gradient is the same for all candidates of a case.
@@ -98,7 +98,7 @@ def _turn(tensor: Tensor, turned: bool) -> Tensor:
     return tensor.transpose(1, 2) if turned and tensor.ndim > 2 else tensor
 
 
-MODES: dict[str, Callable[..., Candidate]] = {"forward": forward, "forward + backward": training}
+MODES: dict[str, Callable[..., Contender]] = {"forward": forward, "forward + backward": training}
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ class Peer:
     turned: bool = False
     inputs: Sequence[Tensor] | None = None
 
-    def candidate(self, mode: str, given: Sequence[Tensor]) -> Candidate:
+    def candidate(self, mode: str, given: Sequence[Tensor]) -> Contender:
         chosen = given if self.inputs is None else self.inputs
         turned = [_turn(tensor, self.turned).contiguous() for tensor in chosen]
         return MODES[mode](self.run, turned, self.turned)

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from recallfront.benchmarks.kernels.cases import (
     OURS,
-    Candidate,
     Candidates,
     Case,
+    Contender,
     Output,
     Peer,
     Setting,
@@ -37,10 +37,10 @@ def suite(setting: Setting) -> Iterator[Case]:
     yield from _gate(setting, setting.size(32768, 16), setting.size(4096, 32))
 
 
-def _all_cuts(kernels: Any, run: Candidate, *, walk: object, chain: object) -> Candidates:
+def _all_cuts(kernels: Any, run: Contender, *, walk: object, chain: object) -> Candidates:
     """As planned, and with either cut whatever the sizes, to see whether the plan chooses well."""
 
-    def with_cut(cut: object) -> Candidate:
+    def with_cut(cut: object) -> Contender:
         def launched() -> Output:
             with mock.patch.object(kernels, "plan", lambda *sizes: cut):
                 return run()
@@ -58,7 +58,7 @@ def _linear_scan(setting: Setting, batch: int, time: int, width: int) -> Iterato
             batch, time, width, seed=1
         )
 
-    def cuts(run: Candidate) -> Candidates:
+    def cuts(run: Contender) -> Candidates:
         return _all_cuts(kernels, run, walk=kernels.WALK, chain=kernels.CHAIN)
 
     def forward() -> Candidates:
@@ -98,7 +98,7 @@ def _rg_lru(setting: Setting, batch: int, time: int, width: int) -> Iterator[Cas
         rate = -8 * F.softplus(setting.normal(width, dtype=torch.float32, seed=2) - 5)
         return gates, setting.normal(batch, time, width, seed=1), rate
 
-    def cuts(run: Candidate) -> Candidates:
+    def cuts(run: Contender) -> Candidates:
         chain = kernels.CHAIN, kernels.CHAIN_BACK_WIDE if setting.tiny else kernels.CHAIN_BACK
         return _all_cuts(kernels, run, walk=(kernels.WALK, kernels.WALK_BACK), chain=chain)
 

@@ -17,7 +17,7 @@ from recallfront.benchmarks.kernels.timing import Ceilings, Timing
 
 
 @dataclass(frozen=True)
-class Row:
+class ResultRow:
     """One line of the results. rate: TB/s or TFLOP/s (`unit`); share: of the ceiling measured in the same run."""
 
     operator: str
@@ -51,7 +51,9 @@ class Row:
         return f"{self.name:<72} {self.candidate:<28} {self.p50:9.4f} ms {reached}"
 
 
-def rows_of(case: Case, timings: Mapping[str, Timing], ceilings: Ceilings, device: torch.device) -> list[Row]:
+def rows_of(
+    case: Case, timings: Mapping[str, Timing], ceilings: Ceilings, device: torch.device
+) -> list[ResultRow]:
     """A row for each candidate of a case."""
     machine: dict[str, Any] = _machine(device)
     found = []
@@ -60,7 +62,7 @@ def rows_of(case: Case, timings: Mapping[str, Timing], ceilings: Ceilings, devic
         by_bytes = case.moved > 0
         rate = (case.moved if by_bytes else case.operations) / seconds
         found.append(
-            Row(
+            ResultRow(
                 operator=case.operator,
                 candidate=name,
                 shape=case.shape,
@@ -78,7 +80,7 @@ def rows_of(case: Case, timings: Mapping[str, Timing], ceilings: Ceilings, devic
     return found
 
 
-def append(rows: list[Row], path: Path) -> None:
+def append(rows: list[ResultRow], path: Path) -> None:
     """Rows as JSON lines behind those of the file: what is measured is kept whatever comes after."""
     with path.open("a") as file:
         file.writelines(json.dumps(asdict(row)) + "\n" for row in rows)

@@ -13,7 +13,7 @@ import torch
 
 from recallfront.benchmarks.kernels import attention, elementwise, grouped, steps
 from recallfront.benchmarks.kernels.cases import OURS, Case, Setting, Suite
-from recallfront.benchmarks.kernels.rows import Row, append, rows_of
+from recallfront.benchmarks.kernels.rows import ResultRow, append, rows_of
 from recallfront.benchmarks.kernels.targets import verdicts
 from recallfront.benchmarks.kernels.timing import Ceilings, Stopwatch, ceilings, interleaved, within
 from recallfront.kernels.common.backend import kernels_missing
@@ -86,7 +86,7 @@ def run_tests(tests: Sequence[str] = TESTS, *, seconds: float = _LONGEST_TESTS) 
 
 def benchmark(
     suites: Iterable[Suite], setting: Setting, *, deadline: float, path: Path | None = None
-) -> list[Row]:
+) -> list[ResultRow]:
     """Rows of every case that begins before the deadline (by time.monotonic), and what they say of the targets.
 
     Prints them as they come, and appends the rows to the file `path`. A case has at most its `seconds`, and less
@@ -95,7 +95,7 @@ def benchmark(
     watch = Stopwatch(setting.device)
     measured = ceilings(watch, tiny=setting.tiny)
     print(_ceilings("at first", measured), flush=True)
-    rows: list[Row] = []
+    rows: list[ResultRow] = []
     unmeasured: list[Case] = []
     for suite in suites:
         for case in suite(setting):
@@ -110,7 +110,7 @@ def benchmark(
     return rows
 
 
-def _measure(case: Case, watch: Stopwatch, measured: Ceilings, left: float) -> list[Row]:
+def _measure(case: Case, watch: Stopwatch, measured: Ceilings, left: float) -> list[ResultRow]:
     if left <= 0:
         print(f"{case.name}: no time was left", flush=True)
         return []

@@ -18,7 +18,7 @@ from recallfront.kernels.window_attention.operator import window_attention_step
 _FEATURES = 16
 _COPY = "copy of as many bytes"
 
-Step = Callable[..., Tensor]  # of the inputs, with backend="..."
+StepForm = Callable[..., Tensor]  # of the inputs, with backend="..."
 
 
 def suite(setting: Setting) -> Iterator[Case]:
@@ -32,7 +32,7 @@ def step_case(
     setting: Setting,
     operator: str,
     shape: str,
-    step: Step,
+    step: StepForm,
     inputs: Callable[[], tuple[Tensor, ...]],
     moved: float,
     mode: str = "step",

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from recallfront.benchmarks.kernels.cases import OURS, Case
-from recallfront.benchmarks.kernels.rows import Row
+from recallfront.benchmarks.kernels.rows import ResultRow
 
 FLASH, CUDNN, FLEX = "FlashAttention-2", "cuDNN attention", "flex_attention"
 LINEAR, COMPILED = "flash-linear-attention", "reference, compiled"
@@ -26,7 +26,7 @@ class Target:
     peer: str = ""
     factor: float = 1.0
 
-    def covers(self, what: Row | Case) -> bool:
+    def covers(self, what: ResultRow | Case) -> bool:
         named = any(what.operator.startswith(name) or what.operator.endswith(name) for name in self.operators)
         return named and what.mode in self.modes and self.shape in what.shape
 
@@ -46,7 +46,7 @@ TARGETS = (
 
 
 @dataclass(frozen=True)
-class Verdict:
+class TargetResult:
     """What a run says of a target: "met", "not met" or "not measured"; what it reached; what falls short or lacks."""
 
     target: Target
@@ -63,8 +63,8 @@ class Verdict:
 
 
 def verdicts(
-    rows: Sequence[Row], unmeasured: Sequence[Case] = (), targets: Iterable[Target] = TARGETS
-) -> list[Verdict]:
+    rows: Sequence[ResultRow], unmeasured: Sequence[Case] = (), targets: Iterable[Target] = TARGETS
+) -> list[TargetResult]:
     """What the rows of a run say of each target, which is met where every case that it covers reaches it.
 
     unmeasured: cases that gave us no row.
@@ -72,7 +72,7 @@ def verdicts(
     return [_verdict(target, rows, unmeasured) for target in targets]
 
 
-def _verdict(target: Target, rows: Sequence[Row], unmeasured: Sequence[Case]) -> Verdict:
+def _verdict(target: Target, rows: Sequence[ResultRow], unmeasured: Sequence[Case]) -> TargetResult:
     ours = [row for row in rows if row.candidate == OURS and target.covers(row)]
     reached = {row.name: _reached(target, row, rows) for row in ours}
     known = {name: value for name, value in reached.items() if value is not None}
@@ -85,10 +85,10 @@ def _verdict(target: Target, rows: Sequence[Row], unmeasured: Sequence[Case]) ->
     missing += [f"{case.name}: no figure" for case in unmeasured if target.covers(case)]
     word = "not met" if short else "not measured" if missing or not known else "met"
     least = f"{_told(target, min(known.values()))} or more in {len(known)} cases" if known else "no figure"
-    return Verdict(target, word, least, (*short, *missing))
+    return TargetResult(target, word, least, (*short, *missing))
 
 
-def _reached(target: Target, row: Row, rows: Sequence[Row]) -> float | None:
+def _reached(target: Target, row: ResultRow, rows: Sequence[ResultRow]) -> float | None:
     """The share of the ceiling, or how many times as fast as the fastest form of the peer."""
     if target.share:
         return row.share

@@ -11,17 +11,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from recallfront.benchmarks.kernels.cases import OURS, Candidate, Candidates, Output
+from recallfront.benchmarks.kernels.cases import OURS, Candidates, Contender, Output
 
 _FLUSHED = 64 * 2**20  # float32 numbers read between runs, 256 MiB: several times the second-level cache
 _AHEAD = 2_000_000  # clock cycles that the GPU sleeps while the host gives it the launches, about 1 ms
-_SECONDS, _ROUNDS = (
-    0.6,
-    (5, 40),
-)  # measured for each case, and how often each candidate runs at least and at most
-_CLOSE = (
-    1 / 16
-)  # of two candidates, relative, in norm: bfloat16 rounds to 2^-9 a few times over; a slip is larger
+# measured for each case, and how often each candidate runs at least and at most
+_SECONDS, _ROUNDS = (0.6, (5, 40))
+# of two candidates, relative, in norm: bfloat16 rounds to 2^-9 a few times over; a slip is larger
+_CLOSE = 1 / 16
 
 
 @dataclass(frozen=True)
@@ -79,7 +76,7 @@ class Stopwatch:
         self.rounds = _ROUNDS if device.type == "cuda" else (2, 2)
         self._flushed = torch.zeros(_FLUSHED if device.type == "cuda" else 1, device=device)
 
-    def run(self, candidate: Candidate) -> float:
+    def run(self, candidate: Contender) -> float:
         """Milliseconds of one run."""
         if self.device.type != "cuda":
             start = time.perf_counter()

@@ -71,7 +71,7 @@ class DecodingCost:
     state_bytes: int  # all rows together
 
 
-def interleaved(tasks: Sequence[Callable[[], object]], repeats: int) -> list[float]:
+def in_turns(tasks: Sequence[Callable[[], object]], repeats: int) -> list[float]:
     """Median seconds of each task, all run in turn `repeats` times after one warm-up, so that all meet the
     same noise.
     """
@@ -96,7 +96,7 @@ def training_costs(
         model = build(configs[name])
         tokens = draw_tokens(batch, length)
         tasks += [training_step(model, tokens), _matrix_products(model, batch, length)]
-    seconds = interleaved(tasks, repeats)
+    seconds = in_turns(tasks, repeats)
     return [
         TrainingCost(name, batch * length, seconds[2 * index], seconds[2 * index + 1])
         for index, name in enumerate(names)

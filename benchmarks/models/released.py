@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from recallfront.benchmarks.models.costs import benchmark_configs, draw_tokens, interleaved, training_step
+from recallfront.benchmarks.models.costs import benchmark_configs, draw_tokens, in_turns, training_step
 from recallfront.models.building import build
 from recallfront.models.language_model import LanguageModel
 from recallfront.models.pretrained.recurrentgemma import to_recurrentgemma
@@ -125,7 +125,7 @@ def _imported(path: Path) -> Iterator[tuple[Any, Any]]:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class SideBySide:
     """Ours and the released code, interleaved; medians in seconds."""
 
     architecture: str
@@ -148,7 +148,7 @@ def comparisons(
     length: int = 512,
     steps: int = 10,
     repeats: int = 5,
-) -> list[Comparison]:
+) -> list[SideBySide]:
     """Training (forward and backward) and decoding of both, in turn; the contexts decoded from are 256 tokens long.
 
     Raises ValueError as `released_twin` does.
@@ -167,9 +167,9 @@ def comparisons(
             _steps(_decoder(ours, prompt), tokens, steps),
             _steps(theirs.decoder(prompt), tokens, steps),
         ]
-        seconds = interleaved(tasks, repeats)
-        found.append(Comparison(name, "training", batch * length, *seconds[:2]))
-        found.append(Comparison(name, "decoding", batch * steps, *seconds[2:]))
+        seconds = in_turns(tasks, repeats)
+        found.append(SideBySide(name, "training", batch * length, *seconds[:2]))
+        found.append(SideBySide(name, "decoding", batch * steps, *seconds[2:]))
     return found
 
 

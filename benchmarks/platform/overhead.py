@@ -36,10 +36,8 @@ def overheads(home: Path, *, warm: int = 20, nested: int = 3) -> Overheads:
     that from the end of the one before to its own.
     """
     found = Overheads()
-    halves = (
-        range(warm // 2 + 1),
-        range(100, 100 + warm - warm // 2 + 1),
-    )  # seeds; the first of each is cold
+    # seeds; the first of each is cold
+    halves = (range(warm // 2 + 1), range(100, 100 + warm - warm // 2 + 1))
     with small_ray():
         found.warm += _warm(home, halves[0])
         found.nested += _nested(home, nested)

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from recallfront.benchmarks.platform.trials import ARCHITECTURES, bench_spec, trials_of
 from recallfront.platform.lineage.code_version import code_version
 from recallfront.platform.trial.engine import prepare_process
@@ -22,8 +24,6 @@ class Throughput:
 
 def throughputs(home: Path, *, width: int = 256, num_layers: int = 6, context: int = 512) -> list[Throughput]:
     """Measure every architecture of the quickstart study at one size, on a GPU where there is one."""
-    import torch
-
     name = "cuda:0" if torch.cuda.is_available() else "cpu"
     prepare_process(threads=1, use_gpu=name != "cpu")
     protocol = {

@@ -9,7 +9,7 @@ from typing import Any
 
 from recallfront.platform.cluster.connection import set_environment
 from recallfront.platform.lineage.code_version import code_version
-from recallfront.platform.trial.workplace import Workplace
+from recallfront.platform.trial.workplace import Workplace, workplace_json
 from recallfront.sweeps.data import prepare
 from recallfront.sweeps.spec import SweepSpec
 from recallfront.sweeps.trial import TrialConfig
@@ -91,6 +91,4 @@ def small_ray() -> Iterator[None]:
 
 def actor_config(config: TrialConfig, place: Workplace) -> dict[str, str]:
     """What a `TrialActor` is told."""
-    from recallfront.platform.trial.workplace import workplace_json
-
     return {"trial": config.model_dump_json(), "place": json.dumps(workplace_json(place))}

@@ -133,9 +133,8 @@ def _gradients(
     row = both @ states[:-1].mT
     row[:, :, :size] *= grown
     row[:, :, size:] *= -grown
-    row.flatten(0, 1).baddbmm_(
-        slope.flatten(0, 1), k.flatten(0, 1)
-    )  # of queries, and of keys as rows without beta
+    # of queries, and of keys as rows without beta
+    row.flatten(0, 1).baddbmm_(slope.flatten(0, 1), k.flatten(0, 1))
     memory = torch.empty_like(pair)
     dots, memory = _dots(pair, row, memory), memory[:, :, size:]
     grad_q, key_row, key_dots = row[:, :, :size], row[:, :, size:], dots[:, :, size:]

@@ -64,7 +64,7 @@ def launches(operator: str) -> list[Launch]:
     return found
 
 
-def examine(operator: str, place: int, architecture: int) -> Resources:
+def resources_of(operator: str, place: int, architecture: int) -> Resources:
     """What one configuration uses (a launch cannot be sent between processes; its place can)."""
     return resources(launches(operator)[place], architecture)
 
@@ -100,7 +100,7 @@ def main() -> int:
     failed = 0
     with ProcessPoolExecutor(_PROCESSES, get_context("spawn")) as pool:
         for (operator, place, architecture), found in zip(
-            jobs, pool.map(examine, *zip(*jobs, strict=True)), strict=True
+            jobs, pool.map(resources_of, *zip(*jobs, strict=True)), strict=True
         ):
             launch, wrong = launches(operator)[place], complaint(found, architecture)
             failed += bool(wrong)

@@ -26,7 +26,7 @@ LONGEST_STRIDE = 2**22  # within a tile places are 32-bit numbers
 
 
 @dataclass(frozen=True)
-class Plan:
+class ScanPlan:
     """How a scan is cut: tiles of groups x rows tokens and `width` channels, walked or chained.
 
     A tile is the work of one warp, so no thread waits for another's. It loads all its tokens at once and then
@@ -49,7 +49,7 @@ class Plan:
         return {"CHAINED": self.chained, **sizes, "num_warps": 1, "num_stages": 1}
 
 
-def chain_of(cut: Plan, batch: int, time: int, width: int, like: Tensor) -> tuple[Tensor, Tensor, int]:
+def chain_of(cut: ScanPlan, batch: int, time: int, width: int, like: Tensor) -> tuple[Tensor, Tensor, int]:
     """The words of a chain, its ticket, and the tiles that have a program of their own (1 where one walks)."""
     tiles = triton.cdiv(time, cut.time) if cut.chained else 1
     words = like.new_zeros(tiles * batch * width + 1 if cut.chained else 1, dtype=torch.int64)

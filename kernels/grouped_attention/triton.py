@@ -13,8 +13,8 @@ from recallfront.kernels.grouped_attention.plan import (
     WIDEST_BACKWARD,
     WIDEST_FLOAT32,
     Backward,
-    Blocks,
-    Plan,
+    GroupedBlocks,
+    GroupedPlan,
     backward_plan,
     forward_blocks,
     forward_plan,
@@ -53,7 +53,7 @@ def _hopper(device: torch.device) -> bool:
     return device.type != "cuda" or torch.cuda.get_device_capability(device) >= (9, 0)
 
 
-def _options(blocks: Blocks) -> dict[str, int]:
+def _options(blocks: GroupedBlocks) -> dict[str, int]:
     return {
         "ROWS": blocks.rows,
         "PIECE": blocks.piece,
@@ -62,18 +62,24 @@ def _options(blocks: Blocks) -> dict[str, int]:
     }
 
 
-def _flags(plan: Plan, width: int) -> dict[str, Any]:
+def _flags(plan: GroupedPlan, width: int) -> dict[str, Any]:
     """Constants that the three big kernels have in common."""
     flags = {"CARRIED": plan.carried, "LONG": plan.long, "SINGLE": plan.single}
     return {"WIDTH": width, "COLUMNS": pad(width), **flags}
 
 
-def _numbers(plan: Plan, time: int, heads: int) -> tuple[int, ...]:
+def _numbers(plan: GroupedPlan, time: int, heads: int) -> tuple[int, ...]:
     return time, heads, plan.group, plan.span, plan.parts, plan.stretch, plan.stretches
 
 
 def _sums(
-    keys: Tensor, values: Tensor, plan: Plan, blocks: Blocks, *, backward: bool = False, fine: bool = False
+    keys: Tensor,
+    values: Tensor,
+    plan: GroupedPlan,
+    blocks: GroupedBlocks,
+    *,
+    backward: bool = False,
+    fine: bool = False,
 ) -> Tensor | None:
     """Sums of unit keys times values over all stretches up to each; over all after each where `backward`.
 
@@ -193,13 +199,15 @@ def grouped_attention_backward_op(
     return dq, dk, dv, dscale.sum(), dtaps if taps is None else _taps_gradient(v, do, taps.shape[1], cut.taps)
 
 
-def _key_passes(cut: Backward, dk: Tensor, dv: Tensor) -> list[tuple[Tensor | None, Tensor | None, Blocks]]:
+def _key_passes(
+    cut: Backward, dk: Tensor, dv: Tensor
+) -> list[tuple[Tensor | None, Tensor | None, GroupedBlocks]]:
     if cut.values is None:
         return [(dk, dv, cut.keys)]
     return [(dk, None, cut.keys), (None, dv, cut.values)]
 
 
-def _taps_gradient(v: Tensor, do: Tensor, size: int, blocks: Blocks) -> Tensor:
+def _taps_gradient(v: Tensor, do: Tensor, size: int, blocks: GroupedBlocks) -> Tensor:
     """The gradient of the taps (H, size)."""
     batch, time, heads, width = v.shape
     stretches = -(-time // TAPS_STRETCH)
@@ -364,7 +372,12 @@ _HOPPER = {False: (80,), True: (90,)}
 
 
 def _described(
-    kernel: Any, kind: str, blocks: Blocks, *, architectures: tuple[int, ...] = (80, 90), **constants: Any
+    kernel: Any,
+    kind: str,
+    blocks: GroupedBlocks,
+    *,
+    architectures: tuple[int, ...] = (80, 90),
+    **constants: Any,
 ) -> Launch:
     """A launch with tensors of the type `kind`."""
     constants = {"ROWS": blocks.rows, "PIECE": blocks.piece, "VALUES": blocks.values, **constants}
@@ -431,5 +444,5 @@ def launches() -> list[Launch]:
                 found += _backward_launches(kind, group, hopper)
     for backward in (False, True):
         sizes: dict[str, Any] = {"WIDTH": WIDEST_BACKWARD, "BACKWARD": backward, **_ACCUMULATED}
-        found.append(_described(grouped_accumulate, "fp32", Blocks(0, 0, 0, 4, 1), **sizes))
+        found.append(_described(grouped_accumulate, "fp32", GroupedBlocks(0, 0, 0, 4, 1), **sizes))
     return list({str(launch): launch for launch in found}.values())

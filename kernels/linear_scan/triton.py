@@ -9,16 +9,16 @@ from torch import Tensor
 
 from recallfront.kernels.gpu.compiled import Launch, describe
 from recallfront.kernels.gpu.launching import launch
-from recallfront.kernels.gpu.triton_scan import FILLED, Plan, chain_of, rows_together
+from recallfront.kernels.gpu.triton_scan import FILLED, ScanPlan, chain_of, rows_together
 from recallfront.kernels.linear_scan.triton_backward import scan_backward
 from recallfront.kernels.linear_scan.triton_forward import scan_forward
 
-WALK = Plan(rows=4, chained=False)
-CHAIN = Plan(rows=6, chained=True)
+WALK = ScanPlan(rows=4, chained=False)
+CHAIN = ScanPlan(rows=6, chained=True)
 _STEP_BLOCK, _STEP_WARPS = 256, 2
 
 
-def plan(b: Tensor) -> Plan:
+def plan(b: Tensor) -> ScanPlan:
     """The cut for b (B, T, D), by the sizes alone: a rerun gives the same bits."""
     batch, time, width = b.shape
     return WALK if batch * triton.cdiv(width, WALK.width) >= FILLED or time <= WALK.time else CHAIN
@@ -116,7 +116,7 @@ def _differentiate(ctx: Any, grad_h: Tensor, grad_last: Tensor) -> tuple[Tensor 
 scan.register_autograd(_differentiate, setup_context=_save)
 
 
-def _options(cut: Plan, initial_state: object, reset: object) -> dict[str, Any]:
+def _options(cut: ScanPlan, initial_state: object, reset: object) -> dict[str, Any]:
     return {"HAS_INITIAL": initial_state is not None, "HAS_RESET": reset is not None, **cut.options()}
 
 

@@ -35,9 +35,8 @@ def rg_lru_step_pytorch(
     """
     blocks, size, _ = weight.shape
     by_block, state = _by_block(v, blocks), _by_block(hidden, blocks)
-    r, i = (
-        torch.bmm(by_block, weight).add_(bias).sigmoid_().chunk(2, 2)
-    )  # baddbmm would spread the bias first
+    # baddbmm would spread the bias first
+    r, i = torch.bmm(by_block, weight).add_(bias).sigmoid_().chunk(2, 2)
     log_a = r * rate
     m = (log_a + log_a).expm1_().neg_().sqrt_()
     a = log_a.exp_()
@@ -76,9 +75,8 @@ class _RGLRU(torch.autograd.Function):
     def forward(ctx: Any, v: Tensor, weight: Tensor, bias: Tensor, p: Tensor, starts: Tensor) -> Tensor:
         flat, size = v.view(-1, v.shape[2]), weight.shape[1]
         r, i, a, m = (torch.empty_like(flat) for _ in range(4))
-        before = v.new_empty(
-            flat.shape[0] + 1, v.shape[2]
-        )  # h one token late, in the place of what is scanned
+        # h one token late, in the place of what is scanned
+        before = v.new_empty(flat.shape[0] + 1, v.shape[2])
         before[0], b = 0, before[1:]
         for _, columns, of_r, of_i in _blocks(weight):
             torch.mm(flat[:, columns], of_r, out=r[:, columns])
@@ -114,9 +112,8 @@ class _RGLRU(torch.autograd.Function):
             # dm / dlog a = -a^2 / m; the slope of the square root, 1 / (2 m), is kept below 1000
             steep = m[part].clamp(min=5e-4).reciprocal_().mul_(a[part])
             slope = g * before[part]
-            slope[-part.start % v.shape[1] :: v.shape[1]] = (
-                0  # before a text's first token stands another's last
-            )
+            # before a text's first token stands another's last
+            slope[-part.start % v.shape[1] :: v.shape[1]] = 0
             slope.addcmul_(steep, through, value=-1).mul_(a[part]).mul_(r[part])
             grad_rate += slope.sum(0)
             bias_r += torch.addcmul(slope, slope, r[part], value=-1, out=grad_r[part]).mul_(rate).sum(0)

@@ -9,21 +9,21 @@ from torch import Tensor
 
 from recallfront.kernels.gpu.compiled import Launch, describe
 from recallfront.kernels.gpu.launching import launch
-from recallfront.kernels.gpu.triton_scan import FILLED, Plan, chain_of, rows_together
+from recallfront.kernels.gpu.triton_scan import FILLED, ScanPlan, chain_of, rows_together
 from recallfront.kernels.rg_lru.triton_backward import gated_scan_backward
 from recallfront.kernels.rg_lru.triton_forward import gated_scan_forward, gated_step
 
 START, PADDING = 1, 2  # marks of tokens
 
 _STEP_WIDTH, _STEP_WARPS = 256, 2
-WALK = Plan(rows=4, chained=False)
-CHAIN = Plan(rows=6, chained=True)
+WALK = ScanPlan(rows=4, chained=False)
+CHAIN = ScanPlan(rows=6, chained=True)
 # backward a token takes more registers, and of 32 bits most of all
 WALK_BACK = replace(WALK, rows=2)
 CHAIN_BACK, CHAIN_BACK_WIDE = replace(CHAIN, rows=3), replace(CHAIN, rows=2)
 
 
-def plan(v: Tensor, blocks: int) -> tuple[Plan, Plan]:
+def plan(v: Tensor, blocks: int) -> tuple[ScanPlan, ScanPlan]:
     """The cuts forward and backward for v (B, T, D), by size and type alone: a rerun gives the same bits."""
     batch, time, width = v.shape
     if batch * blocks * triton.cdiv(width // blocks, WALK.width) >= FILLED or time <= WALK.time:
@@ -155,7 +155,7 @@ def _batch_stride(marks: Tensor | None) -> int:
     return 0 if marks is None or marks.shape[0] == 1 else marks.stride(0)
 
 
-def _options(cut: Plan, initial_state: object, marks: object) -> dict[str, Any]:
+def _options(cut: ScanPlan, initial_state: object, marks: object) -> dict[str, Any]:
     return {"HAS_INITIAL": initial_state is not None, "HAS_MARKS": marks is not None, **cut.options()}
 
 

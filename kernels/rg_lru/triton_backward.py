@@ -132,9 +132,8 @@ def gated_scan_backward(
                 entering = tl.where(padding, 0.0, grad)
                 free, m = tl.where(start, 0.0, free), tl.where(start, 1.0, m)
             reaching = entering * i
-            to_rate = (
-                (entering * before - reaching * v * slope) * free * r
-            )  # of log a, nothing where it is not free
+            # of log a, nothing where it is not free
+            to_rate = (entering * before - reaching * v * slope) * free * r
             grad_rate += to_rate
             grad_r = to_rate * rate * (1.0 - r)
             grad_v = reaching * m

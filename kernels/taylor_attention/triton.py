@@ -422,13 +422,8 @@ def _step_fake(q: Tensor, k: Tensor, v: Tensor, state: Tensor, scale: float, eps
 
 
 _NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
-_TRIED = (
-    (8, 64),
-    (16, 64),
-    (16, 128),
-    (24, 64),
-    (32, 128),
-)  # features and values: the largest of each kind, and odd ones
+# features and values: the largest of each kind, and odd ones
+_TRIED = ((8, 64), (16, 64), (16, 128), (24, 64), (32, 128))
 
 
 def launches() -> list[Launch]:

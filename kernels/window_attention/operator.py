@@ -13,8 +13,6 @@ from recallfront.kernels.window_attention.coverage import obstacle, step_obstacl
 from recallfront.kernels.window_attention.pytorch import window_attention_pytorch
 from recallfront.kernels.window_attention.reference import window_attention_reference
 
-Slopes = Tensor | tuple[float, ...]
-
 
 def alibi_slopes(num_heads: int) -> tuple[float, ...]:
     """The fixed slopes of ALiBi (arXiv:2108.12409 sec. 3), for any number of heads.
@@ -34,7 +32,7 @@ def window_attention(
     v: Tensor,
     *,
     window_size: int | None = None,
-    alibi_slopes: Slopes | None = None,
+    alibi_slopes: Tensor | tuple[float, ...] | None = None,
     distance_bias: Tensor | None = None,
     scale: float | None = None,
     segments: Tensor | None = None,
@@ -86,7 +84,7 @@ def _check(
     k: Tensor,
     v: Tensor,
     window_size: int | None,
-    slopes: Slopes | None,
+    slopes: Tensor | tuple[float, ...] | None,
     scale: float | None,
 ) -> tuple[float, tuple[float, ...] | None]:
     check_shape(name, "q", q, (None, None, None, None))

@@ -14,7 +14,7 @@ _FILLED = 2 * 132  # programs that keep a chip of 132 multiprocessors (H100, H20
 
 
 @dataclass(frozen=True)
-class Blocks:
+class WindowBlocks:
     """Sizes that a kernel works in: queries and keys a block, warps, stages of loads under way."""
 
     queries: int
@@ -24,31 +24,39 @@ class Blocks:
 
 
 @dataclass(frozen=True)
-class Plan:
+class WindowPlan:
     """Blocks of the forward pass, of the queries' gradients, and of the keys' and values' gradients."""
 
-    forward: Blocks
-    queries: Blocks
-    keys: Blocks
+    forward: WindowBlocks
+    queries: WindowBlocks
+    keys: WindowBlocks
 
 
 _SINGLE = {  # float32, without tensor cores: each thread holds its share of both factors of a product
-    64: Plan(Blocks(32, 32, 4, 2), Blocks(32, 32, 4, 2), Blocks(16, 32, 4, 2)),
-    128: Plan(Blocks(32, 16, 4, 2), Blocks(32, 16, 4, 1), Blocks(16, 16, 4, 1)),
-    256: Plan(Blocks(16, 16, 4, 1), Blocks(16, 16, 4, 1), Blocks(16, 16, 8, 1)),
+    64: WindowPlan(WindowBlocks(32, 32, 4, 2), WindowBlocks(32, 32, 4, 2), WindowBlocks(16, 32, 4, 2)),
+    128: WindowPlan(WindowBlocks(32, 16, 4, 2), WindowBlocks(32, 16, 4, 1), WindowBlocks(16, 16, 4, 1)),
+    256: WindowPlan(WindowBlocks(16, 16, 4, 1), WindowBlocks(16, 16, 4, 1), WindowBlocks(16, 16, 8, 1)),
 }
 _SHORT_WINDOW = {
-    64: Plan(Blocks(64, 64, 4, 3), Blocks(64, 64, 4, 3), Blocks(32, 64, 4, 3)),
-    128: Plan(Blocks(64, 64, 4, 2), Blocks(64, 32, 8, 3), Blocks(32, 64, 8, 3)),
-    256: Plan(Blocks(64, 32, 8, 3), Blocks(64, 32, 8, 2), Blocks(32, 32, 8, 2)),
+    64: WindowPlan(WindowBlocks(64, 64, 4, 3), WindowBlocks(64, 64, 4, 3), WindowBlocks(32, 64, 4, 3)),
+    128: WindowPlan(WindowBlocks(64, 64, 4, 2), WindowBlocks(64, 32, 8, 3), WindowBlocks(32, 64, 8, 3)),
+    256: WindowPlan(WindowBlocks(64, 32, 8, 3), WindowBlocks(64, 32, 8, 2), WindowBlocks(32, 32, 8, 2)),
 }
 _LONG_WINDOW = {
-    64: Plan(Blocks(128, 64, 8, 3), Blocks(128, 64, 8, 2), Blocks(32, 128, 8, 3)),
-    128: Plan(Blocks(128, 32, 8, 4), Blocks(128, 32, 8, 3), Blocks(32, 64, 8, 3)),
-    256: Plan(Blocks(64, 32, 8, 3), Blocks(64, 32, 8, 2), Blocks(32, 32, 8, 2)),
+    64: WindowPlan(WindowBlocks(128, 64, 8, 3), WindowBlocks(128, 64, 8, 2), WindowBlocks(32, 128, 8, 3)),
+    128: WindowPlan(WindowBlocks(128, 32, 8, 4), WindowBlocks(128, 32, 8, 3), WindowBlocks(32, 64, 8, 3)),
+    256: WindowPlan(WindowBlocks(64, 32, 8, 3), WindowBlocks(64, 32, 8, 2), WindowBlocks(32, 32, 8, 2)),
 }
-_PACKED_FORWARD = {64: Blocks(128, 64, 8, 3), 128: Blocks(128, 64, 8, 2), 256: Blocks(64, 32, 8, 3)}
-_PLAIN_FORWARD = {64: Blocks(128, 64, 4, 3), 128: Blocks(128, 64, 8, 3), 256: Blocks(64, 32, 8, 3)}
+_PACKED_FORWARD = {
+    64: WindowBlocks(128, 64, 8, 3),
+    128: WindowBlocks(128, 64, 8, 2),
+    256: WindowBlocks(64, 32, 8, 3),
+}
+_PLAIN_FORWARD = {
+    64: WindowBlocks(128, 64, 4, 3),
+    128: WindowBlocks(128, 64, 8, 3),
+    256: WindowBlocks(64, 32, 8, 3),
+}
 
 
 def pad(width: int) -> int:
@@ -58,7 +66,7 @@ def pad(width: int) -> int:
 
 def plan(
     width: int, value: int, dtype: torch.dtype, window_size: int | None, tilted: bool, packed: bool
-) -> Plan:
+) -> WindowPlan:
     """Blocks by the wider of the two head sizes, the type, and what the masks leave of a block.
 
     Larger blocks read the keys less often; smaller ones waste less of a short window. No choice spills

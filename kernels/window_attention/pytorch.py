@@ -7,13 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from recallfront.kernels.window_attention.blocks import block_attention, suits
+from recallfront.kernels.window_attention.blocks import Slopes, block_attention, suits
 
 _MIN_BAND = 64  # shorter blocks of queries cost more in launches than they save in masked products
 _BLOCK = 512  # queries that are worked on at once where a bias is needed, so that it stays small
 _KEPT = 1 << 22  # biases up to this many numbers are kept from call to call
-
-Slopes = tuple[float, ...]
 
 
 @dataclass(frozen=True)

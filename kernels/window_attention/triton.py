@@ -13,7 +13,7 @@ from recallfront.kernels.gpu.launching import launch
 from recallfront.kernels.window_attention.plan import (
     SHORT,
     TILE,
-    Blocks,
+    WindowBlocks,
     first_keys,
     key_shares,
     last_queries,
@@ -105,7 +105,7 @@ def _sizes(width: int, value: int) -> dict[str, int]:
     return {"WIDTH": width, "VALUE": value, "COLUMNS": pad(width), "VALUE_COLUMNS": pad(value)}
 
 
-def _options(blocks: Blocks) -> dict[str, int]:
+def _options(blocks: WindowBlocks) -> dict[str, int]:
     return {
         "QUERIES": blocks.queries,
         "KEYS": blocks.keys,
@@ -387,7 +387,7 @@ class _Case:
             "EXACT": self.kind == "fp32",
         }
 
-        def one(kernel: Any, blocks: Blocks, **more: Any) -> Launch:
+        def one(kernel: Any, blocks: WindowBlocks, **more: Any) -> Launch:
             constants = {**absent, **_sizes(self.width, self.width), **flags, **more}
             constants |= {"QUERIES": blocks.queries, "KEYS": blocks.keys}
             return _described(kernel, self.kind, blocks.warps, blocks.stages, constants)

@@ -11,7 +11,7 @@ from recallfront.models.language_model import LanguageModel
 _WORTH_A_GRAPH = 16  # new tokens: recording a step takes as long as a few of them
 
 
-def choose(
+def choose_token(
     logits: Tensor,
     *,
     temperature: float = 0.0,
@@ -69,7 +69,7 @@ def stream(
     if tokens.is_cuda and max_new_tokens >= _WORTH_A_GRAPH:
         graph = DecodeGraph(model, state, state.longest + max_new_tokens - 1)
     for count in range(max_new_tokens):
-        chosen = choose(row, temperature=temperature, top_k=top_k, top_p=top_p, generator=generator)
+        chosen = choose_token(row, temperature=temperature, top_k=top_k, top_p=top_p, generator=generator)
         yield chosen
         if count + 1 < max_new_tokens:
             if graph is None:

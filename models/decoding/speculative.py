@@ -79,9 +79,8 @@ def generate_speculative(
     rows, rounds = list(range(len(new))), 0  # rows that have not ended: the others are read no further
     while rows:
         drafts = heads(last).topk(min(RANKS, model.config.vocab_size), dim=-1).indices
-        drafts = F.pad(
-            drafts, (0, RANKS - drafts.shape[-1])
-        )  # a rank beyond the vocabulary only guesses wrong
+        # a rank beyond the vocabulary only guesses wrong
+        drafts = F.pad(drafts, (0, RANKS - drafts.shape[-1]))
         nodes = tree.tokens(model.unembed(last).argmax(-1), drafts)
         accepted, counts = accept(tree, nodes, tree_logits(model, nodes, state, tree).argmax(-1))
         rounds += 1

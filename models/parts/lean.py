@@ -18,7 +18,7 @@ Add = Callable[[Tensor, Tensor], None]  # into the first
 MixerStep = Callable[[Tensor, Tensor, LayerState, Step], None]  # residual, its norm, state, step
 
 
-def covers(tensor: Tensor) -> bool:
+def runs_lean(tensor: Tensor) -> bool:
     """Whether a step is worth taking this way: on a CPU, where nothing is rounded."""
     exact = tensor.dtype in (torch.float32, torch.float64)
     return tensor.device.type == "cpu" and exact and not torch.compiler.is_compiling()

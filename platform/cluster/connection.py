@@ -8,8 +8,10 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from torch.cuda import device_count
+
 from recallfront.platform.cluster.tokens import HOW_TO_GIVE_A_TOKEN, find_token
-from recallfront.platform.errors import UsageError
+from recallfront.platform.errors import UsageError, one_line
 from recallfront.sweeps.trial import ResourceConfig
 
 _CONNECT_SECONDS = 5.0
@@ -86,7 +88,6 @@ def check_resources(resources: ResourceConfig) -> None:
         UsageError: not one fits.
     """
     import ray
-    from torch.cuda import device_count
 
     if ray.is_initialized():
         trials_at_once(resources)
@@ -137,7 +138,7 @@ def _join(address: str) -> None:
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError, ray.exceptions.AuthenticationError) as error:
-        reason = " ".join(str(error).split())[:300]
+        reason = one_line(error, 300)
         hint = f"refuse the token of {source}" if token else "ask for a token, and there is none"
         raise UsageError(
             f"address {address!r}: cannot join the Ray cluster ({reason}); it may {hint}: {HOW_TO_GIVE_A_TOKEN}"

@@ -12,7 +12,7 @@ import yaml
 
 from recallfront.platform.cluster.tokens import HOW_TO_GIVE_A_TOKEN, find_token
 from recallfront.platform.cluster.wheel import build_wheel
-from recallfront.platform.errors import UsageError
+from recallfront.platform.errors import UsageError, one_line, root_cause
 from recallfront.platform.tracking.store import refuse_password
 from recallfront.sweeps.load import load_spec
 
@@ -84,7 +84,7 @@ def follow_job(job: str, *, address: str) -> bool:
         print(f"\nleft; the job goes on: {again}")
         return True
     except (OSError, RuntimeError) as error:  # what aiohttp and Ray raise when the head goes away
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error, 200)
         raise UsageError(f"address {address!r}: lost while following ({reason}); try {again}") from None
     print(f"job {job}: {details.status.value.lower()}")
     return bool(details.status.value == "SUCCEEDED")
@@ -153,7 +153,7 @@ def _check_dashboard(address: str, headers: dict[str, str], token_source: str) -
     try:
         answer = requests.get(f"{address.rstrip('/')}/api/version", headers=headers, timeout=_ANSWER_SECONDS)
     except (requests.RequestException, ValueError) as error:
-        reason = "no answer" if isinstance(error, requests.Timeout) else _reason(error)
+        reason = "no answer" if isinstance(error, requests.Timeout) else root_cause(error)
         raise UsageError(
             f"address {address!r}: no Ray dashboard answers there ({reason}); it is the head's port 8265 by default"
         ) from None
@@ -164,10 +164,3 @@ def _check_dashboard(address: str, headers: dict[str, str], token_source: str) -
         raise UsageError(
             f"address {address!r}: what answers there is no Ray dashboard (HTTP {answer.status_code})"
         )
-
-
-def _reason(error: BaseException) -> str:
-    """What is at the bottom of a failed request: `Connection refused` rather than three layers of retries."""
-    while (cause := error.__cause__ or error.__context__) is not None:
-        error = cause
-    return " ".join(str(error).split())[:200] or type(error).__name__

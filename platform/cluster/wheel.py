@@ -19,12 +19,8 @@ _SUFFIXES = {".py", ".typed", ".yaml", ".html", ".css", ".js"}
 
 def build_wheel(folder: Path) -> Path:
     """Write the wheel into `folder`; its version ends in a digest of all of it: Ray never takes one for another."""
-    sources = (
-        _package_files()
-        | {
-            f"recallfront/{SOURCE_FILE}": source_json().encode()  # the commit is lineage, and the wheel has no git
-        }
-    )
+    # the commit is lineage, and the wheel has no git
+    sources = _package_files() | {f"recallfront/{SOURCE_FILE}": source_json().encode()}
     version = f"{recallfront.__version__}+{_digest(sources)}"
     path = folder / f"recallfront-{version}-py3-none-any.whl"
     info = f"recallfront-{version}.dist-info"

@@ -1,4 +1,4 @@
-"""The configurations of a sweep: its trials gathered over their seeds, told apart by the knobs that vary."""
+"""The configurations of a sweep: its trials gathered over their seeds."""
 
 import json
 import math
@@ -12,11 +12,10 @@ import numpy as np
 from recallfront.platform.errors import UsageError
 from recallfront.platform.metrics import SPREAD, metric, show
 from recallfront.platform.pareto import FloatArray
+from recallfront.platform.results.labels import architecture_of, flat_knobs, label
 from recallfront.platform.results.records import TrialRecord
 from recallfront.sweeps.objectives import Objective
-
-Scalar = bool | int | float | str | None
-ALWAYS_TOLD = ("window_size", "feature_dim", "group_size")  # what a sweep explores besides the architecture
+from recallfront.sweeps.space import Scalar
 
 
 @dataclass(frozen=True)
@@ -39,9 +38,8 @@ class Candidate:
 
     @property
     def label(self) -> str:
-        """Architecture and knobs in one line; a knob left to the architecture's own rule is not told."""
-        knobs = (f"{name} {show_knob(value)}" for name, value in self.knobs.items() if value is not None)
-        return " · ".join([self.architecture, *knobs])
+        """Architecture and knobs in one line."""
+        return label(self.architecture, self.knobs)
 
     def describe(self, metric: str) -> str:
         """A metric with its spread, as a person reads it; a dash where there is none."""
@@ -93,36 +91,6 @@ def configuration_of(trial: TrialRecord) -> str:
     return json.dumps({k: v for k, v in trial.config.items() if k != "seed"}, sort_keys=True)
 
 
-def varying_knobs(trials: Iterable[TrialRecord]) -> tuple[str, ...]:
-    """The settings that tell trials of one architecture apart, and what of `ALWAYS_TOLD` varies at all."""
-    seen: dict[str, dict[str, set[str]]] = {}  # name -> architecture -> values
-    for trial in trials:
-        for name, value in flat_knobs(trial.config).items():
-            seen.setdefault(name, {}).setdefault(architecture_of(trial), set()).add(repr(value))
-
-    def varies(name: str) -> bool:
-        within = max(map(len, seen[name].values()))
-        return within > 1 or (name in ALWAYS_TOLD and len(set.union(*seen[name].values())) > 1)
-
-    return tuple(filter(varies, seen))
-
-
-def architecture_of(trial: TrialRecord) -> str:
-    return str(model_of(trial.config).get("architecture", "unknown"))
-
-
-def model_of(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The model's settings; of an impossible trial, which has no resolved config, all that was asked."""
-    found: Mapping[str, Any] = config.get("model", config)
-    return found
-
-
-def flat_knobs(config: Mapping[str, Any]) -> dict[str, Scalar]:
-    """Settings of model and training on one level: the model's by their own name, else `training.steps`."""
-    flat = _flatten(model_of(config), "") | _flatten(config.get("training", {}), "training.")
-    return {name: value for name, value in flat.items() if name not in ("architecture", "seed")}
-
-
 def gather(trials: Sequence[TrialRecord], knob_names: Iterable[str] = ()) -> Candidate:
     """One configuration from its trials, which differ in their seed alone."""
     names = [n for n in trials[0].metrics if all(math.isfinite(t.metrics.get(n, math.nan)) for t in trials)]
@@ -147,18 +115,3 @@ def gather(trials: Sequence[TrialRecord], knob_names: Iterable[str] = ()) -> Can
         run_ids=tuple(trial.run_id for trial in best_first),
         trial_keys=tuple(trial.trial_key for trial in best_first),
     )
-
-
-def show_knob(value: Scalar, digits: int = 6) -> str:
-    """A setting as a person reads it."""
-    return "none" if value is None else f"{value:.{digits}g}" if isinstance(value, float) else str(value)
-
-
-def _flatten(config: Mapping[str, Any], prefix: str) -> dict[str, Scalar]:
-    flat: dict[str, Scalar] = {}
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            flat |= _flatten(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = json.dumps(value) if isinstance(value, list | tuple) else value
-    return flat

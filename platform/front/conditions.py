@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from recallfront.platform.errors import UsageError
-from recallfront.platform.front.candidates import Candidate, Scalar
+from recallfront.platform.front.candidates import Candidate
 from recallfront.platform.metrics import name_for_condition, named_in_condition, show
+from recallfront.sweeps.space import Scalar
 
 OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
     ">=": operator.ge,

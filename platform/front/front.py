@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -16,15 +16,12 @@ from recallfront.platform.front.candidates import (
     oriented,
     read_objectives,
     split_complete,
-    varying_knobs,
 )
+from recallfront.platform.results.labels import varying_knobs
 from recallfront.platform.results.records import SweepRecord
 from recallfront.platform.results.status import Status
 from recallfront.platform.tracking.records import read_record
 from recallfront.sweeps.objectives import Objective
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)

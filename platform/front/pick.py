@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -23,9 +22,6 @@ from recallfront.platform.front.front import Front, build_front
 from recallfront.platform.metrics import named_in_condition, title_of
 from recallfront.platform.results.records import SweepRecord
 from recallfront.platform.tracking.records import read_record
-
-if TYPE_CHECKING:
-    pass
 
 _FLAT = 1e-9  # a front that rises less than this above its chord has no knee
 

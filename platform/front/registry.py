@@ -5,10 +5,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from recallfront.platform.errors import UsageError
+from recallfront.platform.errors import UsageError, root_cause
 from recallfront.platform.front.pick import Picked
 from recallfront.platform.home import home_folder
 from recallfront.platform.results.records import TAG
+from recallfront.platform.tracking.client import open_client
+from recallfront.platform.tracking.store import prepare_store
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -44,14 +46,12 @@ def check_names(name: str | None, alias: str | None) -> None:
     from mlflow.exceptions import MlflowException
     from mlflow.utils.validation import _validate_model_alias_name, _validate_model_name
 
-    from recallfront.platform.tracking.client import explain
-
     for check, value in ((_validate_model_name, name), (_validate_model_alias_name, alias)):
         try:
             if value is not None:
                 check(value)
         except MlflowException as error:
-            raise UsageError(f"MLflow does not register {value!r}: {explain(error)}") from None
+            raise UsageError(f"MLflow does not register {value!r}: {root_cause(error)}") from None
 
 
 def register(
@@ -71,21 +71,16 @@ def register(
     """
     from mlflow.exceptions import MlflowException
 
-    from recallfront.platform.tracking.client import explain
-
     client = _client(home, tracking_uri)
     try:
         version = _version_of(client, picked, name) or _new_version(client, picked, name)
         client.set_registered_model_alias(name, alias, version)
     except (MlflowException, OSError) as error:
-        raise UsageError(f"MLflow refused to register {name!r} as {alias!r}: {explain(error)}") from None
+        raise UsageError(f"MLflow refused to register {name!r} as {alias!r}: {root_cause(error)}") from None
     return version
 
 
 def _client(home: Path | str | None, tracking_uri: str | None) -> "MlflowClient":
-    from recallfront.platform.tracking.client import open_client
-    from recallfront.platform.tracking.store import prepare_store
-
     return open_client(prepare_store(tracking_uri, home_folder(home), create=False))
 
 

@@ -7,11 +7,12 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from recallfront.platform.front.candidates import Candidate, show_knob
+from recallfront.platform.front.candidates import Candidate
 from recallfront.platform.front.front import Front
 from recallfront.platform.metrics import columns_of, show, title_of_objective
+from recallfront.platform.results.labels import show_knob
 
-MARKS = {(True, True): "●", (True, False): "◐", (False, False): "○", (False, True): ""}
+PLACE_MARKS = {(True, True): "●", (True, False): "◐", (False, False): "○", (False, True): ""}
 
 
 def as_csv(front: Front) -> str:
@@ -48,7 +49,7 @@ def as_table(front: Front, *, members_only: bool = False) -> Table:
 
 
 def _mark(front: Front, candidate: Candidate) -> str:
-    mark = MARKS[candidate.on_front, candidate.certain]
+    mark = PLACE_MARKS[candidate.on_front, candidate.certain]
     return f"{mark} knee" if candidate is front.knee else mark
 
 

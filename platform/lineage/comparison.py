@@ -4,10 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from recallfront.platform.lineage.environment import PACKAGES_FILE, Lineage
-
-_NUMERIC_LIBRARIES: Final = ("torch", "triton", "deepspeed")
-
+from recallfront.platform.lineage.environment import LIBRARIES, PACKAGES_FILE, Lineage
 
 _PLACES: Final = ("CUDA_VISIBLE_DEVICES",)  # says where a trial ran, not what came out
 
@@ -42,7 +39,7 @@ def _differences(a: Lineage, b: Lineage) -> Iterator[Difference]:
         ("operating system", a.platform, b.platform, False),
     ]
     for name in sorted(a.libraries.keys() | b.libraries.keys()):
-        pairs.append((name, a.libraries.get(name), b.libraries.get(name), name in _NUMERIC_LIBRARIES))
+        pairs.append((name, a.libraries.get(name), b.libraries.get(name), LIBRARIES.get(name, False)))
     for name in sorted(a.environment.keys() | b.environment.keys()):
         pairs.append((name, a.environment.get(name), b.environment.get(name), name not in _PLACES))
     changed = [

@@ -19,17 +19,18 @@ from recallfront.platform.lineage.source import _SECONDS, _git, _shipped_source,
 DIFF_FILE: Final = "lineage/diff.patch"
 PACKAGES_FILE: Final = "lineage/packages.txt"
 
-LIBRARIES: Final = (
-    "torch",
-    "triton",
-    "deepspeed",
-    "ray",
-    "mlflow",
-    "optuna",
-    "datasets",
-    "numpy",
-    "transformers",
-)
+# The libraries that a trial may use, and whether its results may differ with the library's version.
+LIBRARIES: Final = {
+    "torch": True,
+    "triton": True,
+    "deepspeed": True,
+    "ray": False,
+    "mlflow": False,
+    "optuna": False,
+    "datasets": False,
+    "numpy": False,
+    "transformers": False,
+}
 ENVIRONMENT: Final = (
     "OMP_NUM_THREADS",
     "MKL_NUM_THREADS",

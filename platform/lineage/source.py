@@ -49,9 +49,8 @@ def diff_text(home: Path | None = None) -> str | None:
     if index is None:
         return _shipped_source().get("diff")
     with tempfile.TemporaryDirectory() as place:
-        own_index = (
-            Path(place) / "index"
-        )  # untracked files are shown as new without touching the checkout's own
+        # untracked files are shown as new without touching the checkout's own
+        own_index = Path(place) / "index"
         shutil.copyfile(index, own_index)
         untracked = "\0".join(_untracked_sources(home))
         if untracked:

@@ -1,9 +1,10 @@
 """What a sweep has found so far, as plain records: read from MLflow (the ledger), used by front, pick and rerun."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from recallfront.platform.results.status import Status
+from recallfront.platform.results.status import COUNTED, Status
 
 TAG = "recallfront."  # prefix of every tag that we set on an MLflow run
 
@@ -51,18 +52,22 @@ class SweepRecord:
         return tuple(trial for trial in self.trials if trial.status in statuses)
 
 
-def count(record: SweepRecord) -> dict[str, int]:
-    """Trials done (finished or pruned), running and failed."""
-    return {
-        "done": len(record.with_status(Status.FINISHED, Status.PRUNED)),
-        "running": len(record.with_status(Status.RUNNING)),
-        "failed": sum(trial.status.is_failure for trial in record.trials),
-    }
+def count(record: SweepRecord, *, driverless: bool = False) -> dict[str, int]:
+    """Trials by what they count as: done (finished or pruned), running, failed, and unfinished.
+
+    The sweep's next run goes on with unfinished ones: those that were lost, and those that a driver that is gone
+    (`driverless`) left running.
+    """
+    found = dict.fromkeys(COUNTED, 0)
+    for trial in record.trials:
+        left = driverless and trial.status is Status.RUNNING
+        found["unfinished" if left else trial.status.counts_as] += 1
+    return found
 
 
-def describe(trial: TrialRecord) -> str:
-    """A trial's architecture and the knobs that sweeps usually vary."""
-    model = trial.config.get("model", {})
-    knobs = ("window_size", "feature_dim", "group_size", "lru_width")
-    shown = [f"{knob}={model[knob]}" for knob in knobs if model.get(knob) is not None]
-    return " ".join([str(model.get("architecture", "?")), *shown, f"seed={trial.config.get('seed', 0)}"])
+def say_counts(counts: Mapping[str, int], total: int | None = None) -> str:
+    """The same in words; running and unfinished trials are told if there are any."""
+    of = f" of {total}" if total else ""
+    told = [f"{counts['done']}{of} done", f"{counts['failed']} failed"]
+    told[1:1] = [f"{counts['running']} running"] if counts["running"] else []
+    return ", ".join([*told, *([f"{counts['unfinished']} unfinished"] if counts["unfinished"] else [])])

@@ -6,7 +6,7 @@ from typing import Any
 
 from recallfront.platform.results.status import Status
 
-Row = tuple[str, float, int, int]  # metric, value, step, milliseconds since the epoch
+MetricRow = tuple[str, float, int, int]  # metric, value, step, milliseconds since the epoch
 
 
 @dataclass
@@ -14,11 +14,10 @@ class Report:
     """Progress since the report before; the last one of a trial has a status other than running."""
 
     step: int
-    rows: list[Row] = field(default_factory=list)  # new rows, in order
+    rows: list[MetricRow] = field(default_factory=list)  # new rows, in order
     figures: dict[str, float] = field(default_factory=dict)  # everything known by now, by metric name
-    seconds: dict[str, float] = field(
-        default_factory=dict
-    )  # train, evaluate, measure, wait, since the trial's start
+    # train, evaluate, measure, wait, since the trial's start
+    seconds: dict[str, float] = field(default_factory=dict)
     status: Status = Status.RUNNING
     failure: str | None = None  # what went wrong, in one sentence
     traceback: str | None = None

@@ -1,30 +1,48 @@
-"""How a trial stands, or ended."""
+"""How a trial stands, or ended, and what that means for its sweep."""
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import ClassVar, Self
+
+COUNTED = ("done", "running", "failed", "unfinished")  # what a trial of a sweep may count as
 
 
 class Status(StrEnum):
     """How a trial stands, or ended; the value of its run's tag `recallfront.status`."""
 
-    RUNNING = "running"
-    FINISHED = "finished"
-    PRUNED = "pruned"
-    INVALID = "invalid"
-    DIVERGED = "diverged"
-    OUT_OF_MEMORY = "out_of_memory"
-    LOST = "lost"
-    TIMEOUT = "timeout"
-    ERROR = "error"
+    counts_as: str  # one of `COUNTED`
+
+    def __new__(cls, value: str, counts_as: str = "") -> Self:
+        member = str.__new__(cls, value)
+        member._value_ = value
+        member.counts_as = counts_as
+        return member
+
+    RUNNING = "running", "running"
+    FINISHED = "finished", "done"
+    PRUNED = "pruned", "done"
+    INVALID = "invalid", "failed"
+    DIVERGED = "diverged", "failed"
+    OUT_OF_MEMORY = "out_of_memory", "failed"
+    LOST = "lost", "unfinished"
+    TIMEOUT = "timeout", "failed"
+    ERROR = "error", "failed"
 
     @property
     def is_final(self) -> bool:
         """Whether a resumed sweep leaves such a trial alone: it would end in the same way again."""
-        return self not in (Status.RUNNING, Status.LOST)
+        return self.counts_as in ("done", "failed")
 
     @property
     def is_failure(self) -> bool:
-        return self not in (Status.RUNNING, Status.FINISHED, Status.PRUNED)
+        """Whether the trial ended without the result that it was run for."""
+        return self.counts_as in ("failed", "unfinished")
+
+
+class TrialFailure(Exception):
+    """Why a trial ended, as an exception; each kind says with which status. Any other exception is an error."""
+
+    status: ClassVar[Status]
 
 
 @dataclass(frozen=True)

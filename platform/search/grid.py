@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from recallfront.platform.search.proposals import Proposal, Verdict
+from recallfront.platform.search.proposals import Ending, Proposal
 from recallfront.sweeps.spec import SweepSpec
 
 
@@ -16,5 +16,5 @@ class GridSearch:
         number, (block, knobs) = next(self._rest, (-1, (None, None)))
         return None if block is None or knobs is None else Proposal(number, block, knobs)
 
-    def tell(self, proposal: Proposal, verdict: Verdict, values: Sequence[float] | None) -> None:
+    def tell(self, proposal: Proposal, ending: Ending, values: Sequence[float] | None) -> None:
         """A grid learns nothing."""

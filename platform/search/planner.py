@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from recallfront.platform.results.status import Status
-from recallfront.platform.search.proposals import Proposal, Search, Verdict
+from recallfront.platform.search.proposals import Ending, Proposal, Search
 from recallfront.sweeps.spec import SweepSpec
 from recallfront.sweeps.trial import TrialConfig
 
 
 @dataclass(frozen=True)
-class Plan:
+class PlannedTrial:
     """One trial that is to be run."""
 
     proposal: Proposal
@@ -57,15 +57,14 @@ class Planner:
     ) -> None:
         self._spec, self._search, self._ledger = spec, search, dict(ledger)
         self._unfinished = deque(unfinished)
-        self._ready: deque[Plan | Impossible] = deque()
+        self._ready: deque[PlannedTrial | Impossible] = deque()
         self._open: dict[int, tuple[Proposal, dict[int, Outcome]]] = {}
-        self._waiting: dict[
-            str, list[tuple[Proposal, int]]
-        ] = {}  # who wants to know how a running trial ends
+        # who wants to know how a running trial ends
+        self._waiting: dict[str, list[tuple[Proposal, int]]] = {}
         self.answered = 0  # trials that the ledger already knew
         self.proposed = 0  # one more than the highest number of a proposal
 
-    def next(self) -> Plan | Impossible | None:
+    def next(self) -> PlannedTrial | Impossible | None:
         """The next trial, or None where the search has no more to propose."""
         while not self._ready:
             if not self._propose():
@@ -74,12 +73,12 @@ class Planner:
 
     def has_plan(self) -> bool:
         """Whether there is a trial to run, as far as it can be told before any has ended."""
-        while not any(isinstance(trial, Plan) for trial in self._ready):
+        while not any(isinstance(trial, PlannedTrial) for trial in self._ready):
             if not self._propose():
                 return False
         return True
 
-    def ended(self, plan: Plan, outcome: Outcome) -> None:
+    def ended(self, plan: PlannedTrial, outcome: Outcome) -> None:
         """Hear how a planned trial ended."""
         self._ledger[plan.config.key] = outcome
         for proposal, seed in self._waiting.pop(plan.config.key):
@@ -108,7 +107,7 @@ class Planner:
                 self._waiting[config.key].append((proposal, seed))
             elif known is None or not known.status.is_final:
                 self._waiting[config.key] = [(proposal, seed)]
-                self._ready.append(Plan(proposal, seed, config))
+                self._ready.append(PlannedTrial(proposal, seed, config))
             else:
                 self.answered += 1
                 self._settle(proposal, seed, known)
@@ -121,10 +120,10 @@ class Planner:
             self._search.tell(proposal, *self.judge(self._spec, list(outcomes.values())))
 
     @staticmethod
-    def judge(spec: SweepSpec, outcomes: list[Outcome]) -> tuple[Verdict, list[float] | None]:
+    def judge(spec: SweepSpec, outcomes: list[Outcome]) -> tuple[Ending, list[float] | None]:
         """What the search is told of a configuration: the mean over its seeds, if every one of them finished."""
         statuses = {outcome.status for outcome in outcomes}
         if statuses == {Status.FINISHED}:
             metrics = [objective.reading for objective in spec.objectives]
-            return Verdict.COMPLETE, [fmean(o.figures[metric] for o in outcomes) for metric in metrics]
-        return (Verdict.PRUNED if statuses <= {Status.FINISHED, Status.PRUNED} else Verdict.FAILED), None
+            return Ending.COMPLETE, [fmean(o.figures[metric] for o in outcomes) for metric in metrics]
+        return (Ending.PRUNED if statuses <= {Status.FINISHED, Status.PRUNED} else Ending.FAILED), None

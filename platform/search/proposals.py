@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
 
-from recallfront.sweeps.space import Block, Knobs
+from recallfront.sweeps.space import Knobs, SpaceBlock
 from recallfront.sweeps.spec import SweepSpec
 
 
@@ -14,7 +14,7 @@ class Proposal:
     """One configuration to try, with every seed of the sweep."""
 
     number: int
-    block: Block
+    block: SpaceBlock
     knobs: Knobs
     parameters: dict[str, Any] = field(default_factory=dict)  # as the sampler knows them
 
@@ -27,7 +27,7 @@ class Proposal:
         }
 
 
-class Verdict(StrEnum):
+class Ending(StrEnum):
     """What the sampler is told of a configuration; a pruned one is never mixed with complete ones."""
 
     COMPLETE = "complete"
@@ -35,7 +35,7 @@ class Verdict(StrEnum):
     FAILED = "failed"
 
 
-Told = tuple[dict[str, Any], Verdict, Sequence[float] | None]
+Told = tuple[dict[str, Any], Ending, Sequence[float] | None]
 
 
 class Search(Protocol):
@@ -44,7 +44,7 @@ class Search(Protocol):
     def ask(self) -> Proposal | None:
         """The next configuration, or None where there is no further one."""
 
-    def tell(self, proposal: Proposal, verdict: Verdict, values: Sequence[float] | None) -> None:
+    def tell(self, proposal: Proposal, ending: Ending, values: Sequence[float] | None) -> None:
         """Hear how a proposal ended; `values` in the objectives' order and own direction, None unless complete."""
 
 

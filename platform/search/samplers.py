@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from recallfront.platform.search.grid import GridSearch
-from recallfront.platform.search.proposals import Proposal, Search, Told, Verdict
+from recallfront.platform.search.proposals import Ending, Proposal, Search, Told
 from recallfront.sweeps.space import Domain, Range, Scalar
 from recallfront.sweeps.spec import SweepSpec
 
@@ -19,8 +19,8 @@ def make_search(spec: SweepSpec, told: Iterable[Told] = (), proposed: int = 0) -
     """The search of a specification.
 
     Args:
-        told: what earlier runs found: `Proposal.to_json`, verdict, values.
-        proposed: how many configurations they proposed, those included that have no verdict yet.
+        told: what earlier runs found: `Proposal.to_json`, ending, values.
+        proposed: how many configurations they proposed, those included that have no ending yet.
     """
     if spec.search.method == "grid":
         return GridSearch(spec)
@@ -43,8 +43,8 @@ class OptunaSearch:
         )
         self._live: dict[int, optuna.trial.Trial] = {}
         self._next_number = proposed
-        for raw, verdict, values in told:
-            self._add(raw["parameters"], verdict, values)
+        for raw, ending, values in told:
+            self._add(raw["parameters"], ending, values)
 
     def ask(self) -> Proposal | None:
         if self._spec.search.trials is not None and self._next_number >= self._spec.search.trials:
@@ -59,26 +59,26 @@ class OptunaSearch:
         self._next_number += 1
         return proposal
 
-    def tell(self, proposal: Proposal, verdict: Verdict, values: Sequence[float] | None) -> None:
+    def tell(self, proposal: Proposal, ending: Ending, values: Sequence[float] | None) -> None:
         trial = self._live.pop(proposal.number, None)
         if trial is None:  # proposed by an earlier run of this sweep
-            self._add(proposal.parameters, verdict, values)
-        elif verdict is Verdict.COMPLETE and values is not None:
+            self._add(proposal.parameters, ending, values)
+        elif ending is Ending.COMPLETE and values is not None:
             self._study.tell(trial, list(values))
         else:
-            self._study.tell(trial, state=_state(verdict))
+            self._study.tell(trial, state=_state(ending))
 
-    def _add(self, parameters: dict[str, Any], verdict: Verdict, values: Sequence[float] | None) -> None:
+    def _add(self, parameters: dict[str, Any], ending: Ending, values: Sequence[float] | None) -> None:
         import optuna
 
         distributions = self._distributions(parameters)
-        complete = verdict is Verdict.COMPLETE and values is not None
+        complete = ending is Ending.COMPLETE and values is not None
         self._study.add_trial(
             optuna.trial.create_trial(
                 params=parameters,
                 distributions=distributions,
                 values=list(values) if complete and values is not None else None,
-                state=_state(verdict),
+                state=_state(ending),
             )
         )
 
@@ -99,9 +99,8 @@ def _sampler(method: str, seed: int) -> "optuna.samplers.BaseSampler":
     import optuna
 
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", optuna.exceptions.ExperimentalWarning
-        )  # `group` has been so for years
+        # `group` has been so for years
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         samplers = {
             "random": lambda: optuna.samplers.RandomSampler(seed=seed),
             "tpe": lambda: optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True),
@@ -113,15 +112,15 @@ def _sampler(method: str, seed: int) -> "optuna.samplers.BaseSampler":
         return sampler
 
 
-def _state(verdict: Verdict) -> "optuna.trial.TrialState":
+def _state(ending: Ending) -> "optuna.trial.TrialState":
     from optuna.trial import TrialState
 
     states = {
-        Verdict.COMPLETE: TrialState.COMPLETE,
-        Verdict.PRUNED: TrialState.PRUNED,
-        Verdict.FAILED: TrialState.FAIL,
+        Ending.COMPLETE: TrialState.COMPLETE,
+        Ending.PRUNED: TrialState.PRUNED,
+        Ending.FAILED: TrialState.FAIL,
     }
-    return states[verdict]
+    return states[ending]
 
 
 def _distribution(domain: Domain) -> Any:

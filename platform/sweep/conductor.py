@@ -8,7 +8,7 @@ from recallfront.platform.results.records import SweepRecord, TrialRecord
 from recallfront.platform.results.reports import Report
 from recallfront.platform.results.status import Lost, Status
 from recallfront.platform.search.halving import Halving
-from recallfront.platform.search.planner import Impossible, Outcome, Plan, Planner
+from recallfront.platform.search.planner import Impossible, Outcome, PlannedTrial, Planner
 from recallfront.platform.sweep.recorder import Recorder
 from recallfront.sweeps.spec import SweepSpec
 from recallfront.sweeps.trial import TrialConfig
@@ -18,7 +18,7 @@ from recallfront.sweeps.trial import TrialConfig
 class _Live:
     """A trial that runs."""
 
-    plan: Plan
+    plan: PlannedTrial
     started: float = field(default_factory=time.time)
     last: Report = field(default_factory=lambda: Report(step=0))
     pruned: bool = False
@@ -41,7 +41,7 @@ class Conductor:
         self._trials = {trial.trial_key: trial for trial in known.trials}
         self._live: dict[str, _Live] = {}
         self._lock = threading.Lock()
-        self._peeked: Plan | None = None
+        self._peeked: PlannedTrial | None = None
         self._proposed = 0  # as last recorded
         self.ran = 0  # trials that this run of the sweep ended
         self.changed = threading.Event()  # a trial finished: whoever shows the front looks again
@@ -51,20 +51,20 @@ class Conductor:
         """Whether anything is left to run; nothing is recorded yet."""
         return not self._out_of_budget() and self._planner.has_plan()
 
-    def peek(self) -> Plan | None:
+    def peek(self) -> PlannedTrial | None:
         """The trial that `next` will give, without starting it: None where nothing is left to run."""
         while self._peeked is None and not self._out_of_budget():
             planned = self._planner.next()
             if planned is None:
                 self._tell_proposed()
                 return None
-            if isinstance(planned, Plan):
+            if isinstance(planned, PlannedTrial):
                 self._peeked = planned
             else:
                 self._record_impossible(planned)
         return self._peeked
 
-    def next(self, trial_id: str) -> Plan | None:
+    def next(self, trial_id: str) -> PlannedTrial | None:
         """The next trial to run, known from now on by `trial_id`; None where there is no further one."""
         plan = self.peek()
         if plan is None or self._out_of_budget():
@@ -166,7 +166,7 @@ class Conductor:
             run_id="",
             trial_key=key,
             status=Status.INVALID,
-            config={},
+            config=dict(trial.settings),
             metrics={},
             tags=self.recorder.version,
             failure=trial.reason,

@@ -8,7 +8,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from recallfront.platform.results.records import SweepRecord, TrialRecord, count, describe
+from recallfront.platform.metrics import duration
+from recallfront.platform.results.labels import trial_label, varying_knobs
+from recallfront.platform.results.records import SweepRecord, TrialRecord, count, say_counts
 from recallfront.platform.results.status import Status
 from recallfront.platform.sweep.background import Companion
 from recallfront.platform.sweep.conductor import Conductor
@@ -23,6 +25,7 @@ class Progress(Companion):
     def __init__(self, conductor: Conductor, console: Console, *, total: int | None, concurrent: int) -> None:
         self._conductor, self._console = conductor, console
         self._total, self._concurrent = total, concurrent
+        self._varying: tuple[int, tuple[str, ...]] = (0, ())  # of how many trials, which knobs vary
         super().__init__("progress")
 
     def _run(self) -> None:
@@ -37,18 +40,16 @@ class Progress(Companion):
     def line(self) -> str:
         """The state in one line."""
         record = self._conductor.record()
-        counts = count(record)
-        of = f" of {self._total}" if self._total else ""
         parts = [
-            f"{_clock(time.time() - self._conductor.started)}  {counts['done']}{of} done",
-            f"{counts['running']} running, {counts['failed']} failed",
+            f"{duration(time.time() - self._conductor.started)}",
+            say_counts(count(record), self._total),
         ]
         best = best_trial(record)
         if best is not None:
-            parts.append(f"best recall {best.metrics['validation_recall']:.3f} ({describe(best)})")
+            parts.append(f"best recall {best.metrics['validation_recall']:.3f} ({self._label(best, record)})")
         left = self._seconds_left(record)
         if left is not None:
-            parts.append(f"about {_clock(left)} left")
+            parts.append(f"about {duration(left)} left")
         return "  |  ".join(parts)
 
     def picture(self) -> RenderableType:
@@ -60,12 +61,18 @@ class Progress(Companion):
             state = "measured, training" if trial.metrics else ""
             running.add_row(
                 Text("  running", style="cyan"),
-                Text(describe(trial)),
+                Text(self._label(trial, record)),
                 state if recall is None else f"recall {recall:.3f}",
             )
-        done = count(record)["done"] + count(record)["failed"]
+        counts = count(record)
+        done = counts["done"] + counts["failed"]
         bar = ProgressBar(total=self._total, completed=done, width=40, pulse=self._total is None)
         return Group(bar, Text(self.line()), running)
+
+    def _label(self, trial: TrialRecord, record: SweepRecord) -> str:
+        if self._varying[0] != len(record.trials):
+            self._varying = len(record.trials), varying_knobs(record.trials)
+        return trial_label(trial, self._varying[1])
 
     def _seconds_left(self, record: SweepRecord) -> float | None:
         ended = [
@@ -84,9 +91,3 @@ def best_trial(record: SweepRecord) -> TrialRecord | None:
     """The finished trial of highest validation recall."""
     finished = record.with_status(Status.FINISHED)
     return max(finished, key=lambda t: t.metrics["validation_recall"], default=None)
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

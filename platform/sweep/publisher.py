@@ -6,6 +6,8 @@ from contextlib import closing
 from pathlib import Path
 
 from recallfront.platform.front.front import Front, build_front
+from recallfront.platform.front.pictures.note import sweep_note
+from recallfront.platform.home import take_place
 from recallfront.platform.results.records import TAG, SweepRecord, count
 from recallfront.platform.results.status import Status
 from recallfront.platform.sweep.background import Companion
@@ -22,9 +24,8 @@ class Publisher(Companion):
     def __init__(self, conductor: Conductor, recorder: Recorder, folder: Path) -> None:
         super().__init__("publisher")
         self._conductor, self._recorder, self._folder = conductor, recorder, folder
-        self._before = float(
-            conductor.record().tags.get("elapsed_seconds", 0.0)
-        )  # of earlier runs of the sweep
+        # of earlier runs of the sweep
+        self._before = float(conductor.record().tags.get("elapsed_seconds", 0.0))
         self._drawn: tuple[object, ...] | None = None
         self._drawn_at = 0.0
         self._finished_told = 0
@@ -60,17 +61,13 @@ class Publisher(Companion):
         if shown == self._drawn or not due:
             return
         self._drawn, self._drawn_at = shown, time.monotonic()
-        with (
-            closing(Device("cpu")) as device,
-            device.shared(),
-        ):  # drawing would falsify a measurement that goes on
+        # drawing would falsify a measurement that goes on
+        with closing(Device("cpu")) as device, device.shared():
             self.files = self._draw(self.front, record)
         self._recorder.front_files(self._folder / "front")
         self._describe(self.front)
 
     def _describe(self, front: Front) -> None:
-        from recallfront.platform.front.pictures.note import sweep_note
-
         run_id = self._recorder.sweep_run_id()
         if run_id:
             self._recorder.sweep_tags({"mlflow.note.content": sweep_note(run_id, front)})
@@ -78,10 +75,11 @@ class Publisher(Companion):
     def _draw(self, front: Front, record: SweepRecord) -> dict[str, Path]:
         from recallfront.platform.front.pictures.figures import write_front
 
-        folder = self._folder / "front"
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        return dict(write_front(front, folder))
+        folder, new = self._folder / "front", self._folder / "front.new"
+        shutil.rmtree(new, ignore_errors=True)
+        names = [path.name for path in write_front(front, new).values()]
+        take_place(new, folder)
+        return {Path(name).suffix[1:]: folder / name for name in names}
 
     def _tell_counts(self, record: SweepRecord) -> None:
         elapsed, busy = self._spent(record)

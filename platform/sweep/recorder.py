@@ -7,10 +7,11 @@ from typing import Any
 
 from recallfront.platform.lineage.environment import Lineage, TrialLineage, packages_text
 from recallfront.platform.lineage.source import diff_text
+from recallfront.platform.results.labels import label
 from recallfront.platform.results.records import TAG
 from recallfront.platform.results.reports import Report, now_ms
 from recallfront.platform.results.status import Status
-from recallfront.platform.search.planner import Impossible, Plan
+from recallfront.platform.search.planner import Impossible, PlannedTrial
 from recallfront.platform.search.proposals import Proposal
 from recallfront.platform.tracking.ledger import config_tags
 from recallfront.platform.tracking.runs import trial_params, write_end, write_lineage
@@ -33,7 +34,7 @@ class Recorder:
         self._writer, self._spec, self._lineage = writer, spec, lineage
         self._data_path, self._data_digest = data
         self._diff, self._packages = diff_text(data[0].parents[1]), packages_text()
-        self._lineage_due: dict[str, Plan] = {}  # until the trial's process has said where it runs
+        self._lineage_due: dict[str, PlannedTrial] = {}  # until the trial's process has said where it runs
         self.sweep_run = f"sweep:{spec.key}"
         self.version = {"code_version": lineage.code_version, "data_digest": self._data_digest}
 
@@ -60,7 +61,7 @@ class Recorder:
             self._writer, self.sweep_run, self._lineage.model_dump_json(indent=1), self._diff, self._packages
         )
 
-    def open_trial(self, plan: Plan) -> None:
+    def open_trial(self, plan: PlannedTrial) -> None:
         """Open, or after a loss reopen, the run of a trial."""
         config, key = plan.config, self.run_key(plan.config.key)
         self._open_child(
@@ -149,7 +150,7 @@ class Recorder:
         self._writer.tags(self.sweep_run, {f"{TAG}status": "interrupted"})
         self._writer.close_run(self.sweep_run, "KILLED")
 
-    def _trial_lineage(self, plan: Plan, environment: dict[str, Any] | None) -> TrialLineage:
+    def _trial_lineage(self, plan: PlannedTrial, environment: dict[str, Any] | None) -> TrialLineage:
         """A trial's lineage; its environment is that of the process it runs in, the driver's where that is unknown."""
         return TrialLineage(
             environment=Lineage.model_validate(environment) if environment else self._lineage,
@@ -200,5 +201,5 @@ class Recorder:
 
 
 def _trial_name(proposal: Proposal, seed: int) -> str:
-    shown = [f"{k.split('.')[-1]}={v}" for k, v in proposal.knobs.items() if k in proposal.block.varying]
-    return " ".join([proposal.block.architecture, *shown, f"seed={seed}"])
+    knobs = {name: value for name, value in proposal.knobs.items() if name in proposal.block.varying}
+    return label(proposal.block.architecture, knobs, seed)

@@ -123,12 +123,12 @@ class _Ends(_NeverRestored, Callback):
 
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         self._release(trial)
-        loss = _loss_of(trial)
-        if loss.status is Status.LOST:
+        lost = _how_lost(trial)
+        if lost.status is Status.LOST:
             self._conductor.retried(trial.trial_id)
             return
         # Tune tries again whatever it was; this attempt ends at once, and says how the one before ended
-        word = Report(step=0, status=loss.status, failure=loss.failure, figures=loss.figures)
+        word = Report(step=0, status=lost.status, failure=lost.failure, figures=lost.figures)
         leave_word(self._place.folder(self._conductor.config(trial.trial_id)), word)
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
@@ -136,7 +136,7 @@ class _Ends(_NeverRestored, Callback):
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         self._release(trial)
-        self._conductor.ended(trial.trial_id, lost=_loss_of(trial))
+        self._conductor.ended(trial.trial_id, lost=_how_lost(trial))
 
     def on_experiment_end(self, trials: list[Trial], **info: Any) -> None:
         for group in self._groups.values():
@@ -151,15 +151,15 @@ def read_report(result: dict[str, Any]) -> Report:
     return Report.from_json(json.loads(result["report"]))
 
 
-def _loss_of(trial: Trial) -> Lost:
+def _how_lost(trial: Trial) -> Lost:
     """What ended a trial's last attempt, from the text that Tune keeps in the driver's own folder."""
     path = Path(trial.error_file) if trial.error_file else None
     if path is None or not path.exists():
         return Lost("its actor was lost")
-    return read_loss(path.read_text().rpartition("Failure #")[2].partition("\n")[2])
+    return read_lost(path.read_text().rpartition("Failure #")[2].partition("\n")[2])
 
 
-def read_loss(text: str) -> Lost:
+def read_lost(text: str) -> Lost:
     """What the text of an exception of Ray's says of a trial that was lost; its last exception, on one line."""
     if killed := re.search(r"Memory on the node .*? was ([\d.]+ ?GB) used / ([\d.]+ ?GB) limit", text):
         own = re.search(r"actual memory used=([\d.]+) ?GB", text)

@@ -30,23 +30,6 @@ def open_client(tracking_uri: str) -> "MlflowClient":
     return MlflowClient(tracking_uri=tracking_uri)
 
 
-def explain(error: BaseException) -> str:
-    """The reason in one short line: of a failed request, what the network said ("Connection refused")."""
-    reason, link = error, _behind(error)
-    while link is not None:
-        if isinstance(link, OSError):
-            reason = link
-        link = _behind(link)
-    text = str(getattr(reason, "strerror", None) or reason).strip() or type(reason).__name__
-    return text.splitlines()[0][:300]
-
-
-def _behind(error: BaseException) -> BaseException | None:
-    """What an error arose from; urllib3 hands some over as an argument."""
-    inner = next((argument for argument in error.args if isinstance(argument, BaseException)), None)
-    return error.__cause__ or error.__context__ or inner
-
-
 _patience_lock = threading.Lock()
 _patience_stack: list[tuple[object, dict[str, str]]] = []
 _patience_before: dict[str, str | None] = {}

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from recallfront.platform.errors import UsageError
+from recallfront.platform.errors import UsageError, root_cause
 from recallfront.platform.results.records import TAG, SweepRecord, TrialRecord
 from recallfront.platform.results.status import Status
-from recallfront.platform.tracking.client import explain, fail_fast, open_client
+from recallfront.platform.tracking.client import fail_fast, open_client
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -142,7 +142,7 @@ def reading(tracking_uri: str) -> "Iterator[MlflowClient]":
         with fail_fast(_REQUEST_SECONDS):
             yield open_client(tracking_uri)
     except (MlflowException, OSError) as error:
-        raise UsageError(f"the MLflow store {tracking_uri!r} cannot be read: {explain(error)}") from error
+        raise UsageError(f"the MLflow store {tracking_uri!r} cannot be read: {root_cause(error)}") from error
 
 
 def _summaries(client: "MlflowClient") -> list[SweepSummary]:

@@ -6,6 +6,7 @@ from pydantic import ValidationError
 
 from recallfront.platform.errors import UsageError
 from recallfront.platform.lineage.environment import TrialLineage
+from recallfront.platform.tracking.ledger import UnknownRecord, read_artifact, reading
 
 LINEAGE_FILE: Final = "lineage/lineage.json"
 
@@ -16,8 +17,6 @@ def read_lineage(tracking_uri: str, run_id: str) -> TrialLineage:
     Raises:
         UsageError: the store cannot be read, or the run has no lineage, or one of another version's form.
     """
-    from recallfront.platform.tracking.ledger import UnknownRecord, read_artifact, reading
-
     with reading(tracking_uri) as client:
         text = read_artifact(client, run_id, LINEAGE_FILE)
     if text is None:

@@ -4,6 +4,8 @@ from pathlib import Path
 
 from recallfront.platform.home import home_folder
 from recallfront.platform.results.records import SweepRecord
+from recallfront.platform.tracking.ledger import read_sweep
+from recallfront.platform.tracking.store import prepare_store
 
 
 def read_record(
@@ -16,7 +18,4 @@ def read_record(
     """
     if isinstance(sweep, SweepRecord):
         return sweep
-    from recallfront.platform.tracking.ledger import read_sweep
-    from recallfront.platform.tracking.store import prepare_store
-
     return read_sweep(prepare_store(tracking_uri, home_folder(home), create=False), sweep)

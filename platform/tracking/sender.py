@@ -35,7 +35,7 @@ class NotYet(Exception):
     """The event has to wait for another one (a child run for its parent)."""
 
 
-class Verdict(Enum):
+class Refusal(Enum):
     """What a failed call means for its event."""
 
     PERMANENT = auto()  # refused for what it says
@@ -51,29 +51,29 @@ _PERMANENT_CODES = (
 )
 
 
-def judge(error: Exception) -> Verdict:
+def judge(error: Exception) -> Refusal:
     """Whether to send the event again after `error`."""
     from mlflow.exceptions import MlflowException
 
     if isinstance(error, Rejected):
-        return Verdict.PERMANENT
+        return Refusal.PERMANENT
     if isinstance(error, (NotYet, sqlite3.Error)):  # the latter: our own spool, on a full disk say
-        return Verdict.TRANSIENT
+        return Refusal.TRANSIENT
     if isinstance(error, MlflowException):
         # "API request to ...": a status without MLflow's own error body, as from a proxy in front of it.
         if str(error).startswith("API request to"):
-            return Verdict.TRANSIENT
+            return Refusal.TRANSIENT
         if error.error_code in _PERMANENT_CODES:
-            return Verdict.PERMANENT
+            return Refusal.PERMANENT
         # The SQL store answers a full connection pool with BAD_REQUEST.
         refused = error.error_code in ("BAD_REQUEST", "MALFORMED_REQUEST") and "QueuePool" not in str(error)
-        return Verdict.DOUBTFUL if refused else Verdict.TRANSIENT
+        return Refusal.DOUBTFUL if refused else Refusal.TRANSIENT
     if isinstance(error, OSError):
         return _judge_os_error(error)
-    return Verdict.DOUBTFUL
+    return Refusal.DOUBTFUL
 
 
-def _judge_os_error(error: OSError) -> Verdict:
+def _judge_os_error(error: OSError) -> Refusal:
     """The network's errors (those of `requests` are OSErrors too) pass; those of a path mostly do not.
 
     The latter come from a server that names a folder of its own machine as the place of artifacts.
@@ -88,7 +88,7 @@ def _judge_os_error(error: OSError) -> Verdict:
         errno.EISDIR,
         errno.EROFS,
     )
-    return Verdict.DOUBTFUL if refused or misplaced else Verdict.TRANSIENT
+    return Refusal.DOUBTFUL if refused or misplaced else Refusal.TRANSIENT
 
 
 class Sender:
@@ -157,7 +157,7 @@ class Sender:
             try:
                 self._find_or_create(event.run_key, self._experiment_id(experiment), parent_id, wanted)
             except Exception as error:
-                if not remembered or judge(error) is not Verdict.PERMANENT:
+                if not remembered or judge(error) is not Refusal.PERMANENT:
                     raise
                 del self._experiments[experiment]
                 raise NotYet(f"the experiment {experiment} was deleted meanwhile") from error
@@ -205,7 +205,7 @@ class Sender:
         try:
             return str(self._client.get_run(run_id).info.lifecycle_stage) == "active"
         except MlflowException as error:
-            if judge(error) is Verdict.PERMANENT:
+            if judge(error) is Refusal.PERMANENT:
                 return False
             raise
 
@@ -267,8 +267,8 @@ class Sender:
                 synchronous=True,
             )
         except Exception as error:
-            verdict = judge(error)
-            if verdict is not Verdict.PERMANENT and not (last_try and verdict is Verdict.DOUBTFUL):
+            refusal = judge(error)
+            if refusal is not Refusal.PERMANENT and not (last_try and refusal is Refusal.DOUBTFUL):
                 raise
             if len(items) == 1 or not self._is_alive(run_id):
                 for item in items:

@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
-from recallfront.platform.errors import UsageError
-from recallfront.platform.tracking.client import explain, fail_fast, open_client
+from filelock import FileLock
+
+from recallfront.platform.errors import UsageError, root_cause
+from recallfront.platform.tracking.client import fail_fast, open_client
 
 PING_SECONDS: Final = 4
 
@@ -74,8 +76,6 @@ def artifact_location(tracking_uri: str, experiment: str) -> str | None:
 
 
 def _prepare_sqlite(uri: str, *, create: bool) -> str:
-    from filelock import FileLock
-
     database = sqlite_path(uri)
     if database is None:
         raise UsageError(
@@ -97,7 +97,7 @@ def _prepare_sqlite(uri: str, *, create: bool) -> str:
             raise UsageError(
                 f"the store {uri!r} was made by another MLflow version: run `mlflow db upgrade {uri}` first"
             ) from error
-        raise UsageError(f"the MLflow store {uri!r} cannot be opened: {explain(error)}") from error
+        raise UsageError(f"the MLflow store {uri!r} cannot be opened: {root_cause(error)}") from error
     return absolute
 
 
@@ -110,5 +110,5 @@ def _ping(uri: str) -> None:
             open_client(uri).search_experiments(max_results=1)
     except Exception as error:
         raise UsageError(
-            f"the MLflow server at {uri!r} does not answer as one should: {explain(error)}"
+            f"the MLflow server at {uri!r} does not answer as one should: {root_cause(error)}"
         ) from error

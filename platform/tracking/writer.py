@@ -11,20 +11,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from recallfront.platform.tracking.client import explain, fail_fast
-from recallfront.platform.tracking.sender import MAX_OF_KIND, NotYet, Sender, Verdict, judge
+from recallfront.platform.errors import root_cause
+from recallfront.platform.results.reports import MetricRow
+from recallfront.platform.tracking.client import fail_fast
+from recallfront.platform.tracking.sender import MAX_OF_KIND, NotYet, Refusal, Sender, judge
 from recallfront.platform.tracking.spool import Spool
 
 logger = logging.getLogger(__name__)
 
 RunStatus = Literal["FINISHED", "FAILED", "KILLED"]
-MetricRow = tuple[str, float, int, int]  # key, value, step, timestamp in ms since the epoch
 
 MAX_PARAM: Final = 6000  # characters; MLflow would cut longer values silently
 MAX_TAG: Final = 8000
-EVENT_CHARACTERS: Final = (
-    100_000  # of params or tags in one event, so that one request stays below MLflow's 1 MB
-)
+# of params or tags in one event, so that one request stays below MLflow's 1 MB
+EVENT_CHARACTERS: Final = 100_000
 LINGER_SECONDS: Final = 3.0  # a run's trickle is collected into one request: each costs some 30 ms of a core
 FIRST_BACKOFF: Final = 0.5
 LAST_BACKOFF: Final = 10.0
@@ -201,9 +201,8 @@ class TrackingWriter:
         done = self.flush(timeout)
         self._stop.set()
         self._wake.set()
-        self._thread.join(
-            1.0
-        )  # longer only while it waits for an answer of MLflow: a daemon thread may end so
+        # longer only while it waits for an answer of MLflow: a daemon thread may end so
+        self._thread.join(1.0)
         return done
 
     # --- the thread ---
@@ -244,9 +243,9 @@ class TrackingWriter:
         return True
 
     def _failed(self, run_key: str, wait: "_Wait", error: Exception) -> None:
-        verdict = judge(error)
-        doubts = wait.doubts + (verdict is Verdict.DOUBTFUL)
-        if verdict is Verdict.PERMANENT or doubts >= DOUBTFUL_TRIES:
+        refusal = judge(error)
+        doubts = wait.doubts + (refusal is Refusal.DOUBTFUL)
+        if refusal is Refusal.PERMANENT or doubts >= DOUBTFUL_TRIES:
             self._sender.reject(run_key, str(error) or type(error).__name__)
             return
         backoff = min(FIRST_BACKOFF * 2.0 ** min(wait.tries, 10), LAST_BACKOFF) * random.uniform(0.5, 1.0)
@@ -267,7 +266,7 @@ class TrackingWriter:
             self._down_since = time.monotonic()
             logger.warning(
                 "MLflow does not take events (%s); the sweep goes on and they wait in %s",
-                explain(error),
+                root_cause(error),
                 self._spool.path,
             )
 

@@ -17,15 +17,17 @@ from typing import Any
 import torch
 
 from recallfront.models import save as save_model
+from recallfront.platform.errors import one_line
+from recallfront.platform.home import write_whole
 from recallfront.platform.lineage.code_version import code_version
 from recallfront.platform.lineage.environment import collect
 from recallfront.platform.results.reports import Report
-from recallfront.platform.results.status import Status
+from recallfront.platform.results.status import Status, TrialFailure
 from recallfront.platform.trial.engine import prepare_process, whole_weights
 from recallfront.platform.trial.measure import measured
 from recallfront.platform.trial.quiet import Device
 from recallfront.platform.trial.start import merge_adapters, starting_model
-from recallfront.platform.trial.training import Diverged, OutOfTime, Training, remove_checkpoint
+from recallfront.platform.trial.training import Training, remove_checkpoint
 from recallfront.platform.trial.workplace import Workplace
 from recallfront.sweeps.data import load
 from recallfront.sweeps.trial import TrialConfig
@@ -34,8 +36,10 @@ _RESULT = "result.json"
 _WEIGHTS = "model"
 
 
-class OtherCode(Exception):
+class OtherCode(TrialFailure):
     """This process does not run the code that the sweep's results are of."""
+
+    status = Status.LOST
 
 
 def run_trial(config: TrialConfig, place: Workplace) -> Generator[Report, None, None]:
@@ -146,21 +150,15 @@ def _finish(
     if place.rank == 0:
         report.weights = str(folder / _WEIGHTS)
         whole = report.to_json() | {"rows": history, "environment": _environment(place.home)}
-        temporary = folder / f"{_RESULT}.new"
-        temporary.write_text(json.dumps(whole))
-        temporary.rename(folder / _RESULT)
+        write_whole(folder / _RESULT, json.dumps(whole))
         remove_checkpoint(folder)
     return report
 
 
 def _classify(error: Exception) -> tuple[Status, str]:
-    message = " ".join(str(error).split())[:500]
-    if isinstance(error, Diverged):
-        return Status.DIVERGED, message
-    if isinstance(error, OutOfTime):
-        return Status.TIMEOUT, message
-    if isinstance(error, OtherCode):
-        return Status.LOST, message
+    message = one_line(error)
+    if isinstance(error, TrialFailure):
+        return error.status, message
     out_of_memory = isinstance(error, MemoryError | torch.OutOfMemoryError)
     if out_of_memory or (isinstance(error, RuntimeError) and "can't allocate memory" in message):
         return Status.OUT_OF_MEMORY, message or "out of memory"

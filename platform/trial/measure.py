@@ -2,7 +2,6 @@
 
 import gc
 import json
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +13,8 @@ from filelock import FileLock
 from torch import Tensor
 
 from recallfront.models import build
+from recallfront.models.decoding.decode_graph import DecodeGraph
+from recallfront.platform.home import write_whole
 from recallfront.platform.metrics import THROUGHPUTS
 from recallfront.platform.trial.quiet import Device
 from recallfront.sweeps.base import digest
@@ -21,9 +22,8 @@ from recallfront.sweeps.trial import MeasurementConfig, TrialConfig
 
 _VERSION = 1  # of the protocol; older cached figures are not comparable
 _REFERENCE_SIZE = 384
-_LONGEST_WAIT_FOR_IDLE = (
-    2.0  # seconds; a machine that others keep busy is measured all the same, and the record says so
-)
+# seconds; a machine that others keep busy is measured all the same, and the record says so
+_LONGEST_WAIT_FOR_IDLE = 2.0
 
 
 def measurement_key(config: TrialConfig, device_kind: str, code_version: str) -> str:
@@ -63,7 +63,7 @@ def measured(
                 config, device.name, nominal_path=folder / f"reference-{digest(kind)[:16]}.json"
             )
         figures["measurement"] |= {"device": kind, "torch": torch.__version__, "code_version": code_version}
-        _write_json(path, figures)
+        write_whole(path, json.dumps(figures, indent=1))
     return figures
 
 
@@ -161,8 +161,6 @@ class _Workloads:
 
     def _decode_by_graph(self, token: Tensor) -> None:
         """The step is recorded in the round of warm-up and replayed in the others, as generation does."""
-        from recallfront.models.decoding.decode_graph import DecodeGraph
-
         if self._graph is None:
             capacity = self._state.longest + self.protocol.decode_tokens
             self._graph = DecodeGraph(self.model, self._state, capacity)
@@ -214,7 +212,7 @@ def _nominal_seconds(path: Path, seconds: float) -> float:
     nominal = _read_json(path)
     if isinstance(nominal, float) and nominal > 0:
         return nominal
-    _write_json(path, seconds)
+    write_whole(path, json.dumps(seconds))
     return seconds
 
 
@@ -224,13 +222,6 @@ def _read_json(path: Path) -> Any:
         return json.loads(path.read_text())
     except (OSError, ValueError):
         return None
-
-
-def _write_json(path: Path, value: object) -> None:
-    """Write a file whole or not at all."""
-    temporary = path.with_suffix(f".{os.getpid()}")
-    temporary.write_text(json.dumps(value, indent=1))
-    temporary.rename(path)
 
 
 def _relative_spread(values: "np.ndarray[Any, np.dtype[np.float64]]") -> float:

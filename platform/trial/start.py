@@ -5,6 +5,9 @@ from pathlib import Path
 
 from recallfront.models import LanguageModel, build, load
 from recallfront.models.checkpoint import CONFIG_FILE, WEIGHTS_FILE
+from recallfront.models.pretrained.linearizing import Linearized, adopt
+from recallfront.models.pretrained.lora import add_lora, merge_lora
+from recallfront.models.pretrained.transformers_weights import from_transformers
 from recallfront.platform.errors import UsageError
 from recallfront.sweeps.start import StartConfig
 from recallfront.sweeps.trial import TrialConfig
@@ -20,14 +23,10 @@ def starting_model(config: TrialConfig) -> LanguageModel:
     """
     if config.start is None:
         return build(config.model, seed=config.seed)
-    from recallfront.models.pretrained.linearizing import Linearized, adopt
-
     source = _source(config.start)
     same = source.config == config.model
     model, new = Linearized(source, []) if same else adopt(source, config.model, config.seed)
     if config.start.lora is not None:
-        from recallfront.models.pretrained.lora import add_lora
-
         add_lora(model, **config.start.lora.model_dump(), train_whole=new)
     return model
 
@@ -67,14 +66,10 @@ def _source(start: StartConfig) -> LanguageModel:
         return load(folder)
     from transformers import AutoModelForCausalLM
 
-    from recallfront.models.pretrained.transformers_weights import from_transformers
-
     return from_transformers(AutoModelForCausalLM.from_pretrained(folder, local_files_only=True))
 
 
 def merge_adapters(model: LanguageModel, config: TrialConfig) -> None:
     """Make the trained model one without adapters, where it has any."""
     if config.start is not None and config.start.lora is not None:
-        from recallfront.models.pretrained.lora import merge_lora
-
         merge_lora(model)

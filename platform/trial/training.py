@@ -14,7 +14,9 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from recallfront.platform.results.reports import Report, Row, now_ms
+from recallfront.platform.home import take_place
+from recallfront.platform.results.reports import MetricRow, Report, now_ms
+from recallfront.platform.results.status import Status, TrialFailure
 from recallfront.platform.trial.batches import training_batches
 from recallfront.platform.trial.engine import (
     learning_rate_ratio,
@@ -32,12 +34,16 @@ _CHECKPOINT = "checkpoint"
 _MOST_STEPS_UNREAD = 50  # losses are read from the device in such chunks: reading each would stall a GPU
 
 
-class Diverged(Exception):
+class Diverged(TrialFailure):
     """The loss became NaN or infinite."""
 
+    status = Status.DIVERGED
 
-class OutOfTime(Exception):
+
+class OutOfTime(TrialFailure):
     """The trial ran over its time limit."""
+
+    status = Status.TIMEOUT
 
 
 class Training:
@@ -51,9 +57,8 @@ class Training:
         self.engine = make_engine(model.to(place.device), config.training)
         self.step = 0
         self.seconds = {"train": 0.0, "evaluate": 0.0, "wait": 0.0}
-        self.history: list[
-            Row
-        ] = []  # every row so far: a checkpoint holds them, so that none is lost with a driver
+        # every row so far: a checkpoint holds them, so that none is lost with a driver
+        self.history: list[MetricRow] = []
         self._folder = place.folder(config)
         self._unread: list[Tensor] = []
         self._saved_at = time.monotonic()
@@ -108,9 +113,9 @@ class Training:
     def close(self) -> None:
         self.engine.destroy()
 
-    def _train_until_evaluation(self, batches: Iterator[tuple[Tensor, Tensor]]) -> list[Row]:
+    def _train_until_evaluation(self, batches: Iterator[tuple[Tensor, Tensor]]) -> list[MetricRow]:
         training = self.config.training
-        rows: list[Row] = []
+        rows: list[MetricRow] = []
         stop = min(training.steps, (self.step // training.evaluate_every + 1) * training.evaluate_every)
         while self.step < stop:
             limit = self.config.resources.time_limit_seconds
@@ -140,7 +145,7 @@ class Training:
         logits = self.engine(inputs)
         return cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORED)
 
-    def _read_losses(self) -> list[Row]:
+    def _read_losses(self) -> list[MetricRow]:
         losses = torch.stack(self._unread).float()
         self._unread = []
         if self.place.world > 1:
@@ -152,7 +157,7 @@ class Training:
             if not math.isfinite(value):
                 raise Diverged(f"loss is {value} at step {first + index} of {self.config.training.steps}")
         peak = self.config.training.learning_rate
-        rows: list[Row] = []
+        rows: list[MetricRow] = []
         for step, value in enumerate(values, start=first):
             rows.append(("loss", value, step, at))
             rows.append(
@@ -190,7 +195,7 @@ class Training:
             finally:
                 self.seconds[phase] += time.perf_counter() - start
 
-    def _report(self, rows: list[Row], figures: dict[str, float]) -> Report:
+    def _report(self, rows: list[MetricRow], figures: dict[str, float]) -> Report:
         return Report(step=self.step, rows=rows, figures=dict(figures), seconds=dict(self.seconds))
 
     def _save_if_due(self) -> None:
@@ -220,7 +225,7 @@ def remove_checkpoint(folder: Path) -> None:
 
 def replace_folder(path: Path, write: Callable[[Path], None], place: Workplace) -> None:
     """Write a folder whole or not at all: every rank writes into a new one, which then takes the place of the old."""
-    new, old = path.with_name(f"{path.name}.new"), path.with_name(f"{path.name}.old")
+    new = path.with_name(f"{path.name}.new")
     if place.rank == 0:
         shutil.rmtree(new, ignore_errors=True)
         new.mkdir(parents=True)
@@ -228,11 +233,7 @@ def replace_folder(path: Path, write: Callable[[Path], None], place: Workplace) 
     write(new)
     _barrier(place)
     if place.rank == 0:
-        shutil.rmtree(old, ignore_errors=True)
-        if path.exists():
-            path.rename(old)
-        new.rename(path)
-        shutil.rmtree(old, ignore_errors=True)
+        take_place(new, path)
     _barrier(place)
 
 

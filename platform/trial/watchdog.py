@@ -7,6 +7,7 @@ import time
 from collections.abc import Generator
 from pathlib import Path
 
+from recallfront.platform.home import write_whole
 from recallfront.platform.results.reports import Report
 from recallfront.platform.results.status import Status
 from recallfront.platform.trial.quiet import aside_seconds
@@ -14,9 +15,8 @@ from recallfront.platform.trial.workplace import Workplace
 from recallfront.sweeps.trial import TrialConfig
 
 _GRACE = 30.0  # seconds beyond the time limit: the trial ends itself between two steps where it can
-_LONGEST_ASIDE = (
-    3600.0  # seconds of measuring and waiting for others' that do not count; a hung one ends then
-)
+# seconds of measuring and waiting for others' that do not count; a hung one ends then
+_LONGEST_ASIDE = 3600.0
 _WORD = "ended.json"
 
 
@@ -64,7 +64,7 @@ class Watchdog:
 def leave_word(folder: Path, report: Report) -> None:
     """Have the next attempt of the trial of this folder end at once, with this report."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / _WORD).write_text(json.dumps(report.to_json()))
+    write_whole(folder / _WORD, json.dumps(report.to_json()))
 
 
 def take_word(folder: Path) -> Report | None:

@@ -12,6 +12,9 @@ from dataclasses import replace
 from typing import Any
 
 import ray
+import torch
+import torch.distributed as dist
+from ray._raylet import PlacementGroupID
 from ray.exceptions import RayActorError
 from ray.train import RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
@@ -19,9 +22,11 @@ from ray.train.torch import TorchTrainer
 # What `ray.train` gives at run time; its stubs show the old ones.
 from ray.train.v2.api.config import FailureConfig
 from ray.train.v2.api.exceptions import WorkerGroupError
+from ray.util.placement_group import PlacementGroup, remove_placement_group
 
+from recallfront.platform.errors import one_line
 from recallfront.platform.results.reports import Report
-from recallfront.platform.results.status import Status
+from recallfront.platform.results.status import Status, TrialFailure
 from recallfront.platform.trial.body import run_trial
 from recallfront.platform.trial.watchdog import Watchdog
 from recallfront.platform.trial.workplace import Workplace, read_workplace, workplace_json
@@ -37,8 +42,10 @@ _END_SECONDS = 60.0  # for the trainer to end after the last report
 _PEER_IS_GONE = ("gloo", "nccl", "connection closed", "connection reset", "broken pipe")
 
 
-class WorkersLost(Exception):
+class WorkersLost(TrialFailure):
     """A trial's workers died, or never came up: the trial is to be run again from its checkpoint."""
+
+    status = Status.LOST
 
 
 def run_distributed_trial(config: TrialConfig, place: Workplace) -> Generator[Report, None, None]:
@@ -78,9 +85,6 @@ def release_placement_group(hexadecimal: str | None) -> None:
     """Remove a trainer's placement group if it is still there."""
     if hexadecimal is None:
         return
-    from ray._raylet import PlacementGroupID
-    from ray.util.placement_group import PlacementGroup, remove_placement_group
-
     remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(hexadecimal))))
 
 
@@ -132,7 +136,7 @@ def _verdict(ends: list[Report], run: _TrainRun) -> Report:
     for report in ends:
         if report.status is not Status.ERROR or not (run.lost_a_worker or _blames_a_peer(report)):
             return report
-    reason = " ".join(str(run.error or "they left without a last report").split())[:500]
+    reason = one_line(run.error or "they left without a last report")
     raise WorkersLost(f"its workers were lost: {reason}")
 
 
@@ -142,8 +146,6 @@ def _blames_a_peer(report: Report) -> bool:
 
 def _worker(loop: dict[str, Any]) -> None:
     """One rank of the trial: rank 0 posts its reports, every rank its failure; all stop together when asked to."""
-    import torch.distributed as dist
-
     context = ray.train.get_context()
     config = TrialConfig.model_validate(loop["trial"])
     place = replace(
@@ -174,9 +176,6 @@ def _worker(loop: dict[str, Any]) -> None:
 
 def _agree(stop: bool, place: Workplace, backend: str) -> bool:
     """What rank 0 says, on every rank."""
-    import torch
-    import torch.distributed as dist
-
     flag = torch.tensor([float(stop)], device=place.device if backend == "nccl" else "cpu")
     dist.broadcast(flag, src=0)
     return bool(flag.item())

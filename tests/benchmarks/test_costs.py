@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from recallfront.benchmarks.models import released
-from recallfront.benchmarks.models.costs import benchmark_configs, decoding_costs, interleaved, training_costs
+from recallfront.benchmarks.models.costs import benchmark_configs, decoding_costs, in_turns, training_costs
 from recallfront.benchmarks.models.released import comparisons, why_not
 
 
@@ -27,7 +27,7 @@ def test_states_are_measured_as_the_context_grows() -> None:
 
 def test_tasks_take_turns() -> None:
     calls: list[str] = []
-    seconds = interleaved([lambda: calls.append("a"), lambda: calls.append("b")], repeats=2)
+    seconds = in_turns([lambda: calls.append("a"), lambda: calls.append("b")], repeats=2)
     assert calls == ["a", "b"] * 3
     assert len(seconds) == 2
 

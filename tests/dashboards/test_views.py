@@ -61,7 +61,7 @@ def test_the_front_comes_first_in_the_table(record: SweepRecord) -> None:
     assert [line.on_front for line in lines] == sorted((line.on_front for line in lines), reverse=True)
     assert lines[0].label == "attention" and lines[0].mark == "●"
     assert list(view.columns.values()) == ["recall", "recall on test", "decode tokens/s", "state"]
-    assert lines[0].figures == ("0.993 ±0.000", "1,450 ±29", "0.989 ±0.000", "1.0 MiB")
+    assert lines[0].figures == ("0.993 ±0.000", "0.989 ±0.000", "1,450 ±29", "1.0 MiB")
     assert sum(line.is_knee for line in lines) == 1
     assert 0 < sum(line.share for line in lines) <= 1
 

@@ -75,7 +75,7 @@ class TestContract:
         copy = state.select(torch.arange(2))
         lean, state = decode(model, more, state)
         assert not any(tensor.is_inference() for layer in state.layers for tensor in layer.values())
-        monkeypatch.setattr("recallfront.models.language_model.covers", lambda _: False)
+        monkeypatch.setattr("recallfront.models.language_model.runs_lean", lambda _: False)
         close(lean, decode(model, more, copy)[0])
 
     @pytest.mark.parametrize("length", LENGTHS)

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from recallfront.__main__ import run
 from recallfront.platform import doctor
-from recallfront.platform.doctor import Finding, Report, examine
+from recallfront.platform.doctor import Examination, Finding, examine
 
 
 def nobody() -> str:
@@ -18,7 +18,7 @@ def nobody() -> str:
         return f"127.0.0.1:{server.getsockname()[1]}"
 
 
-def finding(report: Report, what: str) -> Finding:
+def finding(report: Examination, what: str) -> Finding:
     (found,) = (finding for finding in report.findings if finding.what == what)
     return found
 
@@ -44,7 +44,7 @@ def test_storage_that_cannot_be_written_is_to_mend(tmp_path: Path) -> None:
 
 
 def test_a_package_that_is_missing_is_to_mend(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(doctor, "_PACKAGES", ("torch", "no-such-package"))
+    monkeypatch.setattr(doctor, "LIBRARIES", {"torch": True, "no-such-package": False})
     report = examine(home=tmp_path, address=nobody())
     assert finding(report, "torch").fine
     assert finding(report, "no-such-package").said == "not installed: pip install no-such-package"

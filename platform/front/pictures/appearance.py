@@ -4,9 +4,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from recallfront.platform.front.candidates import Candidate, show_knob
+from recallfront.platform.front.candidates import Candidate
 from recallfront.platform.front.front import Front
 from recallfront.platform.metrics import axis_title, metric, show, title_of_objective
+from recallfront.platform.results.labels import show_knob
 from recallfront.sweeps.objectives import Objective
 
 

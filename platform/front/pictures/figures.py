@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recallfront.platform.errors import UsageError
-from recallfront.platform.front.candidates import Candidate, show_knob
+from recallfront.platform.front.candidates import Candidate
 from recallfront.platform.front.front import Front
 from recallfront.platform.front.history import HistoryRow
 from recallfront.platform.front.pictures.appearance import (
@@ -23,8 +23,10 @@ from recallfront.platform.front.pictures.appearance import (
     staircase,
     summary,
 )
+from recallfront.platform.front.pictures.png import draw_front
 from recallfront.platform.front.tables import as_csv
 from recallfront.platform.metrics import details_of
+from recallfront.platform.results.labels import show_knob
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure, Scatter
@@ -36,8 +38,6 @@ CONFIG = {"displaylogo": False, "responsive": True, "modeBarButtons": [["toImage
 
 def write_front(front: Front, directory: Path | str) -> dict[str, Path]:
     """Write `front.html` (self-contained), `front.png`, `front.csv` and `front.json` -> kind: path."""
-    from recallfront.platform.front.pictures.png import draw_front
-
     folder = Path(directory)
     folder.mkdir(parents=True, exist_ok=True)
     paths = {kind: folder / f"front.{kind}" for kind in ("html", "png", "csv", "json")}
@@ -60,8 +60,6 @@ def write_plot(front: Front, path: Path | str) -> None:
     Raises:
         UsageError: when the file's name ends in neither, or it cannot be written.
     """
-    from recallfront.platform.front.pictures.png import draw_front
-
     check_plot(path)
     target = Path(path)
     try:

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from recallfront.kernels.gpu.triton_scan import Plan
+from recallfront.kernels.gpu.triton_scan import ScanPlan
 from recallfront.kernels.linear_scan import triton as kernels
 from recallfront.kernels.linear_scan.operator import linear_scan, linear_scan_step
 from tests.kernels.triton.accuracy import check_operator, compare_with_reference, gradients
@@ -36,7 +36,7 @@ def reference(a: Tensor, b: Tensor, initial: Tensor | None, reset: Tensor | None
     ("time", "width"), [(1, 1), (31, 33), (32, 32), (33, 31), (48, 5), (63, 7), (64, 40), (65, 1), (100, 7)]
 )
 def test_values_and_gradients(
-    time: int, width: int, cut: Plan, device: torch.device, monkeypatch: pytest.MonkeyPatch
+    time: int, width: int, cut: ScanPlan, device: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(kernels, "plan", lambda *sizes: cut)
     given, *more = (draw(2, time, width, seed=seed) for seed in range(1 + 15 // (time * width)))
@@ -51,7 +51,9 @@ def test_narrow_types(time: int, dtype: torch.dtype, device: torch.device) -> No
 
 
 @pytest.mark.parametrize("cut", [kernels.WALK, kernels.CHAIN], ids=["walk", "chain"])
-def test_without_state_and_reset(cut: Plan, device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_state_and_reset(
+    cut: ScanPlan, device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(kernels, "plan", lambda *sizes: cut)
     a, b, *_ = draw(3, 70, 10)
     compare_with_reference(run, reference, (a, b, None, None), device=device, names=NAMES)
@@ -115,7 +117,7 @@ def test_compile_sees_one_operator(device: torch.device) -> None:
 
 @only_interpreted
 @pytest.mark.parametrize("cut", [kernels.WALK, kernels.CHAIN], ids=["walk", "chain"])
-def test_bytes(cut: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bytes(cut: ScanPlan, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels, "plan", lambda *sizes: cut)
     a, b, *_ = draw(1, 2048, 32, torch.bfloat16)
     with traffic() as moved:

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from recallfront.kernels.gpu.triton_scan import Plan
+from recallfront.kernels.gpu.triton_scan import ScanPlan
 from recallfront.kernels.rg_lru import triton as kernels
 from recallfront.kernels.rg_lru.operator import rg_lru, rg_lru_step
 from tests.kernels.triton.accuracy import check_operator, compare_with_reference, gradients
@@ -60,7 +60,7 @@ def test_values_and_gradients(
     time: int,
     blocks: int,
     size: int,
-    cut: tuple[Plan, Plan],
+    cut: tuple[ScanPlan, ScanPlan],
     device: torch.device,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -73,7 +73,7 @@ def test_values_and_gradients(
 @pytest.mark.parametrize("flags", [(), ("starts",), ("initial",), ("padding",), ("shared starts", "initial")])
 def test_flags(
     flags: tuple[str, ...],
-    cut: tuple[Plan, Plan],
+    cut: tuple[ScanPlan, ScanPlan],
     device: torch.device,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -165,7 +165,7 @@ def test_registered(device: torch.device) -> None:
 
 @only_interpreted
 @both_cuts
-def test_bytes(cut: tuple[Plan, Plan], device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bytes(cut: tuple[ScanPlan, ScanPlan], device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels, "plan", lambda *sizes: cut)
     gates, v, rate, *_ = launched(1, 2048, 32, device)
     gates, v = gates.bfloat16(), v.bfloat16()

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from recallfront.models.decoding.generation import choose, generate, stream
+from recallfront.models.decoding.generation import choose_token, generate, stream
 from tests.models.cases import CASES, case_config, draw_tokens, make_model
 
 MODEL = make_model(case_config("griffin"), torch.float32)
@@ -47,7 +47,7 @@ def test_top_k_and_top_p_keep_the_likeliest() -> None:
     generator = torch.Generator().manual_seed(0)
 
     def seen(**keywords: float) -> list[float]:
-        chosen = choose(logits, temperature=1.0, generator=generator, **keywords)  # type: ignore[arg-type]
+        chosen = choose_token(logits, temperature=1.0, generator=generator, **keywords)  # type: ignore[arg-type]
         return (torch.bincount(chosen, minlength=4) / 4000).tolist()
 
     assert seen() == pytest.approx([0.5, 0.3, 0.15, 0.05], abs=0.03)

@@ -165,9 +165,8 @@ class TestWrittenOut:
     def test_generation_is_ours(self, name: str, tmp_path: Path) -> None:
         model = self.saved(name, tmp_path)
         tokens = draw_tokens(2, 5)
-        loaded: Any = from_pretrained(
-            tmp_path
-        )  # its method `generate` is typed for classes of transformers alone
+        # its method `generate` is typed for classes of transformers alone
+        loaded: Any = from_pretrained(tmp_path)
         theirs = loaded.generate(
             tokens, attention_mask=torch.ones_like(tokens), max_new_tokens=4, do_sample=False
         )

@@ -10,11 +10,12 @@ import pytest
 from rich.console import Console
 
 from recallfront.platform.errors import UsageError
-from recallfront.platform.front.candidates import Candidate, architecture_of, flat_knobs, varying_knobs
+from recallfront.platform.front.candidates import Candidate
 from recallfront.platform.front.front import Front, build_front, front
 from recallfront.platform.front.history import devices, hypervolume_history
 from recallfront.platform.front.tables import as_csv, as_table
 from recallfront.platform.metrics import show
+from recallfront.platform.results.labels import architecture_of, flat_knobs, varying_knobs
 from recallfront.platform.results.records import SweepRecord, TrialRecord
 from recallfront.platform.results.status import Status
 

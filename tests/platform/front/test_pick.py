@@ -216,9 +216,8 @@ def test_export_writes_the_best_seed(stored: SweepRecord, store: str, tmp_path: 
     assert paths["recallfront.json"].read_text() == '{"architecture": "based"}'
     assert paths["model.safetensors"].read_bytes() == b"weights of based 1"
     assert sorted(p.name for p in (tmp_path / "out" / "model").iterdir()) == sorted(paths)
-    assert (
-        export(picked, tmp_path / "out" / "model", home=tmp_path / "home") == paths
-    )  # again, found by its home
+    # again, found by its home
+    assert export(picked, tmp_path / "out" / "model", home=tmp_path / "home") == paths
 
 
 def test_export_explains_what_is_missing(stored: SweepRecord, store: str, tmp_path: Path) -> None:

@@ -7,8 +7,8 @@ import pytest
 
 from recallfront.platform.results.status import Status
 from recallfront.platform.search.grid import GridSearch
-from recallfront.platform.search.planner import Impossible, Outcome, Plan, Planner
-from recallfront.platform.search.proposals import Proposal, Verdict
+from recallfront.platform.search.planner import Impossible, Outcome, PlannedTrial, Planner
+from recallfront.platform.search.proposals import Ending, Proposal
 from recallfront.sweeps import SweepSpec
 from tests.platform.specs import tiny_spec
 
@@ -22,7 +22,7 @@ class Told(GridSearch):
 
     def __init__(self, spec: SweepSpec, *, twice: bool = False) -> None:
         super().__init__(spec)
-        self.told: list[tuple[int, Verdict, Sequence[float] | None]] = []
+        self.told: list[tuple[int, Ending, Sequence[float] | None]] = []
         self._twice, self._again = twice, list[Proposal]()
 
     def ask(self) -> Proposal | None:
@@ -33,8 +33,8 @@ class Told(GridSearch):
             self._again.append(Proposal(100 + proposal.number, proposal.block, proposal.knobs))
         return proposal
 
-    def tell(self, proposal: Proposal, verdict: Verdict, values: Sequence[float] | None) -> None:
-        self.told.append((proposal.number, verdict, values))
+    def tell(self, proposal: Proposal, ending: Ending, values: Sequence[float] | None) -> None:
+        self.told.append((proposal.number, ending, values))
 
 
 def planner(
@@ -44,9 +44,9 @@ def planner(
     return Planner(spec, search, ledger or {}, **more), search
 
 
-def next_plan(plans: Planner) -> Plan:
+def next_plan(plans: Planner) -> PlannedTrial:
     plan = plans.next()
-    assert isinstance(plan, Plan)
+    assert isinstance(plan, PlannedTrial)
     return plan
 
 
@@ -61,7 +61,7 @@ def test_every_seed_is_a_trial_and_a_proposal_is_told_when_all_have_ended() -> N
     plans.ended(first, FINISHED)
     assert search.told == []
     plans.ended(second, Outcome(Status.FINISHED, FIGURES | {"validation_recall": 0.7}))
-    assert search.told == [(0, Verdict.COMPLETE, [pytest.approx(0.6), 10.0])]
+    assert search.told == [(0, Ending.COMPLETE, [pytest.approx(0.6), 10.0])]
 
 
 def test_what_the_ledger_knows_is_not_planned() -> None:
@@ -69,7 +69,7 @@ def test_what_the_ledger_knows_is_not_planned() -> None:
     known = spec.trial(spec.blocks[0], {"window_size": 4}, 0).key
     plans, search = planner(spec, {known: FINISHED})
     assert next_plan(plans).config.model.model_dump()["window_size"] == 8
-    assert plans.answered == 1 and search.told == [(0, Verdict.COMPLETE, [0.5, 10.0])]
+    assert plans.answered == 1 and search.told == [(0, Ending.COMPLETE, [0.5, 10.0])]
     assert plans.next() is None
 
 
@@ -104,7 +104,7 @@ def test_impossible_ones_are_told_and_never_run() -> None:
     assert all(isinstance(trial, Impossible) for trial in impossible)
     assert isinstance(impossible[0], Impossible) and "num_heads is 3" in impossible[0].reason
     assert impossible[0].settings == {"architecture": "attention", "num_heads": 3, "seed": 0}
-    assert search.told == [(0, Verdict.FAILED, None)]
+    assert search.told == [(0, Ending.FAILED, None)]
     assert next_plan(plans).config.model.num_heads == 4
 
 
@@ -112,7 +112,7 @@ def test_looking_ahead_loses_nothing() -> None:
     spec = tiny_spec(space=[{"architecture": "attention", "num_heads": [3, 4]}])
     plans, _ = planner(spec)
     assert plans.has_plan() and plans.proposed == 2
-    assert isinstance(plans.next(), Impossible) and isinstance(plans.next(), Plan)
+    assert isinstance(plans.next(), Impossible) and isinstance(plans.next(), PlannedTrial)
     assert not plans.has_plan() and plans.next() is None
 
 
@@ -124,22 +124,22 @@ def test_unfinished_proposals_of_an_earlier_run_come_first() -> None:
     plan = next_plan(plans)
     assert (plan.proposal.number, plan.seed) == (9, 1) and plans.proposed == 10
     plans.ended(plan, FINISHED)
-    assert search.told == [(9, Verdict.COMPLETE, [0.5, 10.0])]
+    assert search.told == [(9, Ending.COMPLETE, [0.5, 10.0])]
     assert next_plan(plans).proposal.number == 0
 
 
 @pytest.mark.parametrize(
-    ("statuses", "verdict"),
+    ("statuses", "ending"),
     [
-        ([Status.FINISHED, Status.FINISHED], Verdict.COMPLETE),
-        ([Status.FINISHED, Status.PRUNED], Verdict.PRUNED),
-        ([Status.PRUNED, Status.PRUNED], Verdict.PRUNED),
-        ([Status.FINISHED, Status.DIVERGED], Verdict.FAILED),
-        ([Status.PRUNED, Status.ERROR], Verdict.FAILED),
-        ([Status.INVALID, Status.INVALID], Verdict.FAILED),
-        ([Status.LOST, Status.FINISHED], Verdict.FAILED),
+        ([Status.FINISHED, Status.FINISHED], Ending.COMPLETE),
+        ([Status.FINISHED, Status.PRUNED], Ending.PRUNED),
+        ([Status.PRUNED, Status.PRUNED], Ending.PRUNED),
+        ([Status.FINISHED, Status.DIVERGED], Ending.FAILED),
+        ([Status.PRUNED, Status.ERROR], Ending.FAILED),
+        ([Status.INVALID, Status.INVALID], Ending.FAILED),
+        ([Status.LOST, Status.FINISHED], Ending.FAILED),
     ],
 )
-def test_the_verdict_of_several_seeds(statuses: list[Status], verdict: Verdict) -> None:
+def test_the_verdict_of_several_seeds(statuses: list[Status], ending: Ending) -> None:
     told = Planner.judge(tiny_spec(), [Outcome(status, FIGURES) for status in statuses])
-    assert told == (verdict, [0.5, 10.0] if verdict is Verdict.COMPLETE else None)
+    assert told == (ending, [0.5, 10.0] if ending is Ending.COMPLETE else None)

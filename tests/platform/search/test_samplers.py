@@ -9,7 +9,7 @@ import pytest
 from optuna.trial import TrialState
 
 from recallfront.platform.pareto import hypervolume
-from recallfront.platform.search.proposals import Proposal, Search, Told, Verdict, proposal_from_json
+from recallfront.platform.search.proposals import Ending, Proposal, Search, Told, proposal_from_json
 from recallfront.platform.search.samplers import OptunaSearch, make_search
 from recallfront.sweeps import SweepSpec
 from tests.platform.specs import tiny_spec
@@ -52,20 +52,20 @@ def ask(search: Search) -> Proposal:
 
 def play(
     spec: SweepSpec, search: Search, rounds: int
-) -> list[tuple[Proposal, Verdict, Sequence[float] | None]]:
+) -> list[tuple[Proposal, Ending, Sequence[float] | None]]:
     """Ask and tell; every fourth is pruned, every fifth failed."""
-    told: list[tuple[Proposal, Verdict, Sequence[float] | None]] = []
+    told: list[tuple[Proposal, Ending, Sequence[float] | None]] = []
     for at in range(rounds):
         proposal = ask(search)
-        verdict = Verdict.PRUNED if at % 4 == 3 else Verdict.FAILED if at % 5 == 4 else Verdict.COMPLETE
-        values = figures(proposal)[: len(spec.objectives)] if verdict is Verdict.COMPLETE else None
-        search.tell(proposal, verdict, values)
-        told.append((proposal, verdict, values))
+        ending = Ending.PRUNED if at % 4 == 3 else Ending.FAILED if at % 5 == 4 else Ending.COMPLETE
+        values = figures(proposal)[: len(spec.objectives)] if ending is Ending.COMPLETE else None
+        search.tell(proposal, ending, values)
+        told.append((proposal, ending, values))
     return told
 
 
-def told_again(told: Sequence[tuple[Proposal, Verdict, Sequence[float] | None]]) -> list[Told]:
-    return [(proposal.to_json(), verdict, values) for proposal, verdict, values in told]
+def told_again(told: Sequence[tuple[Proposal, Ending, Sequence[float] | None]]) -> list[Told]:
+    return [(proposal.to_json(), ending, values) for proposal, ending, values in told]
 
 
 def test_a_grid_is_asked_in_order_and_ends() -> None:
@@ -110,14 +110,14 @@ def test_pruned_and_failed_are_never_mixed_with_complete() -> None:
     search = make_search(spec)
     told = play(spec, search, 20)
     states = {
-        Verdict.COMPLETE: TrialState.COMPLETE,
-        Verdict.PRUNED: TrialState.PRUNED,
-        Verdict.FAILED: TrialState.FAIL,
+        Ending.COMPLETE: TrialState.COMPLETE,
+        Ending.PRUNED: TrialState.PRUNED,
+        Ending.FAILED: TrialState.FAIL,
     }
     trials = study(search).get_trials()
-    assert [trial.state for trial in trials] == [states[verdict] for _, verdict, _ in told]
-    for trial, (_, verdict, values) in zip(trials, told, strict=True):
-        assert trial.values == values if verdict is Verdict.COMPLETE else not trial.values
+    assert [trial.state for trial in trials] == [states[ending] for _, ending, _ in told]
+    for trial, (_, ending, values) in zip(trials, told, strict=True):
+        assert trial.values == values if ending is Ending.COMPLETE else not trial.values
     best = study(search).best_trials
     assert best and all(trial.state is TrialState.COMPLETE for trial in best)
 
@@ -164,7 +164,7 @@ def test_a_proposal_of_an_earlier_run_can_be_told() -> None:
     restored = proposal_from_json(spec, earlier.to_json())
     assert restored == earlier
     search = make_search(spec, [], proposed=1)
-    search.tell(restored, Verdict.COMPLETE, figures(restored)[:2])
+    search.tell(restored, Ending.COMPLETE, figures(restored)[:2])
     (trial,) = study(search).get_trials()
     assert trial.params == earlier.parameters and trial.state is TrialState.COMPLETE
 
@@ -198,7 +198,7 @@ def front_volume(method: str, seed: int, trials: int) -> float:
             x, rest = knobs[1], (math.log10(knobs[0]) + 2, knobs[2] - 0.8, knobs[3] - 0.2)
             loss = 1 + 4 * sum(r * r for r in rest)  # as in ZDT1: the front is where this is 1
             found = [1 - x, 1 - loss * (1 - math.sqrt(x / loss))]
-        search.tell(proposal, Verdict.COMPLETE, found)
+        search.tell(proposal, Ending.COMPLETE, found)
         values.append(found)
     return hypervolume(np.array(values), [0.0, -1.0])
 

@@ -15,7 +15,7 @@ from recallfront.platform.results.records import SweepRecord, TrialRecord, count
 from recallfront.platform.results.reports import Report
 from recallfront.platform.results.status import Lost, Status
 from recallfront.platform.search.halving import Halving
-from recallfront.platform.search.planner import Plan, Planner
+from recallfront.platform.search.planner import PlannedTrial, Planner
 from recallfront.platform.search.samplers import make_search
 from recallfront.platform.sweep.conductor import Conductor
 from recallfront.platform.sweep.progress import Progress, best_trial
@@ -47,7 +47,7 @@ class Stage:
         self.conductor = Conductor(spec, Planner(spec, make_search(spec), {}), recorder, known, halving)
         recorder.open_sweep()
 
-    def start(self, name: str) -> Plan:
+    def start(self, name: str) -> PlannedTrial:
         plan = self.conductor.next(name)
         assert plan is not None
         return plan
@@ -120,7 +120,7 @@ def test_a_pruned_trial_is_recorded_as_such(stage: Stages) -> None:
     sweep.conductor.ended("b")
     sweep.end("a")
     assert statuses(sweep.stored()) == [Status.FINISHED, Status.PRUNED]
-    assert count(sweep.conductor.record()) == {"done": 2, "running": 0, "failed": 0}
+    assert count(sweep.conductor.record()) == {"done": 2, "running": 0, "failed": 0, "unfinished": 0}
 
 
 def test_looking_ahead_records_nothing_and_impossible_ones_are_recorded_once(stage: Stages) -> None:
@@ -213,15 +213,15 @@ def progress(sweep: Stage, **more: Any) -> tuple[Progress, io.StringIO]:
 def test_progress_says_what_is_done_running_failed_best_and_left(stage: Stages) -> None:
     sweep = stage()
     shown, _ = progress(sweep)
-    assert shown.line() == "0:00  |  0 of 2 done".replace("  |  ", "  ") + "  |  0 running, 0 failed"
+    assert shown.line() == "0 s  |  0 of 2 done, 0 failed"
     sweep.start("a")
     sweep.end("a")
     sweep.start("b")
     line = shown.line()
-    assert "1 of 2 done  |  1 running, 0 failed  |  best recall 0.500 (window window_size=4 seed=0)" in line
-    assert "about 0:0" in line and line.endswith("left")
+    assert "1 of 2 done, 1 running, 0 failed  |  best recall 0.500 (window · window_size 4 · seed 0)" in line
+    assert "about 0 s left" in line
     sweep.end("b", Status.ERROR, failure="ours")
-    assert "1 of 2 done  |  0 running, 1 failed" in shown.line()
+    assert "1 of 2 done, 1 failed" in shown.line()
     best = best_trial(sweep.conductor.record())
     assert best is not None and best.metrics["validation_recall"] == 0.5
 
@@ -232,7 +232,7 @@ def test_the_live_picture_has_a_line_for_each_running_trial(stage: Stages) -> No
     sweep.conductor.report("a", Report(step=10, figures=FIGURES | {"validation_recall": 0.0}))
     shown, text = progress(sweep, force_terminal=True)
     Console(file=text, width=200).print(shown.picture())
-    assert "window window_size=4 seed=0" in text.getvalue() and "recall 0.000" in text.getvalue()
+    assert "window · window_size 4 · seed 0" in text.getvalue() and "recall 0.000" in text.getvalue()
     with shown:
         pass  # it starts, draws and ends
 

@@ -122,7 +122,7 @@ def test_a_trial_that_takes_its_node_s_memory_is_not_tried_again(tmp_path: Path)
     command = [sys.executable, "-m", "recallfront", "run", str(file), "--home", str(tmp_path)]
     told = subprocess.run(command, env=os.environ | full, capture_output=True, text=True, timeout=240)
     assert told.returncode == 1 and "0 done, 1 failed" in told.stdout
-    assert "out_of_memory: window window_size=4 seed=0: its node ran out of memory (" in told.stdout
+    assert "out_of_memory: window · seed 0: its node ran out of memory (" in told.stdout
     (trial,) = read_sweep(f"sqlite:///{tmp_path}/mlflow.db", "tiny").trials
     assert trial.status is Status.OUT_OF_MEMORY and trial.status.is_final
     assert trial.metrics["peak_memory_bytes"] > 0

@@ -53,9 +53,8 @@ def test_a_killed_server_costs_no_metric_and_no_time(tmp_path: Path) -> None:
         for step in range(per_second * seconds):
             called = time.perf_counter()
             for key in keys:
-                if step == 0 or (
-                    step == 500 and key == keys[-1]
-                ):  # the second: reopened while the server is away
+                # the second: reopened while the server is away
+                if step == 0 or (step == 500 and key == keys[-1]):
                     writer.open_run(key, experiment="outage", name=key)
                 writer.metrics(
                     key, [("loss", step * 0.5, step, NOW + step), ("rate", step * 0.5, step, NOW + step)]

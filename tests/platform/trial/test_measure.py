@@ -23,9 +23,8 @@ pytestmark = pytest.mark.usefixtures("quick_collections")
 @pytest.fixture(autouse=True)
 def _usual(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.set_num_threads(1)
-    monkeypatch.setattr(
-        measure, "_LONGEST_WAIT_FOR_IDLE", 0.0
-    )  # for other processes: figures do not matter here
+    # for other processes: figures do not matter here
+    monkeypatch.setattr(measure, "_LONGEST_WAIT_FOR_IDLE", 0.0)
 
 
 def config_of(architecture: str = "window", **changes: Any) -> TrialConfig:

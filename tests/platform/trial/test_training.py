@@ -32,9 +32,8 @@ pytestmark = [
 
 @pytest.fixture(autouse=True)
 def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        measure, "_LONGEST_WAIT_FOR_IDLE", 0.0
-    )  # for other processes: figures do not matter here
+    # for other processes: figures do not matter here
+    monkeypatch.setattr(measure, "_LONGEST_WAIT_FOR_IDLE", 0.0)
 
 
 def setting(home: Path, **changes: Any) -> tuple[TrialConfig, Workplace]:

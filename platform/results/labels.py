@@ -1,0 +1,68 @@
+"""What a trial is called, everywhere: its architecture, the knobs that vary in its sweep, and its seed."""
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from recallfront.platform.results.records import TrialRecord
+from recallfront.sweeps.space import Scalar
+
+ALWAYS_TOLD = ("window_size", "feature_dim", "group_size")  # what a sweep explores besides the architecture
+
+
+def label(architecture: str, knobs: Mapping[str, Scalar], seed: int | None = None) -> str:
+    """Architecture, knobs and seed in one line; a knob left to the architecture's own rule is not told."""
+    told = [f"{name} {show_knob(value)}" for name, value in knobs.items() if value is not None]
+    return " · ".join([architecture, *told, *([] if seed is None else [f"seed {seed}"])])
+
+
+def trial_label(trial: TrialRecord, varying: Iterable[str]) -> str:
+    """A trial's label, with those of its knobs that vary in its sweep (`varying_knobs`)."""
+    knobs = flat_knobs(trial.config)
+    own = {name: knobs[name] for name in varying if name in knobs}
+    return label(architecture_of(trial), own, trial.config.get("seed", 0))
+
+
+def varying_knobs(trials: Iterable[TrialRecord]) -> tuple[str, ...]:
+    """The settings that tell trials of one architecture apart, and what of `ALWAYS_TOLD` varies at all."""
+    seen: dict[str, dict[str, set[str]]] = {}  # name -> architecture -> values
+    for trial in trials:
+        for name, value in flat_knobs(trial.config).items():
+            seen.setdefault(name, {}).setdefault(architecture_of(trial), set()).add(repr(value))
+
+    def varies(name: str) -> bool:
+        within = max(map(len, seen[name].values()))
+        return within > 1 or (name in ALWAYS_TOLD and len(set.union(*seen[name].values())) > 1)
+
+    return tuple(filter(varies, seen))
+
+
+def architecture_of(trial: TrialRecord) -> str:
+    return str(model_of(trial.config).get("architecture", "unknown"))
+
+
+def model_of(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The model's settings; of an impossible trial, which has no resolved config, all that was asked."""
+    found: Mapping[str, Any] = config.get("model", config)
+    return found
+
+
+def flat_knobs(config: Mapping[str, Any]) -> dict[str, Scalar]:
+    """Settings of model and training on one level: the model's by their own name, else `training.steps`."""
+    flat = _flatten(model_of(config), "") | _flatten(config.get("training", {}), "training.")
+    return {name: value for name, value in flat.items() if name not in ("architecture", "seed")}
+
+
+def show_knob(value: Scalar, digits: int = 6) -> str:
+    """A setting as a person reads it."""
+    return "none" if value is None else f"{value:.{digits}g}" if isinstance(value, float) else str(value)
+
+
+def _flatten(config: Mapping[str, Any], prefix: str) -> dict[str, Scalar]:
+    flat: dict[str, Scalar] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            flat |= _flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = json.dumps(value) if isinstance(value, list | tuple) else value
+    return flat
