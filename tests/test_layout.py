@@ -127,7 +127,9 @@ def at_import(tree: ast.AST) -> Iterator[str]:
 
 def heavy(name: str, tops: dict[str, set[str]]) -> set[str]:
     """The libraries of `LATE` that importing `name` brings along, directly or not."""
-    found, seen, waiting = set(), set(), [name]
+    found: set[str] = set()
+    seen: set[str] = set()
+    waiting = [name]
     while waiting:
         name = waiting.pop()
         if name.partition(".")[0] in LATE:
