@@ -106,7 +106,7 @@ class LanguageModel(nn.Module):
         self.checkpoint_activations = False  # True: layers are computed again in backward, to save memory
         # the released RecurrentGemma rounds this constant to bfloat16
         self._embedding_scale = float(torch.tensor(config.width**0.5, dtype=torch.bfloat16, device="cpu"))
-        self._sinusoidal = getattr(config, "positions", None) == "sinusoidal"
+        self._sinusoidal = config.adds_sinusoids
         self._name = hashlib.sha256(config.model_dump_json().encode()).hexdigest()[:16]
 
     def forward(self, tokens: Tensor, positions: Tensor | None = None) -> Tensor:

@@ -5,7 +5,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from recallfront.sweeps.space import TRAINING_PREFIX, Range, architectures
+from recallfront.models.configs import architectures
+from recallfront.sweeps.space import TRAINING_PREFIX, Range
 from recallfront.sweeps.spec import SweepSpec
 from recallfront.sweeps.trial import TrainingConfig
 

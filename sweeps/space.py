@@ -16,7 +16,7 @@ from pydantic import (
     model_validator,
 )
 
-from recallfront.models import ModelConfig
+from recallfront.models.configs import Architecture, architecture, architectures
 from recallfront.models.configs.explain import near_first, shown
 from recallfront.models.configs.frozen import check_number
 from recallfront.sweeps.base import Frozen
@@ -94,6 +94,13 @@ class SpaceBlock(Frozen):
     domains: dict[str, Domain]
 
     @property
+    def config(self) -> type[Architecture]:
+        """The configuration of the block's architecture."""
+        found = architecture(self.architecture)
+        assert found is not None
+        return found
+
+    @property
     def varying(self) -> dict[str, Domain]:
         return {k: d for k, d in self.domains.items() if isinstance(d, Range) or len(d) > 1}
 
@@ -114,12 +121,6 @@ class SpaceBlock(Frozen):
         return [tuple(d.values()) if isinstance(d, Range) else d for d in self.domains.values()]
 
 
-def architectures() -> dict[str, type[BaseModel]]:
-    """Name of each architecture -> its configuration."""
-    union = get_args(ModelConfig)[0]
-    return {cls.model_fields["architecture"].default: cls for cls in get_args(union)}
-
-
 def read_blocks(raw_blocks: tuple[RawBlock, ...]) -> tuple[SpaceBlock, ...]:
     """Check every key and every value of a space.
 
@@ -138,16 +139,17 @@ def read_blocks(raw_blocks: tuple[RawBlock, ...]) -> tuple[SpaceBlock, ...]:
 
 
 def _read_block(raw: RawBlock, label: str, where: str) -> SpaceBlock:
-    known = architectures()
     name = raw.get("architecture")
-    if not isinstance(name, str) or name not in known:
-        raise ValueError(f"{where}.architecture={shown(name)}: must be one of {near_first(name, known)}")
+    config = architecture(name) if isinstance(name, str) else None
+    if config is None:
+        allowed = near_first(name, architectures())
+        raise ValueError(f"{where}.architecture={shown(name)}: must be one of {allowed}")
     domains = {}
     for key, value in raw.items():
-        if key == "architecture" or (value is None and _is_another_ones(key, known[name])):
+        if key == "architecture" or (value is None and _is_another_ones(key, config)):
             continue
-        domains[key] = _read_domain(name, key, value, where=f"{where}.{key}")
-    return SpaceBlock(label=label, architecture=name, domains=domains)
+        domains[key] = _read_domain(config, key, value, where=f"{where}.{key}")
+    return SpaceBlock(label=label, architecture=str(name), domains=domains)
 
 
 def _is_another_ones(key: str, config: type[BaseModel]) -> bool:
@@ -155,21 +157,23 @@ def _is_another_ones(key: str, config: type[BaseModel]) -> bool:
     return key not in config.model_fields and any(key in c.model_fields for c in architectures().values())
 
 
-def _read_domain(architecture: str, key: str, value: Range | list[Scalar] | Scalar, *, where: str) -> Domain:
+def _read_domain(
+    config: type[Architecture], key: str, value: Range | list[Scalar] | Scalar, *, where: str
+) -> Domain:
     if isinstance(value, Range):
-        return _read_range(architecture, key, value, where)
+        return _read_range(config, key, value, where)
     choices = value if isinstance(value, list) else [value]
     if not choices:
         raise ValueError(f"{where}: is an empty list; give at least one value")
-    checked = tuple(check_value(architecture, key, choice, where) for choice in choices)
+    checked = tuple(check_value(config, key, choice, where) for choice in choices)
     if len(set(map(repr, checked))) < len(checked):
         raise ValueError(f"{where}={list(checked)}: each value may appear only once")
     return checked
 
 
-def _read_range(architecture: str, key: str, value: Range, where: str) -> Range:
+def _read_range(config: type[Architecture], key: str, value: Range, where: str) -> Range:
     """The range in the numbers that its knob takes, cut to its last step."""
-    low, high = (check_value(architecture, key, end, where) for end in (value.low, value.high))
+    low, high = (check_value(config, key, end, where) for end in (value.low, value.high))
     if isinstance(low, bool) or not isinstance(low, int | float) or not isinstance(high, int | float):
         raise ValueError(f"{where}: takes no range; give a list of values")
     step: int | float | None = value.step
@@ -181,16 +185,15 @@ def _read_range(architecture: str, key: str, value: Range, where: str) -> Range:
     return found if step is None else found.model_copy(update={"high": found.values()[-1]})
 
 
-def check_value(architecture: str, key: str, value: Scalar, where: str) -> Scalar:
+def check_value(config: type[Architecture], key: str, value: Scalar, where: str) -> Scalar:
     """One value of a knob as its field takes it.
 
     Raises:
         ValueError: the architecture has no such knob, or its field can never take the value.
     """
-    config = architectures()[architecture]
     field = _field(config, key)
     if field is None:
-        raise ValueError(f"{where}: {_unknown_knob(config, architecture, key)}")
+        raise ValueError(f"{where}: {_unknown_knob(config, key)}")
     try:
         return field.validate_python(value)  # type: ignore[no-any-return]
     except ValidationError as error:
@@ -198,12 +201,13 @@ def check_value(architecture: str, key: str, value: Scalar, where: str) -> Scala
         raise ValueError(f"{where}={shown(value)}: {message[0].lower()}{message[1:]}") from None
 
 
-def _unknown_knob(config: type[BaseModel], architecture: str, key: str) -> str:
+def _unknown_knob(config: type[Architecture], key: str) -> str:
     if key.startswith(TRAINING_PREFIX):
         allowed = near_first(key.removeprefix(TRAINING_PREFIX), TrainingConfig.model_fields)
         return f"training has no such setting; it has {allowed}"
+    name = config.model_fields["architecture"].default
     allowed = near_first(key, set(config.model_fields) - {"architecture", "vocab_size"})
-    return f"architecture {architecture!r} has no such knob; it has {allowed}, and {TRAINING_PREFIX}<setting>"
+    return f"architecture {name!r} has no such knob; it has {allowed}, and {TRAINING_PREFIX}<setting>"
 
 
 def _field(config: type[BaseModel], key: str) -> TypeAdapter[Any] | None:

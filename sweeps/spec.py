@@ -215,6 +215,6 @@ class SweepSpec(Frozen):
     def _shared_settings(self, block: SpaceBlock) -> Knobs:
         """The settings under `model` as an architecture takes them."""
         return {
-            key: check_value(block.architecture, key, value, where=f"model.{key}")
+            key: check_value(block.config, key, value, where=f"model.{key}")
             for key, value in self.model.items()
         }

@@ -155,11 +155,8 @@ class TrialConfig(Frozen):
             raise ValueError(
                 f"model.vocab_size={self.model.vocab_size}: must equal task.vocab_size={self.task.vocab_size}"
             )
-        window = getattr(self.model, "window_size", None)
-        if window is not None and window > self.task.longest:
-            raise ValueError(
-                f"window_size={window}: longer than the task's longest row of {self.task.longest} tokens"
-            )
+        for letter in self.model.letters:
+            self.model.mixer(letter).check_longest(self.task.longest)
         rows, measured = self.model.learned_positions, self.measurement
         longest = max(
             self.task.longest, measured.context_length + measured.decode_tokens, measured.train_length

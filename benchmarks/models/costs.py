@@ -14,6 +14,7 @@ from torch import Tensor
 
 from recallfront.models.building import build
 from recallfront.models.configs import Architecture, parse_config
+from recallfront.models.configs.mixer import MixerConfig
 from recallfront.models.language_model import LanguageModel
 from recallfront.models.parts.state import State
 
@@ -132,7 +133,12 @@ def _matrix_products(model: LanguageModel, batch: int, length: int) -> Callable[
         blocks = matrix if matrix.ndim == 3 else matrix.T[None]
         pairs.append((blocks, *(torch.randn(len(blocks), rows, size) for size in blocks.shape[1:])))
 
-    attended = [_attended(model, letter, batch, length) for letter in model.config.layers if letter in "AWGL"]
+    attended = [
+        _attended(mixer, batch, length)
+        for _, mixer, count in model.config.mixers_used
+        for _ in range(count)
+        if mixer.product_flops(length)
+    ]
 
     def products() -> None:
         for blocks, x, grad in pairs:
@@ -148,17 +154,14 @@ def _matrix_products(model: LanguageModel, batch: int, length: int) -> Callable[
     return products
 
 
-def _attended(model: LanguageModel, letter: str, batch: int, length: int) -> tuple[Tensor, Tensor, Tensor]:
+def _attended(mixer: MixerConfig, batch: int, length: int) -> tuple[Tensor, Tensor, Tensor]:
     """Queries, as many keys as one of them sees on average, and weights between them, of all heads.
 
     A state that is written and read is as many keys as queries have features: k v^T and q S are the same products.
     """
-    config = model.config
-    if hasattr(config, "conv_size"):  # a convolution is no matrix product
-        config = config.model_copy(update={"conv_size": 0})
-    seen = round(config.layer_mixing_flops(letter, length) / (4 * config.width * length))
-    heads = batch * config.num_heads
-    q, k = torch.randn(heads, length, config.head_dim), torch.randn(heads, seen, config.head_dim)
+    seen = round(mixer.product_flops(length) / (4 * mixer.width * length))
+    heads = batch * mixer.num_heads
+    q, k = torch.randn(heads, length, mixer.head_dim), torch.randn(heads, seen, mixer.head_dim)
     return q, k, torch.rand(heads, length, seen)
 
 

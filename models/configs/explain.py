@@ -1,23 +1,44 @@
 """Validation errors in one line: which key, which value, what is allowed."""
 
 import difflib
-import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 _MOST_SHOWN = 3  # errors, of many in one specification
 _LONGEST_VALUE = 60  # characters
+_TOLD = "told"  # the type of an error whose message is what stands after the place, word for word
 
 
 def explain(error: ValidationError, *roots: type[BaseModel]) -> str:
     """A validation error of a model, or of a union of models that their architecture tells apart, in one line."""
+    return "; ".join(_explain_one(part, roots) for part in _parts(error)[:_MOST_SHOWN])
+
+
+def _parts(error: ValidationError) -> list[Any]:
+    """The errors but those that others already tell."""
     parts = error.errors()
     # A list whose members are wrong is also "too short" to pydantic: the members say it all.
     within = {part["loc"][:-1] for part in parts if part["loc"]}
-    told = [part for part in parts if part["type"] != "too_short" or part["loc"] not in within]
-    return "; ".join(_explain_one(part, roots) for part in told[:_MOST_SHOWN])
+    return [part for part in parts if part["type"] != "too_short" or part["loc"] not in within]
+
+
+def told(location: tuple[int | str, ...], value: object, rest: str) -> ValidationError:
+    """An error of a value in a nested place; `rest` follows the place's name, such as `=3: must be even`."""
+    return ValidationError.from_exception_data("error", [_line(location, value, rest)])
+
+
+def retold(error: ValidationError, model: type[BaseModel], location: tuple[str, ...] = ()) -> ValidationError:
+    """A model's error as one at a location below which only that model knows what is allowed."""
+    lines = [_line((*location, *part["loc"]), part["input"], _rest(part, [model])) for part in _parts(error)]
+    return ValidationError.from_exception_data("error", lines)
+
+
+def _line(location: tuple[int | str, ...], value: object, rest: str) -> InitErrorDetails:
+    kind = PydanticCustomError(_TOLD, "{rest}", {"rest": rest})
+    return InitErrorDetails(type=kind, loc=location, input=value)
 
 
 def near_first(word: object, allowed: Iterable[str]) -> str:
@@ -34,23 +55,26 @@ def shown(value: object) -> str:
 
 
 def _explain_one(part: Any, roots: Sequence[type[BaseModel]]) -> str:
-    model, where = _walk(roots, part["loc"])
+    where = _walk(roots, part["loc"])[1]
+    rest = _rest(part, roots)
+    return where + rest if where else rest.lstrip("=").removeprefix(": ")
+
+
+def _rest(part: Any, roots: Sequence[type[BaseModel]]) -> str:
+    """What stands after the name of the place: the value and what is allowed."""
+    model = _walk(roots, part["loc"])[0]
     kind, message, limits = part["type"], part["msg"], part.get("ctx", {})
-    if kind.startswith("union_tag_"):
-        key = f"{where}.architecture".lstrip(".")
-        given = f"{key}={shown(limits['tag'])}" if "tag" in limits else f"{key}: is missing"
-        names = re.findall(r"'(\w+)'", limits.get("expected_tags", "")) or [str(_tag(root)) for root in roots]
-        return f"{given}; it must be one of {near_first(limits.get('tag'), names)}"
+    if kind == _TOLD:
+        return str(limits["rest"])
     if kind == "extra_forbidden":
-        return f"{where}: unknown key; allowed are {near_first(part['loc'][-1], model.model_fields)}"
+        return f": unknown key; allowed are {near_first(part['loc'][-1], model.model_fields)}"
     if kind == "missing" and isinstance(part["loc"][-1], int):
-        return f"{where}={shown(part['input'])}: too few values"
+        return f"={shown(part['input'])}: too few values"
     if kind == "missing":
         needed = [name for name, field in model.model_fields.items() if field.is_required()]
-        return f"{where}: is missing; needed are {', '.join(needed)}"
+        return f": is missing; needed are {', '.join(needed)}"
     if kind == "value_error":
-        message = message.removeprefix("Value error, ")
-        return f"{where}: {message}" if where else message
+        return f": {message.removeprefix('Value error, ')}"
     if kind == "too_short":
         allowed = f"needs at least {limits['min_length']} of them"
     elif kind in ("tuple_type", "list_type"):
@@ -59,7 +83,7 @@ def _explain_one(part: Any, roots: Sequence[type[BaseModel]]) -> str:
         allowed = "must be a mapping of keys to values"
     else:
         allowed = f"{message[0].lower()}{message[1:]}"
-    return f"{where}={shown(part['input'])}: {allowed}".lstrip("=")
+    return f"={shown(part['input'])}: {allowed}"
 
 
 def _walk(roots: Sequence[type[BaseModel]], location: tuple[int | str, ...]) -> tuple[type[BaseModel], str]:

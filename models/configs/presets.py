@@ -1,11 +1,9 @@
 """Sizes that papers and released models use."""
 
 from collections.abc import Callable
+from typing import Any
 
-from recallfront.models.configs.base import Architecture
-from recallfront.models.configs.linear import BasedConfig
-from recallfront.models.configs.recurrent import GriffinConfig, HawkConfig
-from recallfront.models.configs.softmax import AttentionConfig
+from recallfront.models.configs import Architecture, parse_config
 
 # width, recurrent width, layers, heads (arXiv:2402.19427 table 2)
 _GRIFFIN_SIZES = {
@@ -24,9 +22,14 @@ _GPT2_VOCABULARY = 50264  # padded to a multiple of 8
 _GEMMA_VOCABULARY = 256000
 
 
-def _griffin(size: str) -> GriffinConfig:
+def _config(architecture: str, **settings: Any) -> Architecture:
+    return parse_config({"architecture": architecture, **settings})
+
+
+def _griffin(size: str) -> Architecture:
     width, lru_width, layers, heads = _GRIFFIN_SIZES[size]
-    return GriffinConfig(
+    return _config(
+        "griffin",
         vocab_size=_GEMMA_VOCABULARY,
         width=width,
         lru_width=lru_width,
@@ -39,9 +42,10 @@ def _griffin(size: str) -> GriffinConfig:
     )
 
 
-def _hawk(size: str) -> HawkConfig:
+def _hawk(size: str) -> Architecture:
     width, lru_width, layers, heads = _GRIFFIN_SIZES[size]
-    return HawkConfig(
+    return _config(
+        "hawk",
         vocab_size=_GEMMA_VOCABULARY,
         width=width,
         lru_width=lru_width,
@@ -53,8 +57,9 @@ def _hawk(size: str) -> HawkConfig:
     )
 
 
-def _recurrentgemma(width: int, layers: int, heads: int) -> GriffinConfig:
-    return GriffinConfig(
+def _recurrentgemma(width: int, layers: int, heads: int) -> Architecture:
+    return _config(
+        "griffin",
         vocab_size=_GEMMA_VOCABULARY,
         width=width,
         num_layers=layers,
@@ -68,11 +73,12 @@ def _recurrentgemma(width: int, layers: int, heads: int) -> GriffinConfig:
     )
 
 
-def _based(size: str) -> BasedConfig:
+def _based(size: str) -> Architecture:
     width, layers = _BASED_SIZES[size]
     linear = _BASED_LINEAR[size]
     pattern = "".join("L" if i in linear else "W" if i - 1 in linear else "B" for i in range(layers))
-    return BasedConfig(
+    return _config(
+        "based",
         vocab_size=_GPT2_VOCABULARY,
         width=width,
         num_layers=layers,
@@ -86,9 +92,10 @@ def _based(size: str) -> BasedConfig:
     )
 
 
-def _attention_360m() -> AttentionConfig:
+def _attention_360m() -> Architecture:
     """The transformer that Based is compared with (which turns half of each head's dimensions, here all)."""
-    return AttentionConfig(
+    return _config(
+        "attention",
         vocab_size=_GPT2_VOCABULARY,
         width=1024,
         num_layers=24,

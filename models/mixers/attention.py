@@ -1,9 +1,11 @@
-"""Softmax attention as a mixer, global or in a window; its cache is a ring of keys and values."""
+"""Softmax attention as a mixer, with every kind of positions; its cache is a ring of keys and values."""
 
 import math
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field, model_validator
 from torch import Generator, Tensor, nn
 
 from recallfront.kernels.window_attention.operator import (
@@ -13,16 +15,100 @@ from recallfront.kernels.window_attention.operator import (
     window_attention,
     window_attention_step,
 )
-from recallfront.models.configs.softmax import T5_BUCKETS
+from recallfront.models.configs.mixer import MixerConfig, Projection, Rows
 from recallfront.models.mixers.base import Mixer
-from recallfront.models.mixers.ring import ring_last, ring_write
 from recallfront.models.parts.draft_tree import Branches
 from recallfront.models.parts.layers import Drawn, Linear, rotate
 from recallfront.models.parts.lean import MixerStep, lean_add, lean_map, lean_rotation
+from recallfront.models.parts.ring import ring_last, ring_write
 from recallfront.models.parts.state import Block, LayerState, Layout, Step
 
+T5_BUCKETS = 32  # of the T5 bias, a number each and head
 _T5_DISTANCE = 128
 _FIRST_CAPACITY = 64  # slots of a growing cache; it doubles when it is full
+
+
+class AttentionConfig(MixerConfig):
+    """Global softmax attention (arXiv:2108.12409 with positions='alibi')."""
+
+    letter: ClassVar[str] = "A"
+    must_agree: ClassVar[tuple[str, ...]] = ("positions", "rotary_dim", "kv_heads")
+
+    mixer: Literal["attention"] = "attention"
+    positions: Literal["alibi", "rope", "sinusoidal", "t5", "none"] = "alibi"
+    num_kv_heads: int | None = Field(
+        default=None, ge=1, description="heads of keys and values; None: num_heads; 1: multi-query attention"
+    )
+    rotary_fraction: float = Field(
+        default=1.0, ge=0, le=1, description="of a head's dimensions, the first, that RoPE turns"
+    )
+    out_bias: bool = Field(default=False, description="on the way out, also if `biases` is false")
+
+    @model_validator(mode="after")
+    def _check_attention(self) -> Self:
+        self._check_divides("num_kv_heads", self.kv_heads, "num_heads", self.num_heads)
+        self._check_turned(self.rotary_dim)
+        if self.adds_sinusoids and self.width % 2:
+            raise ValueError(f"width is {self.width}; with positions='sinusoidal' it must be even")
+        return self
+
+    def build(self) -> "Attention":
+        return Attention(self)
+
+    @property
+    def visible(self) -> int | None:
+        """Keys that a token sees, its own included; None: all."""
+        return None
+
+    @property
+    def kv_heads(self) -> int:
+        return self.num_kv_heads or self.num_heads
+
+    @property
+    def kv_width(self) -> int:
+        """Numbers that one token leaves in the cache of one layer: its keys and values."""
+        return 2 * self.kv_heads * self.head_dim
+
+    @property
+    def rotary_dim(self) -> int:
+        """Leading dimensions of a head that RoPE turns."""
+        # 0.29 * 100 is below 29
+        return int(self.rotary_fraction * self.head_dim + 1e-9) if self.positions == "rope" else 0
+
+    @property
+    def adds_sinusoids(self) -> bool:
+        return self.positions == "sinusoidal"
+
+    def matrix_entries(self) -> int:
+        return self.width * (2 * self.width + self.kv_width)
+
+    def parameters(self) -> int:
+        biases = self.width + self.kv_width if self.biases else 0
+        out_bias = self.width if self.biases or self.out_bias else 0
+        table = T5_BUCKETS * self.num_heads if self.positions == "t5" else 0
+        return self.matrix_entries() + biases + out_bias + table
+
+    def mixing_flops(self, length: int) -> int:
+        seen = min(self.visible or length, length)
+        pairs = seen * (seen + 1) // 2 + (length - seen) * seen
+        return 4 * self.width * pairs
+
+    def product_flops(self, length: int) -> int:
+        return self.mixing_flops(length)
+
+    def state_elements(self, context_length: int) -> int:
+        return self.kv_width * (
+            context_length if self.visible is None else min(context_length, self.visible - 1)
+        )
+
+    @classmethod
+    def keeping(cls, attention: MixerConfig) -> dict[str, Any]:
+        assert isinstance(attention, AttentionConfig)
+        return {name: getattr(attention, name) for name in ("positions", "num_kv_heads", "rotary_fraction")}
+
+    def projection(self) -> Projection:
+        shared = Rows(self.kv_heads, self.head_dim)
+        return Projection("qkv", {"q": Rows(self.num_heads, self.head_dim), "k": shared, "v": shared})
 
 
 def _bias_row(slopes: tuple[float, ...], slot: int, slots: int, filled: int, dtype: torch.dtype) -> Tensor:
@@ -54,34 +140,18 @@ class T5Bias(Drawn):
 
 
 class Attention(Mixer):
-    """Multi-head, grouped-query or multi-query attention.
+    """Multi-head, grouped-query or multi-query attention."""
 
-    window_size: keys visible, None for all; rotary_dim: leading dimensions of a head that RoPE turns.
-    """
-
-    def __init__(
-        self,
-        width: int,
-        num_heads: int,
-        kv_heads: int,
-        *,
-        window_size: int | None,
-        rotary_dim: int,
-        positions: str,
-        rope_theta: float = 10000.0,
-        bias: bool = False,
-        out_bias: bool = False,
-        std: float | None = None,
-        out_scale: float = 1.0,
-    ) -> None:
+    def __init__(self, config: AttentionConfig) -> None:
         super().__init__()
-        self.heads, self.kv_heads, self.head_dim = num_heads, kv_heads, width // num_heads
-        self.window_size, self.rotary_dim, self.rope_theta = window_size, rotary_dim, rope_theta
-        self.slopes = alibi_slopes(num_heads) if positions == "alibi" else None
-        self.t5_bias = T5Bias(num_heads) if positions == "t5" else None
-        std = std or width**-0.5
-        self.qkv = Linear(width, (num_heads + 2 * kv_heads) * self.head_dim, bias=bias, std=std)
-        self.out = Linear(width, width, bias=out_bias, std=std * out_scale)
+        width, std, bias = config.width, config.width**-0.5, config.biases
+        self.heads, self.kv_heads, self.head_dim = config.num_heads, config.kv_heads, config.head_dim
+        self.window_size = config.visible
+        self.rotary_dim, self.rope_theta = config.rotary_dim, config.rope_theta
+        self.slopes = alibi_slopes(self.heads) if config.positions == "alibi" else None
+        self.t5_bias = T5Bias(self.heads) if config.positions == "t5" else None
+        self.qkv = Linear(width, (self.heads + 2 * self.kv_heads) * self.head_dim, bias=bias, std=std)
+        self.out = Linear(width, width, bias=bias or config.out_bias, std=std * config.out_scale)
 
     def _project(self, x: Tensor, positions: Tensor | int, longest: int) -> tuple[Tensor, Tensor, Tensor]:
         """q (B, T, H, D) and k, v (B, T, H_kv, D), with positions turned in."""

@@ -1,4 +1,22 @@
-"""What a sequence mixer offers."""
+"""What a sequence mixer offers, and how one is added.
+
+A mixer is one file of this folder, called as the mixer is, and holds two classes:
+
+- a configuration, derived from `MixerConfig` (recallfront.models.configs.mixer). It is a frozen pydantic model: its
+  field `mixer: Literal["mine"] = "mine"` names the mixer, `letter` is what stands for it in a pattern, and its other
+  fields are the knobs, each with a default and a `description`. `width`, `num_heads`, `num_layers`, `biases`,
+  `rope_theta`, `head_dim` and `out_scale` of the model are at hand. Its methods describe the mixer: `build` (the
+  module), `parameters`, `matrix_entries`, `mixing_flops`, `state_elements`, and, if it has something to say,
+  `product_flops`, `materialised_state_elements`, `resized`, `projection`, `keeping`, ... Checks across knobs are
+  pydantic validators.
+- the module, derived from `Mixer` below, made from that configuration; its parameters belong to modules that are
+  `Drawn` (recallfront.models.parts.layers), which draw them from the model's generator.
+
+Nothing else changes: `{architecture: mine}` is the mixer after short convolutions, `{architecture: hybrid, mixers: {M:
+{mixer: mine}}, pattern: CM}` puts it beside others, and tests, accounting, linearizing and benchmarks ask the
+configuration. A mixer whose heads carry a matrix derives from the classes in `matrix_state`. `registry.register` adds a
+mixer of another package. `tests/models/cases.py` has a case for every mixer; add one.
+"""
 
 from abc import ABC, abstractmethod
 from typing import ClassVar

@@ -1,6 +1,9 @@
 """Grouped, augmented linear attention as a mixer (arXiv:2406.07368), with a state of constant size."""
 
+from typing import Any, ClassVar, Literal, Self
+
 import torch
+from pydantic import Field, model_validator
 from torch import Generator, Tensor, nn
 
 from recallfront.kernels.common.chunks import normalised
@@ -10,12 +13,68 @@ from recallfront.kernels.grouped_attention.operator import (
     grouped_attention_tree,
 )
 from recallfront.kernels.grouped_attention.pytorch import grouped_mix
+from recallfront.models.configs.mixer import MixerConfig, Projection, Rows
 from recallfront.models.mixers.base import Mixer
-from recallfront.models.mixers.head_taps import HeadTaps
-from recallfront.models.mixers.ring import ring_tokens, ring_write
 from recallfront.models.parts.draft_tree import Branches
+from recallfront.models.parts.head_taps import HeadTaps
 from recallfront.models.parts.layers import Drawn, Linear, rotate
+from recallfront.models.parts.ring import ring_tokens, ring_write
 from recallfront.models.parts.state import Block, LayerState, Layout, Step
+
+
+class GroupedConfig(MixerConfig):
+    """Grouped linear attention with a masked convolution on the values."""
+
+    letter: ClassVar[str] = "G"
+
+    mixer: Literal["grouped"] = "grouped"
+    group_size: int = Field(default=16, ge=1, description="tokens that attend to each other")
+    conv_size: int = Field(
+        default=32, ge=0, description="taps on the values, one filter a head; 0: no augmentation"
+    )
+    positions: Literal["rope", "none"] = "none"
+    cross_scale_init: float = Field(
+        default=0.0, description="start of the learned scale of the part across groups"
+    )
+
+    @model_validator(mode="after")
+    def _check_grouped(self) -> Self:
+        self._check_turned(self.rotary_dim)
+        return self
+
+    def build(self) -> "GroupedAttention":
+        return GroupedAttention(self)
+
+    @property
+    def rotary_dim(self) -> int:
+        return self.head_dim if self.positions == "rope" else 0
+
+    def matrix_entries(self) -> int:
+        return 4 * self.width * self.width
+
+    def parameters(self) -> int:
+        biases = 4 * self.width if self.biases else 0
+        return self.matrix_entries() + biases + 1 + self.conv_size * self.num_heads
+
+    def product_flops(self, length: int) -> int:
+        full, rest = divmod(length, self.group_size)
+        pairs = (full * self.group_size * (self.group_size + 1) + rest * (rest + 1)) // 2
+        return 4 * self.width * (pairs + length * self.head_dim)
+
+    def mixing_flops(self, length: int) -> int:
+        return self.product_flops(length) + 2 * length * self.conv_size * self.width
+
+    def state_elements(self, context_length: int) -> int:
+        group = 2 * min(context_length, self.group_size - 1)
+        tail = max(self.conv_size - 1, 0)
+        return self.num_heads * self.head_dim * (self.head_dim + group + tail)
+
+    @classmethod
+    def keeping(cls, attention: MixerConfig) -> dict[str, Any]:
+        return {"positions": "rope" if getattr(attention, "positions", None) == "rope" else "none"}
+
+    def projection(self) -> Projection:
+        return Projection("qkv", dict.fromkeys("qkv", Rows(self.num_heads, self.head_dim)))
 
 
 class CrossScale(Drawn):
@@ -35,27 +94,16 @@ class GroupedAttention(Mixer):
     values.
     """
 
-    def __init__(
-        self,
-        width: int,
-        num_heads: int,
-        *,
-        group_size: int,
-        conv_size: int,
-        cross_scale_init: float,
-        rotary_dim: int,
-        rope_theta: float,
-        bias: bool,
-        std: float,
-        out_scale: float,
-    ) -> None:
+    def __init__(self, config: GroupedConfig) -> None:
         super().__init__()
-        self.heads, self.head_dim = num_heads, width // num_heads
-        self.group_size, self.rotary_dim, self.rope_theta = group_size, rotary_dim, rope_theta
+        width, std, bias = config.width, config.width**-0.5, config.biases
+        self.heads, self.head_dim = config.num_heads, config.head_dim
+        self.group_size, self.rotary_dim = config.group_size, config.rotary_dim
+        self.rope_theta = config.rope_theta
         self.qkv = Linear(width, 3 * width, bias=bias, std=std)
-        self.cross_scale = CrossScale(cross_scale_init)
-        self.taps = HeadTaps(num_heads, conv_size) if conv_size else None
-        self.out = Linear(width, width, bias=bias, std=std * out_scale)
+        self.cross_scale = CrossScale(config.cross_scale_init)
+        self.taps = HeadTaps(self.heads, config.conv_size) if config.conv_size else None
+        self.out = Linear(width, width, bias=bias, std=std * config.out_scale)
 
     def _project(self, x: Tensor, positions: Tensor | int, longest: int) -> tuple[Tensor, Tensor, Tensor]:
         """q, k, v (B, T, H, D), with positions turned in."""

@@ -1,11 +1,15 @@
-"""Mixers whose heads each carry a matrix that decays, is added to, or is corrected: the baselines.
+"""What mixers have in common whose heads each carry a matrix that decays, is added to, or is corrected.
 
-All share one shape: projections, a short convolution, a recurrence, a norm a head, a gate and a projection
-back. They differ in where the decay comes from and in whether the delta rule is used.
+All share one shape: projections, a short convolution, a recurrence, a norm a head, a gate and a projection back. They
+differ in where the decay comes from and in whether the delta rule is used; a file beside this one says so for each.
 """
+
+from abc import abstractmethod
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Generator, Tensor, nn
 
 from recallfront.kernels.common.chunks import normalised
@@ -14,19 +18,247 @@ from recallfront.kernels.gated_linear_attention.operator import (
     gated_linear_attention,
     gated_linear_attention_step,
 )
-from recallfront.models.configs.baselines import (
-    DeltaNetConfig,
-    GatedDeltaNetConfig,
-    GLAConfig,
-    Mamba2Config,
-    MatrixStateConfig,
-    RetNetConfig,
-)
+from recallfront.models.configs.mixer import MixerConfig, Projection, Rows
 from recallfront.models.mixers.base import Mixer
-from recallfront.models.mixers.short_convolution import ConvTaps
+from recallfront.models.parts.convolution import ConvTaps
 from recallfront.models.parts.gating import gated
-from recallfront.models.parts.layers import Drawn, Linear, RMSNorm, rotate
+from recallfront.models.parts.layers import Drawn, Linear, RMSNorm
 from recallfront.models.parts.state import Block, LayerState, Layout, Step
+
+
+class MatrixStateConfig(MixerConfig):
+    """Knobs of a layer whose heads each carry a matrix: `state_dim` rows (keys) by the value width of a head."""
+
+    letter: ClassVar[str] = "S"
+    is_gated: ClassVar[bool] = True  # whether a gate stands before the projection back
+    state_passes: ClassVar[int] = 3  # multiply-adds of a token with each entry: it decays, adds and reads
+
+    state_dim: int | None = Field(default=None, ge=1, description="rows a head; None: width / num_heads")
+    value_expansion: int = Field(default=1, ge=1, description="width of all values together over the model's")
+    conv_size: int = Field(
+        default=1, ge=1, description="taps of the convolution after the projections; 1: none"
+    )
+
+    @property
+    def keys(self) -> int:
+        return self.state_dim or self.head_dim
+
+    @property
+    def values(self) -> int:
+        """Width of one head's values."""
+        return self.value_expansion * self.head_dim
+
+    @property
+    def inner(self) -> int:
+        """Width of all values together."""
+        return self.num_heads * self.values
+
+    @property
+    def key_heads(self) -> int:
+        """Heads that have queries and keys of their own."""
+        return self.num_heads
+
+    @property
+    def conv_channels(self) -> int:
+        """What the convolution runs over: queries, keys and values of all heads."""
+        return 2 * self.key_heads * self.keys + self.inner
+
+    @property
+    def norm_width(self) -> int:
+        return self.values
+
+    def decay_matrix(self) -> int:
+        """Entries of the matrices that a token's decay and step size come from."""
+        return 0
+
+    def vectors(self) -> int:
+        """Parameters that are in no matrix, beside the convolution's and the norm's."""
+        return 0
+
+    def matrix_entries(self) -> int:
+        ways = 2 if self.is_gated else 1
+        return self.width * (self.conv_channels + ways * self.inner) + self.decay_matrix()
+
+    def parameters(self) -> int:
+        taps = (self.conv_size + 1) * self.conv_channels if self.conv_size > 1 else 0
+        biases = self.conv_channels + self.width if self.biases else 0
+        return self.matrix_entries() + biases + taps + self.norm_width + self.vectors()
+
+    def mixing_flops(self, length: int) -> int:
+        convolution = 2 * self.conv_size * self.conv_channels if self.conv_size > 1 else 0
+        return length * (self.state_passes * 2 * self.inner * self.keys + convolution)
+
+    def state_elements(self, context_length: int) -> int:
+        return self.inner * self.keys + (self.conv_size - 1) * self.conv_channels
+
+    @classmethod
+    def keeping(cls, attention: MixerConfig) -> dict[str, Any]:
+        """Heads as wide as attention's, each with its own keys."""
+        return {"value_expansion": 1, "state_dim": None}
+
+    def projection(self) -> Projection:
+        keys = Rows(self.key_heads, self.keys)
+        return Projection("qkv", {"q": keys, "k": keys, "v": Rows(self.num_heads, self.values)})
+
+    def hindrance(self) -> str:
+        return (
+            f"value_expansion is {self.value_expansion}, with 1 values and the way out fit; keys are "
+            f"{self.key_heads} x {self.keys} wide, queries and keys fit as {self.num_heads} x {self.head_dim}"
+        )
+
+
+class MatrixState(Mixer):
+    """All but the recurrence itself, and what is done to queries and keys before it."""
+
+    def __init__(self, config: MatrixStateConfig) -> None:
+        super().__init__()
+        self.config = config
+        width, inner, std = config.width, config.inner, config.width**-0.5
+        self.heads, self.key_width = config.num_heads, config.key_heads * config.keys
+        self.qkv = Linear(width, config.conv_channels, bias=config.biases, std=std)
+        self.gate = Linear(width, inner, std=std) if config.is_gated else None
+        self.out = Linear(inner, width, bias=config.biases, std=inner**-0.5 * config.out_scale)
+        self.norm = RMSNorm(config.norm_width)
+        convolves = config.conv_size > 1
+        self.conv = ConvTaps(config.conv_channels, config.conv_size, activation="silu") if convolves else None
+
+    @abstractmethod
+    def recur(
+        self,
+        x: Tensor,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        state: Tensor | None,
+        padding: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """The recurrence over a block, q, k (B, T, H, K) and v (B, T, H, V): o (B, T, H, V) and the matrix after it.
+
+        x (B, T, width) is the layer's input, which decays come from; padding (B, T) leaves the matrix as it is.
+        """
+
+    @abstractmethod
+    def recur_step(self, x: Tensor, q: Tensor, k: Tensor, v: Tensor, state: Tensor) -> Tensor:
+        """One token, q, k (B, H, K) and v (B, H, V): o (B, H, V); the matrix is updated in place."""
+
+    def prepare(self, q: Tensor, k: Tensor, positions: Tensor | int, longest: int) -> tuple[Tensor, Tensor]:
+        """Queries and keys (B, T, key heads, K) as the recurrence takes them, a head each."""
+        return q, k
+
+    def finish(self, x: Tensor, o: Tensor, v: Tensor) -> Tensor:
+        """Norm, gate and projection of o (..., H, V)."""
+        o = self.norm(o).flatten(-2)
+        out: Tensor = self.out(o if self.gate is None else gated(self.gate(x), o, "silu"))
+        return out
+
+    def _split(self, qkv: Tensor, positions: Tensor | int, longest: int) -> tuple[Tensor, Tensor, Tensor]:
+        """q, k (..., H, K) and v (..., H, V) of what the convolution gave (B, T, channels)."""
+        config = self.config
+        q, k, v = torch.split(qkv, [self.key_width, self.key_width, config.inner], dim=-1)
+        v = v.reshape(*v.shape[:2], self.heads, config.values)
+        q, k = (x.reshape(*x.shape[:2], config.key_heads, config.keys) for x in (q, k))
+        q, k = self.prepare(q, k, positions, longest)
+        return q, k, v
+
+    def forward(self, x: Tensor, layout: Layout) -> Tensor:
+        x = layout.unpack(x)
+        qkv: Tensor = self.qkv(x)
+        if self.conv is not None:
+            qkv = self.conv(qkv, Layout(None, layout.longest))
+        q, k, v = self._split(qkv, 0, layout.longest)
+        o, _ = self.recur(x, q, k, v, None)
+        return layout.pack(self.finish(x, o, v))
+
+    def init_state(self, batch_size: int, device: torch.device, dtype: torch.dtype) -> LayerState:
+        shape = (batch_size, self.heads, self.config.keys, self.config.values)
+        state = {"matrix": torch.zeros(shape, device=device, dtype=torch.promote_types(dtype, torch.float32))}
+        if self.conv is not None:
+            state["conv"] = self.conv.init_state(batch_size, device, dtype)
+        return state
+
+    def extend(self, x: Tensor, state: LayerState, block: Block) -> Tensor:
+        qkv: Tensor = self.qkv(x)
+        if self.conv is not None:
+            qkv, state["conv"] = self.conv.extend(qkv, state["conv"], block)
+        positions: Tensor | int = block.longest if block.uniform else block.positions
+        q, k, v = self._split(qkv, positions, block.longest + block.time)
+        o, state["matrix"] = self.recur(x, q, k, v, state["matrix"], block.padding)
+        return self.finish(x, o, v)
+
+    def step(self, x: Tensor, state: LayerState, step: Step) -> Tensor:
+        qkv: Tensor = self.qkv(x)
+        if self.conv is not None:
+            qkv, state["conv"] = self.conv.step(qkv, state["conv"])
+        positions: Tensor | int = step.longest if step.uniform else step.lengths[:, None]
+        q, k, v = (part[:, 0] for part in self._split(qkv[:, None], positions, step.longest + 1))
+        return self.finish(x, self.recur_step(x, q, k, v, state["matrix"]), v)
+
+
+class DecayingSum(MatrixState):
+    """S_t = decay_t S_{t-1} + k_t v_t^T, read by q_t."""
+
+    scale: ClassVar[float | None] = None  # of the queries; None: 1 / sqrt(K)
+
+    @abstractmethod
+    def decay(self, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Log decay (..., H) or (..., H, K), and the values as they enter the state."""
+
+    def recur(
+        self,
+        x: Tensor,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        state: Tensor | None,
+        padding: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        log_decay, entering = self.decay(x, v)
+        if padding is not None:
+            k, log_decay = without(padding, k), without(padding, log_decay)
+        return gated_linear_attention(q, k, entering, log_decay, scale=self.scale, initial_state=state)
+
+    def recur_step(self, x: Tensor, q: Tensor, k: Tensor, v: Tensor, state: Tensor) -> Tensor:
+        log_decay, entering = self.decay(x, v)
+        return gated_linear_attention_step(q, k, entering, log_decay, state, scale=self.scale)[0]
+
+
+class DeltaRule(MatrixState):
+    """What a key has stored is replaced, by a share beta_t, by the new value; keys and queries have length 1."""
+
+    def __init__(self, config: MatrixStateConfig) -> None:
+        super().__init__(config)
+        self.beta = Linear(config.width, config.num_heads, std=config.width**-0.5)
+
+    def decay(self, x: Tensor) -> Tensor | None:
+        """Log decay (..., H); None: nothing decays."""
+        return None
+
+    def prepare(self, q: Tensor, k: Tensor, positions: Tensor | int, longest: int) -> tuple[Tensor, Tensor]:
+        return normalised(q), normalised(k)
+
+    def recur(
+        self,
+        x: Tensor,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        state: Tensor | None,
+        padding: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        log_decay, beta = self.decay(x), torch.sigmoid(self.beta(x))
+        if padding is not None:
+            k = without(padding, k)
+            log_decay = None if log_decay is None else without(padding, log_decay)
+        return gated_delta_rule(q, k, v, beta, log_decay, initial_state=state)
+
+    def recur_step(self, x: Tensor, q: Tensor, k: Tensor, v: Tensor, state: Tensor) -> Tensor:
+        log_decay, beta = self.decay(x), torch.sigmoid(self.beta(x))
+        return gated_delta_rule_step(q, k, v, beta, log_decay, state)[0]
+
+
+def without(padding: Tensor, x: Tensor) -> Tensor:
+    """x (B, T, ...) with zeros where a token does not count: no key is added, nothing decays."""
+    return x.masked_fill(padding.view(*padding.shape, *(1 for _ in x.shape[2:])), 0)
 
 
 class SelectiveDecay(Drawn):
@@ -55,174 +287,3 @@ class SelectiveDecay(Drawn):
         logits = F.linear(x, self.weight).to(wide) + self.bias
         dt = torch.logaddexp(logits, logits.new_zeros(()))  # softplus
         return -torch.exp(self.log_rate.to(wide)) * dt, dt
-
-
-class LowRankDecay(nn.Module):
-    """log decay = log sigmoid(W2 W1 x + b) / temperature, a number a key dimension (arXiv:2312.06635 sec.
-    4.4).
-    """
-
-    def __init__(self, width: int, heads: int, keys: int, rank: int, temperature: float) -> None:
-        super().__init__()
-        self.heads, self.temperature = heads, temperature
-        self.down = Linear(width, rank, std=width**-0.5)
-        self.up = Linear(rank, heads * keys, bias=True, std=rank**-0.5)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Log decay (..., H, K), in float32 at least."""
-        logits: Tensor = self.up(self.down(x))
-        wide = torch.promote_types(x.dtype, torch.float32)
-        return F.logsigmoid(logits.to(wide)).view(*x.shape[:-1], self.heads, -1) / self.temperature
-
-
-class Skip(Drawn):
-    """A learned multiple of the values, added to the output (D of Mamba-2)."""
-
-    def __init__(self, heads: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(heads))
-
-    def initialise(self, generator: Generator) -> None:
-        nn.init.ones_(self.weight)
-
-    def forward(self, v: Tensor) -> Tensor:
-        """v (..., H, V) times one number a head."""
-        return v * self.weight[:, None]
-
-
-def fixed_decay(heads: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """log(1 - 2^(-5 - h)) for each head (arXiv:2307.08621 sec. 3.1)."""
-    return torch.log1p(-(2.0 ** (-5 - torch.arange(heads, device=device, dtype=torch.float64)))).to(dtype)
-
-
-class MatrixState(Mixer):
-    """One of the baselines, as its configuration says."""
-
-    def __init__(self, config: MatrixStateConfig, out_scale: float) -> None:
-        super().__init__()
-        self.config = config
-        width, heads, keys, values = config.width, config.num_heads, config.keys, config.values
-        std, inner = width**-0.5, heads * values
-        self.shared_keys = isinstance(config, Mamba2Config)
-        self.is_delta = isinstance(config, (DeltaNetConfig, GatedDeltaNetConfig))
-        self.key_width = config.key_heads * keys
-        self.qkv = Linear(width, config.conv_channels, bias=config.biases, std=std)
-        self.gate = None if isinstance(config, DeltaNetConfig) else Linear(width, inner, std=std)
-        self.out = Linear(inner, width, bias=config.biases, std=inner**-0.5 * out_scale)
-        self.norm = RMSNorm(inner if self.shared_keys else values)
-        convolves = config.conv_size > 1
-        self.conv = ConvTaps(config.conv_channels, config.conv_size, activation="silu") if convolves else None
-        self.beta = Linear(width, heads, std=std) if self.is_delta else None
-        self.skip = Skip(heads) if self.shared_keys else None
-        self.selective = (
-            SelectiveDecay(width, heads) if isinstance(config, (Mamba2Config, GatedDeltaNetConfig)) else None
-        )
-        self.low_rank = (
-            LowRankDecay(width, heads, keys, config.gate_rank, config.gate_temperature)
-            if isinstance(config, GLAConfig)
-            else None
-        )
-
-    def _split(self, qkv: Tensor, positions: Tensor | int, longest: int) -> tuple[Tensor, Tensor, Tensor]:
-        """q, k (..., H, K) and v (..., H, V) of what the convolution gave (B, T, channels)."""
-        config, heads = self.config, self.config.num_heads
-        q, k, v = torch.split(qkv, [self.key_width, self.key_width, heads * config.values], dim=-1)
-        v = v.reshape(*v.shape[:2], heads, config.values)
-        q, k = (x.reshape(*x.shape[:2], config.key_heads, config.keys) for x in (q, k))
-        if self.shared_keys:
-            q, k = (self._to_all_heads(x) for x in (q, k))
-        if self.is_delta:
-            q, k = normalised(q), normalised(k)
-        if isinstance(config, RetNetConfig):
-            q, k = (rotate(x, positions, config.keys, longest, config.rope_theta) for x in (q, k))
-        return q, k, v
-
-    def _to_all_heads(self, x: Tensor) -> Tensor:
-        """Each group's keys for all of its heads: (B, T, groups, K) -> (B, T, H, K), no copy of a single group's."""
-        groups, heads = x.shape[2], self.config.num_heads
-        return x[:, :, :, None].expand(*x.shape[:3], heads // groups, -1).flatten(2, 3)
-
-    def _decay(self, x: Tensor, v: Tensor) -> tuple[Tensor | None, Tensor]:
-        """Log decay (..., H) or (..., H, K), and the values as they enter the state."""
-        if self.selective is not None:
-            log_decay, dt = self.selective(x)
-            return log_decay, v * dt[..., None].to(v.dtype) if self.shared_keys else v
-        if self.low_rank is not None:
-            return self.low_rank(x), v
-        if isinstance(self.config, RetNetConfig):
-            wide = torch.promote_types(x.dtype, torch.float32)
-            decay = fixed_decay(self.config.num_heads, x.device, wide)
-            return decay.expand(*x.shape[:-1], self.config.num_heads), v
-        return None, v
-
-    def _mix(
-        self, x: Tensor, q: Tensor, k: Tensor, v: Tensor, state: Tensor | None, padding: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """The recurrence over a block (B, T, ...); padding (B, T) leaves the state as it is."""
-        log_decay, entering = self._decay(x, v)
-        beta = None if self.beta is None else torch.sigmoid(self.beta(x))
-        if padding is not None:
-            k = k.masked_fill(padding[..., None, None], 0)
-            if log_decay is not None:
-                mask = padding[..., None] if log_decay.ndim == 3 else padding[..., None, None]
-                log_decay = log_decay.masked_fill(mask, 0)
-        if beta is not None:
-            return gated_delta_rule(q, k, v, beta, log_decay, initial_state=state)
-        assert log_decay is not None  # only the delta rule goes without
-        return gated_linear_attention(
-            q, k, entering, log_decay, scale=1.0 if self.shared_keys else None, initial_state=state
-        )
-
-    def _finish(self, x: Tensor, o: Tensor, v: Tensor) -> Tensor:
-        """Skip, norm, gate and projection of o (..., H, V)."""
-        if self.skip is not None:
-            o = o + self.skip(v)
-        gate = None if self.gate is None else self.gate(x)
-        if self.shared_keys and gate is not None:  # Mamba-2 gates before its norm, which spans all heads
-            out: Tensor = self.out(self.norm(gated(gate, o.flatten(-2), "silu")))
-            return out
-        o = self.norm(o).flatten(-2)
-        out = self.out(o if gate is None else gated(gate, o, "silu"))
-        return out
-
-    def forward(self, x: Tensor, layout: Layout) -> Tensor:
-        x = layout.unpack(x)
-        qkv: Tensor = self.qkv(x)
-        if self.conv is not None:
-            qkv = self.conv(qkv, Layout(None, layout.longest))
-        q, k, v = self._split(qkv, 0, layout.longest)
-        o, _ = self._mix(x, q, k, v, None)
-        return layout.pack(self._finish(x, o, v))
-
-    def init_state(self, batch_size: int, device: torch.device, dtype: torch.dtype) -> LayerState:
-        config = self.config
-        shape = (batch_size, config.num_heads, config.keys, config.values)
-        state = {"matrix": torch.zeros(shape, device=device, dtype=torch.promote_types(dtype, torch.float32))}
-        if self.conv is not None:
-            state["conv"] = self.conv.init_state(batch_size, device, dtype)
-        return state
-
-    def extend(self, x: Tensor, state: LayerState, block: Block) -> Tensor:
-        qkv: Tensor = self.qkv(x)
-        if self.conv is not None:
-            qkv, state["conv"] = self.conv.extend(qkv, state["conv"], block)
-        positions: Tensor | int = block.longest if block.uniform else block.positions
-        q, k, v = self._split(qkv, positions, block.longest + block.time)
-        o, state["matrix"] = self._mix(x, q, k, v, state["matrix"], block.padding)
-        return self._finish(x, o, v)
-
-    def step(self, x: Tensor, state: LayerState, step: Step) -> Tensor:
-        qkv: Tensor = self.qkv(x)
-        if self.conv is not None:
-            qkv, state["conv"] = self.conv.step(qkv, state["conv"])
-        positions: Tensor | int = step.longest if step.uniform else step.lengths[:, None]
-        q, k, v = (part[:, 0] for part in self._split(qkv[:, None], positions, step.longest + 1))
-        log_decay, entering = self._decay(x, v)
-        if self.beta is not None:
-            beta = torch.sigmoid(self.beta(x))
-            o, _ = gated_delta_rule_step(q, k, v, beta, log_decay, state["matrix"])
-        else:
-            assert log_decay is not None
-            scale = 1.0 if self.shared_keys else None
-            o, _ = gated_linear_attention_step(q, k, entering, log_decay, state["matrix"], scale=scale)
-        return self._finish(x, o, v)

@@ -1,6 +1,7 @@
 """Feature maps that make a linear attention of a softmax: phi(q) . phi(k) stands for exp(q . k)."""
 
 import math
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -8,6 +9,8 @@ from torch import Generator, Tensor, nn
 
 from recallfront.kernels.taylor_attention.operator import taylor_features
 from recallfront.models.parts.layers import Drawn
+
+FeatureMapName = Literal["taylor", "elu", "relu", "square", "cosformer", "performer", "hedgehog"]
 
 
 class FeatureMap(nn.Module):

@@ -8,14 +8,11 @@ from torch import Tensor
 
 from recallfront.models.building import build
 from recallfront.models.configs import Architecture
-from recallfront.models.configs.baselines import MatrixStateConfig
-from recallfront.models.configs.linear import FeatureKnobs
-from recallfront.models.configs.recurrent import RecurrentKnobs
-from recallfront.models.configs.softmax import AttentionConfig, AttentionKnobs
+from recallfront.models.configs.mixer import MixerConfig, Rows
 from recallfront.models.language_model import LanguageModel
+from recallfront.models.mixers.attention import AttentionConfig
 
-_LETTERS = "GLRSWA"  # mixers that can take something of attention
-_OF_MIXERS = {"architecture", "pattern", "short_conv_size", "init_std", "mlp_expansion"}
+_OF_MIXERS = {"architecture", "pattern", "init_std", "mlp_expansion"}
 _KEYS = {"q", "k"}  # of use only together
 
 
@@ -26,13 +23,6 @@ class Linearized(NamedTuple):
     new: list[str]
 
 
-class Rows(NamedTuple):
-    """Rows of a projection: so many heads, and numbers a head."""
-
-    heads: int
-    dim: int
-
-
 def adopt(source: LanguageModel, config: Architecture, seed: int = 0) -> Linearized:
     """A model of `config` with the weights of `source`, whose layers are all attention.
 
@@ -41,8 +31,8 @@ def adopt(source: LanguageModel, config: Architecture, seed: int = 0) -> Lineari
     starts as the identity (arXiv:2408.10189), everything else as in `build`. Raises ValueError where the two models
     do not fit together, or a layer would keep nothing of its attention.
     """
-    theirs = attention_config(source)
-    _check_fits(config, theirs)
+    attention = attention_of(source)
+    _check_fits(config, source.config, attention)
     model = build(config, seed).to(source.embedding.weight.dtype)
     old, new = (
         source.state_dict(),
@@ -53,60 +43,60 @@ def adopt(source: LanguageModel, config: Architecture, seed: int = 0) -> Lineari
         new[name].copy_(old[name])
     for index, letter in enumerate(config.layers):
         prefix = f"layers.{index}.mixer."
-        names = _adopt_mixer(_below(prefix, new), _below(prefix, old), config, letter, theirs)
+        names = _adopt_mixer(_below(prefix, new), _below(prefix, old), config.mixer(letter), attention)
         kept |= {prefix + name for name in names}
     return Linearized(model, [name for name, _ in model.named_parameters() if name not in kept])
 
 
-def attention_config(source: LanguageModel) -> AttentionConfig:
-    """The configuration of a model that can be linearized. Raises ValueError for any other."""
+def attention_of(source: LanguageModel) -> AttentionConfig:
+    """The one mixer of a model that can be linearized. Raises ValueError for any other model."""
     config = source.config
-    if not isinstance(config, AttentionConfig) or set(config.layers) != {"A"}:
+    mixer, *others = (mixer for _, mixer, _ in config.mixers_used)
+    if others or type(mixer) is not AttentionConfig:
         raise ValueError(
             f"the model is {config.architecture} {config.layers!r}; only attention in every layer "
             "can be linearized"
         )
-    return config
+    return mixer
 
 
 def _below(prefix: str, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): x for name, x in weights.items() if name.startswith(prefix)}
 
 
-def _check_fits(config: Architecture, theirs: AttentionConfig) -> None:
-    for letter in config.layers:
-        if letter not in _LETTERS:
+def _check_fits(config: Architecture, theirs: Architecture, attention: AttentionConfig) -> None:
+    for letter, mixer, _ in config.mixers_used:
+        if mixer.projection() is None:
             raise ValueError(
-                f"pattern is {config.pattern!r}, and {letter} has nothing to take of attention; "
-                "G, L, R, S, W and A have"
+                f"pattern is {config.pattern!r}, and {letter} ({mixer.name()}) has nothing to take of attention"
             )
-    names = [name for name in Architecture.model_fields if name not in _OF_MIXERS] + ["mlp_width"]
-    if isinstance(config, AttentionKnobs) and set(config.layers) & {"A", "W"}:
-        names += ["positions", "rotary_dim", "kv_heads"]  # it stays attention
-    for name in names:
-        ours, wanted = getattr(config, name), getattr(theirs, name)
-        if ours != wanted:
-            raise ValueError(
-                f"{name} is {ours!r}, and {wanted!r} in the model that is linearized; they must agree"
-            )
-    if theirs.positions == "sinusoidal" != getattr(config, "positions", None):
+    for name in [*(name for name in Architecture.model_fields if name not in _OF_MIXERS), "mlp_width"]:
+        _check_agree(name, getattr(config, name), getattr(theirs, name))
+    for _, mixer, _ in config.mixers_used:
+        for name in mixer.must_agree:
+            _check_agree(name, getattr(mixer, name), getattr(attention, name))
+    if theirs.adds_sinusoids and not config.adds_sinusoids:
         raise ValueError(
             "the model's positions='sinusoidal' are added to the embeddings, "
             f"which {config.architecture} has not"
         )
 
 
+def _check_agree(name: str, ours: object, wanted: object) -> None:
+    if ours != wanted:
+        raise ValueError(
+            f"{name} is {ours!r}, and {wanted!r} in the model that is linearized; they must agree"
+        )
+
+
 def _adopt_mixer(
-    mine: dict[str, Tensor],
-    attention: dict[str, Tensor],
-    config: Architecture,
-    letter: str,
-    theirs: AttentionConfig,
+    mine: dict[str, Tensor], old: dict[str, Tensor], mixer: MixerConfig, attention: AttentionConfig
 ) -> set[str]:
     """Copy what fits of a layer's attention into its new mixer's parameters; the names of those that are kept whole."""
-    name, rows = _projection(config, letter)
-    given = {"q": Rows(theirs.num_heads, theirs.head_dim)}
-    given |= dict.fromkeys("kv", Rows(theirs.kv_heads, theirs.head_dim))
+    projection = mixer.projection()
+    assert projection is not None
+    name, rows = projection
+    given = attention.projection().rows
     fitting = {
         role
         for role in rows.keys() & given.keys()
@@ -115,54 +105,22 @@ def _adopt_mixer(
     if not _KEYS <= fitting:
         fitting -= _KEYS
     if not fitting:
-        raise ValueError(
-            f"{config.architecture} keeps nothing of the attention: {_what_hinders(config, letter)}"
-        )
+        raise ValueError(f"{mixer.name()} keeps nothing of the attention: {mixer.hindrance()}")
     kept = set()
     for part in ("weight", "bias"):
-        if f"qkv.{part}" not in attention:
+        if f"qkv.{part}" not in old:
             continue
-        old = _split(attention[f"qkv.{part}"], given)
+        theirs = _split(old[f"qkv.{part}"], given)
         new = _split(mine[f"{name}.{part}"], rows)
         for role in fitting:
-            new[role].copy_(old[role].repeat_interleave(rows[role].heads // given[role].heads, dim=0))
+            new[role].copy_(theirs[role].repeat_interleave(rows[role].heads // given[role].heads, dim=0))
         kept |= {f"{name}.{part}"} if fitting == rows.keys() else set()
-    same = (
-        {other for other in attention if not other.startswith(("qkv.", "out."))} if letter in "AW" else set()
-    )
-    same |= {other for other in attention if other.startswith("out.") and "v" in fitting}
+    same = {other for other in old if not other.startswith(("qkv.", "out.")) and other in mine}
+    same |= {other for other in old if other.startswith("out.") and "v" in fitting}
     for other in same:
-        mine[other].copy_(attention[other])
+        mine[other].copy_(old[other])
     _start_convolution(mine)
     return kept | same
-
-
-def _projection(config: Architecture, letter: str) -> tuple[str, dict[str, Rows]]:
-    """The map that reads the residual stream, and whose its rows are, in their order."""
-    heads, dim = config.num_heads, config.head_dim
-    keys = values = Rows(heads, dim)
-    if letter in "AW" and isinstance(config, AttentionKnobs):
-        shared = Rows(config.kv_heads, dim)
-        return "qkv", {"q": keys, "k": shared, "v": shared}
-    if letter == "R" and isinstance(config, RecurrentKnobs):
-        lru = config.recurrent_width
-        inner = {"v": values} if lru == config.width else {"inner": Rows(1, lru)}
-        return "branches", {"gate": Rows(1, lru)} | inner
-    if letter == "L" and isinstance(config, FeatureKnobs):
-        keys = Rows(heads, config.key_dim)
-    if letter == "S" and isinstance(config, MatrixStateConfig):
-        keys, values = Rows(config.key_heads, config.keys), Rows(heads, config.values)
-    return "qkv", {"q": keys, "k": keys, "v": values}
-
-
-def _what_hinders(config: Architecture, letter: str) -> str:
-    if isinstance(config, MatrixStateConfig):
-        return (
-            f"value_expansion is {config.value_expansion}, with 1 values and the way out fit; keys are "
-            f"{config.key_heads} x {config.keys} wide, queries and keys fit as {config.num_heads} x {config.head_dim}"
-        )
-    assert isinstance(config, RecurrentKnobs) and letter == "R"  # the others' values always fit
-    return f"lru_width is {config.recurrent_width}; values and the way out fit where it is {config.width}"
 
 
 def _split(weights: Tensor, parts: Mapping[str, Rows]) -> dict[str, Tensor]:

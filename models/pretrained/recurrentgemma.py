@@ -8,7 +8,7 @@ from torch import Tensor
 
 from recallfront.models.building import build
 from recallfront.models.checkpoint import check_parameters
-from recallfront.models.configs.recurrent import GriffinConfig, HawkConfig
+from recallfront.models.configs import Architecture, parse_config
 from recallfront.models.language_model import LanguageModel
 
 
@@ -59,7 +59,7 @@ def to_recurrentgemma(model: LanguageModel, *, gradients: bool = False) -> dict[
 
 def _config(
     parameters: Mapping[str, Tensor], window_size: int, scale_embeddings: bool, soft_cap: float
-) -> GriffinConfig | HawkConfig:
+) -> Architecture:
     """The sizes, off the shapes."""
     blocks = {int(match[1]) for name in parameters if (match := re.match(r"blocks\.(\d+)\.", name))}
     embedding = parameters.get("embedder.input_embedding")
@@ -86,14 +86,14 @@ def _config(
         gates = parameters[f"blocks.{recurrent[0]}.recurrent_block.rg_lru.a_gate.w"]
         common |= {"num_heads": gates.shape[0], "lru_width": gates.shape[0] * gates.shape[1]}
     if not attention:
-        return HawkConfig.model_validate(common)
+        return parse_config({"architecture": "hawk", **common})
     if not recurrent:
         keys = parameters.get(f"blocks.{attention[0]}.attention_block.proj_k.weight")
         common["num_heads"] = width // keys.shape[0] if keys is not None else 1
-    return GriffinConfig.model_validate(common | {"window_size": window_size + 1})
+    return parse_config({"architecture": "griffin", **common, "window_size": window_size + 1})
 
 
-def _to_ours(parameters: Mapping[str, Tensor], config: GriffinConfig | HawkConfig) -> dict[str, Tensor]:
+def _to_ours(parameters: Mapping[str, Tensor], config: Architecture) -> dict[str, Tensor]:
     ours = {
         "embedding.weight": parameters["embedder.input_embedding"],
         "final_norm.scale": parameters["final_norm.scale"],

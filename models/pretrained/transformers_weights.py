@@ -6,20 +6,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from recallfront.models import configs
 from recallfront.models.building import assemble
 from recallfront.models.checkpoint import check_parameters
 from recallfront.models.configs import Architecture, parse_config
-from recallfront.models.configs.softmax import AttentionConfig
 from recallfront.models.language_model import LanguageModel
-from recallfront.models.pretrained.linearizing import adopt, attention_config
+from recallfront.models.pretrained.linearizing import adopt, attention_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-_PATTERNS = {"grouped": "G", "linear": "L", "window": "W", "based": "LW", "hawk": "R", "griffin": "RRW"}
-_PATTERNS |= dict.fromkeys(("mamba2", "gated_deltanet", "deltanet", "gla", "retnet"), "S")
-# knobs with which heads stay as wide as attention's, each with its own keys, and turned as far
-_KEEPING = {"value_expansion": 1, "state_dim": None, "num_groups": None, "rotary_fraction": 1.0}
 
 
 # Settings of a configuration that change no logit of a model that is evaluated.
@@ -66,23 +61,27 @@ def linearize(
 ) -> LanguageModel:
     """Replace softmax attention by another mixer, keep every other weight, and train on from there.
 
-    architecture: any but `attention`, with its knobs; `pattern` may leave some layers attention (A, W) where the
-    architecture has such layers. What is kept of the attention itself: see `linearizing.adopt`; where no knob says
-    otherwise, what keeps the most of it is taken. Raises ValueError where the architecture or a knob does not fit.
+    architecture: any but `attention`, with its knobs (of a hybrid, `mixers`); `pattern` may leave some layers attention
+    (A, W). What is kept of the attention itself: see `linearizing.adopt`; where no knob says otherwise, what keeps the
+    most of it is taken. Raises ValueError where the architecture or a knob does not fit.
     """
     source = model if isinstance(model, LanguageModel) else from_transformers(model)
-    return adopt(source, _linear_config(attention_config(source), architecture, knobs), seed).model
+    return adopt(source, _linear_config(source, architecture, knobs), seed).model
 
 
-def _linear_config(source: AttentionConfig, architecture: str, knobs: Mapping[str, Any]) -> Architecture:
-    if architecture not in _PATTERNS:
-        raise ValueError(f"architecture is {architecture!r}; it may be {', '.join(sorted(_PATTERNS))}")
-    fields = type(parse_config({"architecture": architecture, "vocab_size": 2})).model_fields
-    shared = {name: getattr(source, name) for name in type(source).model_fields}
-    if architecture == "grouped" and source.positions != "rope":
-        shared["positions"] = "none"
-    values = shared | _KEEPING | {"architecture": architecture, "pattern": _PATTERNS[architecture]}
-    return parse_config({name: value for name, value in values.items() if name in fields} | dict(knobs))
+def _linear_config(source: LanguageModel, name: str, knobs: Mapping[str, Any]) -> Architecture:
+    kind = configs.architecture(name)
+    if kind is None or name == source.config.architecture:
+        allowed = sorted(configs.architectures().keys() - {source.config.architecture})
+        raise ValueError(f"architecture is {name!r}; it may be {', '.join(allowed)}")
+    shared = {field: getattr(source.config, field) for field in Architecture.model_fields}
+    del shared["pattern"]
+    settings = shared | kind.keeping(attention_of(source), knobs) | {"architecture": name}
+    return parse_config(settings)
+
+
+def _attention(**settings: Any) -> Architecture:
+    return parse_config({"architecture": "attention", **settings})
 
 
 def _refuse(unfit: Mapping[str, bool]) -> None:
@@ -102,7 +101,7 @@ def _refuse_unknown(config: Any) -> None:
             )
 
 
-def _read_llama(theirs: Any, weights: dict[str, Tensor]) -> tuple[AttentionConfig, dict[str, Tensor]]:
+def _read_llama(theirs: Any, weights: dict[str, Tensor]) -> tuple[Architecture, dict[str, Tensor]]:
     rope = getattr(theirs, "rope_parameters", None) or {}
     width, heads = theirs.hidden_size, theirs.num_attention_heads
     _refuse(
@@ -116,7 +115,7 @@ def _read_llama(theirs: Any, weights: dict[str, Tensor]) -> tuple[AttentionConfi
         }
     )
     theta: Any = rope.get("rope_theta") or getattr(theirs, "rope_theta", 10000.0)
-    config = AttentionConfig(
+    config = _attention(
         vocab_size=theirs.vocab_size,
         width=width,
         num_heads=heads,
@@ -151,7 +150,7 @@ def _read_llama(theirs: Any, weights: dict[str, Tensor]) -> tuple[AttentionConfi
     return config, ours
 
 
-def _read_gpt2(theirs: Any, weights: dict[str, Tensor]) -> tuple[AttentionConfig, dict[str, Tensor]]:
+def _read_gpt2(theirs: Any, weights: dict[str, Tensor]) -> tuple[Architecture, dict[str, Tensor]]:
     _refuse(
         {
             "another activation than gelu_new": theirs.activation_function != "gelu_new",
@@ -159,7 +158,7 @@ def _read_gpt2(theirs: Any, weights: dict[str, Tensor]) -> tuple[AttentionConfig
             "unscaled attention": not theirs.scale_attn_weights,
         }
     )
-    config = AttentionConfig(
+    config = _attention(
         vocab_size=theirs.vocab_size,
         width=theirs.n_embd,
         num_heads=theirs.n_head,

@@ -33,7 +33,7 @@ def test_matrix_products(name: str) -> None:
     state = model.init_state(2)
     with FlopCounterMode(display=False, custom_mapping=IN_PLACE) as counter:
         model.step(draw_tokens(2, 1)[:, 0], state)
-    mixing = sum(config.layer_mixing_flops(letter, 1) for letter in config.layers)
+    mixing = sum(config.mixer(letter).mixing_flops(1) for letter in config.layers)
     matrices = 2 * (config.forward_flops(1) - mixing)  # two rows
     assert matrices <= counter.get_total_flops()
     products = sum(parameter.numel() for parameter in model.parameters() if parameter.ndim >= 2)

@@ -10,7 +10,8 @@ ALL = ["attention", "window", "hawk", "griffin", "based", "grouped"]
 ALL += ["mamba2", "gated_deltanet", "deltanet", "gla", "retnet", "linear"]
 
 
-def test_configurations_need_no_torch() -> None:
+def test_importing_the_configurations_needs_no_torch() -> None:
+    """Reading one imports the files of its mixers, which do."""
     program = "import sys, recallfront.models; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", program], check=True)
 

@@ -5,9 +5,12 @@ from recallfront.kernels.rg_lru.reference import _Root
 from recallfront.models import build, parse_config
 from recallfront.models.configs.presets import preset
 from recallfront.models.language_model import Embedding
+from recallfront.models.mixers.gated_deltanet import GatedDeltaNet
+from recallfront.models.mixers.gla import GatedLinearAttention
 from recallfront.models.mixers.grouped import GroupedAttention
-from recallfront.models.mixers.matrix_state import MatrixState, fixed_decay
-from recallfront.models.mixers.recurrent import RecurrentBlock
+from recallfront.models.mixers.mamba2 import Mamba2
+from recallfront.models.mixers.retnet import fixed_decay
+from recallfront.models.mixers.rg_lru import RecurrentBlock
 from recallfront.models.parts.layers import Linear
 
 
@@ -71,7 +74,7 @@ def test_selective_decays_start_as_in_mamba2(architecture: str) -> None:
     """A uniform in [1, 16], dt log-uniform in [0.001, 0.1] (arXiv:2405.21060)."""
     values = {"architecture": architecture, "vocab_size": 8, "width": 512, "num_heads": 512, "pattern": "S"}
     block = build(parse_config(values)).layers[0].mixer
-    assert isinstance(block, MatrixState) and block.selective is not None
+    assert isinstance(block, Mamba2 | GatedDeltaNet)
     rate = block.selective.log_rate.detach().exp()
     dt = torch.nn.functional.softplus(block.selective.bias.detach())
     assert 1 <= float(rate.min()) < 1.5 and 15.5 < float(rate.max()) <= 16
@@ -84,7 +87,7 @@ def test_decays_of_gla_start_near_one() -> None:
     """sigmoid(W2 W1 x + b)^(1/16), b = 0, through 16 numbers (arXiv:2312.06635 sec. 4.4): 2^(-1/16) in the middle."""
     values = {"architecture": "gla", "vocab_size": 8, "width": 512, "num_heads": 4, "pattern": "S"}
     block = build(parse_config(values)).layers[0].mixer
-    assert isinstance(block, MatrixState) and block.low_rank is not None
+    assert isinstance(block, GatedLinearAttention)
     assert block.low_rank.down.out_features == 16 and not block.low_rank.up.bias.any()
     x = torch.randn(512, 512, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():

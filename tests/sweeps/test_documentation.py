@@ -6,9 +6,10 @@ from pathlib import Path
 from pydantic import BaseModel
 
 import recallfront
+from recallfront.models.configs import architectures
 from recallfront.sweeps.documentation import specification_page
 from recallfront.sweeps.objectives import Objective
-from recallfront.sweeps.space import Range, architectures
+from recallfront.sweeps.space import Range
 from recallfront.sweeps.spec import EarlyStopping, SearchConfig, SweepSpec
 from recallfront.sweeps.start import LoRAConfig, StartConfig
 from recallfront.sweeps.trial import DeploymentConfig, MeasurementConfig, ResourceConfig, TrainingConfig

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter
 
-from recallfront.sweeps.space import Range, RawBlock, architectures, read_blocks, split_knobs
+from recallfront.models.configs import architectures
+from recallfront.sweeps.space import Range, RawBlock, read_blocks, split_knobs
 from tests.platform.specs import tiny_spec
 
 
@@ -153,7 +154,7 @@ def test_a_knob_goes_before_the_shared_setting() -> None:
     assert [spec.trial(block, knobs, 0).model.width for block, knobs in spec.grid()] == [32, 16]
 
 
-@pytest.mark.parametrize("name", sorted(architectures()))
+@pytest.mark.parametrize("name", sorted(architectures().keys() - {"hybrid"}))
 def test_every_architecture_makes_a_trial(name: str) -> None:
     spec = tiny_spec(space=[{"architecture": name}])
     trial = spec.trial(spec.blocks[0], {}, 0)

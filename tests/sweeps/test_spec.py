@@ -13,10 +13,11 @@ import yaml
 from pydantic import ValidationError
 
 import recallfront
+from recallfront.models.configs import architectures
 from recallfront.sweeps import SpecError, SweepSpec
 from recallfront.sweeps.load import parse_spec
 from recallfront.sweeps.schema import schema_text, specification_schema
-from recallfront.sweeps.space import RawBlock, architectures
+from recallfront.sweeps.space import RawBlock
 from tests.platform.specs import SEGMENT, TINY, tiny, tiny_spec
 
 

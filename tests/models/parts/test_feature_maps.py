@@ -7,9 +7,8 @@ import torch
 from transformers.models.t5.modeling_t5 import T5Attention
 
 from recallfront.models import parse_config
-from recallfront.models.configs.linear import FeatureMapName
 from recallfront.models.mixers.attention import T5Bias
-from recallfront.models.parts.feature_maps import FeatureMap, make_feature_map
+from recallfront.models.parts.feature_maps import FeatureMap, FeatureMapName, make_feature_map
 from recallfront.models.parts.layers import Drawn, sinusoids
 from tests.models.cases import draw_tokens, make_model
 

@@ -9,7 +9,6 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from recallfront.models import LanguageModel, build, parse_config
-from recallfront.models.configs.softmax import AttentionConfig
 from recallfront.models.pretrained.linearizing import adopt
 from recallfront.models.pretrained.lora import add_lora, merge_lora
 from recallfront.models.pretrained.transformers_weights import from_transformers, linearize
@@ -212,14 +211,14 @@ def test_what_is_new_follows_from_the_seed() -> None:
         (
             "gla",
             {"pattern": "CS"},
-            "pattern is 'CS', and C has nothing to take of attention; G, L, R, S, W and A",
+            "pattern is 'CS', and C .short_conv. has nothing to take of attention",
         ),
         (
             "mamba2",
             {"num_groups": 1, "value_expansion": 2},
             "mamba2 keeps nothing of the attention: .*value_exp",
         ),
-        ("hawk", {"lru_width": 24}, "hawk keeps nothing of the attention: .*lru_width is 24; .*16"),
+        ("hawk", {"lru_width": 24}, "rg_lru keeps nothing of the attention: .*lru_width is 24; .*16"),
         ("window", {"num_kv_heads": 1}, "kv_heads is 1, and 2 in the model that is linearized"),
         (
             "window",
@@ -245,7 +244,6 @@ def test_models_that_cannot_be_linearized() -> None:
         linearize(build(case_config("griffin")))
     values = {"architecture": "attention", "vocab_size": 17, "width": 16, "pattern": "A"}
     added = parse_config(values | {"positions": "sinusoidal"})
-    assert isinstance(added, AttentionConfig)
     with pytest.raises(
         ValueError, match="positions='sinusoidal' are added to the embeddings, which gla has not"
     ):

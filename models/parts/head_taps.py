@@ -5,9 +5,9 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from recallfront.kernels.grouped_attention.pytorch import head_conv, head_conv_step
-from recallfront.models.mixers.ring import ring_last, ring_write
 from recallfront.models.parts.draft_tree import Branches
 from recallfront.models.parts.layers import Drawn
+from recallfront.models.parts.ring import ring_last, ring_write
 from recallfront.models.parts.state import Block, Step
 
 

@@ -1,9 +1,10 @@
-"""Linear attention as a mixer: Based's Taylor attention, other feature maps, each with or without
-augmentation.
-"""
+"""Linear attention as a mixer: Based's Taylor attention, other feature maps, each with or without augmentation."""
+
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor
 
 from recallfront.kernels.feature_attention.operator import feature_attention, feature_attention_step
@@ -12,15 +13,79 @@ from recallfront.kernels.taylor_attention.operator import (
     taylor_attention_extend,
     taylor_attention_step,
 )
-from recallfront.models.configs.linear import FeatureKnobs
+from recallfront.models.configs.mixer import MixerConfig, Projection, Rows
 from recallfront.models.mixers.base import Mixer
-from recallfront.models.mixers.head_taps import HeadTaps
 from recallfront.models.parts.draft_tree import Branches
-from recallfront.models.parts.feature_maps import make_feature_map
+from recallfront.models.parts.feature_maps import FeatureMapName, make_feature_map
+from recallfront.models.parts.head_taps import HeadTaps
 from recallfront.models.parts.layers import Linear
 from recallfront.models.parts.state import Block, LayerState, Layout, Step
 
 _EPS = 1e-6
+
+
+class LinearConfig(MixerConfig):
+    """Linear attention with one of the feature maps, with or without augmentation."""
+
+    letter: ClassVar[str] = "L"
+
+    mixer: Literal["linear"] = "linear"
+    feature_map: FeatureMapName = "elu"
+    feature_dim: int | None = Field(
+        default=None, ge=1, description="of queries and keys, before the map; None: the head's"
+    )
+    random_features: int = Field(default=64, ge=1, description="of the performer")
+    horizon: int = Field(
+        default=2048, ge=1, description="of cosformer: further back than that, weights turn negative"
+    )
+    conv_size: int = Field(
+        default=0, ge=0, description="taps of the augmenting convolution on values; 0: none"
+    )
+
+    def build(self) -> "LinearAttention":
+        return LinearAttention(self)
+
+    @property
+    def key_dim(self) -> int:
+        return self.feature_dim or self.head_dim
+
+    @property
+    def expanded_dim(self) -> int:
+        """Features a head; of the Taylor map with each product of two features once."""
+        dim = self.key_dim
+        if self.feature_map == "taylor":
+            return 1 + dim + dim * (dim + 1) // 2
+        if self.feature_map == "performer":
+            return self.random_features
+        return 2 * dim if self.feature_map in ("cosformer", "hedgehog") else dim
+
+    def matrix_entries(self) -> int:
+        learned = self.key_dim**2 if self.feature_map == "hedgehog" else 0
+        projections = self.width * (2 * self.num_heads * self.key_dim + 2 * self.width)
+        return projections + self.num_heads * learned
+
+    def parameters(self) -> int:
+        biases = 2 * self.num_heads * self.key_dim + 2 * self.width if self.biases else 0
+        return self.matrix_entries() + biases + self.conv_size * self.num_heads
+
+    def product_flops(self, length: int) -> int:
+        return 4 * length * self.num_heads * self.expanded_dim * (self.head_dim + 1)
+
+    def mixing_flops(self, length: int) -> int:
+        return self.product_flops(length) + 2 * length * self.conv_size * self.width
+
+    def state_elements(self, context_length: int) -> int:
+        tail = max(self.conv_size - 1, 0) * self.width
+        return self.num_heads * self.expanded_dim * (self.head_dim + 1) + tail
+
+    def materialised_state_elements(self, context_length: int) -> int:
+        """With each product of two Taylor features twice (1 + d + d^2 features), as Based's code holds them."""
+        twice = self.key_dim * (self.key_dim - 1) // 2 if self.feature_map == "taylor" else 0
+        return self.state_elements(context_length) + self.num_heads * twice * (self.head_dim + 1)
+
+    def projection(self) -> Projection:
+        keys = Rows(self.num_heads, self.key_dim)
+        return Projection("qkv", {"q": keys, "k": keys, "v": Rows(self.num_heads, self.head_dim)})
 
 
 class LinearAttention(Mixer):
@@ -29,13 +94,13 @@ class LinearAttention(Mixer):
     The Taylor map goes through its own operator, which needs no features where the text is short.
     """
 
-    def __init__(self, config: FeatureKnobs, *, std: float, out_scale: float) -> None:
+    def __init__(self, config: LinearConfig) -> None:
         super().__init__()
-        width, self.heads = config.width, config.num_heads
+        width, self.heads, std = config.width, config.num_heads, config.width**-0.5
         self.key_dim, self.head_dim, self.features = config.key_dim, config.head_dim, config.expanded_dim
         self.is_taylor = config.feature_map == "taylor"
         self.qkv = Linear(width, self.heads * (2 * self.key_dim + self.head_dim), bias=config.biases, std=std)
-        self.out = Linear(width, width, bias=config.biases, std=std * out_scale)
+        self.out = Linear(width, width, bias=config.biases, std=std * config.out_scale)
         self.feature_map = make_feature_map(
             config.feature_map,
             heads=self.heads,

@@ -1,20 +1,89 @@
 """The recurrent block of Hawk and Griffin (arXiv:2402.19427 sec. 2.4): convolution, then RG-LRU, gated."""
 
 import math
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field, model_validator
 from torch import Generator, Tensor, nn
 
 from recallfront.kernels.rg_lru.operator import rg_lru, rg_lru_step
 from recallfront.kernels.rg_lru.pytorch import rg_lru_step_pytorch
 from recallfront.kernels.rg_lru.reference import C
+from recallfront.models.configs.mixer import MixerConfig, Projection, Rows
 from recallfront.models.mixers.base import Mixer
-from recallfront.models.mixers.short_convolution import ConvTaps
+from recallfront.models.parts.convolution import ConvTaps
 from recallfront.models.parts.gating import gated
 from recallfront.models.parts.layers import Drawn, Linear
 from recallfront.models.parts.lean import MixerStep, lean_add, lean_map
 from recallfront.models.parts.state import Block, LayerState, Layout, Step
+
+
+class RGLRUConfig(MixerConfig):
+    """The recurrent block of Hawk and Griffin: a diagonal recurrence whose gates read the input."""
+
+    letter: ClassVar[str] = "R"
+    is_architecture: ClassVar[bool] = False  # that is Hawk, whose channel mixer has biases
+
+    mixer: Literal["rg_lru"] = "rg_lru"
+    lru_width: int | None = Field(
+        default=None, ge=1, description="of the recurrence; None: the width; the paper's have about 4/3 of it"
+    )
+    conv_size: int = Field(default=4, ge=1, description="taps of the convolution before the recurrence")
+    gate_blocks: int | None = Field(
+        default=None, ge=1, description="diagonal blocks of the gates; None: num_heads"
+    )
+    lambda_init: Literal["paper", "recurrentgemma"] = "paper"
+
+    @model_validator(mode="after")
+    def _check_blocks(self) -> Self:
+        name = "num_heads" if self.gate_blocks is None else "gate_blocks"
+        self._check_divides(name, self.num_gate_blocks, "lru_width", self.recurrent_width)
+        return self
+
+    def build(self) -> "RecurrentBlock":
+        return RecurrentBlock(self)
+
+    @property
+    def recurrent_width(self) -> int:
+        return self.lru_width or self.width
+
+    @property
+    def num_gate_blocks(self) -> int:
+        return self.gate_blocks or self.num_heads
+
+    def matrix_entries(self) -> int:
+        lru = self.recurrent_width
+        return 3 * self.width * lru + 2 * lru * lru // self.num_gate_blocks
+
+    def parameters(self) -> int:
+        # biases of the branches, the convolution, the gates and the way out; the rates
+        vectors = (2 + self.conv_size + 1 + 2 + 1) * self.recurrent_width + self.width
+        return self.matrix_entries() + vectors
+
+    def mixing_flops(self, length: int) -> int:
+        return 2 * length * (self.conv_size + 1) * self.recurrent_width
+
+    def state_elements(self, context_length: int) -> int:
+        return self.recurrent_width * self.conv_size
+
+    def resized(self, width: int, num_heads: int) -> dict[str, Any]:
+        if self.lru_width is None or width == self.width:
+            return {}
+        blocks = (
+            self.gate_blocks or num_heads
+        )  # keep the ratio to the width, as a multiple of the gates' blocks
+        return {"lru_width": max(1, round(self.lru_width * width / self.width / blocks)) * blocks}
+
+    def projection(self) -> Projection:
+        lru = self.recurrent_width
+        fits = lru == self.width
+        inner = {"v": Rows(self.num_heads, self.head_dim)} if fits else {"inner": Rows(1, lru)}
+        return Projection("branches", {"gate": Rows(1, lru)} | inner)
+
+    def hindrance(self) -> str:
+        return f"lru_width is {self.recurrent_width}; values and the way out fit where it is {self.width}"
 
 
 class RGLRU(Drawn):
@@ -71,15 +140,13 @@ class RGLRU(Drawn):
 class RecurrentBlock(Mixer):
     """gelu(W_y x) * RG-LRU(conv(W_x x)), projected back."""
 
-    def __init__(
-        self, width: int, lru_width: int, num_blocks: int, conv_size: int, lambda_init: str, out_scale: float
-    ) -> None:
+    def __init__(self, config: RGLRUConfig) -> None:
         super().__init__()
-        self.lru_width = lru_width
-        self.branches = Linear(width, 2 * lru_width, bias=True, std=width**-0.5)  # y, then x
-        self.conv = ConvTaps(lru_width, conv_size, std=math.sqrt(0.01 / conv_size))
-        self.lru = RGLRU(lru_width, num_blocks, lambda_init)
-        self.out = Linear(lru_width, width, bias=True, std=lru_width**-0.5 * out_scale)
+        width, self.lru_width = config.width, config.recurrent_width
+        self.branches = Linear(width, 2 * self.lru_width, bias=True, std=width**-0.5)  # y, then x
+        self.conv = ConvTaps(self.lru_width, config.conv_size, std=math.sqrt(0.01 / config.conv_size))
+        self.lru = RGLRU(self.lru_width, config.num_gate_blocks, config.lambda_init)
+        self.out = Linear(self.lru_width, width, bias=True, std=self.lru_width**-0.5 * config.out_scale)
 
     def forward(self, x: Tensor, layout: Layout) -> Tensor:
         gate, u = torch.split(self.branches(x), self.lru_width, dim=-1)

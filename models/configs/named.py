@@ -1,0 +1,175 @@
+"""The named architectures: patterns over certain mixers, whose knobs lie flat beside the model's own."""
+
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
+
+from pydantic import Field, ValidationError, create_model, model_validator
+
+from recallfront.models.configs.base import Architecture
+from recallfront.models.configs.explain import explain
+from recallfront.models.configs.mixer import MixerConfig
+from recallfront.models.mixers import registry
+
+
+class Use(NamedTuple):
+    """A mixer in a named architecture."""
+
+    mixer: str
+    defaults: Mapping[str, Any] = {}  # of knobs, where they differ from the mixer's own
+    fixed: Mapping[str, Any] = {}  # what the architecture settles: no knobs of it
+
+
+class Composition(NamedTuple):
+    """What a name stands for."""
+
+    about: str
+    pattern: str
+    mixers: Mapping[str, Use]  # letter -> mixer
+    adopting: str  # the pattern with which it takes the place of attention, if nothing else is said
+    mlp_bias: bool = False  # whether the channel mixer always has biases
+
+
+_SHORT_CONV = Use("short_conv")
+_PLAIN = {"rotary_fraction": 1.0, "out_bias": False}  # attention as in everything but Griffin
+_GRIFFIN = {"num_kv_heads": 1, "positions": "rope", "rotary_fraction": 0.5}
+_COMPOSED = {
+    "attention": Composition(
+        "Global softmax attention (arXiv:2108.12409 with positions='alibi').",
+        "CA",
+        {"C": _SHORT_CONV, "A": Use("attention", fixed=_PLAIN)},
+        adopting="A",
+    ),
+    "window": Composition(
+        "Sliding-window softmax attention.",
+        "CW",
+        {"C": _SHORT_CONV, "W": Use("window", fixed=_PLAIN)},
+        adopting="W",
+    ),
+    "hawk": Composition(
+        "Hawk (arXiv:2402.19427): recurrent blocks only.",
+        "CR",
+        {"C": _SHORT_CONV, "R": Use("rg_lru")},
+        adopting="R",
+        mlp_bias=True,
+    ),
+    "griffin": Composition(
+        'Griffin (arXiv:2402.19427): recurrent blocks and local multi-query attention ("RRW" in the paper); '
+        "A attends to all.",
+        "CRW",
+        {
+            "C": _SHORT_CONV,
+            "R": Use("rg_lru"),
+            "W": Use("window", defaults=_GRIFFIN, fixed={"out_bias": True}),
+            "A": Use("attention", defaults=_GRIFFIN, fixed={"out_bias": True}),
+        },
+        adopting="RRW",
+        mlp_bias=True,
+    ),
+    "based": Composition(
+        "Based (arXiv:2402.18668): Taylor linear attention, sliding windows and gated short convolutions.",
+        "CLW",
+        {
+            "C": _SHORT_CONV,
+            "L": Use("linear", defaults={"feature_map": "taylor", "feature_dim": 16}),
+            "W": Use("window", defaults={"positions": "rope"}, fixed=_PLAIN),
+            "B": Use("based_conv"),
+        },
+        adopting="LW",
+    ),
+}
+
+
+class NamedArchitecture(Architecture):
+    """An architecture that a name stands for."""
+
+    composition: ClassVar[Composition]
+    kinds: ClassVar[Mapping[str, type[MixerConfig]]]  # letter -> mixer
+
+    @property
+    def letters(self) -> str:
+        return "".join(self.composition.mixers)
+
+    @property
+    def mlp_bias(self) -> bool:
+        return self.biases or self.composition.mlp_bias
+
+    @model_validator(mode="after")
+    def _check_mixers(self) -> Self:
+        unknown = sorted(set(self.pattern) - set(self.letters))
+        if unknown:
+            raise ValueError(
+                f"pattern is {self.pattern!r} and contains {', '.join(unknown)}; "
+                f"{self.architecture} allows the letters {', '.join(self.letters)}"
+            )
+        for letter in self.letters:
+            try:
+                self.mixer(letter)
+            except ValidationError as error:
+                raise ValueError(explain(error, self.kinds[letter])) from None
+        return self
+
+    def mixer(self, letter: str) -> MixerConfig:
+        if letter not in self.kinds:
+            raise ValueError(f"{self.architecture} has no layer {letter!r}; it has {', '.join(self.letters)}")
+        kind, fixed = self.kinds[letter], self.composition.mixers[letter].fixed
+        knobs = {name: getattr(self, name) for name in kind.knobs() if name not in fixed}
+        return kind(**self.layer_settings, **knobs, **fixed)
+
+    @classmethod
+    def keeping(cls, attention: MixerConfig, given: Mapping[str, Any]) -> dict[str, Any]:
+        kept: dict[str, Any] = {"pattern": cls.composition.adopting}
+        for letter, kind in cls.kinds.items():
+            fixed = cls.composition.mixers[letter].fixed
+            kept |= {name: value for name, value in kind.keeping(attention).items() if name not in fixed}
+        return kept | dict(given)
+
+    def _change(self, values: dict[str, Any], letter: str, knobs: dict[str, Any]) -> None:
+        values.update(knobs)
+
+
+def composed() -> tuple[str, ...]:
+    """Names that stand for a composition of their own; every other is a mixer's."""
+    return tuple(_COMPOSED)
+
+
+def named(name: str) -> type[NamedArchitecture] | None:
+    """The configuration of the architecture of that name; None if there is none.
+
+    A mixer's name is an architecture too: the mixer after short convolutions.
+    """
+    composition = _composition(name)
+    if composition is None:
+        return None
+    return _configuration(name, tuple(registry.get(use.mixer) for use in composition.mixers.values()))
+
+
+def _composition(name: str) -> Composition | None:
+    if name in _COMPOSED:
+        return _COMPOSED[name]
+    kind = registry.find(name)
+    if kind is None or not kind.is_architecture:
+        return None
+    about = (kind.__doc__ or name).strip().split("\n")[0]
+    uses = {"C": _SHORT_CONV, kind.letter: Use(name)}
+    return Composition(about, f"C{kind.letter}", uses, adopting=kind.letter)
+
+
+@lru_cache
+def _configuration(name: str, kinds: tuple[type[MixerConfig], ...]) -> type[NamedArchitecture]:
+    """The class whose fields are the model's settings and the knobs of its mixers."""
+    composition = _composition(name)
+    assert composition is not None
+    fields: dict[str, Any] = {
+        "architecture": (Literal[name], name),
+        "pattern": (Annotated[str, Field(min_length=1)], composition.pattern),
+    }
+    for kind, use in zip(kinds, composition.mixers.values(), strict=True):
+        for knob, info in kind.knobs().items():
+            if knob not in use.fixed:
+                kept: Any = Annotated[info.annotation, *info.metadata, Field(description=info.description)]
+                fields[knob] = (kept, use.defaults.get(knob, info.default))
+    made = create_model(f"{name.title().replace('_', '')}Config", __base__=NamedArchitecture, **fields)
+    made.__doc__ = composition.about
+    made.composition, made.kinds = composition, dict(zip(composition.mixers, kinds, strict=True))
+    return made

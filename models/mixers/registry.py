@@ -1,0 +1,79 @@
+"""The mixers by their names: those of this folder, a file each, and those that were added from outside.
+
+This module imports no torch; a mixer's file is imported when its name is first asked for.
+"""
+
+from collections.abc import Iterator
+from functools import cache
+from importlib import import_module
+from pkgutil import iter_modules
+from types import ModuleType
+
+import recallfront.models.mixers
+from recallfront.models.configs.explain import near_first
+from recallfront.models.configs.mixer import MixerConfig
+
+_ADDED: dict[str, type[MixerConfig]] = {}
+
+
+def register(mixer: type[MixerConfig]) -> None:
+    """Add a mixer from outside, so that a configuration may name it.
+
+    Raises:
+        ValueError: its name is another mixer's or no word, or its letter is no capital letter.
+    """
+    name = mixer.name()
+    if not name.isidentifier():
+        raise ValueError(
+            f"mixer {name!r}: its name must be a word, as `mixer: Literal['mine'] = 'mine'` gives it"
+        )
+    if len(mixer.letter) != 1 or not "A" <= mixer.letter <= "Z":
+        raise ValueError(f"mixer {name!r}: letter is {mixer.letter!r}; it must be a capital letter, A to Z")
+    if find(name) not in (None, mixer):
+        raise ValueError(f"mixer {name!r}: there is another mixer of this name")
+    _ADDED[name] = mixer
+
+
+def unregister(name: str) -> None:
+    """Take an added mixer out again."""
+    _ADDED.pop(name, None)
+
+
+def find(name: str) -> type[MixerConfig] | None:
+    """The mixer of that name; None if there is none."""
+    if name in _ADDED:
+        return _ADDED[name]
+    if name not in _files():
+        return None
+    module = import_module(f"recallfront.models.mixers.{name}")
+    return next((mixer for mixer in mixers_of(module) if mixer.name() == name), None)
+
+
+def get(name: str) -> type[MixerConfig]:
+    """The mixer of that name.
+
+    Raises:
+        ValueError: there is none; the message begins with the name and lists those that there are.
+    """
+    found = find(name)
+    if found is None:
+        raise ValueError(f"{name!r}: there is no such mixer; there are {near_first(name, names())}")
+    return found
+
+
+def names() -> tuple[str, ...]:
+    """Every mixer's name, sorted."""
+    return tuple(sorted({name for name in _files() if find(name) is not None} | _ADDED.keys()))
+
+
+def mixers_of(module: ModuleType) -> Iterator[type[MixerConfig]]:
+    """The mixers that a module defines: its own classes that have a name."""
+    for value in vars(module).values():
+        if isinstance(value, type) and issubclass(value, MixerConfig) and value.__module__ == module.__name__:
+            if isinstance(value.model_fields["mixer"].default, str):
+                yield value
+
+
+@cache
+def _files() -> set[str]:
+    return {module.name for module in iter_modules(recallfront.models.mixers.__path__)}
