@@ -73,17 +73,14 @@ class Resources:
     spills: int  # instructions that go to local memory
 
 
-def compile_for(launch: Launch, architecture: int) -> Any:
-    """Triton's compiled kernel, with `asm` by stage, for compute capability 80 or 90. Needs no GPU."""
-    import triton
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-
+def arguments(launch: Launch) -> tuple[dict[str, str], dict[str, Constant], dict[Any, Any], dict[str, Any]]:
+    """What Triton compiles a kernel with: signature, constants, attributes of arguments, options."""
     names = launch.kernel.arg_names
     unknown = set(names) ^ (set(launch.signature) | set(launch.constants))
     if unknown:
         raise ValueError(f"{launch.name}: {', '.join(sorted(unknown))}: neither signature nor constants fit")
     signature = {name: launch.signature.get(name, "constexpr") for name in names}
+    constants = {name: launch.constants[name] for name in names if name in launch.constants}
     divisible = [["tt.divisibility", 16]]
     special = {parameter.name: not parameter.do_not_specialize for parameter in launch.kernel.params}
     attributes = {
@@ -91,14 +88,25 @@ def compile_for(launch: Launch, architecture: int) -> Any:
         for place, name in enumerate(names)
         if launch.aligned and (signature[name][0] == "*" or (signature[name][0] == "i" and special[name]))
     }
+    options = {
+        "num_warps": launch.num_warps,
+        "num_stages": launch.num_stages,
+        "enable_fp_fusion": True,
+    }
+    return signature, constants, attributes, options
+
+
+def compile_for(launch: Launch, architecture: int) -> Any:
+    """Triton's compiled kernel, with `asm` by stage, for compute capability 80 or 90. Needs no GPU."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    signature, constants, attributes, options = arguments(launch)
     return triton.compile(
-        ASTSource(launch.kernel, signature, constexprs=dict(launch.constants), attrs=attributes),
+        ASTSource(launch.kernel, signature, constexprs=constants, attrs=attributes),
         target=GPUTarget("cuda", architecture, 32),
-        options={
-            "num_warps": launch.num_warps,
-            "num_stages": launch.num_stages,
-            "enable_fp_fusion": True,
-        },
+        options=options,
     )
 
 

@@ -1,8 +1,8 @@
 """What the kernels cover, what `backend="auto"` takes here, and what each compiles to.
 
-`make kernels-report` compiles every configuration of every kernel for sm_80 and sm_90, on any machine. It prints
-registers, spills and shared memory of each, and exits with 1 if one spills or asks for more shared memory than
-the chip has.
+`make kernels-report` compiles for sm_80 and sm_90, on any machine, every configuration of a kernel that has changed
+since its row in the operator's `compiled.csv` was written, and writes the table anew. It prints registers, spills and
+shared memory of each, and exits with 1 if one spills or asks for more shared memory than the chip has.
 """
 
 import importlib
@@ -14,7 +14,14 @@ from pathlib import Path
 import torch
 
 from recallfront.kernels.common.backend import kernels_missing
-from recallfront.kernels.gpu.compiled import SHARED_LIMITS, Launch, Resources, resources
+from recallfront.kernels.gpu.compile_table import (
+    compilations,
+    complaint,
+    read_table,
+    table_path,
+    write_table,
+)
+from recallfront.kernels.gpu.compiled import Resources, resources
 
 _PROCESSES = 2
 
@@ -57,57 +64,46 @@ def backend_report() -> str:
     )
 
 
-def launches(operator: str) -> list[Launch]:
-    """Every configuration in which the kernels of an operator may be launched."""
-    module = importlib.import_module(f"recallfront.kernels.{operator}.triton")
-    found: list[Launch] = module.launches()
-    return found
-
-
-def resources_of(operator: str, place: int, architecture: int) -> Resources:
+def resources_of(operator: str, place: int) -> Resources:
     """What one configuration uses (a launch cannot be sent between processes; its place can)."""
-    return resources(launches(operator)[place], architecture)
-
-
-def complaint(found: Resources, architecture: int) -> str:
-    """What is wrong with a compiled kernel, or nothing."""
-    limit = SHARED_LIMITS[architecture]
-    wrong = ["spills"] if found.spills or found.stack else []
-    return ", ".join(wrong + ([f"over {limit} bytes shared"] if found.shared > limit else []))
+    each = compilations(operator)[place]
+    return resources(each.launch, each.architecture)
 
 
 def main() -> int:
-    wanted = sys.argv[1:] or operators_with_kernels()
-    unknown = sorted(set(wanted) - set(operators_with_kernels()))
+    names = sys.argv[1:] or operators_with_kernels()
+    unknown = sorted(set(names) - set(operators_with_kernels()))
     if unknown:
         print(f"{', '.join(unknown)}: no such operator; there are {', '.join(operators_with_kernels())}")
         return 2
-    jobs = [
-        (operator, place, architecture)
-        for operator in wanted
-        for place, launch in enumerate(launches(operator))
-        for architecture in launch.architectures
-    ]
-    if not jobs:
-        print("no operator has a kernel")
-        return 0
     columns = "{:<24} {:<30} {:>5} {:>5} {:>6} {:>4} {:>6} {:>5} {:>6}  {}"
     print(
         columns.format(
             "operator", "kernel", "arch", "warps", "stages", "regs", "spills", "stack", "shared", ""
         )
     )
-    failed = 0
+    total = compiled = failed = 0
     with ProcessPoolExecutor(_PROCESSES, get_context("spawn")) as pool:
-        for (operator, place, architecture), found in zip(
-            jobs, pool.map(resources_of, *zip(*jobs, strict=True)), strict=True
-        ):
-            launch, wrong = launches(operator)[place], complaint(found, architecture)
-            failed += bool(wrong)
-            row = (operator, launch.name, f"sm_{architecture}", launch.num_warps, launch.num_stages)
-            numbers = (found.registers, found.spills, found.stack, found.shared)
-            print(columns.format(*row, *numbers, f"{wrong.upper()} {launch.described()}".strip()), flush=True)
-    print(f"{len(jobs)} kernels compiled, {failed} spill or are too large")
+        for operator in names:
+            wanted, known = compilations(operator), read_table(table_path(operator))
+            missing = [place for place, each in enumerate(wanted) if each.digest not in known]
+            found = dict(
+                zip(missing, pool.map(resources_of, [operator] * len(missing), missing), strict=True)
+            )
+            known |= {wanted[place].digest: figures for place, figures in found.items()}
+            write_table(table_path(operator), wanted, known)
+            for each in wanted:
+                launch, use = each.launch, known[each.digest]
+                wrong = complaint(use, each.architecture)
+                failed += bool(wrong)
+                row = (operator, launch.name, f"sm_{each.architecture}", launch.num_warps, launch.num_stages)
+                numbers = (use.registers, use.spills, use.stack, use.shared)
+                print(
+                    columns.format(*row, *numbers, f"{wrong.upper()} {launch.described()}".strip()),
+                    flush=True,
+                )
+            total, compiled = total + len(wanted), compiled + len(missing)
+    print(f"{total} kernels, {compiled} of them compiled now, {failed} spill or are too large")
     return 1 if failed else 0
 
 
