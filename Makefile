@@ -1,30 +1,39 @@
 # Every target sets up what it needs: a virtual environment in .venv, and the package in it.
 PYTHON ?= python3
 BIN := .venv/bin
-PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check
 
-.PHONY: setup demo test lint docs bench kernels-report gpu clean
+# pip compiles one file after another; all processors do it together. What does not compile is for another Python.
+define install
+$(PYTHON) -m venv .venv
+$(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --no-compile "pip>=25.1"
+$(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --no-compile --editable . $(1)
+$(BIN)/python -m compileall -qq -j 0 -x '/tests/' .venv/lib || true
+endef
+
+.PHONY: setup demo test beside lint docs bench kernels-report gpu clean
 
 setup: .venv/.developer
 
 .venv/.user: pyproject.toml
-	$(PYTHON) -m venv .venv
-	$(PIP) "pip>=25.1"
-	$(PIP) --editable .
+	$(call install)
 	touch $@
 
-.venv/.developer: .venv/.user
-	$(PIP) --group dev
-	touch $@
+.venv/.developer: pyproject.toml
+	$(call install,--group dev)
+	touch .venv/.user $@
 
 demo: .venv/.user  ## the study `quickstart`, on the CPU
 	$(BIN)/recallfront run quickstart
 
 # not what the machine says it has: a container may be given less
 WORKERS ?= 2
-test: setup lint  ## every test, slow ones included; those that time something have the machine to themselves
-	$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal -m "not alone"
-	$(BIN)/python -m pytest -q -m alone
+PYTEST = $(BIN)/python -m pytest -q --durations=10
+test: setup  ## every test, slow ones included; those that time something have the machine to themselves
+	$(MAKE) --no-print-directory --jobs 2 lint beside
+	$(PYTEST) -m alone $$(grep -rlw mark.alone tests)
+
+beside: setup
+	$(PYTEST) -n $(WORKERS) --dist worksteal -m "not alone"
 
 lint: setup
 	$(BIN)/ruff check .

@@ -10,9 +10,9 @@ from torch import Tensor
 from triton.runtime import JITFunction
 
 from recallfront.kernels.common.backend import choose, interpreting
+from recallfront.kernels.gpu.compile_table import complaint
 from recallfront.kernels.gpu.compiled import Launch, compile_for, describe, resources
 from recallfront.kernels.gpu.launching import launch
-from recallfront.kernels.gpu.report import complaint
 from tests.kernels.triton.accuracy import assert_accurate
 from tests.kernels.triton.interpreter import interpreted, traffic
 

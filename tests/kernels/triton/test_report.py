@@ -130,7 +130,7 @@ def test_the_digest_has_arguments_options_and_triton_in_it(
         digest(replace(launch, num_stages=1), 80),
         digest(replace(launch, aligned=False), 80),
         digest(replace(launch, constants={"BLOCK": 128}), 80),
-        digest(replace(launch, signature=launch.signature | {"n": "i64"}), 80),
+        digest(replace(launch, signature={**launch.signature, "n": "i64"}), 80),
     ]
     monkeypatch.setattr(triton, "__version__", "0.1")
     others.append(digest(launch, 80))
