@@ -6,6 +6,7 @@ from typing import Any
 
 from recallfront.platform.results.records import TrialRecord
 from recallfront.sweeps.space import Scalar
+from recallfront.sweeps.spec import SweepSpec
 
 ALWAYS_TOLD = ("window_size", "feature_dim", "group_size")  # what a sweep explores besides the architecture
 
@@ -35,6 +36,14 @@ def varying_knobs(trials: Iterable[TrialRecord]) -> tuple[str, ...]:
         return within > 1 or (name in ALWAYS_TOLD and len(set.union(*seen[name].values())) > 1)
 
     return tuple(filter(varies, seen))
+
+
+def varying_in(spec: SweepSpec) -> tuple[str, ...]:
+    """The same of a sweep without trials: what its specification lets vary, and what of `ALWAYS_TOLD` it sets."""
+    named = [
+        name for block in spec.blocks for name in block.domains if name in (*block.varying, *ALWAYS_TOLD)
+    ]
+    return tuple(dict.fromkeys(named))
 
 
 def architecture_of(trial: TrialRecord) -> str:

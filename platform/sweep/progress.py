@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from recallfront.platform.metrics import duration
-from recallfront.platform.results.labels import trial_label, varying_knobs
+from recallfront.platform.results.labels import trial_label, varying_in
 from recallfront.platform.results.records import SweepRecord, TrialRecord, count, say_counts
 from recallfront.platform.results.status import Status
 from recallfront.platform.sweep.background import Companion
@@ -25,7 +25,7 @@ class Progress(Companion):
     def __init__(self, conductor: Conductor, console: Console, *, total: int | None, concurrent: int) -> None:
         self._conductor, self._console = conductor, console
         self._total, self._concurrent = total, concurrent
-        self._varying: tuple[int, tuple[str, ...]] = (0, ())  # of how many trials, which knobs vary
+        self._varying = varying_in(conductor.spec)
         super().__init__("progress")
 
     def _run(self) -> None:
@@ -46,7 +46,7 @@ class Progress(Companion):
         ]
         best = best_trial(record)
         if best is not None:
-            parts.append(f"best recall {best.metrics['validation_recall']:.3f} ({self._label(best, record)})")
+            parts.append(f"best recall {best.metrics['validation_recall']:.3f} ({self._label(best)})")
         left = self._seconds_left(record)
         if left is not None:
             parts.append(f"about {duration(left)} left")
@@ -61,7 +61,7 @@ class Progress(Companion):
             state = "measured, training" if trial.metrics else ""
             running.add_row(
                 Text("  running", style="cyan"),
-                Text(self._label(trial, record)),
+                Text(self._label(trial)),
                 state if recall is None else f"recall {recall:.3f}",
             )
         counts = count(record)
@@ -69,10 +69,8 @@ class Progress(Companion):
         bar = ProgressBar(total=self._total, completed=done, width=40, pulse=self._total is None)
         return Group(bar, Text(self.line()), running)
 
-    def _label(self, trial: TrialRecord, record: SweepRecord) -> str:
-        if self._varying[0] != len(record.trials):
-            self._varying = len(record.trials), varying_knobs(record.trials)
-        return trial_label(trial, self._varying[1])
+    def _label(self, trial: TrialRecord) -> str:
+        return trial_label(trial, self._varying)
 
     def _seconds_left(self, record: SweepRecord) -> float | None:
         ended = [

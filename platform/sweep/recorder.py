@@ -1,13 +1,13 @@
 """What a sweep's driver writes to MLflow: the parent run, a child run a trial, and the front whenever it changes."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from recallfront.platform.lineage.environment import Lineage, TrialLineage, packages_text
 from recallfront.platform.lineage.source import diff_text
-from recallfront.platform.results.labels import label
+from recallfront.platform.results.labels import label, varying_in
 from recallfront.platform.results.records import TAG
 from recallfront.platform.results.reports import Report, now_ms
 from recallfront.platform.results.status import Status
@@ -67,7 +67,7 @@ class Recorder:
         self._open_child(
             key,
             trial_key=config.key,
-            name=_trial_name(plan.proposal, plan.seed),
+            name=_trial_name(plan.proposal, plan.seed, varying_in(self._spec)),
             params=trial_params(config),
             proposal=plan.proposal,
             status=Status.RUNNING,
@@ -90,7 +90,7 @@ class Recorder:
         self._open_child(
             key,
             trial_key=trial_key,
-            name=_trial_name(trial.proposal, trial.seed),
+            name=_trial_name(trial.proposal, trial.seed, varying_in(self._spec)),
             params=trial.settings,
             proposal=trial.proposal,
             status=Status.INVALID,
@@ -200,6 +200,6 @@ class Recorder:
         )
 
 
-def _trial_name(proposal: Proposal, seed: int) -> str:
-    knobs = {name: value for name, value in proposal.knobs.items() if name in proposal.block.varying}
+def _trial_name(proposal: Proposal, seed: int, varying: Iterable[str]) -> str:
+    knobs = {name: proposal.knobs[name] for name in varying if name in proposal.knobs}
     return label(proposal.block.architecture, knobs, seed)
