@@ -108,6 +108,12 @@ def rerun(run: str, *, home: Path | str | None = None, tracking_uri: str | None 
         raise UsageError(
             f"run {first.run_id}: this version cannot run its configuration: {explain(error, TrialConfig)}"
         ) from None
+    if config.start is not None and config.start.sha256 is None and not uri.startswith("sqlite:"):
+        # what is trained on goes back to the server, which could name any model of this machine
+        raise UsageError(
+            f"run {first.run_id} starts from {config.start.folder!r} without a digest: a model that a server names is "
+            "not taken from this machine unless the specification gave start.sha256"
+        )
     data, data_digest = prepare(config.task, folder / "data")
     scratch = f"reruns/{uuid.uuid4().hex[:12]}"
     place = Workplace(

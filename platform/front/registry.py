@@ -1,5 +1,6 @@
 """A picked model as files, and as a version in the MLflow registry."""
 
+import re
 import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -10,11 +11,13 @@ from recallfront.platform.front.pick import Picked
 from recallfront.platform.home import home_folder
 from recallfront.platform.results.records import TAG
 from recallfront.platform.tracking.client import open_client
+from recallfront.platform.tracking.runs import sha256_of
 from recallfront.platform.tracking.store import prepare_store
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
+WEIGHTS = "model"  # the folder within a trial's
 MODEL_FILES = ("recallfront.json", "model.safetensors")  # a trial's artifacts under `model/`
 
 
@@ -31,7 +34,7 @@ def export(
     client, target = _client(home, tracking_uri), Path(directory)
     try:
         target.mkdir(parents=True, exist_ok=True)
-        kept = _weights_folder(client, picked.run_id)
+        kept = _own_weights(client, picked.run_id, home_folder(home))
         with TemporaryDirectory() as folder:
             for name in MODEL_FILES:
                 fetched = None if kept else client.download_artifacts(picked.run_id, f"model/{name}", folder)
@@ -73,7 +76,7 @@ def register(
 
     client = _client(home, tracking_uri)
     try:
-        version = _version_of(client, picked, name) or _new_version(client, picked, name)
+        version = _version_of(client, picked, name) or _new_version(client, picked, name, home_folder(home))
         client.set_registered_model_alias(name, alias, version)
     except (MlflowException, OSError) as error:
         raise UsageError(f"MLflow refused to register {name!r} as {alias!r}: {root_cause(error)}") from None
@@ -90,15 +93,37 @@ def _version_of(client: "MlflowClient", picked: Picked, name: str) -> str | None
     return next((str(version.version) for version in versions if version.name == name), None)
 
 
-def _weights_folder(client: "MlflowClient", run_id: str) -> Path | None:
-    """Where a run's weights are if they were too large to upload; None where they are its artifacts."""
+def _own_weights(client: "MlflowClient", run_id: str, home: Path) -> Path | None:
+    """The folder of this home with a run's weights if they were too large to upload; None where it has artifacts.
+
+    Which folder that is follows from the trial's key, never from what the store says: whoever may write there would
+    name any folder of this machine. The digest says that these are the weights, and that the store knows them.
+
+    Raises:
+        UsageError: this home has no such weights.
+    """
     if client.list_artifacts(run_id, "model"):
         return None
-    folder = client.get_run(run_id).data.tags.get(f"{TAG}weights")
-    return Path(folder) if folder else None
+    tags = client.get_run(run_id).data.tags
+    key, digest = (tags.get(TAG + name, "") for name in ("trial_key", "weights_sha256"))
+    if re.fullmatch("[0-9a-f]{64}", key) and re.fullmatch("[0-9a-f]{64}", digest):
+        for folder in sorted((home / "trials").glob(f"{key[:16]}-*/{WEIGHTS}")):
+            inside = folder.resolve().is_relative_to((home / "trials").resolve())
+            files = [folder / name for name in MODEL_FILES]
+            if (
+                inside
+                and all(file.is_file() and not file.is_symlink() for file in files)
+                and sha256_of(files[1]) == digest
+            ):
+                return folder
+    raise UsageError(
+        f"the model of run {run_id} cannot be written or registered: it is not among the run's artifacts, and "
+        f"{home / 'trials'} has no weights of its key and digest; give the --home that the trial ran in, or run it "
+        "again with `recallfront rerun`"
+    )
 
 
-def _new_version(client: "MlflowClient", picked: Picked, name: str) -> str:
+def _new_version(client: "MlflowClient", picked: Picked, name: str, home: Path) -> str:
     from mlflow.exceptions import MlflowException
 
     try:
@@ -111,8 +136,9 @@ def _new_version(client: "MlflowClient", picked: Picked, name: str) -> str:
     tags |= {"trial_key": candidate.trial_keys[0], "configuration": candidate.label}
     told = {"recall", "validation_recall", "state_bytes", *(o.metric for o in front.objectives)}
     tags |= {name: f"{value:.6g}" for name, value in candidate.metrics.items() if name in told}
-    if kept := _weights_folder(client, picked.run_id):
-        client.log_artifacts(picked.run_id, str(kept), "model")  # of all large weights these are wanted
+    if kept := _own_weights(client, picked.run_id, home):
+        for file in MODEL_FILES:  # of all large weights these are wanted
+            client.log_artifact(picked.run_id, str(kept / file), "model")
     version = client.create_model_version(
         name,
         source=f"runs:/{picked.run_id}/model",

@@ -20,14 +20,17 @@ _PREFERENCES = {
 
 
 def open_client(tracking_uri: str) -> "MlflowClient":
-    """A client of the store at `tracking_uri`; imports MLflow (1-2 s the first time in a process)."""
+    """A client of the store at `tracking_uri`; imports MLflow (1-2 s the first time in a process).
+
+    It follows the store to no folder of this machine that is not the store's own: see `artifacts`.
+    """
     for name, value in _PREFERENCES.items():
         os.environ.setdefault(name, value)
-    from mlflow.tracking import MlflowClient
+    from recallfront.platform.tracking.artifacts import GuardedClient
 
     for logger, level in _CHATTER.items():
         logging.getLogger(logger).setLevel(level)
-    return MlflowClient(tracking_uri=tracking_uri)
+    return GuardedClient(tracking_uri)
 
 
 _patience_lock = threading.Lock()

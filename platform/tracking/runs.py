@@ -1,5 +1,6 @@
 """What every run of a trial holds in MLflow, be it a sweep's or a rerun."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -36,11 +37,19 @@ def write_end(writer: TrackingWriter, key: str, report: Report) -> None:
         writer.text(key, report.traceback, "traceback.txt")
     if report.weights:
         folder = Path(report.weights)
-        tags[f"{TAG}weights"] = report.weights
         if sum(file.stat().st_size for file in folder.iterdir()) <= _LARGEST_UPLOAD:
             writer.artifact(key, folder)
+        else:
+            tags[f"{TAG}weights"] = report.weights  # for people: it is never followed
+            tags[f"{TAG}weights_sha256"] = sha256_of(folder / "model.safetensors")
     writer.tags(key, tags)
     writer.close_run(key, "FAILED" if report.status.is_failure else "FINISHED")
+
+
+def sha256_of(file: Path) -> str:
+    """The sha256 of a file, as 64 hexadecimal digits."""
+    with open(file, "rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def trial_params(config: TrialConfig) -> dict[str, Any]:

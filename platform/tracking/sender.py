@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from recallfront.platform.results.records import TAG
 from recallfront.platform.tracking.client import open_client
+from recallfront.platform.tracking.places import artifact_location
 from recallfront.platform.tracking.spool import Event, Spool
-from recallfront.platform.tracking.store import artifact_location
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric, Param, Run, RunTag

@@ -1,14 +1,14 @@
 """The MLflow store: chosen, checked and initialised once, before anything runs in parallel."""
 
-import re
 from pathlib import Path
 from typing import Final
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 from filelock import FileLock
 
 from recallfront.platform.errors import UsageError, root_cause
 from recallfront.platform.tracking.client import fail_fast, open_client
+from recallfront.platform.tracking.places import ARTIFACTS, sqlite_path
 
 PING_SECONDS: Final = 4
 
@@ -60,21 +60,6 @@ def _default_uri(home: Path) -> str:
     return f"sqlite:///{database}"
 
 
-def sqlite_path(tracking_uri: str) -> Path | None:
-    """The database file of a `sqlite:///` URI, made absolute; None for any other URI."""
-    parts = urlsplit(tracking_uri)
-    return Path(unquote(parts.path)[1:]).resolve() if parts.scheme == "sqlite" and parts.path[1:] else None
-
-
-def artifact_location(tracking_uri: str, experiment: str) -> str | None:
-    """Where a new experiment keeps its artifacts: beside a SQLite file; None leaves it to the server."""
-    database = sqlite_path(tracking_uri)
-    if database is None:
-        return None
-    folder = re.sub(r"[^A-Za-z0-9._-]+", "-", experiment).strip(".-") or "experiment"
-    return (database.parent / "mlartifacts" / folder).as_uri()
-
-
 def _prepare_sqlite(uri: str, *, create: bool) -> str:
     database = sqlite_path(uri)
     if database is None:
@@ -91,7 +76,7 @@ def _prepare_sqlite(uri: str, *, create: bool) -> str:
         with FileLock(f"{database}.lock"):
             absolute = f"sqlite:///{database}"
             open_client(absolute).search_experiments(max_results=1)
-            (database.parent / "mlartifacts").mkdir(exist_ok=True)
+            (database.parent / ARTIFACTS).mkdir(exist_ok=True)
     except Exception as error:
         if "out-of-date database schema" in str(error):
             raise UsageError(

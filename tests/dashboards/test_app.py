@@ -21,7 +21,8 @@ from recallfront.platform.results.records import TAG, SweepRecord
 from recallfront.platform.results.status import Status
 from recallfront.platform.tracking.client import open_client
 from recallfront.platform.tracking.ledger import config_tags
-from recallfront.platform.tracking.store import artifact_location, prepare_store
+from recallfront.platform.tracking.places import artifact_location
+from recallfront.platform.tracking.store import prepare_store
 from tests.platform.servers import free_port
 
 pytestmark = [

@@ -1,5 +1,6 @@
 """Picking from records, and writing out and registering what was picked from a real MLflow store."""
 
+import hashlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,13 @@ import pytest
 from recallfront.platform.errors import UsageError
 from recallfront.platform.front.conditions import parse_conditions
 from recallfront.platform.front.front import build_front
-from recallfront.platform.front.pick import pick
+from recallfront.platform.front.pick import Picked, pick
 from recallfront.platform.front.registry import export, register
 from recallfront.platform.results.records import SweepRecord, TrialRecord
 from recallfront.platform.results.status import Status
 from recallfront.platform.tracking.client import open_client
-from recallfront.platform.tracking.store import artifact_location, prepare_store
+from recallfront.platform.tracking.places import artifact_location
+from recallfront.platform.tracking.store import prepare_store
 
 # SQLAlchemy 2.1 finds fault with MLflow's models as they are imported
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
@@ -231,21 +233,72 @@ def test_export_explains_what_is_missing(stored: SweepRecord, store: str, tmp_pa
         export(picked, tmp_path / "file", tracking_uri=store)
 
 
-def test_weights_too_large_to_upload_are_taken_from_their_folder(
-    stored: SweepRecord, store: str, tmp_path: Path
-) -> None:
-    client, folder = open_client(store), tmp_path / "kept" / "model"
+KEY, LARGE = "cd" * 32, b"large"
+
+
+def too_large(home: Path) -> Path:
+    """The folder of a home in which a trial left weights that were too large to upload."""
+    folder = home / "trials" / f"{KEY[:16]}-code-data" / "model"
     folder.mkdir(parents=True)
     (folder / "recallfront.json").write_text("{}")
-    (folder / "model.safetensors").write_bytes(b"large")
-    run = client.create_run("1", tags={"recallfront.weights": str(folder)}).info.run_id
+    (folder / "model.safetensors").write_bytes(LARGE)
+    return folder
+
+
+def of_run(stored: SweepRecord, store: str, **tags: str) -> tuple[Picked, str]:
+    """A pick whose run has no artifacts, but these tags."""
+    own = {f"recallfront.{name}": value for name, value in tags.items()}
+    run = str(open_client(store).create_run("1", tags=own).info.run_id)
     picked = pick(stored)
-    picked = replace(picked, candidate=replace(picked.candidate, run_ids=(run,)))
-    paths = export(picked, tmp_path / "out", tracking_uri=store)
-    assert paths["model.safetensors"].read_bytes() == b"large"
-    register(picked, "large", tracking_uri=store)
-    uploaded = {file.path for file in client.list_artifacts(run, "model")}
+    return replace(picked, candidate=replace(picked.candidate, run_ids=(run,))), run
+
+
+def test_weights_too_large_to_upload_are_taken_from_the_home(
+    stored: SweepRecord, store: str, tmp_path: Path
+) -> None:
+    home = tmp_path / "kept"
+    folder = too_large(home)
+    digest = hashlib.sha256(LARGE).hexdigest()
+    picked, run = of_run(stored, store, trial_key=KEY, weights_sha256=digest, weights=str(folder))
+    paths = export(picked, tmp_path / "out", home=home, tracking_uri=store)
+    assert paths["model.safetensors"].read_bytes() == LARGE
+    (folder / "private.txt").write_text("not of the model")
+    register(picked, "large", home=home, tracking_uri=store)
+    uploaded = {file.path for file in open_client(store).list_artifacts(run, "model")}
     assert uploaded == {f"model/{name}" for name in paths}
+
+
+def test_no_folder_that_a_tag_names_is_uploaded(stored: SweepRecord, store: str, tmp_path: Path) -> None:
+    home, secret, digest = tmp_path / "kept", tmp_path / ".ssh", hashlib.sha256(LARGE).hexdigest()
+    (home / "trials").mkdir(parents=True)
+    secret.mkdir()
+    for name in ("recallfront.json", "model.safetensors", "id_ed25519"):
+        (secret / name).write_bytes(LARGE)
+    (home / "trials" / f"{KEY[:16]}-code-link").symlink_to(tmp_path, target_is_directory=True)
+    (tmp_path / "model").symlink_to(secret, target_is_directory=True)
+    asked = [
+        {"weights": str(secret)},
+        {"weights": str(secret), "trial_key": KEY},
+        {"weights": str(secret), "trial_key": KEY, "weights_sha256": digest},
+        {"weights": str(secret), "trial_key": "../../../.ssh/../../../.ssh", "weights_sha256": digest},
+        {"weights": str(secret), "trial_key": "*" * 64, "weights_sha256": digest},
+    ]
+    for tags in asked:
+        picked, run = of_run(stored, store, **tags)
+        with pytest.raises(UsageError, match="has no weights of its key and digest"):
+            register(picked, "stolen", home=home, tracking_uri=store)
+        with pytest.raises(UsageError, match="has no weights of its key and digest"):
+            export(picked, tmp_path / "out", home=home, tracking_uri=store)
+        assert not open_client(store).list_artifacts(run)
+
+
+def test_other_weights_than_the_runs_are_not_uploaded(
+    stored: SweepRecord, store: str, tmp_path: Path
+) -> None:
+    too_large(tmp_path / "kept")
+    picked, _ = of_run(stored, store, trial_key=KEY, weights_sha256=hashlib.sha256(b"other").hexdigest())
+    with pytest.raises(UsageError, match="has no weights of its key and digest"):
+        register(picked, "large", home=tmp_path / "kept", tracking_uri=store)
 
 
 def test_register_keeps_the_run_and_moves_the_alias(stored: SweepRecord, store: str) -> None:

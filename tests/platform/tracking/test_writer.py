@@ -15,8 +15,9 @@ import pytest
 from recallfront.benchmarks.platform.writer_rate import writer_rate
 from recallfront.platform.errors import UsageError
 from recallfront.platform.tracking.client import fail_fast, open_client
+from recallfront.platform.tracking.places import sqlite_path
 from recallfront.platform.tracking.spool import Spool
-from recallfront.platform.tracking.store import prepare_store, sqlite_path
+from recallfront.platform.tracking.store import prepare_store
 from recallfront.platform.tracking.writer import TrackingWriter, shorten
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")  # MLflow's own

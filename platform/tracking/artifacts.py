@@ -1,0 +1,111 @@
+"""MLflow's client, kept to the places where a store may keep artifacts."""
+
+import errno
+import os
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from mlflow.entities import FileInfo
+from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.artifact_repo import ArtifactRepository
+from mlflow.tracking import MlflowClient
+from mlflow.tracking._tracking_service.client import TrackingServiceClient
+from mlflow.utils.credentials import get_default_host_creds
+from mlflow.utils.rest_utils import augmented_raise_for_status, http_request
+
+from recallfront.platform.tracking.places import artifact_root
+
+_LIST, _GET = "/api/2.0/mlflow/artifacts/list", "/get-artifact"
+_UPLOAD = "/ajax-api/2.0/mlflow/upload-artifact"
+_CHUNK = 2**20  # bytes
+
+
+class GuardedClient(MlflowClient):
+    """MLflow's client, except that it reads and writes artifacts in places that `artifact_root` allows alone."""
+
+    def __init__(self, tracking_uri: str) -> None:
+        super().__init__(tracking_uri=tracking_uri)
+        self._tracking_client = _GuardedService(tracking_uri)
+
+
+class _GuardedService(TrackingServiceClient):
+    """The part of MLflow's client that asks where a run's artifacts are."""
+
+    def __init__(self, tracking_uri: str) -> None:
+        super().__init__(tracking_uri)
+        self._repositories: dict[str, ArtifactRepository] = {}
+
+    def _get_artifact_repo(self, resource_id: str, *, resource: Any = "run") -> ArtifactRepository:
+        from mlflow.tracking.artifact_utils import get_artifact_repository
+
+        if resource != "run":
+            raise MlflowException(f"artifacts of a {resource} are not read")
+        if resource_id not in self._repositories:
+            named = str(self.get_run(resource_id).info.artifact_uri or "")
+            try:
+                root = artifact_root(self.tracking_uri, named)
+            except ValueError as error:
+                raise MlflowException.invalid_parameter_value(str(error)) from None
+            self._repositories[resource_id] = (
+                _ServersFolder(self.tracking_uri, resource_id)
+                if root is None
+                else get_artifact_repository(root, tracking_uri=self.tracking_uri)
+            )
+        return self._repositories[resource_id]
+
+    def list_artifacts(self, run_id: str, path: str | None = None) -> Any:
+        return self._get_artifact_repo(run_id).list_artifacts(path)
+
+    def download_artifacts(self, run_id: str, path: str, dst_path: str | None = None) -> str:
+        return str(self._get_artifact_repo(run_id).download_artifacts(path, dst_path))
+
+
+class _ServersFolder(ArtifactRepository):
+    """Artifacts of a run that a server keeps in a folder of its machine: asked of the server, as its own pages do."""
+
+    def __init__(self, server: str, run_id: str) -> None:
+        super().__init__(server)
+        self._run_id = run_id
+
+    def log_artifact(self, local_file: str, artifact_path: str | None = None) -> None:
+        path = "/".join(filter(None, (artifact_path, os.path.basename(local_file))))
+        self._ask("POST", _UPLOAD, path, data=Path(local_file).read_bytes())
+
+    def log_artifacts(self, local_dir: str, artifact_path: str | None = None) -> None:
+        for file in sorted(Path(local_dir).rglob("*")):
+            if file.is_file():
+                inner = file.relative_to(local_dir).parent.as_posix()
+                folder = "/".join(part for part in (artifact_path, inner) if part and part != ".")
+                self.log_artifact(str(file), folder or None)
+
+    def list_artifacts(self, path: str | None = None) -> list[FileInfo]:
+        answer = self._ask("GET", _LIST, path)
+        found = [
+            FileInfo(str(file["path"]), bool(file.get("is_dir")), int(file.get("file_size", 0)))
+            for file in answer.json().get("files", [])
+        ]
+        for file in found:
+            if PurePosixPath(file.path).is_absolute() or ".." in PurePosixPath(file.path).parts:
+                raise MlflowException.invalid_parameter_value(
+                    f"the artifact path {file.path!r} leaves its folder"
+                )
+        return sorted(found, key=lambda file: str(file.path))
+
+    def _download_file(self, remote_file_path: str, local_path: str) -> None:
+        answer = self._ask("GET", _GET, remote_file_path, stream=True)
+        with open(local_path, "wb") as file:
+            for chunk in answer.iter_content(chunk_size=_CHUNK):
+                file.write(chunk)
+
+    def _ask(self, method: str, endpoint: str, path: str | None, **how: Any) -> Any:
+        # each endpoint has its own word for a run
+        asked = {"run_id": self._run_id, "run_uuid": self._run_id} | ({"path": path} if path else {})
+        answer = http_request(
+            get_default_host_creds(self.artifact_uri), endpoint, method, params=asked, **how
+        )
+        if method == "POST" and answer.status_code == 500:
+            raise PermissionError(errno.EACCES, f"the server {self.artifact_uri} has no place for artifacts")
+        if answer.status_code != 200 and "error_code" in answer.text:
+            raise MlflowException.invalid_parameter_value(str(answer.json().get("message", answer.text)))
+        augmented_raise_for_status(answer)
+        return answer
