@@ -2,31 +2,16 @@
 
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from recallfront.models.configs.explain import explain, near_first
+from recallfront.sweeps.plain_yaml import MOST_BYTES, NotPlain, read_yaml
 from recallfront.sweeps.spec import SweepSpec
 
 
 class SpecError(ValueError):
     """A specification that cannot be run; the message names the file, the key, the value and what is allowed."""
-
-
-class _Loader(yaml.SafeLoader):
-    """Plain values only, and no key twice, of which YAML would silently keep the last."""
-
-    def compose_mapping_node(self, anchor: Any) -> Any:
-        node = super().compose_mapping_node(anchor)
-        seen = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.value in seen:
-                problem = f"key {key.value!r} stands there twice"
-                raise yaml.constructor.ConstructorError(problem=problem, problem_mark=key.start_mark)
-            seen.add(key.value if isinstance(key, yaml.ScalarNode) else None)
-        return node
 
 
 def studies() -> dict[str, str]:
@@ -53,6 +38,8 @@ def load_spec(study_or_file: str) -> SweepSpec:
         if not path.is_file():
             known = near_first(study_or_file, built_in)
             raise SpecError(f"{study_or_file}: is neither a file nor one of the studies {known}")
+        if path.stat().st_size > MOST_BYTES:
+            raise SpecError(f"{study_or_file}: is longer than {MOST_BYTES // 1024} KiB")
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError:
         raise SpecError(f"{study_or_file}: cannot be read: it must be YAML text in UTF-8") from None
@@ -64,17 +51,10 @@ def load_spec(study_or_file: str) -> SweepSpec:
 def parse_spec(text: str, *, source: str) -> SweepSpec:
     """Read a specification from YAML text; `source` names it in errors."""
     try:
-        raw = yaml.load(text, _Loader)  # a safe loader
-    except yaml.MarkedYAMLError as error:
-        where = f"{source}, line {error.problem_mark.line + 1}" if error.problem_mark else source
-        if "could not determine a constructor" in str(error.problem):
-            raise SpecError(f"{where}: tags that make Python objects are not allowed") from None
-        context = f"{error.context}: " if error.context else ""
-        raise SpecError(f"{where}: is not YAML: {context}{error.problem}") from None
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that there is not
-        raise SpecError(f"{source}: is not YAML: {' '.join(str(error).split())}") from None
-    except RecursionError:
-        raise SpecError(f"{source}: is nested too deep to be a specification") from None
+        raw = read_yaml(text)
+    except NotPlain as error:
+        message = str(error)
+        raise SpecError(f"{source}{', ' if message.startswith('line ') else ': '}{message}") from None
     if not isinstance(raw, dict):
         raise SpecError(
             f"{source}: must be a mapping of keys such as name, task and space, not {type(raw).__name__}"

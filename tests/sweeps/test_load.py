@@ -1,5 +1,7 @@
 """Reading specifications: studies, files, and texts that are none."""
 
+import math
+import time
 from pathlib import Path
 
 import pytest
@@ -7,6 +9,8 @@ import yaml
 
 from recallfront.sweeps import SpecError, load_spec
 from recallfront.sweeps.load import parse_spec, studies
+from recallfront.sweeps.plain_yaml import read_yaml
+from recallfront.sweeps.spec import SweepSpec
 from tests.platform.specs import TINY, tiny_spec
 
 
@@ -55,7 +59,21 @@ def test_a_file_is_read(tmp_path: Path) -> None:
         ("[1, 2]", "must be a mapping of keys such as name, task and space, not list"),
         ("just a word", "must be a mapping"),
         ("[" * 5000, "nested too deep"),
-        ("name: 2024-13-45", "is not YAML: month must be in"),
+        ("name: 2024-13-45", "task: is missing"),
+        ("a: &a [*a]", "f.yaml, line 1: the alias *a stands within what it names"),
+        ("a: &a {b: *a}", "the alias *a stands within what it names"),
+        ("a: *b", "found undefined alias 'b'"),
+        ("a: !!timestamp x", "f.yaml, line 1: the tag !!timestamp is not allowed here"),
+        ("a: !!bool maybe", "'maybe' is no !!bool"),
+        ("a: !!int 1.5", "'1.5' is no !!int"),
+        ("a: !!map [1]", "the tag !!map is not allowed here"),
+        ("a: 0x" + "f" * 8000, "is a number of more than 40 digits"),
+        ("a: 1" + "0" * 400, "is a number of more than 40 digits"),
+        ("a: {<<: 3}", "<< takes a mapping"),
+        ("--- a\n--- b", "another document"),
+        ("a: 1\n'a': 2", "f.yaml, line 2: is not YAML: key 'a' stands there twice"),
+        ("x" * 300_000, "is longer than 256 KiB"),
+        ("a: [" + "1," * 6000 + "]", "has more than 5000 values"),
         ("name: x\nname: y", "f.yaml, line 2: is not YAML: key 'name' stands there twice"),
         ("space: [{architecture: hawk, lru_width: 8, lru_width: 16}]", "key 'lru_width' stands there twice"),
         ("{[1, 2]: 3}", "found unhashable key"),
@@ -105,3 +123,79 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         load_spec("x" * 5000)
     with pytest.raises(SpecError, match="one of the studies quickstart"):
         load_spec("quikstart")
+
+
+LAUGHS = "[&a0 [l,l,l,l,l,l,l,l,l], " + ", ".join(
+    f"&a{level} [{','.join([f'*a{level - 1}'] * 9)}]" for level in range(1, 9)
+)
+
+
+@pytest.mark.parametrize(
+    "where", ["seeds", "description", "space", "task", "name", "objectives", "<<", "new"]
+)
+def test_aliases_grow_to_a_bound_wherever_they_stand(where: str) -> None:
+    started = time.perf_counter()
+    message = refusal(f"{where}: {LAUGHS}]")
+    assert "has more than 5000 values, those that aliases repeat included" in message
+    assert time.perf_counter() - started < 1
+
+
+def test_a_long_text_counts_each_time_that_an_alias_repeats_it() -> None:
+    text = f"a: &a {'x' * 50_000}\nb: [{','.join(['*a'] * 1000)}]"
+    assert "has more than 5000 values" in refusal(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("010", 10),
+        ("0400", 400),
+        ("0o17", 15),
+        ("0x1F", 31),
+        ("-7", -7),
+        ("+7", 7),
+        ("1e-3", 0.001),
+        ("1e3", 1000.0),
+        (".5", 0.5),
+        ("-.inf", -math.inf),
+        ("1:30", "1:30"),
+        ("1_000", "1_000"),
+        ("no", "no"),
+        ("on", "on"),
+        ("True", True),
+        ("false", False),
+        ("~", None),
+        ("", None),
+        ("null", None),
+        ("Null", None),
+        ("2024-01-01", "2024-01-01"),
+        ("'1'", "1"),
+        ("!!str 1", "1"),
+        ("!!float 1", 1.0),
+        ("! 1", "1"),
+        ("[1, [2], {a: b}]", [1, [2], {"a": "b"}]),
+        ("{1: 2, true: 3, null: 4}", {"1": 2, "true": 3, "null": 4}),
+        ("[&a {x: 1}, {<<: *a, y: 2}, {x: 3, <<: [*a]}]", [{"x": 1}, {"x": 1, "y": 2}, {"x": 3}]),
+        ("[&k word, {*k : 1}]", ["word", {"word": 1}]),
+    ],
+)
+def test_plain_values_are_those_of_yaml_1_2(text: str, value: object) -> None:
+    found = read_yaml(text)
+    assert found == value and type(found) is type(value)
+
+
+def test_numbers_are_read_as_they_are_meant() -> None:
+    changed = TINY | {"space": [{"architecture": "window", "window_size": "WINDOWS"}], "budget_hours": 1}
+    text = yaml.safe_dump(changed)
+
+    def read(windows: str = "[2]", hours: str = "1") -> SweepSpec:
+        return parse_spec(
+            text.replace("WINDOWS", windows).replace("budget_hours: 1", f"budget_hours: {hours}"), source="f"
+        )
+
+    assert read("[010, 0o10]").blocks[0].domains["window_size"] == (10, 8)
+    assert read(hours="15e-1").budget_hours == 1.5
+    with pytest.raises(SpecError, match="budget_hours='1:30'"):
+        read(hours="1:30")
+    with pytest.raises(SpecError, match="budget_hours: '1_0' is text, not a number"):
+        read(hours="1_0")
