@@ -4,6 +4,7 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping
 from decimal import Decimal
+from functools import cache
 from typing import Annotated, Any, Self, get_args
 
 from pydantic import (
@@ -26,7 +27,8 @@ Scalar = bool | int | float | str | None
 Knobs = dict[str, Scalar]  # one value for each knob of a block
 TRAINING_PREFIX = "training."
 _MOST_VALUES = 100_000  # of one range's grid
-_MOST_CHECKED = 4096  # combinations of a block that are tried when looking for a possible one
+_SAMPLED = 64  # values of a longer one to look for a possible configuration in
+_MOST_LISTED = 4096  # whole numbers of a range without a step
 
 
 class Range(Frozen):
@@ -58,10 +60,20 @@ class Range(Frozen):
     def values(self) -> list[int | float]:
         """The values on the grid; without a step those of a short integer range, or two ends."""
         low, high, step = (Decimal(str(v)) for v in (self.low, self.high, self.step or 1))
-        if self.step is None and not (self.is_integer and high - low < _MOST_CHECKED):
+        if self.step is None and not (self.is_integer and high - low < _MOST_LISTED):
             return [self.low, self.high]
         number = int if self.is_integer else float
         return [number(low + i * step) for i in range(int((high - low) / step) + 1)]
+
+    def samples(self) -> list[int | float]:
+        """The same, but of a long integer range many values from all over it; powers of two are among them."""
+        values = self.values()
+        low, high = self.low, self.high
+        if self.step is not None or len(values) > 2 or not (isinstance(low, int) and isinstance(high, int)):
+            return values
+        found = {low, high, *(2**power for power in range(high.bit_length()) if low <= 2**power <= high)}
+        found |= {low + i * (high - low) // _SAMPLED for i in range(_SAMPLED)}
+        return sorted(found)
 
 
 Domain = Range | tuple[Scalar, ...]  # choices; a fixed value is one choice
@@ -114,8 +126,15 @@ class SpaceBlock(Frozen):
         for values in itertools.product(*self._axes()):
             yield dict(zip(self.domains, values, strict=True))
 
-    def sample_corners(self) -> Iterator[Knobs]:
-        return itertools.islice(self.corners(), _MOST_CHECKED)
+    def samples(self) -> dict[str, list[Scalar]]:
+        """Values of each knob to look for a possible configuration in: all, or many of a long range of whole numbers."""
+        return {k: list(d.samples() if isinstance(d, Range) else d) for k, d in self.domains.items()}
+
+    @property
+    def is_sampled(self) -> bool:
+        """Whether `samples` leaves values out, so that what it does not have may still be possible."""
+        ranges = [domain for domain in self.domains.values() if isinstance(domain, Range)]
+        return any(domain.is_integer and len(domain.values()) < len(domain.samples()) for domain in ranges)
 
     def _axes(self) -> list[tuple[Scalar, ...]]:
         return [tuple(d.values()) if isinstance(d, Range) else d for d in self.domains.values()]
@@ -210,6 +229,7 @@ def _unknown_knob(config: type[Architecture], key: str) -> str:
     return f"architecture {name!r} has no such knob; it has {allowed}, and {TRAINING_PREFIX}<setting>"
 
 
+@cache
 def _field(config: type[BaseModel], key: str) -> TypeAdapter[Any] | None:
     """What validates one value of a knob, or None where there is no such knob."""
     if key.startswith(TRAINING_PREFIX):

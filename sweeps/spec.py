@@ -9,6 +9,7 @@ from pydantic import Field, ValidationError, model_validator
 from recallfront.models.configs.explain import explain
 from recallfront.sweeps.base import Frozen, canonical_json, digest
 from recallfront.sweeps.objectives import Objective
+from recallfront.sweeps.possible import impossible
 from recallfront.sweeps.space import (
     TRAINING_PREFIX,
     Knobs,
@@ -196,14 +197,17 @@ class SweepSpec(Frozen):
                 )
         if self.search.method == "grid" and block.size > _LARGEST_GRID:
             raise ValueError(f"space {block.label}: a grid of {block.size} trials; at most {_LARGEST_GRID}")
-        reason = ""
-        for knobs in block.sample_corners():
+
+        def failure(knobs: Knobs) -> str | None:
             try:
                 self.trial(block, knobs, self.seeds[0])
-                return
             except ValueError as error:
-                reason = reason or str(error)
-        raise ValueError(f"space {block.label}: no configuration is possible: {reason}")
+                return str(error)
+            return None
+
+        reason = impossible(block.samples(), failure)
+        if reason is not None and not block.is_sampled:
+            raise ValueError(f"space {block.label}: no configuration is possible: {reason}")
 
     def _values(self, block: SpaceBlock, setting: str) -> list[int]:
         """What a setting of the training, a whole number, may be in a block."""
