@@ -99,7 +99,7 @@ class _Reader:
         if self._values > _MOST_VALUES:
             raise NotPlain(f"has more than {_MOST_VALUES} values, those that aliases repeat included")
 
-    def _alias(self, name: str) -> None:
+    def _alias(self, name: Any) -> None:
         value, values = self._anchors.get(name, (None, 0))
         if value is _PENDING:
             raise NotPlain(f"the alias *{name} stands within what it names")

@@ -127,7 +127,7 @@ class SpaceBlock(Frozen):
             yield dict(zip(self.domains, values, strict=True))
 
     def samples(self) -> dict[str, list[Scalar]]:
-        """Values of each knob to look for a possible configuration in: all, or many of a long range of whole numbers."""
+        """Values of each knob to look for a possible configuration in: all, or many of a long range of integers."""
         return {k: list(d.samples() if isinstance(d, Range) else d) for k, d in self.domains.items()}
 
     @property

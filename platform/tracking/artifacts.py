@@ -8,10 +8,12 @@ from typing import Any
 from mlflow.entities import FileInfo
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repo import ArtifactRepository
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.tracking import MlflowClient
 from mlflow.tracking._tracking_service.client import TrackingServiceClient
 from mlflow.utils.credentials import get_default_host_creds
-from mlflow.utils.rest_utils import augmented_raise_for_status, http_request
+from mlflow.utils.request_utils import augmented_raise_for_status
+from mlflow.utils.rest_utils import http_request
 
 from recallfront.platform.tracking.places import artifact_root
 
@@ -32,16 +34,15 @@ class _GuardedService(TrackingServiceClient):
     """The part of MLflow's client that asks where a run's artifacts are."""
 
     def __init__(self, tracking_uri: str) -> None:
-        super().__init__(tracking_uri)
+        super().__init__(tracking_uri)  # type: ignore[no-untyped-call]
         self._repositories: dict[str, ArtifactRepository] = {}
 
     def _get_artifact_repo(self, resource_id: str, *, resource: Any = "run") -> ArtifactRepository:
-        from mlflow.tracking.artifact_utils import get_artifact_repository
-
         if resource != "run":
             raise MlflowException(f"artifacts of a {resource} are not read")
         if resource_id not in self._repositories:
-            named = str(self.get_run(resource_id).info.artifact_uri or "")
+            run = self.get_run(resource_id)  # type: ignore[no-untyped-call]
+            named = str(run.info.artifact_uri or "")
             try:
                 root = artifact_root(self.tracking_uri, named)
             except ValueError as error:

@@ -8,7 +8,7 @@ import pytest
 from recallfront.sweeps import SpecError
 from recallfront.sweeps.load import parse_spec
 from recallfront.sweeps.possible import impossible
-from recallfront.sweeps.space import Knobs
+from recallfront.sweeps.space import Knobs, Scalar
 
 SEGMENT = "[{input_seq_len: 16, num_kv_pairs: 2, examples: 8}]"
 TEXT = f"name: s\ntask: {{name: mqar, vocab_size: 64, train: {SEGMENT}, validation: {SEGMENT}, test: {SEGMENT}}}\n"
@@ -41,7 +41,7 @@ def test_a_long_range_is_not_refused_for_its_ends() -> None:
 def test_the_decision_is_that_of_trying_every_combination(seed: int) -> None:
     """Rules that forbid pairs and triples of values, as validators do that each look at a few settings."""
     rng = random.Random(seed)
-    axes = {name: list(range(rng.randint(1, 4))) for name in "abcdef"}
+    axes: dict[str, list[Scalar]] = {name: list(range(rng.randint(1, 4))) for name in "abcdef"}
     rules = []
     for _ in range(rng.randint(1, 6)):
         names = rng.sample("abcdef", rng.randint(1, 3))

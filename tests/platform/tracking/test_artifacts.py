@@ -87,7 +87,12 @@ class _Hostile(BaseHTTPRequestHandler):
 
     def _answer(self) -> None:
         self.asked.append(self.path)
-        info = {"run_id": "ab" * 16, "experiment_id": "1", "artifact_uri": self.place, "status": "RUNNING"}
+        info: dict[str, object] = {
+            "run_id": "ab" * 16,
+            "experiment_id": "1",
+            "artifact_uri": self.place,
+            "status": "RUNNING",
+        }
         info |= {"run_uuid": "ab" * 16, "start_time": 1, "lifecycle_stage": "active"}
         files = [{"path": "../../stolen", "is_dir": False, "file_size": 1}] if "list" in self.path else []
         body = json.dumps({"run": {"info": info, "data": {}}, "files": files}).encode()
