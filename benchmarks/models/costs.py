@@ -32,6 +32,9 @@ _KNOBS: dict[str, dict[str, Any]] = {
     "deltanet": {"pattern": "S"},
     "gla": {"pattern": "S"},
     "retnet": {"pattern": "S"},
+    "kda": {"pattern": "K"},
+    "rwkv7": {"pattern": "V"},
+    "hgrn2": {"pattern": "H"},
 }
 CONTEXTS = (256, 512, 1024, 2048, 4096, 8192)
 

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 from recallfront.models import parse_config
 
 ALL = ["attention", "window", "hawk", "griffin", "based", "grouped"]
-ALL += ["mamba2", "gated_deltanet", "deltanet", "gla", "retnet", "linear"]
+ALL += ["mamba2", "gated_deltanet", "deltanet", "gla", "retnet", "linear", "kda", "rwkv7", "hgrn2"]
 
 
 def test_importing_the_configurations_needs_no_torch() -> None:

@@ -26,7 +26,7 @@ def test_the_table_is_of_this_version() -> None:
     """Each architecture has a line whose letters and knobs are its own."""
     lines = [line.split("|")[1:-1] for line in PAGE.read_text().splitlines() if line.startswith("| `")]
     listed = {name: line for line in lines for name in re.findall(r"`(\w+)`", line[0])}
-    assert len(listed) == 12
+    assert len(listed) == 15
     for name, (_, mixers, knobs, _) in listed.items():
         config = parse_config({"architecture": name, "vocab_size": 8, "width": 8})
         letters = set("".join(re.findall(r"\(([A-Z, ]+)\)", mixers))) - set(", ")

@@ -8,9 +8,12 @@ from recallfront.models.language_model import Embedding
 from recallfront.models.mixers.gated_deltanet import GatedDeltaNet
 from recallfront.models.mixers.gla import GatedLinearAttention
 from recallfront.models.mixers.grouped import GroupedAttention
+from recallfront.models.mixers.hgrn2 import HGRN2
+from recallfront.models.mixers.kda import KimiDeltaAttention
 from recallfront.models.mixers.mamba2 import Mamba2
 from recallfront.models.mixers.retnet import fixed_decay
 from recallfront.models.mixers.rg_lru import RecurrentBlock
+from recallfront.models.mixers.rwkv7 import TimeMixing
 from recallfront.models.parts.layers import Linear
 
 
@@ -97,6 +100,42 @@ def test_decays_of_gla_start_near_one() -> None:
     # both maps keep the variance 1 of their inputs; over 16 x 512 numbers and inputs it is drawn to about 3 %
     assert float(logits.std()) == pytest.approx(1, rel=0.05)
     assert float(decay.median()) == pytest.approx(2 ** (-1 / 16), rel=0.01)
+
+
+def test_decays_of_kda_start_as_in_mamba2() -> None:
+    """A uniform in [1, 16] a head, softplus(b) log-uniform in [0.001, 0.1] a key dimension (arXiv:2510.26692)."""
+    values = {"architecture": "kda", "vocab_size": 8, "width": 1024, "num_heads": 512, "pattern": "K"}
+    block = build(parse_config(values | {"gate_rank": 2})).layers[0].mixer
+    assert isinstance(block, KimiDeltaAttention)
+    rate = block.channel_decay.log_rate.detach().exp()
+    step = torch.nn.functional.softplus(block.channel_decay.bias.detach())
+    assert 1 <= float(rate.min()) < 1.5 and 15.5 < float(rate.max()) <= 16
+    assert 1e-3 * (1 - 1e-4) < float(step.min()) < 1.2e-3 and 0.08 < float(step.max()) < 0.1 * (1 + 1e-4)
+
+
+def test_rwkv7_starts_as_the_authors_middle_layer() -> None:
+    """Half-way through the model (RWKV-LM): what a layer gives is 0, and decays fall from almost 1 to e^(-0.6)."""
+    values = {"architecture": "rwkv7", "vocab_size": 8, "width": 256, "num_heads": 4, "pattern": "V"}
+    block = build(parse_config(values)).layers[0].mixer
+    assert isinstance(block, TimeMixing)
+    mix = block.shift.mix.detach().view(6, 256)
+    torch.testing.assert_close(mix[:, 0], torch.ones(6))
+    torch.testing.assert_close(mix[:, 128], 1 - 0.5 ** torch.tensor([0.1, 0.45, 0.35, 0.35, 0.45, 0.1]))
+    # -6 and 0 at the ends, 0.5, and the heads' zigzag of 2.5
+    torch.testing.assert_close(block.vectors.decay.detach()[[0, -1]], torch.tensor([-8.0, 3.0]))
+    assert not block.out.weight.any() and not block.decay.down.weight.any()
+    assert float(block.key.weight.detach().std()) == pytest.approx(0.1 / 16, rel=0.05)
+
+
+def test_the_bounds_of_hgrn2_start_where_they_are_told() -> None:
+    values = {"architecture": "hgrn2", "vocab_size": 8, "width": 16, "pattern": "H"}
+    block = build(parse_config(values | {"lower_bound": 0.3})).layers[0].mixer
+    assert isinstance(block, HGRN2) and block.bound is not None
+    torch.testing.assert_close(block.bound.logit.detach().sigmoid(), torch.full((16,), 0.3))
+    log_decay = block._read(torch.zeros(1, 1, 16) - 1e4 * block.inputs.weight.detach()[16:32].sum(0))[3]
+    assert float(log_decay.detach().exp().min()) >= 0.3 * (1 - 1e-6)
+    plain = build(parse_config(values)).layers[0].mixer
+    assert isinstance(plain, HGRN2) and plain.bound is None
 
 
 def test_decays_of_retnet_are_fixed() -> None:

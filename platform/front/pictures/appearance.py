@@ -34,6 +34,9 @@ MARKS = {
     "deltanet": Mark("#AA4499", "x", "X"),
     "gla": Mark("#6699CC", "triangle-left", "<"),
     "retnet": Mark("#AA7744", "triangle-right", ">"),
+    "kda": Mark("#332288", "diamond-tall", "d"),
+    "rwkv7": Mark("#117733", "hexagon2", "H"),
+    "hgrn2": Mark("#DDCC77", "bowtie", r"$\bowtie$"),
 }
 OTHER = Mark("#777777", "octagon", "8")
 INK, FAINT, LINE = "#1f2933", "#d9dee4", "#52606d"  # text, grid, staircase

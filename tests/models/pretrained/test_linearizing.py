@@ -36,6 +36,9 @@ CASES: dict[str, tuple[str, dict[str, Any], str]] = {
     "deltanet": ("deltanet", {}, "qkvo"),
     "gla": ("gla", {"gate_rank": 3}, "qkvo"),
     "retnet": ("retnet", {}, "qkvo"),
+    "kda": ("kda", {}, "qkvo"),
+    "rwkv7": ("rwkv7", {}, "vo"),
+    "hgrn2": ("hgrn2", {}, "vo"),
 }
 MODELS = {
     "llama": lambda: tiny_llama(num_hidden_layers=3, rope_theta=500.0),
@@ -87,9 +90,12 @@ def our_parts(mixer: torch.nn.Module, letter: str, part: str) -> dict[str, Tenso
     if letter == "R":
         branches = weights[f"branches.{part}"]
         return {"v": branches[len(branches) // 2 :], "o": weights[f"out.{part}"]}
+    if letter in "VH":
+        values = weights[f"value.{part}"] if letter == "V" else weights[f"inputs.{part}"][-WIDTH:]
+        return {"v": values, "o": weights[f"out.{part}"]}
     rows = weights[f"qkv.{part}"]
     narrow: Any = mixer  # keys of a linear attention or a matrix state may have another width
-    keys = HEADS * narrow.key_dim if letter == "L" else narrow.key_width if letter == "S" else WIDTH
+    keys = HEADS * narrow.key_dim if letter == "L" else narrow.key_width if letter in "SK" else WIDTH
     return {"q": rows[:keys], "k": rows[keys : 2 * keys], "v": rows[2 * keys :], "o": weights[f"out.{part}"]}
 
 
@@ -160,7 +166,8 @@ def test_adapters_beside_what_is_kept(theirs: PreTrainedModel, case: tuple[str, 
     source, config = from_transformers(theirs), linearized(theirs, case).config
     model, new = adopt(source, config)
     first = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-    targets = ["branches" if "R" in config.layers else "qkv", "out"]
+    read = [config.mixer(letter).projection() for letter in config.layers]
+    targets = [*{projection.name for projection in read if projection is not None}, "out"]
     add_lora(model, rank=2, alpha=4, targets=targets, train_whole=new)
     before, after = train(model, 30)
     assert after < 0.95 * before
