@@ -1,9 +1,9 @@
-"""The command line's entry: what is the user's to mend is one sentence and exit code 2, never a traceback."""
+"""The command line's entry: an error that the user can fix is one sentence and exit code 2, never a traceback."""
 
 import sys
 
 USAGE, INTERRUPTED = 2, 130  # exit codes
-_INTERRUPTION = "interrupted; a sweep goes on from here when it is run again"
+_INTERRUPTION = "interrupted; run the sweep again to resume it"
 
 
 def main() -> None:
@@ -12,7 +12,7 @@ def main() -> None:
 
 
 def run(arguments: list[str]) -> int:
-    """Run one command -> its exit code; an error that the user can mend is one line on stderr."""
+    """Run one command -> its exit code; an error that the user can fix is one line on stderr."""
     import typer
 
     from recallfront.cli import app
@@ -36,7 +36,7 @@ def run(arguments: list[str]) -> int:
         # of typer's errors about arguments, under any of its versions
         if not hasattr(error, "format_message"):
             raise
-        return _told(f"{error.format_message()} (--help says what there is)")
+        return _told(f"{error.format_message()} (--help lists what is allowed)")
 
 
 def _told(message: str, code: int = USAGE) -> int:

@@ -1,4 +1,4 @@
-"""The command line. Each command is thin: it calls the function of the same name and shows what that returns."""
+"""The command line. Each command is thin: it calls the function of the same name and prints the result."""
 
 import os
 import shlex
@@ -25,7 +25,7 @@ app = typer.Typer(
 
 Home = Annotated[
     Path | None,
-    typer.Option(envvar="RECALLFRONT_HOME", help="Folder of all outputs.", show_default="./recallfront-home"),
+    typer.Option(envvar="RECALLFRONT_HOME", help="Folder for all outputs.", show_default="./recallfront-home"),
 ]
 TrackingUri = Annotated[
     str | None,
@@ -35,8 +35,8 @@ TrackingUri = Annotated[
         show_default="HOME/mlflow.db",
     ),
 ]
-Sweep = Annotated[str, typer.Argument(help="A study's name, a sweep's run id, or the start of its key.")]
-Run = Annotated[str, typer.Argument(help="A trial's run id or key, or the first 6 digits of one.")]
+Sweep = Annotated[str, typer.Argument(help="Name of a study, run id of a sweep, or the first digits of its key.")]
+Run = Annotated[str, typer.Argument(help="Run id or key of a trial; the first 6 digits are enough.")]
 
 
 def _show_version(wanted: bool) -> None:
@@ -59,16 +59,16 @@ def options(
 @app.command()
 def run(
     study_or_file: Annotated[
-        str, typer.Argument(help="A study that comes with recallfront, or a YAML file.")
+        str, typer.Argument(help="Name of a study that comes with recallfront, or a YAML file.")
     ],
     home: Home = None,
     tracking_uri: TrackingUri = None,
     address: Annotated[
         str | None,
-        typer.Option(help="A Ray cluster to join: auto, or HOST:PORT.", show_default="this machine"),
+        typer.Option(help="Ray cluster to join: auto, or HOST:PORT.", show_default="this machine"),
     ] = None,
 ) -> None:
-    """Run a sweep, or go on with it: finished trials are never run twice."""
+    """Run a sweep, or resume it: no finished trial runs twice."""
     from rich.console import Console
 
     from recallfront.platform.home import home_folder
@@ -90,17 +90,17 @@ def run(
 
 @app.command()
 def submit(
-    file: Annotated[str, typer.Argument(help="A study that comes with recallfront, or a YAML file.")],
-    address: Annotated[str, typer.Option(help="The cluster's dashboard: http://HEAD:8265.")],
+    file: Annotated[str, typer.Argument(help="Name of a study that comes with recallfront, or a YAML file.")],
+    address: Annotated[str, typer.Option(help="Dashboard of the cluster: http://HEAD:8265.")],
     tracking_uri: Annotated[
-        str, typer.Option(envvar="RECALLFRONT_TRACKING_URI", help="MLflow server that the cluster reaches.")
+        str, typer.Option(envvar="RECALLFRONT_TRACKING_URI", help="MLflow server that the cluster can reach.")
     ],
     home: Annotated[
-        str, typer.Option(help="Folder of all outputs on the cluster, shared by its nodes.")
+        str, typer.Option(help="Folder for all outputs on the cluster, shared by its nodes.")
     ] = "~/recallfront-home",
-    follow: Annotated[bool, typer.Option(help="Follow the job's log; leaving does not stop it.")] = True,
+    follow: Annotated[bool, typer.Option(help="Follow the log of the job; Ctrl-C leaves the log, and the job continues.")] = True,
 ) -> None:
-    """Send a sweep to a Ray cluster as a job that goes on without this terminal."""
+    """Send a sweep to a Ray cluster as a job that continues without this terminal."""
     from recallfront.platform.cluster.jobs import follow_job
     from recallfront.platform.cluster.jobs import submit as submit_job
 
@@ -114,14 +114,14 @@ def submit(
 @app.command()
 def status(
     name: Annotated[
-        str | None, typer.Argument(help="A sweep, or with --address a job.", show_default="all")
+        str | None, typer.Argument(help="A sweep; with --address, a job.", show_default="all")
     ] = None,
     home: Home = None,
     tracking_uri: TrackingUri = None,
-    address: Annotated[str | None, typer.Option(help="A cluster's dashboard, for its jobs.")] = None,
-    follow: Annotated[bool, typer.Option("--follow", help="Follow a job's log.")] = False,
+    address: Annotated[str | None, typer.Option(help="Dashboard of a cluster: show its jobs instead.")] = None,
+    follow: Annotated[bool, typer.Option("--follow", help="Follow the log of a job.")] = False,
 ) -> None:
-    """Show how sweeps stand; with --address, the jobs of a cluster."""
+    """Show the progress of sweeps; with --address, the jobs of a cluster."""
     from rich.console import Console
 
     from recallfront.platform.cluster.jobs import follow_job
@@ -130,7 +130,7 @@ def status(
 
     if follow:
         if address is None or name is None:
-            raise UsageError("--follow: name a job, and with --address the dashboard of its cluster")
+            raise UsageError("--follow: needs the name of a job, and --address with the dashboard of its cluster")
         sys.exit(0 if follow_job(name, address=address) else 1)
     if address is not None:
         table = jobs_table(address, name)
@@ -150,10 +150,10 @@ def front(
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     plot: Annotated[Path | None, typer.Option(help="Write the plot: FILE.html or FILE.png.")] = None,
     every: Annotated[
-        bool, typer.Option("--all", help="Show all configurations, not the front alone.")
+        bool, typer.Option("--all", help="Show all configurations, not only the front.")
     ] = False,
 ) -> None:
-    """Show a sweep's Pareto front."""
+    """Show the Pareto front of a sweep."""
     from rich.console import Console
 
     from recallfront.platform.errors import UsageError
@@ -162,7 +162,7 @@ def front(
     from recallfront.platform.front.tables import as_csv, as_table
 
     if csv and json:
-        raise UsageError("--csv and --json: give one of the two")
+        raise UsageError("--csv and --json: give only one of them")
     if plot is not None:
         check_plot(plot)
     found = find_front(sweep, home=home, tracking_uri=tracking_uri)
@@ -181,13 +181,13 @@ def pick(
     home: Home = None,
     tracking_uri: TrackingUri = None,
     where: Annotated[
-        list[str] | None, typer.Option(help="A condition such as 'recall >= 0.9'; may be repeated.")
+        list[str] | None, typer.Option(help="Condition such as 'recall >= 0.9'; may be repeated.")
     ] = None,
-    maximise: Annotated[str | None, typer.Option("--max", help="The metric to have the most of.")] = None,
-    minimise: Annotated[str | None, typer.Option("--min", help="The metric to have the least of.")] = None,
-    knee: Annotated[bool, typer.Option("--knee", help="The front's knee; the default.")] = False,
+    maximise: Annotated[str | None, typer.Option("--max", help="Metric to maximise.")] = None,
+    minimise: Annotated[str | None, typer.Option("--min", help="Metric to minimise.")] = None,
+    knee: Annotated[bool, typer.Option("--knee", help="Choose the knee of the front; the default.")] = False,
     anywhere: Annotated[
-        bool, typer.Option("--any", help="Choose from all configurations, not the front alone.")
+        bool, typer.Option("--any", help="Choose from all configurations, not only the front.")
     ] = False,
     out: Annotated[
         Path | None, typer.Option(help="Write recallfront.json and model.safetensors to this folder.")
@@ -196,13 +196,13 @@ def pick(
         str | None, typer.Option(help="Register the model under this name.", show_default="the sweep's name")
     ] = None,
     alias: Annotated[
-        str | None, typer.Option(help="Alias in the registry.", show_default="pareto-knee or pareto-pick")
+        str | None, typer.Option(help="Alias of the registered version.", show_default="pareto-knee or pareto-pick")
     ] = None,
     no_register: Annotated[
-        bool, typer.Option("--no-register", help="Do not touch the model registry.")
+        bool, typer.Option("--no-register", help="Do not register the model.")
     ] = False,
 ) -> None:
-    """Choose a Pareto-optimal configuration, and say why."""
+    """Choose a Pareto-optimal configuration, and explain the choice."""
     from recallfront.platform.front import pick as picking
     from recallfront.platform.front import registry
 
@@ -232,7 +232,7 @@ def pick(
 
 @app.command()
 def rerun(run: Run, home: Home = None, tracking_uri: TrackingUri = None) -> None:
-    """Run a trial again from its lineage alone, and compare."""
+    """Run a trial again from its lineage alone, and compare the two runs."""
     from rich.console import Console
 
     from recallfront.platform.rerun import rerun as run_again
@@ -245,7 +245,7 @@ def rerun(run: Run, home: Home = None, tracking_uri: TrackingUri = None) -> None
 
 @app.command()
 def lineage(run: Run, home: Home = None, tracking_uri: TrackingUri = None) -> None:
-    """Show all that is needed to run a trial again."""
+    """Show everything that a rerun of a trial needs, as JSON."""
     from recallfront.platform.home import home_folder
     from recallfront.platform.tracking.ledger import find_run
     from recallfront.platform.tracking.lineage import read_lineage
@@ -259,7 +259,7 @@ def lineage(run: Run, home: Home = None, tracking_uri: TrackingUri = None) -> No
 def ui(
     home: Home = None,
     tracking_uri: TrackingUri = None,
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    host: Annotated[str, typer.Option(help="Address to listen on; whoever reaches it can change the store.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 5000,
 ) -> None:
     """Serve MLflow with recallfront's pages."""
@@ -273,11 +273,11 @@ def ui(
 def bench(
     what: Annotated[
         list[str] | None,
-        typer.Argument(help="overhead, warm, quiet, tracking or models.", show_default="all"),
+        typer.Argument(help="Any of overhead, warm, quiet, tracking and models.", show_default="all"),
     ] = None,
     against: Annotated[
         Path | None,
-        typer.Option(help="A checkout of google-deepmind/recurrentgemma, to compare the models with."),
+        typer.Option(help="Checkout of google-deepmind/recurrentgemma to compare the models with."),
     ] = None,
 ) -> None:
     """Measure recallfront itself."""
@@ -290,9 +290,9 @@ def bench(
 def doctor(
     home: Home = None,
     tracking_uri: TrackingUri = None,
-    address: Annotated[str | None, typer.Option(help="A Ray cluster to ask.")] = None,
+    address: Annotated[str | None, typer.Option(help="Ray cluster to check: auto, or HOST:PORT.")] = None,
 ) -> None:
-    """Say what is installed and what answers, and how to mend what does not."""
+    """Check what is installed and what answers, and show how to fix what does not."""
     from rich.console import Console
 
     from recallfront.platform.doctor import examine
@@ -329,7 +329,7 @@ def _show_result(result: "SweepResult", console: "Console") -> None:
 
 
 def _show_next(result: "SweepResult") -> None:
-    """Commands to go on with, as they can be pasted here."""
+    """The next commands, as they can be pasted here."""
     from recallfront.platform.front.next_steps import next_commands
 
     assert result.front is not None
@@ -337,16 +337,17 @@ def _show_next(result: "SweepResult") -> None:
     print("next:")
     for _, command in next_commands(result.front, result.record.name, program=program, options=options):
         print(f"  {command}")
-    print(f"  {program} ui{options}")
+    if not result.tracking_uri.startswith("http"):  # a server shows its own pages
+        print(f"  {program} ui{options}")
 
 
 def _width() -> int | None:
-    """Columns for a table: the terminal's; in a pipe or a log enough for every one."""
+    """Columns for a table: those of the terminal; in a pipe or a log, enough for all of them."""
     return None if sys.stdout.isatty() else 120
 
 
 def _program() -> str:
-    """How this command was called, where its plain name is not on the path."""
+    """The name of this program: how it was called, if its plain name is not on the path."""
     if shutil.which("recallfront"):
         return "recallfront"
     called = Path(sys.argv[0])

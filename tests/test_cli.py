@@ -234,8 +234,8 @@ def test_a_dashboard_that_is_not_there(refused: Refused, home: Path) -> None:
     [
         (("ui", "--port", "abc"), "'--port'"),
         (("ui", "--port", "70000"), "port 70000: must be from 1 to 65535"),
-        (("front", "x", "--csv", "--json"), "--csv and --json: give one of the two"),
-        (("status", "x", "--follow"), "--follow: name a job, and with --address the dashboard"),
+        (("front", "x", "--csv", "--json"), "--csv and --json: give only one of them"),
+        (("status", "x", "--follow"), "--follow: needs the name of a job, and with --address the dashboard"),
         (("status", "--address", ""), "address '': must be the cluster's dashboard"),
         (("run",), "Missing argument"),
         (("run", "quickstart", "--hoem", "x"), "No such option: --hoem"),

@@ -306,7 +306,7 @@ def test_an_interrupted_sweep_says_so_and_goes_on_later(tmp_path: Path, number: 
     finally:
         driver.kill()
     assert driver.returncode == 130, errors
-    assert errors.strip() == "recallfront: interrupted; a sweep goes on from here when it is run again"
+    assert errors.strip() == "recallfront: interrupted; run the sweep again to resume it"
     record = read_sweep(f"sqlite:///{home / 'mlflow.db'}", SweepSpec.model_validate(spec).key)
     assert record.tags["status"] == "interrupted"
     assert Status.RUNNING not in {trial.status for trial in record.trials}
