@@ -61,7 +61,7 @@ class SweepView:
     done: int
     running: int
     failed: int
-    unfinished: int  # lost, or left by a driver that is gone: the sweep's next run goes on with them
+    unfinished: int  # lost, or left by a driver that is gone: the sweep's next run resumes them
     started: float  # seconds since the epoch; 0 before the first trial
     seconds: float  # from the first trial's start to the last one's end, or to now
     device_hours: float

@@ -1,4 +1,4 @@
-"""What is installed and what answers, and how to mend what does not."""
+"""What is installed and what answers, and how to fix what does not."""
 
 import importlib.metadata
 import shutil
@@ -21,16 +21,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at."""
+    """One thing that was checked."""
 
     what: str
     fine: bool
-    said: str  # how it is; where it is not fine, how to mend it
+    said: str  # its state; if it is not fine, how to fix it
 
 
 @dataclass(frozen=True)
 class Examination:
-    """Everything that was looked at."""
+    """Everything that was checked."""
 
     findings: tuple[Finding, ...]
 
@@ -48,7 +48,7 @@ class Examination:
         table.add_column()
         table.add_column(overflow="fold")
         for finding in self.findings:
-            mark = "[green]ok[/green]" if finding.fine else "[red]mend[/red]"
+            mark = "[green]ok[/green]" if finding.fine else "[red]fix[/red]"
             table.add_row(mark, finding.what, Text(finding.said))
         return table
 
@@ -56,7 +56,7 @@ class Examination:
 def examine(
     *, home: Path | str | None = None, tracking_uri: str | None = None, address: str | None = None
 ) -> Examination:
-    """Look at packages, devices, kernels, storage, MLflow and Ray; leaves nothing behind."""
+    """Check packages, devices, kernels, storage, MLflow and Ray; leaves nothing behind."""
     folder = home_folder(home).resolve()
     found = [_python(), *map(_package, LIBRARIES)]
     checks: list[tuple[str, Callable[[], str]]] = [
@@ -80,7 +80,7 @@ def _finding(what: str, check: Callable[[], str]) -> Finding:
 def _python() -> Finding:
     version = ".".join(map(str, sys.version_info[:3]))
     fine = sys.version_info >= (3, 11)
-    return Finding("Python", fine, version if fine else f"{version}: 3.11 or newer is needed")
+    return Finding("Python", fine, version if fine else f"{version}: recallfront needs 3.11 or newer")
 
 
 def _package(name: str) -> Finding:
@@ -114,13 +114,15 @@ def _storage(home: Path) -> str:
         pass
     free = shutil.disk_usage(there).free
     if free < 2**30:
-        raise UsageError(f"{home}: only {free / 2**20:.0f} MiB are free; set --home or RECALLFRONT_HOME")
+        raise UsageError(
+            f"{home}: only {free / 2**20:.0f} MiB are free; choose another folder with --home or RECALLFRONT_HOME"
+        )
     return f"{home}, {free / 2**30:.0f} GiB free"
 
 
 def _mlflow(home: Path, tracking_uri: str | None) -> str:
     if tracking_uri is None and not (home / "mlflow.db").exists():
-        return f"no store in {home} yet: the first sweep makes it"
+        return f"no store in {home} yet: the first sweep creates it"
     uri = prepare_store(tracking_uri, home, create=False)
     return f"{uri} answers, {len(list_sweeps(uri))} sweeps"
 

@@ -12,7 +12,7 @@ def home_folder(home: Path | str | None = None) -> Path:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a file whole or not at all: whoever reads it, also after a crash, finds the old text or the new one."""
+    """Write a file whole or not at all: a reader finds the old text or the new one, also after a crash."""
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         with temporary.open("w", encoding="utf-8") as file:

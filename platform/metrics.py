@@ -30,7 +30,7 @@ class Metric:
     log_axis: bool = True  # whether an axis of it may be logarithmic
     column: bool = False  # in the tables of a front, beside its objectives
     detail: bool = False  # shown of one configuration, as when a mark of the picture is pointed at
-    # What a rerun compares: every step, the last value, or nothing, as of a figure that is measured anew.
+    # What a rerun compares: every step, the last value, or nothing, for a figure that is measured again.
     rerun: Literal["curve", "final", None] = None
 
     @property

@@ -1,4 +1,4 @@
-"""How sweeps and jobs stand, as tables."""
+"""The progress of sweeps and jobs, as tables."""
 
 import datetime
 from pathlib import Path
@@ -29,7 +29,7 @@ def sweeps_table(*, home: Path | str | None = None, tracking_uri: str | None = N
         counts = [sweep.tags.get(f"trials_{name}", "0") for name in ("done", "failed", "unfinished")]
         status = sweep.tags.get("status", sweep.status.lower())
         if status == "running" and driver_is_gone(sweep.sweep_key, folder):
-            status = "killed: run it again to go on"
+            status = "killed: run it again to resume"
         _add_row(
             table, sweep.name, sweep.sweep_key[:8], status, *counts, _when(sweep.start_time), sweep.run_id[:8]
         )
@@ -79,7 +79,7 @@ def _table(*columns: str) -> "Table":
 
 
 def _add_row(table: "Table", *cells: str) -> None:
-    """A row whose cells are shown as they are: rich takes what stands in brackets for markup."""
+    """A row whose cells are shown as they are: rich takes brackets for markup."""
     from rich.text import Text
 
     table.add_row(*map(Text, cells))

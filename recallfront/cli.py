@@ -25,7 +25,9 @@ app = typer.Typer(
 
 Home = Annotated[
     Path | None,
-    typer.Option(envvar="RECALLFRONT_HOME", help="Folder for all outputs.", show_default="./recallfront-home"),
+    typer.Option(
+        envvar="RECALLFRONT_HOME", help="Folder for all outputs.", show_default="./recallfront-home"
+    ),
 ]
 TrackingUri = Annotated[
     str | None,
@@ -35,7 +37,9 @@ TrackingUri = Annotated[
         show_default="HOME/mlflow.db",
     ),
 ]
-Sweep = Annotated[str, typer.Argument(help="Name of a study, run id of a sweep, or the first digits of its key.")]
+Sweep = Annotated[
+    str, typer.Argument(help="Name of a study, run id of a sweep, or the first digits of its key.")
+]
 Run = Annotated[str, typer.Argument(help="Run id or key of a trial; the first 6 digits are enough.")]
 
 
@@ -98,7 +102,9 @@ def submit(
     home: Annotated[
         str, typer.Option(help="Folder for all outputs on the cluster, shared by its nodes.")
     ] = "~/recallfront-home",
-    follow: Annotated[bool, typer.Option(help="Follow the log of the job; Ctrl-C leaves the log, and the job continues.")] = True,
+    follow: Annotated[
+        bool, typer.Option(help="Follow the log of the job; Ctrl-C leaves the log, and the job continues.")
+    ] = True,
 ) -> None:
     """Send a sweep to a Ray cluster as a job that continues without this terminal."""
     from recallfront.platform.cluster.jobs import follow_job
@@ -118,7 +124,9 @@ def status(
     ] = None,
     home: Home = None,
     tracking_uri: TrackingUri = None,
-    address: Annotated[str | None, typer.Option(help="Dashboard of a cluster: show its jobs instead.")] = None,
+    address: Annotated[
+        str | None, typer.Option(help="Dashboard of a cluster: show its jobs instead.")
+    ] = None,
     follow: Annotated[bool, typer.Option("--follow", help="Follow the log of a job.")] = False,
 ) -> None:
     """Show the progress of sweeps; with --address, the jobs of a cluster."""
@@ -130,7 +138,9 @@ def status(
 
     if follow:
         if address is None or name is None:
-            raise UsageError("--follow: needs the name of a job, and --address with the dashboard of its cluster")
+            raise UsageError(
+                "--follow: needs the name of a job, and --address with the dashboard of its cluster"
+            )
         sys.exit(0 if follow_job(name, address=address) else 1)
     if address is not None:
         table = jobs_table(address, name)
@@ -196,11 +206,10 @@ def pick(
         str | None, typer.Option(help="Register the model under this name.", show_default="the sweep's name")
     ] = None,
     alias: Annotated[
-        str | None, typer.Option(help="Alias of the registered version.", show_default="pareto-knee or pareto-pick")
+        str | None,
+        typer.Option(help="Alias of the registered version.", show_default="pareto-knee or pareto-pick"),
     ] = None,
-    no_register: Annotated[
-        bool, typer.Option("--no-register", help="Do not register the model.")
-    ] = False,
+    no_register: Annotated[bool, typer.Option("--no-register", help="Do not register the model.")] = False,
 ) -> None:
     """Choose a Pareto-optimal configuration, and explain the choice."""
     from recallfront.platform.front import pick as picking
@@ -259,7 +268,9 @@ def lineage(run: Run, home: Home = None, tracking_uri: TrackingUri = None) -> No
 def ui(
     home: Home = None,
     tracking_uri: TrackingUri = None,
-    host: Annotated[str, typer.Option(help="Address to listen on; whoever reaches it can change the store.")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; whoever reaches it can change the store.")
+    ] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 5000,
 ) -> None:
     """Serve MLflow with recallfront's pages."""

@@ -34,8 +34,8 @@ class Objective(Frozen):
     def _minimum_has_a_reference(self) -> Self:
         if self.direction == "min" and self.reference <= 0:
             raise ValueError(
-                f"reference={self.reference}: objective {self.metric!r} is minimised, so its reference must be a "
-                "positive value that is no longer worth having"
+                f"reference={self.reference}: objective {self.metric!r} is minimised, so its reference must be "
+                "positive: the value from which on it no longer counts"
             )
         return self
 

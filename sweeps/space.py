@@ -48,9 +48,9 @@ class Range(Frozen):
         if self.log and self.low <= 0:
             raise ValueError(f"low={self.low}: must be above 0 with log: true")
         if self.log and self.step is not None:
-            raise ValueError(f"step={self.step}: not possible together with log: true")
+            raise ValueError(f"step={self.step}: cannot be combined with log: true")
         if self.step is not None and (self.high - self.low) / self.step > _MOST_VALUES:
-            raise ValueError(f"step={self.step}: leaves more than {_MOST_VALUES} values; leave it out")
+            raise ValueError(f"step={self.step}: gives more than {_MOST_VALUES} values; omit it")
         return self
 
     @property
@@ -80,7 +80,7 @@ Domain = Range | tuple[Scalar, ...]  # choices; a fixed value is one choice
 
 
 def _one_form(value: object) -> object:
-    """Check a knob as the one form it was meant in, so that an error does not tell of every other form."""
+    """Check a knob in the one form that was meant, so that an error does not list every other form."""
     if isinstance(value, Mapping):
         return Range.model_validate(value)
     for scalar in value if isinstance(value, list | tuple) else [value]:
@@ -194,11 +194,11 @@ def _read_range(config: type[Architecture], key: str, value: Range, where: str) 
     """The range in the numbers that its knob takes, cut to its last step."""
     low, high = (check_value(config, key, end, where) for end in (value.low, value.high))
     if isinstance(low, bool) or not isinstance(low, int | float) or not isinstance(high, int | float):
-        raise ValueError(f"{where}: takes no range; give a list of values")
+        raise ValueError(f"{where}: cannot be a range; give a list of values")
     step: int | float | None = value.step
     if step is not None and isinstance(low, int):
         if step % 1:
-            raise ValueError(f"{where}: step={step}: must be whole, as the knob is")
+            raise ValueError(f"{where}: step={step}: must be a whole number, as the knob is")
         step = int(step)
     found = Range(low=low, high=high, log=value.log, step=step)
     return found if step is None else found.model_copy(update={"high": found.values()[-1]})

@@ -49,9 +49,9 @@ class SearchConfig(Frozen):
     @model_validator(mode="after")
     def _number_of_trials(self) -> Self:
         if self.method != "grid" and self.trials is None:
-            raise ValueError(f"trials: must be given with method {self.method!r}")
+            raise ValueError(f"trials: is missing; method {self.method!r} needs it")
         if self.method == "grid" and self.trials is not None:
-            raise ValueError(f"trials={self.trials}: a grid tries every configuration; leave it out")
+            raise ValueError(f"trials={self.trials}: a grid tries every configuration; omit trials")
         return self
 
 
@@ -137,8 +137,8 @@ class SweepSpec(Frozen):
         every = min(self._values(block, "evaluate_every"))
         if -(-first // every) * every >= steps:
             raise ValueError(
-                f"early_stopping.first_rung_steps={first}: no trial is evaluated between this and its last step "
-                f"({steps}), as training.evaluate_every={every}: make one of them smaller"
+                f"early_stopping.first_rung_steps={first}: no trial is evaluated between this step and its last "
+                f"({steps}), because training.evaluate_every={every}: lower one of them"
             )
 
     @cached_property

@@ -42,7 +42,7 @@ class ResultRow:
 
     @property
     def name(self) -> str:
-        """What was timed, whoever did it."""
+        """What was timed, by whatever means."""
         return f"{self.operator} {self.mode} {self.shape} {self.dtype}"
 
     def line(self) -> str:

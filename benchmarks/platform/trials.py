@@ -90,5 +90,5 @@ def small_ray() -> Iterator[None]:
 
 
 def actor_config(config: TrialConfig, place: Workplace) -> dict[str, str]:
-    """What a `TrialActor` is told."""
+    """The configuration of a `TrialActor`."""
     return {"trial": config.model_dump_json(), "place": json.dumps(workplace_json(place))}

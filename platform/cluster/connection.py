@@ -1,4 +1,4 @@
-"""The Ray cluster that a sweep runs on: one started here, or one that is joined."""
+"""The Ray cluster that a sweep runs on: one started here, or an existing one."""
 
 import logging
 import os
@@ -21,7 +21,7 @@ _EMPTY_SETTINGS = bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 # Tune's own settings for a sweep of ours; what a user has set stays.
 _ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # MLflow is where results go
-    "TUNE_MAX_PENDING_TRIALS_PG": "1",  # a sampler shall know all it can when it proposes
+    "TUNE_MAX_PENDING_TRIALS_PG": "1",  # a sampler knows as much as possible when it proposes
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # interrupting is ours: Tune would end as if all had been run
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # Tune's own state is never read again: the ledger is
     "RAY_AIR_NEW_OUTPUT": "0",
@@ -127,7 +127,7 @@ def _join(address: str) -> None:
         except (OSError, ValueError) as error:
             raise UsageError(
                 f"address {address!r}: no Ray cluster answers there ({error}); give HOST:PORT of its GCS "
-                "(port 6379 by default), or leave --address out to run on this machine"
+                "(port 6379 by default), or omit --address to run on this machine"
             ) from None
     token, source = find_token()
     if token and "RAY_AUTH_MODE" not in os.environ:  # Ray itself uses a token it finds for "auto" alone
@@ -139,7 +139,7 @@ def _join(address: str) -> None:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError, ray.exceptions.AuthenticationError) as error:
         reason = one_line(error, 300)
-        hint = f"refuse the token of {source}" if token else "ask for a token, and there is none"
+        hint = f"refuse the token of {source}" if token else "ask for a token, and this machine has none"
         raise UsageError(
             f"address {address!r}: cannot join the Ray cluster ({reason}); it may {hint}: {HOW_TO_GIVE_A_TOKEN}"
         ) from None
@@ -153,7 +153,7 @@ def _greet(address: str) -> None:
     """
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal():
-        raise ValueError("it is not HOST:PORT")
+        raise ValueError("not HOST:PORT")
     with socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_SECONDS) as connection:
         if os.environ.get("RAY_USE_TLS", "0") not in ("", "0"):
             return

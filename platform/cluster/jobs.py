@@ -1,4 +1,4 @@
-"""Sending a sweep to a Ray cluster as a job, following its log, and joining it again."""
+"""Submits a sweep to a Ray cluster as a job, follows its log, and joins it again."""
 
 import asyncio
 import logging
@@ -26,7 +26,7 @@ _ANSWER_SECONDS = 5.0  # for a dashboard to say that it is one; Ray's own client
 
 
 def submit(study_or_file: str, *, address: str, tracking_uri: str, home: str) -> tuple[str, bool]:
-    """Send a sweep to the cluster whose dashboard is at `address`; returns the job's id, and whether it is new.
+    """Submit a sweep to the cluster whose dashboard is at `address`; returns the job's id, and whether it is new.
 
     A sweep that runs there already is not sent twice: the id is that of the running job.
 
@@ -43,8 +43,8 @@ def submit(study_or_file: str, *, address: str, tracking_uri: str, home: str) ->
         if (job.metadata or {}).get(_SWEEP_KEY) == spec.key and not job.status.is_terminal():
             if job.entrypoint != entrypoint:
                 raise UsageError(
-                    f"sweep {spec.name} runs there already as {job.submission_id}, with another --home or "
-                    f"--tracking-uri ({job.entrypoint}): give those, or stop it first"
+                    f"sweep {spec.name} is already running there as {job.submission_id}, with another --home or "
+                    f"--tracking-uri ({job.entrypoint}): use the same ones, or stop that job first"
                 )
             return str(job.submission_id), False
     with tempfile.TemporaryDirectory() as folder:
@@ -81,11 +81,11 @@ def follow_job(job: str, *, address: str) -> bool:
             time.sleep(0.5)
             details = _job_details(client, job)
     except KeyboardInterrupt:
-        print(f"\nleft; the job goes on: {again}")
+        print(f"\nleft the log; the job continues: {again}")
         return True
     except (OSError, RuntimeError) as error:  # what aiohttp and Ray raise when the head goes away
         reason = one_line(error, 200)
-        raise UsageError(f"address {address!r}: lost while following ({reason}); try {again}") from None
+        raise UsageError(f"address {address!r}: connection lost ({reason}); try {again}") from None
     print(f"job {job}: {details.status.value.lower()}")
     return bool(details.status.value == "SUCCEEDED")
 
@@ -108,19 +108,19 @@ def _job_details(client: "JobSubmissionClient", job: str) -> "JobDetails":
         return client.get_job_info(job)
     except RuntimeError:
         known = ", ".join(str(found.submission_id) for found in client.list_jobs()) or "none"
-        raise UsageError(f"job {job!r}: the cluster has no such job; it has {known}") from None
+        raise UsageError(f"job {job!r}: the cluster has no such job; its jobs are {known}") from None
 
 
 def _entrypoint(home: str, tracking_uri: str) -> str:
     """The job's shell command."""
     if not tracking_uri.startswith(("http://", "https://")):
         raise UsageError(
-            f"tracking URI {tracking_uri!r}: a job needs an MLflow server that the cluster reaches, http(s)://HOST:PORT"
+            f"tracking URI {tracking_uri!r}: a job needs an MLflow server that the cluster can reach, http(s)://HOST:PORT"
         )
     if not home.startswith(("/", "~/")):
         raise UsageError(
             f"home {home!r}: must be an absolute path that all nodes share, or start with ~/ (of the cluster's user): "
-            "a job's own folder is deleted, and no two nodes have the same"
+            "the folder of a job is deleted when it ends, and each node has its own"
         )
     folder = f'"$HOME"/{shlex.quote(home[2:])}' if home.startswith("~/") else shlex.quote(home)
     return (
@@ -142,7 +142,7 @@ def _client(address: str) -> "JobSubmissionClient":
         "dashboard.modules.job.sdk",
         "_private.runtime_env.packaging",
     ):
-        logging.getLogger(f"ray.{name}").setLevel(logging.WARNING)  # they tell of every upload and socket
+        logging.getLogger(f"ray.{name}").setLevel(logging.WARNING)  # they log every upload and socket
     return JobSubmissionClient(address, headers=headers)
 
 
@@ -155,12 +155,16 @@ def _check_dashboard(address: str, headers: dict[str, str], token_source: str) -
     except (requests.RequestException, ValueError) as error:
         reason = "no answer" if isinstance(error, requests.Timeout) else root_cause(error)
         raise UsageError(
-            f"address {address!r}: no Ray dashboard answers there ({reason}); it is the head's port 8265 by default"
+            f"address {address!r}: no Ray dashboard answers there ({reason}); by default it is port 8265 of the head"
         ) from None
     if answer.status_code in (401, 403):
-        found = f"refuses the token of {token_source}" if headers else "asks for a token, and there is none"
+        found = (
+            f"refuses the token of {token_source}"
+            if headers
+            else "asks for a token, and this machine has none"
+        )
         raise UsageError(f"address {address!r}: the cluster {found}; {HOW_TO_GIVE_A_TOKEN}")
     if not answer.ok or "ray_version" not in answer.text:
         raise UsageError(
-            f"address {address!r}: what answers there is no Ray dashboard (HTTP {answer.status_code})"
+            f"address {address!r}: what answers there is not a Ray dashboard (HTTP {answer.status_code})"
         )

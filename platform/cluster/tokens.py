@@ -26,7 +26,7 @@ def find_token() -> tuple[str | None, str]:
         token = path.read_text().strip()
     except (OSError, UnicodeDecodeError) as error:
         if named:
-            reason = getattr(error, "strerror", None) or "it is no text"
+            reason = getattr(error, "strerror", None) or "it is not text"
             raise UsageError(f"RAY_AUTH_TOKEN_PATH={named}: cannot be read: {reason}") from None
         return None, ""
     return (token, str(path)) if token else (None, "")

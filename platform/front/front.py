@@ -1,4 +1,4 @@
-"""The front of a sweep: which of its configurations no other dominates."""
+"""The front of a sweep: the configurations that no other dominates."""
 
 import json
 from collections.abc import Iterable
@@ -78,12 +78,12 @@ def front(
     """The front of a sweep.
 
     Args:
-        sweep: its name, its run's id, or a record of it that was read already.
-        home: the folder of all outputs; only read where `tracking_uri` is not given.
+        sweep: its name, the id of its run, or its record.
+        home: the folder of all outputs; only read if `tracking_uri` is not given.
         tracking_uri: the MLflow store that holds the sweep.
 
     Raises:
-        UsageError: when there is no such sweep, or the store does not answer.
+        UsageError: there is no such sweep, or the store does not answer.
     """
     return build_front(read_record(sweep, home=home, tracking_uri=tracking_uri))
 

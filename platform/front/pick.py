@@ -58,21 +58,21 @@ def pick(
     is the other. With neither `maximise` nor `minimise`, the knee is chosen.
 
     Args:
-        sweep: its name, its run's id, or a record of it that was read already.
-        where: clauses such as `recall >= 0.9 and architecture == based`; all have to hold.
-        maximise: the metric to have the most of.
-        minimise: the metric to have the least of.
-        knee: choose the one farthest above the line between the ends.
-        members_only: choose among the front's members alone.
-        home: the folder of all outputs; only read where `tracking_uri` is not given.
+        sweep: its name, the id of its run, or its record.
+        where: clauses such as `recall >= 0.9 and architecture == based`; all must hold.
+        maximise: the metric to maximise.
+        minimise: the metric to minimise.
+        knee: choose the one farthest above the line between the ends; the default.
+        members_only: choose only from the members of the front.
+        home: the folder of all outputs; only read if `tracking_uri` is not given.
         tracking_uri: the MLflow store that holds the sweep.
 
     Raises:
-        UsageError: when a clause cannot be read, nothing matches (it then names the nearest), nothing has
+        UsageError: a clause cannot be read, nothing matches (the message names the nearest), nothing has
             finished, or more than one of `maximise`, `minimise` and `knee` is given.
     """
     if sum((maximise is not None, minimise is not None, knee)) > 1:
-        raise UsageError("give one of maximise, minimise and knee, not several")
+        raise UsageError("give only one of maximise, minimise and knee")
     record = read_record(sweep, home=home, tracking_uri=tracking_uri)
     front = build_front(record)
     _require_candidates(front, record)
@@ -97,8 +97,8 @@ def _require_candidates(front: Front, record: SweepRecord) -> None:
     if front.candidates:
         return
     counts = Counter(trial.status.value for trial in record.trials)
-    standing = ", ".join(f"{count} {status}" for status, count in counts.items()) or "no trials"
-    raise UsageError(f"sweep {front.sweep!r} has nothing to pick from: no trial has finished ({standing})")
+    counted = ", ".join(f"{count} {status}" for status, count in counts.items()) or "no trials"
+    raise UsageError(f"sweep {front.sweep!r} has no finished trial to pick from ({counted})")
 
 
 def _pick_best(front: Front, matching: list[Candidate], kind: str, metric: str, sign: float) -> Picked:

@@ -55,7 +55,7 @@ class SweepRecord:
 def count(record: SweepRecord, *, driverless: bool = False) -> dict[str, int]:
     """Trials by what they count as: done (finished or pruned), running, failed, and unfinished.
 
-    The sweep's next run goes on with unfinished ones: those that were lost, and those that a driver that is gone
+    The sweep's next run resumes unfinished ones: those that were lost, and those that a driver that is gone
     (`driverless`) left running.
     """
     found = dict.fromkeys(COUNTED, 0)
@@ -66,7 +66,7 @@ def count(record: SweepRecord, *, driverless: bool = False) -> dict[str, int]:
 
 
 def say_counts(counts: Mapping[str, int], total: int | None = None) -> str:
-    """The same in words; running and unfinished trials are told if there are any."""
+    """The same in words; running and unfinished trials are listed if there are any."""
     of = f" of {total}" if total else ""
     told = [f"{counts['done']}{of} done", f"{counts['failed']} failed"]
     told[1:1] = [f"{counts['running']} running"] if counts["running"] else []

@@ -11,7 +11,7 @@ from recallfront.sweeps.spec import EarlyStopping
 
 
 class Halving:
-    """At each rung a trial goes on if it is among the best 1/reduction of all trials that have reached that rung.
+    """At each rung a trial continues if it is among the best 1/reduction of all trials that have reached that rung.
 
     Best by non-dominated rank, then by exclusive hypervolume. Throughput is known before training, so partial recall
     is compared together with it. Rungs are kept in a file, so that a resumed sweep compares with what came before.
@@ -31,7 +31,7 @@ class Halving:
         self._read()
 
     def goes_on(self, trial_key: str, step: int, figures: dict[str, float]) -> bool:
-        """Whether a trial that has reported `figures` after `step` steps shall be trained further."""
+        """Whether a trial that has reported `figures` after `step` steps continues."""
         metrics = [objective.reading for objective in self._objectives]
         if any(metric not in figures for metric in metrics):
             return True

@@ -1,4 +1,4 @@
-"""From proposals to trials: seeds, validation, answers from the ledger, and what the search is told."""
+"""From proposals to trials: seeds, validation, answers from the ledger, and results for the search."""
 
 from collections import deque
 from collections.abc import Iterable, Mapping
@@ -43,9 +43,9 @@ class Outcome:
 
 
 class Planner:
-    """Turns the search's proposals into trials, and the trials' ends into what the search is told.
+    """Turns the search's proposals into trials, and the ends of trials into results for the search.
 
-    A proposal is told when all of its seeds have ended. A trial that the ledger knows is not planned again.
+    The search gets a result when all seeds of a proposal have ended. Trials in the ledger are not planned again.
     """
 
     def __init__(
@@ -121,7 +121,7 @@ class Planner:
 
     @staticmethod
     def judge(spec: SweepSpec, outcomes: list[Outcome]) -> tuple[Ending, list[float] | None]:
-        """What the search is told of a configuration: the mean over its seeds, if every one of them finished."""
+        """The result of a configuration for the search: the mean over its seeds, if all of them finished."""
         statuses = {outcome.status for outcome in outcomes}
         if statuses == {Status.FINISHED}:
             metrics = [objective.reading for objective in spec.objectives]

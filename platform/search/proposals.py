@@ -1,4 +1,4 @@
-"""What a search proposes and is told, whatever its method."""
+"""What every search method proposes, and the results that it receives."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -28,7 +28,7 @@ class Proposal:
 
 
 class Ending(StrEnum):
-    """What the sampler is told of a configuration; a pruned one is never mixed with complete ones."""
+    """The result of a configuration, for the sampler; a pruned one is never mixed with complete ones."""
 
     COMPLETE = "complete"
     PRUNED = "pruned"
@@ -39,7 +39,7 @@ Told = tuple[dict[str, Any], Ending, Sequence[float] | None]
 
 
 class Search(Protocol):
-    """Proposes configurations one at a time. Every proposal is told once."""
+    """Proposes configurations one at a time. Every proposal gets one result."""
 
     def ask(self) -> Proposal | None:
         """The next configuration, or None where there is no further one."""

@@ -7,7 +7,7 @@ from typing import Self
 
 
 class Companion(ABC):
-    """Runs `_run` in a thread of its own for as long as it is entered; `_done` is set when it shall end."""
+    """Runs `_run` in a thread of its own for as long as it is entered; `_done` is set when it must end."""
 
     def __init__(self, name: str) -> None:
         self._done = threading.Event()
@@ -27,5 +27,5 @@ class Companion(ABC):
     @abstractmethod
     def _run(self) -> None: ...
 
-    def _wake(self) -> None:  # noqa: B027 (whoever waits for `_done` alone needs nothing)
+    def _wake(self) -> None:  # noqa: B027 (a subclass that waits only for `_done` needs nothing)
         """Let `_run` see that it is done, where it waits for something else."""

@@ -44,7 +44,7 @@ class Conductor:
         self._peeked: PlannedTrial | None = None
         self._proposed = 0  # as last recorded
         self.ran = 0  # trials that this run of the sweep ended
-        self.changed = threading.Event()  # a trial finished: whoever shows the front looks again
+        self.changed = threading.Event()  # a trial finished: what shows the front reads it again
         self.started = time.time()
 
     def has_trial(self) -> bool:
@@ -130,7 +130,7 @@ class Conductor:
         self.changed.set()
 
     def interrupted(self) -> None:
-        """The driver is asked to stop: what runs is lost for now, and the same sweep goes on with it later."""
+        """The driver is asked to stop: running trials are lost for now, and the same sweep resumes them later."""
         with self._lock:
             live, self._live = list(self._live.values()), {}
         for trial in live:

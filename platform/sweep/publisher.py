@@ -61,7 +61,7 @@ class Publisher(Companion):
         if shown == self._drawn or not due:
             return
         self._drawn, self._drawn_at = shown, time.monotonic()
-        # drawing would falsify a measurement that goes on
+        # drawing would falsify a running measurement
         with closing(Device("cpu")) as device, device.shared():
             self.files = self._draw(self.front, record)
         self._recorder.front_files(self._folder / "front")

@@ -62,17 +62,17 @@ def run_sweep(
     address: str | None = None,
     console: Console | None = None,
 ) -> SweepResult:
-    """Run a sweep, or go on with it: trials that its ledger knows are not run again.
+    """Run a sweep, or resume it: trials that its ledger knows are not run again.
 
     Args:
         spec: a specification, the name of a study, or the path of a YAML file.
         home: the folder of all outputs; by default RECALLFRONT_HOME, else ./recallfront-home.
         tracking_uri: of the MLflow store; by default a SQLite file in the home.
         address: of a Ray cluster to join; by default Ray is started on this machine.
-        console: where progress is shown; by default nowhere.
+        console: shows progress; by default nothing does.
 
     Raises:
-        UsageError, SpecError: something asked for is not possible; raised before anything is computed.
+        UsageError, SpecError: the request is not possible; raised before anything is computed.
     """
     spec = spec if isinstance(spec, SweepSpec) else load_spec(str(spec))
     folder = home_folder(home).resolve()
@@ -124,7 +124,7 @@ def _run_sweep(
 
 
 def total_trials(spec: SweepSpec) -> int:
-    """How many trials a sweep comes to."""
+    """How many trials a sweep has."""
     configurations = spec.search.trials or sum(1 for _ in spec.grid())
     return configurations * len(spec.seeds)
 
@@ -186,7 +186,7 @@ def _ledger(spec: SweepSpec, uri: str, place: Workplace) -> SweepRecord:
 def _proposals(
     spec: SweepSpec, record: SweepRecord, place: Workplace
 ) -> tuple[list[Told], list[Proposal], int]:
-    """What the sampler proposed in earlier runs: told with a verdict where every seed has ended, else to go on with.
+    """What the sampler proposed in earlier runs: with a result if every seed has ended, else to be resumed.
 
     The third is how many there were: those that the ledger answered have no trial of their own.
     """

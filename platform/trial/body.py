@@ -1,6 +1,6 @@
 """The body of a trial: build, measure, train, evaluate, save. It knows nothing of Ray or MLflow.
 
-It is a generator of reports: whoever runs it (a warm actor, a Ray Train worker, a rerun in this process) takes one
+It is a generator of reports: what runs it (a warm actor, a Ray Train worker, a rerun in this process) takes one
 after the other, may stop in between, and learns from the last one how the trial ended.
 """
 
@@ -45,7 +45,7 @@ class OtherCode(TrialFailure):
 def run_trial(config: TrialConfig, place: Workplace) -> Generator[Report, None, None]:
     """Run a trial and report; the last report has the status it ended with. Raises nothing that the trial does.
 
-    A trial that has a checkpoint in its folder goes on from there; one that has ended there only reports how.
+    A trial that has a checkpoint in its folder continues from it; one that has ended there only reports how.
     """
     folder = place.folder(config)
     if (folder / _RESULT).exists():
@@ -58,7 +58,9 @@ def run_trial(config: TrialConfig, place: Workplace) -> Generator[Report, None, 
             last = report
             yield report
         return
-    except Exception as error:  # the sweep goes on, whatever a trial does: it is recorded with its traceback
+    except (
+        Exception
+    ) as error:  # the sweep continues, whatever a trial does: it is recorded with its traceback
         status, failure = _classify(error)
         figures = dict(last.figures)
         if status is Status.OUT_OF_MEMORY:
@@ -174,7 +176,7 @@ def _peak_memory(device: str) -> int:
 
 @contextmanager
 def _limited_memory(gigabytes: float | None) -> Iterator[None]:
-    """Let allocations beyond what the process has now plus `gigabytes` fail: no trial shall take its node down."""
+    """Let allocations beyond what the process has now plus `gigabytes` fail: no trial may take its node down."""
     status = Path("/proc/self/status")
     if gigabytes is None or not status.exists():
         yield

@@ -116,7 +116,7 @@ def _measure(config: TrialConfig, device_name: str, nominal_path: Path) -> dict[
 
 
 class _Workloads:
-    """What one round of a measurement runs, each a callable; decoding goes on from the state that prefill left."""
+    """What one round of a measurement runs, each a callable; decoding continues from the state that prefill left."""
 
     def __init__(self, model: Any, tokens: Tensor, protocol: MeasurementConfig) -> None:
         self.model, self.tokens, self.protocol = model, tokens, protocol

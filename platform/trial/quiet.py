@@ -56,7 +56,7 @@ class Device:
         os.close(self._use)
 
 
-_spans: dict[str, float] = {"over": 0.0}  # seconds aside that are over; `since` while one goes on
+_spans: dict[str, float] = {"over": 0.0}  # seconds aside that are over; `since` while one runs
 
 
 @contextmanager

@@ -120,7 +120,9 @@ class Training:
         while self.step < stop:
             limit = self.config.resources.time_limit_seconds
             if limit is not None and self.seconds["train"] + self.seconds["evaluate"] > limit:
-                raise OutOfTime(f"over the time limit of {limit:g} s at step {self.step} of {training.steps}")
+                raise OutOfTime(
+                    f"exceeded the time limit of {limit:g} s at step {self.step} of {training.steps}"
+                )
             inputs, labels = next(batches)
             with self._holding_device("train"):
                 self._unread.append(self._train_step(inputs, labels))
@@ -180,7 +182,7 @@ class Training:
 
     @contextmanager
     def _holding_device(self, phase: str) -> Iterator[None]:
-        """Account a phase's seconds; those spent waiting for a measurement that goes on count as waiting.
+        """Account a phase's seconds; those spent waiting for a running measurement count as waiting.
 
         Of several ranks one a node holds the device for all, before any of them begins: were each to hold it, one
         could wait for a measurement while that waits for another, which waits for the first in a collective.

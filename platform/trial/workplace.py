@@ -1,4 +1,4 @@
-"""Where one process runs a trial, and how that is told to another process."""
+"""Where one process runs a trial, and the JSON that tells another process."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ class Workplace:
     rank: int = 0
     local_rank: int = 0
     world: int = 1
-    remeasure: bool = False  # throughput anew, whatever the cache holds
+    remeasure: bool = False  # measure throughput again, whatever the cache holds
     scratch: str = "trials"  # folder of the home that trials keep checkpoints, weights and results in
 
     def folder(self, config: TrialConfig) -> Path:

@@ -12,7 +12,7 @@ class Mailbox:
         self._stopped = False
 
     def post(self, report: dict[str, Any]) -> bool:
-        """Leave a report; returns whether the trial shall stop."""
+        """Leave a report; returns whether the trial must stop."""
         self._reports.append(report)
         return self._stopped
 

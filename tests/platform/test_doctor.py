@@ -1,4 +1,4 @@
-"""The doctor: what is well, what is not, and how to mend it."""
+"""The doctor: what is well, what is not, and how to fix it."""
 
 import io
 import socket
@@ -23,7 +23,7 @@ def finding(report: Examination, what: str) -> Finding:
     return found
 
 
-def test_what_does_not_answer_is_to_mend(tmp_path: Path) -> None:
+def test_what_does_not_answer_is_to_fix(tmp_path: Path) -> None:
     report = examine(home=tmp_path / "home", tracking_uri=f"http://{nobody()}", address=nobody())
     assert not report.healthy
     assert {f.what for f in report.findings if not f.fine} == {"MLflow", "Ray"}
@@ -34,16 +34,16 @@ def test_what_does_not_answer_is_to_mend(tmp_path: Path) -> None:
     )
     text = io.StringIO()
     Console(file=text, width=200).print(report.table())
-    assert text.getvalue().count("mend") == 2 and "torch" in text.getvalue()
+    assert text.getvalue().count("fix") == 2 and "torch" in text.getvalue()
 
 
-def test_storage_that_cannot_be_written_is_to_mend(tmp_path: Path) -> None:
+def test_storage_that_cannot_be_written_is_to_fix(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     storage = finding(examine(home=tmp_path / "file" / "home", address=nobody()), "storage")
     assert not storage.fine and "file" in storage.said
 
 
-def test_a_package_that_is_missing_is_to_mend(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_package_that_is_missing_is_to_fix(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(doctor, "LIBRARIES", {"torch": True, "no-such-package": False})
     report = examine(home=tmp_path, address=nobody())
     assert finding(report, "torch").fine
@@ -54,7 +54,7 @@ def test_a_package_that_is_missing_is_to_mend(monkeypatch: pytest.MonkeyPatch, t
 def test_all_is_well_here(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code = run(["doctor", "--home", str(tmp_path / "home")])
     shown = capsys.readouterr().out
-    assert code == 0 and "mend" not in shown, shown
+    assert code == 0 and "fix" not in shown, shown
     for what in ("Python", "torch", "ray", "mlflow", "devices", "kernels", "storage", "MLflow", "Ray"):
         assert what in shown
     assert "linear_scan" in shown and "window_attention" in shown

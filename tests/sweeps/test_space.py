@@ -56,8 +56,8 @@ def test_a_range_ends_at_its_last_step() -> None:
     [
         ({"low": 4, "high": 4}, "low=4: must be below high=4"),
         ({"low": 0, "high": 4}, r"space\[0\].window_size=0: input should be greater"),
-        ({"low": 1, "high": 4, "log": True, "step": 1}, "step=1: not possible together with log: true"),
-        ({"low": 1, "high": 4, "step": 0.5}, "step=0.5: must be whole"),
+        ({"low": 1, "high": 4, "log": True, "step": 1}, "step=1: cannot be combined with log: true"),
+        ({"low": 1, "high": 4, "step": 0.5}, "step=0.5: must be a whole number"),
         ({"low": 1, "high": 4, "step": 0}, "greater than 0"),
         ({"low": "a", "high": 4}, "low"),
         ([], "is an empty list"),

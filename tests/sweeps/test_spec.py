@@ -195,7 +195,7 @@ def test_a_specification_cannot_be_changed() -> None:
     [
         (
             {"early_stopping": {"first_rung_steps": 11}, "training": {"evaluate_every": 10}},
-            "early_stopping.first_rung_steps=11: no trial is evaluated between this and its last step (20)",
+            "early_stopping.first_rung_steps=11: no trial is evaluated between this step and its last (20)",
         ),
         ({"bogus": 1}, "bogus: unknown key; allowed are"),
         ({"trainign": {}}, "trainign: unknown key; allowed are training,"),
@@ -220,7 +220,7 @@ def test_a_specification_cannot_be_changed() -> None:
         ({"task": {"test": []}}, "task.test=[]: needs at least 1"),
         ({"task": {"vocab_size": 16}}, "vocab_size=16: must be above input_seq_len=16"),
         ({"search": {"method": "bayes"}}, "search.method='bayes': input should be 'grid',"),
-        ({"search": {"method": "tpe"}}, "trials: must be given with method 'tpe'"),
+        ({"search": {"method": "tpe"}}, "trials: is missing; method 'tpe'"),
         ({"search": {"trials": 3}}, "trials=3: a grid tries every configuration"),
         ({"objectives": [{"metric": "recall"}]}, "needs at least 2"),
         (
@@ -314,4 +314,4 @@ def test_a_grid_of_a_range_needs_a_step_and_has_an_end() -> None:
     assert "a grid needs a list of values, or a range with a step" in refusal(space=space(low=2, high=4))
     many = {f"training.{k}": {"low": 1, "high": 999, "step": 1} for k in ("steps", "warmup_steps")}
     assert "a grid of 998001 trials" in refusal(space=[{"architecture": "window"} | many])
-    assert "leaves more than 100000 values" in refusal(space=space(low=1, high=10**9, step=1))
+    assert "gives more than 100000 values" in refusal(space=space(low=1, high=10**9, step=1))

@@ -13,7 +13,7 @@ from recallfront.sweeps.objectives import Objective
 
 @dataclass(frozen=True)
 class Mark:
-    """How an architecture is drawn; no two share both colour and symbol, so neither has to be seen."""
+    """How an architecture is drawn; each pair of colour and symbol is unique."""
 
     colour: str
     symbol: str  # Plotly's name

@@ -209,7 +209,7 @@ def _ring(front: Front, knee: Candidate) -> "Scatter":
 
 
 def _hover(front: Front, candidate: Candidate) -> str:
-    """What is told of a candidate: knobs, objectives, state, place and runs. Plotly reads it as HTML."""
+    """Details of a candidate: knobs, objectives, state, place and runs. Plotly reads it as HTML."""
     knobs = [f"{name} = {show_knob(value)}" for name, value in candidate.knobs.items()]
     details = details_of(front.objectives).items()
     told = [f"{title}: {candidate.describe(m)}" for m, title in details if m in candidate.metrics]

@@ -49,7 +49,7 @@ def draw_front(front: Front, path: Path) -> None:
 
 
 def picture(front: Front) -> "Figure":
-    """The picture of `figures.front_figure`, standing still, with the configurations labelled."""
+    """The picture of `figures.front_figure`, as a still picture, with the configurations labelled."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

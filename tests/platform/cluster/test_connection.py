@@ -66,7 +66,9 @@ def test_a_lost_or_wrong_token_is_explained_in_one_sentence(
     send = ("submit", str(study), "--address", cluster.dashboard, "--tracking-uri", "http://127.0.0.1:1")
     nowhere = str(tmp_path / "nowhere")
     missing = recallfront(*send, HOME=str(tmp_path))
-    assert_refused(missing, "asks for a token, and there is none", "RAY_AUTH_TOKEN_PATH", "~/.ray/auth_token")
+    assert_refused(
+        missing, "asks for a token, and this machine has none", "RAY_AUTH_TOKEN_PATH", "~/.ray/auth_token"
+    )
     assert_refused(recallfront(*send, RAY_AUTH_TOKEN="0" * 64), "refuses the token of RAY_AUTH_TOKEN")
     assert_refused(recallfront(*send, RAY_AUTH_TOKEN_PATH=nowhere), "cannot be read", nowhere)
     jobs = recallfront("status", "--address", cluster.dashboard, HOME=str(tmp_path))
@@ -102,7 +104,7 @@ except UsageError as error:
         for more in ({"RAY_AUTH_TOKEN_PATH": str(cluster.token_file)}, {"HOME": str(tmp_path)})
     ]
     assert answers[0] == "2.0 CPUs\n"
-    assert "it may ask for a token, and there is none: set RAY_AUTH_TOKEN" in answers[1]
+    assert "it may ask for a token, and this machine has none: set RAY_AUTH_TOKEN" in answers[1]
 
 
 def test_an_address_that_does_not_answer_is_refused_at_once(study: Path, tmp_path: Path) -> None:
@@ -118,7 +120,7 @@ def test_an_address_that_does_not_answer_is_refused_at_once(study: Path, tmp_pat
                 assert time.monotonic() - start < 30  # of which most is Python's start on a busy machine
     assert_refused(recallfront("status", "--address", "127.0.0.1:8265"), "http://HEAD:8265")
     send = ("submit", str(study), "--address", "http://127.0.0.1:1", "--tracking-uri")
-    assert_refused(recallfront(*send, "sqlite:///here.db"), "MLflow server that the cluster reaches")
+    assert_refused(recallfront(*send, "sqlite:///here.db"), "MLflow server that the cluster can reach")
     assert_refused(
         recallfront(*send, "http://127.0.0.1:2", "--home", "outputs"), "absolute path", "'outputs'"
     )
@@ -179,7 +181,7 @@ def submit_and_leave(arguments: list[str], environment: dict[str, str]) -> str:
         process.send_signal(signal.SIGINT)
         rest = process.stdout.read()
         assert process.wait(60) == 0, rest
-        assert "left; the job goes on" in rest
+        assert "left the log; the job continues" in rest
     return first.split()[1].rstrip(";")
 
 

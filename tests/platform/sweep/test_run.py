@@ -270,7 +270,7 @@ def test_a_sweep_whose_driver_was_killed_is_not_said_to_run(tmp_path: Path) -> N
     assert status() == "running", "it was never driven here: another machine may"
     with only_driver(spec, tmp_path):
         assert status() == "running"
-    assert status() == "killed: run it again to go on"
+    assert status() == "killed: run it again to resume"
 
 
 def test_a_record_is_of_one_version_of_the_code(swept: SweepResult) -> None:

@@ -146,7 +146,7 @@ def test_a_trial_that_diverges_says_at_which_step(tmp_path: Path) -> None:
 def test_a_trial_over_its_limit_says_where_it_was(tmp_path: Path) -> None:
     last = run(tmp_path, training={"steps": 10**6}, resources={"time_limit_seconds": 1.0})[-1]
     assert last.status is Status.TIMEOUT
-    assert last.failure and "over the time limit of 1 s at step" in last.failure
+    assert last.failure and "exceeded the time limit of 1 s at step" in last.failure
 
 
 def test_data_that_is_not_the_expected_is_an_error(tmp_path: Path) -> None:

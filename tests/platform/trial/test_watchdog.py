@@ -67,7 +67,7 @@ def test_a_trial_that_hangs_is_ended_and_recorded_as_a_timeout(tmp_path: Path) -
 
     again = list(Watchdog(trial(0.3), workplace(tmp_path)).guard(quick([])))
     assert [report.status for report in again] == [Status.TIMEOUT]
-    assert "over the time limit of 0.3 s" in (again[0].failure or "")
+    assert "exceeded the time limit of 0.3 s" in (again[0].failure or "")
     third = list(Watchdog(trial(0.3), workplace(tmp_path)).guard(quick([])))
     assert third[-1].status is Status.FINISHED, "that was said once; asked to run again, it may"
 
