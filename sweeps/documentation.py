@@ -40,6 +40,10 @@ A block has an `architecture` and any knobs of that architecture; a knob that is
 The default of `num_layers` is the length of `pattern`. Any key of [training](#training) is a knob too, with the prefix
 `training.`: `training.learning_rate: {low: 1.0e-3, high: 1.0e-2, log: true}`. A knob may be null if only other
 architectures have it.
+
+`architecture: hybrid` puts any mixers beside each other. `mixers` declares the letters of the pattern, and a mixer has
+the knobs that the architecture of its name has below:
+`{architecture: hybrid, mixers: {D: {mixer: gated_deltanet, state_dim: 16}, A: {mixer: attention}}, pattern: CDCDCDCA}`.
 """
 
 

@@ -18,25 +18,37 @@ class Architecture(LayerSettings):
 
     architecture: str
     vocab_size: int = Field(ge=2)
-    pattern: str = Field(min_length=1, description="the mixers of the layers, a letter each")
-    num_layers: int = Field(ge=1, description="the pattern's length if none is given")
+    pattern: str = Field(
+        min_length=1, description="Mixers of the layers, one letter each; repeated and cut to `num_layers`."
+    )
+    num_layers: int = Field(ge=1, description="Number of layers; by default the length of the pattern.")
     mlp_expansion: float = Field(
         default=0.0,
         ge=0,
-        description="hidden width of the channel mixer over the model's; 0: no channel mixer",
+        description="Hidden width of the channel mixer over the model's width; 0 leaves it out.",
     )
-    mlp: Literal["geglu", "swiglu", "gelu"] = "geglu"
-    norm: Literal["rms", "layer"] = "rms"
-    norm_eps: float = Field(default=1e-6, gt=0)
+    mlp: Literal["geglu", "swiglu", "gelu"] = Field(default="geglu", description="Kind of the channel mixer.")
+    norm: Literal["rms", "layer"] = Field(default="rms", description="RMSNorm or LayerNorm.")
+    norm_eps: float = Field(default=1e-6, gt=0, description="Added to the variance in each norm.")
     learned_positions: int = Field(
-        default=0, ge=0, description="rows of a table added to the embeddings; 0: none"
+        default=0,
+        ge=0,
+        description="Rows of a learned position table that is added to the embeddings; 0 is no table.",
     )
-    tied_embeddings: bool = True
+    tied_embeddings: bool = Field(
+        default=True, description="Whether the unembedding is the embedding's matrix."
+    )
     init_std: float | None = Field(
-        default=None, gt=0, description="of every matrix (Based: 0.02); None: by its inputs"
+        default=None,
+        gt=0,
+        description="Standard deviation of every initial matrix (Based: 0.02); null is by the number of its inputs.",
     )
-    scale_embeddings: bool = Field(default=False, description="by sqrt(width), as Gemma does")
-    logits_soft_cap: float = Field(default=0.0, ge=0, description="cap * tanh(logits / cap); 0: none")
+    scale_embeddings: bool = Field(
+        default=False, description="Whether embeddings are multiplied by sqrt(width), as in Gemma."
+    )
+    logits_soft_cap: float = Field(
+        default=0.0, ge=0, description="Logits become cap * tanh(logits / cap); 0 is no cap."
+    )
 
     @model_validator(mode="before")
     @classmethod

@@ -14,16 +14,17 @@ UNDECLARED = {"C": {"mixer": "short_conv"}}  # what a letter means if `mixers` d
 
 
 class HybridConfig(Architecture):
-    """A pattern over mixers that `mixers` declares, a letter each; C is the gated short convolution."""
+    """Any mixers in one model: `mixers` declares the letters of the pattern; C is the gated short convolution."""
 
     architecture: Literal["hybrid"] = "hybrid"
     mlp_biases: bool | None = Field(
-        default=None, description="on the channel mixer, as Griffin has them; None: as `biases` says"
+        default=None,
+        description="Whether the channel mixer has biases, as in Griffin; null is the value of `biases`.",
     )
     mixers: dict[str, dict[str, Any]] = Field(
         default={},
         validate_default=True,
-        description="letter of the pattern -> {mixer: its name, and its knobs}",
+        description="For each letter of the pattern `{mixer: NAME}` with that mixer's knobs.",
     )
 
     @field_validator("mixers", mode="before")
@@ -69,7 +70,9 @@ def check_letters(used: set[str], declared: Mapping[str, Any]) -> None:
     """Raise an error that names a letter of the patterns that is not declared, or is declared and in none of them."""
     for letter in declared:
         if not (isinstance(letter, str) and len(letter) == 1 and "A" <= letter <= "Z"):
-            raise told((), letter, f": {shown(letter)} is no letter of a pattern; it must be one of A to Z")
+            raise told(
+                (), letter, f": {shown(letter)} cannot be a letter of a pattern; it must be one of A to Z"
+            )
     missing = sorted(used - declared.keys() - UNDECLARED.keys())
     if missing:
         raise told(
@@ -83,7 +86,7 @@ def check_letters(used: set[str], declared: Mapping[str, Any]) -> None:
         raise told(
             (),
             idle,
-            f": declares {', '.join(idle)}, which no layer of the pattern has; use it or leave it out",
+            f": declares {', '.join(idle)}, which no layer of the pattern has; use it or omit it",
         )
 
 

@@ -30,14 +30,14 @@ class Projection(NamedTuple):
 class LayerSettings(Frozen):
     """What all layers of a model have in common."""
 
-    width: int = Field(default=64, ge=1, description="of the residual stream")
-    num_heads: int = Field(default=1, ge=1)
-    num_layers: int = Field(default=1, ge=1)
+    width: int = Field(default=64, ge=1, description="Width of the residual stream.")
+    num_heads: int = Field(default=1, ge=1, description="Heads of each mixer; must divide the width.")
+    num_layers: int = Field(default=1, ge=1, description="Number of layers.")
     biases: bool = Field(
-        default=False, description="on attention's projections and the channel mixer, as GPT-2 has them"
+        default=False, description="Whether projections and the channel mixer have biases, as in GPT-2."
     )
     rope_theta: float = Field(
-        default=10000.0, gt=0, description="base of the rotary frequencies, if there are any"
+        default=10000.0, gt=0, description="Base of the frequencies of rotary positions."
     )
 
     @model_validator(mode="after")

@@ -160,9 +160,11 @@ def _configuration(name: str, kinds: tuple[type[MixerConfig], ...]) -> type[Name
     """The class whose fields are the model's settings and the knobs of its mixers."""
     composition = _composition(name)
     assert composition is not None
+    letters = ", ".join(f"{letter} ({use.mixer})" for letter, use in composition.mixers.items())
+    pattern = Field(min_length=1, description=f"Mixers of the layers, one letter each, of {letters}.")
     fields: dict[str, Any] = {
         "architecture": (Literal[name], name),
-        "pattern": (Annotated[str, Field(min_length=1)], composition.pattern),
+        "pattern": (Annotated[str, pattern], composition.pattern),
     }
     for kind, use in zip(kinds, composition.mixers.values(), strict=True):
         for knob, info in kind.knobs().items():

@@ -35,14 +35,23 @@ class AttentionConfig(MixerConfig):
     must_agree: ClassVar[tuple[str, ...]] = ("positions", "rotary_dim", "kv_heads")
 
     mixer: Literal["attention"] = "attention"
-    positions: Literal["alibi", "rope", "sinusoidal", "t5", "none"] = "alibi"
+    positions: Literal["alibi", "rope", "sinusoidal", "t5", "none"] = Field(
+        default="alibi", description="How attention learns of positions."
+    )
     num_kv_heads: int | None = Field(
-        default=None, ge=1, description="heads of keys and values; None: num_heads; 1: multi-query attention"
+        default=None,
+        ge=1,
+        description="Heads of keys and values; null is num_heads, 1 is multi-query attention.",
     )
     rotary_fraction: float = Field(
-        default=1.0, ge=0, le=1, description="of a head's dimensions, the first, that RoPE turns"
+        default=1.0,
+        ge=0,
+        le=1,
+        description="Share of a head's dimensions, from the first on, that RoPE rotates.",
     )
-    out_bias: bool = Field(default=False, description="on the way out, also if `biases` is false")
+    out_bias: bool = Field(
+        default=False, description="Whether the output projection has a bias even if `biases` is false."
+    )
 
     @model_validator(mode="after")
     def _check_attention(self) -> Self:

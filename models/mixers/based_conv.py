@@ -22,9 +22,9 @@ class BasedConvConfig(MixerConfig):
     is_architecture: ClassVar[bool] = False
 
     mixer: Literal["based_conv"] = "based_conv"
-    short_conv_size: int = Field(default=3, ge=1, description="taps of the gated short convolution")
+    short_conv_size: int = Field(default=3, ge=1, description="Taps of the gated short convolution.")
     conv_expansion: int = Field(
-        default=2, ge=1, description="inner width of the language models' convolution over the model's"
+        default=2, ge=1, description="Inner width of the convolution B over the model's width."
     )
 
     def build(self) -> "BasedConvolution":

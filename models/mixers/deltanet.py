@@ -14,7 +14,7 @@ class DeltaNetConfig(MatrixStateConfig):
 
     mixer: Literal["deltanet"] = "deltanet"
     conv_size: int = Field(
-        default=4, ge=1, description="taps of the convolution after the projections; 1: none"
+        default=4, ge=1, description="Taps of the convolution after the projections; 1 is none."
     )
 
     def build(self) -> DeltaRule:

@@ -9,14 +9,16 @@ from recallfront.models.mixers.matrix_state import DeltaRule, MatrixStateConfig,
 
 
 class GatedDeltaNetConfig(MatrixStateConfig):
-    """Gated DeltaNet (arXiv:2412.06464): the delta rule with a decay a head from the input."""
+    """Gated DeltaNet (arXiv:2412.06464): the delta rule; the input gives one decay per head."""
 
     state_passes: ClassVar[int] = 4
 
     mixer: Literal["gated_deltanet"] = "gated_deltanet"
-    value_expansion: int = Field(default=2, ge=1, description="width of all values together over the model's")
+    value_expansion: int = Field(
+        default=2, ge=1, description="Width of all heads' values together over the model's width."
+    )
     conv_size: int = Field(
-        default=4, ge=1, description="taps of the convolution after the projections; 1: none"
+        default=4, ge=1, description="Taps of the convolution after the projections; 1 is none."
     )
 
     def build(self) -> "GatedDeltaNet":

@@ -12,11 +12,13 @@ from recallfront.models.parts.layers import Linear
 
 
 class GLAConfig(MatrixStateConfig):
-    """Gated linear attention (arXiv:2312.06635): a decay a key dimension from the input."""
+    """Gated linear attention (arXiv:2312.06635): the input gives one decay per key dimension."""
 
     mixer: Literal["gla"] = "gla"
-    gate_rank: int = Field(default=16, ge=1, description="of the low-rank map that gives the decays")
-    gate_temperature: float = Field(default=16.0, gt=0, description="that the log decays are divided by")
+    gate_rank: int = Field(default=16, ge=1, description="Rank of the map that gives the decays.")
+    gate_temperature: float = Field(
+        default=16.0, gt=0, description="The logarithms of the decays are divided by this."
+    )
 
     def build(self) -> "GatedLinearAttention":
         return GatedLinearAttention(self)

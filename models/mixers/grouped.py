@@ -28,13 +28,17 @@ class GroupedConfig(MixerConfig):
     letter: ClassVar[str] = "G"
 
     mixer: Literal["grouped"] = "grouped"
-    group_size: int = Field(default=16, ge=1, description="tokens that attend to each other")
+    group_size: int = Field(default=16, ge=1, description="Tokens of a group, which attend to each other.")
     conv_size: int = Field(
-        default=32, ge=0, description="taps on the values, one filter a head; 0: no augmentation"
+        default=32,
+        ge=0,
+        description="Taps of the convolution on the values, one filter per head; 0 is no augmentation.",
     )
-    positions: Literal["rope", "none"] = "none"
+    positions: Literal["rope", "none"] = Field(
+        default="none", description="How attention learns of positions."
+    )
     cross_scale_init: float = Field(
-        default=0.0, description="start of the learned scale of the part across groups"
+        default=0.0, description="Initial value of the learned scale of the part across groups."
     )
 
     @model_validator(mode="after")

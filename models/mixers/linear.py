@@ -30,16 +30,16 @@ class LinearConfig(MixerConfig):
     letter: ClassVar[str] = "L"
 
     mixer: Literal["linear"] = "linear"
-    feature_map: FeatureMapName = "elu"
+    feature_map: FeatureMapName = Field(default="elu", description="Map of queries and keys.")
     feature_dim: int | None = Field(
-        default=None, ge=1, description="of queries and keys, before the map; None: the head's"
+        default=None, ge=1, description="Width of queries and keys before the map; null is width / num_heads."
     )
-    random_features: int = Field(default=64, ge=1, description="of the performer")
+    random_features: int = Field(default=64, ge=1, description="Number of random features of `performer`.")
     horizon: int = Field(
-        default=2048, ge=1, description="of cosformer: further back than that, weights turn negative"
+        default=2048, ge=1, description="Distance from which on the weights of `cosformer` are negative."
     )
     conv_size: int = Field(
-        default=0, ge=0, description="taps of the augmenting convolution on values; 0: none"
+        default=0, ge=0, description="Taps of the augmenting convolution on the values; 0 is none."
     )
 
     def build(self) -> "LinearAttention":

@@ -13,16 +13,20 @@ from recallfront.models.parts.layers import Drawn
 
 
 class Mamba2Config(MatrixStateConfig):
-    """Mamba-2 (arXiv:2405.21060): a decay a head from the input; keys and queries shared by a group of heads."""
+    """Mamba-2 (arXiv:2405.21060): the input gives one decay per head; groups of heads share keys and queries."""
 
     mixer: Literal["mamba2"] = "mamba2"
-    state_dim: int | None = Field(default=64, ge=1, description="rows a head; None: width / num_heads")
-    value_expansion: int = Field(default=2, ge=1, description="width of all values together over the model's")
+    state_dim: int | None = Field(
+        default=64, ge=1, description="Rows of each head's state; null is width / num_heads."
+    )
+    value_expansion: int = Field(
+        default=2, ge=1, description="Width of all heads' values together over the model's width."
+    )
     conv_size: int = Field(
-        default=4, ge=1, description="taps of the convolution after the projections; 1: none"
+        default=4, ge=1, description="Taps of the convolution after the projections; 1 is none."
     )
     num_groups: int | None = Field(
-        default=1, ge=1, description="of heads that share keys and queries; None: num_heads"
+        default=1, ge=1, description="Groups of heads that share keys and queries; null is num_heads."
     )
 
     @model_validator(mode="after")

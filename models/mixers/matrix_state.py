@@ -33,10 +33,14 @@ class MatrixStateConfig(MixerConfig):
     is_gated: ClassVar[bool] = True  # whether a gate stands before the projection back
     state_passes: ClassVar[int] = 3  # multiply-adds of a token with each entry: it decays, adds and reads
 
-    state_dim: int | None = Field(default=None, ge=1, description="rows a head; None: width / num_heads")
-    value_expansion: int = Field(default=1, ge=1, description="width of all values together over the model's")
+    state_dim: int | None = Field(
+        default=None, ge=1, description="Rows of each head's state; null is width / num_heads."
+    )
+    value_expansion: int = Field(
+        default=1, ge=1, description="Width of all heads' values together over the model's width."
+    )
     conv_size: int = Field(
-        default=1, ge=1, description="taps of the convolution after the projections; 1: none"
+        default=1, ge=1, description="Taps of the convolution after the projections; 1 is none."
     )
 
     @property

@@ -11,10 +11,12 @@ from recallfront.models.parts.layers import rotate
 
 
 class RetNetConfig(MatrixStateConfig):
-    """RetNet (arXiv:2307.08621): a fixed decay a head, rotary positions."""
+    """RetNet (arXiv:2307.08621): one fixed decay per head, rotary positions."""
 
     mixer: Literal["retnet"] = "retnet"
-    value_expansion: int = Field(default=2, ge=1, description="width of all values together over the model's")
+    value_expansion: int = Field(
+        default=2, ge=1, description="Width of all heads' values together over the model's width."
+    )
 
     @model_validator(mode="after")
     def _check_rotary(self) -> Self:

@@ -28,13 +28,17 @@ class RGLRUConfig(MixerConfig):
 
     mixer: Literal["rg_lru"] = "rg_lru"
     lru_width: int | None = Field(
-        default=None, ge=1, description="of the recurrence; None: the width; the paper's have about 4/3 of it"
+        default=None,
+        ge=1,
+        description="Width of the recurrence; null is the model's. The paper's models have about 4/3 of it.",
     )
-    conv_size: int = Field(default=4, ge=1, description="taps of the convolution before the recurrence")
+    conv_size: int = Field(default=4, ge=1, description="Taps of the convolution before the recurrence.")
     gate_blocks: int | None = Field(
-        default=None, ge=1, description="diagonal blocks of the gates; None: num_heads"
+        default=None, ge=1, description="Diagonal blocks of the gates' matrices; null is num_heads."
     )
-    lambda_init: Literal["paper", "recurrentgemma"] = "paper"
+    lambda_init: Literal["paper", "recurrentgemma"] = Field(
+        default="paper", description="Whose initial decays are drawn."
+    )
 
     @model_validator(mode="after")
     def _check_blocks(self) -> Self:

@@ -21,7 +21,7 @@ class ShortConvConfig(MixerConfig):
     is_architecture: ClassVar[bool] = False
 
     mixer: Literal["short_conv"] = "short_conv"
-    short_conv_size: int = Field(default=3, ge=1, description="taps of the gated short convolution")
+    short_conv_size: int = Field(default=3, ge=1, description="Taps of the gated short convolution.")
 
     def build(self) -> "GatedShortConvolution":
         return GatedShortConvolution(self)

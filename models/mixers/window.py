@@ -13,7 +13,7 @@ class WindowConfig(AttentionConfig):
     letter: ClassVar[str] = "W"
 
     mixer: Literal["window"] = "window"  # type: ignore[assignment]
-    window_size: int = Field(default=16, ge=1, description="keys visible, the token's own included")
+    window_size: int = Field(default=16, ge=1, description="Keys that a token sees, its own included.")
 
     @property
     def visible(self) -> int:

@@ -56,6 +56,8 @@ def test_every_knob_has_a_row() -> None:
     for name, config in architectures().items():
         knobs = set(config.model_fields) - {"architecture", "vocab_size"}
         assert set(section(name)) | set(shared) == knobs, name
+        for knob, (_, _, meaning) in (shared | section(name)).items():
+            assert meaning.endswith("."), f"{name}: {knob} says {meaning!r}"
 
 
 def test_types_and_defaults_are_shown() -> None:
