@@ -33,6 +33,7 @@ from triton.runtime.interpreter import (
 )
 
 from recallfront.kernels.gpu.report import operators_with_kernels
+from tests.kernels.triton.quicker import quicker
 
 _LANGUAGE = (tl, core)  # what the interpreter patches: it looks for these two among this module's names
 
@@ -151,6 +152,7 @@ def interpreted() -> Iterator[None]:
         mock.patch.object(InterpreterBuilder, "cast_impl", _cast_bfloat16),
         mock.patch.object(InterpreterBuilder, "create_dot", _dot),
         mock.patch.object(InterpreterBuilder, "create_splat", _splat),
+        quicker(),
         knobs.runtime.scope(),
         np.errstate(all="ignore"),  # what a GPU does silently numpy warns of: -inf - -inf, overflow in exp
     ):

@@ -22,7 +22,7 @@ from tests.platform.clusters import Cluster
 from tests.platform.servers import MlflowServer, free_port
 from tests.platform.specs import tiny
 
-pytestmark = [pytest.mark.slow, pytest.mark.alone]
+pytestmark = pytest.mark.slow
 
 STEPS = 2500  # long enough for the second node to have a trial while the first one trains
 
@@ -126,7 +126,7 @@ def test_an_address_that_does_not_answer_is_refused_at_once(study: Path, tmp_pat
     )
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(480)
 def test_a_node_is_killed_and_the_sweep_finishes(cluster: Cluster, study: Path, tmp_path: Path) -> None:
     token = {"RAY_AUTH_TOKEN_PATH": str(cluster.token_file)}
     home, spec = tmp_path / "home", load_spec(str(study))
