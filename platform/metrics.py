@@ -13,7 +13,7 @@ from functools import lru_cache
 from statistics import fmean, median
 from typing import Final, Literal, get_args
 
-from recallfront.sweeps.objectives import ON_BOTH_SPLITS, Objective, ObjectiveMetric
+from recallfront.sweeps.objectives import Objective, ObjectiveMetric
 
 SPREAD: Final = "_spread"  # ends the name of a measurement's own spread
 
@@ -94,7 +94,7 @@ def title_of(name: str) -> str:
 
 def title_of_objective(objective: Objective) -> str:
     """An objective as a heading: plain recall is the one that configurations are compared by."""
-    return _words(objective.metric) if objective.metric in ON_BOTH_SPLITS else title_of(objective.metric)
+    return _words(objective.metric) if objective.is_on_both_splits else title_of(objective.metric)
 
 
 def axis_title(objective: Objective) -> str:

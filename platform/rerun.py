@@ -209,7 +209,7 @@ def _judge(
     if ended:
         return Verdict.REPRODUCED, f"{equal} of {compared} values are equal{ended}"
     recalls = first.metrics["recall"], last.figures["recall"]
-    questions = sum(s.examples * s.num_kv_pairs for s in config.task.test)
+    questions = config.task.questions("test")
     mean = sum(recalls) / 2
     chance = _TOLERANCE_DEVIATIONS * math.sqrt(max(2 * mean * (1 - mean), 1 / questions) / questions)
     difference = abs(recalls[0] - recalls[1])

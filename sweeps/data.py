@@ -3,6 +3,7 @@
 import json
 import shutil
 import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -14,8 +15,7 @@ from filelock import FileLock
 from torch import Tensor
 
 from recallfront.sweeps.base import canonical_json, digest
-from recallfront.sweeps.tasks.mqar import SPLITS, Segment, Split
-from recallfront.sweeps.trial import TaskConfig
+from recallfront.sweeps.tasks.base import SPLITS, Segment, Split, Task
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -31,7 +31,7 @@ class TaskData:
     splits: dict[Split, list[Segment]]
 
 
-def prepare(task: TaskConfig, folder: Path) -> tuple[Path, str]:
+def prepare(task: Task, folder: Path) -> tuple[Path, str]:
     """Build the task's dataset below `folder` unless it is there, and return (its path, its content digest).
 
     Safe to call from several processes at once; a build that was interrupted leaves nothing behind that is used.
@@ -59,7 +59,7 @@ def load(path: Path, expected_digest: str) -> TaskData:
     for split in SPLITS:
         dataset = load_from_disk(str(path / split))
         splits[split] = [
-            (name, *_segment_tensors(dataset, start, stop))
+            Segment(name, *_segment_tensors(dataset, start, stop))
             for name, start, stop in manifest["segments"][split]
         ]
     found = content_digest(splits)
@@ -68,17 +68,18 @@ def load(path: Path, expected_digest: str) -> TaskData:
     return TaskData(digest=found, splits=splits)
 
 
-def content_digest(splits: dict[Split, list[Segment]]) -> str:
+def content_digest(splits: Mapping[Split, Sequence[Segment]]) -> str:
     """sha256 over names, shapes and little-endian bytes of every segment of every split."""
     parts = []
     for split in SPLITS:
-        for name, inputs, labels in splits[split]:
+        for name, *sources in splits[split]:
+            inputs, labels = (source[:] for source in sources)
             parts.append(f"{split} {name} {tuple(inputs.shape)}".encode())
             parts.extend(np.ascontiguousarray(t.numpy(), dtype="<i8").tobytes() for t in (inputs, labels))
     return digest(b"\0".join(parts))
 
 
-def _build(task: TaskConfig, path: Path) -> None:
+def _build(task: Task, path: Path) -> None:
     from datasets import Dataset, Features, List, Value, disable_progress_bars, enable_progress_bars
 
     splits = {split: task.build(split) for split in SPLITS}
@@ -95,8 +96,8 @@ def _build(task: TaskConfig, path: Path) -> None:
             segments[split] = []
             for name, inputs, labels in parts:
                 start = len(rows["inputs"])
-                rows["inputs"].extend(inputs.numpy())
-                rows["labels"].extend(labels.numpy())
+                rows["inputs"].extend(inputs[:].numpy())
+                rows["labels"].extend(labels[:].numpy())
                 rows["slice"].extend([name] * len(inputs))
                 segments[split].append((name, start, start + len(inputs)))
             Dataset.from_dict(rows, features=features).save_to_disk(str(temporary / split))

@@ -1,9 +1,11 @@
 """The objectives of a sweep: which metrics the front may be made of (`platform/metrics.py` says how they are shown)."""
 
-from typing import Final, Literal, Self
+import re
+from typing import Annotated, Final, Literal, Self, get_args
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
 
+from recallfront.models.configs.explain import near_first, shown, told
 from recallfront.sweeps.base import Frozen
 
 ObjectiveMetric = Literal[
@@ -16,12 +18,31 @@ ObjectiveMetric = Literal[
 ]
 # Of these a trial has the test split's figure under the plain name, and the validation split's as `validation_...`.
 ON_BOTH_SPLITS: Final = ("recall",)
+_AT: Final = "recall_at_"  # of rows of so many tokens
+_RECALL_AT_LENGTH: Final = rf"^{_AT}[1-9][0-9]*$"
+
+
+def _known(name: str) -> str:
+    """Raise ValidationError unless a metric of this name can be an objective."""
+    if name not in get_args(ObjectiveMetric) and not re.fullmatch(_RECALL_AT_LENGTH, name):
+        allowed = near_first(name, (*get_args(ObjectiveMetric), f"{_AT}<length>"))
+        raise told((), name, f"={shown(name)}: must be one of {allowed}")
+    return name
+
+
+_NAMES: Final = {
+    "anyOf": [{"enum": list(get_args(ObjectiveMetric))}, {"pattern": _RECALL_AT_LENGTH}],
+    "type": "string",
+}
 
 
 class Objective(Frozen):
     """One axis of the front."""
 
-    metric: ObjectiveMetric = Field(description="What is compared; recall is that of the validation split.")
+    metric: Annotated[str, AfterValidator(_known), WithJsonSchema(_NAMES)] = Field(
+        description="What is compared; recall is that of the validation split, `recall_at_<length>` of its rows of one "
+        "length."
+    )
     direction: Literal["max", "min"] = Field(
         default="max", description="Whether more or less of the metric is better."
     )
@@ -42,7 +63,17 @@ class Objective(Frozen):
     @property
     def reading(self) -> str:
         """The metric that configurations are compared by: the test split's figures are only reported."""
-        return f"validation_{self.metric}" if self.metric in ON_BOTH_SPLITS else self.metric
+        return f"validation_{self.metric}" if self.is_on_both_splits else self.metric
+
+    @property
+    def is_on_both_splits(self) -> bool:
+        """Whether a trial has the metric of the validation and of the test split."""
+        return self.metric in ON_BOTH_SPLITS or self.length is not None
+
+    @property
+    def length(self) -> int | None:
+        """Of recall at one length of rows, that length."""
+        return int(self.metric.removeprefix(_AT)) if self.metric.startswith(_AT) else None
 
     @property
     def sign(self) -> float:

@@ -22,10 +22,10 @@ from recallfront.sweeps.space import (
     split_knobs,
 )
 from recallfront.sweeps.start import StartConfig
+from recallfront.sweeps.tasks.registry import TaskConfig
 from recallfront.sweeps.trial import (
     MeasurementConfig,
     ResourceConfig,
-    TaskConfig,
     TrainingConfig,
     TrialConfig,
 )
@@ -118,6 +118,14 @@ class SweepSpec(Frozen):
         metrics = [o.metric for o in self.objectives]
         if len(set(metrics)) < len(metrics):
             raise ValueError(f"objectives={metrics}: each metric may appear only once")
+        lengths = self.task.lengths("validation")
+        for objective in self.objectives:
+            if objective.length is not None and (objective.length not in lengths or len(lengths) < 2):
+                known = ", ".join(map(str, lengths))
+                raise ValueError(
+                    f"objectives: metric={objective.metric!r}: task.validation has rows of {known} tokens; recall at a "
+                    "length can be an objective if validation has rows of that length and of others"
+                )
         first = self.early_stopping.first_rung_steps if self.early_stopping else 0
         if first >= self.training.steps:
             raise ValueError(

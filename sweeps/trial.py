@@ -9,10 +9,7 @@ from recallfront.models import Architecture, ModelConfig
 from recallfront.models.configs.explain import explain
 from recallfront.sweeps.base import Frozen, canonical_json, digest
 from recallfront.sweeps.start import StartConfig
-from recallfront.sweeps.tasks.mqar import MQARConfig
-
-TaskConfig = MQARConfig  # a union, discriminated by `name`, as soon as there is a second task
-
+from recallfront.sweeps.tasks.registry import TaskConfig
 
 Decay = Annotated[float, Field(ge=0, lt=1)]  # of a running mean
 

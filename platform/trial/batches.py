@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from recallfront.sweeps.tasks.mqar import Segment
+from recallfront.sweeps.tasks.base import Segment
 
 
 def training_batches(

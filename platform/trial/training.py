@@ -27,7 +27,7 @@ from recallfront.platform.trial.engine import (
 from recallfront.platform.trial.quiet import Device
 from recallfront.platform.trial.workplace import Workplace
 from recallfront.sweeps.data import TaskData
-from recallfront.sweeps.tasks.mqar import IGNORED, Split
+from recallfront.sweeps.tasks.base import IGNORED, Counts, Segment, Split
 from recallfront.sweeps.trial import TrialConfig
 
 _CHECKPOINT = "checkpoint"
@@ -98,17 +98,13 @@ class Training:
 
     @torch.no_grad()
     def evaluate(self, split: Split) -> dict[str, float]:
-        """`recall` and `loss` over the labelled positions of a split, and each slice's recall if there are several."""
-        counts = {}
+        """The task's figures on a split: `recall` and `loss` over its labelled positions, and those of its parts."""
+        segments, slices = {}, dict[str, Counts]()
         self.engine.eval()
-        for name, inputs, labels in self.data.splits[split]:
-            counts[name] = self._count(inputs, labels)
+        for segment in self.data.splits[split]:
+            segments[segment.name] = self._count(segment, slices)
         self.engine.train()
-        total = [sum(column) for column in zip(*counts.values(), strict=True)]
-        found = {"recall": total[0] / total[2], "loss": total[1] / total[2]}
-        if len(counts) > 1:
-            found |= {f"recall_{name}": right / asked for name, (right, _, asked) in counts.items()}
-        return found
+        return self.config.task.figures(segments, slices)
 
     def close(self) -> None:
         self.engine.destroy()
@@ -167,18 +163,32 @@ class Training:
             )
         return rows
 
-    def _count(self, inputs: Tensor, labels: Tensor) -> tuple[float, float, float]:
-        """(right answers, summed loss, questions) of one segment."""
-        right = loss = asked = 0.0
+    def _count(self, segment: Segment, slices: dict[str, Counts]) -> Counts:
+        """What one segment's labelled positions come to; those of the task's slices are added to `slices`."""
+        found = Counts(0.0, 0.0, 0.0, 0)
         size = self.config.training.evaluation_batch_size
-        for x, y in zip(torch.split(inputs, size), torch.split(labels, size), strict=True):
+        for first in range(0, len(segment.inputs), size):
+            x, y = segment.inputs[first : first + size], segment.labels[first : first + size]
             where = y != IGNORED
             logits = self.engine.module(x.to(self.place.device))[where.to(self.place.device)].float()
             answers = y[where].to(self.place.device)
-            right += float((logits.argmax(-1) == answers).sum())
-            loss += float(cross_entropy(logits, answers, reduction="sum"))
-            asked += len(answers)
-        return right, loss, asked
+            right = logits.argmax(-1) == answers
+            found = found.plus(
+                float(right.sum()),
+                float(cross_entropy(logits, answers, reduction="sum")),
+                len(answers),
+                x.shape[1],
+            )
+            parts = self.config.task.slices(x, y)
+            losses = cross_entropy(logits, answers, reduction="none") if parts else None
+            for name, mask in parts.items():
+                own = mask[where].to(self.place.device)
+                assert losses is not None
+                before = slices.get(name, Counts(0.0, 0.0, 0.0, 0))
+                slices[name] = before.plus(
+                    float(right[own].sum()), float(losses[own].sum()), float(own.sum()), x.shape[1]
+                )
+        return found
 
     @contextmanager
     def _holding_device(self, phase: str) -> Iterator[None]:

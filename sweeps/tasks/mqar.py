@@ -7,104 +7,73 @@
 The rows are those of the authors' generator, drawn from the same legacy NumPy stream.
 """
 
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
-from torch import Tensor
 
-from recallfront.sweeps.base import Frozen
+from recallfront.sweeps.tasks.base import IGNORED, AlikeRows, DrawnTask, Split
 
-_MOST_TOKENS = 10**9  # of one split: 16 GB with the labels
-IGNORED = -100  # label where nothing is asked
-Split = Literal["train", "validation", "test"]
-SPLITS: tuple[Split, ...] = ("train", "validation", "test")
-Segment = tuple[str, Tensor, Tensor]  # name of the slice, inputs, labels
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Integers = NDArray[np.int64]
 
 
-class MQARSegment(Frozen):
-    """Rows of one length and one number of pairs; recall is also reported for each such slice."""
+class MQARRows(AlikeRows):
+    """Rows of one length and one number of pairs; recall is also reported for each such segment."""
 
-    input_seq_len: int = Field(gt=0, le=2**20)
-    num_kv_pairs: int = Field(gt=0)
-    examples: int = Field(gt=0, le=10**8)
+    input_seq_len: int = Field(gt=0, le=2**20, description="Tokens of a row, an even number.")
+    num_kv_pairs: int = Field(
+        gt=0, description="Pairs of a row; each key is asked for once, so at most a quarter of its tokens."
+    )
 
     @property
-    def slice_name(self) -> str:
+    def tokens_per_row(self) -> int:
+        return self.input_seq_len
+
+    @property
+    def segment(self) -> str:
         return f"length_{self.input_seq_len}_pairs_{self.num_kv_pairs}"
 
 
-class MQARConfig(Frozen):
+class MQARConfig(DrawnTask[MQARRows]):
     """MQAR as a task: what is trained on, what configurations are selected by, and what is reported."""
 
     name: Literal["mqar"] = "mqar"
-    vocab_size: int = Field(default=8192, ge=4, le=2**24)
-    train: tuple[MQARSegment, ...] = Field(min_length=1)
-    validation: tuple[MQARSegment, ...] = Field(min_length=1)
-    test: tuple[MQARSegment, ...] = Field(min_length=1)
-    power_a: float = Field(default=0.01, gt=0)
-    random_non_queries: bool = True
-    seed: int = Field(default=123, ge=0, lt=2**32)
-
-    @model_validator(mode="after")
-    def _fits_in_memory(self) -> Self:
-        for split in SPLITS:
-            tokens = sum(s.examples * s.input_seq_len for s in getattr(self, split))
-            if tokens > _MOST_TOKENS:
-                raise ValueError(
-                    f"{split}: {tokens:,} tokens; must be at most {_MOST_TOKENS:,}, as a split is held in memory"
-                )
-        return self
+    vocab_size: int = Field(
+        default=8192, ge=4, le=2**24, description="Number of tokens: keys in the lower half, values above."
+    )
+    power_a: float = Field(
+        default=0.01, gt=0, description="Exponent of the power law of distances from a pair to its query."
+    )
+    random_non_queries: bool = Field(
+        default=True, description="Whether filler is drawn from the vocabulary; otherwise it is token 0."
+    )
+    seed: int = Field(default=123, ge=0, lt=2**32, description="Seed of the rows, the same for every trial.")
 
     @model_validator(mode="after")
     def _segments_fit(self) -> Self:
-        for segment in (*self.train, *self.validation, *self.test):
+        for rows in (*self.train, *self.validation, *self.test):
             check_shape(
-                vocab_size=self.vocab_size,
-                input_seq_len=segment.input_seq_len,
-                num_kv_pairs=segment.num_kv_pairs,
+                vocab_size=self.vocab_size, input_seq_len=rows.input_seq_len, num_kv_pairs=rows.num_kv_pairs
             )
         return self
 
-    @property
-    def longest(self) -> int:
-        """The longest row of any split, in tokens."""
-        return max(s.input_seq_len for s in (*self.train, *self.validation, *self.test))
+    def questions(self, split: Split) -> int:
+        return sum(rows.examples * rows.num_kv_pairs for rows in self.rows_of(split))
 
-    def build(self, split: Split) -> list[Segment]:
-        """Draw one split; the seeds of the three splits are disjoint."""
-        segments: tuple[MQARSegment, ...] = getattr(self, split)
-        rows = []
-        for segment, seed in zip(segments, self._seeds()[split], strict=True):
-            inputs, labels = mqar(
-                vocab_size=self.vocab_size,
-                num_examples=segment.examples,
-                input_seq_len=segment.input_seq_len,
-                num_kv_pairs=segment.num_kv_pairs,
-                seed=seed,
-                power_a=self.power_a,
-                random_non_queries=self.random_non_queries,
-            )
-            rows.append((segment.slice_name, inputs, labels))
-        return rows
-
-    def _seeds(self) -> dict[str, list[int]]:
-        """Train seeds from the lower half of the range and held-out ones from the upper, as the authors draw them.
-
-        The first held-out seeds are the test's, so that they equal the authors'; validation takes the next ones that
-        are not among them.
-        """
-        random = np.random.RandomState(self.seed)
-        train = random.randint(0, 2**31, size=len(self.train)).tolist()
-        test = random.randint(2**31, 2**32, size=len(self.test)).tolist()
-        validation: list[int] = []
-        while len(validation) < len(self.validation):
-            seed = int(random.randint(2**31, 2**32))
-            if seed not in test and seed not in validation:
-                validation.append(seed)
-        return {"train": train, "validation": validation, "test": test}
+    def draw(self, rows: MQARRows, seed: int) -> tuple[Integers, Integers]:
+        return _drawn(
+            vocab_size=self.vocab_size,
+            num_examples=rows.examples,
+            input_seq_len=rows.input_seq_len,
+            num_kv_pairs=rows.num_kv_pairs,
+            seed=seed,
+            power_a=self.power_a,
+            random_non_queries=self.random_non_queries,
+        )
 
 
 def mqar(
@@ -116,7 +85,7 @@ def mqar(
     seed: int,
     power_a: float = 0.01,
     random_non_queries: bool = True,
-) -> tuple[Tensor, Tensor]:
+) -> "tuple[Tensor, Tensor]":
     """Draw examples of multi-query associative recall.
 
     Keys come from 1 .. vocab_size/2 - 1 and values from the upper half of the vocabulary, distinct within an example;
@@ -130,7 +99,32 @@ def mqar(
     Raises:
         ValueError: an odd length, a vocabulary not above the length, or pairs and queries that do not fit the length.
     """
+    import torch
+
     check_shape(vocab_size=vocab_size, input_seq_len=input_seq_len, num_kv_pairs=num_kv_pairs)
+    inputs, labels = _drawn(
+        vocab_size=vocab_size,
+        num_examples=num_examples,
+        input_seq_len=input_seq_len,
+        num_kv_pairs=num_kv_pairs,
+        seed=seed,
+        power_a=power_a,
+        random_non_queries=random_non_queries,
+    )
+    return torch.from_numpy(inputs), torch.from_numpy(labels)
+
+
+def _drawn(
+    *,
+    vocab_size: int,
+    num_examples: int,
+    input_seq_len: int,
+    num_kv_pairs: int,
+    seed: int,
+    power_a: float,
+    random_non_queries: bool,
+) -> tuple[Integers, Integers]:
+    """The rows of `mqar`, in the order in which the authors draw them."""
     random = np.random.RandomState(seed)
     context = 2 * num_kv_pairs
     num_slots = (input_seq_len - context) // 2
@@ -149,7 +143,7 @@ def mqar(
     if random_non_queries:
         blank = inputs == 0
         inputs[blank] = random.randint(0, vocab_size, size=int(blank.sum()))
-    return torch.from_numpy(inputs), torch.from_numpy(labels)
+    return inputs, labels
 
 
 def check_shape(*, vocab_size: int, input_seq_len: int, num_kv_pairs: int) -> None:
@@ -170,11 +164,11 @@ def check_shape(*, vocab_size: int, input_seq_len: int, num_kv_pairs: int) -> No
 
 def _draw_rows(
     random: np.random.RandomState,
-    choices: NDArray[np.int64],
+    choices: Integers,
     num_rows: int,
     size: int,
     weights: NDArray[np.float64] | None = None,
-) -> NDArray[np.int64]:
+) -> Integers:
     """Draw `size` distinct choices a row, row after row: the order of draws is part of the golden stream."""
     rows = [random.choice(choices, size=size, replace=False, p=weights) for _ in range(num_rows)]
     return np.array(rows, dtype=np.int64).reshape(num_rows, size)

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from recallfront.sweeps.data import content_digest, load, prepare
-from recallfront.sweeps.tasks.mqar import SPLITS, MQARConfig
+from recallfront.sweeps.tasks.base import SPLITS, Segment
+from recallfront.sweeps.tasks.mqar import MQARConfig
 from tests.platform.specs import SEGMENT
 
 TASK = MQARConfig.model_validate(
@@ -29,9 +30,9 @@ def test_what_is_read_is_what_was_drawn(tmp_path: Path) -> None:
         for (name, inputs, labels), (drawn_name, drawn_inputs, drawn_labels) in zip(
             data.splits[split], TASK.build(split), strict=True
         ):
-            assert name == drawn_name and inputs.dtype == torch.int64
-            assert torch.equal(inputs, drawn_inputs) and torch.equal(labels, drawn_labels)
-    assert [tuple(inputs.shape) for _, inputs, _ in data.splits["train"]] == [(40, 16), (20, 24)]
+            assert name == drawn_name and inputs[:].dtype == torch.int64
+            assert torch.equal(inputs[:], drawn_inputs[:]) and torch.equal(labels[:], drawn_labels[:])
+    assert [tuple(inputs[:].shape) for _, inputs, _ in data.splits["train"]] == [(40, 16), (20, 24)]
 
 
 def test_it_is_a_hugging_face_dataset(tmp_path: Path) -> None:
@@ -58,9 +59,9 @@ def test_the_digest_is_of_the_content(tmp_path: Path) -> None:
     assert other_digest != digest
     splits = load(path, other_digest).splits
     name, inputs, labels = splits["test"][0]
-    changed = inputs.clone()
+    changed = inputs[:].clone()
     changed[0, 0] += 1
-    assert content_digest({**splits, "test": [(name, changed, labels)]}) != other_digest
+    assert content_digest({**splits, "test": [Segment(name, changed, labels)]}) != other_digest
 
 
 def test_splits_share_no_rows(tmp_path: Path) -> None:
@@ -68,7 +69,10 @@ def test_splits_share_no_rows(tmp_path: Path) -> None:
     splits = load(path, digest).splits
     rows = {
         split: {
-            tuple(row) for _, inputs, _ in splits[split] if inputs.shape[1] == 16 for row in inputs.tolist()
+            tuple(row)
+            for _, inputs, _ in splits[split]
+            if inputs[:].shape[1] == 16
+            for row in inputs[:].tolist()
         }
         for split in SPLITS
     }

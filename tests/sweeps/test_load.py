@@ -11,6 +11,7 @@ from recallfront.sweeps import SpecError, load_spec
 from recallfront.sweeps.load import parse_spec, studies
 from recallfront.sweeps.plain_yaml import read_yaml
 from recallfront.sweeps.spec import SweepSpec
+from recallfront.sweeps.tasks.mqar import MQARConfig
 from tests.platform.specs import TINY, tiny_spec
 
 
@@ -104,6 +105,7 @@ task:
 space: [{architecture: hawk}]
 """
     task = parse_spec(text, source="f.yaml").task
+    assert isinstance(task, MQARConfig)
     assert task.train == task.validation
     assert (task.test[0].input_seq_len, task.test[0].examples) == (16, 8)
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from recallfront.sweeps.tasks.mqar import IGNORED, mqar
+from recallfront.sweeps.tasks.base import IGNORED
+from recallfront.sweeps.tasks.mqar import mqar
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "mqar.npz"
 

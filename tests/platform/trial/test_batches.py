@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 
 from recallfront.platform.trial.batches import training_batches
-from recallfront.sweeps.tasks.mqar import Segment
+from recallfront.sweeps.tasks.base import Segment
 
 
 def segment(name: str, rows: int, length: int, first: int) -> Segment:
     """Rows that tell which one they are: row i holds first + i everywhere."""
     inputs = (first + torch.arange(rows))[:, None].expand(rows, length)
-    return name, inputs, -inputs
+    return Segment(name, inputs, -inputs)
 
 
 SEGMENTS = [segment("short", 12, 4, 0), segment("long", 8, 6, 100)]

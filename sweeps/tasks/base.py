@@ -1,0 +1,207 @@
+"""What a task is: rows for training, selection and report, and what is counted on them.
+
+A task is one file of this folder, or a plug-in: a frozen configuration derived from `Task` or, if its rows are drawn
+from a seed, from `DrawnTask`. Its `name` is a literal, the file's name. Nothing here needs torch before rows are built,
+since the sweep's driver only checks configurations.
+"""
+
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, Protocol, Self, TypeVar
+
+from pydantic import Field, model_validator
+
+from recallfront.sweeps.base import Frozen
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+    Rows = np.ndarray[tuple[int, int], np.dtype[np.int64]]
+
+IGNORED = -100  # label where nothing is asked
+Split = Literal["train", "validation", "test"]
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+_MOST_TOKENS = 10**9  # of one split: 16 GB with the labels
+
+
+class Source(Protocol):
+    """Rows of one length: a tensor (N, T), or something that reads rows of a file when they are asked for."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: Any, /) -> "Tensor": ...
+
+
+class Segment(NamedTuple):
+    """Rows of one length; figures are also reported for each segment of a split."""
+
+    name: str
+    inputs: Source  # int64 (N, T)
+    labels: Source  # int64 (N, T), IGNORED where nothing is asked
+
+
+class Counts(NamedTuple):
+    """What was counted on rows: right answers, the summed loss in nats, labelled positions; and the rows' length."""
+
+    right: float
+    loss: float
+    asked: float
+    length: int
+
+    @property
+    def recall(self) -> float:
+        """The share of right answers."""
+        return self.right / self.asked
+
+    def plus(self, right: float, loss: float, asked: float, length: int) -> "Counts":
+        """Both together."""
+        return Counts(self.right + right, self.loss + loss, self.asked + asked, max(self.length, length))
+
+
+class Task(Frozen):
+    """The protocol of every task. `vocab_size` and `seed` are fields of each, as `name` is."""
+
+    name: str
+    vocab_size: int
+    seed: int
+
+    @property
+    @abstractmethod
+    def longest(self) -> int:
+        """The longest row of any split, in tokens."""
+
+    @abstractmethod
+    def build(self, split: Split) -> Sequence[Segment]:
+        """The rows of one split; rows of different splits have nothing to do with each other."""
+
+    def questions(self, split: Split) -> int:
+        """Labelled positions of a split; a task that knows them without drawing rows says so itself."""
+        return sum(int((segment.labels[:] != IGNORED).sum()) for segment in self.build(split))
+
+    def lengths(self, split: Split) -> tuple[int, ...]:
+        """The lengths of a split's rows, in tokens: `recall_at_<length>` is reported for each of several."""
+        return (self.longest,)
+
+    def slices(self, inputs: "Tensor", labels: "Tensor") -> Mapping[str, "Tensor"]:
+        """Parts of the labelled positions of a batch (B, T) that are counted for themselves, as masks (B, T)."""
+        return {}
+
+    def figures(self, segments: Mapping[str, Counts], slices: Mapping[str, Counts]) -> dict[str, float]:
+        """A split's metrics, from what was counted on each of its segments and slices.
+
+        `recall` and `loss` are over all labelled positions, `recall_<segment>` over those of one segment if there are
+        several, `recall_at_<length>` over those of one length if there are several, `recall_<slice>` of one slice.
+        """
+        found = _together(segments.values())
+        figures = {"recall": found.recall, "loss": found.loss / found.asked}
+        if len(segments) > 1:
+            figures |= {f"recall_{name}": counts.recall for name, counts in segments.items()}
+        lengths = sorted({counts.length for counts in segments.values()})
+        if len(lengths) > 1:
+            for length in lengths:
+                same = _together(counts for counts in segments.values() if counts.length == length)
+                figures[f"recall_at_{length}"] = same.recall
+        figures |= {f"recall_{name}": counts.recall for name, counts in slices.items() if counts.asked}
+        return figures
+
+
+class AlikeRows(Frozen):
+    """Rows of one length that are drawn alike: one segment of a split."""
+
+    examples: int = Field(gt=0, le=10**8, description="Number of rows.")
+
+    @property
+    @abstractmethod
+    def tokens_per_row(self) -> int: ...
+
+    @property
+    @abstractmethod
+    def segment(self) -> str:
+        """The segment's name: what tells it from the others of its split."""
+
+
+class DrawnRows(AlikeRows):
+    """Rows that differ in their length alone; a task with more to set derives its own."""
+
+    length: int = Field(gt=0, le=2**20, description="Tokens of a row.")
+
+    @property
+    def tokens_per_row(self) -> int:
+        return self.length
+
+    @property
+    def segment(self) -> str:
+        return f"length_{self.length}"
+
+
+R = TypeVar("R", bound=AlikeRows)
+
+
+class DrawnTask(Task, Generic[R]):
+    """A task whose rows follow from a seed; R is the configuration of a segment."""
+
+    train: tuple[R, ...] = Field(min_length=1, description="Rows that models are trained on.")
+    validation: tuple[R, ...] = Field(min_length=1, description="Rows that configurations are selected by.")
+    test: tuple[R, ...] = Field(min_length=1, description="Rows that the reported figures are of.")
+
+    @abstractmethod
+    def draw(self, rows: R, seed: int) -> tuple["Rows", "Rows"]:
+        """The inputs and labels, int64 (examples, length), of one segment."""
+
+    @model_validator(mode="after")
+    def _fits_in_memory(self) -> Self:
+        for split in SPLITS:
+            tokens = sum(rows.examples * rows.tokens_per_row for rows in self.rows_of(split))
+            if tokens > _MOST_TOKENS:
+                raise ValueError(
+                    f"{split}: {tokens:,} tokens; must be at most {_MOST_TOKENS:,}, as a split is held in memory"
+                )
+        return self
+
+    @property
+    def longest(self) -> int:
+        return max(max(self.lengths(split)) for split in SPLITS)
+
+    def lengths(self, split: Split) -> tuple[int, ...]:
+        return tuple(sorted({rows.tokens_per_row for rows in self.rows_of(split)}))
+
+    def rows_of(self, split: Split) -> tuple[R, ...]:
+        """The configurations of a split's segments."""
+        rows: tuple[R, ...] = getattr(self, split)
+        return rows
+
+    def build(self, split: Split) -> list[Segment]:
+        import torch
+
+        segments = []
+        for rows, seed in zip(self.rows_of(split), self.seeds()[split], strict=True):
+            inputs, labels = self.draw(rows, seed)
+            segments.append(Segment(rows.segment, torch.from_numpy(inputs), torch.from_numpy(labels)))
+        return segments
+
+    def seeds(self) -> dict[Split, list[int]]:
+        """A seed for each segment of each split, all different.
+
+        Training seeds come from the lower half of the range and the others from the upper, as zoology draws them; the
+        first of those are the test's, and validation takes the next ones.
+        """
+        import numpy as np
+
+        random = np.random.RandomState(self.seed)
+        train = random.randint(0, 2**31, size=len(self.train)).tolist()
+        test = random.randint(2**31, 2**32, size=len(self.test)).tolist()
+        validation: list[int] = []
+        while len(validation) < len(self.validation):
+            seed = int(random.randint(2**31, 2**32))
+            if seed not in test and seed not in validation:
+                validation.append(seed)
+        return {"train": train, "validation": validation, "test": test}
+
+
+def _together(parts: Iterable[Counts]) -> Counts:
+    """The counts of several parts of a split, added up."""
+    total = Counts(0.0, 0.0, 0.0, 0)
+    for part in parts:
+        total = total.plus(*part)
+    return total
