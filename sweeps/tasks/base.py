@@ -113,7 +113,8 @@ class AlikeRows(Frozen):
 
     @property
     @abstractmethod
-    def tokens_per_row(self) -> int: ...
+    def tokens_per_row(self) -> int:
+        """The length by which figures of these rows are called, which is that of the rows or close to it."""
 
     @property
     @abstractmethod
@@ -138,16 +139,12 @@ class DrawnRows(AlikeRows):
 R = TypeVar("R", bound=AlikeRows)
 
 
-class DrawnTask(Task, Generic[R]):
-    """A task whose rows follow from a seed; R is the configuration of a segment."""
+class SplitTask(Task, Generic[R]):
+    """A task whose splits are made of segments; R is the configuration of one."""
 
     train: tuple[R, ...] = Field(min_length=1, description="Rows that models are trained on.")
     validation: tuple[R, ...] = Field(min_length=1, description="Rows that configurations are selected by.")
     test: tuple[R, ...] = Field(min_length=1, description="Rows that the reported figures are of.")
-
-    @abstractmethod
-    def draw(self, rows: R, seed: int) -> tuple["Rows", "Rows"]:
-        """The inputs and labels, int64 (examples, length), of one segment."""
 
     @model_validator(mode="after")
     def _fits_in_memory(self) -> Self:
@@ -170,6 +167,22 @@ class DrawnTask(Task, Generic[R]):
         """The configurations of a split's segments."""
         rows: tuple[R, ...] = getattr(self, split)
         return rows
+
+    def figures(self, segments: Mapping[str, Counts], slices: Mapping[str, Counts]) -> dict[str, float]:
+        lengths = {rows.segment: rows.tokens_per_row for split in SPLITS for rows in self.rows_of(split)}
+        called = {
+            name: counts._replace(length=lengths.get(name, counts.length))
+            for name, counts in segments.items()
+        }
+        return super().figures(called, slices)
+
+
+class DrawnTask(SplitTask[R]):
+    """A task whose segments are drawn each from a seed of its own."""
+
+    @abstractmethod
+    def draw(self, rows: R, seed: int) -> tuple["Rows", "Rows"]:
+        """The inputs and labels, int64 (examples, length), of one segment."""
 
     def build(self, split: Split) -> list[Segment]:
         import torch

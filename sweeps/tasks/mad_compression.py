@@ -1,0 +1,46 @@
+"""MAD's compression (arXiv:2403.17844): random tokens, then a marker after which all of them must be said again.
+
+The authors' rows are those of an auto-encoder, with a decoder of its own on the vector of the last position. Here the
+same tokens are asked of the language model itself, one after another from the marker on: what it knows of them by then
+is in its state. `compression` gives the authors' rows.
+"""
+
+from typing import Literal
+
+import numpy as np
+from pydantic import Field
+
+from recallfront.sweeps.stream import Drawer, StreamTask, stacked
+from recallfront.sweeps.tasks.base import IGNORED
+
+Row = tuple[list[int], list[int]]
+
+
+class MADCompression(StreamTask):
+    """MAD's compression, asked of a causal language model."""
+
+    name: Literal["mad_compression"] = "mad_compression"
+    vocab_size: int = Field(default=16, ge=3, le=2**24, description="Number of tokens, the marker included.")
+
+    def drawer(self) -> Drawer:
+        rng = np.random.default_rng(self.seed)
+        return lambda rows, training: stacked(
+            _asked_again(compression(rng, vocab_size=self.vocab_size, seq_len=rows.length)[0])
+            for _ in range(rows.examples)
+        )
+
+    @property
+    def longest(self) -> int:
+        return 2 * super().longest - 2
+
+
+def compression(rng: np.random.Generator, *, vocab_size: int, seq_len: int) -> Row:
+    """One row of the authors': (inputs, labels), which are the same, with the marker at the end."""
+    tokens = [*rng.integers(0, vocab_size - 1, size=seq_len - 1).tolist(), vocab_size - 1]
+    return tokens, tokens
+
+
+def _asked_again(tokens: list[int]) -> Row:
+    """The row with its tokens asked for in order at the marker and at further markers."""
+    data, marker = tokens[:-1], tokens[-1]
+    return data + [marker] * len(data), [IGNORED] * len(data) + data

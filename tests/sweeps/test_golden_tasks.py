@@ -1,0 +1,186 @@
+"""Rows of every task equal those of the authors' own code: one test per file of golden rows.
+
+The files are read from the folder that RECALLFRONT_GOLDEN_TASKS names, by default tests/golden/tasks; a file that no
+task here is known for fails.
+"""
+
+import json
+import os
+from collections.abc import Callable
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from recallfront.sweeps.tasks.compositional_mqar import compositional_mqar
+from recallfront.sweeps.tasks.cumulative_majority import cumulative_majority
+from recallfront.sweeps.tasks.cumulative_parity import cumulative_parity
+from recallfront.sweeps.tasks.disjoint_sets import disjoint_sets
+from recallfront.sweeps.tasks.forgetting_mqar import forgetting_mqar
+from recallfront.sweeps.tasks.mad_compression import compression
+from recallfront.sweeps.tasks.mad_fuzzy_in_context_recall import fuzzy_in_context_recall
+from recallfront.sweeps.tasks.mad_in_context_recall import in_context_recall
+from recallfront.sweeps.tasks.mad_memorization import memorization, memorized_facts
+from recallfront.sweeps.tasks.mad_selective_copying import selective_copying as mad_selective_copying
+from recallfront.sweeps.tasks.majority import majority
+from recallfront.sweeps.tasks.mini_mqar import mini_mqar
+from recallfront.sweeps.tasks.parity import parity
+from recallfront.sweeps.tasks.safari_associative_recall import SafariAssociativeRecall
+from recallfront.sweeps.tasks.safari_induction_head import SafariInductionHead
+from recallfront.sweeps.tasks.selective_copying import selective_copying
+from recallfront.sweeps.tasks.vocab_majority import vocab_majority
+
+FOLDER = Path(os.environ.get("RECALLFRONT_GOLDEN_TASKS", Path(__file__).parents[1] / "golden" / "tasks"))
+Args = dict[str, Any]
+Arrays = dict[str, np.ndarray]
+Row = tuple[list[int], list[int]]
+
+
+def mad(args: Args, row: Callable[[bool], Row]) -> Arrays:
+    """The rows of one split, after those of the training split that come first in the stream."""
+    for _ in range(args["rows_drawn_before"]):
+        row(True)
+    rows = [row(args["split"] == "train") for _ in range(args["rows"])]
+    return {"inputs": np.array([x for x, _ in rows]), "labels": np.array([y for _, y in rows])}
+
+
+def mad_recall(args: Args) -> Arrays:
+    rng = np.random.default_rng(args["seed"])
+    row = in_context_recall(
+        vocab_size=args["vocab_size"],
+        noise_vocab_size=args["noise_vocab_size"],
+        frac_noise=args["frac_noise"],
+        multi_query=args["multi_query"],
+    )
+    return mad(args, lambda training: row(rng, args["seq_len"], training))
+
+
+def mad_fuzzy(args: Args) -> Arrays:
+    rng = np.random.default_rng(args["seed"])
+    row = fuzzy_in_context_recall(
+        **{
+            key: args[key]
+            for key in (
+                "vocab_size",
+                "k_motif_size",
+                "v_motif_size",
+                "noise_vocab_size",
+                "frac_noise",
+                "multi_query",
+            )
+        }
+    )
+    return mad(args, lambda training: row(rng, args["seq_len"], training))
+
+
+def mad_copying(args: Args) -> Arrays:
+    rng, legacy = np.random.default_rng(args["seed"]), np.random.RandomState(args["seed"])
+    settings = {key: args[key] for key in ("vocab_size", "seq_len", "num_tokens_to_copy")}
+    return mad(args, lambda _: mad_selective_copying(rng, legacy, **settings))
+
+
+def mad_compression(args: Args) -> Arrays:
+    rng = np.random.default_rng(args["seed"])
+    return mad(args, lambda _: compression(rng, vocab_size=args["vocab_size"], seq_len=args["seq_len"]))
+
+
+def mad_memorization(args: Args) -> Arrays:
+    rng = np.random.default_rng(args["seed"])
+    facts = memorized_facts(args["vocab_size"], args["seed"])
+    return mad(
+        args, lambda _: memorization(rng, facts, vocab_size=args["vocab_size"], seq_len=args["seq_len"])
+    )
+
+
+def called(draw: Callable[..., tuple[np.ndarray, np.ndarray]]) -> Callable[[Args], Arrays]:
+    """A generator that takes the authors' own arguments."""
+
+    def rows(args: Args) -> Arrays:
+        wanted = signature(draw).parameters
+        inputs, labels = draw(**{key: value for key, value in args.items() if key in wanted})
+        return {"inputs": inputs, "labels": labels}
+
+    return rows
+
+
+def s4_selective_copying(args: Args) -> Arrays:
+    inputs, labels = selective_copying(
+        num_examples=args["rows"],
+        noise=args["L"],
+        data=args["M"],
+        vocab_size=args["A"],
+        **{key: args[key] for key in ("seed", "variable", "reverse")},
+    )
+    return {"inputs": inputs, "labels": labels, "targets": labels[:, -args["M"] :]}
+
+
+def safari(args: Args) -> Arrays:
+    """Rows of a split as the tasks give them, or `raw` in the order of drawing."""
+    settings = {
+        "vocab_size": args["vocab_size"],
+        "seed": args["seed"],
+        "train": [{"length": args["input_seq_len"], "examples": args["num_examples"]}],
+        "test": [
+            {
+                "length": args.get("test_seq_len", args["input_seq_len"]),
+                "examples": args["num_test_examples"],
+            }
+        ],
+        "validation": [{"length": args["input_seq_len"], "examples": 1}],
+    }
+    task: SafariInductionHead | SafariAssociativeRecall
+    if args["copy_method"] == "induction_head":
+        own = {
+            key: args[key] for key in ("induction_len", "induction_num_triggers") if key in args
+        }
+        task = SafariInductionHead.model_validate(settings | own)
+    else:
+        own = {key: args[key] for key in ("num_keys", "allow_dot") if key in args}
+        task = SafariAssociativeRecall.model_validate(settings | own)
+    assert args["vocab"] == sorted(args["vocab"]) and len(args["vocab"]) == args["vocab_size"]
+    if args["split"] == "raw":
+        rng = np.random.default_rng(args["seed"])
+        return {"ids": np.array([task.row(rng, args["input_seq_len"]) for _ in range(8)])}
+    (segment,) = task.build(args["split"])
+    return {"inputs": segment.inputs[:].numpy(), "labels": segment.labels[:].numpy()}
+
+
+DRAWN: dict[str, Callable[[Args], Arrays]] = {
+    "jrt_disjoint_sets": called(disjoint_sets),
+    "jrt_mini_mqar": called(mini_mqar),
+    "mad_compression": mad_compression,
+    "mad_fuzzy_in_context_recall": mad_fuzzy,
+    "mad_in_context_recall": mad_recall,
+    "mad_memorization": mad_memorization,
+    "mad_noisy_in_context_recall": mad_recall,
+    "mad_selective_copying": mad_copying,
+    "safari_associative_recall": safari,
+    "safari_induction_head": safari,
+    "s4_selective_copying": s4_selective_copying,
+    "zoology_compositional_mqar": called(compositional_mqar),
+    "zoology_cumulative_majority": called(cumulative_majority),
+    "zoology_cumulative_parity": called(cumulative_parity),
+    "zoology_forgetting_mqar": called(forgetting_mqar),
+    "zoology_majority": called(majority),
+    "zoology_parity": called(parity),
+    "zoology_vocab_majority": called(vocab_majority),
+}
+
+
+@pytest.mark.parametrize("file", sorted(FOLDER.glob("*.npz")), ids=lambda file: file.stem)
+def test_rows_are_the_authors(file: Path) -> None:
+    assert file.stem in DRAWN, f"{file.name}: no task is known for it"
+    with np.load(file) as arrays:
+        settings = [key for key in arrays.files if key.startswith("args_")]
+        assert settings
+        for key in settings:
+            args = json.loads(str(arrays[key]))
+            for name, drawn in DRAWN[file.stem](args).items():
+                golden = arrays[f"{name}_{key.removeprefix('args_')}"]
+                np.testing.assert_array_equal(drawn, golden, err_msg=f"{file.name} {name} {args}")
+
+
+def test_there_are_files() -> None:
+    assert list(FOLDER.glob("*.npz"))

@@ -1,0 +1,206 @@
+"""Every synthetic task as a task: its splits, its lengths, its slices and what it refuses."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from recallfront.sweeps.tasks.base import IGNORED, SPLITS, Counts, Task
+from recallfront.sweeps.tasks.registry import find, names, parse_task
+
+PAIRS: dict[str, Any] = {"num_kv_pairs": 4, "examples": 6}
+# Settings, then the rows of a segment, then what makes longer ones of them.
+TASKS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
+    "compositional_mqar": ({"vocab_size": 64}, PAIRS | {"input_seq_len": 32}, {"input_seq_len": 48}),
+    "cumulative_majority": ({}, {"length": 9, "examples": 6}, {"length": 17}),
+    "cumulative_parity": ({}, {"length": 9, "examples": 6}, {"length": 17}),
+    "disjoint_sets": (
+        {"vocab_size": 64},
+        {"short_length": 3, "long_length": 6, "examples": 6},
+        {"short_length": 12},
+    ),
+    "forgetting_mqar": ({"vocab_size": 64}, PAIRS | {"input_seq_len": 32}, {"input_seq_len": 48}),
+    "induction_heads": ({}, {"length": 16, "examples": 6}, {"length": 64}),
+    "mad_compression": ({}, {"length": 16, "examples": 6}, {"length": 24}),
+    "mad_fuzzy_in_context_recall": ({}, {"length": 48, "examples": 6}, {"length": 64}),
+    "mad_in_context_recall": ({}, {"length": 16, "examples": 6}, {"length": 32}),
+    "mad_memorization": ({"vocab_size": 32}, {"length": 16, "examples": 6}, {"length": 32}),
+    "mad_noisy_in_context_recall": ({}, {"length": 16, "examples": 6}, {"length": 32}),
+    "mad_selective_copying": ({"num_tokens_to_copy": 4}, {"length": 16, "examples": 6}, {"length": 32}),
+    "majority": ({}, {"length": 9, "examples": 6}, {"length": 17}),
+    "mini_mqar": ({"vocab_size": 64}, PAIRS | {"num_queries": 2}, {"num_kv_pairs": 8}),
+    "mqar": ({"vocab_size": 64}, PAIRS | {"input_seq_len": 16}, {"input_seq_len": 32}),
+    "parity": ({}, {"length": 9, "examples": 6}, {"length": 17}),
+    "selective_copying": ({"num_tokens_to_copy": 4}, {"length": 16, "examples": 6}, {"length": 32}),
+    "vocab_majority": ({}, {"length": 9, "examples": 6}, {"length": 17}),
+}
+DRAWN_ANEW = sorted(set(TASKS) - {"mad_memorization"})
+
+
+def make(name: str, **changes: Any) -> Task:
+    settings, rows, longer = TASKS[name]
+    splits = {"train": [rows], "validation": [rows, rows | longer], "test": [rows, rows | longer]}
+    task = parse_task({"name": name, **settings, **splits, **changes})
+    assert isinstance(task, Task)
+    return task
+
+
+def test_every_task_is_tried_here() -> None:
+    assert set(TASKS) == {name for name in names() if issubclass(find(name), Task)}
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_rows_are_of_the_vocabulary_and_as_long_as_told(name: str) -> None:
+    task = make(name)
+    for split in SPLITS:
+        segments = task.build(split)
+        assert len({segment.name for segment in segments}) == len(segments) == len(task.rows_of(split))  # type: ignore[attr-defined]
+        for segment in segments:
+            inputs, labels = segment.inputs[:], segment.labels[:]
+            assert inputs.dtype == labels.dtype == torch.int64 and inputs.shape == labels.shape
+            assert len(inputs) == 6 and inputs.shape[1] <= task.longest
+            assert inputs.min() >= 0 and inputs.max() < task.vocab_size
+            answers = labels[labels != IGNORED]
+            assert answers.min() >= 0 and answers.max() < task.vocab_size
+            assert ((labels != IGNORED).sum(dim=1) > 0).all(), "a row asks for nothing"
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_rows_follow_from_the_seed_alone(name: str) -> None:
+    state = torch.get_rng_state()
+    first, again, other = (make(name, **seed).build("test")[1].inputs[:] for seed in ({}, {}, {"seed": 9}))
+    assert torch.equal(first, again) and not torch.equal(first, other)
+    assert torch.equal(state, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("name", DRAWN_ANEW)
+def test_segments_of_different_splits_differ(name: str) -> None:
+    task = make(name)
+    train, validation, test = (task.build(split)[0].inputs[:] for split in SPLITS)
+    assert not torch.equal(train, test) and not torch.equal(validation, test)
+    assert not torch.equal(train, validation)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_recall_is_told_at_each_length_and_of_each_slice(name: str) -> None:
+    """What is counted by hand of made-up answers: everything right at the first length, nothing at the second."""
+    task = make(name)
+    lengths = task.lengths("test")
+    assert len(lengths) == 2
+    segments, slices = {}, dict[str, Counts]()
+    for right, segment in enumerate(task.build("test")):
+        inputs, labels = segment.inputs[:], segment.labels[:]
+        asked = labels != IGNORED
+        segments[segment.name] = Counts(
+            float(asked.sum() * (1 - right)), 0.0, float(asked.sum()), inputs.shape[1]
+        )
+        for part, mask in task.slices(inputs, labels).items():
+            assert mask.shape == labels.shape and not (mask & ~asked).any() and mask.any()
+            before = slices.get(part, Counts(0.0, 0.0, 0.0, 0))
+            slices[part] = before.plus(
+                float(mask.sum() * (1 - right)), 0.0, float(mask.sum()), inputs.shape[1]
+            )
+    found = task.figures(segments, slices)
+    assert found[f"recall_at_{lengths[0]}"] == 1.0 and found[f"recall_at_{lengths[1]}"] == 0.0
+    total = sum(counts.asked for counts in segments.values())
+    assert total == task.questions("test")
+    assert found["recall"] == next(iter(segments.values())).asked / total
+
+
+def asked_for(name: str, **changes: Any) -> tuple[Tensor, Tensor]:
+    segment = make(name, **changes).build("test")[0]
+    return segment.inputs[:], segment.labels[:]
+
+
+def test_induction_heads_ask_for_the_token_after_the_first_special_one() -> None:
+    inputs, labels = asked_for("induction_heads")
+    assert ((inputs == 0).sum(dim=1) == 2).all() and (inputs[:, -1] == 0).all()
+    for row, asked in zip(inputs, labels, strict=True):
+        assert asked[-1] == row[int((row == 0).int().argmax()) + 1] and (asked[:-1] == IGNORED).all()
+
+
+def test_induction_heads_are_counted_by_distance() -> None:
+    inputs, labels = asked_for("induction_heads", test=[{"length": 16, "examples": 500}])
+    parts = make("induction_heads").slices(inputs, labels)
+    assert set(parts) == {"distance_2", "distance_4", "distance_8"}
+    distance = 15 - (inputs == 0).int().argmax(dim=1)
+    assert distance.min() == 2 and distance.max() == 15
+    assert torch.equal(parts["distance_4"][:, -1], (distance >= 4) & (distance < 8))
+    assert torch.equal(sum(parts.values(), torch.zeros_like(labels)), (labels != IGNORED).long())
+
+
+def test_compression_asks_for_every_token_after_the_marker() -> None:
+    inputs, labels = asked_for("mad_compression")
+    assert inputs.shape[1] == 30 and (inputs[:, 15:] == 15).all()
+    assert torch.equal(labels[:, 15:], inputs[:, :15]) and (labels[:, :15] == IGNORED).all()
+
+
+def test_memorized_facts_are_those_of_training() -> None:
+    task = make("mad_memorization", train=[{"length": 16, "examples": 200}])
+    pairs = [
+        {
+            (int(k), int(v))
+            for k, v in zip(s.inputs[:][:, ::2].flatten(), s.labels[:][:, 1::2].flatten(), strict=True)
+        }
+        for s in (task.build("train")[0], task.build("test")[0])
+    ]
+    assert pairs[1] <= pairs[0] and len({key for key, _ in pairs[0]}) == len(pairs[0]) == 15
+
+
+def test_disjoint_sets_tell_what_the_order_is_worth() -> None:
+    task = make(
+        "disjoint_sets",
+        test=[
+            {"short_length": 3, "long_length": 6, "examples": 6},
+            {"short_length": 6, "long_length": 3, "examples": 6},
+        ],
+    )
+    parts = {part for s in task.build("test") for part in task.slices(s.inputs[:], s.labels[:])}
+    assert parts == {"first_shorter", "first_longer"}
+    counts = {"first_shorter": Counts(3, 0, 4, 12), "first_longer": Counts(1, 0, 4, 12)}
+    assert task.figures({"a": Counts(4, 0, 8, 12)}, counts)["recall_order_gap"] == 0.5
+
+
+def test_forgetting_asks_for_the_last_value() -> None:
+    inputs, labels = asked_for("forgetting_mqar", random_non_queries=False)
+    for row, asked in zip(inputs.tolist(), labels.tolist(), strict=True):
+        last = {row[at]: row[at + 1] for at in range(0, 16, 2)}
+        assert all(answer == last[key] for key, answer in zip(row, asked, strict=True) if answer != IGNORED)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "told"),
+    [
+        ("forgetting_mqar", {"train": [PAIRS | {"input_seq_len": 22}]}, "num_kv_pairs=4: needs"),
+        (
+            "forgetting_mqar",
+            {"train": [PAIRS | {"input_seq_len": 32, "num_updates": 5}]},
+            "num_updates=5: must be at most num_kv_pairs=4",
+        ),
+        ("compositional_mqar", {"train": [PAIRS | {"input_seq_len": 22}]}, "at most input_seq_len / 6 = 3"),
+        (
+            "compositional_mqar",
+            {"train": [{"num_kv_pairs": 5, "examples": 6, "input_seq_len": 32}]},
+            "num_kv_pairs=5: must be a square",
+        ),
+        ("disjoint_sets", {"vocab_size": 12}, "long_length=6: vocab_size=12 leaves this set at most 2"),
+        ("mini_mqar", {"train": [PAIRS | {"num_queries": 5}]}, "num_queries=5: must be at most"),
+        ("mad_in_context_recall", {"frac_noise": 0.2}, "noise_vocab_size=0: must be at least 1"),
+        ("mad_in_context_recall", {"noise_vocab_size": 15}, "leaves no key and value of vocab_size=16"),
+        ("mad_fuzzy_in_context_recall", {"vocab_size": 6}, "leaves 2 tokens for keys"),
+        (
+            "mad_fuzzy_in_context_recall",
+            {"train": [{"length": 12, "examples": 1}]},
+            "length=12: must be at least 13",
+        ),
+        ("mad_selective_copying", {"num_tokens_to_copy": 8}, "length=16: must be at least"),
+        ("selective_copying", {"num_tokens_to_copy": 9}, "length=16: must be at least"),
+        ("induction_heads", {"train": [{"length": 2, "examples": 1}]}, "train[0].length=2: "),
+        ("parity", {"vocab_size": 2}, "vocab_size=2: "),
+    ],
+)
+def test_what_cannot_be_is_told(name: str, change: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValueError) as refused:
+        make(name, **change)
+    assert told in str(refused.value)
