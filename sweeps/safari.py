@@ -39,7 +39,9 @@ class Vocabulary:
 class SafariTask(StreamTask):
     """A task of safari: a row's end is its answer, asked for alone in tests; in training each next token is."""
 
-    vocab_size: int = Field(default=20, ge=4, le=2**24, description="Number of tokens, dot and copy token included.")
+    vocab_size: int = Field(
+        default=20, ge=4, le=2**24, description="Number of tokens, dot and copy token included."
+    )
 
     @property
     @abstractmethod
@@ -80,7 +82,9 @@ def distinct_rows(rng: np.random.Generator, count: int, draw: Callable[[], list[
         if len(rows) == count:
             rng.shuffle(rows)
             return rows
-    raise ValueError(f"examples={count}: only {len(rows)} different rows were found; ask for fewer or longer ones")
+    raise ValueError(
+        f"examples={count}: only {len(rows)} different rows were found; ask for fewer or longer ones"
+    )
 
 
 def asked(rows: Integers, answer_length: int | None) -> tuple[Integers, Integers]:

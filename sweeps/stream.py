@@ -26,7 +26,9 @@ class StreamRows(DrawnRows):
 class StreamTask(SplitTask[StreamRows]):
     """A task whose rows follow from one seed for all splits."""
 
-    seed: int = Field(default=12345, ge=0, lt=2**32, description="Seed of the rows, the same for every trial.")
+    seed: int = Field(
+        default=12345, ge=0, lt=2**32, description="Seed of the rows, the same for every trial."
+    )
 
     @abstractmethod
     def drawer(self) -> Drawer:

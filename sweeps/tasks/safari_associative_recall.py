@@ -18,7 +18,8 @@ class SafariAssociativeRecall(SafariTask):
     name: Literal["safari_associative_recall"] = "safari_associative_recall"
     num_keys: int = Field(default=1, ge=1, le=8, description="Tokens of a key.")
     allow_dot: bool = Field(
-        default=False, description="Whether a key that the row does not have may be asked for; a dot answers it."
+        default=False,
+        description="Whether a key that the row does not have may be asked for; a dot answers it.",
     )
 
     @model_validator(mode="after")
@@ -45,7 +46,12 @@ class SafariAssociativeRecall(SafariTask):
 
 
 def associative_recall(
-    rng: np.random.Generator, vocabulary: Vocabulary, *, length: int, num_keys: int = 1, allow_dot: bool = False
+    rng: np.random.Generator,
+    vocabulary: Vocabulary,
+    *,
+    length: int,
+    num_keys: int = 1,
+    allow_dot: bool = False,
 ) -> list[int]:
     """One row: as many whole pairs as fit `length`, the copy token, a key and its value."""
     ordinary = vocabulary.size - 2

@@ -46,7 +46,12 @@ class SafariInductionHead(SafariTask):
 
 
 def induction_head(
-    rng: np.random.Generator, vocabulary: Vocabulary, *, length: int, induction_len: int = 1, num_triggers: int = 1
+    rng: np.random.Generator,
+    vocabulary: Vocabulary,
+    *,
+    length: int,
+    induction_len: int = 1,
+    num_triggers: int = 1,
 ) -> list[int]:
     """One row of length + 1 + induction_len tokens, its answer included."""
     row = rng.choice(vocabulary.size, size=length, replace=True, p=vocabulary.weights).tolist()

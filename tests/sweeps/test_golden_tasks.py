@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from recallfront.sweeps.tasks.compositional_mqar import compositional_mqar
+from recallfront.sweeps.tasks.copying import copying, shifted
 from recallfront.sweeps.tasks.cumulative_majority import cumulative_majority
 from recallfront.sweeps.tasks.cumulative_parity import cumulative_parity
 from recallfront.sweeps.tasks.disjoint_sets import disjoint_sets
@@ -132,9 +133,7 @@ def safari(args: Args) -> Arrays:
     }
     task: SafariInductionHead | SafariAssociativeRecall
     if args["copy_method"] == "induction_head":
-        own = {
-            key: args[key] for key in ("induction_len", "induction_num_triggers") if key in args
-        }
+        own = {key: args[key] for key in ("induction_len", "induction_num_triggers") if key in args}
         task = SafariInductionHead.model_validate(settings | own)
     else:
         own = {key: args[key] for key in ("num_keys", "allow_dot") if key in args}
@@ -147,7 +146,23 @@ def safari(args: Args) -> Arrays:
     return {"inputs": segment.inputs[:].numpy(), "labels": segment.labels[:].numpy()}
 
 
+def copy_ngram(args: Args) -> Arrays:
+    tokens, asked = copying(
+        letters=args["vocab_size"],
+        num_examples=args["rows"],
+        packed=args["kind"] == "train",
+        question=args["task"],
+        **{
+            key: args[key]
+            for key in ("min_length", "max_length", "context", "n_gram", "length_answer", "seed")
+        },
+    )
+    inputs, labels = shifted(tokens, asked)
+    return {"ids": tokens, "mask": asked, "inputs": inputs, "labels": labels}
+
+
 DRAWN: dict[str, Callable[[Args], Arrays]] = {
+    "copy_ngram": copy_ngram,
     "jrt_disjoint_sets": called(disjoint_sets),
     "jrt_mini_mqar": called(mini_mqar),
     "mad_compression": mad_compression,

@@ -13,6 +13,7 @@ PAIRS: dict[str, Any] = {"num_kv_pairs": 4, "examples": 6}
 # Settings, then the rows of a segment, then what makes longer ones of them.
 TASKS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
     "compositional_mqar": ({"vocab_size": 64}, PAIRS | {"input_seq_len": 32}, {"input_seq_len": 48}),
+    "copying": ({}, {"min_length": 4, "max_length": 8, "examples": 6}, {"min_length": 16, "max_length": 16}),
     "cumulative_majority": ({}, {"length": 9, "examples": 6}, {"length": 17}),
     "cumulative_parity": ({}, {"length": 9, "examples": 6}, {"length": 17}),
     "disjoint_sets": (
@@ -32,6 +33,15 @@ TASKS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
     "mini_mqar": ({"vocab_size": 64}, PAIRS | {"num_queries": 2}, {"num_kv_pairs": 8}),
     "mqar": ({"vocab_size": 64}, PAIRS | {"input_seq_len": 16}, {"input_seq_len": 32}),
     "parity": ({}, {"length": 9, "examples": 6}, {"length": 17}),
+    "phonebook": ({}, {"entries": 3, "examples": 6}, {"entries": 6}),
+    "ruler_needles": ({"value_digits": 2}, {"length": 32, "examples": 6}, {"length": 64}),
+    "ruler_variable_tracking": (
+        {"value_digits": 2, "num_hops": 1, "num_chains": 2},
+        {"length": 64, "examples": 6},
+        {"length": 96},
+    ),
+    "safari_associative_recall": ({}, {"length": 16, "examples": 6}, {"length": 32}),
+    "safari_induction_head": ({}, {"length": 16, "examples": 6}, {"length": 32}),
     "selective_copying": ({"num_tokens_to_copy": 4}, {"length": 16, "examples": 6}, {"length": 32}),
     "vocab_majority": ({}, {"length": 9, "examples": 6}, {"length": 17}),
 }
@@ -169,6 +179,66 @@ def test_forgetting_asks_for_the_last_value() -> None:
         assert all(answer == last[key] for key, answer in zip(row, asked, strict=True) if answer != IGNORED)
 
 
+@pytest.mark.parametrize("kind", ["sentence", "noise", "needles"])
+@pytest.mark.parametrize(("keys", "values", "queries"), [(1, 1, 1), (4, 1, 1), (1, 4, 1), (4, 2, 3)])
+def test_needles_are_in_the_haystack_and_their_depth_is_known(
+    kind: str, keys: int, values: int, queries: int
+) -> None:
+    own = {"haystack_kind": kind, "num_keys": keys, "num_values": values, "num_queries": queries}
+    rows = [{"length": 255, "examples": 40}]
+    task = make("ruler_needles", value_digits=3, **own, train=rows, validation=rows, test=rows)
+    segment = task.build("test")[0]
+    inputs, labels = segment.inputs[:], segment.labels[:]
+    question = 3 + 3 * values
+    context = 256 - queries * question
+    assert ((labels != IGNORED).sum(1) == 3 * values * queries).all()
+    for row, asked in zip(inputs.tolist(), labels.tolist(), strict=True):
+        for start in range(context, 256 - 1, question):
+            ask, key, mark = row[start : start + 3]
+            told = [row[at + 2 : at + 5] for at in range(context) if row[at] == key]
+            assert ask == 2 and mark == 0 and len(told) == values
+            assert asked[start + 2 : start + 2 + 3 * values] == sum(told, [])
+    parts = task.slices(inputs, labels)
+    assert set(parts) <= {f"depth_{n}" for n in range(10)} and len(parts) > 3
+    assert torch.equal(sum(parts.values(), torch.zeros_like(labels)), (labels != IGNORED).long())
+
+
+def test_variables_of_the_chain_are_asked_for_in_order() -> None:
+    rows = [{"length": 128, "examples": 20}]
+    inputs, labels = asked_for("ruler_variable_tracking", num_hops=2, **{split: rows for split in SPLITS})
+    for row, asked in zip(inputs.tolist(), labels.tolist(), strict=True):
+        value = row[-5:-3]
+        first = next(row[at - 2] for at in range(2, 120) if row[at - 1] == 3 and row[at : at + 2] == value)
+        chain = [first]
+        while len(chain) < 3:
+            at = next(at for at in range(2, 120) if row[at - 1] == 3 and row[at] == chain[-1])
+            chain.append(row[at - 2])
+        assert [answer for answer in asked if answer != IGNORED] == chain
+
+
+def test_the_phonebook_has_the_number_that_is_asked_for() -> None:
+    rows = [{"entries": 9, "examples": 30}]
+    inputs, labels = asked_for("phonebook", test=rows)
+    assert inputs.shape[1] == 14 * 9 + 42
+    for row, asked in zip(inputs.tolist(), labels.tolist(), strict=True):
+        book = {tuple(row[at : at + 2]): row[at + 3 : at + 13] for at in range(0, 14 * 9, 14)}
+        assert len(book) == 9 and row[14 * 9] == 11
+        assert book[tuple(row[-12:-10])] == asked[-10:] and 6 <= asked[-10] <= 9
+        assert tuple(row[-12:-10]) not in {tuple(row[at : at + 2]) for at in (14 * 9 + 1, 14 * 10 + 1)}
+    parts = make("phonebook").slices(inputs, labels)
+    digits = [mask for name, mask in parts.items() if name.startswith("digit")]
+    back = [mask for name, mask in parts.items() if name.startswith("entries_back")]
+    for masks in (digits, back):
+        assert torch.equal(sum(masks, torch.zeros_like(labels)), (labels != IGNORED).long())
+    assert len(digits) == 10 and set(parts) >= {"entries_back_1", "entries_back_2", "entries_back_4"}
+
+
+def test_duplicate_ngrams_are_for_tests_alone() -> None:
+    task = make("copying", test_question="duplicate_ngram", n_gram=1)
+    inputs = task.build("test")[1].inputs[:]
+    assert inputs.shape[1] <= task.longest and (inputs[:, 17] == 27).all()
+
+
 @pytest.mark.parametrize(
     ("name", "change", "told"),
     [
@@ -198,6 +268,22 @@ def test_forgetting_asks_for_the_last_value() -> None:
         ("selective_copying", {"num_tokens_to_copy": 9}, "length=16: must be at least"),
         ("induction_heads", {"train": [{"length": 2, "examples": 1}]}, "train[0].length=2: "),
         ("parity", {"vocab_size": 2}, "vocab_size=2: "),
+        (
+            "copying",
+            {"question": "suffix_ngram"},
+            "min_length=4: must be at least n_gram + length_answer + 3 = 6",
+        ),
+        (
+            "copying",
+            {"test": [{"min_length": 4, "max_length": 8, "context": 18, "examples": 1}]},
+            "context=18: must be at least 19 with max_length=8",
+        ),
+        ("phonebook", {"vocab_size": 16}, "entries=6: vocab_size=16 has only 4 names"),
+        ("ruler_needles", {"num_queries": 2}, "num_queries=2: must be at most num_keys=1"),
+        ("ruler_needles", {"num_keys": 9}, "length=32: has no room"),
+        ("ruler_needles", {"num_names": 4, "haystack_kind": "needles"}, "num_names=4: must be at least 5"),
+        ("ruler_needles", {"vocab_size": 142}, "vocab_size=142: must be above 142"),
+        ("ruler_variable_tracking", {"num_hops": 5}, "length=64: has no room"),
     ],
 )
 def test_what_cannot_be_is_told(name: str, change: dict[str, Any], told: str) -> None:
