@@ -28,6 +28,7 @@ A key without a default is required. All values are checked before anything is c
 value and what is allowed. The same specification run again resumes its sweep: `description`, `concurrent`, `retries`,
 `budget_hours` and `search.trials` may change between runs; any other change makes it another sweep.
 """
+_MOST_PATHS = 3  # in a heading
 _KNOBS = """\
 ## The blocks of `space`
 
@@ -53,7 +54,7 @@ def specification_page() -> str:
     definitions = schema["$defs"]
     places = _places(schema)
     ours = {name: paths for name, paths in places.items() if not _BLOCK.fullmatch(name) and name != "Range"}
-    titles = {name: ", ".join(paths) for name, paths in ours.items()} | {"Range": "A range"}
+    titles = {name: _title(paths) for name, paths in ours.items()} | {"Range": "A range"}
 
     def section(heading: str, definition: Schema) -> list[str]:
         return [heading, _says(definition), _table(definition, definitions, titles)]
@@ -76,14 +77,23 @@ def _places(schema: Schema) -> dict[str, list[str]]:
 
     def walk(part: Schema, path: str) -> None:
         for key, value in part.get("properties", {}).items():
-            for name in _references(value):
-                inner = f"{path}{key}"
+            members = _references(value)
+            for name in members:
+                # Of several kinds of a value, such as the tasks, each is called by its own name.
+                own = (
+                    definitions[name]["properties"].get("name", {}).get("const") if len(members) > 1 else None
+                )
+                inner = f"{path}{key} {own}" if own else f"{path}{key}"
                 if inner not in found.setdefault(name, []):
                     found[name].append(inner)
-                    walk(definitions[name], f"{inner}.")
+                    walk(definitions[name], f"{own or inner}.")
 
     walk({"properties": {k: v for k, v in schema["properties"].items() if k != "space"}}, "")
     return found
+
+
+def _title(paths: list[str]) -> str:
+    return ", ".join(paths[:_MOST_PATHS]) + (", ..." if len(paths) > _MOST_PATHS else "")
 
 
 def _references(part: Any) -> list[str]:

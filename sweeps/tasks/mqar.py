@@ -10,15 +10,13 @@ The rows are those of the authors' generator, drawn from the same legacy NumPy s
 from typing import TYPE_CHECKING, Literal, Self
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
+from recallfront.sweeps.drawing import Integers, draw_rows, draw_slots, fill
 from recallfront.sweeps.tasks.base import IGNORED, AlikeRows, DrawnTask, Split
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-Integers = NDArray[np.int64]
 
 
 class MQARRows(AlikeRows):
@@ -127,12 +125,9 @@ def _drawn(
     """The rows of `mqar`, in the order in which the authors draw them."""
     random = np.random.RandomState(seed)
     context = 2 * num_kv_pairs
-    num_slots = (input_seq_len - context) // 2
-
-    keys = _draw_rows(random, np.arange(1, vocab_size // 2), num_examples, num_kv_pairs)
-    values = _draw_rows(random, np.arange(vocab_size // 2, vocab_size), num_examples, num_kv_pairs)
-    weights = power_a * np.arange(1, num_slots + 1) ** (power_a - 1)
-    slots = _draw_rows(random, np.arange(num_slots), num_examples, num_kv_pairs, weights / weights.sum())
+    keys = draw_rows(random, np.arange(1, vocab_size // 2), num_examples, num_kv_pairs)
+    values = draw_rows(random, np.arange(vocab_size // 2, vocab_size), num_examples, num_kv_pairs)
+    slots = draw_slots(random, (input_seq_len - context) // 2, num_examples, num_kv_pairs, power_a)
 
     inputs = np.zeros((num_examples, input_seq_len), dtype=np.int64)
     labels = np.full((num_examples, input_seq_len), IGNORED, dtype=np.int64)
@@ -141,8 +136,7 @@ def _drawn(
     np.put_along_axis(inputs, context + 2 * slots, keys, axis=1)
     np.put_along_axis(labels, context + 2 * slots, values, axis=1)
     if random_non_queries:
-        blank = inputs == 0
-        inputs[blank] = random.randint(0, vocab_size, size=int(blank.sum()))
+        fill(random, inputs, vocab_size)
     return inputs, labels
 
 
@@ -160,15 +154,3 @@ def check_shape(*, vocab_size: int, input_seq_len: int, num_kv_pairs: int) -> No
         raise ValueError(
             f"num_kv_pairs={num_kv_pairs}: vocab_size={vocab_size} has only {vocab_size // 2 - 1} distinct keys"
         )
-
-
-def _draw_rows(
-    random: np.random.RandomState,
-    choices: Integers,
-    num_rows: int,
-    size: int,
-    weights: NDArray[np.float64] | None = None,
-) -> Integers:
-    """Draw `size` distinct choices a row, row after row: the order of draws is part of the golden stream."""
-    rows = [random.choice(choices, size=size, replace=False, p=weights) for _ in range(num_rows)]
-    return np.array(rows, dtype=np.int64).reshape(num_rows, size)

@@ -54,7 +54,7 @@ def induction_head(
     num_triggers: int = 1,
 ) -> list[int]:
     """One row of length + 1 + induction_len tokens, its answer included."""
-    row = rng.choice(vocabulary.size, size=length, replace=True, p=vocabulary.weights).tolist()
+    row: list[int] = rng.choice(vocabulary.size, size=length, replace=True, p=vocabulary.weights).tolist()
     row.append(vocabulary.copy)
     triggers = 1 if rng.uniform() < 0.5 else num_triggers
     places: list[int] = []

@@ -131,13 +131,9 @@ def safari(args: Args) -> Arrays:
         ],
         "validation": [{"length": args["input_seq_len"], "examples": 1}],
     }
-    task: SafariInductionHead | SafariAssociativeRecall
-    if args["copy_method"] == "induction_head":
-        own = {key: args[key] for key in ("induction_len", "induction_num_triggers") if key in args}
-        task = SafariInductionHead.model_validate(settings | own)
-    else:
-        own = {key: args[key] for key in ("num_keys", "allow_dot") if key in args}
-        task = SafariAssociativeRecall.model_validate(settings | own)
+    own = ("induction_len", "induction_num_triggers", "num_keys", "allow_dot")
+    kind = SafariInductionHead if args["copy_method"] == "induction_head" else SafariAssociativeRecall
+    task = kind.model_validate(settings | {key: args[key] for key in own if key in args})
     assert args["vocab"] == sorted(args["vocab"]) and len(args["vocab"]) == args["vocab_size"]
     if args["split"] == "raw":
         rng = np.random.default_rng(args["seed"])

@@ -89,7 +89,7 @@ def test_a_trial_keeps_its_task_whole() -> None:
 @pytest.mark.parametrize(
     ("old", "new", "told"),
     [
-        ("name: echo\n", "name: ecco\n", "task.name='ecco': must be one of echo, mqar"),
+        ("name: echo\n", "name: ecco\n", "task.name='ecco': must be one of echo, "),
         ("length: 16", "length: 0", "task.test[2].length=0: input should be greater than 0"),
         ("length: 16", "lenght: 16", "task.test[2].lenght: unknown key; allowed are length, examples"),
         ("examples: 8}]", "examples: 8}]\n  noise: 3", "task.noise: unknown key; allowed are"),
