@@ -17,8 +17,8 @@ from pydantic import (
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
+import recallfront.sweeps.tasks as tasks
 from recallfront.models.configs.explain import near_first, retold, shown, told
-from recallfront.sweeps import tasks
 from recallfront.sweeps.tasks.base import Task
 
 _NO_TASKS = ("base", "registry")
