@@ -4,14 +4,16 @@ import importlib.metadata
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from recallfront.platform.errors import UsageError
 from recallfront.platform.home import home_folder
 from recallfront.platform.lineage.environment import LIBRARIES
+from recallfront.platform.plugins import Plugin, installed, load_file, load_installed
 from recallfront.platform.tracking.ledger import list_sweeps
 from recallfront.platform.tracking.store import prepare_store
 
@@ -54,9 +56,13 @@ class Examination:
 
 
 def examine(
-    *, home: Path | str | None = None, tracking_uri: str | None = None, address: str | None = None
+    *,
+    home: Path | str | None = None,
+    tracking_uri: str | None = None,
+    address: str | None = None,
+    plugins: Iterable[Path] = (),
 ) -> Examination:
-    """Check packages, devices, kernels, storage, MLflow and Ray; leaves nothing behind."""
+    """Check packages, plug-ins, devices, kernels, storage, MLflow and Ray; leaves nothing behind."""
     folder = home_folder(home).resolve()
     found = [_python(), *map(_package, LIBRARIES)]
     checks: list[tuple[str, Callable[[], str]]] = [
@@ -65,6 +71,11 @@ def examine(
         ("storage", lambda: _storage(folder)),
         ("MLflow", lambda: _mlflow(folder, tracking_uri)),
         ("Ray", lambda: _ray(address)),
+    ]
+    checks = [
+        *((f"plug-in {name}", partial(_plugin, load_installed, name)) for name in installed()),
+        *((f"plug-in {path.name}", partial(_plugin, load_file, path)) for path in plugins),
+        *checks,
     ]
     found += [_finding(what, check) for what, check in checks]
     return Examination(tuple(found))
@@ -88,6 +99,12 @@ def _package(name: str) -> Finding:
         return Finding(name, True, importlib.metadata.version(name))
     except importlib.metadata.PackageNotFoundError:
         return Finding(name, name == "triton", f"not installed: pip install {name}")
+
+
+def _plugin(load: Callable[[Any], Plugin], what: str | Path) -> str:
+    plugin = load(what)
+    has = [*(f"mixer {name}" for name in plugin.mixers), *(f"task {name}" for name in plugin.tasks)]
+    return f"{plugin}: {', '.join(has)}"
 
 
 def _devices() -> str:

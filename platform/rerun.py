@@ -3,7 +3,7 @@
 import math
 import shutil
 import uuid
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from contextlib import closing
 from dataclasses import dataclass
 from enum import StrEnum
@@ -21,6 +21,7 @@ from recallfront.platform.lineage.comparison import compare
 from recallfront.platform.lineage.environment import Lineage, TrialLineage, collect, packages_text
 from recallfront.platform.lineage.source import diff_text
 from recallfront.platform.metrics import compared
+from recallfront.platform.plugins import load, require, ship
 from recallfront.platform.results.records import TAG, TrialRecord
 from recallfront.platform.results.reports import MetricRow, Report
 from recallfront.platform.results.status import Status
@@ -89,19 +90,34 @@ class Rerun:
         return table
 
 
-def rerun(run: str, *, home: Path | str | None = None, tracking_uri: str | None = None) -> Rerun:
+def rerun(
+    run: str,
+    *,
+    home: Path | str | None = None,
+    tracking_uri: str | None = None,
+    plugins: Iterable[Path | str] = (),
+) -> Rerun:
     """Rebuild a trial from its lineage, run it in this process, log it as a new run tagged `rerun_of`, and compare.
 
     Throughput is measured anew and reported; it is not compared bit for bit. A trial that was pruned is run as far as
     it came.
 
+    Args:
+        run: a run's id or a trial's key, or the first digits of one.
+        home: the folder of all outputs.
+        tracking_uri: the MLflow store that holds the run.
+        plugins: files that the run had as plug-ins; installed ones are loaded in any case.
+
     Raises:
-        UsageError: there is no such run, or its lineage cannot be read or is not possible with this version.
+        UsageError: there is no such run, its lineage cannot be read or is not possible with this version, or a plug-in
+            that it had is missing or has changed.
     """
+    load(plugins)
     folder = home_folder(home).resolve()
     uri = prepare_store(tracking_uri, folder, create=False)
     first = find_run(uri, run)
     lineage = read_lineage(uri, first.run_id)
+    require(lineage.environment.plugins, first.run_id)
     try:
         config = TrialConfig.model_validate(lineage.config)
     except ValidationError as error:
@@ -124,6 +140,7 @@ def rerun(run: str, *, home: Path | str | None = None, tracking_uri: str | None 
         device="cuda:0" if config.resources.gpus else "cpu",
         scratch=scratch,
         remeasure=True,
+        plugins=ship(folder),
     )
     before = _history(open_client(uri), first)
     pruned_at = max(before["loss"], default=0) if first.status is Status.PRUNED else None

@@ -37,6 +37,10 @@ TrackingUri = Annotated[
         show_default="HOME/mlflow.db",
     ),
 ]
+Plugins = Annotated[
+    list[Path] | None,
+    typer.Option("--plugin", help="File with a mixer or a task of your own; may be repeated."),
+]
 Sweep = Annotated[
     str, typer.Argument(help="Name of a study, run id of a sweep, or the first digits of its key.")
 ]
@@ -71,15 +75,18 @@ def run(
         str | None,
         typer.Option(help="Ray cluster to join: auto, or HOST:PORT.", show_default="this machine"),
     ] = None,
+    plugin: Plugins = None,
 ) -> None:
     """Run a sweep, or resume it: no finished trial runs twice."""
     from rich.console import Console
 
     from recallfront.platform.home import home_folder
+    from recallfront.platform.plugins import load
     from recallfront.platform.sweep.run import run_sweep, total_trials
     from recallfront.sweeps import load_spec
 
     console = Console(width=_width())
+    load(plugin or ())
     spec = load_spec(study_or_file)
     console.print(
         f"sweep {spec.name} ({spec.key[:8]}): {total_trials(spec)} trials, outputs in {home_folder(home).resolve()}",
@@ -105,12 +112,15 @@ def submit(
     follow: Annotated[
         bool, typer.Option(help="Follow the log of the job; Ctrl-C leaves the log, and the job continues.")
     ] = True,
+    plugin: Plugins = None,
 ) -> None:
     """Send a sweep to a Ray cluster as a job that continues without this terminal."""
     from recallfront.platform.cluster.jobs import follow_job
     from recallfront.platform.cluster.jobs import submit as submit_job
 
-    job, is_new = submit_job(file, address=address, tracking_uri=tracking_uri, home=home)
+    job, is_new = submit_job(
+        file, address=address, tracking_uri=tracking_uri, home=home, plugins=plugin or ()
+    )
     done = "submitted" if is_new else "already running as"
     print(f"{done} {job}; join again with: recallfront status {job} --address {address} --follow")
     if follow:
@@ -240,28 +250,34 @@ def pick(
 
 
 @app.command()
-def rerun(run: Run, home: Home = None, tracking_uri: TrackingUri = None) -> None:
+def rerun(run: Run, home: Home = None, tracking_uri: TrackingUri = None, plugin: Plugins = None) -> None:
     """Run a trial again from its lineage alone, and compare the two runs."""
     from rich.console import Console
 
     from recallfront.platform.rerun import rerun as run_again
 
-    result = run_again(run, home=home, tracking_uri=tracking_uri)
+    result = run_again(run, home=home, tracking_uri=tracking_uri, plugins=plugin or ())
     Console(width=_width()).print(result.table())
     print(f"verdict: {result.verdict.value}: {result.reason}")
     print(f"run: {result.run_id}")
 
 
 @app.command()
-def lineage(run: Run, home: Home = None, tracking_uri: TrackingUri = None) -> None:
-    """Show everything that a rerun of a trial needs, as JSON."""
+def lineage(run: Run, home: Home = None, tracking_uri: TrackingUri = None, plugin: Plugins = None) -> None:
+    """Show everything that a rerun of a trial needs, as JSON; with --plugin, check that it had these plug-ins."""
     from recallfront.platform.home import home_folder
+    from recallfront.platform.plugins import load, require
     from recallfront.platform.tracking.ledger import find_run
     from recallfront.platform.tracking.lineage import read_lineage
     from recallfront.platform.tracking.store import prepare_store
 
     uri = prepare_store(tracking_uri, home_folder(home), create=False)
-    print(read_lineage(uri, find_run(uri, run).run_id).model_dump_json(indent=2))
+    run_id = find_run(uri, run).run_id
+    found = read_lineage(uri, run_id)
+    if plugin:
+        load(plugin)
+        require(found.environment.plugins, run_id)
+    print(found.model_dump_json(indent=2))
 
 
 @app.command()
@@ -302,13 +318,14 @@ def doctor(
     home: Home = None,
     tracking_uri: TrackingUri = None,
     address: Annotated[str | None, typer.Option(help="Ray cluster to check: auto, or HOST:PORT.")] = None,
+    plugin: Plugins = None,
 ) -> None:
     """Check what is installed and what answers, and show how to fix what does not."""
     from rich.console import Console
 
     from recallfront.platform.doctor import examine
 
-    report = examine(home=home, tracking_uri=tracking_uri, address=address)
+    report = examine(home=home, tracking_uri=tracking_uri, address=address, plugins=plugin or ())
     Console(width=_width()).print(report.table())
     sys.exit(0 if report.healthy else 1)
 

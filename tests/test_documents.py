@@ -54,7 +54,8 @@ def test_the_readme_has_commands_of_each_job() -> None:
 
 def test_specifications_can_be_run() -> None:
     checked = []
-    for page in pages():
+    # those of docs/extending.md need its plug-ins: tests/platform/test_plugins.py runs them
+    for page in set(pages()) - {"docs/extending.md"}:
         for example in re.findall(r"```yaml\n(.*?)```", (ROOT / page).read_text(), flags=re.DOTALL):
             if "\nspace:" in example:
                 checked.append(page)

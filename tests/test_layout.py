@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[1]
 AREAS = ("kernels", "models", "sweeps", "platform", "dashboards", "benchmarks")
 FLOORS = (  # of platform/: a room may import those on the floors below
     {"errors", "home", "metrics", "pareto"},
+    {"plugins"},
     {"results", "lineage"},
     {"trial", "search", "tracking"},
     {"workers", "front", "cluster"},

@@ -5,6 +5,7 @@ import logging
 import shlex
 import tempfile
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ import yaml
 from recallfront.platform.cluster.tokens import HOW_TO_GIVE_A_TOKEN, find_token
 from recallfront.platform.cluster.wheel import build_wheel
 from recallfront.platform.errors import UsageError, one_line, root_cause
+from recallfront.platform.plugins import load, sources_in_use, use, used_by
 from recallfront.platform.tracking.store import refuse_password
 from recallfront.sweeps.load import load_spec
 
@@ -25,19 +27,25 @@ _STUDY = "recallfront_study"
 _ANSWER_SECONDS = 5.0  # for a dashboard to say that it is one; Ray's own client would wait for ever
 
 
-def submit(study_or_file: str, *, address: str, tracking_uri: str, home: str) -> tuple[str, bool]:
+def submit(
+    study_or_file: str, *, address: str, tracking_uri: str, home: str, plugins: Iterable[Path | str] = ()
+) -> tuple[str, bool]:
     """Submit a sweep to the cluster whose dashboard is at `address`; returns the job's id, and whether it is new.
 
-    A sweep that runs there already is not sent twice: the id is that of the running job.
+    A sweep that runs there already is not sent twice: the id is that of the running job. The files among `plugins` that
+    the sweep uses go along; a package that it uses must be installed on the cluster.
 
     Raises:
         SpecError: the specification is not possible.
         UsageError: the cluster does not answer, or refuses the token; its nodes could not find the outputs; or the
             sweep runs there already with another home or store.
     """
+    load(plugins)
     spec = load_spec(study_or_file)
+    use(used_by(spec.model_dump(mode="json")))
     refuse_password(tracking_uri)
-    entrypoint = _entrypoint(home, tracking_uri)
+    sources = sources_in_use()
+    entrypoint = _entrypoint(home, tracking_uri, sources)
     client = _client(address)
     for job in client.list_jobs():
         if (job.metadata or {}).get(_SWEEP_KEY) == spec.key and not job.status.is_terminal():
@@ -52,6 +60,8 @@ def submit(study_or_file: str, *, address: str, tracking_uri: str, home: str) ->
         working_dir.mkdir()
         text = yaml.safe_dump(spec.model_dump(mode="json", exclude_unset=True), sort_keys=False)
         (working_dir / _SPEC_FILE).write_text(text)
+        for name, source in sources.items():
+            (working_dir / name).write_text(source)
         job_id = client.submit_job(
             entrypoint=entrypoint,
             submission_id=f"{spec.name}-{spec.key[:8]}-{int(time.time())}",
@@ -111,7 +121,7 @@ def _job_details(client: "JobSubmissionClient", job: str) -> "JobDetails":
         raise UsageError(f"job {job!r}: the cluster has no such job; its jobs are {known}") from None
 
 
-def _entrypoint(home: str, tracking_uri: str) -> str:
+def _entrypoint(home: str, tracking_uri: str, plugins: Iterable[str] = ()) -> str:
     """The job's shell command."""
     if not tracking_uri.startswith(("http://", "https://")):
         raise UsageError(
@@ -123,9 +133,10 @@ def _entrypoint(home: str, tracking_uri: str) -> str:
             "the folder of a job is deleted when it ends, and each node has its own"
         )
     folder = f'"$HOME"/{shlex.quote(home[2:])}' if home.startswith("~/") else shlex.quote(home)
+    given = "".join(f" --plugin {shlex.quote(name)}" for name in plugins)
     return (
         f"python -m recallfront run {_SPEC_FILE} --address auto --home {folder} "
-        f"--tracking-uri {shlex.quote(tracking_uri)}"
+        f"--tracking-uri {shlex.quote(tracking_uri)}{given}"
     )
 
 

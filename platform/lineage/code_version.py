@@ -8,18 +8,29 @@ from pathlib import Path
 from typing import Final
 
 import recallfront
+from recallfront.platform.plugins import in_use
 
 _ROOTS: Final = ("platform/trial/*.py", "platform/workers/train_job.py")
 # Areas in which imports are followed; the rest of the platform moves figures about and computes none.
 _FOLLOWED: Final = ("kernels", "models", "sweeps")
 
 
-@lru_cache(maxsize=1)
 def code_version() -> str:
-    """16 hex digits over the path and content of the sources that a trial runs.
+    """16 hex digits over the path and content of the sources that a trial runs, and over the plug-ins in use.
 
-    Taken once a process, as the modules are: an edit meanwhile changes neither.
+    Sources are read once a process, as the modules are: an edit meanwhile changes neither.
     """
+    own, plugins = _own_version(), in_use()
+    if not plugins:
+        return own
+    added = "".join(
+        f"\0{plugin.name} {plugin.digest}" for plugin in sorted(plugins, key=lambda one: one.name)
+    )
+    return hashlib.sha256((own + added).encode()).hexdigest()[:16]
+
+
+@lru_cache(maxsize=1)
+def _own_version() -> str:
     found = hashlib.sha256()
     for name, content in trial_sources(Path(recallfront.__file__).parent).items():
         found.update(f"{name}\0{len(content)}\0".encode() + content)

@@ -38,6 +38,10 @@ def _differences(a: Lineage, b: Lineage) -> Iterator[Difference]:
         ("python", a.python, b.python, False),
         ("operating system", a.platform, b.platform, False),
     ]
+    old, new = ({plugin.name: str(plugin) for plugin in one.plugins} for one in (a, b))
+    pairs += [
+        (f"plug-in {name}", old.get(name), new.get(name), True) for name in sorted(old.keys() | new.keys())
+    ]
     for name in sorted(a.libraries.keys() | b.libraries.keys()):
         pairs.append((name, a.libraries.get(name), b.libraries.get(name), LIBRARIES.get(name, False)))
     for name in sorted(a.environment.keys() | b.environment.keys()):

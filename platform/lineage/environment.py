@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict
 import recallfront
 from recallfront.platform.lineage.code_version import code_version
 from recallfront.platform.lineage.source import _SECONDS, _git, _shipped_source, diff_text
+from recallfront.platform.plugins import Plugin, in_use
 
 DIFF_FILE: Final = "lineage/diff.patch"
 PACKAGES_FILE: Final = "lineage/packages.txt"
@@ -83,6 +84,7 @@ class Lineage(BaseModel):
     hardware: Hardware
     environment: dict[str, str]
     packages_digest: str  # 16 hex digits over lineage/packages.txt
+    plugins: tuple[Plugin, ...] = ()  # those that the sweep used; files are artifacts below lineage/plugins/
 
 
 class TrialLineage(BaseModel):
@@ -112,6 +114,7 @@ def collect(home: Path | None = None) -> Lineage:
         hardware=_hardware(),
         environment={name: os.environ[name] for name in ENVIRONMENT if name in os.environ},
         packages_digest=_digest(packages_text().encode()),
+        plugins=in_use(),
     )
 
 

@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from recallfront.platform.front.front import Front
 from recallfront.platform.home import home_folder
 from recallfront.platform.lineage.code_version import code_version
 from recallfront.platform.lineage.environment import Lineage, collect
+from recallfront.platform.plugins import load, ship, use, used_by
 from recallfront.platform.results.records import SweepRecord, TrialRecord, count
 from recallfront.platform.search.halving import Halving
 from recallfront.platform.search.planner import Outcome, Planner
@@ -61,6 +63,7 @@ def run_sweep(
     tracking_uri: str | None = None,
     address: str | None = None,
     console: Console | None = None,
+    plugins: Iterable[Path | str] = (),
 ) -> SweepResult:
     """Run a sweep, or resume it: trials that its ledger knows are not run again.
 
@@ -70,11 +73,14 @@ def run_sweep(
         tracking_uri: of the MLflow store; by default a SQLite file in the home.
         address: of a Ray cluster to join; by default Ray is started on this machine.
         console: shows progress; by default nothing does.
+        plugins: files with mixers and tasks that the specification names; installed ones are loaded in any case.
 
     Raises:
         UsageError, SpecError: the request is not possible; raised before anything is computed.
     """
+    load(plugins)
     spec = spec if isinstance(spec, SweepSpec) else load_spec(str(spec))
+    use(used_by(spec.model_dump(mode="json")))
     folder = home_folder(home).resolve()
     with nullcontext() if address is None else ray_cluster(address):  # a wrong address leaves nothing behind
         check_resources(spec.resources)
@@ -89,7 +95,13 @@ def _run_sweep(
     uri = prepare_store(tracking_uri, folder)
     with only_driver(spec, folder):
         data = prepare(spec.task, folder / "data")
-        place = Workplace(home=folder, data=data[0], data_digest=data[1], code_version=code_version())
+        place = Workplace(
+            home=folder,
+            data=data[0],
+            data_digest=data[1],
+            code_version=code_version(),
+            plugins=ship(folder),
+        )
         spool = folder / "spool" / f"{spec.key[:16]}.sqlite"
         writer = TrackingWriter(uri, spool)
         try:

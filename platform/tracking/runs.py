@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from recallfront.platform.plugins import sources_in_use
 from recallfront.platform.results.records import TAG
 from recallfront.platform.results.reports import Report, now_ms
 from recallfront.platform.tracking.writer import TrackingWriter
@@ -14,11 +15,13 @@ _LARGEST_UPLOAD = 64 * 2**20  # bytes; larger weights stay where they are, and t
 
 
 def write_lineage(writer: TrackingWriter, key: str, lineage: str, diff: str | None, packages: str) -> None:
-    """Store a run's lineage: what `read_lineage` reads, the uncommitted changes, the package lock."""
+    """Store a run's lineage: what `read_lineage` reads, the uncommitted changes, the package lock, plug-ins' files."""
     writer.text(key, lineage, "lineage/lineage.json")
     writer.text(key, packages, "lineage/packages.txt")
     if diff:
         writer.text(key, diff, "lineage/diff.patch")
+    for name, text in sources_in_use().items():
+        writer.text(key, text, f"lineage/plugins/{name}")
 
 
 def write_end(writer: TrackingWriter, key: str, report: Report) -> None:

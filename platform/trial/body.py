@@ -90,7 +90,7 @@ def _body(config: TrialConfig, place: Workplace) -> Iterator[Report]:
             figures=dict(figures),
             seconds={"measure": measure_seconds},
             details=details,
-            environment=_environment(place.home),
+            environment=_environment(place.home, place.code_version),
         )
 
         model = starting_model(config)
@@ -111,8 +111,8 @@ def _check_code(place: Workplace) -> None:
         )
 
 
-@lru_cache(maxsize=1)  # a process's lineage does not change from trial to trial
-def _environment(home: Path) -> dict[str, Any]:
+@lru_cache(maxsize=1)  # a process's lineage does not change from trial to trial of one sweep
+def _environment(home: Path, code: str) -> dict[str, Any]:
     return collect(home).model_dump(mode="json")
 
 
@@ -151,7 +151,10 @@ def _finish(
             save_model(model, folder / _WEIGHTS)
     if place.rank == 0:
         report.weights = str(folder / _WEIGHTS)
-        whole = report.to_json() | {"rows": history, "environment": _environment(place.home)}
+        whole = report.to_json() | {
+            "rows": history,
+            "environment": _environment(place.home, place.code_version),
+        }
         write_whole(folder / _RESULT, json.dumps(whole))
         remove_checkpoint(folder)
     return report

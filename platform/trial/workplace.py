@@ -1,6 +1,6 @@
 """Where one process runs a trial, and the JSON that tells another process."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,9 @@ class Workplace:
     world: int = 1
     remeasure: bool = False  # measure throughput again, whatever the cache holds
     scratch: str = "trials"  # folder of the home that trials keep checkpoints, weights and results in
+    plugins: dict[str, str | None] = field(
+        default_factory=dict
+    )  # in use: name -> file, or None for a package
 
     def folder(self, config: TrialConfig) -> Path:
         """The trial's own folder: results belong to (key, code version, data digest)."""

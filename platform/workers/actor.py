@@ -5,6 +5,7 @@ from typing import Any
 
 from ray import tune
 
+from recallfront.platform.plugins import receive
 from recallfront.platform.trial.workplace import read_workplace
 from recallfront.platform.workers.run import trial_reports
 from recallfront.sweeps.trial import TrialConfig
@@ -33,8 +34,9 @@ class TrialActor(tune.Trainable):
         self._stop()
 
     def _start(self, config: dict[str, Any]) -> None:
-        trial = TrialConfig.model_validate_json(config["trial"])
         place = read_workplace(json.loads(config["place"]))
+        receive(place.plugins)  # the trial's configuration may name what they define
+        trial = TrialConfig.model_validate_json(config["trial"])
         self._reports = trial_reports(trial, place)
 
     def _stop(self) -> None:

@@ -25,6 +25,7 @@ from ray.train.v2.api.exceptions import WorkerGroupError
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from recallfront.platform.errors import one_line
+from recallfront.platform.plugins import receive
 from recallfront.platform.results.reports import Report
 from recallfront.platform.results.status import Status, TrialFailure
 from recallfront.platform.trial.body import run_trial
@@ -147,9 +148,11 @@ def _blames_a_peer(report: Report) -> bool:
 def _worker(loop: dict[str, Any]) -> None:
     """One rank of the trial: rank 0 posts its reports, every rank its failure; all stop together when asked to."""
     context = ray.train.get_context()
+    place = read_workplace(loop["place"])
+    receive(place.plugins)
     config = TrialConfig.model_validate(loop["trial"])
     place = replace(
-        read_workplace(loop["place"]),
+        place,
         rank=context.get_world_rank(),
         world=context.get_world_size(),
         local_rank=context.get_local_rank(),

@@ -1,9 +1,11 @@
 """The tasks by name: the files of this folder, and what plug-ins add."""
 
 import pkgutil
+from collections.abc import Iterator
 from functools import cache, reduce
 from importlib import import_module
 from operator import or_
+from types import ModuleType
 from typing import Annotated, Any, get_args
 
 from pydantic import (
@@ -52,6 +54,19 @@ def register(task: type[Task]) -> None:
     if name in _built_in() or _added.get(name, task) is not task:
         raise ValueError(f"task {task.__name__}: there is a task {name!r} already")
     _added[name] = task
+
+
+def unregister(name: str) -> None:
+    """Take an added task out again."""
+    _added.pop(name, None)
+
+
+def tasks_of(module: ModuleType) -> Iterator[type[Task]]:
+    """The tasks that a module defines: its own classes that have a name."""
+    for value in vars(module).values():
+        if isinstance(value, type) and issubclass(value, Task) and value.__module__ == module.__name__:
+            if _name_of(value) is not None:
+                yield value
 
 
 def parse_task(values: Any) -> Any:

@@ -1,0 +1,206 @@
+"""Plug-ins: files and installed packages, what of them is recorded, and what is refused."""
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from recallfront.__main__ import run
+from recallfront.models import build
+from recallfront.models.configs import parse_config
+from recallfront.models.mixers import registry as mixers
+from recallfront.platform import plugins
+from recallfront.platform.errors import UsageError
+from recallfront.platform.lineage.code_version import code_version
+from recallfront.platform.tracking.ledger import read_artifact, read_sweep, reading
+from recallfront.platform.tracking.lineage import read_lineage
+from recallfront.sweeps.tasks import registry as tasks
+
+ROOT = Path(__file__).parents[2]
+MIXER = """
+from typing import Literal
+from recallfront.models.mixers.retnet import RetNetConfig
+class Mine(RetNetConfig):
+    mixer: Literal["{name}"] = "{name}"
+"""
+
+
+def blocks() -> dict[str, str]:
+    """The files that docs/extending.md shows: name -> content."""
+    text = (ROOT / "docs" / "extending.md").read_text()
+    return dict(re.findall(r"`(\w+\.(?:py|yaml))`:\n\n```\w+\n(.*?)```", text, flags=re.DOTALL))
+
+
+@pytest.fixture(autouse=True)
+def nothing_stays() -> Iterator[None]:
+    """What a test loads is taken out again."""
+    before = set(plugins._loaded)
+    yield
+    plugins.use([])
+    for name in set(plugins._loaded) - before:
+        plugins._take_out(plugins._loaded[name].plugin)
+
+
+def written(folder: Path, name: str, text: str) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_text(text)
+    return folder / name
+
+
+def test_a_file_s_mixer_is_known_from_then_on_and_a_changed_file_takes_its_place(tmp_path: Path) -> None:
+    path = written(tmp_path, "mine.py", MIXER.format(name="mine"))
+    first = plugins.load_file(path)
+    assert (first.name, first.version, first.mixers, first.tasks) == ("mine", None, ("mine",), ())
+    assert plugins.load_file(path) is first
+    config = parse_config(
+        {"architecture": "hybrid", "mixers": {"M": {"mixer": "mine"}}, "pattern": "M", "vocab_size": 8}
+    )
+    assert build(config, seed=0) is not None
+    path.write_text(path.read_text().replace('"mine"', '"other"'))
+    assert plugins.load_file(path).mixers == ("other",) and mixers.find("mine") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("x = (", "cannot be loaded: SyntaxError"),
+        (
+            "import no_such_package",
+            "cannot be loaded: ModuleNotFoundError: No module named 'no_such_package'",
+        ),
+        ("raise SystemExit(3)", "cannot be loaded: SystemExit: 3"),
+        ("x = 1", "defines neither a mixer nor a task"),
+        (MIXER.format(name="retnet"), "there is another mixer of this name"),
+    ],
+)
+def test_a_plug_in_that_does_not_work_is_one_sentence_with_its_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, said: str
+) -> None:
+    path = written(tmp_path, "broken.py", text)
+    assert run(["run", "quickstart", "--plugin", str(path), "--home", str(tmp_path / "home")]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "broken.py" in error and said in error, error
+    assert not (tmp_path / "home").exists() and "recallfront_plugin_broken" not in plugins._loaded
+
+
+def test_what_is_taken_in_part_is_taken_out_again(tmp_path: Path) -> None:
+    two = MIXER.format(name="first") + MIXER.format(name="retnet").replace("Mine", "Second")
+    with pytest.raises(UsageError, match="there is another mixer"):
+        plugins.load_file(written(tmp_path, "two.py", two))
+    assert mixers.find("first") is None
+
+
+def test_those_in_use_are_part_of_the_code_version(tmp_path: Path) -> None:
+    own = code_version()
+    path = written(tmp_path, "mine.py", MIXER.format(name="mine"))
+    plugin = plugins.load_file(path)
+    assert plugins.used_by({"space": [{"architecture": "attention"}], "task": {"name": "mqar"}}) == ()
+    assert code_version() == own, "one that is loaded and not used changes nothing"
+    spec = {
+        "space": [{"architecture": "hybrid", "mixers": {"M": {"mixer": "mine"}}}],
+        "task": {"name": "mqar"},
+    }
+    plugins.use(plugins.used_by(spec))
+    first = code_version()
+    assert plugins.in_use() == (plugin,) and first != own
+    path.write_text(path.read_text() + "\n")
+    plugins.use([plugins.load_file(path)])
+    assert code_version() not in (own, first)
+
+
+def test_other_processes_take_what_was_shipped(tmp_path: Path) -> None:
+    plugins.use([plugins.load_file(written(tmp_path, "mine.py", MIXER.format(name="mine")))])
+    version, places = code_version(), plugins.ship(tmp_path / "home")
+    script = (
+        "from recallfront.platform import plugins; from recallfront.platform.lineage.code_version import code_version;"
+        f"plugins.receive({places!r}); print(code_version())"
+    )
+    told = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert told.stdout.strip() == version
+
+
+def package(folder: Path, name: str = "added", broken: bool = False) -> Path:
+    """A package with the mixer and the task of the documentation, as an installer would leave it."""
+    shown = blocks()
+    for stem in ("fading", "lookback"):
+        text = "import nothing_of_this_name" if broken else shown[f"{stem}.py"]
+        written(folder / f"{name}_package", f"{stem}.py", text)
+    written(folder / f"{name}_package", "__init__.py", "")
+    info = folder / f"{name}_package-1.2.dist-info"
+    written(info, "METADATA", f"Metadata-Version: 2.1\nName: {name}-package\nVersion: 1.2\n")
+    points = (
+        f"[recallfront.mixers]\nfading = {name}_package.fading:FadingConfig\n"
+        f"[recallfront.tasks]\nlookback = {name}_package.lookback\n"
+    )
+    written(info, "entry_points.txt", points)
+    return folder
+
+
+def test_an_installed_package_s_mixer_and_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(package(tmp_path)))
+    assert "added-package" in plugins.installed()
+    assert mixers.find("fading") is None, "an entry point alone is not loaded"
+    (plugin,) = (one for one in plugins.load() if one.name == "added-package")
+    assert (plugin.version, plugin.mixers, plugin.tasks) == ("1.2", ("fading",), ("lookback",))
+    assert tasks.find("lookback").__module__ == "added_package.lookback"
+    with pytest.raises(UsageError, match="fading.*there is another mixer of this name"):
+        plugins.load_file(written(tmp_path / "files", "fading.py", blocks()["fading.py"]))
+
+
+def test_the_doctor_lists_plug_ins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from recallfront.platform import doctor
+
+    monkeypatch.setattr(doctor, "_ray", lambda address: "")
+    monkeypatch.syspath_prepend(str(package(tmp_path, "broken", broken=True)))
+    path = written(tmp_path, "mine.py", MIXER.format(name="mine"))
+    found = {f.what: f for f in doctor.examine(home=tmp_path / "home", plugins=[path]).findings}
+    assert found["plug-in mine.py"].fine and "mixer mine" in found["plug-in mine.py"].said
+    broken = found["plug-in broken-package"]
+    assert not broken.fine
+    assert "broken-package 1.2: broken_package.fading:FadingConfig cannot be loaded" in broken.said
+
+
+@pytest.mark.slow
+def test_the_documentation_s_plug_ins_run_and_are_kept_with_their_runs(tmp_path: Path) -> None:
+    """As they stand, by the real command; then the rerun, without them, with them, and with one that has changed."""
+    shown = blocks()
+    assert {
+        len(shown[name].splitlines()) < most for name, most in (("fading.py", 60), ("lookback.py", 40))
+    } == {True}
+    for name, text in shown.items():
+        written(tmp_path, name, text)
+
+    def command(*words: str) -> subprocess.CompletedProcess[str]:
+        line = [sys.executable, "-m", "recallfront", *words, "--home", "home"]
+        return subprocess.run(line, capture_output=True, text=True, cwd=tmp_path, timeout=300)
+
+    given = ("--plugin", "fading.py", "--plugin", "lookback.py")
+    done = command("run", "sweep.yaml", *given)
+    assert done.returncode == 0 and "3 done" in done.stdout, done.stdout + done.stderr
+    assert "0 trials run, 3 answered" in command("run", "sweep.yaml", *given).stdout
+    store = f"sqlite:///{tmp_path}/home/mlflow.db"
+    trial = read_sweep(store, "lookback").trials[0]
+    kept = {plugin.name: plugin for plugin in read_lineage(store, trial.run_id).environment.plugins}
+    assert kept["fading"].mixers == ("fading",) and kept["lookback"].tasks == ("lookback",)
+    with reading(store) as client:
+        assert read_artifact(client, trial.run_id, "lineage/plugins/fading.py") == shown["fading.py"]
+
+    unknown = command("run", "sweep.yaml", "--plugin", "fading.py")
+    assert unknown.returncode == 2 and "lookback" in unknown.stderr, unknown.stderr
+    without = command("rerun", trial.run_id)
+    assert without.returncode == 2 and "needs the plug-in file" in without.stderr, without.stderr
+    again = command("rerun", trial.run_id, *given)
+    assert again.returncode == 0 and "verdict: identical" in again.stdout, again.stdout + again.stderr
+    written(tmp_path, "fading.py", shown["fading.py"] + "\n# changed\n")
+    for name in ("rerun", "lineage"):
+        refused = command(name, trial.run_id, *given)
+        assert refused.returncode == 2 and refused.stderr.count("\n") == 1, refused.stderr
+        assert "fading.py" in refused.stderr and "which is now" in refused.stderr
+    assert "3 trials run, 0 answered" in command("run", "sweep.yaml", *given).stdout
