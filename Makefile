@@ -30,7 +30,7 @@ WORKERS ?= 2
 PYTEST = $(BIN)/python -m pytest -q --durations=10
 test: setup  ## every test, slow ones included; those that time something have the machine to themselves
 	$(MAKE) --no-print-directory --jobs 2 lint beside
-	$(PYTEST) -m alone $$(grep -rlw mark.alone tests)
+	$(PYTEST) -m alone $$(grep -rlw --include='*.py' mark.alone tests)
 
 beside: setup
 	$(PYTEST) -n $(WORKERS) --dist worksteal -m "not alone"
