@@ -13,7 +13,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+from recallfront.sweeps.ar_hits import BigramCounts, ar_hits, previous_occurrence
+from recallfront.sweeps.continuous_mqar import continuous_mqar
 from recallfront.sweeps.tasks.compositional_mqar import compositional_mqar
 from recallfront.sweeps.tasks.copying import copying, shifted
 from recallfront.sweeps.tasks.cumulative_majority import cumulative_majority
@@ -32,6 +35,7 @@ from recallfront.sweeps.tasks.safari_associative_recall import SafariAssociative
 from recallfront.sweeps.tasks.safari_induction_head import SafariInductionHead
 from recallfront.sweeps.tasks.selective_copying import selective_copying
 from recallfront.sweeps.tasks.vocab_majority import vocab_majority
+from recallfront.sweeps.windows import evaluation_windows
 
 FOLDER = Path(os.environ.get("RECALLFRONT_GOLDEN_TASKS", Path(__file__).parents[1] / "golden" / "tasks"))
 Args = dict[str, Any]
@@ -180,17 +184,49 @@ DRAWN: dict[str, Callable[[Args], Arrays]] = {
 }
 
 
+def windows(args: Args, _: Arrays) -> Arrays:
+    source, target = evaluation_windows(args["tokens"], window=args["window"], stride=args["stride"])
+    return {"source_positions": source, "target_positions": target}
+
+
+def hits(args: Args, given: Arrays) -> Arrays:
+    rows = given["tokens"]
+    vocab_size = int(max(rows.max(), given["train"].max())) + 1
+    training = BigramCounts.of(given["train"], vocab_size)
+    return {
+        "train_count": training.ending_at(rows),
+        "previous": previous_occurrence(rows, vocab_size),
+        "hit": ar_hits(rows, training, threshold=args["threshold"]),
+    }
+
+
+def continuous(args: Args, given: Arrays) -> Arrays:
+    settings = {key: value for key, value in args.items() if key != "call"}
+    inputs, labels = continuous_mqar(torch.from_numpy(given["embeddings"]), **settings)
+    return {"inputs": inputs.numpy(), "labels": labels.numpy()}
+
+
+# What is computed of other arrays of the file.
+DERIVED: dict[str, Callable[[Args, Arrays], Arrays]] = {
+    "alibi_eval_windows": windows,
+    "ar_hits_derived": hits,
+    "zoology_continuous_mqar": continuous,
+}
+
+
 @pytest.mark.parametrize("file", sorted(FOLDER.glob("*.npz")), ids=lambda file: file.stem)
 def test_rows_are_the_authors(file: Path) -> None:
-    assert file.stem in DRAWN, f"{file.name}: no task is known for it"
+    assert file.stem in DRAWN | DERIVED, f"{file.name}: no task is known for it"
     with np.load(file) as arrays:
         settings = [key for key in arrays.files if key.startswith("args_")]
         assert settings
         for key in settings:
             args = json.loads(str(arrays[key]))
-            for name, drawn in DRAWN[file.stem](args).items():
-                golden = arrays[f"{name}_{key.removeprefix('args_')}"]
-                np.testing.assert_array_equal(drawn, golden, err_msg=f"{file.name} {name} {args}")
+            own = key.removeprefix("args")
+            given = {name.removesuffix(own): arrays[name] for name in arrays.files if name.endswith(own)}
+            drawn_of = DERIVED.get(file.stem) or (lambda args, _: DRAWN[file.stem](args))
+            for name, drawn in drawn_of(args, given).items():
+                np.testing.assert_array_equal(drawn, given[name], err_msg=f"{file.name} {name} {args}")
 
 
 def test_there_are_files() -> None:
