@@ -15,6 +15,7 @@ Schema = dict[str, Any]  # a JSON schema, or a part of one
 
 _REFERENCE = "#/$defs/"
 _BLOCK = re.compile(r"(\w+) block")
+_MIXER = re.compile(r"(\w+) mixer")
 _SHARED = "knobs of all blocks"
 _INTRODUCTION = """\
 # The specification of a sweep
@@ -38,13 +39,21 @@ A block has an `architecture` and any knobs of that architecture; a knob that is
 - a list of values: `window_size: [16, 32]`;
 - or a range, if it is a number: `window_size: {low: 16, high: 64, step: 16}`.
 
+In a `hybrid` any mixer stands beside any other: `mixers` says what each letter of `pattern` is, C being the gated short
+convolution if nothing else is declared, and each mixer's knobs are knobs of the block, under `mixers` or beside it:
+
+```yaml
+- architecture: hybrid
+  mixers: {D: {mixer: gated_deltanet}, A: {mixer: attention, positions: none}}
+  pattern: [CD, CDCDCDCA, CDCA]
+  D.state_dim: [16, 32]
+```
+
+`D.mixer: [gla, gated_deltanet]` makes the mixer itself a knob. A pattern uses what is declared, or a part of it.
+
 The default of `num_layers` is the length of `pattern`. Any key of [training](#training) is a knob too, with the prefix
 `training.`: `training.learning_rate: {low: 1.0e-3, high: 1.0e-2, log: true}`. A knob may be null if only other
 architectures have it.
-
-`architecture: hybrid` puts any mixers beside each other. `mixers` declares the letters of the pattern, and a mixer has
-the knobs that the architecture of its name has below:
-`{architecture: hybrid, mixers: {D: {mixer: gated_deltanet, state_dim: 16}, A: {mixer: attention}}, pattern: CDCDCDCA}`.
 """
 
 
@@ -67,6 +76,9 @@ def specification_page() -> str:
     for name, definition in definitions.items():
         if block := _BLOCK.fullmatch(name):
             parts += section(f"### {block[1]}", definition)
+    for name, definition in definitions.items():
+        if mixer := _MIXER.fullmatch(name):
+            parts += section(f"### Mixer {mixer[1]}", definition)
     return "\n\n".join(part.strip() for part in parts if part) + "\n"
 
 
@@ -120,7 +132,7 @@ def _table(definition: Schema, definitions: Schema, titles: dict[str, str]) -> s
     lines = ["| key | type | default | meaning |", "| --- | --- | --- | --- |"]
     required = definition.get("required", [])
     for key, value in definition.get("properties", {}).items():
-        if key == "architecture":
+        if key in ("architecture", "mixer"):
             continue
         default = "" if key in required else _default(value, definitions)
         cells = (f"`{key}`", _kind(_one_value(value), titles), default, value.get("description", ""))

@@ -1,17 +1,20 @@
 """The JSON schema of a specification, for editors: `python -m recallfront.sweeps.schema > docs/sweep.schema.json`."""
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 from pydantic import BaseModel
 
 from recallfront.models.configs import architectures
-from recallfront.sweeps.space import TRAINING_PREFIX, Range
+from recallfront.models.configs.hybrid import HybridConfig
+from recallfront.models.mixers import registry
+from recallfront.sweeps.space import NOT_KNOBS, TRAINING_PREFIX, Range
 from recallfront.sweeps.spec import SweepSpec
 from recallfront.sweeps.trial import TrainingConfig
 
-_NOT_KNOBS = ("architecture", "vocab_size")
 _EVERY = "knobs of all blocks"
+_RANGE = {"$ref": f"#/$defs/{Range.__name__}"}
 
 
 def specification_schema() -> dict[str, Any]:
@@ -21,10 +24,14 @@ def specification_schema() -> dict[str, Any]:
     """
     schema = SweepSpec.model_json_schema()
     definitions = schema["$defs"]
-    knobs = {name: _knobs(config, definitions) for name, config in architectures().items()}
+    knobs = {
+        name: _knobs(config, definitions, config.model_fields.keys() - NOT_KNOBS)
+        for name, config in architectures().items()
+    }
     first = next(iter(knobs.values()))
     shared = {key: form for key, form in first.items() if all(own.get(key) == form for own in knobs.values())}
-    training = {f"{TRAINING_PREFIX}{key}": form for key, form in _knobs(TrainingConfig, definitions).items()}
+    trained = _knobs(TrainingConfig, definitions, TrainingConfig.model_fields)
+    training = {f"{TRAINING_PREFIX}{key}": form for key, form in trained.items()}
     definitions[_EVERY] = {"properties": shared | training}
     for name, config in architectures().items():
         own = {key: form for key, form in knobs[name].items() if key not in shared}
@@ -36,24 +43,63 @@ def specification_schema() -> dict[str, Any]:
             "required": ["architecture"],
             "unevaluatedProperties": False,
         }
+    block = definitions[f"{HybridConfig.model_fields['architecture'].default} block"]
+    mixers = _mixers(definitions)
+    block["properties"] |= mixers["properties"]
+    block["patternProperties"] = mixers["patternProperties"]
     blocks = [{"$ref": f"#/$defs/{name} block"} for name in knobs]
     schema["properties"]["space"] |= {"minItems": 1, "items": {"oneOf": blocks}}
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 
-def _knobs(config: type[BaseModel], definitions: dict[str, Any]) -> dict[str, Any]:
-    """Schema of each knob: a value, a list of values, or where it is a number a range."""
+def _mixers(definitions: dict[str, Any]) -> dict[str, Any]:
+    """A hybrid's own properties: its mixers under `mixers`, their knobs there or as `D.state_dim`."""
+    kinds = {name: registry.get(name) for name in registry.names()}
+    for name, kind in kinds.items():
+        definitions[f"{name} mixer"] = {
+            "type": "object",
+            "description": (kind.__doc__ or "").strip().split("\n")[0],
+            "properties": {"mixer": {"const": name}, **_knobs(kind, definitions, kind.knobs())},
+            "required": ["mixer"],
+            "additionalProperties": False,
+        }
+    several = {"type": "array", "items": {"enum": list(kinds)}, "minItems": 1}
+    definitions["several mixers"] = {
+        "type": "object",
+        "description": "One of several mixers; its knobs are those that all of them have.",
+        "properties": {"mixer": several},
+        "required": ["mixer"],
+        "additionalProperties": {"$ref": "#/$defs/knob"},
+    }
+    one = {"type": ["number", "string", "boolean", "null"]}
+    definitions["knob"] = {"anyOf": [one, {"type": "array", "items": one, "minItems": 1}, _RANGE]}
+    forms = [{"$ref": f"#/$defs/{name} mixer"} for name in kinds] + [{"$ref": "#/$defs/several mixers"}]
+    mixers = {
+        "type": "object",
+        "description": HybridConfig.model_fields["mixers"].description,
+        "patternProperties": {"^[A-Z]$": {"oneOf": forms}},
+        "additionalProperties": False,
+    }
+    dotted = {
+        "^[A-Z]\\.mixer$": {"anyOf": [{"enum": list(kinds)}, several]},
+        "^[A-Z]\\.(?!mixer$)\\w+$": {"$ref": "#/$defs/knob"},
+    }
+    return {"properties": {"mixers": mixers}, "patternProperties": dotted}
+
+
+def _knobs(config: type[BaseModel], definitions: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """Schema of each of these knobs: a value, a list of values, or if it is a number a range."""
     schema = config.model_json_schema()
     definitions.update(schema.get("$defs", {}))
     knobs = {}
     for name, value in schema["properties"].items():
-        if name in _NOT_KNOBS:
+        if name not in names:
             continue
         told = {key: value.pop(key) for key in ("description", "default") if key in value}
         del value["title"]
         forms = [value, {"type": "array", "items": value, "minItems": 1}]
         if any(kind in json.dumps(value) for kind in ('"integer"', '"number"')):
-            forms.append({"$ref": f"#/$defs/{Range.__name__}"})
+            forms.append(_RANGE)
         knobs[name] = {**told, "anyOf": forms}
     return knobs
 

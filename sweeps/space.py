@@ -20,12 +20,15 @@ from pydantic import (
 from recallfront.models.configs import Architecture, architecture, architectures
 from recallfront.models.configs.explain import near_first, shown
 from recallfront.models.configs.frozen import check_number
+from recallfront.models.configs.hybrid import HybridConfig
 from recallfront.sweeps.base import Frozen
+from recallfront.sweeps.hybrid import check_knob, check_patterns, flat, mixer_knob, mixers_of, nested
 from recallfront.sweeps.trial import TrainingConfig
 
 Scalar = bool | int | float | str | None
 Knobs = dict[str, Scalar]  # one value for each knob of a block
 TRAINING_PREFIX = "training."
+NOT_KNOBS = frozenset({"architecture", "vocab_size", "mixers"})  # a hybrid's mixers are knobs one by one
 _MOST_VALUES = 100_000  # of one range's grid
 _SAMPLED = 64  # values of a longer one to look for a possible configuration in
 _MOST_LISTED = 4096  # whole numbers of a range without a step
@@ -95,7 +98,7 @@ def _one_form(value: object) -> object:
 
 
 RawKnob = Annotated[Range | list[Scalar] | Scalar, BeforeValidator(_one_form)]
-RawBlock = dict[str, RawKnob]  # as written in a specification
+RawBlock = Annotated[dict[str, RawKnob], BeforeValidator(flat)]  # as written in a specification
 
 
 class SpaceBlock(Frozen):
@@ -111,6 +114,18 @@ class SpaceBlock(Frozen):
         found = architecture(self.architecture)
         assert found is not None
         return found
+
+    def settings(self, shared: Knobs, knobs: Knobs) -> dict[str, Any]:
+        """What the settings that all blocks share and the block's knobs give a model's configuration."""
+        found = {"architecture": self.architecture} | shared | knobs
+        return nested(found) if issubclass(self.config, HybridConfig) else found
+
+    def check_letters(self, shared: Knobs) -> None:
+        """Raise ValueError if the patterns of a hybrid do not fit the mixers that it declares."""
+        if issubclass(self.config, HybridConfig):
+            patterns = self.domains.get("pattern", (shared["pattern"],) if "pattern" in shared else ())
+            if not isinstance(patterns, Range) and patterns:
+                check_patterns(self.domains, patterns, f"space {self.label}")
 
     @property
     def varying(self) -> dict[str, Domain]:
@@ -167,7 +182,11 @@ def _read_block(raw: RawBlock, label: str, where: str) -> SpaceBlock:
     for key, value in raw.items():
         if key == "architecture" or (value is None and _is_another_ones(key, config)):
             continue
-        domains[key] = _read_domain(config, key, value, where=f"{where}.{key}")
+        of_mixer = mixer_knob(key) if issubclass(config, HybridConfig) else None
+        if of_mixer is not None:
+            domains[key] = _read_mixer_domain(raw, *of_mixer, where)
+        else:
+            domains[key] = _read_domain(config, key, value, where=f"{where}.{key}")
     return SpaceBlock(label=label, architecture=str(name), domains=domains)
 
 
@@ -176,8 +195,23 @@ def _is_another_ones(key: str, config: type[BaseModel]) -> bool:
     return key not in config.model_fields and any(key in c.model_fields for c in architectures().values())
 
 
+def _read_mixer_domain(raw: RawBlock, letter: str, knob: str, block: str) -> Domain:
+    """The domain of a knob of a hybrid's mixer, which must be possible for each mixer that the letter may be."""
+    kinds, key = mixers_of(letter, raw, block), f"{letter}.{knob}"
+    where = f"{block}.{key}"
+    if knob == "mixer":
+        return tuple(kind.name() for kind in kinds)
+    for kind in kinds:
+        check_knob(kind, knob, where)
+        try:
+            domain = _read_domain(kind, knob, raw[key], where=where)
+        except ValueError as error:
+            raise ValueError(f"{error} (mixer {kind.name()!r})") from None
+    return domain
+
+
 def _read_domain(
-    config: type[Architecture], key: str, value: Range | list[Scalar] | Scalar, *, where: str
+    config: type[BaseModel], key: str, value: Range | list[Scalar] | Scalar, *, where: str
 ) -> Domain:
     if isinstance(value, Range):
         return _read_range(config, key, value, where)
@@ -190,7 +224,7 @@ def _read_domain(
     return checked
 
 
-def _read_range(config: type[Architecture], key: str, value: Range, where: str) -> Range:
+def _read_range(config: type[BaseModel], key: str, value: Range, where: str) -> Range:
     """The range in the numbers that its knob takes, cut to its last step."""
     low, high = (check_value(config, key, end, where) for end in (value.low, value.high))
     if isinstance(low, bool) or not isinstance(low, int | float) or not isinstance(high, int | float):
@@ -204,7 +238,7 @@ def _read_range(config: type[Architecture], key: str, value: Range, where: str) 
     return found if step is None else found.model_copy(update={"high": found.values()[-1]})
 
 
-def check_value(config: type[Architecture], key: str, value: Scalar, where: str) -> Scalar:
+def check_value(config: type[BaseModel], key: str, value: Scalar, where: str) -> Scalar:
     """One value of a knob as its field takes it.
 
     Raises:
@@ -220,12 +254,12 @@ def check_value(config: type[Architecture], key: str, value: Scalar, where: str)
         raise ValueError(f"{where}={shown(value)}: {message[0].lower()}{message[1:]}") from None
 
 
-def _unknown_knob(config: type[Architecture], key: str) -> str:
+def _unknown_knob(config: type[BaseModel], key: str) -> str:
     if key.startswith(TRAINING_PREFIX):
         allowed = near_first(key.removeprefix(TRAINING_PREFIX), TrainingConfig.model_fields)
         return f"training has no such setting; it has {allowed}"
     name = config.model_fields["architecture"].default
-    allowed = near_first(key, set(config.model_fields) - {"architecture", "vocab_size"})
+    allowed = near_first(key, config.model_fields.keys() - NOT_KNOBS)
     return f"architecture {name!r} has no such knob; it has {allowed}, and {TRAINING_PREFIX}<setting>"
 
 
@@ -234,7 +268,7 @@ def _field(config: type[BaseModel], key: str) -> TypeAdapter[Any] | None:
     """What validates one value of a knob, or None where there is no such knob."""
     if key.startswith(TRAINING_PREFIX):
         config, key = TrainingConfig, key.removeprefix(TRAINING_PREFIX)
-    info = None if key in ("architecture", "vocab_size") else config.model_fields.get(key)
+    info = None if key in NOT_KNOBS else config.model_fields.get(key)
     if info is None:
         return None
     kind = info.annotation

@@ -173,12 +173,12 @@ class SweepSpec(Frozen):
             ValueError: the configuration is impossible; the message says why.
         """
         model_knobs, training_knobs = split_knobs(knobs)
-        model = {"vocab_size": self.task.vocab_size} | self.model | model_knobs
+        shared = {"vocab_size": self.task.vocab_size} | self.model
         training = self.training.model_dump() | training_knobs
         try:
             return TrialConfig.model_validate(
                 {
-                    "model": {"architecture": block.architecture} | model,
+                    "model": block.settings(shared, model_knobs),
                     "task": self.task,
                     "training": training,
                     "measurement": self.measurement,
@@ -198,6 +198,7 @@ class SweepSpec(Frozen):
 
     def _check_block(self, block: SpaceBlock) -> None:
         self._shared_settings(block)
+        block.check_letters(self.model)
         for key, domain in block.domains.items():
             if self.search.method == "grid" and not isinstance(domain, tuple) and domain.step is None:
                 raise ValueError(

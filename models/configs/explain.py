@@ -30,9 +30,13 @@ def told(location: tuple[int | str, ...], value: object, rest: str) -> Validatio
     return ValidationError.from_exception_data("error", [_line(location, value, rest)])
 
 
-def retold(error: ValidationError, model: type[BaseModel], location: tuple[str, ...] = ()) -> ValidationError:
-    """A model's error as one at a location below which only that model knows what is allowed."""
-    lines = [_line((*location, *part["loc"]), part["input"], _rest(part, [model])) for part in _parts(error)]
+def retold(
+    error: ValidationError, model: type[BaseModel], location: tuple[str, ...] = (), note: str = ""
+) -> ValidationError:
+    """A model's error as one at a location below which only that model knows what is allowed; a note follows it."""
+    lines = [
+        _line((*location, *part["loc"]), part["input"], _rest(part, [model]) + note) for part in _parts(error)
+    ]
     return ValidationError.from_exception_data("error", lines)
 
 

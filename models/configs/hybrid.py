@@ -109,7 +109,7 @@ def read_mixer(letter: str, declared: Any, settings: Mapping[str, Any]) -> Mixer
     try:
         return kind(**{**settings, **declared})
     except ValidationError as error:
-        raise retold(error, kind, (letter,)) from None
+        raise retold(error, kind, (letter,), f" (mixer {kind.name()!r})") from None
 
 
 def unknown_knob(kind: type[MixerConfig], knob: str) -> str:

@@ -26,10 +26,11 @@ def trial_label(trial: TrialRecord, varying: Iterable[str]) -> str:
 
 def varying_knobs(trials: Iterable[TrialRecord]) -> tuple[str, ...]:
     """The settings that tell trials of one architecture apart, and what of `ALWAYS_TOLD` varies at all."""
-    seen: dict[str, dict[str, set[str]]] = {}  # name -> architecture -> values
+    seen: dict[str, dict[Any, set[str]]] = {}  # name -> trials among which it counts -> values
     for trial in trials:
-        for name, value in flat_knobs(trial.config).items():
-            seen.setdefault(name, {}).setdefault(architecture_of(trial), set()).add(repr(value))
+        knobs, own = flat_knobs(trial.config), architecture_of(trial)
+        for name, value in knobs.items():
+            seen.setdefault(name, {}).setdefault((own, _brought_by(name, knobs)), set()).add(repr(value))
 
     def varies(name: str) -> bool:
         within = max(map(len, seen[name].values()))
@@ -46,6 +47,14 @@ def varying_in(spec: SweepSpec) -> tuple[str, ...]:
     return tuple(dict.fromkeys(named))
 
 
+def _brought_by(name: str, knobs: Mapping[str, Scalar]) -> Scalar:
+    """The setting that another follows from: a mixer brings its own knobs, a pattern its number of layers."""
+    letter, _, knob = name.partition(".")
+    if knob and knob != "mixer":
+        return knobs.get(f"{letter}.mixer")
+    return knobs.get("pattern") if name == "num_layers" else None
+
+
 def architecture_of(trial: TrialRecord) -> str:
     return str(model_of(trial.config).get("architecture", "unknown"))
 
@@ -57,8 +66,13 @@ def model_of(config: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def flat_knobs(config: Mapping[str, Any]) -> dict[str, Scalar]:
-    """Settings of model and training on one level: the model's by their own name, else `training.steps`."""
-    flat = _flatten(model_of(config), "") | _flatten(config.get("training", {}), "training.")
+    """Settings on one level: the model's by their own name, a hybrid's mixer's as `D.state_dim`, `training.steps`."""
+    model = dict(model_of(config))
+    flat = (
+        _flatten(model.pop("mixers", {}), "")
+        | _flatten(model, "")
+        | _flatten(config.get("training", {}), "training.")
+    )
     return {name: value for name, value in flat.items() if name not in ("architecture", "seed")}
 
 

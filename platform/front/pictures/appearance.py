@@ -37,6 +37,7 @@ MARKS = {
     "kda": Mark("#332288", "diamond-tall", "d"),
     "rwkv7": Mark("#117733", "hexagon2", "H"),
     "hgrn2": Mark("#DDCC77", "bowtie", r"$\bowtie$"),
+    "hybrid": Mark("#661100", "star-square", r"$\boxtimes$"),
 }
 OTHER = Mark("#777777", "octagon", "8")
 INK, FAINT, LINE = "#1f2933", "#d9dee4", "#52606d"  # text, grid, staircase

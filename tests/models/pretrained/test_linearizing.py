@@ -258,3 +258,19 @@ def test_models_that_cannot_be_linearized() -> None:
     assert linearize(build(added), "window").config.layers == "W"
     learned = linearize(build(parse_config(values | {"positions": "t5"})), "window")
     assert "layers.0.mixer.t5_bias.weight" in learned.state_dict()
+
+
+def test_a_hybrid_takes_over_attention() -> None:
+    """Each mixer keeps what it would alone; layers that stay attention keep all."""
+    source = from_transformers(tiny_llama(num_hidden_layers=3))
+    mixers = {"S": {"mixer": "gla"}, "W": {"mixer": "window", "window_size": 9}, "A": {"mixer": "attention"}}
+    model = linearize(source, "hybrid", mixers=mixers, pattern="SWA")
+    for layer, names in ((0, ["qkv.weight", "out.weight"]), (1, ["qkv.weight"]), (2, ["qkv.weight"])):
+        theirs, ours = (m.layers[layer].mixer.state_dict() for m in (source, model))  # type: ignore[union-attr]
+        for name in names:
+            width = theirs[name].shape[0]
+            assert torch.equal(ours[name][:WIDTH], theirs[name][: min(width, WIDTH)]), (layer, name)
+    only = linearize(source, "hybrid", mixers={"A": {"mixer": "attention"}}, pattern="A")
+    tokens = draw_tokens(2, 9)
+    with torch.no_grad():
+        torch.testing.assert_close(only(tokens), source(tokens))
