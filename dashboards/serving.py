@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
+import psutil
+
 from recallfront.platform.errors import UsageError
 from recallfront.platform.tracking.store import prepare_store
 
@@ -68,8 +70,28 @@ def server_command(store: str, home: Path, *, host: str, port: int) -> list[str]
     return [
         *(sys.executable, "-m", "mlflow", "server", "--app-name", "recallfront"),
         *("--backend-store-uri", store, "--artifacts-destination", str(home.resolve() / "mlartifacts")),
+        *("--allowed-hosts", ",".join(allowed_hosts(host))),
         *("--host", host, "--port", str(port), "--workers", "1", "--uvicorn-opts", "--log-level warning"),
     ]
+
+
+def allowed_hosts(host: str) -> list[str]:
+    """The names that a browser may call this server by: those it listens on, and those the user names.
+
+    Any other is of a page that leads its own name to this machine (DNS rebinding). MLflow's default patterns, such as
+    `10.*`, hold for names too: `10.evil.example`. The user's are in MLflow's own variable MLFLOW_SERVER_ALLOWED_HOSTS.
+    """
+    names = {"localhost", "127.0.0.1", "::1", host}
+    if host in ("0.0.0.0", "::"):
+        found = [own for owns in psutil.net_if_addrs().values() for own in owns]
+        spoken = (socket.AF_INET, socket.AF_INET6)
+        names |= {own.address.partition("%")[0] for own in found if own.family in spoken}
+    allowed = []
+    for name in sorted(names):
+        plain = f"[{name}]" if ":" in name else name
+        allowed += [plain, f"{plain.replace('[', '[[]', 1)}:*"]  # a pattern, in which [ begins a set
+    named = os.environ.get("MLFLOW_SERVER_ALLOWED_HOSTS", "")
+    return allowed + [name.strip() for name in named.split(",") if name.strip()]
 
 
 def _require_free(host: str, port: int) -> None:

@@ -1,14 +1,27 @@
 """The home: the one folder of all outputs, and how files get there whole or not at all."""
 
 import os
+import re
 import shutil
 import uuid
 from pathlib import Path
 
+from recallfront.platform.errors import UsageError
+
 
 def home_folder(home: Path | str | None = None) -> Path:
-    """The folder of all outputs: as given, else RECALLFRONT_HOME, else `recallfront-home` here."""
-    return Path(home or os.environ.get("RECALLFRONT_HOME") or "recallfront-home")
+    """The folder of all outputs: as given, else RECALLFRONT_HOME, else `recallfront-home` here; `~` is the user's.
+
+    Raises:
+        UsageError: it is an address, not a folder, or of a user that there is not.
+    """
+    given = str(home or os.environ.get("RECALLFRONT_HOME") or "recallfront-home")
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*:/", given):
+        raise UsageError(f"home {given!r}: must be a folder of this machine; object stores are not supported")
+    try:
+        return Path(given).expanduser()
+    except RuntimeError:
+        raise UsageError(f"home {given!r}: there is no such user") from None
 
 
 def write_whole(path: Path, text: str) -> None:

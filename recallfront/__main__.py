@@ -1,8 +1,9 @@
 """The command line's entry: an error that the user can fix is one sentence and exit code 2, never a traceback."""
 
+import os
 import sys
 
-USAGE, INTERRUPTED = 2, 130  # exit codes
+USAGE, INTERRUPTED, READER_LEFT = 2, 130, 141  # exit codes
 _INTERRUPTION = "interrupted; run the sweep again to resume it"
 
 
@@ -15,12 +16,14 @@ def run(arguments: list[str]) -> int:
     """Run one command -> its exit code; an error that the user can fix is one line on stderr."""
     import typer
 
+    _prepare_streams()
     from recallfront.cli import app
     from recallfront.platform.errors import UsageError
     from recallfront.sweeps.load import SpecError
 
     try:
         code = app(arguments, prog_name="recallfront", standalone_mode=False) or 0
+        sys.stdout.flush()
         return _told(_INTERRUPTION, INTERRUPTED) if code == INTERRUPTED else code  # typer's own way to say so
     except SystemExit as end:  # how a command says that it did not go well
         return int(end.code or 0)
@@ -28,6 +31,9 @@ def run(arguments: list[str]) -> int:
         return _told(_INTERRUPTION, INTERRUPTED)
     except (UsageError, SpecError) as error:
         return _told(str(error))
+    except BrokenPipeError:  # whoever read the output has enough, as `head` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return READER_LEFT
     except OSError as error:
         if error.filename is None:
             raise
@@ -37,6 +43,16 @@ def run(arguments: list[str]) -> int:
         if not hasattr(error, "format_message"):
             raise
         return _told(f"{error.format_message()} (--help lists what is allowed)")
+
+
+def _prepare_streams() -> None:
+    """What a terminal's encoding lacks becomes `?`; a stream that is closed swallows what it is given."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))
+        elif hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
 
 
 def _told(message: str, code: int = USAGE) -> int:

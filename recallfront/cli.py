@@ -23,10 +23,22 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+
+def _folder(text: str) -> Path:
+    """A folder as given; an empty one, as of an unset variable, would be the working directory."""
+    if not text.strip():
+        raise typer.BadParameter("is empty: name a folder, or leave it out")
+    return Path(text)
+
+
 Home = Annotated[
     Path | None,
     typer.Option(
-        envvar="RECALLFRONT_HOME", help="Folder for all outputs.", show_default="./recallfront-home"
+        parser=_folder,
+        metavar="PATH",
+        envvar="RECALLFRONT_HOME",
+        help="Folder for all outputs.",
+        show_default="./recallfront-home",
     ),
 ]
 TrackingUri = Annotated[
@@ -206,12 +218,17 @@ def pick(
     maximise: Annotated[str | None, typer.Option("--max", help="Metric to maximise.")] = None,
     minimise: Annotated[str | None, typer.Option("--min", help="Metric to minimise.")] = None,
     knee: Annotated[bool, typer.Option("--knee", help="Choose the knee of the front; the default.")] = False,
+    test_split_anyway: Annotated[
+        bool,
+        typer.Option("--test-split-anyway", help="Let the test split decide, which then proves nothing."),
+    ] = False,
     anywhere: Annotated[
         bool, typer.Option("--any", help="Choose from all configurations, not only the front.")
     ] = False,
     out: Annotated[
         Path | None, typer.Option(help="Write recallfront.json and model.safetensors to this folder.")
     ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Let --out write over another model.")] = False,
     register: Annotated[
         str | None, typer.Option(help="Register the model under this name.", show_default="the sweep's name")
     ] = None,
@@ -234,13 +251,14 @@ def pick(
         minimise=minimise,
         knee=knee,
         members_only=not anywhere,
+        test_split_anyway=test_split_anyway,
         home=home,
         tracking_uri=tracking_uri,
     )
     print(picked.reason)
     print(f"run: {picked.run_id}")
     if out is not None:
-        for path in registry.export(picked, out, home=home, tracking_uri=tracking_uri).values():
+        for path in registry.export(picked, out, home=home, tracking_uri=tracking_uri, force=force).values():
             print(f"wrote {path}")
     if not no_register:
         name = register or picked.front.sweep

@@ -43,7 +43,9 @@ class Condition:
         value = read(candidate, self.name)
         if self.op not in ("==", "!=") and not (is_number(value) and is_number(self.bound)):
             return False
-        return OPERATORS[self.op](value, self.bound)
+        if self.op in ("==", "!="):
+            return _same(value, self.bound) == (self.op == "==")
+        return bool(OPERATORS[self.op](value, self.bound))
 
     def shortfall(self, candidate: Candidate, scale: float) -> float:
         """How far the candidate is from meeting it, in units of `scale`; 1 where there is no distance."""
@@ -53,6 +55,18 @@ class Condition:
         if not isinstance(value, int | float) or not isinstance(self.bound, int | float):
             return 1.0
         return abs(value - self.bound) / scale
+
+
+def _same(value: Scalar, bound: Scalar) -> bool:
+    """Equality of like with like: true is not 1, and `none` is null as well as the word that some knobs take."""
+    if bound is None:
+        return value is None or value == "none"
+    if isinstance(value, bool) or isinstance(bound, bool):
+        return value is bound
+    if is_number(value) and isinstance(bound, str):  # quoted
+        number = _value(bound)
+        return is_number(number) and value == number
+    return value == bound
 
 
 def parse_conditions(where: str | Iterable[str], candidates: Sequence[Candidate]) -> list[Condition]:

@@ -49,6 +49,7 @@ def pick(
     minimise: str | None = None,
     knee: bool = False,
     members_only: bool = True,
+    test_split_anyway: bool = False,
     home: Path | str | None = None,
     tracking_uri: str | None = None,
 ) -> Picked:
@@ -63,6 +64,7 @@ def pick(
         maximise: the metric to maximise.
         minimise: the metric to minimise.
         knee: choose the one farthest above the line between the ends; the default.
+        test_split_anyway: let the test split decide, which then is no test any more.
         members_only: choose only from the members of the front.
         home: the folder of all outputs; only read if `tracking_uri` is not given.
         tracking_uri: the MLflow store that holds the sweep.
@@ -80,6 +82,7 @@ def pick(
     if metric is not None:
         check_name(metric, front.candidates, "maximise" if maximise else "minimise")
     conditions = parse_conditions(where, front.candidates)
+    _keep_the_test_split([metric, *(c.name for c in conditions)], test_split_anyway)
     pool = front.members if members_only else front.candidates
     matching = [c for c in pool if all(condition.holds(c) for condition in conditions)]
     kind = _kind(len(matching), conditions, members_only)
@@ -91,6 +94,15 @@ def pick(
     if metric is None:
         return _pick_knee(front, matching, kind)
     return _pick_best(front, matching, kind, metric, sign=1.0 if maximise else -1.0)
+
+
+def _keep_the_test_split(names: Sequence[str | None], anyway: bool) -> None:
+    asked = next((name for name in names if name is not None and name.startswith("test_")), None)
+    if asked is not None and not anyway:
+        raise UsageError(
+            f"{asked}: what is chosen by the test split is not tested by it; choose by the validation split "
+            "(`recall`), or say --test-split-anyway"
+        )
 
 
 def _require_candidates(front: Front, record: SweepRecord) -> None:

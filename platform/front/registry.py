@@ -22,12 +22,18 @@ MODEL_FILES = ("recallfront.json", "model.safetensors")  # a trial's artifacts u
 
 
 def export(
-    picked: Picked, directory: Path | str, *, home: Path | str | None = None, tracking_uri: str | None = None
+    picked: Picked,
+    directory: Path | str,
+    *,
+    home: Path | str | None = None,
+    tracking_uri: str | None = None,
+    force: bool = False,
 ) -> dict[str, Path]:
     """Write the picked model: `recallfront.json` and `model.safetensors` of its best seed -> name: path.
 
     Raises:
-        UsageError: when the run holds no such artifacts, or the folder cannot be written.
+        UsageError: when the run holds no such artifacts, the folder cannot be written, or it has another model and
+            `force` is not given.
     """
     from mlflow.exceptions import MlflowException
 
@@ -36,9 +42,17 @@ def export(
         target.mkdir(parents=True, exist_ok=True)
         kept = _own_weights(client, picked.run_id, home_folder(home))
         with TemporaryDirectory() as folder:
-            for name in MODEL_FILES:
-                fetched = None if kept else client.download_artifacts(picked.run_id, f"model/{name}", folder)
-                shutil.copyfile(fetched or f"{kept}/{name}", target / name)
+            found = {
+                name: kept / name
+                if kept
+                else Path(client.download_artifacts(picked.run_id, f"model/{name}", folder))
+                for name in MODEL_FILES
+            }
+            there = [target / name for name in MODEL_FILES if (target / name).exists()]
+            if not force and any(sha256_of(file) != sha256_of(found[file.name]) for file in there):
+                raise UsageError(f"{target} has another model: name another folder, or say --force")
+            for name, file in found.items():
+                shutil.copyfile(file, target / name)
     except (MlflowException, OSError) as error:
         raise UsageError(f"the model of run {picked.run_id} cannot be written to {target}: {error}") from None
     return {name: target / name for name in MODEL_FILES}

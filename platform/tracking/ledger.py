@@ -218,8 +218,10 @@ def _trial(client: "MlflowClient", run: "Run") -> TrialRecord:
     return TrialRecord(
         run_id=run.info.run_id,
         trial_key=tags.get("trial_key", ""),
-        status=Status(tags.get("status", Status.RUNNING)),
-        config=json.loads(in_tag) if in_tag else _read_json(client, run.info.run_id, "config.json"),
+        status=_status(run.info.run_id, tags.get("status", Status.RUNNING)),
+        config=_object(in_tag, f"run {run.info.run_id}: its tag {CONFIG_TAG}")
+        if in_tag
+        else _read_json(client, run.info.run_id, "config.json"),
         metrics={name: _value(value) for name, value in run.data.metrics.items()},
         tags=tags,
         failure=tags.get("failure"),
@@ -249,5 +251,25 @@ def _value(value: float) -> float:
 def _read_json(client: "MlflowClient", run_id: str, artifact_file: str) -> dict[str, Any]:
     """A JSON artifact; empty where the run has none (yet)."""
     text = read_artifact(client, run_id, artifact_file)
-    found: dict[str, Any] = json.loads(text) if text else {}
+    return _object(text, f"run {run_id}: its artifact {artifact_file}") if text else {}
+
+
+def _object(text: str, where: str) -> dict[str, Any]:
+    """The JSON object that a store holds; anyone who may write there may have edited it."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise UsageError(f"{where} is no JSON object: it was edited, or another program wrote it")
     return found
+
+
+def _status(run_id: str, tag: str) -> Status:
+    try:
+        return Status(tag)
+    except ValueError:
+        known = ", ".join(Status)
+        raise UsageError(
+            f"run {run_id}: its tag {TAG}status is {tag[:60]!r}; it must be one of {known}"
+        ) from None

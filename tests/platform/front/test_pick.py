@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from recallfront.platform.errors import UsageError
+from recallfront.platform.front.candidates import Candidate
 from recallfront.platform.front.conditions import parse_conditions
 from recallfront.platform.front.front import build_front
 from recallfront.platform.front.pick import Picked, pick
@@ -341,3 +342,46 @@ def test_a_registered_pick_can_be_fetched_by_its_alias(
     assert version.source is not None
     folder = download_artifacts(version.source, dst_path=str(tmp_path), tracking_uri=store)
     assert (Path(folder) / "model.safetensors").read_bytes() == b"weights of based 1"
+
+
+def test_another_model_is_not_written_over(stored: SweepRecord, store: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    export(pick(stored), out, tracking_uri=store)
+    other = pick(stored, where="architecture == hawk", members_only=False)
+    with pytest.raises(UsageError, match="has another model: name another folder, or say --force"):
+        export(other, out, tracking_uri=store)
+    assert (out / "model.safetensors").read_bytes() == b"weights of based 1"
+    export(other, out, tracking_uri=store, force=True)
+    assert (out / "model.safetensors").read_bytes() == b"weights of hawk 0"
+
+
+@pytest.mark.parametrize("asked", [{"maximise": "test_recall"}, {"where": "test_recall >= 0.1"}])
+def test_the_test_split_decides_only_when_it_is_told_to(stored: SweepRecord, asked: dict[str, str]) -> None:
+    with pytest.raises(UsageError, match="say --test-split-anyway"):
+        pick(stored, **asked)  # type: ignore[arg-type]
+    assert pick(stored, **asked, test_split_anyway=True).run_id  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("value", "condition", "holds"),
+    [
+        ("none", "k == none", True),
+        ("none", "k != none", False),
+        (None, "k == none", True),
+        (None, "k == null", True),
+        (None, "k == 'none'", False),
+        ("none", "k == 'none'", True),
+        ("alibi", "k != none", True),
+        (4, "k == '4'", True),
+        (4, "k != '4'", False),
+        (4, "k == 4.0", True),
+        (1, "k == true", False),
+        (True, "k == 1", False),
+        (True, "k == true", True),
+        (False, "k != false", False),
+        ("true", "k == true", False),
+    ],
+)
+def test_conditions_compare_like_with_like(value: object, condition: str, holds: bool) -> None:
+    candidate = Candidate("attention", {"k": value}, {}, {}, ("r",), ("t",))  # type: ignore[dict-item]
+    assert parse_conditions(condition, [candidate])[0].holds(candidate) == holds

@@ -19,6 +19,7 @@ from recallfront.platform.tracking.ledger import (
     list_sweeps,
     read_sweep,
     read_trials,
+    reading,
 )
 from recallfront.platform.tracking.store import prepare_store
 from recallfront.platform.tracking.writer import TrackingWriter
@@ -182,3 +183,23 @@ def test_the_same_over_http(tmp_path: Path) -> None:
         assert math.isnan(record.trials[1].metrics["loss"])
         assert find_run(server.uri, key_of("trial:sweep:2")[:8]).config["index"] == 2
         assert find_run(server.uri, record.trials[1].run_id[:8]).run_id == record.trials[1].run_id
+
+
+@pytest.mark.parametrize(
+    ("tag", "value", "told"),
+    [
+        ("status", "good", "its tag recallfront.status is 'good'; it must be one of running, finished"),
+        ("config", "{", "its tag recallfront.config is no JSON object"),
+        ("config", "[1]", "its tag recallfront.config is no JSON object"),
+        ("config", "[" * 5000, "its tag recallfront.config is no JSON object"),
+    ],
+)
+def test_an_edited_tag_is_told_with_its_run(tmp_path: Path, tag: str, value: str, told: str) -> None:
+    uri = prepare_store(None, tmp_path / "edited")
+    client = open_client(uri)
+    experiment = client.create_experiment("edited")
+    parent = client.create_run(experiment, tags={"recallfront.kind": "sweep"}).info.run_id
+    tags = {"recallfront.kind": "trial", "mlflow.parentRunId": parent, f"recallfront.{tag}": value}
+    run = client.create_run(experiment, tags=tags).info.run_id
+    with reading(uri) as own, pytest.raises(UsageError, match=f"run {run}: {told}"):
+        read_trials(own, parent)
