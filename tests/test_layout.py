@@ -15,7 +15,8 @@ ROOT = Path(__file__).parents[1]
 # each may import those before it
 AREAS = ("kernels", "models", "sweeps", "platform", "dashboards", "benchmarks")
 FLOORS = (  # of platform/: a room may import those on the floors below
-    {"errors", "home", "metrics", "pareto"},
+    {"errors"},
+    {"home", "metrics", "pareto"},
     {"plugins"},
     {"results", "lineage"},
     {"trial", "search", "tracking"},
