@@ -27,12 +27,14 @@ class HGRN2Config(MixerConfig):
     letter: ClassVar[str] = "H"
 
     mixer: Literal["hgrn2"] = "hgrn2"
-    state_dim: int | None = Field(default=None, ge=1, description="rows a head; None: width / num_heads")
+    state_dim: int | None = Field(
+        default=None, ge=1, description="Rows of each head's state; null is width / num_heads."
+    )
     lower_bound: float = Field(
         default=0.0,
         ge=0,
         lt=1,
-        description="start of the forget gates' learned lower bounds; 0: none, as in the paper's first layer",
+        description="Initial value of the forget gates' learned lower bounds; 0 is none (the paper's first layer).",
     )
 
     def build(self) -> "HGRN2":

@@ -20,12 +20,12 @@ class KDAConfig(MatrixStateConfig):
 
     mixer: Literal["kda"] = "kda"
     conv_size: int = Field(
-        default=4, ge=1, description="taps of the convolution after the projections; 1: none"
+        default=4, ge=1, description="Taps of the convolution after the projections; 1 is none."
     )
     gate_rank: int | None = Field(
         default=None,
         ge=1,
-        description="of the maps that give decays and gates; None: the width of a head's values",
+        description="Rank of the maps that give decays and gates; null is the width of a head's values.",
     )
 
     def build(self) -> "KimiDeltaAttention":

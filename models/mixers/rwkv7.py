@@ -36,13 +36,15 @@ class RWKV7Config(MixerConfig):
 
     mixer: Literal["rwkv7"] = "rwkv7"
     decay_rank: int | None = Field(
-        default=None, ge=1, description="of the map that gives decays; None: by the width, as the authors"
+        default=None, ge=1, description="Rank of the map that gives decays; null follows from the width."
     )
     rate_rank: int | None = Field(
-        default=None, ge=1, description="of the map that gives in-context learning rates; None: by the width"
+        default=None,
+        ge=1,
+        description="Rank of the map that gives in-context learning rates; null follows from the width.",
     )
     gate_rank: int | None = Field(
-        default=None, ge=1, description="of the map that gives the gate; None: by the width"
+        default=None, ge=1, description="Rank of the map that gives the gate; null follows from the width."
     )
 
     def build(self) -> "TimeMixing":
