@@ -39,7 +39,7 @@ A block has an `architecture` and any knobs of that architecture; a knob that is
 - a list of values: `window_size: [16, 32]`;
 - or a range, if it is a number: `window_size: {low: 16, high: 64, step: 16}`.
 
-In a `hybrid` any mixer stands beside any other: `mixers` says what each letter of `pattern` is, C being the gated short
+In a `hybrid` any mixer is beside any other: `mixers` says what each letter of `pattern` is; C is the gated short
 convolution if nothing else is declared, and each mixer's knobs are knobs of the block, under `mixers` or beside it:
 
 ```yaml

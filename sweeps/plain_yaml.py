@@ -127,7 +127,7 @@ class _Reader:
             self._anchors[event.anchor] = (key, 1)
         at.merges = key == "<<" and event.implicit[0]
         if at.merges and at.merged:
-            raise NotPlain("is not YAML: key '<<' stands there twice")
+            raise NotPlain("is not YAML: key '<<' appears twice")
         if not at.merges:
             self._name(at, key)
 
@@ -135,7 +135,7 @@ class _Reader:
     def _name(at: _Open, key: str) -> None:
         assert isinstance(at.value, dict)
         if key in at.value:
-            raise NotPlain(f"is not YAML: key {shortened(key)!r} stands there twice")
+            raise NotPlain(f"is not YAML: key {shortened(key)!r} appears twice")
         at.key = key
         at.value[key] = None  # its place, in the order of the text
 
