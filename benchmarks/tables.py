@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from recallfront.benchmarks.platform.architectures import architecture_tables
 from recallfront.benchmarks.platform.writer_rate import writer_rate
 from recallfront.platform.errors import UsageError
+from recallfront.platform.metrics import THROUGHPUTS
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -97,7 +98,6 @@ def _models(home: Path) -> "Table":
     from rich.table import Table
 
     from recallfront.benchmarks.platform.throughputs import throughputs
-    from recallfront.platform.metrics import THROUGHPUTS
 
     table = Table(title="models: tokens/s of architectures at one size", title_justify="left", box=None)
     for column in (

@@ -1,4 +1,7 @@
-"""recallfront's pages inside MLflow's own server, through its plug-in point `mlflow.app`."""
+"""recallfront's pages inside MLflow's own server, through its plug-in point `mlflow.app`.
+
+MLflow's server and what the pages need are imported where they are first used, so that reading this file costs little.
+"""
 
 import gzip
 import json

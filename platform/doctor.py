@@ -1,4 +1,7 @@
-"""What is installed and what answers, and how to fix what does not."""
+"""What is installed and what answers, and how to fix what does not.
+
+What it examines is imported when it is examined, so that the command starts fast.
+"""
 
 import importlib.metadata
 import shutil

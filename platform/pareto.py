@@ -1,6 +1,8 @@
 """Pareto mathematics on plain arrays. Every objective is oriented to be maximised; n points, m objectives.
 
 Two objectives are handled exactly in numpy; the hypervolume of three or more is Optuna's (WFG algorithm).
+
+Optuna is imported where it is first used, so that the command starts fast.
 """
 
 from typing import Any

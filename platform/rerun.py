@@ -1,4 +1,7 @@
-"""Running a trial again from its lineage alone, and judging what came of it."""
+"""Running a trial again from its lineage alone, and judging what came of it.
+
+Ray Train and rich are imported where they are first used, so that the command starts fast.
+"""
 
 import math
 import shutil

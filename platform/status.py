@@ -1,4 +1,7 @@
-"""The progress of sweeps and jobs, as tables."""
+"""The progress of sweeps and jobs, as tables.
+
+rich is imported where it is first used, so that the command starts fast.
+"""
 
 import datetime
 from pathlib import Path

@@ -1,4 +1,7 @@
-"""The command line's entry: an error that the user can fix is one sentence and exit code 2, never a traceback."""
+"""The command line's entry: an error that the user can fix is one sentence and exit code 2, never a traceback.
+
+What a command needs is imported where it is first used, so that `--help` and `--version` start fast.
+"""
 
 import os
 import sys

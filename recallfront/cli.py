@@ -1,4 +1,7 @@
-"""The command line. Each command is thin: it calls the function of the same name and prints the result."""
+"""The command line. Each command is thin: it calls the function of the same name and prints the result.
+
+What a command needs is imported in it, so that the others start fast.
+"""
 
 import os
 import shlex

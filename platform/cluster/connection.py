@@ -1,4 +1,7 @@
-"""The Ray cluster that a sweep runs on: one started here, or an existing one."""
+"""The Ray cluster that a sweep runs on: one started here, or an existing one.
+
+Ray is imported where it is first used, so that the command starts fast.
+"""
 
 import logging
 import os

@@ -1,4 +1,7 @@
-"""Submits a sweep to a Ray cluster as a job, follows its log, and joins it again."""
+"""Submits a sweep to a Ray cluster as a job, follows its log, and joins it again.
+
+Ray's job client is imported where it is first used, so that the command starts fast.
+"""
 
 import asyncio
 import logging

@@ -1,4 +1,7 @@
-"""A picked model as files, and as a version in the MLflow registry."""
+"""A picked model as files, and as a version in the MLflow registry.
+
+MLflow is imported where it is first used, so that the command starts fast.
+"""
 
 import re
 import shutil

@@ -1,4 +1,7 @@
-"""Lineage: all that is needed to run a trial again, and to say whether a second run can be compared with it."""
+"""Lineage: all that is needed to run a trial again, and to say whether a second run can be compared with it.
+
+psutil is imported where it is first used, so that the command starts fast.
+"""
 
 import hashlib
 import importlib.metadata

@@ -1,4 +1,7 @@
-"""Choosing configurations: a grid, or Optuna's samplers through ask-and-tell with several objectives."""
+"""Choosing configurations: a grid, or Optuna's samplers through ask-and-tell with several objectives.
+
+Optuna is imported where it is first used, so that the command starts fast.
+"""
 
 import warnings
 from collections.abc import Iterable, Sequence

@@ -1,4 +1,7 @@
-"""Publishing a sweep's front while it runs: to MLflow and to files, whenever a finished trial has changed it."""
+"""Publishing a sweep's front while it runs: to MLflow and to files, whenever a finished trial has changed it.
+
+Plotly is imported with the first picture, so that the command starts fast.
+"""
 
 import shutil
 import time

@@ -1,4 +1,7 @@
-"""Running a sweep: checks first, then the ledger, then Ray; finished trials are never run again."""
+"""Running a sweep: checks first, then the ledger, then Ray; finished trials are never run again.
+
+Ray is imported after the checks, so that the command starts fast and refuses a mistake at once.
+"""
 
 import json
 import time

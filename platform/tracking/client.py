@@ -1,4 +1,7 @@
-"""MLflow's client as we use it: loaded late, quiet, with explicit run ids, never the fluent API."""
+"""MLflow's client as we use it: loaded late, quiet, with explicit run ids, never the fluent API.
+
+MLflow is imported where it is first used, so that the command starts fast.
+"""
 
 import logging
 import os

@@ -1,4 +1,7 @@
-"""The ledger: what a sweep has found so far, read back from its MLflow runs."""
+"""The ledger: what a sweep has found so far, read back from its MLflow runs.
+
+MLflow is imported where it is first used, so that the command starts fast.
+"""
 
 import json
 import re

@@ -1,4 +1,7 @@
-"""What the writer's thread does with the spool's events: calls of MLflow's client, each safe to repeat."""
+"""What the writer's thread does with the spool's events: calls of MLflow's client, each safe to repeat.
+
+MLflow is imported where it is first used, so that the command starts fast.
+"""
 
 import errno
 import json

@@ -1,4 +1,7 @@
-"""Training as a DeepSpeed engine, on a GPU or a CPU, for one rank or several."""
+"""Training as a DeepSpeed engine, on a GPU or a CPU, for one rank or several.
+
+DeepSpeed is imported with the first engine, so that what trains nothing starts fast.
+"""
 
 import ctypes
 import logging

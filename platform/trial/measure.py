@@ -1,4 +1,7 @@
-"""Throughput of an architecture: measured alone on its device, interleaved with a fixed reference workload, cached."""
+"""Throughput of an architecture: measured alone on its device, interleaved with a fixed reference workload, cached.
+
+psutil is imported where it is first used, so that the command starts fast.
+"""
 
 import gc
 import json

@@ -3,6 +3,8 @@
 Two file locks a device, in a folder of this machine. A trial holds `use` shared during a step. A measurement takes
 `gate`, so that no further step begins, and then `use` alone, which it gets as soon as the steps that run have ended.
 The kernel gives the locks of a killed process back.
+
+torch is imported where it is first used, so that the command starts fast.
 """
 
 import fcntl

@@ -1,4 +1,7 @@
-"""The model a trial begins with: drawn from its seed, or another one's weights around the trial's mixers."""
+"""The model a trial begins with: drawn from its seed, or another one's weights around the trial's mixers.
+
+transformers is imported where it is first used: most trials start from random weights.
+"""
 
 import hashlib
 from pathlib import Path

@@ -1,4 +1,7 @@
-"""One trial in whichever way the number of its workers asks for."""
+"""One trial in whichever way the number of its workers asks for.
+
+What trains several workers, Ray Train, is imported with the first trial that has them.
+"""
 
 from collections.abc import Generator
 

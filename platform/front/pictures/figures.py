@@ -1,4 +1,7 @@
-"""Figures of a sweep: its front, and how its hypervolume grew. Interactive ones are Plotly's."""
+"""Figures of a sweep: its front, and how its hypervolume grew. Interactive ones are Plotly's.
+
+Plotly is imported where it is first used, so that the command starts fast.
+"""
 
 from collections.abc import Sequence
 from html import escape

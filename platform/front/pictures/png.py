@@ -1,4 +1,7 @@
-"""The front as a still picture, by Matplotlib: Plotly's own export wants a browser."""
+"""The front as a still picture, by Matplotlib: Plotly's own export wants a browser.
+
+Matplotlib is imported where it is first used, so that the command starts fast.
+"""
 
 import math
 from collections.abc import Iterator
