@@ -235,7 +235,7 @@ def test_a_dashboard_that_is_not_there(refused: Refused, home: Path) -> None:
         (("ui", "--port", "abc"), "'--port'"),
         (("ui", "--port", "70000"), "port 70000: must be from 1 to 65535"),
         (("front", "x", "--csv", "--json"), "--csv and --json: give only one of them"),
-        (("status", "x", "--follow"), "--follow: needs the name of a job, and with --address the dashboard"),
+        (("status", "x", "--follow"), "--follow: needs the name of a job, and --address with the dashboard"),
         (("status", "--address", ""), "address '': must be the cluster's dashboard"),
         (("run",), "Missing argument"),
         (("run", "quickstart", "--hoem", "x"), "No such option: --hoem"),

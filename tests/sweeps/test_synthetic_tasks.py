@@ -266,8 +266,12 @@ def test_duplicate_ngrams_are_for_tests_alone() -> None:
         ),
         ("mad_selective_copying", {"num_tokens_to_copy": 8}, "length=16: must be at least"),
         ("selective_copying", {"num_tokens_to_copy": 9}, "length=16: must be at least"),
-        ("induction_heads", {"train": [{"length": 2, "examples": 1}]}, "train[0].length=2: "),
-        ("parity", {"vocab_size": 2}, "vocab_size=2: "),
+        (
+            "induction_heads",
+            {"train": [{"length": 2, "examples": 1}]},
+            "=2: input should be greater than or equal to 3",
+        ),
+        ("parity", {"vocab_size": 2}, "=2: input should be greater than or equal to 3"),
         (
             "copying",
             {"question": "suffix_ngram"},

@@ -185,7 +185,7 @@ def test_what_cannot_be_picked_is_explained(record: SweepRecord, options: Any, m
 
 def test_nothing_to_pick_from(record: SweepRecord) -> None:
     empty = SweepRecord("parent", "abc", "study", SPEC, record.trials[-1:])
-    with pytest.raises(UsageError, match=r"no trial has finished \(1 pruned\)"):
+    with pytest.raises(UsageError, match=r"no finished trial to pick from \(1 pruned\)"):
         pick(empty)
 
 
