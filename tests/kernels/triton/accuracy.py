@@ -9,13 +9,15 @@ from torch import Tensor
 Run = Callable[..., tuple[Tensor, ...]]
 
 
-def assert_accurate(found: Tensor, rough: Tensor, exact: Tensor, what: str = "output") -> None:
+def assert_accurate(
+    found: Tensor, rough: Tensor, exact: Tensor, what: str = "output", *, ulps: float = 1.0
+) -> None:
     """`exact` is the reference in float64, `rough` the reference in the precision of `found`.
 
     The norm of the error may be at most twice the reference's. A single wrong entry shows in it as well: the
     norms are a few units in the last place. The reference may be exact by chance (one product, no sum): then
     what remains are two roundings to the type, of what is kept for the backward pass and of the result, half
-    a unit in the last place each.
+    a unit in the last place each. `ulps` is more for a result of many roundings that no sum evens out.
     """
     assert found.shape == exact.shape, f"{what} has shape {tuple(found.shape)}, not {tuple(exact.shape)}"
     assert found.dtype == rough.dtype, f"{what} is {found.dtype}, not {rough.dtype}"
@@ -25,7 +27,7 @@ def assert_accurate(found: Tensor, rough: Tensor, exact: Tensor, what: str = "ou
     wide, far, truth = (tensor.detach().double().cpu() for tensor in (found, rough, exact))
     assert wide.isfinite().all(), f"{what} has {int((~wide.isfinite()).sum())} entries that are not finite"
     error, allowed, size = (float(x.norm()) for x in (wide - truth, far - truth, truth))
-    assert error <= max(2 * allowed, ulp * size), (
+    assert error <= max(2 * allowed, ulps * ulp * size), (
         f"{what}: norm of the error {error:.3g}, the reference's is {allowed:.3g}, one ulp {ulp * size:.3g}"
     )
 
@@ -55,12 +57,13 @@ def compare_with_reference(
     seed: int = 0,
     backward: bool = True,
     more: Sequence[Sequence[Tensor | None]] = (),
+    ulps: float = 1.0,
 ) -> None:
     """Hold outputs and gradients of `kernel` to `assert_accurate`. The inputs are on the CPU, in the kernel's type.
 
     `kernel` gets them on `device`; `reference` as they are and in float64. names: of the outputs, then the
     inputs. more: other inputs of the same shapes, whose results are held to it together: the errors of a
-    handful of numbers compare by luck.
+    handful of numbers compare by luck. ulps: see `assert_accurate`.
     """
     draws = [
         _results(kernel, reference, given, device, seed + place, backward)
@@ -71,7 +74,7 @@ def compare_with_reference(
         found, rough, exact = zip(*results, strict=True)
         assert (found[0] is None) == (exact[0] is None), f"{label}: a gradient too many or too few"
         if found[0] is not None:
-            assert_accurate(torch.stack(found), torch.stack(rough), torch.stack(exact), label)
+            assert_accurate(torch.stack(found), torch.stack(rough), torch.stack(exact), label, ulps=ulps)
 
 
 def _results(

@@ -1,3 +1,4 @@
+import math
 from collections.abc import Callable
 
 import pytest
@@ -76,7 +77,10 @@ def test_forward_and_backward(
     heads = 1 if 1 < draws < 5 else 2
     given, *more = (draw(time, width, taps, dtype, heads=heads, seed=seed) for seed in range(draws))
     run, reference = attending("triton", group), attending("reference", group)
-    compare_with_reference(run, reference, given, device=device, names=NAMES, more=more)
+    # A single token is s^2 v with s = q . k of unit vectors: two roundings for each vector and one for the product,
+    # twice in the square, and two more, each half a unit, which nothing evens out if the reference's are luckier.
+    ulps = math.sqrt(4 * 5 + 2) / 2 if time == 1 else 1.0
+    compare_with_reference(run, reference, given, device=device, names=NAMES, more=more, ulps=ulps)
 
 
 @pytest.mark.parametrize("dtype", [F32, BF16])
