@@ -1,3 +1,4 @@
+import math
 from collections.abc import Callable
 
 import pytest
@@ -105,7 +106,10 @@ def test_windows(
 def test_head_sizes(width: int, value: int, dtype: torch.dtype, device: torch.device) -> None:
     kernel, reference = runs(device, window_size=20, scale=0.3)
     given = draw(40, before=3, width=width, value=value, dtype=dtype)
-    compare_with_reference(kernel, reference, given, device=device, names=NAMES)
+    # A logit is a sum of `width` products, as large as sqrt(width) times the scale, and each of its partial sums is
+    # rounded, half a unit of its own size at most: some processors' references sum in fewer roundings.
+    ulps = max(1.0, 0.3 * width / (2 * math.sqrt(3))) if dtype == F32 else 1.0
+    compare_with_reference(kernel, reference, given, device=device, names=NAMES, ulps=ulps)
 
 
 @pytest.mark.parametrize(("heads", "kv_heads"), [(1, 1), (4, 1), (4, 2), (4, 4), (6, 3)])
