@@ -53,7 +53,7 @@ class Watchdog:
         aside = min(aside_seconds() - self._aside, _LONGEST_ASIDE)
         left = self._limit + _GRACE - (time.monotonic() - self._began - aside)
         if left <= 0:
-            failure = f"over the time limit of {self._limit:g} s, and had to be ended from outside"
+            failure = f"exceeded the time limit of {self._limit:g} s, and had to be ended from outside"
             leave_word(self._folder, Report(step=0, status=Status.TIMEOUT, failure=failure))
             os._exit(1)
         self._timer = threading.Timer(left + 0.01, self._look)
