@@ -68,15 +68,18 @@ def _imported(package: Path, tree: ast.Module) -> Iterator[str]:
             yield from _files(package, _pattern(node))
 
 
-def _run(node: ast.AST) -> Iterator[ast.AST]:
+def _run(tree: ast.AST) -> Iterator[ast.AST]:
     """The nodes of a module, without what only a type checker reads."""
-    if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
-        return
-    yield node
-    for child in ast.iter_child_nodes(node):
-        yield from _run(child)
+    waiting = [tree]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            continue
+        yield node
+        waiting += ast.iter_child_nodes(node)
 
 
+@lru_cache(maxsize=4096)
 def _home(package: Path, module: str, name: str) -> str:
     """The module that `name` of a package comes from: the package's `__init__.py` may load it on first use."""
     for initial in _files(package, module):
@@ -104,10 +107,10 @@ def _files(package: Path, module: str) -> Iterable[str]:
         yield from _matching(package, f"{'/'.join(parts[1:])}.py")
 
 
-def _matching(package: Path, pattern: str) -> Iterator[str]:
+@lru_cache(maxsize=4096)
+def _matching(package: Path, pattern: str) -> tuple[str, ...]:
     """Files of the package that match, by their names in it, which are the same in a checkout and a wheel."""
     area, _, rest = pattern.partition("/")
     root = (package / area).resolve()  # a link in a checkout
-    for path in root.glob(rest):
-        if path.is_file():  # editors lock files by links to nowhere
-            yield f"{area}/{path.relative_to(root).as_posix()}"
+    # editors lock files by links to nowhere
+    return tuple(f"{area}/{path.relative_to(root).as_posix()}" for path in root.glob(rest) if path.is_file())
