@@ -319,7 +319,7 @@ def test_a_fresh_store_is_initialised_by_many_processes_at_once(tmp_path: Path) 
 @pytest.mark.slow
 def test_the_writer_sustains_5000_metrics_a_second() -> None:
     # what else the machine does can only lower a rate: the best of three
-    tries = (writer_rate(20_000) for _ in range(3))
+    tries = (writer_rate() for _ in range(3))
     measured = next((one for one in tries if one["sent_rows_per_second"] >= 5_000), {})
     print({name: round(value, 3) for name, value in measured.items()})
     assert measured, "three times fewer"
