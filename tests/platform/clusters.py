@@ -134,7 +134,7 @@ class Cluster:
         ]
         self.nodes.append(Node([*common, *arguments], self.environment, self.folder / f"{name}.log"))
 
-    def _wait(self, condition: Callable[[], bool], seconds: float = 240.0) -> None:
+    def _wait(self, condition: Callable[[], bool], seconds: float = 120.0) -> None:
         deadline = time.monotonic() + seconds
         while not condition():
             for node in self.nodes:

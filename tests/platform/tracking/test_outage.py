@@ -41,7 +41,7 @@ def run_ids(uri: str, experiment: str) -> list[str]:
 @pytest.mark.alone
 def test_a_killed_server_costs_no_metric_and_no_time(tmp_path: Path) -> None:
     """Three trials log on while the server is away: everything is there once, nothing waits for it."""
-    trials, per_second, seconds = 3, 100, 6
+    trials, per_second, seconds = 3, 100, 12
     slowest = 0.0
     with (
         MlflowServer(tmp_path / "server") as server,
@@ -54,19 +54,19 @@ def test_a_killed_server_costs_no_metric_and_no_time(tmp_path: Path) -> None:
             called = time.perf_counter()
             for key in keys:
                 # the second: reopened while the server is away
-                if step == 0 or (step == 250 and key == keys[-1]):
+                if step == 0 or (step == 500 and key == keys[-1]):
                     writer.open_run(key, experiment="outage", name=key)
                 writer.metrics(
                     key, [("loss", step * 0.5, step, NOW + step), ("rate", step * 0.5, step, NOW + step)]
                 )
             slowest = max(slowest, time.perf_counter() - called)
-            if step == 150:
+            if step == 300:
                 server.kill()
                 killed = True
                 writer.open_run("born away", experiment="outage", name="born away")
                 writer.metrics("born away", [("loss", 0.0, 0, NOW)])
                 assert not writer.flush(0.2) and writer.run_id("born away") is None
-            if step == 400:
+            if step == 800:
                 server.start()
                 restarted = True
             time.sleep(max(0.0, begin + (step + 1) / per_second - time.monotonic()))
@@ -151,6 +151,7 @@ def test_a_server_without_a_place_for_artifacts_still_gets_the_metrics(tmp_path:
         assert run_id is not None and steps_of(server.uri, run_id, "loss") == [0]
 
 
+@pytest.mark.alone
 def test_a_server_that_hangs_does_not_hold_up_the_close(tmp_path: Path) -> None:
     with MlflowServer(tmp_path / "server") as server:
         writer = TrackingWriter(server.uri, tmp_path / "s.db")
@@ -159,7 +160,7 @@ def test_a_server_that_hangs_does_not_hold_up_the_close(tmp_path: Path) -> None:
         server.send(signal.SIGSTOP)
         writer.metrics("run", [("loss", 0.0, 0, NOW)])
         start = time.monotonic()
-        assert not writer.close(1.0) and time.monotonic() - start < 30 and writer.backlog() == 1
+        assert not writer.close(1.0) and time.monotonic() - start < 4 and writer.backlog() == 1
         server.send(signal.SIGCONT)
 
 

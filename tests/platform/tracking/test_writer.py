@@ -270,6 +270,7 @@ def test_overlapping_fail_fast_leaves_the_environment_as_it_was(monkeypatch: pyt
     assert os.environ[name] == "99"
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(
     ("uri", "said"),
     [
@@ -286,7 +287,7 @@ def test_a_store_that_cannot_be_used_is_one_sentence(uri: str, said: str, tmp_pa
     start = time.monotonic()
     with pytest.raises(UsageError, match=said) as caught:
         prepare_store(uri, tmp_path)
-    assert time.monotonic() - start < 30 and "\n" not in str(caught.value)
+    assert time.monotonic() - start < 8 and "\n" not in str(caught.value)
 
 
 def test_something_else_is_no_store(tmp_path: Path) -> None:
@@ -318,10 +319,8 @@ def test_a_fresh_store_is_initialised_by_many_processes_at_once(tmp_path: Path) 
 @pytest.mark.alone
 @pytest.mark.slow
 def test_the_writer_sustains_5000_metrics_a_second() -> None:
-    # what else the machine does can only lower a rate: the best of three
-    tries = (writer_rate() for _ in range(3))
-    measured = next((one for one in tries if one["sent_rows_per_second"] >= 5_000), {})
+    measured = writer_rate()
     print({name: round(value, 3) for name, value in measured.items()})
-    assert measured, "three times fewer"
+    assert measured["sent_rows_per_second"] >= 5_000
     assert measured["append_rows_per_second"] >= 50_000
     assert measured["append_ms"] < 1.0

@@ -14,8 +14,10 @@ import pytest
 
 from recallfront.platform.trial.quiet import Device
 
+pytestmark = pytest.mark.alone
+
 SPAWN = multiprocessing.get_context("spawn")
-PATIENCE = 60.0  # seconds; what is tested takes milliseconds, but the machine may be busy
+PATIENCE = 30.0  # seconds; what is tested takes milliseconds, but the machine may be busy
 
 
 @contextmanager
@@ -79,7 +81,7 @@ def test_a_measurement_is_alone_gets_its_turn_and_lets_the_others_go_on(tmp_path
             start = time.monotonic()
             measure(tmp_path, round)  # against trainers that never pause
             assert (tmp_path / f"seen-{round}").read_text() == "0"
-            assert time.monotonic() - start < PATIENCE
+            assert time.monotonic() - start < 10
         before = counts(tmp_path)
         wait_for(lambda: all(b > a for a, b in zip(before, counts(tmp_path), strict=True)))
 

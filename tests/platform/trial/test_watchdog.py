@@ -17,6 +17,8 @@ from recallfront.platform.trial.workplace import Workplace
 from recallfront.sweeps.trial import TrialConfig
 from tests.platform.specs import tiny_spec
 
+pytestmark = pytest.mark.alone
+
 HANG = """
 import sys, time
 from pathlib import Path
@@ -81,7 +83,6 @@ def test_word_that_was_left_is_all_that_the_next_attempt_says(tmp_path: Path) ->
     assert list(Watchdog(config, place).guard(quick(closed)))[-1].status is Status.FINISHED
 
 
-@pytest.mark.alone
 def test_measuring_and_waiting_for_it_are_not_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -98,7 +99,6 @@ def test_measuring_and_waiting_for_it_are_not_counted(
     assert [report.status for report in found] == [Status.FINISHED], "and this process is still here"
 
 
-@pytest.mark.alone
 @pytest.mark.parametrize("limit", [None, 0.2])
 def test_a_trial_that_ends_is_left_alone(
     limit: float | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -110,7 +110,6 @@ def test_a_trial_that_ends_is_left_alone(
     time.sleep(0.5)  # the process is still here
 
 
-@pytest.mark.alone
 def test_closing_stops_the_watch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watchdog, "_GRACE", 0.1)
     closed: list[str] = []
