@@ -9,11 +9,10 @@ import re
 import textwrap
 from collections.abc import Iterator
 from importlib import import_module
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import recallfront
+from recallfront.kernels.gpu.report import operators
 
 _INTRODUCTION = """\
 # The public names
@@ -52,12 +51,6 @@ def api_page() -> str:
     for operator in operators():
         parts += _module(f"kernels.{operator}.operator", None)
     return "\n\n".join(part.strip() for part in parts) + "\n"
-
-
-def operators() -> list[str]:
-    """The names of the operators: the folders of kernels/ that have a public function."""
-    folder = Path(recallfront.__file__).parent / "kernels"
-    return sorted(path.parent.name for path in folder.glob("*/operator.py"))
 
 
 def public_names(module: ModuleType) -> list[str]:

@@ -16,6 +16,8 @@ from recallfront.sweeps.tasks.base import DrawnRows, Segment, Split, SplitTask
 
 Drawer = Callable[["StreamRows", bool], tuple[Integers, Integers]]
 
+Row = tuple[list[int], list[int]]  # inputs and labels
+
 
 class StreamRows(DrawnRows):
     """Rows of one sequence length, as the authors count it: a row may have a few tokens more or less."""
@@ -38,7 +40,7 @@ class StreamTask(SplitTask[StreamRows]):
         return _drawn(self)[split]
 
 
-def stacked(rows: Iterable[tuple[list[int], list[int]]]) -> tuple[Integers, Integers]:
+def stacked(rows: Iterable[Row]) -> tuple[Integers, Integers]:
     """Rows of one length as (inputs, labels), int64 (number of rows, tokens)."""
     pairs = np.array(list(rows), dtype=np.int64)
     return np.ascontiguousarray(pairs[:, 0]), np.ascontiguousarray(pairs[:, 1])

@@ -6,7 +6,8 @@ from importlib import import_module
 from pathlib import Path
 
 import recallfront
-from recallfront.documentation import api_page, operators
+from recallfront.documentation import api_page
+from recallfront.kernels.gpu.report import operators
 
 PAGE = Path(recallfront.__file__).parents[1] / "docs" / "api.md"
 

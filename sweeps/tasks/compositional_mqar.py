@@ -11,11 +11,11 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from recallfront.sweeps.drawing import Integers, draw_rows, draw_slots, fill
-from recallfront.sweeps.tasks.base import IGNORED, DrawnTask
-from recallfront.sweeps.tasks.mqar import MQARRows
+from recallfront.sweeps.tasks.base import IGNORED
+from recallfront.sweeps.tasks.mqar import MQARRows, PairsTask
 
 
-class CompositionalMQAR(DrawnTask[MQARRows]):
+class CompositionalMQAR(PairsTask[MQARRows]):
     """MQAR with a value for each combination of two keys; `num_kv_pairs` counts combinations and is a square."""
 
     name: Literal["compositional_mqar"] = "compositional_mqar"
@@ -25,23 +25,13 @@ class CompositionalMQAR(DrawnTask[MQARRows]):
         le=2**24,
         description="Number of tokens: a third each for first keys, second keys, values.",
     )
-    power_a: float = Field(
-        default=0.01, gt=0, description="Exponent of the power law of distances from the context to a query."
-    )
-    random_non_queries: bool = Field(
-        default=True, description="Whether filler is drawn from the vocabulary; otherwise it is token 0."
-    )
-    seed: int = Field(default=123, ge=0, lt=2**32, description="Seed of the rows, the same for every trial.")
 
     @model_validator(mode="after")
     def _segments_fit(self) -> Self:
         third = self.vocab_size // 3
         for rows in (*self.train, *self.validation, *self.test):
             length, pairs = rows.input_seq_len, rows.num_kv_pairs
-            if length % 2:
-                raise ValueError(f"input_seq_len={length}: must be even")
-            if self.vocab_size <= length:
-                raise ValueError(f"vocab_size={self.vocab_size}: must be above input_seq_len={length}")
+            self.check_length(length)
             if math.isqrt(pairs) ** 2 != pairs:
                 raise ValueError(
                     f"num_kv_pairs={pairs}: must be a square, the combinations of two sets of keys"

@@ -10,8 +10,8 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from recallfront.sweeps.drawing import Integers, draw_rows, draw_slots, fill
-from recallfront.sweeps.tasks.base import IGNORED, DrawnTask
-from recallfront.sweeps.tasks.mqar import MQARRows
+from recallfront.sweeps.tasks.base import IGNORED
+from recallfront.sweeps.tasks.mqar import MQARRows, PairsTask
 
 
 class ForgettingRows(MQARRows):
@@ -24,29 +24,16 @@ class ForgettingRows(MQARRows):
         return f"{super().segment}_updates_{self.num_updates}"
 
 
-class ForgettingMQAR(DrawnTask[ForgettingRows]):
+class ForgettingMQAR(PairsTask[ForgettingRows]):
     """MQAR in which some keys get a new value."""
 
     name: Literal["forgetting_mqar"] = "forgetting_mqar"
-    vocab_size: int = Field(
-        default=8192, ge=4, le=2**24, description="Number of tokens: keys in the lower half, values above."
-    )
-    power_a: float = Field(
-        default=0.01, gt=0, description="Exponent of the power law of distances from a pair to its query."
-    )
-    random_non_queries: bool = Field(
-        default=True, description="Whether filler is drawn from the vocabulary; otherwise it is token 0."
-    )
-    seed: int = Field(default=123, ge=0, lt=2**32, description="Seed of the rows, the same for every trial.")
 
     @model_validator(mode="after")
     def _segments_fit(self) -> Self:
         for rows in (*self.train, *self.validation, *self.test):
             length, pairs, updates = rows.input_seq_len, rows.num_kv_pairs, rows.num_updates
-            if length % 2:
-                raise ValueError(f"input_seq_len={length}: must be even")
-            if self.vocab_size <= length:
-                raise ValueError(f"vocab_size={self.vocab_size}: must be above input_seq_len={length}")
+            self.check_length(length)
             if updates > pairs:
                 raise ValueError(f"num_updates={updates}: must be at most num_kv_pairs={pairs}")
             if 4 * pairs + 2 * updates > length:

@@ -10,10 +10,8 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
-from recallfront.sweeps.stream import Drawer, StreamTask, stacked
+from recallfront.sweeps.stream import Drawer, Row, StreamTask, stacked
 from recallfront.sweeps.tasks.base import IGNORED
-
-Row = tuple[list[int], list[int]]
 
 
 class MADCompression(StreamTask):

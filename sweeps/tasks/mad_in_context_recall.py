@@ -10,7 +10,7 @@ from typing import Literal, Self
 import numpy as np
 from pydantic import Field, model_validator
 
-from recallfront.sweeps.stream import Drawer, StreamTask, stacked
+from recallfront.sweeps.stream import Drawer, Row, StreamTask, stacked
 from recallfront.sweeps.tasks.base import IGNORED
 
 
@@ -51,9 +51,6 @@ class MADInContextRecall(InContextRecall):
     """MAD's in-context recall."""
 
     name: Literal["mad_in_context_recall"] = "mad_in_context_recall"
-
-
-Row = tuple[list[int], list[int]]
 
 
 def in_context_recall(

@@ -9,10 +9,8 @@ import numpy as np
 from pydantic import Field
 
 from recallfront.sweeps.drawing import Integers
-from recallfront.sweeps.stream import Drawer, StreamTask, stacked
+from recallfront.sweeps.stream import Drawer, Row, StreamTask, stacked
 from recallfront.sweeps.tasks.base import IGNORED
-
-Row = tuple[list[int], list[int]]
 
 
 class MADMemorization(StreamTask):

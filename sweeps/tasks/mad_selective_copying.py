@@ -9,10 +9,8 @@ from typing import Literal, Self
 import numpy as np
 from pydantic import Field, model_validator
 
-from recallfront.sweeps.stream import Drawer, StreamTask, stacked
+from recallfront.sweeps.stream import Drawer, Row, StreamTask, stacked
 from recallfront.sweeps.tasks.base import IGNORED
-
-Row = tuple[list[int], list[int]]
 
 
 class MADSelectiveCopying(StreamTask):

@@ -7,7 +7,7 @@
 The rows are those of the authors' generator, drawn from the same legacy NumPy stream.
 """
 
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Generic, Literal, Self, TypeVar
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -36,10 +36,12 @@ class MQARRows(AlikeRows):
         return f"length_{self.input_seq_len}_pairs_{self.num_kv_pairs}"
 
 
-class MQARConfig(DrawnTask[MQARRows]):
-    """MQAR as a task: what is trained on, what configurations are selected by, and what is reported."""
+R = TypeVar("R", bound=MQARRows)
 
-    name: Literal["mqar"] = "mqar"
+
+class PairsTask(DrawnTask[R], Generic[R]):
+    """What MQAR and its variants share: pairs, then queries at distances of a power law, and filler between."""
+
     vocab_size: int = Field(
         default=8192, ge=4, le=2**24, description="Number of tokens: keys in the lower half, values above."
     )
@@ -50,6 +52,19 @@ class MQARConfig(DrawnTask[MQARRows]):
         default=True, description="Whether filler is drawn from the vocabulary; otherwise it is token 0."
     )
     seed: int = Field(default=123, ge=0, lt=2**32, description="Seed of the rows, the same for every trial.")
+
+    def check_length(self, length: int) -> None:
+        """Raise ValueError unless rows of pairs can have this length."""
+        if length % 2:
+            raise ValueError(f"input_seq_len={length}: must be even")
+        if self.vocab_size <= length:
+            raise ValueError(f"vocab_size={self.vocab_size}: must be above input_seq_len={length}")
+
+
+class MQARConfig(PairsTask[MQARRows]):
+    """MQAR as a task: what is trained on, what configurations are selected by, and what is reported."""
+
+    name: Literal["mqar"] = "mqar"
 
     @model_validator(mode="after")
     def _segments_fit(self) -> Self:

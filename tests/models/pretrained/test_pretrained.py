@@ -29,18 +29,19 @@ from recallfront.models.pretrained.hugging_face import from_pretrained, register
 from recallfront.models.pretrained.transformers_weights import from_transformers
 from tests.models.cases import CASES, case_config, draw_tokens, make_model
 
+LLAMA: dict[str, Any] = {
+    "vocab_size": 17,
+    "hidden_size": 16,
+    "intermediate_size": 40,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
+
 
 def tiny_llama(**changes: Any) -> PreTrainedModel:
     torch.manual_seed(0)
-    values: dict[str, Any] = {
-        "vocab_size": 17,
-        "hidden_size": 16,
-        "intermediate_size": 40,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-    }
-    model: PreTrainedModel = LlamaForCausalLM(LlamaConfig(**(values | changes)))
+    model: PreTrainedModel = LlamaForCausalLM(LlamaConfig(**(LLAMA | changes)))
     return model
 
 
@@ -55,16 +56,7 @@ def tiny_gpt2(**changes: Any) -> PreTrainedModel:
 
 def tiny_mistral(**changes: Any) -> PreTrainedModel:
     torch.manual_seed(0)
-    values: dict[str, Any] = {
-        "vocab_size": 17,
-        "hidden_size": 16,
-        "intermediate_size": 40,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "head_dim": 4,
-    }
-    model: PreTrainedModel = MistralForCausalLM(MistralConfig(**(values | changes)))
+    model: PreTrainedModel = MistralForCausalLM(MistralConfig(**(LLAMA | {"head_dim": 4} | changes)))
     return model
 
 
