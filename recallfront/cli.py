@@ -3,19 +3,13 @@
 What a command needs is imported in it, so that the others start fast.
 """
 
-import os
-import shlex
-import shutil
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from recallfront.platform.sweep.run import SweepResult
+from recallfront.terminal import show_result, table_width
 
 app = typer.Typer(
     name="recallfront",
@@ -100,7 +94,7 @@ def run(
     from recallfront.platform.sweep.run import run_sweep, total_trials
     from recallfront.sweeps import load_spec
 
-    console = Console(width=_width())
+    console = Console(width=table_width())
     load(plugin or ())
     spec = load_spec(study_or_file)
     console.print(
@@ -109,7 +103,7 @@ def run(
         highlight=False,
     )
     result = run_sweep(spec, home=home, tracking_uri=tracking_uri, address=address, console=console)
-    _show_result(result, console)
+    show_result(result, console)
     if result.front is None:
         sys.exit(1)
 
@@ -173,7 +167,7 @@ def status(
         table = sweep_table(name, home=home, tracking_uri=tracking_uri)
     else:
         table = sweeps_table(home=home, tracking_uri=tracking_uri)
-    Console(width=_width()).print(table)
+    Console(width=table_width()).print(table)
 
 
 @app.command()
@@ -204,7 +198,7 @@ def front(
     if csv or json:
         print(as_csv(found) if csv else found.to_json(), end="\n" if json else "")
     else:
-        Console(width=_width()).print(as_table(found, members_only=not every))
+        Console(width=table_width()).print(as_table(found, members_only=not every))
     if plot is not None:
         write_plot(found, plot)
         print(f"plot: {plot}", file=sys.stderr)
@@ -278,7 +272,7 @@ def rerun(run: Run, home: Home = None, tracking_uri: TrackingUri = None, plugin:
     from recallfront.platform.rerun import rerun as run_again
 
     result = run_again(run, home=home, tracking_uri=tracking_uri, plugins=plugin or ())
-    Console(width=_width()).print(result.table())
+    Console(width=table_width()).print(result.table())
     print(f"verdict: {result.verdict.value}: {result.reason}")
     print(f"run: {result.run_id}")
 
@@ -347,65 +341,5 @@ def doctor(
     from recallfront.platform.doctor import examine
 
     report = examine(home=home, tracking_uri=tracking_uri, address=address, plugins=plugin or ())
-    Console(width=_width()).print(report.table())
+    Console(width=table_width()).print(report.table())
     sys.exit(0 if report.healthy else 1)
-
-
-def _show_result(result: "SweepResult", console: "Console") -> None:
-    from recallfront.platform.front.tables import as_table
-    from recallfront.platform.metrics import duration
-    from recallfront.platform.results.labels import trial_label, varying_knobs
-    from recallfront.platform.results.records import count, say_counts
-
-    print(
-        f"{result.ran} trials run, {result.answered} answered from the ledger, in {duration(result.seconds)}: "
-        f"{say_counts(count(result.record))}"
-    )
-    varying = varying_knobs(result.record.trials)
-    for trial in result.record.trials:
-        if trial.status.is_failure:
-            print(f"  {trial.status.value}: {trial_label(trial, varying)}: {trial.failure}")
-    if result.undelivered:
-        print(f"{result.undelivered} events wait for the tracking server: run the same command again")
-    if result.refused:
-        print(f"{result.refused} events were refused by the tracking server; they are kept in {result.spool}")
-    if result.front is None:
-        return
-    console.print(as_table(result.front))
-    for kind, path in result.front_files.items():
-        print(f"{kind}: {path}")
-    _show_next(result)
-
-
-def _show_next(result: "SweepResult") -> None:
-    """The next commands, as they can be pasted here."""
-    from recallfront.platform.front.next_steps import next_commands
-
-    assert result.front is not None
-    program, options = _program(), _options(result)
-    print("next:")
-    for _, command in next_commands(result.front, result.record.name, program=program, options=options):
-        print(f"  {command}")
-    if not result.tracking_uri.startswith("http"):  # a server shows its own pages
-        print(f"  {program} ui{options}")
-
-
-def _width() -> int | None:
-    """Columns for a table: those of the terminal; in a pipe or a log, enough for all of them."""
-    return None if sys.stdout.isatty() else 120
-
-
-def _program() -> str:
-    """The name of this program: how it was called, if its plain name is not on the path."""
-    if shutil.which("recallfront"):
-        return "recallfront"
-    called = Path(sys.argv[0])
-    return "python -m recallfront" if called.name == "__main__.py" else os.path.relpath(called)
-
-
-def _options(result: "SweepResult") -> str:
-    from recallfront.platform.home import home_folder
-
-    store = f"sqlite:///{result.home / 'mlflow.db'}"
-    home = "" if home_folder().resolve() == result.home else f" --home {shlex.quote(str(result.home))}"
-    return home + ("" if result.tracking_uri == store else f" --tracking-uri {result.tracking_uri}")

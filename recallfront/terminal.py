@@ -1,0 +1,77 @@
+"""What the command line prints of a sweep when it has ended.
+
+What a function needs is imported in it, so that other commands start fast.
+"""
+
+import os
+import shlex
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from recallfront.platform.sweep.run import SweepResult
+
+
+def show_result(result: "SweepResult", console: "Console") -> None:
+    """Print how a sweep ended: counts, failures, the front, its files and the next commands."""
+    from recallfront.platform.front.tables import as_table
+    from recallfront.platform.metrics import duration
+    from recallfront.platform.results.labels import trial_label, varying_knobs
+    from recallfront.platform.results.records import count, say_counts
+
+    print(
+        f"{result.ran} trials run, {result.answered} answered from the ledger, in {duration(result.seconds)}: "
+        f"{say_counts(count(result.record))}"
+    )
+    varying = varying_knobs(result.record.trials)
+    for trial in result.record.trials:
+        if trial.status.is_failure:
+            print(f"  {trial.status.value}: {trial_label(trial, varying)}: {trial.failure}")
+    if result.undelivered:
+        print(f"{result.undelivered} events wait for the tracking server: run the same command again")
+    if result.refused:
+        print(f"{result.refused} events were refused by the tracking server; they are kept in {result.spool}")
+    if result.front is None:
+        return
+    console.print(as_table(result.front))
+    for kind, path in result.front_files.items():
+        print(f"{kind}: {path}")
+    _show_next(result)
+
+
+def _show_next(result: "SweepResult") -> None:
+    """The next commands, as they can be pasted here."""
+    from recallfront.platform.front.next_steps import next_commands
+
+    assert result.front is not None
+    program, options = _program(), _options(result)
+    print("next:")
+    for _, command in next_commands(result.front, result.record.name, program=program, options=options):
+        print(f"  {command}")
+    if not result.tracking_uri.startswith("http"):  # a server shows its own pages
+        print(f"  {program} ui{options}")
+
+
+def table_width() -> int | None:
+    """Columns for a table: those of the terminal; in a pipe or a log, enough for all of them."""
+    return None if sys.stdout.isatty() else 120
+
+
+def _program() -> str:
+    """The name of this program: how it was called, if its plain name is not on the path."""
+    if shutil.which("recallfront"):
+        return "recallfront"
+    called = Path(sys.argv[0])
+    return "python -m recallfront" if called.name == "__main__.py" else os.path.relpath(called)
+
+
+def _options(result: "SweepResult") -> str:
+    from recallfront.platform.home import home_folder
+
+    store = f"sqlite:///{result.home / 'mlflow.db'}"
+    home = "" if home_folder().resolve() == result.home else f" --home {shlex.quote(str(result.home))}"
+    return home + ("" if result.tracking_uri == store else f" --tracking-uri {result.tracking_uri}")
