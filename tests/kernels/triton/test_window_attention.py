@@ -106,8 +106,7 @@ def test_windows(
 def test_head_sizes(width: int, value: int, dtype: torch.dtype, device: torch.device) -> None:
     kernel, reference = runs(device, window_size=20, scale=0.3)
     given = draw(40, before=3, width=width, value=value, dtype=dtype)
-    # A logit is a sum of `width` products, as large as sqrt(width) times the scale, and each of its partial sums is
-    # rounded, half a unit of its own size at most: some processors' references sum in fewer roundings.
+    # a logit sums `width` products, and each of its partial sums is rounded; some references sum in fewer steps
     ulps = max(1.0, 0.3 * width / (2 * math.sqrt(3))) if dtype == F32 else 1.0
     compare_with_reference(kernel, reference, given, device=device, names=NAMES, ulps=ulps)
 
