@@ -70,7 +70,7 @@ def test_running_trials_come_first_and_failures_are_told(make_record: MakeRecord
     trials = view_of(make_record(17, OTHERS, tags={"status": "running"}), "7").trials
     assert [trial.status for trial in trials[:5]] == ["running", "running", "pruned", "error", "diverged"]
     assert trials[4].failure == "loss is nan at step 120" and trials[4].is_failure
-    assert trials[0].figures == ("–", "3,700 ±74", "–", "73.0 KiB")
+    assert trials[0].figures == ("–", "–", "3,700 ±74", "73.0 KiB")
     assert trials[0].label == "based · window_size 8 · feature_dim 8" and trials[0].seed == 1
 
 

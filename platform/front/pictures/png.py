@@ -118,7 +118,15 @@ def _draw(axes: "Axes", front: Front, architecture: str, candidates: list[Candid
             yerr=spread_list(drawn, up.reading),
             **style,
         )
-    axes.plot([], [], mark.marker, color=mark.colour, markersize=8, label=_plain(architecture))
+    axes.plot(
+        [],
+        [],
+        linestyle="none",
+        marker=mark.marker,
+        color=mark.colour,
+        markersize=8,
+        label=_plain(architecture),
+    )
 
 
 def _label(figure: "Figure", axes: "Axes", front: Front) -> None:

@@ -29,7 +29,7 @@ from recallfront.platform.front.pictures.figures import (
     write_plot,
 )
 from recallfront.platform.front.pictures.note import sweep_note
-from recallfront.platform.front.pictures.png import picture
+from recallfront.platform.front.pictures.png import draw_front, picture
 from recallfront.platform.results.records import SweepRecord
 from recallfront.platform.results.status import Status
 
@@ -49,6 +49,16 @@ def test_every_architecture_has_its_own_colour_and_symbol() -> None:
     assert len({mark.colour for mark in MARKS.values()}) == len(MARKS)
     assert len({mark.symbol for mark in MARKS.values()}) == len(MARKS)
     assert len({mark.marker for mark in MARKS.values()}) == len(MARKS)
+
+
+@pytest.mark.parametrize("architecture", [*MARKS, "of_a_plug_in"])
+def test_every_mark_can_be_drawn(record: SweepRecord, architecture: str, tmp_path: Path) -> None:
+    of_one = [
+        replace(trial, config={**trial.config, "model": {"architecture": architecture}})
+        for trial in record.trials[:2]
+    ]
+    draw_front(build_front(replace(record, trials=tuple(of_one))), tmp_path / "front.png")
+    assert (tmp_path / "front.png").stat().st_size > 10_000
 
 
 def test_every_candidate_is_drawn_once_with_its_spreads(front: Front) -> None:
