@@ -113,7 +113,7 @@ class LanguageModel(nn.Module):
         """Logits (B, T, vocab) for tokens (B, T); positions (B, T) restart at 0 where a packed document
         starts.
 
-        Raises ValueError where shapes do not fit or positions neither go on by 1 nor restart at 0.
+        Raises ValueError where shapes do not fit or positions neither increase by 1 nor restart at 0.
         """
         return self.unembed(self.encode(tokens, positions))
 
@@ -195,7 +195,7 @@ class LanguageModel(nn.Module):
     def prefill(
         self, tokens: Tensor, state: State, *, lengths: Tensor | None = None, last_only: bool = False
     ) -> tuple[Tensor, State]:
-        """Read a block of tokens (B, T), from the start or going on from `state`, which is used up.
+        """Read a block of tokens (B, T), from the start or continuing from `state`, which is used up.
 
         lengths (B): tokens of each row that count, at least 1; the others are padding on the right.
         Returns the logits (B, T, vocab), or (B, 1, vocab) after each row's last token, and the state.
@@ -238,7 +238,7 @@ class LanguageModel(nn.Module):
 
     @_outside_inference_mode
     def read_tree(self, tokens: Tensor, state: State, branches: Branches) -> Tensor:
-        """Logits (B, N, vocab) after each node of a draft tree whose tokens (B, N) go on from `state`, which
+        """Logits (B, N, vocab) after each node of a draft tree whose tokens (B, N) continue from `state`, which
         stays.
         """
         self._check_state(state, tokens.shape[0])
@@ -292,7 +292,7 @@ class LanguageModel(nn.Module):
         return sum(parameter.numel() for parameter in self.parameters())
 
     def initialise(self, seed: int) -> None:
-        """Draw all parameters anew from a generator of their own."""
+        """Draw all parameters again from a generator of their own."""
         generator = Generator(device="cpu").manual_seed(seed)
         for module in self.modules():
             if isinstance(module, Drawn):
@@ -314,7 +314,7 @@ class LanguageModel(nn.Module):
             )
         if state.spent:
             raise ValueError(
-                "the state has been used up by an earlier call, which changed it; go on with the state that "
+                "the state has been used up by an earlier call, which changed it; continue with the state that "
                 "call returned, or keep a copy made by select() before the call"
             )
 
@@ -333,7 +333,7 @@ def _check_positions(positions: Tensor, shape: torch.Size) -> None:
     after, before = positions[:, 1:], positions[:, :-1]
     if not bool(((after == before + 1) | (after == 0)).all()) or int(positions.min()) < 0:
         raise ValueError(
-            "positions must go on by 1 from token to token, or restart at 0 where a document starts"
+            "positions must increase by 1 from token to token, or restart at 0 where a document starts"
         )
 
 

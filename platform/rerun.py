@@ -102,7 +102,7 @@ def rerun(
 ) -> Rerun:
     """Rebuild a trial from its lineage, run it in this process, log it as a new run tagged `rerun_of`, and compare.
 
-    Throughput is measured anew and reported; it is not compared bit for bit. A trial that was pruned is run as far as
+    Throughput is measured again and reported; it is not compared bit for bit. A trial that was pruned is run as far as
     it came.
 
     Args:

@@ -19,7 +19,7 @@ class Launch:
 
     signature: every argument that is not a constexpr, in the kernel's order, to its Triton type ("*bf16",
     "i32", "i64", "fp32"). constants: every constexpr. aligned: pointers and integers are multiples of 16, as
-    they nearly always are, but for those that the kernel is not specialised for; Triton compiles such calls anew,
+    they nearly always are, but for those that the kernel is not specialised for; Triton compiles such calls again,
     with wider loads. architectures: those on which it may be launched, where blocks are chosen by them.
     """
 

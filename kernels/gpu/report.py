@@ -1,7 +1,7 @@
 """What the kernels cover, what `backend="auto"` takes here, and what each compiles to.
 
 `make kernels-report` compiles for sm_80 and sm_90, on any machine, every configuration of a kernel that has changed
-since its row in the operator's `compiled.csv` was written, and writes the table anew. It prints registers, spills and
+since its row in the operator's `compiled.csv` was written, and writes the table again. It prints registers, spills and
 shared memory of each, and exits with 1 if one spills or asks for more shared memory than the chip has.
 """
 

@@ -23,7 +23,7 @@ def obstacle(q: Tensor, k: Tensor, v: Tensor, conv_taps: Tensor | None, scale: T
 
 
 def step_obstacle(q: Tensor, *others: Tensor | None, states: tuple[Tensor | None, ...]) -> str | None:
-    """Why no kernel covers a step that goes on from `states`, or None. `others` may ask for a gradient."""
+    """Why no kernel covers a step that continues from `states`, or None. `others` may ask for a gradient."""
     return _inputs(q, WIDEST) or _states(q, *others, states=states)
 
 

@@ -129,7 +129,7 @@ def grouped_attention_tree(
     """Every node of a draft tree as the token that `grouped_attention_step` would read after the node's path.
 
     q, k, v (B, N, H, D) of the nodes; positions (B, N): a node's place in the text, `lengths` (B) for the root;
-    seen (N, N), bool: which nodes a node goes on from, itself included. The states are those of the step, and
+    seen (N, N), bool: which nodes a node continues from, itself included. The states are those of the step, and
     stay as they are. The convolution is unfolded over a node's path (arXiv:2406.07368 sec. 4.3). Returns (B, N,
     H, D) in the type of v. Raises ValueError as `grouped_attention` does.
     """

@@ -20,7 +20,7 @@ def obstacle(q: Tensor, v: Tensor) -> str | None:
 
 
 def state_obstacle(q: Tensor, k: Tensor, v: Tensor, state: Tensor, scale: float) -> str | None:
-    """Why no kernel goes on from `state` (B, H, features, V + 1), or None."""
+    """Why no kernel continues from `state` (B, H, features, V + 1), or None."""
     reason = obstacle(q, v)
     if reason is not None:
         return reason

@@ -55,7 +55,7 @@ def taylor_attention_extend(
     *,
     backend: Backend = "auto",
 ) -> tuple[Tensor, Tensor]:
-    """`taylor_attention` of a text that goes on: q, k (B, T, H, F), v (B, T, H, V).
+    """`taylor_attention` of a text that continues: q, k (B, T, H, F), v (B, T, H, V).
 
     state (B, H, features, V + 1): sums of phi(k) v^T, and of phi(k) in the last column; padding (B, T) bool:
     tokens that leave it as it is. Returns o (B, T, H, V) in the type of v, and the new state. Raises ValueError

@@ -57,7 +57,7 @@ def taylor_attention_pytorch(q: Tensor, k: Tensor, v: Tensor, scale: float, eps:
 def taylor_attention_extend_pytorch(
     q: Tensor, k: Tensor, v: Tensor, state: Tensor, scale: float, eps: float, padding: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Go on from a state (B, H, features, V + 1), whose last column sums the features.
+    """Continue from a state (B, H, features, V + 1), whose last column sums the features.
 
     padding (B, T): tokens that leave the state as it is. Returns o (B, T, H, V) and the new state.
     """

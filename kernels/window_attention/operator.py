@@ -41,7 +41,7 @@ def window_attention(
     """Causal softmax attention, optionally in a window and with linear biases (arXiv:2108.12409 sec. 3).
 
     q (B, T, H, D); k, v (B, S, H_kv, D) with S >= T: the queries are the last T tokens, so that a block of
-    tokens can go on from cached keys. H_kv divides H (1 is multi-query attention). window_size: keys visible
+    tokens can continue from cached keys. H_kv divides H (1 is multi-query attention). window_size: keys visible
     to a query, itself included; None is all. alibi_slopes (H): slope * (j - i) is added to the logits; or
     distance_bias (H, R), learned: its column i - j is added, the last one for all that is further. scale: 1 /
     sqrt(D) by default. segments (B, S): a query sees only the keys of its own segment (packed documents).

@@ -51,7 +51,7 @@ class StaticStep:
         self.logits = logits
 
     def load(self, state: State) -> None:
-        """Go on from another state of as many rows, which is used up."""
+        """Continue from another state of as many rows, which is used up."""
         if state.longest >= self.capacity:
             raise ValueError(f"the state has {state.longest} tokens; capacity {self.capacity} allows fewer")
         layers = zip(self.model.layers, self.state.layers, state.layers, strict=True)
@@ -70,7 +70,7 @@ class StaticStep:
 
 
 class DecodeGraph:
-    """A model's decode step as a CUDA graph; `step` goes on from the state it was made with, which is used up.
+    """A model's decode step as a CUDA graph; `step` continues from the state it was made with, which is used up.
 
     Raises ValueError where the model is not on a GPU or no further token fits `capacity`.
     """
@@ -92,7 +92,7 @@ class DecodeGraph:
             self._step.run()
 
     def load(self, state: State) -> None:
-        """Go on from another state of as many rows, which is used up: nothing is recorded anew.
+        """Continue from another state of as many rows, which is used up: nothing is recorded again.
 
         Raises ValueError where no further token fits.
         """

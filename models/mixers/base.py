@@ -30,7 +30,7 @@ from recallfront.models.parts.state import Block, LayerState, Layout, Step
 
 
 class Mixer(nn.Module, ABC):
-    """Mixes tokens over time: the same map for training, for a block that goes on from a state, and for one
+    """Mixes tokens over time: the same map for training, for a block that continues from a state, and for one
     token.
     """
 
@@ -44,7 +44,7 @@ class Mixer(nn.Module, ABC):
 
     @abstractmethod
     def extend(self, x: Tensor, state: LayerState, block: Block) -> Tensor:
-        """As `forward`, going on from `state`, which is brought up to the end of the block."""
+        """As `forward`, continuing from `state`, which is brought up to the end of the block."""
 
     @abstractmethod
     def step(self, x: Tensor, state: LayerState, step: Step) -> Tensor:
@@ -63,7 +63,7 @@ class Mixer(nn.Module, ABC):
     can_branch: ClassVar[bool] = False  # whether `branch` works: a draft tree is read in one pass
 
     def branch(self, x: Tensor, state: LayerState, branches: Branches) -> Tensor:
-        """x (B, N, width) of the nodes of a draft tree, each going on from its own ancestors; `state` stays."""
+        """x (B, N, width) of the nodes of a draft tree, each continuing from its own ancestors; `state` stays."""
         raise NotImplementedError
 
     def reserve(self, state: LayerState, tokens: int) -> None:  # noqa: B027

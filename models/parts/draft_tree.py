@@ -27,7 +27,7 @@ class DraftTree:
         for path in self.paths:
             if not path or path in nodes or path[:-1] not in nodes or not 0 <= path[-1] < RANKS:
                 raise ValueError(
-                    f"the draft tree has the path {list(path)}; every path must be new, go on from another by one "
+                    f"the draft tree has the path {list(path)}; every path must be new, continue from another by one "
                     f"rank, and that rank must be from 0 to {RANKS - 1}"
                 )
             nodes[path] = len(nodes)
@@ -51,7 +51,7 @@ class DraftTree:
 
     @cached_property
     def mask(self) -> Tensor:
-        """Which nodes a node goes on from, itself included (N, N)."""
+        """Which nodes a node continues from, itself included (N, N)."""
         mask = torch.zeros(len(self), len(self), dtype=torch.bool)
         for node in range(len(self)):
             mask[node, self.ancestors(node)] = True
@@ -76,7 +76,7 @@ class DraftTree:
 
 @dataclass
 class Branches:
-    """A draft tree that goes on from a state, as the layers see it."""
+    """A draft tree that continues from a state, as the layers see it."""
 
     tree: DraftTree
     block: Block  # of as many tokens as the tree has nodes, at the state's end

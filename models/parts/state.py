@@ -13,7 +13,7 @@ LayerState = dict[str, Tensor]
 
 @dataclass
 class State:
-    """The decode state of a batch. `prefill` and `step` use it up: go on with the one that they return."""
+    """The decode state of a batch. `prefill` and `step` use it up: continue with the one that they return."""
 
     layers: list[LayerState]
     lengths: Tensor  # (B,) tokens that each row has seen
@@ -24,7 +24,7 @@ class State:
     spent: bool = False  # a later call has changed the tensors: it cannot be used again
 
     def __getstate__(self) -> dict[str, Any]:
-        """All but `kept`, which another process makes anew from the weights."""
+        """All but `kept`, which another process makes again from the weights."""
         return {**vars(self), "kept": {}}
 
     def select(self, rows: Tensor) -> "State":
@@ -80,7 +80,7 @@ class Layout:
 
 @dataclass
 class Block:
-    """A block of T tokens that goes on from a state; rows may be shorter than T (padded on the right)."""
+    """A block of T tokens that continues from a state; rows may be shorter than T (padded on the right)."""
 
     offsets: Tensor  # (B,) tokens before the block
     longest: int  # bound on the offsets

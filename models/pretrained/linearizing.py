@@ -1,4 +1,4 @@
-"""Other mixers in the place of softmax attention: what a pretrained model keeps, and what starts anew."""
+"""Other mixers in the place of softmax attention: what a pretrained model keeps, and what starts untrained."""
 
 from collections.abc import Mapping
 from typing import NamedTuple

@@ -138,7 +138,7 @@ def read_artifact(client: "MlflowClient", run_id: str, artifact_file: str) -> st
 
 @contextmanager
 def reading(tracking_uri: str) -> "Iterator[MlflowClient]":
-    """A client whose failures are told as a UsageError, within about a minute."""
+    """A client whose failures are raised as a UsageError, within about a minute."""
     from mlflow.exceptions import MlflowException
 
     try:

@@ -1,4 +1,4 @@
-"""The one writer to MLflow: callers append to a durable spool and go on; a thread sends it, come what may."""
+"""The one writer to MLflow: callers append to a durable spool and continue; a thread sends it, come what may."""
 
 import logging
 import random
@@ -37,7 +37,7 @@ class TrackingWriter:
 
     A method returns when its event is on disk, in well under a millisecond, whatever the server does. The
     thread sends the events of each run in order, each until MLflow has accepted or refused it for what it
-    says. After a crash the next writer on the same spool goes on: a run is looked up by its tag
+    says. After a crash the next writer on the same spool continues: a run is looked up by its tag
     `recallfront.run_key` before it is created, and metrics sent twice are the same rows to MLflow. A
     metric's steps must rise: a row whose step is not above the last one of its run and key is dropped, so
     that the steps a resumed trial repeats are logged once.
@@ -265,7 +265,7 @@ class TrackingWriter:
         if self._down_since is None:
             self._down_since = time.monotonic()
             logger.warning(
-                "MLflow does not take events (%s); the sweep goes on and they wait in %s",
+                "MLflow does not take events (%s); the sweep continues and they wait in %s",
                 root_cause(error),
                 self._spool.path,
             )

@@ -15,7 +15,7 @@ MODEL = make_model(case_config("griffin"), torch.float32)
 
 @pytest.mark.parametrize("positions", [[0, 1, 3], [0, 2, 1], [1, 1, 2], [-1, 0, 1]])
 def test_positions_that_do_not_go_on(positions: list[int]) -> None:
-    with pytest.raises(ValueError, match="go on by 1"):
+    with pytest.raises(ValueError, match="increase by 1"):
         MODEL(draw_tokens(1, 3), torch.tensor([positions]))
 
 
