@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Callable
 from functools import wraps
-from typing import ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar, overload
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from recallfront.models.configs import Architecture
 from recallfront.models.mixers.base import Mixer
+from recallfront.models.parts.answers import Answered, answered, capped
 from recallfront.models.parts.draft_tree import Branches
 from recallfront.models.parts.layers import MLP, Drawn, LayerNorm, Linear, RMSNorm, sinusoids
 from recallfront.models.parts.lean import lean_mlp, lean_norm, runs_lean
@@ -109,13 +110,31 @@ class LanguageModel(nn.Module):
         self._sinusoidal = config.adds_sinusoids
         self._name = hashlib.sha256(config.model_dump_json().encode()).hexdigest()[:16]
 
-    def forward(self, tokens: Tensor, positions: Tensor | None = None) -> Tensor:
+    @overload
+    def forward(self, tokens: Tensor, positions: Tensor | None = None) -> Tensor: ...
+    @overload
+    def forward(
+        self, tokens: Tensor, positions: Tensor | None = None, *, at: Tensor, answers: Tensor
+    ) -> Answered: ...
+    def forward(
+        self,
+        tokens: Tensor,
+        positions: Tensor | None = None,
+        *,
+        at: Tensor | None = None,
+        answers: Tensor | None = None,
+    ) -> Tensor | Answered:
         """Logits (B, T, vocab) for tokens (B, T); positions (B, T) restart at 0 where a packed document
-        starts.
+        starts. With `at` and `answers`, both (N,), no logits but the losses of these answers at these places
+        of the B * T.
 
         Raises ValueError where shapes do not fit or positions neither increase by 1 nor restart at 0.
         """
-        return self.unembed(self.encode(tokens, positions))
+        hidden = self.encode(tokens, positions)
+        if at is None or answers is None:
+            return self.unembed(hidden)
+        asked = hidden.flatten(0, 1).index_select(0, at)
+        return answered(asked, self._unembedding, answers, self.config.logits_soft_cap)
 
     def encode(
         self,
@@ -171,10 +190,11 @@ class LanguageModel(nn.Module):
 
     def unembed(self, hidden: Tensor) -> Tensor:
         """Logits (..., vocab) of hidden states (..., width) after the last norm."""
-        weight = (self.embedding if self.unembedding is None else self.unembedding).weight
-        logits = F.linear(hidden, weight)
-        cap = self.config.logits_soft_cap
-        return cap * torch.tanh(logits / cap) if cap else logits
+        return capped(F.linear(hidden, self._unembedding), self.config.logits_soft_cap)
+
+    @property
+    def _unembedding(self) -> Tensor:
+        return (self.embedding if self.unembedding is None else self.unembedding).weight
 
     @_outside_inference_mode
     def init_state(self, batch_size: int) -> State:

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
+from recallfront.models.parts.answers import Answered
 from recallfront.platform.home import take_place
 from recallfront.platform.results.reports import MetricRow, Report, now_ms
 from recallfront.platform.results.status import Status, TrialFailure
@@ -133,15 +133,20 @@ class Training:
         parts = self.config.training.accumulation
         losses = []
         for x, y in zip(inputs[share].chunk(parts), labels[share].chunk(parts), strict=True):
-            loss = self._loss(x.to(self.place.device), y.to(self.place.device))
+            found = self._answered(self.engine, x, y)
+            loss = found.loss / len(found.losses)
             self.engine.backward(loss)
             self.engine.step()
             losses.append(loss.detach())
         return torch.stack(losses).mean()
 
-    def _loss(self, inputs: Tensor, labels: Tensor) -> Tensor:
-        logits = self.engine(inputs)
-        return cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORED)
+    def _answered(self, model: Any, inputs: Tensor, labels: Tensor) -> Answered:
+        """What the labelled positions of rows come to; they are found before the device has the rows."""
+        at = (labels.flatten() != IGNORED).nonzero()[:, 0]
+        answers = labels.flatten()[at]
+        device = self.place.device
+        found: Answered = model(inputs.to(device), at=at.to(device), answers=answers.to(device))
+        return found
 
     def _read_losses(self) -> list[MetricRow]:
         losses = torch.stack(self._unread).float()
@@ -169,25 +174,15 @@ class Training:
         size = self.config.training.evaluation_batch_size
         for first in range(0, len(segment.inputs), size):
             x, y = segment.inputs[first : first + size], segment.labels[first : first + size]
-            where = y != IGNORED
-            logits = self.engine.module(x.to(self.place.device))[where.to(self.place.device)].float()
-            answers = y[where].to(self.place.device)
-            right = logits.argmax(-1) == answers
+            answers = self._answered(self.engine.module, x, y)
             found = found.plus(
-                float(right.sum()),
-                float(cross_entropy(logits, answers, reduction="sum")),
-                len(answers),
-                x.shape[1],
+                float(answers.right.sum()), float(answers.loss), len(answers.right), x.shape[1]
             )
-            parts = self.config.task.slices(x, y)
-            losses = cross_entropy(logits, answers, reduction="none") if parts else None
-            for name, mask in parts.items():
-                own = mask[where].to(self.place.device)
-                assert losses is not None
+            for name, mask in self.config.task.slices(x, y).items():
+                own = mask[y != IGNORED].to(self.place.device)
                 before = slices.get(name, Counts(0.0, 0.0, 0.0, 0))
-                slices[name] = before.plus(
-                    float(right[own].sum()), float(losses[own].sum()), float(own.sum()), x.shape[1]
-                )
+                right, loss = answers.right[own].sum(), answers.losses[own].sum()
+                slices[name] = before.plus(float(right), float(loss), float(own.sum()), x.shape[1])
         return found
 
     @contextmanager

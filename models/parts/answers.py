@@ -1,0 +1,73 @@
+"""Losses of the answers alone: logits are made where something is asked, some positions at a time."""
+
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+MOST_LOGITS = 2**23  # that exist at once: 32 MiB in float32
+
+
+class Answered(NamedTuple):
+    """What N answers came to."""
+
+    loss: Tensor  # (), nats: the sum, through which gradients flow
+    losses: Tensor  # (N,), nats
+    right: Tensor  # (N,) bool: the answer has the largest logit
+
+
+def capped(logits: Tensor, cap: float | None) -> Tensor:
+    """Logits that stay below `cap` in size; as they are without one."""
+    return cap * torch.tanh(logits / cap) if cap else logits
+
+
+def answered(hidden: Tensor, weight: Tensor, answers: Tensor, cap: float | None) -> Answered:
+    """The cross entropy of answers (N,), from hidden states (N, width) and the unembedding's weight (vocab, width).
+
+    At most MOST_LOGITS logits exist at once, in the backward pass too: gradients are computed with the losses, so
+    that no logits are kept. In float32 beside a half-precision weight.
+    """
+    return Answered(*_Answered.apply(hidden, weight, answers, cap, torch.is_grad_enabled()))  # type: ignore[no-untyped-call]
+
+
+class _Answered(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, answers: Tensor, cap: float | None, learns: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        exact = torch.promote_types(hidden.dtype, torch.float32)
+        losses = hidden.new_empty(len(answers), dtype=exact)
+        right = torch.empty_like(answers, dtype=torch.bool)
+        trains_weight = learns and weight.requires_grad
+        of_hidden = torch.empty_like(hidden) if learns else None
+        of_weight = torch.zeros_like(weight, dtype=exact) if trains_weight else None
+        size = max(1, MOST_LOGITS // len(weight))
+        for first in range(0, len(answers), size):
+            part = slice(first, first + size)
+            logits = capped(F.linear(hidden[part], weight), cap).to(exact)
+            asked = answers[part, None]
+            right[part] = logits.argmax(-1) == answers[part]
+            log_sum = logits.logsumexp(-1, keepdim=True)
+            losses[part] = (log_sum - logits.gather(1, asked))[:, 0]
+            if of_hidden is not None:
+                # softmax - one-hot, times the derivative of the cap
+                slope = (logits - log_sum).exp_()
+                slope.scatter_add_(1, asked, slope.new_full(asked.shape, -1.0))
+                if cap:
+                    slope *= 1 - (logits / cap) ** 2
+                slope = slope.to(hidden.dtype)
+                of_hidden[part] = slope @ weight
+                if of_weight is not None:
+                    of_weight += slope.T @ hidden[part]
+        if of_hidden is not None:
+            ctx.save_for_backward(of_hidden, of_weight)
+        ctx.mark_non_differentiable(losses, right)
+        return losses.sum(), losses, right
+
+    @staticmethod
+    def backward(ctx: Any, of_loss: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+        of_hidden, of_weight = ctx.saved_tensors
+        to_hidden = (of_hidden * of_loss).to(of_hidden.dtype)
+        to_weight = None if of_weight is None else (of_weight * of_loss).to(of_hidden.dtype)
+        return to_hidden, to_weight, None, None, None

@@ -1,0 +1,51 @@
+"""Losses of the answers alone, in pieces, against PyTorch's cross entropy of all logits."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from recallfront.models.parts import answers as parts
+from recallfront.models.parts.answers import answered, capped
+from tests.models.cases import case_config, draw_tokens, make_model
+
+
+@pytest.mark.parametrize("cap", [None, 3.0])
+@pytest.mark.parametrize("most", [1, 3 * 11, 10**6])  # one row at a time, three, all
+def test_losses_and_gradients_are_those_of_all_logits(
+    monkeypatch: pytest.MonkeyPatch, cap: float | None, most: int
+) -> None:
+    monkeypatch.setattr(parts, "MOST_LOGITS", most)
+    draw = torch.Generator().manual_seed(0)
+    hidden = torch.randn(8, 5, dtype=torch.float64, generator=draw).requires_grad_()
+    weight = torch.randn(11, 5, dtype=torch.float64, generator=draw).requires_grad_()
+    asked = torch.randint(11, (8,), generator=draw)
+    found = answered(hidden, weight, asked, cap)
+    logits = capped(F.linear(hidden, weight), cap)
+    expected = F.cross_entropy(logits, asked, reduction="none")
+    torch.testing.assert_close(found.losses, expected.detach())
+    assert torch.equal(found.right, logits.argmax(-1) == asked)
+    own = torch.autograd.grad(found.loss * 0.3, (hidden, weight))
+    torch.testing.assert_close(own, torch.autograd.grad(expected.sum() * 0.3, (hidden, weight)))
+
+
+def test_a_frozen_unembedding_gets_no_gradient() -> None:
+    hidden, weight = torch.ones(2, 3, requires_grad=True), torch.eye(4, 3)
+    answered(hidden, weight, torch.tensor([0, 3]), None).loss.backward()
+    assert hidden.grad is not None and weight.grad is None
+
+
+@pytest.mark.parametrize("name", ["hawk", "attention-none"])  # a cap and tied, and neither
+def test_a_model_answers_where_it_is_asked(name: str) -> None:
+    model, tokens = make_model(case_config(name)), draw_tokens(2, 9)
+    at, asked = torch.tensor([3, 8, 9, 17]), torch.tensor([1, 16, 0, 4])
+    found = model(tokens, at=at, answers=asked)
+    expected = F.cross_entropy(model(tokens).flatten(0, 1)[at], asked, reduction="sum")
+    torch.testing.assert_close(found.loss, expected)
+    weights = list(model.parameters())
+    own, other = (torch.autograd.grad(loss, weights) for loss in (found.loss, expected))
+    torch.testing.assert_close(own, other)
+
+
+def test_no_answers_come_to_nothing() -> None:
+    found = answered(torch.ones(0, 3), torch.ones(4, 3), torch.ones(0, dtype=torch.int64), None)
+    assert float(found.loss) == 0 and len(found.losses) == 0
