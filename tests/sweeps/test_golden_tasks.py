@@ -17,6 +17,9 @@ import torch
 
 from recallfront.sweeps.ar_hits import BigramCounts, ar_hits, previous_occurrence
 from recallfront.sweeps.continuous_mqar import continuous_mqar
+from recallfront.sweeps.phonebook_text import phonebooks
+from recallfront.sweeps.recall_suite import DATA_SETS, answers_of, as_it_is, contains, truncated
+from recallfront.sweeps.ruler_text import Question, needles, variable_tracking
 from recallfront.sweeps.tasks.compositional_mqar import compositional_mqar
 from recallfront.sweeps.tasks.copying import copying, shifted
 from recallfront.sweeps.tasks.cumulative_majority import cumulative_majority
@@ -161,29 +164,6 @@ def copy_ngram(args: Args) -> Arrays:
     return {"ids": tokens, "mask": asked, "inputs": inputs, "labels": labels}
 
 
-DRAWN: dict[str, Callable[[Args], Arrays]] = {
-    "copy_ngram": copy_ngram,
-    "jrt_disjoint_sets": called(disjoint_sets),
-    "jrt_mini_mqar": called(mini_mqar),
-    "mad_compression": mad_compression,
-    "mad_fuzzy_in_context_recall": mad_fuzzy,
-    "mad_in_context_recall": mad_recall,
-    "mad_memorization": mad_memorization,
-    "mad_noisy_in_context_recall": mad_recall,
-    "mad_selective_copying": mad_copying,
-    "safari_associative_recall": safari,
-    "safari_induction_head": safari,
-    "s4_selective_copying": s4_selective_copying,
-    "zoology_compositional_mqar": called(compositional_mqar),
-    "zoology_cumulative_majority": called(cumulative_majority),
-    "zoology_cumulative_parity": called(cumulative_parity),
-    "zoology_forgetting_mqar": called(forgetting_mqar),
-    "zoology_majority": called(majority),
-    "zoology_parity": called(parity),
-    "zoology_vocab_majority": called(vocab_majority),
-}
-
-
 def windows(args: Args, _: Arrays) -> Arrays:
     source, target = evaluation_windows(args["tokens"], window=args["window"], stride=args["stride"])
     return {"source_positions": source, "target_positions": target}
@@ -206,10 +186,80 @@ def continuous(args: Args, given: Arrays) -> Arrays:
     return {"inputs": inputs.numpy(), "labels": labels.numpy()}
 
 
+def phonebook(args: Args) -> Arrays:
+    pytest.importorskip("names")
+    books = phonebooks(entries=args["entries"], num_examples=args["rows"], seed=args["seed"])
+    return {"prompts": np.array([b.prompt for b in books]), "answers": np.array([b.answer for b in books])}
+
+
+def ruler(draw: Callable[..., list[Question]]) -> Callable[[Args], Arrays]:
+    def rows(args: Args) -> Arrays:
+        pytest.importorskip("wonderwords")
+        wanted = signature(draw).parameters
+        own = {key: value for key, value in args.items() if key in wanted}
+        found = draw(count=lambda text: len(text.split()), **own)
+        return {
+            "prompts": np.array([q.prompt for q in found]),
+            "answer_prefix": np.array([q.answer_prefix for q in found]),
+            "outputs": np.array([json.dumps(q.answers) for q in found]),
+            "length": np.array([q.length for q in found]),
+        }
+
+    return rows
+
+
+def suite(_: Args, given: Arrays) -> Arrays:
+    """Prompts of both harnesses, scores, and contexts truncated with words for tokens."""
+    prompts = []
+    for document in map(json.loads, given["docs"]):
+        name = document["task"].removeprefix("based_").removesuffix("_completion").removesuffix("v2")
+        if "harness" in document:
+            prompts.append(as_it_is(document["doc"]))
+        else:
+            prompts.append(DATA_SETS[name].prompt(document["doc"], document["twice"]))
+    cut = []
+    for args in map(json.loads, given["truncate_args"]):
+        document = args.pop("doc")
+        wanted = [answers_of(document, key)[0] for key in args.pop("answer_key")]
+        cut.append(truncated(document["context"], wanted, encode=str.split, decode=" ".join, **args))
+    pairs = zip(given["continuations"], map(json.loads, given["answers"]), strict=True)
+    return {
+        "prompts": np.array(prompts),
+        "contains": np.array([contains(str(text), answers) for text, answers in pairs]),
+        "truncated": np.array(["<dropped>" if text is None else text for text in cut]),
+    }
+
+
+DRAWN: dict[str, Callable[[Args], Arrays]] = {
+    "copy_ngram": copy_ngram,
+    "jrt_disjoint_sets": called(disjoint_sets),
+    "jrt_mini_mqar": called(mini_mqar),
+    "mad_compression": mad_compression,
+    "mad_fuzzy_in_context_recall": mad_fuzzy,
+    "mad_in_context_recall": mad_recall,
+    "mad_memorization": mad_memorization,
+    "mad_noisy_in_context_recall": mad_recall,
+    "mad_selective_copying": mad_copying,
+    "phonebook_text": phonebook,
+    "ruler_niah": ruler(needles),
+    "ruler_variable_tracking": ruler(variable_tracking),
+    "safari_associative_recall": safari,
+    "safari_induction_head": safari,
+    "s4_selective_copying": s4_selective_copying,
+    "zoology_compositional_mqar": called(compositional_mqar),
+    "zoology_cumulative_majority": called(cumulative_majority),
+    "zoology_cumulative_parity": called(cumulative_parity),
+    "zoology_forgetting_mqar": called(forgetting_mqar),
+    "zoology_majority": called(majority),
+    "zoology_parity": called(parity),
+    "zoology_vocab_majority": called(vocab_majority),
+}
+
 # What is computed of other arrays of the file.
 DERIVED: dict[str, Callable[[Args, Arrays], Arrays]] = {
     "alibi_eval_windows": windows,
     "ar_hits_derived": hits,
+    "recall_suite_prompts": suite,
     "zoology_continuous_mqar": continuous,
 }
 
@@ -218,10 +268,10 @@ DERIVED: dict[str, Callable[[Args, Arrays], Arrays]] = {
 def test_rows_are_the_authors(file: Path) -> None:
     assert file.stem in DRAWN | DERIVED, f"{file.name}: no task is known for it"
     with np.load(file) as arrays:
-        settings = [key for key in arrays.files if key.startswith("args_")]
-        assert settings
+        # a file without settings is one setting
+        settings = [key for key in arrays.files if key.startswith("args_")] or [""]
         for key in settings:
-            args = json.loads(str(arrays[key]))
+            args = json.loads(str(arrays[key])) if key else {}
             own = key.removeprefix("args")
             given = {name.removesuffix(own): arrays[name] for name in arrays.files if name.endswith(own)}
             drawn_of = DERIVED.get(file.stem) or (lambda args, _: DRAWN[file.stem](args))

@@ -1,0 +1,133 @@
+"""The recall suite: SWDE, FDA, SQuAD completion, NQ, TriviaQA and DROP as text to be continued.
+
+Prompts, truncation and score are those of Just Read Twice (arXiv:2407.05483), whose prompts may hold the document
+twice, and those of Based (arXiv:2402.18668), which takes the documents of its three data sets as they are.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final
+
+MOST_ANSWER_TOKENS: Final = 48  # that are generated; a new line ends the answer, too
+ROOM_FOR_ANSWER: Final = 50  # tokens of a context that are left free
+Document = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """One data set of the suite: which fields its documents have, and how they become prompts."""
+
+    prompt: Callable[[Document, bool], str]  # of a document; True: with the document twice
+    context: str | None  # the field that is truncated; None: none is
+    answers: str  # the field with the answer, or with several
+    located: bool  # whether truncation looks for the answer; else it keeps the beginning
+    fields: tuple[str, ...]  # that a document must have
+
+
+def extraction(document: Document, twice: bool, *, is_fda: bool = False) -> str:
+    """A document and the name of one of its fields: SWDE, or FDA, whose documents are trimmed less."""
+    text, key = str(document["text"]), str(document["key"])
+    if not is_fda:
+        text = text.partition("Summary of information above...")[0]
+    text = _without_end(text, f"{key}:")
+    name = key[:1].upper() + key[1:]
+    if is_fda:
+        text = text.strip("\n").strip(".")
+    elif twice:
+        text = text.strip("\n").strip(".").strip()
+    else:
+        text = text.strip().strip(".")
+    if not (is_fda or twice) or not text.endswith("."):
+        text += "."
+    return f"Information about {name.strip(':')}. {text}\n{text} {name}:" if twice else f"{text} {name}:"
+
+
+def completion(document: Document, twice: bool) -> str:
+    """A text that breaks off where the answer comes: SQuAD."""
+    text = str(document["text"]).strip()
+    if not twice:
+        return text
+    context = str(document["context"]).partition("Question:")[0]
+    return f"{document['question']} {context}\n{text}"
+
+
+def cloze(document: Document, twice: bool, *, kind: str) -> str:
+    """A context and a sentence that its answer completes: NQ, TriviaQA or DROP."""
+    context, question = str(document["context"]).strip(), str(document["question"]).strip()
+    if kind == "triviaqa":
+        for mark in ("[DOC]", "[TLE]", "[PAR]"):
+            context = re.sub(re.escape(mark), "", context, flags=re.IGNORECASE)
+        context = context.strip()
+    if kind == "nq" and not twice:
+        context = context.removesuffix(question) if question else context
+    else:
+        context = _without_end(context, question)
+    context = context.strip().strip(".")
+    if not twice:
+        return f"{context}. {question}"
+    asked = str(document["orig_question"])
+    context = f"{context.strip()}."
+    return f"{asked if kind == 'triviaqa' else asked.strip(':')} {context}\n{context} {question}"
+
+
+def as_it_is(document: Document, twice: bool = False) -> str:
+    """The prompt of Based's harness: the text, untouched."""
+    return str(document["text"])
+
+
+_EXTRACTED, _ASKED = ("text", "key", "value"), ("context", "question", "orig_question", "answers")
+DATA_SETS: Final = {
+    "swde": DataSet(extraction, "text", "value", True, _EXTRACTED),
+    "fda": DataSet(partial(extraction, is_fda=True), "text", "value", True, _EXTRACTED),
+    "squad": DataSet(completion, None, "value", True, ("context", "question", "text", "value")),
+    "nq": DataSet(partial(cloze, kind="nq"), "context", "answers", True, _ASKED),
+    "triviaqa": DataSet(partial(cloze, kind="triviaqa"), "context", "answers", False, _ASKED),
+    "drop": DataSet(partial(cloze, kind="drop"), "context", "answers", False, _ASKED),
+}
+
+
+def contains(continuation: str, answers: Sequence[str]) -> bool:
+    """Whether a continuation has one of the answers in it, in any case."""
+    return any(re.search(re.escape(answer), continuation, re.IGNORECASE) for answer in answers)
+
+
+def answers_of(document: Document, field: str) -> list[str]:
+    """The answer of a document, or all of several."""
+    value = document[field]
+    return [str(answer) for answer in value] if isinstance(value, list | tuple) else [str(value)]
+
+
+def truncated(
+    context: str,
+    wanted: Sequence[str],
+    *,
+    encode: Callable[[str], list[Any]],
+    decode: Callable[[list[Any]], str],
+    context_length: int = 1000,
+    answer_length: int = ROOM_FOR_ANSWER,
+) -> str | None:
+    """So many tokens of a context around the first place of what is `wanted`; None: the document is left out.
+
+    The authors' own rule. A wanted text of one character or none drops the document, one that is not found leaves the
+    end of the context, and nothing wanted leaves its beginning. A window that the context's end cuts off is not moved.
+    """
+    room = context_length - answer_length
+    context = context.strip()
+    if any(len(text) <= 1 for text in wanted):
+        return None
+    found = [re.search(re.escape(text), context, re.IGNORECASE) for text in wanted]
+    places = [match.start() for match in found if match]
+    # where nothing is found the authors cut at -1: all but the last character stands before it
+    place = min(places) if places else (-1 if wanted else 0)
+    before = len(encode(context[:place]))
+    start = max(0, before - room // 2)
+    return decode(encode(context)[start : start + room])
+
+
+def _without_end(text: str, end: str) -> str:
+    """The text without the ending, in any case and as often as it is there."""
+    while end and text.lower().endswith(end.lower()):
+        text = text[: -len(end)]
+    return text
