@@ -13,7 +13,7 @@ from recallfront.platform.front.next_steps import next_commands
 from recallfront.platform.front.tables import PLACE_MARKS
 from recallfront.platform.metrics import columns_of, show
 from recallfront.platform.results.labels import varying_knobs
-from recallfront.platform.results.records import SweepRecord, TrialRecord, count
+from recallfront.platform.results.records import SweepRecord, TrialRecord, count, planned, say_counts
 from recallfront.platform.results.status import Status
 
 # tag of a sweep -> word on the page
@@ -58,10 +58,8 @@ class SweepView:
     front: Front
     experiment_id: str  # MLflow's
     state: str
-    done: int
-    running: int
-    failed: int
-    unfinished: int  # lost, or left by a driver that is gone: the sweep's next run resumes them
+    counts: dict[str, int]  # trials by what they count as
+    planned: int  # trials that the sweep is to have; as many as there are where that is not known
     started: float  # seconds since the epoch; 0 before the first trial
     seconds: float  # from the first trial's start to the last one's end, or to now
     device_hours: float
@@ -69,6 +67,11 @@ class SweepView:
     def link(self, run_id: str) -> str:
         """Where MLflow shows a run; it opens on traces of language models unless told what is looked for."""
         return f"/#/experiments/{self.experiment_id}/runs/{run_id}?workflowType=machine_learning"
+
+    @property
+    def told(self) -> str:
+        """The counts in words."""
+        return say_counts(self.counts, self.planned)
 
     @property
     def is_running(self) -> bool:
@@ -104,7 +107,7 @@ class SweepView:
 
     def commands(self, tracking_uri: str) -> list[tuple[str, str]]:
         """What to do next on the command line: (what it does, command)."""
-        sweep = self.record.sweep_key[:8] or self.record.run_id
+        sweep = self.record.sweep_key[:12] or self.record.run_id
         return next_commands(self.front, sweep, options=f" --tracking-uri {shlex.quote(tracking_uri)}")
 
     def _candidate(self, candidate: Candidate) -> CandidateLine:
@@ -157,7 +160,8 @@ def view_of(record: SweepRecord, experiment_id: str, *, driverless: bool = False
         front=build_front(record),
         experiment_id=experiment_id,
         state=state,
-        **count(record, driverless=state != "running"),
+        counts=count(record, driverless=state != "running"),
+        planned=max(planned(record.tags), len(record.trials)),
         started=started,
         seconds=max(ends, default=started) - started,
         device_hours=sum(devices(t) * ((t.end_time or 0.0) - t.start_time) / 3600 for t in ended),

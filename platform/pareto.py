@@ -125,20 +125,18 @@ def chord_distances(values: npt.ArrayLike) -> FloatArray:
     return np.asarray((scaled.sum(axis=1) - 1.0) / np.sqrt(points.shape[1]))
 
 
-def knee(values: npt.ArrayLike) -> int:
-    """The index of the front's member that lies farthest above the chord.
-
-    Where several are equally far (a front of one or two members, members on one line, a front that nowhere
-    rises above its chord and so has no knee but its ends), it is the one with the highest first objective.
+def knee(values: npt.ArrayLike) -> int | None:
+    """The index of the front's member that lies farthest above the chord; of equally far ones, of the highest first
+    objective. None if no member lies above it, as on a front of one or two members, on a straight or on a hollow one.
 
     Raises:
-        ValueError: when there is no point, or `values` is not a finite (n, m) array.
+        ValueError: when `values` is not a finite (n, m) array.
     """
     points = _points(values)
-    if len(points) == 0:
-        raise ValueError("a knee needs at least one point, got none")
     members = np.flatnonzero(non_dominated(points))
     distance = chord_distances(points)[members]
+    if len(members) < 3 or distance.max() <= _TIE:
+        return None
     farthest = members[distance >= distance.max() - _TIE]
     return int(farthest[np.argmax(points[farthest, 0])])
 

@@ -13,6 +13,7 @@ from recallfront.platform.front.front import build_front
 from recallfront.platform.home import home_folder
 from recallfront.platform.metrics import columns_of, show
 from recallfront.platform.results.labels import trial_label, varying_knobs
+from recallfront.platform.results.records import counts_of, planned, say_counts
 from recallfront.platform.results.status import Status
 from recallfront.platform.sweep.lock import driver_is_gone
 from recallfront.platform.tracking.ledger import list_sweeps
@@ -27,14 +28,14 @@ def sweeps_table(*, home: Path | str | None = None, tracking_uri: str | None = N
     """One line a sweep of the store."""
     folder = home_folder(home)
     uri = prepare_store(tracking_uri, folder, create=False)
-    table = _table("sweep", "key", "status", "done", "failed", "unfinished", "started", "run")
+    table = _table("sweep", "key", "status", "trials", "started", "run")
     for sweep in list_sweeps(uri):
-        counts = [sweep.tags.get(f"trials_{name}", "0") for name in ("done", "failed", "unfinished")]
         status = sweep.tags.get("status", sweep.status.lower())
         if status == "running" and driver_is_gone(sweep.sweep_key, folder):
             status = "killed: run it again to resume"
+        told = say_counts(counts_of(sweep.tags), planned(sweep.tags))
         _add_row(
-            table, sweep.name, sweep.sweep_key[:8], status, *counts, _when(sweep.start_time), sweep.run_id[:8]
+            table, sweep.name, sweep.sweep_key[:8], status, told, _when(sweep.start_time), sweep.run_id[:8]
         )
     return table
 

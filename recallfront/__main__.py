@@ -21,8 +21,6 @@ def run(arguments: list[str]) -> int:
 
     _prepare_streams()
     from recallfront.cli import app
-    from recallfront.platform.errors import UsageError
-    from recallfront.sweeps.load import SpecError
 
     try:
         code = app(arguments, prog_name="recallfront", standalone_mode=False) or 0
@@ -32,7 +30,7 @@ def run(arguments: list[str]) -> int:
         return int(end.code or 0)
     except (typer.Abort, KeyboardInterrupt):
         return _told(_INTERRUPTION, INTERRUPTED)
-    except (UsageError, SpecError) as error:
+    except _of_the_user() as error:
         return _told(str(error))
     except BrokenPipeError:  # whoever read the output has enough, as `head` has
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -46,6 +44,14 @@ def run(arguments: list[str]) -> int:
         if not hasattr(error, "format_message"):
             raise
         return _told(f"{error.format_message()} (--help lists what is allowed)")
+
+
+def _of_the_user() -> tuple[type[Exception], ...]:
+    """The errors that the user can fix; asked for when there is one, as importing them takes half a second."""
+    from recallfront.platform.errors import UsageError
+    from recallfront.sweeps.load import SpecError
+
+    return UsageError, SpecError
 
 
 def _prepare_streams() -> None:

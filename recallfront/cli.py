@@ -91,14 +91,14 @@ def run(
 
     from recallfront.platform.home import home_folder
     from recallfront.platform.plugins import load
-    from recallfront.platform.sweep.run import run_sweep, total_trials
+    from recallfront.platform.sweep.run import run_sweep
     from recallfront.sweeps import load_spec
 
     console = Console(width=table_width())
     load(plugin or ())
     spec = load_spec(study_or_file)
     console.print(
-        f"sweep {spec.name} ({spec.key[:8]}): {total_trials(spec)} trials, outputs in {home_folder(home).resolve()}",
+        f"sweep {spec.name} ({spec.key[:8]}): {spec.number_of_trials} trials, outputs in {home_folder(home).resolve()}",
         markup=False,
         highlight=False,
     )
@@ -214,7 +214,9 @@ def pick(
     ] = None,
     maximise: Annotated[str | None, typer.Option("--max", help="Metric to maximise.")] = None,
     minimise: Annotated[str | None, typer.Option("--min", help="Metric to minimise.")] = None,
-    knee: Annotated[bool, typer.Option("--knee", help="Choose the knee of the front; the default.")] = False,
+    knee: Annotated[
+        bool, typer.Option("--knee", help="Choose the knee of the front; the default if there is one.")
+    ] = False,
     test_split_anyway: Annotated[
         bool,
         typer.Option("--test-split-anyway", help="Let the test split decide, which then proves nothing."),
@@ -259,7 +261,8 @@ def pick(
             print(f"wrote {path}")
     if not no_register:
         name = register or picked.front.sweep
-        alias = alias or ("pareto-pick" if where or maximise or minimise else "pareto-knee")
+        is_knee = picked.candidate is picked.front.knee and not (where or maximise or minimise)
+        alias = alias or ("pareto-knee" if is_knee else "pareto-pick")
         version = registry.register(picked, name, alias, home=home, tracking_uri=tracking_uri)
         print(f"registered {name} version {version} as models:/{name}@{alias}")
 

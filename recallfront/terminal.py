@@ -3,7 +3,6 @@
 What a function needs is imported in it, so that other commands start fast.
 """
 
-import os
 import shlex
 import shutil
 import sys
@@ -50,7 +49,9 @@ def _show_next(result: "SweepResult") -> None:
     assert result.front is not None
     program, options = _program(), _options(result)
     print("next:")
-    for _, command in next_commands(result.front, result.record.name, program=program, options=options):
+    for _, command in next_commands(
+        result.front, result.record.sweep_key[:12], program=program, options=options
+    ):
         print(f"  {command}")
     if not result.tracking_uri.startswith("http"):  # a server shows its own pages
         print(f"  {program} ui{options}")
@@ -66,7 +67,7 @@ def _program() -> str:
     if shutil.which("recallfront"):
         return "recallfront"
     called = Path(sys.argv[0])
-    return "python -m recallfront" if called.name == "__main__.py" else os.path.relpath(called)
+    return "python -m recallfront" if called.name == "__main__.py" else shlex.quote(str(called.absolute()))
 
 
 def _options(result: "SweepResult") -> str:
@@ -74,4 +75,6 @@ def _options(result: "SweepResult") -> str:
 
     store = f"sqlite:///{result.home / 'mlflow.db'}"
     home = "" if home_folder().resolve() == result.home else f" --home {shlex.quote(str(result.home))}"
-    return home + ("" if result.tracking_uri == store else f" --tracking-uri {result.tracking_uri}")
+    return home + (
+        "" if result.tracking_uri == store else f" --tracking-uri {shlex.quote(result.tracking_uri)}"
+    )

@@ -166,6 +166,12 @@ class SweepSpec(Frozen):
         identity["space"] = [block.model_dump(mode="json", exclude={"label"}) for block in self.blocks]
         return digest(canonical_json(identity))
 
+    @cached_property
+    def number_of_trials(self) -> int:
+        """How many trials are planned: every configuration with every seed."""
+        configurations = self.search.trials or sum(block.size for block in self.blocks)
+        return configurations * len(self.seeds)
+
     def trial(self, block: SpaceBlock, knobs: Knobs, seed: int) -> TrialConfig:
         """Resolve one configuration.
 

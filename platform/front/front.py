@@ -1,7 +1,7 @@
 """The front of a sweep: the configurations that no other dominates."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ class Front:
     objectives: tuple[Objective, ...]
     candidates: tuple[Candidate, ...] = ()  # in the order of the second objective, worst first
     hypervolume: float = 0.0
-    knee: Candidate | None = None
+    knee: Candidate | None = None  # None if the front has none: `knee_of`
     left_out: tuple[str, ...] = field(default=())  # runs that finished without a value for every objective
 
     @property
@@ -49,6 +49,20 @@ class Front:
     @property
     def knob_names(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(name for candidate in self.candidates for name in candidate.knobs))
+
+    def knee_of(self, candidates: Sequence[Candidate]) -> Candidate | None:
+        """The knee of some candidates, None if they have none; only `useful` ones count."""
+        useful = self.useful(candidates)
+        index = pareto.knee(self.values(useful))
+        return None if index is None else useful[index]
+
+    def useful(self, candidates: Iterable[Candidate]) -> list[Candidate]:
+        """Those that beat the reference in every objective."""
+        return [
+            c
+            for c in candidates
+            if all(o.sign * (c.metrics[o.reading] - o.reference) > 0 for o in self.objectives)
+        ]
 
     def values(self, candidates: Iterable[Candidate]) -> pareto.FloatArray:
         """The candidates' objectives, oriented to be maximised -> (candidates, objectives)."""
@@ -110,4 +124,4 @@ def build_front(record: SweepRecord) -> Front:
         for i, c in enumerate(candidates)
     )
     volume = pareto.hypervolume(values, reference)
-    return replace(empty, candidates=placed, hypervolume=volume, knee=placed[pareto.knee(values)])
+    return replace(empty, candidates=placed, hypervolume=volume, knee=empty.knee_of(placed))

@@ -8,14 +8,28 @@ def next_commands(
 ) -> list[tuple[str, str]]:
     """(what it does, command) for a sweep that `sweep` names; `options` say where its store is."""
     commands = [("The front as a table", f"front {sweep}")]
-    recalls = [c.metrics["validation_recall"] for c in front.candidates if "validation_recall" in c.metrics]
-    if front.knee is not None and recalls:
-        floor = int(10 * max(recalls)) / 10  # the best reaches it
-        fastest = next((o for o in front.objectives if o.metric != "recall"), front.objectives[0])
-        best = f"--where 'recall >= {floor:g}' --{fastest.direction} {fastest.metric}"
-        commands += [
-            ("Pick the knee, register it, write its weights", f"pick {sweep} --knee --out model"),
-            ("Pick the best with enough recall", f"pick {sweep} {best}"),
-            ("Run the knee again from its lineage", f"rerun {front.knee.run_ids[0][:12]}"),
-        ]
+    if front.knee is not None:
+        commands.append(("Pick the knee, register it, write its weights", f"pick {sweep} --knee --out model"))
+    if front.members:
+        first, second = front.objectives[:2]
+        commands.append(
+            ("Pick the best in one objective", f"pick {sweep} --{first.direction} {first.metric}")
+        )
+        if enough := _enough(front):
+            best = f"--where '{enough}' --{second.direction} {second.metric}"
+            commands[-1] = ("Pick the best with enough recall", f"pick {sweep} {best}")
+        again = front.knee or front.members[-1]
+        if again.run_ids[0]:  # a run has no id before the server has made it
+            what = "the knee" if again is front.knee else "one of them"
+            commands.append((f"Run {what} again from its lineage", f"rerun {again.run_ids[0][:12]}"))
     return [(what, f"{program} {command}{options}") for what, command in commands]
+
+
+def _enough(front: Front) -> str:
+    """A condition that the best recall of the front meets; empty where that is below 0.1, or no objective."""
+    first = front.objectives[0]
+    if first.reading != "validation_recall":
+        return ""
+    best = max(member.metrics[first.reading] for member in front.members)
+    tenths = max((n for n in range(11) if n / 10 <= best), default=0)
+    return f"{first.metric} >= {tenths / 10:g}" if tenths else ""

@@ -5,8 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from recallfront.platform import pareto
 from recallfront.platform.errors import UsageError
 from recallfront.platform.front.candidates import Candidate
@@ -22,8 +20,6 @@ from recallfront.platform.front.front import Front, build_front
 from recallfront.platform.metrics import named_in_condition, title_of
 from recallfront.platform.results.records import SweepRecord
 from recallfront.platform.tracking.records import read_record
-
-_FLAT = 1e-9  # a front that rises less than this above its chord has no knee
 
 
 @dataclass(frozen=True)
@@ -56,14 +52,15 @@ def pick(
     """Choose one configuration of a sweep: the best in a metric, or the knee, of those that match.
 
     In conditions `recall` is validation recall, as selection must not look at the test split; `test_recall`
-    is the other. With neither `maximise` nor `minimise`, the knee is chosen.
+    is the other. With neither `maximise` nor `minimise`, the knee is chosen, or the best in the first objective
+    where there is no knee.
 
     Args:
         sweep: its name, the id of its run, or its record.
         where: clauses such as `recall >= 0.9 and architecture == based`; all must hold.
         maximise: the metric to maximise.
         minimise: the metric to minimise.
-        knee: choose the one farthest above the line between the ends; the default.
+        knee: choose the one farthest above the line between the ends, and nothing if there is none.
         test_split_anyway: let the test split decide, which then is no test any more.
         members_only: choose only from the members of the front.
         home: the folder of all outputs; only read if `tracking_uri` is not given.
@@ -71,16 +68,18 @@ def pick(
 
     Raises:
         UsageError: a clause cannot be read, nothing matches (the message names the nearest), nothing has
-            finished, or more than one of `maximise`, `minimise` and `knee` is given.
+            finished, there is no `knee`, or more than one of `maximise`, `minimise` and `knee` is given.
     """
     if sum((maximise is not None, minimise is not None, knee)) > 1:
-        raise UsageError("give only one of maximise, minimise and knee")
+        raise UsageError(
+            "give only one of a metric to maximise (--max), a metric to minimise (--min) and the knee (--knee)"
+        )
     record = read_record(sweep, home=home, tracking_uri=tracking_uri)
     front = build_front(record)
     _require_candidates(front, record)
     metric = maximise or minimise
     if metric is not None:
-        check_name(metric, front.candidates, "maximise" if maximise else "minimise")
+        check_name(metric, front.candidates, f"metric to {'maximise' if maximise else 'minimise'}")
     conditions = parse_conditions(where, front.candidates)
     _keep_the_test_split([metric, *(c.name for c in conditions)], test_split_anyway)
     pool = front.members if members_only else front.candidates
@@ -88,6 +87,11 @@ def pick(
     kind = _kind(len(matching), conditions, members_only)
     if not matching:
         raise UsageError(_nothing_matches(front, pool, conditions, kind))
+    if knee and front.knee_of(matching) is None:
+        raise UsageError(
+            f"the {len(matching)} {kind} have no knee: no configuration better than the hypervolume's reference lies "
+            "above the line between the ends; choose by --max, --min or --where"
+        )
     if len(matching) == 1:
         reason = f"{matching[0].label} is the only {kind} ({_figures(front, matching[0])})."
         return Picked(matching[0], front, reason)
@@ -136,21 +140,30 @@ def _pick_best(front: Front, matching: list[Candidate], kind: str, metric: str, 
 
 
 def _pick_knee(front: Front, matching: list[Candidate], kind: str) -> Picked:
-    values = front.values(matching)
-    chosen, distances = pareto.knee(values), pareto.chord_distances(values)
-    best, others = matching[chosen], [c for i, c in enumerate(matching) if i != chosen]
-    runner_up = others[int(np.argmax(np.delete(distances, chosen)))]
-    figures, among = _figures(front, best), f"the {len(matching)} {kind}"
-    if distances[chosen] > _FLAT:
-        ratio = pareto.trade_off_ratio(values)[chosen]
-        reason = (
-            f"{best.label} is the knee of {among} ({figures}): it lies {distances[chosen]:.2f} above the "
-            f"line between their ends, and any exchange loses at least {ratio:.1f} times what it wins"
-        )
-    else:
-        objective = _name(front.objectives[0].metric)
-        reason = f"{best.label} is the end of best {objective} of {among}, which have no knee ({figures})"
-    return Picked(best, front, f"{reason}; next is {runner_up.label}.", runner_up)
+    knee, among = front.knee_of(matching), f"the {len(matching)} {kind}"
+    if knee is None:
+        return _pick_end(front, matching, among)
+    useful = front.useful(matching)
+    distances, ratios = (of(front.values(useful)) for of in (pareto.chord_distances, pareto.trade_off_ratio))
+    ranked = sorted(zip(distances, ratios, useful, strict=True), key=lambda row: -row[0])
+    ((distance, ratio),) = [(d, r) for d, r, candidate in ranked if candidate is knee]
+    runner_up = next(candidate for _, _, candidate in ranked if candidate is not knee)
+    reason = (
+        f"{knee.label} is the knee of {among} ({_figures(front, knee)}): it lies {distance:.2f} above the line between "
+        f"their ends, and any exchange loses at least {ratio:.1f} times what it wins; next is {runner_up.label}."
+    )
+    return Picked(knee, front, reason, runner_up)
+
+
+def _pick_end(front: Front, matching: list[Candidate], among: str) -> Picked:
+    """What is chosen where there is no knee: the best in the first objective."""
+    first = front.objectives[0]
+    best, runner_up = sorted(matching, key=lambda c: -first.sign * c.metrics[first.reading])[:2]
+    reason = (
+        f"{best.label} is the end of best {_name(first.metric)} of {among}, which have no knee "
+        f"({_figures(front, best)}); next is {runner_up.label}."
+    )
+    return Picked(best, front, reason, runner_up)
 
 
 def _figures(front: Front, candidate: Candidate, without: str = "") -> str:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from recallfront.platform.results.records import TrialRecord
-from recallfront.sweeps.space import Scalar
+from recallfront.sweeps.space import Range, Scalar
 from recallfront.sweeps.spec import SweepSpec
 
 ALWAYS_TOLD = ("window_size", "feature_dim", "group_size")  # what a sweep explores besides the architecture
@@ -19,9 +19,14 @@ def label(architecture: str, knobs: Mapping[str, Scalar], seed: int | None = Non
 
 def trial_label(trial: TrialRecord, varying: Iterable[str]) -> str:
     """A trial's label, with those of its knobs that vary in its sweep (`varying_knobs`)."""
-    knobs = flat_knobs(trial.config)
+    return label_of(trial.config, varying)
+
+
+def label_of(config: Mapping[str, Any], varying: Iterable[str]) -> str:
+    """The same of a trial's resolved configuration, or of what an impossible one asked for."""
+    knobs = flat_knobs(config)
     own = {name: knobs[name] for name in varying if name in knobs}
-    return label(architecture_of(trial), own, trial.config.get("seed", 0))
+    return label(str(model_of(config).get("architecture", "unknown")), own, config.get("seed", 0))
 
 
 def varying_knobs(trials: Iterable[TrialRecord]) -> tuple[str, ...]:
@@ -40,11 +45,22 @@ def varying_knobs(trials: Iterable[TrialRecord]) -> tuple[str, ...]:
 
 
 def varying_in(spec: SweepSpec) -> tuple[str, ...]:
-    """The same of a sweep without trials: what its specification lets vary, and what of `ALWAYS_TOLD` it sets."""
-    named = [
-        name for block in spec.blocks for name in block.domains if name in (*block.varying, *ALWAYS_TOLD)
-    ]
-    return tuple(dict.fromkeys(named))
+    """The same of a sweep without trials: what its specification lets vary."""
+    seen: dict[str, dict[str, set[str]]] = {}  # name -> architecture -> values
+    for block in spec.blocks:
+        for name, domain in block.domains.items():
+            values = domain.values() if isinstance(domain, Range) else domain
+            seen.setdefault(name, {}).setdefault(block.architecture, set()).update(map(repr, values))
+    for block in spec.blocks:
+        for name, values_of in seen.items():
+            if name not in block.domains and block.architecture in values_of:
+                values_of[block.architecture].add("its own")
+
+    def varies(name: str) -> bool:
+        within = max(map(len, seen[name].values()))
+        return within > 1 or (name in ALWAYS_TOLD and len(set.union(*seen[name].values())) > 1)
+
+    return tuple(filter(varies, seen))
 
 
 def _brought_by(name: str, knobs: Mapping[str, Scalar]) -> Scalar:

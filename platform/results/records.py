@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from recallfront.platform.results.status import COUNTED, Status
+from recallfront.platform.results.status import COUNTED, ENDED, Status
 
 TAG = "recallfront."  # prefix of every tag that we set on an MLflow run
 
@@ -53,7 +53,7 @@ class SweepRecord:
 
 
 def count(record: SweepRecord, *, driverless: bool = False) -> dict[str, int]:
-    """Trials by what they count as: done (finished or pruned), running, failed, and unfinished.
+    """Trials by what they count as: finished, pruned, running, invalid, failed, and unfinished.
 
     The sweep's next run resumes unfinished ones: those that were lost, and those that a driver that is gone
     (`driverless`) left running.
@@ -65,9 +65,27 @@ def count(record: SweepRecord, *, driverless: bool = False) -> dict[str, int]:
     return found
 
 
+def counts_of(tags: Mapping[str, str]) -> dict[str, int]:
+    """The same as the tags of a sweep tell it."""
+    return {name: _number(tags.get(f"trials_{name}", "")) for name in COUNTED}
+
+
+def planned(tags: Mapping[str, str]) -> int:
+    """How many trials a sweep is to have, as its tags tell it; 0 where they do not."""
+    return _number(tags.get("trials_planned", ""))
+
+
+def _number(text: str) -> int:
+    return int(text) if text.isdecimal() else 0
+
+
 def say_counts(counts: Mapping[str, int], total: int | None = None) -> str:
-    """The same in words; running and unfinished trials are listed if there are any."""
+    """The same in words, of a planned number; all but the finished ones are listed if there are any."""
     of = f" of {total}" if total else ""
-    told = [f"{counts['done']}{of} done", f"{counts['failed']} failed"]
-    told[1:1] = [f"{counts['running']} running"] if counts["running"] else []
-    return ", ".join([*told, *([f"{counts['unfinished']} unfinished"] if counts["unfinished"] else [])])
+    told = [f"{number} {name}" for name, number in counts.items() if number and name != "finished"]
+    return ", ".join([f"{counts['finished']}{of} finished", *told])
+
+
+def ended(counts: Mapping[str, int]) -> int:
+    """How many trials have ended for good."""
+    return sum(counts[name] for name in ENDED)

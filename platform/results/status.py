@@ -4,7 +4,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import ClassVar, Self
 
-COUNTED = ("done", "running", "failed", "unfinished")  # what a trial of a sweep may count as
+# what a trial of a sweep may count as
+COUNTED = ("finished", "pruned", "running", "invalid", "failed", "unfinished")
+ENDED = ("finished", "pruned", "invalid", "failed")  # of these, what stays so
 
 
 class Status(StrEnum):
@@ -19,9 +21,9 @@ class Status(StrEnum):
         return member
 
     RUNNING = "running", "running"
-    FINISHED = "finished", "done"
-    PRUNED = "pruned", "done"
-    INVALID = "invalid", "failed"
+    FINISHED = "finished", "finished"
+    PRUNED = "pruned", "pruned"
+    INVALID = "invalid", "invalid"
     DIVERGED = "diverged", "failed"
     OUT_OF_MEMORY = "out_of_memory", "failed"
     LOST = "lost", "unfinished"
@@ -31,12 +33,12 @@ class Status(StrEnum):
     @property
     def is_final(self) -> bool:
         """Whether a resumed sweep leaves such a trial alone: it would end in the same way again."""
-        return self.counts_as in ("done", "failed")
+        return self.counts_as in ENDED
 
     @property
     def is_failure(self) -> bool:
         """Whether the trial ended without the result that it was run for."""
-        return self.counts_as in ("failed", "unfinished")
+        return self.counts_as in ("invalid", "failed", "unfinished")
 
 
 class TrialFailure(Exception):

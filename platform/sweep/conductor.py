@@ -141,7 +141,7 @@ class Conductor:
     def record(self) -> SweepRecord:
         """The sweep as it stands, trials that run included."""
         with self._lock:
-            trials = dict(self._trials)
+            trials = {key: self._with_run(trial) for key, trial in self._trials.items()}
             for live in self._live.values():
                 trials[live.plan.config.key] = TrialRecord(
                     run_id="",
@@ -153,6 +153,10 @@ class Conductor:
                     start_time=live.started,
                 )
         return replace(self._known, trials=tuple(trials.values()))
+
+    def _with_run(self, trial: TrialRecord) -> TrialRecord:
+        """The record with the id of its run, which a server that was away may have made after the trial ended."""
+        return trial if trial.run_id else replace(trial, run_id=self.recorder.run_id(trial.trial_key))
 
     @property
     def answered(self) -> int:

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from recallfront.platform.metrics import duration
 from recallfront.platform.results.labels import trial_label, varying_in
-from recallfront.platform.results.records import SweepRecord, TrialRecord, count, say_counts
+from recallfront.platform.results.records import SweepRecord, TrialRecord, count, ended, say_counts
 from recallfront.platform.results.status import Status
 from recallfront.platform.sweep.background import Companion
 from recallfront.platform.sweep.conductor import Conductor
@@ -64,23 +64,23 @@ class Progress(Companion):
                 Text(self._label(trial)),
                 state if recall is None else f"recall {recall:.3f}",
             )
-        counts = count(record)
-        done = counts["done"] + counts["failed"]
-        bar = ProgressBar(total=self._total, completed=done, width=40, pulse=self._total is None)
+        bar = ProgressBar(
+            total=self._total, completed=ended(count(record)), width=40, pulse=self._total is None
+        )
         return Group(bar, Text(self.line()), running)
 
     def _label(self, trial: TrialRecord) -> str:
         return trial_label(trial, self._varying)
 
     def _seconds_left(self, record: SweepRecord) -> float | None:
-        ended = [
+        lately = [
             t for t in record.trials if t.end_time is not None and t.start_time >= self._conductor.started
         ]
-        if self._total is None or not ended:
+        if self._total is None or not lately:
             return None
-        spent = [(t.end_time or 0.0) - t.start_time for t in ended if t.status is not Status.INVALID]
+        spent = [(t.end_time or 0.0) - t.start_time for t in lately if t.status is not Status.INVALID]
         counts = count(record)
-        rest = self._total - counts["done"] - counts["failed"] - counts["running"] / 2
+        rest = self._total - ended(counts) - counts["running"] / 2
         mean = sum(spent) / len(spent) if spent else 0.0
         return max(0.0, rest * mean / self._concurrent)
 

@@ -1,13 +1,13 @@
 """What a sweep's driver writes to MLflow: the parent run, a child run a trial, and the front whenever it changes."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from recallfront.platform.lineage.environment import Lineage, TrialLineage, packages_text
 from recallfront.platform.lineage.source import diff_text
-from recallfront.platform.results.labels import label, varying_in
+from recallfront.platform.results.labels import label_of, varying_in
 from recallfront.platform.results.records import TAG
 from recallfront.platform.results.reports import Report, now_ms
 from recallfront.platform.results.status import Status
@@ -33,6 +33,7 @@ class Recorder:
     ) -> None:
         self._writer, self._spec, self._lineage = writer, spec, lineage
         self._data_path, self._data_digest = data
+        self._varying = varying_in(spec)
         self._diff, self._packages = diff_text(data[0].parents[1]), packages_text()
         self._lineage_due: dict[str, PlannedTrial] = {}  # until the trial's process has said where it runs
         self.sweep_run = f"sweep:{spec.key}"
@@ -45,7 +46,12 @@ class Recorder:
             self.sweep_run,
             experiment=spec.name,
             name=f"sweep {spec.key[:8]}",
-            tags={f"{TAG}kind": "sweep", f"{TAG}sweep_key": spec.key, f"{TAG}status": "running"},
+            tags={
+                f"{TAG}kind": "sweep",
+                f"{TAG}sweep_key": spec.key,
+                f"{TAG}status": "running",
+                f"{TAG}trials_planned": str(spec.number_of_trials),
+            },
             params={
                 "task": spec.task.name,
                 "search": spec.search.method,
@@ -67,7 +73,7 @@ class Recorder:
         self._open_child(
             key,
             trial_key=config.key,
-            name=_trial_name(plan.proposal, plan.seed, varying_in(self._spec)),
+            name=label_of(config.model_dump(mode="json"), self._varying),
             params=trial_params(config),
             proposal=plan.proposal,
             status=Status.RUNNING,
@@ -90,7 +96,7 @@ class Recorder:
         self._open_child(
             key,
             trial_key=trial_key,
-            name=_trial_name(trial.proposal, trial.seed, varying_in(self._spec)),
+            name=label_of(trial.settings, self._varying),
             params=trial.settings,
             proposal=trial.proposal,
             status=Status.INVALID,
@@ -198,8 +204,3 @@ class Recorder:
             tags={f"{TAG}{tag}": value for tag, value in tags.items()} | dict(more_tags),
             params=dict(params),
         )
-
-
-def _trial_name(proposal: Proposal, seed: int, varying: Iterable[str]) -> str:
-    knobs = {name: proposal.knobs[name] for name in varying if name in proposal.knobs}
-    return label(proposal.block.architecture, knobs, seed)

@@ -118,7 +118,7 @@ def _run_sweep(
                 raise
             record = conductor.record()
             files = publisher.finish()
-            conductor.recorder.close_sweep(finished=bool(count(record)["done"]))
+            conductor.recorder.close_sweep(finished=bool(count(record)["finished"]))
             writer.flush(_DELIVERY_SECONDS)
             undelivered, refused = writer.backlog(), writer.rejected()
         finally:
@@ -136,12 +136,6 @@ def _run_sweep(
         refused=refused,
         spool=spool,
     )
-
-
-def total_trials(spec: SweepSpec) -> int:
-    """How many trials a sweep has."""
-    configurations = spec.search.trials or sum(1 for _ in spec.grid())
-    return configurations * len(spec.seeds)
 
 
 def _set_up(
@@ -182,7 +176,7 @@ def _run(
 
         concurrent = min(trials_at_once(spec.resources), spec.concurrent or 10**6)
         recorder.open_sweep()
-        with publisher, Progress(conductor, console, total=total_trials(spec), concurrent=concurrent):
+        with publisher, Progress(conductor, console, total=spec.number_of_trials, concurrent=concurrent):
             run_trials(conductor, place, concurrent=concurrent)
 
 

@@ -3,6 +3,7 @@
 MLflow is imported where it is first used, so that the command starts fast.
 """
 
+import datetime
 import json
 import re
 import tempfile
@@ -59,10 +60,10 @@ def list_sweeps(tracking_uri: str) -> list[SweepSummary]:
 
 
 def read_sweep(tracking_uri: str, sweep: str) -> SweepRecord:
-    """The sweep named by a study (its newest run), a parent run id, or >= 6 first digits of a sweep key.
+    """The sweep named by a study, or >= 6 first digits of a sweep key or of a parent run id.
 
     Raises:
-        UnknownRecord: there is no such sweep, or the digits fit several.
+        UnknownRecord: there is no such sweep, or the name or the digits fit several.
         UsageError: the store cannot be read.
     """
     with reading(tracking_uri) as client:
@@ -118,8 +119,8 @@ def find_run(tracking_uri: str, run: str) -> TrialRecord:
             sweeps = _summaries(client)
             if own := [sweep for sweep in sweeps if sweep.run_id.startswith(digits)]:
                 raise UnknownRecord(
-                    f"run {run!r} is the sweep {own[0].name}, not a trial: `recallfront status {own[0].name}` lists "
-                    "its trials"
+                    f"run {run!r} is the sweep {own[0].name}, not a trial: `recallfront status {own[0].sweep_key[:8]}` "
+                    "lists its trials"
                 )
             raise UnknownRecord(f"there is no run {run!r} in {tracking_uri}: {_hint(sweeps)}")
         exact = [match for match in matches if match.info.run_id.startswith(digits)]
@@ -165,17 +166,23 @@ def _summaries(client: "MlflowClient") -> list[SweepSummary]:
 
 
 def _choose(sweeps: Sequence[SweepSummary], sweep: str, tracking_uri: str) -> SweepSummary:
-    """The newest sweep that `sweep` names. `sweeps` are the newest first."""
+    """The sweep that `sweep` names, the newest run of it. `sweeps` are the newest first."""
     wanted = sweep.strip()
-    named = [found for found in sweeps if wanted in (found.name, found.run_id)]
+    named = [found for found in sweeps if found.name == wanted]
     if not named and re.fullmatch(r"[0-9a-fA-F]{6,64}", wanted):
-        named = [found for found in sweeps if found.sweep_key.startswith(wanted.lower())]
-        keys = {found.sweep_key for found in named}
-        if len(keys) > 1:
-            raise UnknownRecord(f"sweep {sweep!r} may be any of {_some(keys)}: give more digits")
+        digits = wanted.lower()
+        named = [found for found in sweeps if found.sweep_key.startswith(digits)]
+        named = named or [found for found in sweeps if found.run_id.startswith(digits)]
     if not named:
         raise UnknownRecord(f"there is no sweep {sweep!r} in {tracking_uri}: {_hint(sweeps)}")
+    if len({found.sweep_key for found in named}) > 1:
+        told = [f"{found.sweep_key[:12]} ({found.name}, {_when(found.start_time)})" for found in named]
+        raise UnknownRecord(f"sweep {sweep!r} may be any of {_some(told)}: give the digits of one")
     return named[0]
+
+
+def _when(seconds: float) -> str:
+    return f"started {datetime.datetime.fromtimestamp(seconds):%Y-%m-%d %H:%M}"
 
 
 def _hint(sweeps: Sequence[SweepSummary]) -> str:

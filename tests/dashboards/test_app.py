@@ -115,7 +115,7 @@ def test_every_sweep_is_listed(served: Served) -> None:
     page = served.get("/recallfront/")
     for name in ("finished", "running"):
         assert f'href="/recallfront/sweeps/{served.sweeps[name]}"' in page
-    assert "<b>24</b> done" in page and "5,296" in page and "0.993" in page
+    assert "<b>24</b> of 24 finished" in page and "5,296" in page and "0.993" in page
     assert "running-study" in page and "<b>2</b> failed" in page
     assert "new-study" in page and "no specification in the store yet" in page
     assert served.get("/recallfront") == page
@@ -126,7 +126,7 @@ def test_a_sweeps_page_shows_its_front_trials_and_commands(served: Served) -> No
     assert 'data-running="no"' in page
     assert "griffin · window_size 16" in page and '<span class="tag">knee</span>' in page
     assert page.count("/#/experiments/") == 1 + 12 + 24  # the sweep's run, configurations, trials
-    assert f"recallfront pick 5eed0000 --knee --out model --tracking-uri {served.uri}" in page
+    assert f"recallfront pick 5eed00000000 --knee --out model --tracking-uri {served.uri}" in page
     inline = re.search(r'<script type="application/json" id="figures">(.*?)</script>', page, re.S)
     assert inline is not None
     figures = json.loads(inline[1])

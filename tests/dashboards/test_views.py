@@ -18,7 +18,10 @@ OTHERS = (Status.DIVERGED, Status.ERROR, Status.PRUNED, Status.RUNNING, Status.R
 
 def test_counts_and_state(make_record: MakeRecord) -> None:
     view = view_of(make_record(17, OTHERS, tags={"status": "running"}), "7")
-    assert (view.done, view.running, view.failed, view.state, view.is_running) == (18, 2, 2, "running", True)
+    counts = {"finished": 17, "pruned": 1, "running": 2, "invalid": 0, "failed": 2, "unfinished": 0}
+    assert (view.counts, view.planned, view.state, view.is_running) == (counts, 22, "running", True)
+    of_200 = view_of(make_record(17, OTHERS, tags={"status": "running", "trials_planned": "200"}), "7")
+    assert of_200.told == "17 of 200 finished, 1 pruned, 2 running, 2 failed"
     assert view.best is not None and view.best.architecture == "attention"
     assert view.device_hours == pytest.approx(20 * 15 / 3600)  # pruned and failed trials cost too
     assert view.link("abc") == "/#/experiments/7/runs/abc?workflowType=machine_learning"
@@ -37,22 +40,25 @@ def test_counts_and_state(make_record: MakeRecord) -> None:
 def test_what_a_driver_left_is_neither_running_nor_failed(make_record: MakeRecord) -> None:
     left = (Status.DIVERGED, Status.LOST, Status.RUNNING)
     killed = view_of(make_record(17, left, tags={"status": "running"}), "7", driverless=True)
-    assert (killed.state, killed.is_running, killed.running) == ("killed", False, 0)
-    assert (killed.failed, killed.unfinished) == (1, 2)
+    assert (killed.state, killed.is_running, killed.counts["running"]) == ("killed", False, 0)
+    assert (killed.counts["failed"], killed.counts["unfinished"]) == (1, 2)
     first = killed.trials[0]
     assert (first.status, first.seconds) == ("unfinished", None), "nobody works on it"
     assert killed.seconds == view_of(make_record(17, left[:2]), "7").seconds, "its clock stands still"
     finished = view_of(make_record(17, left, tags={"status": "finished"}), "7", driverless=True)
     assert finished.state == "finished"
     driven = view_of(make_record(17, left, tags={"status": "running"}), "7")
-    assert (driven.state, driven.running, driven.failed, driven.unfinished) == ("running", 1, 1, 1)
+    assert driven.state == "running"
+    assert {name: driven.counts[name] for name in ("running", "failed", "unfinished")} == dict.fromkeys(
+        ("running", "failed", "unfinished"), 1
+    )
 
 
 def test_results_of_earlier_code_are_counted_but_not_mixed_in(make_record: MakeRecord) -> None:
     record = make_record(24)
     old = [replace(trial, tags={"code_version": "old"}) for trial in record.trials[:10]]
     view = view_of(replace(record, trials=(*old, *record.trials[10:])), "7")
-    assert (view.older, view.done, len(view.trials)) == (10, 14, 14)
+    assert (view.older, view.counts["finished"], len(view.trials)) == (10, 14, 14)
 
 
 def test_the_front_comes_first_in_the_table(record: SweepRecord) -> None:
@@ -78,8 +84,8 @@ def test_the_commands_can_be_copied(record: SweepRecord) -> None:
     commands = [shlex.split(command) for _, command in view_of(record, "7").commands("http://host:1")]
     assert all(c[0] == "recallfront" and c[-2:] == ["--tracking-uri", "http://host:1"] for c in commands)
     front, knee, where, rerun = commands
-    assert front[1:3] == ["front", "5eed0000"]
-    assert knee[1:4] == ["pick", "5eed0000", "--knee"]
+    assert front[1:3] == ["front", "5eed00000000"]
+    assert knee[1:4] == ["pick", "5eed00000000", "--knee"]
     assert where[3:7] == ["--where", "recall >= 0.9", "--max", "decode_tokens_per_second"]
     best = build_front(record).knee
     assert best is not None and best.run_ids[0].startswith(rerun[2])

@@ -107,7 +107,7 @@ def front_figure(front: Front) -> "Figure":
     figure.update_layout(_layout("front"), xaxis=_axis(across), yaxis=_axis(up), legend=legend)
     if not front.candidates:
         middle = {"xref": "paper", "yref": "paper", "x": 0.5, "y": 0.5, "showarrow": False}
-        figure.add_annotation(text="no trial has finished yet", **middle)
+        figure.add_annotation(text="no finished trial", **middle)
     return figure
 
 

@@ -8,7 +8,7 @@ def sweep_note(run_id: str, front: Front) -> str:
     """The description of a sweep's MLflow run, in Markdown: the way to its page, and the front in a few lines."""
     lines = [f"**[Open the front of this sweep](/recallfront/sweeps/{run_id})** (needs `recallfront ui`)", ""]
     if not front.members:
-        return "\n".join([*lines, "No trial has finished yet."])
+        return "\n".join([*lines, "No finished trial."])
     columns = [objective.reading for objective in front.objectives]
     heads = [title_of_objective(objective) for objective in front.objectives]
     lines += [

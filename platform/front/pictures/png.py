@@ -75,7 +75,7 @@ def picture(front: Front) -> "Figure":
             loc="outside upper center", ncols=7, frameon=False, handletextpad=0.1, columnspacing=1.4
         )
     else:
-        axes.text(0.5, 0.5, "no trial has finished yet", transform=axes.transAxes, ha="center", color=LINE)
+        axes.text(0.5, 0.5, "no finished trial", transform=axes.transAxes, ha="center", color=LINE)
     figure.supxlabel(f"{front.sweep}: {summary(front)}", fontsize=8.5, color=LINE, parse_math=False)
     _label(figure, axes, front)
     return figure

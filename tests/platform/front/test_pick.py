@@ -95,6 +95,19 @@ def test_a_front_without_a_knee_is_told_as_such(record: SweepRecord) -> None:
     assert picked.candidate.architecture == "attention"
     assert "the end of best validation recall of the 2 members" in picked.reason
     assert "no knee" in picked.reason
+    with pytest.raises(UsageError, match="the 2 members of the front with .* have no knee"):
+        pick(record, where="architecture != grouped and architecture != based", knee=True)
+
+
+def test_what_is_no_better_than_the_reference_is_no_knee(record: SweepRecord) -> None:
+    """Nor an end of the line that the knee lies above."""
+    useless = trial("zero", "hawk", 0.0, 90_000, 256)
+    with_it = replace(record, trials=(*record.trials, useless))
+    assert build_front(with_it).knee == build_front(record).knee == pick(with_it).candidate
+    alone = replace(record, trials=(useless, trial("low", "window", 0.0, 95_000, 1)))
+    assert build_front(alone).knee is None
+    with pytest.raises(UsageError, match="no knee"):
+        pick(alone, knee=True)
 
 
 @pytest.mark.parametrize(
@@ -157,9 +170,12 @@ def test_equal_values_go_to_the_higher_recall(record: SweepRecord) -> None:
             r"no candidate has 'recal'; did you mean recall\? known are architecture, ",
         ),
         ({"where": "__import__('os') == 1"}, r"write `name op value`"),
-        ({"maximise": "speed"}, r"maximise: no candidate has 'speed'"),
+        ({"maximise": "speed"}, r"^metric to maximise: no candidate has 'speed'"),
         ({"minimise": "architecture"}, r"architecture is not a number for any of the 4 members of the front"),
-        ({"maximise": "recall", "knee": True}, r"one of maximise, minimise and knee"),
+        (
+            {"maximise": "recall", "knee": True},
+            r"only one of a metric to maximise \(--max\), .* and the knee \(--knee\)",
+        ),
         (
             {"where": "recall >= 0.999"},
             r"no member of the front with recall >= 0.999; the nearest is attention with recall 0.990$",

@@ -13,7 +13,7 @@ from rich.console import Console
 from recallfront.platform.lineage.environment import collect
 from recallfront.platform.results.records import SweepRecord, TrialRecord, count
 from recallfront.platform.results.reports import Report
-from recallfront.platform.results.status import Lost, Status
+from recallfront.platform.results.status import COUNTED, Lost, Status
 from recallfront.platform.search.halving import Halving
 from recallfront.platform.search.planner import PlannedTrial, Planner
 from recallfront.platform.search.samplers import make_search
@@ -120,7 +120,7 @@ def test_a_pruned_trial_is_recorded_as_such(stage: Stages) -> None:
     sweep.conductor.ended("b")
     sweep.end("a")
     assert statuses(sweep.stored()) == [Status.FINISHED, Status.PRUNED]
-    assert count(sweep.conductor.record()) == {"done": 2, "running": 0, "failed": 0, "unfinished": 0}
+    assert count(sweep.conductor.record()) == dict.fromkeys(COUNTED, 0) | {"finished": 1, "pruned": 1}
 
 
 def test_looking_ahead_records_nothing_and_impossible_ones_are_recorded_once(stage: Stages) -> None:

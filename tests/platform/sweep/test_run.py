@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -14,7 +15,9 @@ from typing import Any
 
 import pytest
 import yaml
+from rich.console import Console
 
+from recallfront.__main__ import run
 from recallfront.platform import SweepResult, rerun, run_sweep
 from recallfront.platform.lineage.code_version import code_version
 from recallfront.platform.rerun import Verdict
@@ -29,6 +32,7 @@ from recallfront.platform.tracking.writer import TrackingWriter
 from recallfront.platform.trial.workplace import Workplace
 from recallfront.sweeps import SweepSpec
 from recallfront.sweeps.data import prepare
+from recallfront.terminal import show_result
 from tests.platform.specs import tiny, tiny_spec
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("local_ray")]
@@ -72,6 +76,27 @@ def test_a_sweep_records_every_trial_and_is_not_run_twice(swept: SweepResult) ->
     changed = spec.model_copy(update={"seeds": (0,), "retries": 0, "concurrent": 1})
     wider = run_sweep(changed, home=first.home)
     assert wider.ran == 0, "the budget is no part of a sweep's identity"
+
+
+def test_every_command_that_a_run_prints_works(
+    swept: SweepResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    served: list[Path] = []
+
+    def serve(home: Path, *_: object, **__: object) -> int:
+        served.append(home)
+        return 0
+
+    monkeypatch.setattr("recallfront.dashboards.serving.serve", serve)
+    show_result(swept, Console(quiet=True))
+    told = capsys.readouterr().out.split("next:\n")[1]
+    commands = [shlex.split(line.replace("python -m ", "")) for line in told.splitlines()]
+    assert [command[1] for command in commands] == ["front", "pick", "rerun", "ui"]
+    assert commands[1][2] == swept.record.sweep_key[:12], "a name may be that of two sweeps"
+    for command in commands:
+        assert run(command[1:]) == 0, (command, capsys.readouterr().err)
+    assert served == [swept.home]
 
 
 def test_each_failure_is_recorded_with_its_status_and_the_others_finish(tmp_path: Path) -> None:
@@ -121,13 +146,13 @@ def test_a_trial_that_takes_its_node_s_memory_is_not_tried_again(tmp_path: Path)
     full = {"RAY_memory_usage_threshold": "0.001", "RAY_memory_monitor_refresh_ms": "100"}
     command = [sys.executable, "-m", "recallfront", "run", str(file), "--home", str(tmp_path)]
     told = subprocess.run(command, env=os.environ | full, capture_output=True, text=True, timeout=240)
-    assert told.returncode == 1 and "0 done, 1 failed" in told.stdout
+    assert told.returncode == 1 and "0 finished, 1 failed" in told.stdout
     assert "out_of_memory: window · seed 0: its node ran out of memory (" in told.stdout
     (trial,) = read_sweep(f"sqlite:///{tmp_path}/mlflow.db", "tiny").trials
     assert trial.status is Status.OUT_OF_MEMORY and trial.status.is_final
     assert trial.metrics["peak_memory_bytes"] > 0
     status = sweeps_table(home=tmp_path)
-    assert [str(next(iter(column.cells))) for column in status.columns[3:5]] == ["0", "1"]
+    assert str(next(iter(status.columns[3].cells))) == "0 of 1 finished, 1 failed"
 
 
 def test_a_killed_driver_loses_nothing(tmp_path: Path) -> None:

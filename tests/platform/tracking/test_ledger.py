@@ -101,17 +101,28 @@ def test_every_sweep_is_listed_the_newest_first(store: tuple[str, dict[str, str]
 
 def test_a_sweep_is_found_by_study_run_and_key(store: tuple[str, dict[str, str]]) -> None:
     uri, runs = store
-    assert read_sweep(uri, "quickstart").sweep_key == key_of("second")  # the newest
-    assert read_sweep(uri, runs["sweep:first"]).sweep_key == key_of("first")
+    assert read_sweep(uri, "long study").sweep_key == key_of("third")
+    for digits in (runs["sweep:first"], runs["sweep:first"][:8]):
+        assert read_sweep(uri, digits).sweep_key == key_of("first")
     assert read_sweep(uri, key_of("first")[:6].upper()).sweep_key == key_of("first")
     assert read_sweep(uri, key_of("first")).run_id == runs["sweep:first"]
 
 
+def test_a_name_of_two_sweeps_is_refused_with_both_keys(store: tuple[str, dict[str, str]]) -> None:
+    with pytest.raises(UnknownRecord, match="sweep 'quickstart' may be any of") as told:
+        read_sweep(store[0], "quickstart")
+    assert all(
+        f"{key_of(sweep)[:12]} (quickstart, started " in str(told.value) for sweep in ("first", "second")
+    )
+
+
 @pytest.mark.parametrize(
-    ("study", "trials"), [("quickstart", 3), ("long study", 2)], ids=["in tags", "artifacts"]
+    ("study", "key", "trials"),
+    [("quickstart", "second", 3), ("long study", "third", 2)],
+    ids=["in tags", "artifacts"],
 )
-def test_a_sweep_is_read_whole(study: str, trials: int, store: tuple[str, dict[str, str]]) -> None:
-    record = read_sweep(store[0], study)
+def test_a_sweep_is_read_whole(study: str, key: str, trials: int, store: tuple[str, dict[str, str]]) -> None:
+    record = read_sweep(store[0], key_of(key))
     assert record.name == study and record.spec == {"name": study} and record.tags["kind"] == "sweep"
     assert [trial.config["index"] for trial in record.trials] == list(range(trials))
     good, bad = record.trials[:2]
@@ -142,7 +153,8 @@ def test_an_unknown_name_tells_what_there_is(name: str, store: tuple[str, dict[s
 
 def test_a_sweep_run_is_no_trial(store: tuple[str, dict[str, str]]) -> None:
     with pytest.raises(
-        UnknownRecord, match="is the sweep quickstart, not a trial: `recallfront status quickstart`"
+        UnknownRecord,
+        match=rf"is the sweep quickstart, not a trial: `recallfront status {key_of('first')[:8]}`",
     ):
         find_run(store[0], store[1]["sweep:first"])
 
