@@ -213,15 +213,15 @@ def progress(sweep: Stage, **more: Any) -> tuple[Progress, io.StringIO]:
 def test_progress_says_what_is_done_running_failed_best_and_left(stage: Stages) -> None:
     sweep = stage()
     shown, _ = progress(sweep)
-    assert shown.line() == "0 s  |  0 of 2 done, 0 failed"
+    assert shown.line() == "0 s  |  0 of 2 finished"
     sweep.start("a")
     sweep.end("a")
     sweep.start("b")
     line = shown.line()
-    assert "1 of 2 done, 1 running, 0 failed  |  best recall 0.500 (window · window_size 4 · seed 0)" in line
+    assert "1 of 2 finished, 1 running  |  best recall 0.500 (window · window_size 4 · seed 0)" in line
     assert "about 0 s left" in line
     sweep.end("b", Status.ERROR, failure="ours")
-    assert "1 of 2 done, 1 failed" in shown.line()
+    assert "1 of 2 finished, 1 failed" in shown.line()
     best = best_trial(sweep.conductor.record())
     assert best is not None and best.metrics["validation_recall"] == 0.5
 
@@ -246,4 +246,4 @@ def test_without_a_terminal_progress_is_plain_lines(stage: Stages, monkeypatch: 
                 break
             shown._done.wait(0.05)
     lines = text.getvalue().splitlines()
-    assert len(lines) >= 2 and all("0 of 2 done" in line for line in lines)
+    assert len(lines) >= 2 and all("0 of 2 finished" in line for line in lines)
