@@ -9,6 +9,8 @@ from pydantic import BaseModel
 
 from recallfront.models.configs.frozen import Frozen as Frozen
 
+_SEAL = "sha256"  # key of a sealed document's digest
+
 
 def canonical_json(config: BaseModel | Mapping[str, Any]) -> str:
     """The one JSON text of a configuration: keys sorted, no spaces; equal configurations give equal texts."""
@@ -19,3 +21,29 @@ def canonical_json(config: BaseModel | Mapping[str, Any]) -> str:
 def digest(text: str | bytes) -> str:
     """sha256 as 64 hexadecimal digits."""
     return hashlib.sha256(text.encode() if isinstance(text, str) else text).hexdigest()
+
+
+def seal(document: Mapping[str, Any], *, indent: int | None = 1) -> str:
+    """A JSON document with the digest of its content, for `unseal`; without `indent` it is one line."""
+    return json.dumps({**document, _SEAL: digest(_plain(document))}, indent=indent)
+
+
+def unseal(text: str | bytes) -> dict[str, Any]:
+    """The document that `seal` wrote.
+
+    Raises:
+        ValueError: the text was cut or changed, or was never sealed.
+    """
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError("it is not a JSON document") from error
+    if not isinstance(document, dict) or (sealed := document.pop(_SEAL, None)) is None:
+        raise ValueError("it has no digest")
+    if sealed != digest(_plain(document)):
+        raise ValueError("its content does not match its digest")
+    return document
+
+
+def _plain(document: Mapping[str, Any]) -> str:
+    return json.dumps(document, sort_keys=True, separators=(",", ":"))

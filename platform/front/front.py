@@ -119,6 +119,9 @@ def build_front(record: SweepRecord) -> Front:
     reference = [o.sign * o.reference for o in objectives]
     on_front, certain = pareto.non_dominated(values), pareto.surely_placed(values, spreads)
     contribution = pareto.contributions(values, reference)
+    # nothing is sure of a configuration that misses a seed, pruned or not yet run
+    seeds = len(record.spec.get("seeds", ()))
+    certain = certain & np.array([candidate.n_seeds >= seeds for candidate in candidates])
     placed = tuple(
         replace(c, on_front=bool(on_front[i]), certain=bool(certain[i]), contribution=float(contribution[i]))
         for i, c in enumerate(candidates)

@@ -81,7 +81,10 @@ class Conductor:
         live = self._live[trial_id]
         if self._halving is None or report.status is not Status.RUNNING:
             return True
-        live.pruned = not self._halving.goes_on(live.plan.config.key, report.step, report.figures)
+        config = live.plan.config
+        live.pruned = not self._halving.goes_on(
+            config.configuration_key, report.step, report.figures, config.seed
+        )
         return not live.pruned
 
     def report(self, trial_id: str, report: Report) -> None:

@@ -155,7 +155,7 @@ def _set_up(
     if spec.early_stopping is not None:
         version = f"{place.code_version}-{place.data_digest[:8]}"
         path = place.home / "sweeps" / spec.key[:16] / f"rungs-{version}.jsonl"
-        halving = Halving(spec.early_stopping, spec.objectives, spec.training.steps, path)
+        halving = Halving(spec.early_stopping, spec.objectives, spec.training.steps, path, spec.seeds)
     conductor = Conductor(spec, planner, recorder, known, halving)
     return conductor, Publisher(conductor, recorder, place.home / "fronts" / f"{spec.name}-{spec.key[:8]}")
 

@@ -159,6 +159,16 @@ def test_a_place_is_uncertain_when_the_spreads_could_change_it() -> None:
     }
 
 
+def test_of_a_configuration_that_misses_a_seed_nothing_is_sure() -> None:
+    """Early stopping keeps the luckier seeds: a mean over what is left is biased."""
+    both = [trial("hawk", 0.6, 900, seed=seed) for seed in (0, 1)]
+    found = by_label(build_front(sweep(trial("attention", 0.99, 500), *both, spec=SPEC | {"seeds": [0, 1]})))
+    assert {label: (c.on_front, c.certain) for label, c in found.items()} == {
+        "attention": (True, False),
+        "hawk": (True, True),
+    }
+
+
 def test_a_run_without_every_objective_is_left_out_and_told(record: SweepRecord) -> None:
     broken = trial("hawk", float("nan"), 9000)
     found = build_front(sweep(*record.trials, broken))
