@@ -136,7 +136,7 @@ def _distribution(domain: Domain) -> Any:
     return FloatDistribution(float(domain.low), float(domain.high), log=domain.log, step=domain.step)
 
 
-def _suggest(trial: "optuna.trial.Trial", name: str, domain: Domain) -> Scalar:
+def _suggest(trial: "optuna.trial.BaseTrial", name: str, domain: Domain) -> Scalar:
     if not isinstance(domain, Range) and len(domain) == 1:
         return domain[0]
     if not isinstance(domain, Range):
@@ -144,5 +144,9 @@ def _suggest(trial: "optuna.trial.Trial", name: str, domain: Domain) -> Scalar:
     if domain.is_integer:
         low, high = int(domain.low), int(domain.high)
         return trial.suggest_int(name, low, high, log=domain.log, step=int(domain.step or 1))
-    step = None if domain.step is None else float(domain.step)
-    return trial.suggest_float(name, float(domain.low), float(domain.high), log=domain.log, step=step)
+    least, most = float(domain.low), float(domain.high)
+    if domain.step is None:
+        return trial.suggest_float(name, least, most, log=domain.log)
+    # Samplers compute the values of a grid, and may miss those of the specification by a bit or two.
+    drawn = trial.suggest_float(name, least, most, step=float(domain.step))
+    return min(domain.values(), key=lambda value: abs(value - drawn))

@@ -6,12 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from optuna.trial import TrialState
+from optuna.trial import FixedTrial, TrialState
 
 from recallfront.platform.pareto import hypervolume
 from recallfront.platform.search.proposals import Ending, Proposal, Search, Told, proposal_from_json
-from recallfront.platform.search.samplers import OptunaSearch, make_search
+from recallfront.platform.search.samplers import OptunaSearch, _suggest, make_search
 from recallfront.sweeps import SweepSpec
+from recallfront.sweeps.space import Range
 from tests.platform.specs import tiny_spec
 
 SPACE: list[dict[str, Any]] = [
@@ -103,6 +104,13 @@ def test_every_sampler_proposes_what_is_in_the_space(method: str, objectives: in
                 assert not domain.is_integer or isinstance(value, int)
                 assert domain.step is None or value in domain.values()
     assert len({proposal.block.label for proposal, _, _ in told}) == 3
+
+
+@pytest.mark.parametrize(("drawn", "spelt"), [(6.9e-18, 0.0), (0.10000000000000002, 0.1), (0.3, 0.3)])
+def test_values_with_a_step_are_those_that_the_specification_spells(drawn: float, spelt: float) -> None:
+    """The GP sampler misses the grid by a bit or two, and each such value would be a trial of its own."""
+    domain = Range(low=0.0, high=0.3, step=0.1)
+    assert _suggest(FixedTrial({"knob": drawn}), "knob", domain) == spelt
 
 
 def test_pruned_and_failed_are_never_mixed_with_complete() -> None:
