@@ -97,7 +97,7 @@ def check_resources(resources: ResourceConfig) -> None:
         return
 
     here = {"CPU": float(os.cpu_count() or 1), "GPU": float(device_count() if resources.gpus else 0)}
-    _how_many(resources, here, "this machine")
+    _how_many(resources, [here], "this machine")
 
 
 def trials_at_once(resources: ResourceConfig) -> int:
@@ -108,17 +108,28 @@ def trials_at_once(resources: ResourceConfig) -> int:
     """
     import ray
 
-    return _how_many(resources, ray.cluster_resources(), "the Ray cluster")
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    where = "the Ray cluster" if len(nodes) == 1 else f"the largest of the Ray cluster's {len(nodes)} nodes"
+    return _how_many(resources, nodes, where)
 
 
-def _how_many(resources: ResourceConfig, available: dict[str, float], where: str) -> int:
-    asked = {"CPU": resources.cpus * resources.workers, "GPU": resources.gpus * resources.workers}
-    fits = [int(available.get(name, 0.0) / amount + 1e-9) for name, amount in asked.items() if amount]
-    if not min(fits):
-        has = ", ".join(f"{available.get(name, 0.0):g} {name}" for name in asked)
-        wants = ", ".join(f"{amount:g} {name}" for name, amount in asked.items() if amount)
+def _how_many(resources: ResourceConfig, nodes: list[dict[str, float]], where: str) -> int:
+    """A worker is a process: its CPUs and GPUs are those of one node; a trial's workers may be on several."""
+    asked = {"CPU": float(resources.cpus), "GPU": float(resources.gpus)}
+    asked = {name: amount for name, amount in asked.items() if amount}
+    fits = [min(int(node.get(name, 0.0) / amount + 1e-9) for name, amount in asked.items()) for node in nodes]
+    workers = resources.workers
+    if sum(fits) >= workers:
+        return sum(fits) // workers
+    largest = max(nodes, key=lambda node: [node.get(name, 0.0) for name in reversed(asked)], default={})
+    has = ", ".join(f"{largest.get(name, 0.0):g} {name}" for name in ("CPU", "GPU"))
+    wants = ", ".join(f"{amount:g} {name}" for name, amount in asked.items())
+    if workers == 1:
         raise UsageError(f"resources: a trial asks for {wants}; {where} has {has}")
-    return min(fits)
+    raise UsageError(
+        f"resources: a trial asks for {workers} workers of {wants} each; {where} has {has}, and there is room for "
+        f"{sum(fits)}"
+    )
 
 
 def _join(address: str) -> None:
