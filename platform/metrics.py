@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from math import inf
 from statistics import fmean, median
 from typing import Final, Literal, get_args
 
@@ -28,6 +29,7 @@ class Metric:
     unit: Literal["", "bytes", "seconds"] = ""
     join: Callable[[Iterable[float]], float] = fmean  # a configuration's value from those of its seeds
     log_axis: bool = True  # whether an axis of it may be logarithmic
+    most: float = inf  # the highest value that it can have; the lowest is 0
     column: bool = False  # in the tables of a front, beside its objectives
     detail: bool = False  # shown of one configuration, as when a mark of the picture is pointed at
     # What a rerun compares: every step, the last value, or nothing, for a figure that is measured again.
@@ -36,6 +38,10 @@ class Metric:
     @property
     def may_be_objective(self) -> bool:
         return self.name in get_args(ObjectiveMetric)
+
+    def ends(self, value: float, spread: float) -> tuple[float, float]:
+        """Where a value's spread ends, within what the metric can be."""
+        return max(value - spread, min(value, 0.0)), min(value + spread, max(value, self.most))
 
     def show(self, value: float, spread: float | None = None) -> str:
         """A value with its spread, in the unit and with the digits that the metric deserves."""
@@ -50,12 +56,19 @@ class Metric:
 
 
 METRICS: Final = (
-    Metric("validation_recall", "validation recall", "recall (validation)", log_axis=False, rerun="curve"),
-    Metric("recall", "recall on test", log_axis=False, detail=True, rerun="final"),
-    Metric("validation_recall_at_*", "validation recall at {}", log_axis=False),
-    Metric("recall_at_*", "recall on test at {}", log_axis=False),
-    Metric("validation_recall_*", "validation recall, {}", log_axis=False),
-    Metric("recall_*", "recall on test, {}", log_axis=False),
+    Metric(
+        "validation_recall",
+        "validation recall",
+        "recall (validation)",
+        log_axis=False,
+        most=1.0,
+        rerun="curve",
+    ),
+    Metric("recall", "recall on test", log_axis=False, most=1.0, detail=True, rerun="final"),
+    Metric("validation_recall_at_*", "validation recall at {}", log_axis=False, most=1.0),
+    Metric("recall_at_*", "recall on test at {}", log_axis=False, most=1.0),
+    Metric("validation_recall_*", "validation recall, {}", log_axis=False, most=1.0),
+    Metric("recall_*", "recall on test, {}", log_axis=False, most=1.0),
     Metric("loss", "training loss", rerun="curve"),
     Metric("validation_loss", rerun="curve"),
     Metric("test_loss", "loss on test", rerun="final"),

@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from functools import cache
-from typing import Annotated, Any, Self, get_args
+from typing import Annotated, Any, Self, get_args, get_origin
 
 from pydantic import (
     BaseModel,
@@ -18,7 +18,7 @@ from pydantic import (
 )
 
 from recallfront.models.configs import Architecture, architecture, architectures
-from recallfront.models.configs.explain import near_first, shown
+from recallfront.models.configs.explain import near_first, shown, told
 from recallfront.models.configs.frozen import check_number
 from recallfront.models.configs.hybrid import HybridConfig
 from recallfront.sweeps.base import Frozen
@@ -192,7 +192,7 @@ def _read_block(raw: RawBlock, label: str, where: str) -> SpaceBlock:
 
 def _is_another_ones(key: str, config: type[BaseModel]) -> bool:
     """Whether only other architectures have the knob: a null says so."""
-    return key not in config.model_fields and any(key in c.model_fields for c in architectures().values())
+    return key not in config.model_fields and _is_of_a_model(key)
 
 
 def _read_mixer_domain(raw: RawBlock, letter: str, knob: str, block: str) -> Domain:
@@ -254,11 +254,37 @@ def check_value(config: type[BaseModel], key: str, value: Scalar, where: str) ->
         raise ValueError(f"{where}={shown(value)}: {message[0].lower()}{message[1:]}") from None
 
 
+def check_place(section: str, settings: object) -> None:
+    """Raise ValidationError where `model` or `training` of a specification has what belongs under `space`.
+
+    That is several values of a setting, or in `training` a setting of a model.
+    """
+    for key, value in settings.items() if isinstance(settings, Mapping) else ():
+        field = TrainingConfig.model_fields.get(key) if section == "training" else None
+        knob = f"{TRAINING_PREFIX}{key}" if field is not None else key
+        # the two betas are one value
+        is_one = field is not None and get_origin(field.annotation) is tuple
+        if isinstance(value, Mapping) or (isinstance(value, list) and not is_one):
+            rest = f"={shown(value)}: must be one value; put what is explored under space, as {knob}"
+            raise told((section, key), value, rest)
+        if section == "training" and field is None and _is_of_a_model(key):
+            rest = ": is a setting of the model; put it under space, or under model if all blocks share it"
+            raise told((section, key), value, rest)
+
+
+def _is_of_a_model(key: str) -> bool:
+    return any(key in kind.model_fields for kind in architectures().values())
+
+
 def _unknown_knob(config: type[BaseModel], key: str) -> str:
     if key.startswith(TRAINING_PREFIX):
         allowed = near_first(key.removeprefix(TRAINING_PREFIX), TrainingConfig.model_fields)
         return f"training has no such setting; it has {allowed}"
     name = config.model_fields["architecture"].default
+    if key in TrainingConfig.model_fields:
+        return (
+            f"is a setting of the training; write {TRAINING_PREFIX}{key} under space, or {key} under training"
+        )
     allowed = near_first(key, config.model_fields.keys() - NOT_KNOBS)
     return f"architecture {name!r} has no such knob; it has {allowed}, and {TRAINING_PREFIX}<setting>"
 

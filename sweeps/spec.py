@@ -1,8 +1,8 @@
 """A sweep as specification: task, space, objectives, search, budget and seeds, checked before anything is computed."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cached_property
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -17,6 +17,7 @@ from recallfront.sweeps.space import (
     RawBlock,
     Scalar,
     SpaceBlock,
+    check_place,
     check_value,
     read_blocks,
     split_knobs,
@@ -110,6 +111,14 @@ class SweepSpec(Frozen):
     budget_hours: float | None = Field(
         default=None, gt=0, description="No trial starts after this many hours."
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _knobs_are_in_the_space(cls, values: Any) -> Any:
+        if isinstance(values, Mapping):
+            for section in ("model", "training"):
+                check_place(section, values.get(section))
+        return values
 
     @model_validator(mode="after")
     def _is_possible(self) -> Self:

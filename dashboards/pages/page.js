@@ -2,7 +2,7 @@
 "use strict";
 
 const REFRESH_MS = 5000;
-let scale = 0; // what hypervolume is drawn against: trials, hours or device-hours
+const chosen = { front: 0, history: 0 }; // which of its buttons a figure is drawn by
 
 function draw(figures) {
   const ink = getComputedStyle(document.body).color;
@@ -12,18 +12,25 @@ function draw(figures) {
     layout.height = place.clientHeight;
     if (matchMedia("(pointer: coarse)").matches) layout.dragmode = false; // a finger scrolls the page
     if (layout.updatemenus) { // the page's own buttons take their place
-      const [restyle, relayout] = layout.updatemenus[0].buttons[scale].args;
-      data[0].x = restyle.x[0];
-      layout.xaxis.title.text = relayout["xaxis.title.text"];
-      layout.xaxis.uirevision = scale;
+      const choice = chosen[place.dataset.figure];
+      const [restyle, relayout] = layout.updatemenus[0].buttons[choice].args;
+      for (const [path, values] of Object.entries(restyle)) data.forEach((trace, i) => put(trace, path, values[i]));
+      for (const [path, value] of Object.entries(relayout)) put(layout, path, value);
+      layout.xaxis.uirevision = layout.yaxis.uirevision = choice;
       delete layout.updatemenus;
     }
     const config = { displaylogo: false, responsive: true, modeBarButtons: [["toImage", "resetScale2d"]] };
     Plotly.react(place, data, layout, config);
   }
   document.querySelectorAll("[data-scale]").forEach((button) => {
-    button.setAttribute("aria-pressed", String(Number(button.dataset.scale) === scale));
+    button.setAttribute("aria-pressed", String(Number(button.dataset.scale) === chosen[button.dataset.of]));
   });
+}
+
+function put(object, path, value) {
+  const keys = path.split("."), last = keys.pop();
+  for (const key of keys) object = object[key] ??= {};
+  object[last] = value;
 }
 
 function writeTimes() {
@@ -80,9 +87,9 @@ function start() {
   const state = { figures: null };
   document.addEventListener("click", (event) => {
     const copied = event.target.closest("[data-copy]");
-    const chosen = event.target.closest("[data-scale]");
+    const wanted = event.target.closest("[data-scale]");
     if (copied) { event.preventDefault(); copy(copied); }
-    if (chosen) { scale = Number(chosen.dataset.scale); draw(state.figures); }
+    if (wanted) { chosen[wanted.dataset.of] = Number(wanted.dataset.scale); draw(state.figures); }
   });
   if (!live) return;
   state.figures = JSON.parse(document.getElementById("figures").textContent);

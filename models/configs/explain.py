@@ -20,8 +20,8 @@ def explain(error: ValidationError, *roots: type[BaseModel]) -> str:
 def _parts(error: ValidationError) -> list[Any]:
     """The errors but those that others already tell."""
     parts = error.errors()
-    # A list whose members are wrong is also "too short" to pydantic: the members say it all.
-    within = {part["loc"][:-1] for part in parts if part["loc"]}
+    # A list whose members are wrong, at any depth, is also "too short" to pydantic: the members say it all.
+    within = {part["loc"][:depth] for part in parts for depth in range(len(part["loc"]))}
     return [part for part in parts if part["type"] != "too_short" or part["loc"] not in within]
 
 

@@ -38,6 +38,64 @@ def test_the_budget_is_no_part_of_the_identity(budget: dict[str, Any]) -> None:
     assert tiny_spec(**budget).key == tiny_spec().key
 
 
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        (
+            {"objectives": [{"metric": "accuracy"}, {"metric": "decode_tokens_per_second"}]},
+            "objectives[0].metric='accuracy': must be one of ",
+        ),
+        (
+            {"task": {"train": [SEGMENT | {"examples": 0}]}},
+            "task.train[0].examples=0: input should be greater than 0",
+        ),
+    ],
+    ids=["an objective", "a segment of the task"],
+)
+def test_of_a_list_with_a_wrong_member_only_the_member_is_told(changes: dict[str, Any], told: str) -> None:
+    message = refusal(**changes)
+    assert message.startswith(f"f.yaml: {told}") and "needs at least" not in message
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        (
+            {"model": {"width": [16, 32]}},
+            "model.width=[16, 32]: must be one value; put what is explored under space, as",
+        ),
+        (
+            {"model": {"window_size": {"low": 1, "high": 4}}},
+            "model.window_size={'high': 4, 'low': 1}: must be one value",
+        ),
+        ({"training": {"steps": [10, 20]}}, "under space, as training.steps"),
+        (
+            {"training": {"window_size": 4}},
+            "training.window_size: is a setting of the model; put it under space, or",
+        ),
+        (
+            {"model": {"learning_rate": 0.1}},
+            "model.learning_rate: is a setting of the training; write training.learning",
+        ),
+        (
+            {"space": [{"architecture": "window", "steps": 3}]},
+            "space[0].steps: is a setting of the training; write",
+        ),
+    ],
+    ids=[
+        "values in model",
+        "a range in model",
+        "values in training",
+        "a knob in training",
+        "steps in model",
+        "in space",
+    ],
+)
+def test_a_knob_in_the_wrong_place_is_sent_to_its_own(changes: dict[str, Any], told: str) -> None:
+    message = refusal(**changes)
+    assert told in message and message.count(";") == 1
+
+
 def test_more_trials_are_the_same_sweep() -> None:
     fewer, more = (tiny_spec(search={"method": "tpe", "trials": n}) for n in (3, 5))
     assert fewer.key == more.key != tiny_spec().key

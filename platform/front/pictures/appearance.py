@@ -79,15 +79,15 @@ def mark_of(architecture: str) -> Mark:
 def axis_of(front: Front, objective: Objective) -> Axis:
     """The axis that holds every candidate of a front, its spreads included."""
     reading = objective.reading
-    values = [c.metrics[reading] for c in front.candidates] or [0.0, 1.0]
-    spreads = [c.spreads.get(reading, 0.0) for c in front.candidates] or [0.0, 0.0]
-    low = min(value - spread for value, spread in zip(values, spreads, strict=True))
-    high = max(value + spread for value, spread in zip(values, spreads, strict=True))
+    ends = [ends_of(candidate, reading) for candidate in front.candidates] or [(0.0, 1.0)]
+    low, high = min(low for low, _ in ends), max(high for _, high in ends)
     if metric(reading).log_axis and low > 0 and high / low > _LOG_FROM:
         pad = (high / low) ** 0.08
         return Axis(objective, low / pad, high * pad, is_log=True)
     pad = 0.08 * (high - low) or 0.08 * abs(high) or 1.0
-    return Axis(objective, low - pad, high + pad, is_log=False)
+    # what cannot be negative has no more below 0 than half a mark needs
+    below = pad if low < 0 else min(pad, low + 0.03 * (high - low or 1.0))
+    return Axis(objective, low - below, high + pad, is_log=False)
 
 
 def axes_of(front: Front) -> tuple[Axis, Axis]:
@@ -151,5 +151,12 @@ def summary(front: Front) -> str:
     )
 
 
-def spread_list(candidates: Sequence[Candidate], reading: str) -> list[float]:
-    return [candidate.spreads.get(reading, 0.0) for candidate in candidates]
+def ends_of(candidate: Candidate, reading: str) -> tuple[float, float]:
+    """Where a candidate's error bar begins and ends."""
+    return metric(reading).ends(candidate.metrics[reading], candidate.spreads.get(reading, 0.0))
+
+
+def error_bars(candidates: Sequence[Candidate], reading: str) -> tuple[list[float], list[float]]:
+    """How far each error bar reaches below its value, and how far above."""
+    pairs = [(c.metrics[reading], *ends_of(c, reading)) for c in candidates]
+    return [value - low for value, low, _ in pairs], [high - value for value, _, high in pairs]

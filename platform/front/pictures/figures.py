@@ -19,16 +19,16 @@ from recallfront.platform.front.pictures.appearance import (
     Axis,
     axes_of,
     by_architecture,
+    error_bars,
     mark_of,
     point_of,
     short_number,
-    spread_list,
     staircase,
     summary,
 )
 from recallfront.platform.front.pictures.png import draw_front
 from recallfront.platform.front.tables import as_csv
-from recallfront.platform.metrics import details_of
+from recallfront.platform.metrics import details_of, metric
 from recallfront.platform.results.labels import show_knob
 
 if TYPE_CHECKING:
@@ -105,10 +105,48 @@ def front_figure(front: Front) -> "Figure":
         figure.add_trace(_trace(front, architecture, candidates))
     legend = {"orientation": "h", "x": 0, "y": -0.19, "yanchor": "top"}
     figure.update_layout(_layout("front"), xaxis=_axis(across), yaxis=_axis(up), legend=legend)
+    if front.candidates and metric(up.objective.reading).most == 1.0:
+        figure.update_layout(updatemenus=[_MENU | {"buttons": _recall_scales(figure, up)}])
     if not front.candidates:
         middle = {"xref": "paper", "yref": "paper", "x": 0.5, "y": 0.5, "showarrow": False}
         figure.add_annotation(text="no finished trial", **middle)
     return figure
+
+
+def _recall_scales(figure: "Figure", up: Axis) -> list[dict[str, Any]]:
+    """Buttons that draw recall as it is, or the errors, 1 - recall, on a logarithmic axis that points down.
+
+    Recall from 0.98 to 1 is one line on the first. What makes no error has no logarithm: it is drawn below the least
+    error that another makes.
+    """
+    errors = [1 - y for trace in figure.data for y in trace.y if y < 1]
+    least = min(errors, default=1e-3) / 2
+
+    def error(recall: float) -> float:
+        return max(1 - recall, least)
+
+    plain: dict[str, list[Any]] = {"y": [], "error_y.array": [], "error_y.arrayminus": []}
+    logs: dict[str, list[Any]] = {"y": [], "error_y.array": [], "error_y.arrayminus": []}
+    for trace in figure.data:
+        bars = zip(trace.y, trace.error_y.arrayminus or (), trace.error_y.array or (), strict=False)
+        # upwards is to more errors: as far as recall reaches down
+        reach = [(error(y - under) - error(y), error(y) - error(y + above)) for y, under, above in bars]
+        plain["y"].append(trace.y)
+        plain["error_y.array"].append(trace.error_y.array)
+        plain["error_y.arrayminus"].append(trace.error_y.arrayminus)
+        logs["y"].append([error(y) for y in trace.y])
+        logs["error_y.array"].append([up for up, _ in reach] or None)
+        logs["error_y.arrayminus"].append([down for _, down in reach] or None)
+    straight = {"yaxis.type": "linear", "yaxis.range": [up.low, up.high], "yaxis.title.text": up.title}
+    turned = {
+        "yaxis.type": "log",
+        "yaxis.range": [log10(max(error(up.low), 4 * least)), log10(least / 1.5)],
+        "yaxis.title.text": f"1 - {up.title}, log scale",
+    }
+    return [
+        {"label": "recall", "method": "update", "args": [plain, straight]},
+        {"label": "log(1 - recall)", "method": "update", "args": [logs, turned]},
+    ]
 
 
 def history_figure(rows: Sequence[HistoryRow]) -> "Figure":
@@ -133,25 +171,26 @@ def history_figure(rows: Sequence[HistoryRow]) -> "Figure":
         {"label": name, "method": "update", "args": [{"x": [values]}, {"xaxis.title.text": _SCALES[name]}]}
         for name, values in zip(_SCALES, columns, strict=True)
     ]
-    menu = {
-        "type": "buttons",
-        "direction": "right",
-        "x": 0,
-        "y": 1.02,
-        "xanchor": "left",
-        "yanchor": "bottom",
-    }
     axis = {"gridcolor": GRID, "zeroline": False, "rangemode": "tozero", "tickcolor": GRID}
     figure.update_layout(
         _layout("history"),
-        xaxis=axis | {"title": {"text": _SCALES["trials"], "standoff": 10}},
+        xaxis=axis | {"title": {"text": _SCALES["trials"], "standoff": 10}, "automargin": True},
         yaxis=axis | {"title": {"text": "hypervolume", "standoff": 12}, "automargin": True},
-        updatemenus=[menu | {"buttons": buttons, "font": {"size": 12}}],
+        updatemenus=[_MENU | {"buttons": buttons}],
         showlegend=False,
     )
     return figure
 
 
+_MENU: dict[str, Any] = {
+    "type": "buttons",
+    "direction": "right",
+    "x": 0,
+    "y": 1.02,
+    "xanchor": "left",
+    "yanchor": "bottom",
+    "font": {"size": 12},
+}
 _SCALES = {
     "trials": "finished trials",
     "hours": "hours since the first trial started",
@@ -184,8 +223,8 @@ def _trace(front: Front, architecture: str, candidates: list[Candidate]) -> "Sca
     return Scatter(
         x=[x for x, _ in points],
         y=[y for _, y in points],
-        error_x={"array": spread_list(candidates, across.reading), **bars},
-        error_y={"array": spread_list(candidates, up.reading), **bars},
+        error_x=_error(candidates, across.reading) | bars,
+        error_y=_error(candidates, up.reading) | bars,
         mode="markers",
         marker={
             # off the front: the outline alone
@@ -200,6 +239,11 @@ def _trace(front: Front, architecture: str, candidates: list[Candidate]) -> "Sca
         hovertext=[_hover(front, candidate) for candidate in candidates],
         hoverinfo="text",
     )
+
+
+def _error(candidates: list[Candidate], reading: str) -> dict[str, Any]:
+    below, above = error_bars(candidates, reading)
+    return {"symmetric": False, "array": above, "arrayminus": below}
 
 
 def _ring(front: Front, knee: Candidate) -> "Scatter":
@@ -227,6 +271,7 @@ def _hover(front: Front, candidate: Candidate) -> str:
 def _axis(axis: Axis) -> dict[str, Any]:
     settings: dict[str, Any] = {
         "title": {"text": axis.title, "standoff": 10},
+        "automargin": True,
         "gridcolor": GRID,
         "zeroline": False,
         "ticks": "outside",

@@ -20,11 +20,12 @@ from recallfront.platform.front.pictures.appearance import (
     Axis,
     axes_of,
     by_architecture,
+    ends_of,
+    error_bars,
     mark_of,
     point_of,
     short_label,
     short_number,
-    spread_list,
     staircase,
     summary,
 )
@@ -114,8 +115,8 @@ def _draw(axes: "Axes", front: Front, architecture: str, candidates: list[Candid
         axes.errorbar(
             [x for x, _ in points],
             [y for _, y in points],
-            xerr=spread_list(drawn, across.reading),
-            yerr=spread_list(drawn, up.reading),
+            xerr=error_bars(drawn, across.reading),
+            yerr=error_bars(drawn, up.reading),
             **style,
         )
     axes.plot(
@@ -188,10 +189,10 @@ def _mark_boxes(axes: "Axes", front: Front, candidate: Candidate) -> Iterator[Bo
     point, half = np.array(point_of(front, candidate)), 22 if candidate is front.knee else 12
     middle = axes.transData.transform(point)
     yield np.concatenate([middle - half, middle + half])
-    readings = [objective.reading for objective in (front.objectives[1], front.objectives[0])]
-    for side in np.eye(2):
-        reach = side * [candidate.spreads.get(reading, 0.0) for reading in readings]
-        ends = axes.transData.transform([point - reach, point + reach])
+    for side, objective in enumerate((front.objectives[1], front.objectives[0])):
+        bar = np.array([point, point])
+        bar[:, side] = ends_of(candidate, objective.reading)
+        ends = axes.transData.transform(bar)
         yield np.concatenate([ends[0] - 3, ends[1] + 3])
 
 

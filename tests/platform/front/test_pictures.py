@@ -70,10 +70,54 @@ def test_every_candidate_is_drawn_once_with_its_spreads(front: Front) -> None:
     assert trace["marker"]["color"] == MARKS["attention"].colour
     assert trace["marker"]["symbol"] == ["circle"]
     assert trace["y"] == [attention.metrics["validation_recall"]]
-    assert trace["error_y"]["array"] == [attention.spreads["validation_recall"]]
-    assert trace["error_x"]["array"] == [attention.spreads["decode_tokens_per_second"]]
+    for bars, reading in (("error_y", "validation_recall"), ("error_x", "decode_tokens_per_second")):
+        for side in ("array", "arrayminus"):
+            assert trace[bars][side] == pytest.approx([attention.spreads[reading]])
     assert trace["customdata"] == [list(attention.run_ids)]
     assert all(symbol.endswith("-open") for symbol in drawn["window"]["marker"]["symbol"])
+
+
+def test_error_bars_and_axes_stay_within_what_a_figure_can_be(record: SweepRecord) -> None:
+    noisy = [
+        replace(
+            trial,
+            metrics=trial.metrics | {"decode_tokens_per_second_spread": 20_000.0, "validation_recall": r},
+        )
+        for trial, r in zip(record.trials, [0.0, 1.0] * 12, strict=True)
+    ]
+    front = build_front(replace(record, trials=tuple(noisy[:12]) + tuple(noisy[13:] + noisy[12:13])))
+    for name, trace in traces(front).items():
+        if name in MARKS:
+            for values, bars in (("x", "error_x"), ("y", "error_y")):
+                lows = [v - below for v, below in zip(trace[values], trace[bars]["arrayminus"], strict=True)]
+                assert min(lows) >= 0
+            assert (
+                max(y + up for y, up in zip(trace["y"], trace["error_y"]["array"], strict=True)) <= 1 + 1e-12
+            )
+    for axis in axes_of(front):
+        assert -0.03 * (axis.high - axis.low) <= axis.low <= 0
+    layout = json.loads(front_figure(front).to_json())["layout"]
+    assert layout["xaxis"]["automargin"] and layout["yaxis"]["automargin"]
+
+
+def test_a_button_draws_errors_on_a_logarithmic_axis(record: SweepRecord) -> None:
+    """Recall from 0.98 to 1 is one line otherwise; what makes no error stands above all that do."""
+    perfect = [replace(t, metrics=t.metrics | {"validation_recall": 1.0}) for t in record.trials[:1]]
+    front = build_front(replace(record, trials=(*perfect, *record.trials[1:12])))
+    figure = json.loads(front_figure(front).to_json())
+    plain, logs = (button["args"] for button in figure["layout"]["updatemenus"][0]["buttons"])
+    assert plain[0]["y"] == [trace["y"] for trace in figure["data"]]
+    assert logs[1]["yaxis.type"] == "log" and logs[1]["yaxis.range"][0] > logs[1]["yaxis.range"][1]
+    drawn = {trace["name"]: ys for trace, ys in zip(figure["data"], logs[0]["y"], strict=True)}
+    least = min(1 - t.metrics["validation_recall"] for t in record.trials[1:12])
+    assert drawn["attention"] == [pytest.approx(least / 2)]
+    low, high = (10**end for end in logs[1]["yaxis.range"][::-1])
+    assert all(low < y for ys in drawn.values() for y in ys) and high > least
+    for ys, down in zip(logs[0]["y"], logs[0]["error_y.arrayminus"], strict=True):
+        assert all(y - d > 0 for y, d in zip(ys, down or [], strict=False)), "a logarithm has no 0"
+    smaller = {"metric": "state_bytes", "direction": "min", "reference": 2e6}
+    other = build_front(replace(record, spec={"objectives": [smaller, *record.spec["objectives"][1:]]}))
+    assert "updatemenus" not in json.loads(front_figure(other).to_json())["layout"]
 
 
 def test_hover_tells_knobs_figures_and_runs(front: Front) -> None:
