@@ -10,7 +10,6 @@ import shutil
 import sqlite3
 from collections.abc import Sequence
 from enum import Enum, auto
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from recallfront.platform.results.records import TAG
@@ -289,7 +288,7 @@ class Sender:
             case "text":
                 self._client.log_text(run_id, payload["text"], payload["artifact_file"])
             case "artifact":
-                path = Path(payload["path"])
+                path = self._spool.absolute(payload["path"])
                 if not path.exists():
                     raise Rejected(f"{path} is gone")
                 self._client.log_artifact(run_id, str(path), payload["artifact_path"])
@@ -302,7 +301,11 @@ class Sender:
                 raise Rejected(f"events of the kind {kind!r} are unknown")
         self._spool.finish([event])
         if payload.get("ephemeral"):
-            shutil.rmtree(Path(payload["path"]).parent, ignore_errors=True)
+            shutil.rmtree(self._spool.absolute(payload["path"]).parent, ignore_errors=True)
+
+
+def _is_active(run: "Run") -> bool:
+    return str(run.info.lifecycle_stage) == "active"
 
 
 def _one_batch(events: Sequence[Event]) -> list[Event]:

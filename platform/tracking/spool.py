@@ -1,6 +1,8 @@
 """A durable queue of events for MLflow in one SQLite file: what is appended outlives its process."""
 
 import json
+import logging
+import os
 import sqlite3
 import threading
 import time
@@ -9,7 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from recallfront.platform.errors import UsageError
+from recallfront.platform.errors import UsageError, one_line
+from recallfront.platform.tracking.places import sqlite_path
+
+logger = logging.getLogger(__name__)
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS events (
@@ -47,21 +52,45 @@ class Spool:
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        self.path = path
+        self.path, self._folder = path, path.parent.resolve()
         self._lock = threading.Lock()
-        self._db = sqlite3.connect(path, timeout=0.5, isolation_level=None, check_same_thread=False)
-        try:
-            self._db.execute("PRAGMA locking_mode=EXCLUSIVE")  # also keeps a second writer out
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=NORMAL")
-            self._db.executescript(_SCHEMA)
-        except sqlite3.OperationalError as error:
-            self._db.close()
-            raise UsageError(
-                f"the spool {path} is in use by another process or unusable ({error})"
-            ) from error
+        self._db = self._open()
         self._run_ids: dict[str, str | None] = dict(self._db.execute("SELECT run_key, run_id FROM runs"))
         self._backlog: int = self._db.execute("SELECT COUNT(*) FROM events").fetchone()[0]
+
+    def _open(self) -> sqlite3.Connection:
+        """Open the file; a damaged one is put aside, as trials that have ended report again what it held."""
+        try:
+            return self._connect()
+        except sqlite3.OperationalError as error:
+            raise UsageError(
+                f"the spool {self.path} is in use by another process or unusable ({error})"
+            ) from error
+        except sqlite3.DatabaseError as error:
+            damaged = self.path.with_name(f"{self.path.name}.damaged")
+            logger.warning(
+                "the spool %s is damaged (%s): it is kept as %s", self.path, one_line(error), damaged
+            )
+            for end in ("", "-wal", "-shm"):
+                part = Path(f"{self.path}{end}")
+                if part.exists():
+                    part.replace(f"{damaged}{end}")
+            return self._connect()
+
+    def _connect(self) -> sqlite3.Connection:
+        db = sqlite3.connect(self.path, timeout=0.5, isolation_level=None, check_same_thread=False)
+        try:
+            db.execute("PRAGMA locking_mode=EXCLUSIVE")  # also keeps a second writer out
+            db.execute("PRAGMA journal_mode=WAL")
+            db.execute("PRAGMA synchronous=NORMAL")
+            db.executescript(_SCHEMA)
+            (verdict,) = db.execute("PRAGMA quick_check(1)").fetchone()
+            if verdict != "ok":
+                raise sqlite3.DatabaseError(verdict)
+        except BaseException:
+            db.close()
+            raise
+        return db
 
     def bind(self, tracking_uri: str) -> None:
         """Say which store the run ids belong to; another store than last time starts without any.
@@ -72,7 +101,8 @@ class Spool:
         with self._lock, self._db:
             self._db.execute("BEGIN IMMEDIATE")
             row = self._db.execute("SELECT value FROM meta WHERE key = 'tracking_uri'").fetchone()
-            if row is not None and row[0] != tracking_uri:
+            tracking_uri = self._stored(tracking_uri)
+            if row is not None and self._stored(row[0]) != tracking_uri:
                 if self._backlog:
                     raise UsageError(
                         f"{self._backlog} events in the spool {self.path} still wait for the MLflow store "
@@ -80,6 +110,21 @@ class Spool:
                     )
                 self._forget_runs()
             self._db.execute("INSERT OR REPLACE INTO meta VALUES ('tracking_uri', ?)", (tracking_uri,))
+
+    def _stored(self, tracking_uri: str) -> str:
+        """A store as it is noted here: a SQLite file relative to the spool, since a home may be moved."""
+        path = sqlite_path(tracking_uri)
+        return tracking_uri if path is None else f"home:{self.relative(path)}"
+
+    def relative(self, path: Path) -> str:
+        """A path within the spool's home relative to the spool; any other as it is."""
+        place = path.resolve()
+        inside = place.is_relative_to(self._folder.parent)
+        return os.path.relpath(place, self._folder) if inside else str(place)
+
+    def absolute(self, stored: str) -> Path:
+        """Where a path that `relative` gave is now."""
+        return Path(os.path.normpath(self._folder / stored))
 
     def _forget_runs(self) -> None:
         self._db.execute("DELETE FROM runs")
@@ -89,6 +134,14 @@ class Spool:
     def append(self, run_key: str, events: Iterable[tuple[str, int, Any]]) -> None:
         """Add (kind, items, payload) events of one run, all or none; they are durable on return."""
         rows = [(run_key, kind, items, json.dumps(payload)) for kind, items, payload in events]
+        try:
+            self._append(run_key, rows)
+        except sqlite3.OperationalError as error:
+            raise UsageError(
+                f"the spool {self.path} cannot be written ({error}): free space on its disk and run the sweep again"
+            ) from error
+
+    def _append(self, run_key: str, rows: list[tuple[str, str, int, str]]) -> None:
         with self._lock:
             self._db.execute("BEGIN IMMEDIATE")
             try:
@@ -99,7 +152,9 @@ class Spool:
                 )
                 self._db.execute("COMMIT")
             except BaseException:
-                self._db.execute("ROLLBACK")
+                # SQLite itself rolls back when the disk is full: doing so again would hide the reason
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
                 raise
             self._run_ids.setdefault(run_key, None)
             self._backlog += len(rows)

@@ -1,5 +1,7 @@
 """The MLflow store: chosen, checked and initialised once, before anything runs in parallel."""
 
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -16,8 +18,9 @@ PING_SECONDS: Final = 4
 def prepare_store(tracking_uri: str | None, home: Path, *, create: bool = True) -> str:
     """The tracking URI to use from here on, checked to answer; None is the SQLite file home/mlflow.db.
 
-    A SQLite store is created under a file lock: processes that create it together collide in its migrations. Whoever
-    only reads gives `create=False`: looking for a sweep in the wrong place shall leave nothing there.
+    A SQLite store is made under a file lock, since processes that make it together collide in its migrations, and
+    under another name, which it loses once it is whole. Whoever only reads gives `create=False`: looking for a sweep
+    in the wrong place shall leave nothing there.
 
     Raises:
         UsageError: the URI is of a kind that is not supported, does not answer, or holds an older schema; or there is
@@ -66,7 +69,7 @@ def _prepare_sqlite(uri: str, *, create: bool) -> str:
         raise UsageError(
             f"tracking URI {uri!r} names no file: write sqlite:///relative.db or sqlite:////absolute.db"
         )
-    if not create and not database.exists():
+    if not create and not _is_made(database):
         raise UsageError(
             f"there is no MLflow store at {database}: run a sweep first, or name its place with --home or "
             "--tracking-uri"
@@ -74,6 +77,8 @@ def _prepare_sqlite(uri: str, *, create: bool) -> str:
     try:
         database.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{database}.lock"):
+            if not _is_made(database):
+                _make(database)
             absolute = f"sqlite:///{database}"
             open_client(absolute).search_experiments(max_results=1)
             (database.parent / ARTIFACTS).mkdir(exist_ok=True)
@@ -84,6 +89,34 @@ def _prepare_sqlite(uri: str, *, create: bool) -> str:
             ) from error
         raise UsageError(f"the MLflow store {uri!r} cannot be opened: {root_cause(error)}") from error
     return absolute
+
+
+def _is_made(database: Path) -> bool:
+    """Whether the file is there and was not left unfinished: the last thing MLflow makes is its first experiment."""
+    if not database.exists():
+        return False
+    try:
+        with closing(sqlite3.connect(database, timeout=30.0)) as connection:
+            return connection.execute("SELECT 1 FROM experiments").fetchone() is not None
+    except sqlite3.DatabaseError as error:
+        return "no such table" not in str(error)  # MLflow says what is wrong with any other file
+
+
+def _make(database: Path) -> None:
+    """Make the store whole or not at all; what an interrupted process left in its place is kept beside it."""
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    new = database.with_name(f"{database.name}.new")
+    for left in database.parent.glob(f"{new.name}*"):
+        left.unlink()
+    uri = f"sqlite:///{new}"
+    open_client(uri)  # makes MLflow quiet
+    store = SqlAlchemyStore(uri, (database.parent / ARTIFACTS).as_uri())
+    store.engine.dispose()
+    if database.exists():
+        database.replace(database.with_name(f"{database.name}.unfinished"))
+        database.with_name(f"{database.name}-journal").unlink(missing_ok=True)
+    new.rename(database)
 
 
 def _ping(uri: str) -> None:

@@ -134,7 +134,7 @@ class TrackingWriter:
         It is read when it is sent, which may be hours later: `ephemeral` copies it now.
         """
         self._require(run_key)
-        path = path.absolute()
+        path = path.resolve()
         if ephemeral:
             kept = self._files / uuid.uuid4().hex / path.name
             kept.parent.mkdir(parents=True)
@@ -143,7 +143,7 @@ class TrackingWriter:
             else:
                 shutil.copy2(path, kept)
             path = kept
-        payload = {"path": str(path), "artifact_path": artifact_path, "ephemeral": ephemeral}
+        payload = {"path": self._spool.relative(path), "artifact_path": artifact_path, "ephemeral": ephemeral}
         self._append(run_key, ("artifact", 1, payload))
 
     def dataset(self, run_key: str, *, name: str, source: str, digest: str, context: str) -> None:

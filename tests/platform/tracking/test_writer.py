@@ -2,7 +2,6 @@
 
 import logging
 import math
-import sqlite3
 import subprocess
 import sys
 import time
@@ -295,25 +294,6 @@ def test_something_else_is_no_store(tmp_path: Path) -> None:
     path.write_text("not a database\n" * 100)
     with pytest.raises(UsageError, match="cannot be opened"):
         prepare_store(f"sqlite:///{path}", tmp_path)
-
-
-@pytest.mark.slow
-def test_a_fresh_store_is_initialised_by_many_processes_at_once(tmp_path: Path) -> None:
-    program = (
-        "import sys; from pathlib import Path; from recallfront.platform.tracking.store import prepare_store;"
-        "print(prepare_store(None, Path(sys.argv[1])))"
-    )
-    command = [sys.executable, "-c", program, str(tmp_path)]
-    started = [
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(4)
-    ]
-    for process in started:
-        out, err = process.communicate(timeout=120)
-        assert process.returncode == 0, err
-        assert out.strip() == f"sqlite:///{tmp_path / 'mlflow.db'}"
-        assert err == ""  # none of MLflow's chatter either
-    with closing(sqlite3.connect(tmp_path / "mlflow.db")) as database:
-        assert database.execute("SELECT COUNT(*) FROM alembic_version").fetchone() == (1,)
 
 
 @pytest.mark.alone
