@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 RUN_KEY_TAG: Final = TAG + "run_key"
+PARENT_TAG: Final = "mlflow.parentRunId"
 MAX_BATCH: Final = 1000  # metrics, params and tags of one `log_batch` together
 MAX_OF_KIND: Final = {"metrics": 1000, "params": 100, "tags": 100}
 MAX_DIGEST: Final = 36
@@ -100,7 +101,8 @@ class Sender:
         self._uri = tracking_uri
         self._spool = spool
         self._opened_client: MlflowClient | None = None
-        self._experiments: dict[str, str] = {}
+        self._experiments: dict[str, str] = {}  # ids by name
+        self._places: dict[str, str] = {}  # ids of experiments by the key of a sweep's run
         self._steps: dict[str, dict[str, int]] = {}
         self._warned = False
 
@@ -153,11 +155,12 @@ class Sender:
     def _open(self, event: Event) -> None:
         wanted = event.payload
         parent_id = self._parent_id(wanted["parent_key"])
-        if not self._reopen(event.run_key):
+        if not self._reopen(event.run_key, parent_id):
             experiment = wanted["experiment"]
             remembered = experiment in self._experiments
             try:
-                self._find_or_create(event.run_key, self._experiment_id(experiment), parent_id, wanted)
+                experiment_id = self._place_of(event.run_key, parent_id, wanted)
+                self._find_or_create(event.run_key, experiment_id, parent_id, wanted)
             except Exception as error:
                 if not remembered or judge(error) is not Refusal.PERMANENT:
                     raise
@@ -170,12 +173,13 @@ class Sender:
     ) -> None:
         self._steps.pop(run_key, None)
         # A creation whose answer was lost, or whose spool was: the run may be there already.
-        run = self._find(experiment_id, run_key)
+        run = self._find(experiment_id, run_key, anywhere=parent_id is None)
         if run is not None:
             self._client.update_run(run.info.run_id, status="RUNNING")
+            self._adopt(run, parent_id)
             self._spool.set_run(run_key, run.info.run_id, _last_steps(run))
             return
-        tags = {RUN_KEY_TAG: run_key} | ({"mlflow.parentRunId": parent_id} if parent_id else {})
+        tags = {RUN_KEY_TAG: run_key} | ({PARENT_TAG: parent_id} if parent_id else {})
         created = self._client.create_run(
             experiment_id, start_time=wanted["start_time_ms"], tags=tags, run_name=wanted["name"]
         )
@@ -189,32 +193,60 @@ class Sender:
             raise NotYet(f"the parent run {parent_key} is not created yet")
         return parent_id
 
-    def _reopen(self, run_key: str) -> bool:
+    def _reopen(self, run_key: str, parent_id: str | None) -> bool:
         """Set a run that we made before RUNNING again; False if there is none (any more)."""
         run_id = self._spool.run_id(run_key)
         if run_id is None:
             return False
-        if not self._is_alive(run_id):
+        run = self._get(run_id)
+        if run is None or not _is_active(run):
             self._spool.set_run(run_key, None)
             self._experiments.clear()
+            if run is not None:  # its children are still there
+                self._places[run_key] = str(run.info.experiment_id)
             return False
         self._client.update_run(run_id, status="RUNNING")
+        self._adopt(run, parent_id)
         return True
 
-    def _is_alive(self, run_id: str) -> bool:
+    def _adopt(self, run: "Run", parent_id: str | None) -> None:
+        """Put a run under its present parent: the one that it was made under may have been deleted."""
+        if parent_id is not None and run.data.tags.get(PARENT_TAG) != parent_id:
+            self._client.set_tag(run.info.run_id, PARENT_TAG, parent_id)
+
+    def _get(self, run_id: str) -> "Run | None":
         from mlflow.exceptions import MlflowException
 
         try:
-            return str(self._client.get_run(run_id).info.lifecycle_stage) == "active"
+            return self._client.get_run(run_id)
         except MlflowException as error:
             if judge(error) is Refusal.PERMANENT:
-                return False
+                return None
             raise
 
-    def _find(self, experiment_id: str, run_key: str) -> "Run | None":
-        found = self._client.search_runs(
-            [experiment_id], f"tags.`{RUN_KEY_TAG}` = '{run_key}'", max_results=1
-        )
+    def _is_alive(self, run_id: str) -> bool:
+        run = self._get(run_id)
+        return run is not None and _is_active(run)
+
+    def _place_of(self, run_key: str, parent_id: str | None, wanted: dict[str, Any]) -> str:
+        """The id of the experiment that a new run goes to.
+
+        It is its parent's, or that of a deleted run which it replaces: experiments may be renamed. Otherwise the name
+        decides.
+        """
+        key = wanted["parent_key"] or run_key
+        if parent_id is not None and key not in self._places:
+            self._places[key] = str(self._client.get_run(parent_id).info.experiment_id)
+        place = self._places.get(key)
+        if place is not None and self._client.get_experiment(place).lifecycle_stage == "active":
+            return place
+        return self._experiment_id(wanted["experiment"])
+
+    def _find(self, experiment_id: str, run_key: str, *, anywhere: bool) -> "Run | None":
+        places = [experiment_id]
+        if anywhere:  # the experiment may have been renamed
+            places = [found.experiment_id for found in self._client.search_experiments()]
+        found = self._client.search_runs(places, f"tags.`{RUN_KEY_TAG}` = '{run_key}'", max_results=1)
         return found[0] if found else None
 
     def _experiment_id(self, name: str) -> str:

@@ -138,3 +138,27 @@ def test_a_damaged_spool_is_put_aside(tmp_path: Path, damage: str, caplog: pytes
     assert spool.backlog() == 0 and "is damaged" in caplog.text
     spool.close()
     assert Path(f"{path}.damaged").exists()
+
+
+def test_what_an_edited_store_lost_is_made_again(home: Path) -> None:
+    """A sweep's run that was deleted is made anew and its trials belong to it; a renamed experiment is kept to."""
+    uri = prepare_store(None, home, create=False)
+    client, writer = open_client(uri), TrackingWriter(uri, home / "spool" / "s.sqlite")
+
+    def open_both(child: str) -> tuple[str, str]:
+        writer.open_run("sweep", experiment="study", name="sweep")
+        writer.open_run(child, experiment="study", name=child, parent_key="sweep")
+        assert writer.flush(60)
+        return str(writer.run_id("sweep")), str(writer.run_id(child))
+
+    first, child = open_both("trial")
+    experiment = client.get_run(first).info.experiment_id
+    client.rename_experiment(experiment, "renamed")
+    again, other = open_both("another")
+    assert again == first and client.get_run(other).info.experiment_id == experiment
+    client.delete_run(first)
+    anew, same = open_both("trial")
+    writer.close()
+    assert anew != first and same == child
+    assert client.get_run(child).data.tags["mlflow.parentRunId"] == anew
+    assert client.get_run(anew).info.experiment_id == experiment, "its trials are found there"
