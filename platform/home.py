@@ -1,5 +1,6 @@
 """The home: the one folder of all outputs, and how files get there whole or not at all."""
 
+import hashlib
 import os
 import re
 import shutil
@@ -7,6 +8,9 @@ import uuid
 from pathlib import Path
 
 from recallfront.platform.errors import UsageError
+from recallfront.sweeps.base import seal, unseal
+
+_SEAL_FILE = "digests.json"
 
 
 def home_folder(home: Path | str | None = None) -> Path:
@@ -50,3 +54,55 @@ def take_place(new: Path, path: Path) -> None:
         path.rename(old)
     new.rename(path)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def seal_folder(folder: Path) -> None:
+    """Write the digest of every file of a folder into it, last: the mark of a whole folder."""
+    for file in _files(folder):
+        with file.open("rb") as opened:
+            os.fsync(opened.fileno())
+    write_whole(folder / _SEAL_FILE, seal(file_digests(folder)))
+
+
+def check_folder(folder: Path) -> None:
+    """Compare a folder with the digests that `seal_folder` wrote.
+
+    Raises:
+        ValueError: a file is missing or was changed; the message names it.
+    """
+    check_files(folder, _read_seal(folder / _SEAL_FILE))
+
+
+def file_digests(folder: Path) -> dict[str, str]:
+    """sha256 of each file below a folder, by its path in there."""
+    return {str(file.relative_to(folder)): _file_digest(file) for file in _files(folder)}
+
+
+def check_files(folder: Path, digests: dict[str, str]) -> None:
+    """Raise ValueError unless the folder holds exactly the files of these digests."""
+    try:
+        found = file_digests(folder)
+    except OSError as error:
+        raise ValueError(f"{Path(str(error.filename)).name} cannot be read") from error
+    wrong = sorted(name for name in {*found, *digests} if found.get(name) != digests.get(name))
+    if wrong:
+        what = "is missing" if wrong[0] not in found else "does not match its digest"
+        raise ValueError(f"{wrong[0]} {what}")
+
+
+def _read_seal(path: Path) -> dict[str, str]:
+    try:
+        return {str(name): str(value) for name, value in unseal(path.read_bytes()).items()}
+    except OSError as error:
+        raise ValueError(f"{path.name} is missing or cannot be read") from error
+    except ValueError as error:
+        raise ValueError(f"{path.name}: {error}") from error
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.rglob("*") if file.is_file() and file.name != _SEAL_FILE)
+
+
+def _file_digest(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()

@@ -54,7 +54,7 @@ def sweep_table(sweep: str, *, home: Path | str | None = None, tracking_uri: str
             trial.status.value.replace("_", " "),
             *figures,
             trial.run_id[:8],
-            trial.failure or "",
+            "; ".join(filter(None, (trial.failure, trial.tags.get("notice")))),
         )
     if record.with_status(Status.FINISHED):
         table.caption = f"hypervolume {build_front(record).hypervolume:,.4g}"

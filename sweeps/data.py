@@ -1,20 +1,19 @@
 """A task's data on disk: a Hugging Face dataset a split, built once, known by the digest of its content."""
 
-import json
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from filelock import FileLock
 from torch import Tensor
 
-from recallfront.sweeps.base import canonical_json, digest
+from recallfront.sweeps.base import canonical_json, digest, seal, unseal
 from recallfront.sweeps.tasks.base import SPLITS, Segment, Split, Task
 
 if TYPE_CHECKING:
@@ -39,10 +38,31 @@ def prepare(task: Task, folder: Path) -> tuple[Path, str]:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{task.name}-{digest(canonical_json(task))[:16]}"
     with FileLock(f"{path}.lock"):
-        if not (path / _MANIFEST).exists():
+        try:
+            manifest = _read_manifest(path)
+        except (OSError, ValueError):  # none yet, or a damaged one
             _build(task, path)
-    manifest = json.loads((path / _MANIFEST).read_text())
+            manifest = _read_manifest(path)
     return path, str(manifest["digest"])
+
+
+def load_or_rebuild(task: Task, path: Path, expected_digest: str) -> tuple[TaskData, str | None]:
+    """Read a dataset that `prepare` built; a damaged one is built again, and the sentence says so.
+
+    Raises:
+        ValueError: the digest of what is built now is another one, too.
+    """
+    try:
+        return load(path, expected_digest), None
+    except Exception as error:  # readers of damaged files raise whatever they like
+        damage = " ".join(str(error).split())[:200]
+    with FileLock(f"{path}.lock"):
+        try:
+            data = load(path, expected_digest)  # another process may have been first
+        except Exception:
+            _build(task, path)
+            data = load(path, expected_digest)
+    return data, f"damaged data were built again ({path.name}: {damage})"
 
 
 @lru_cache(maxsize=4)  # trials that run one after the other in a process share the tensors
@@ -54,7 +74,7 @@ def load(path: Path, expected_digest: str) -> TaskData:
     """
     from datasets import load_from_disk
 
-    manifest = json.loads((path / _MANIFEST).read_text())
+    manifest = _read_manifest(path)
     splits: dict[Split, list[Segment]] = {}
     for split in SPLITS:
         dataset = load_from_disk(str(path / split))
@@ -66,6 +86,10 @@ def load(path: Path, expected_digest: str) -> TaskData:
     if found != expected_digest:
         raise ValueError(f"data at {path.name}: content digest {found[:16]}, expected {expected_digest[:16]}")
     return TaskData(digest=found, splits=splits)
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    return unseal((path / _MANIFEST).read_bytes())
 
 
 def content_digest(splits: Mapping[Split, Sequence[Segment]]) -> str:
@@ -86,6 +110,8 @@ def _build(task: Task, path: Path) -> None:
     features = Features(
         {"inputs": List(Value("int64")), "labels": List(Value("int64")), "slice": Value("string")}
     )
+    for left in path.parent.glob(f"{path.name}.*/"):  # of builds that were killed: this one holds the lock
+        shutil.rmtree(left)
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f"{path.name}."))
     manifest: dict[str, object] = {"digest": content_digest(splits), "task": task.model_dump(mode="json")}
     segments: dict[str, list[tuple[str, int, int]]] = {}
@@ -103,9 +129,9 @@ def _build(task: Task, path: Path) -> None:
             Dataset.from_dict(rows, features=features).save_to_disk(str(temporary / split))
     finally:
         enable_progress_bars()
-    (temporary / _MANIFEST).write_text(json.dumps(manifest | {"segments": segments}, indent=1))
+    (temporary / _MANIFEST).write_text(seal(manifest | {"segments": segments}))
     if path.exists():
-        shutil.rmtree(path)  # an interrupted build: it has no manifest
+        shutil.rmtree(path)  # a damaged one
     temporary.rename(path)
 
 

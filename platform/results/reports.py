@@ -23,6 +23,8 @@ class Report:
     traceback: str | None = None
     details: dict[str, Any] = field(default_factory=dict)  # of the measurement
     environment: dict[str, Any] | None = None  # the process's `Lineage`, in a trial's first report
+    # sentences for the user, on damage that was found and mended
+    notices: list[str] = field(default_factory=list)
     weights: str | None = None  # folder with recallfront.json and model.safetensors
 
     def to_json(self) -> dict[str, Any]:

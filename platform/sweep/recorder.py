@@ -36,6 +36,7 @@ class Recorder:
         self._varying = varying_in(spec)
         self._diff, self._packages = diff_text(data[0].parents[1]), packages_text()
         self._lineage_due: dict[str, PlannedTrial] = {}  # until the trial's process has said where it runs
+        self._noticed: dict[str, list[str]] = {}  # what was told of a trial already
         self.sweep_run = f"sweep:{spec.key}"
         self.version = {"code_version": lineage.code_version, "data_digest": self._data_digest}
 
@@ -114,6 +115,9 @@ class Recorder:
             write_lineage(self._writer, key, lineage.model_dump_json(indent=1), self._diff, self._packages)
         if report.rows:
             self._writer.metrics(key, report.rows)
+        if report.notices and self._noticed.get(trial_key) != report.notices:
+            self._noticed[trial_key] = list(report.notices)
+            self._writer.tags(key, {f"{TAG}notice": "; ".join(report.notices)})
         if report.status is not Status.RUNNING:
             write_end(self._writer, key, report)
 

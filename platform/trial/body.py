@@ -4,7 +4,7 @@ It is a generator of reports: what runs it (a warm actor, a Ray Train worker, a 
 after the other, may stop in between, and learns from the last one how the trial ended.
 """
 
-import json
+import errno
 import resource
 import time
 import traceback
@@ -17,8 +17,8 @@ from typing import Any
 import torch
 
 from recallfront.models import save as save_model
-from recallfront.platform.errors import one_line
-from recallfront.platform.home import write_whole
+from recallfront.platform.errors import one_line, root_cause
+from recallfront.platform.home import check_files, file_digests, write_whole
 from recallfront.platform.lineage.code_version import code_version
 from recallfront.platform.lineage.environment import collect
 from recallfront.platform.results.reports import Report
@@ -29,10 +29,22 @@ from recallfront.platform.trial.quiet import Device
 from recallfront.platform.trial.start import merge_adapters, starting_model
 from recallfront.platform.trial.training import Training, remove_checkpoint
 from recallfront.platform.trial.workplace import Workplace
-from recallfront.sweeps.data import load
+from recallfront.sweeps.base import seal, unseal
+from recallfront.sweeps.data import load_or_rebuild
 from recallfront.sweeps.trial import TrialConfig
 
 _RESULT = "result.json"
+_WEIGHT_DIGESTS = "weight_digests"  # key of the result
+# a full disk, a broken or unmounted one, too many open files
+_MACHINE_FAULTS = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EIO,
+    errno.EROFS,
+    errno.ESTALE,
+    errno.EMFILE,
+    errno.ENFILE,
+)
 _WEIGHTS = "model"
 
 
@@ -47,14 +59,15 @@ def run_trial(config: TrialConfig, place: Workplace) -> Generator[Report, None, 
 
     A trial that has a checkpoint in its folder continues from it; one that has ended there only reports how.
     """
-    folder = place.folder(config)
-    if (folder / _RESULT).exists():
-        yield Report.from_json(json.loads((folder / _RESULT).read_text()))
+    notices: list[str] = []
+    ended = _read_result(place.folder(config), notices)
+    if ended is not None:
+        yield ended
         return
     last = Report(step=0)
     try:
         _check_code(place)
-        for report in _body(config, place):
+        for report in _body(config, place, notices):
             last = report
             yield report
         return
@@ -75,22 +88,24 @@ def run_trial(config: TrialConfig, place: Workplace) -> Generator[Report, None, 
         )
 
 
-def _body(config: TrialConfig, place: Workplace) -> Iterator[Report]:
+def _body(config: TrialConfig, place: Workplace, notices: list[str]) -> Iterator[Report]:
     prepare_process(threads=config.resources.threads, use_gpu=place.device.startswith("cuda"))
     with (
         closing(Device(place.device)) as device,
         _limited_memory(config.resources.memory_gb),
     ):
-        data = load(place.data, place.data_digest)
+        data, damage = load_or_rebuild(config.task, place.data, place.data_digest)
         start = time.perf_counter()
         figures, details = _measure(config, place, device)
         measure_seconds = time.perf_counter() - start
+        notices += [notice for notice in (damage, details.pop("notice", None)) if notice]
         yield Report(
             step=0,
             figures=dict(figures),
             seconds={"measure": measure_seconds},
             details=details,
             environment=_environment(place.home, place.code_version),
+            notices=list(notices),
         )
 
         model = starting_model(config)
@@ -98,6 +113,7 @@ def _body(config: TrialConfig, place: Workplace) -> Iterator[Report]:
         with closing(Training(config, model, data, place, device)) as training:
             for report in training.run(figures):
                 report.seconds["measure"] = measure_seconds
+                report.notices[:0] = notices
                 if report.step == config.training.steps and "recall" in report.figures:
                     report = _finish(config, place, model, report, details, training.history)
                 yield report
@@ -154,9 +170,27 @@ def _finish(
         whole = report.to_json() | {
             "rows": history,
             "environment": _environment(place.home, place.code_version),
+            _WEIGHT_DIGESTS: file_digests(folder / _WEIGHTS),
         }
-        write_whole(folder / _RESULT, json.dumps(whole))
+        write_whole(folder / _RESULT, seal(whole))
         remove_checkpoint(folder)
+    return report
+
+
+def _read_result(folder: Path, notices: list[str]) -> Report | None:
+    """How a trial ended in this folder; a damaged result is dropped with a notice, and the trial runs again."""
+    path = folder / _RESULT
+    if not path.exists():
+        return None
+    try:
+        document = unseal(path.read_bytes())
+        check_files(folder / _WEIGHTS, document.pop(_WEIGHT_DIGESTS))
+        report = Report.from_json(document)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        notices.append(f"a damaged result was dropped and the trial run again ({_RESULT}: {one_line(error)})")
+        path.unlink(missing_ok=True)
+        return None
+    report.weights = str(folder / _WEIGHTS)  # the home may have been moved
     return report
 
 
@@ -164,6 +198,11 @@ def _classify(error: Exception) -> tuple[Status, str]:
     message = one_line(error)
     if isinstance(error, TrialFailure):
         return error.status, message
+    # the machine's fault, not the trial's: a later run of the sweep tries again
+    if isinstance(error, OSError) and error.errno in _MACHINE_FAULTS:
+        return Status.LOST, root_cause(error)
+    if isinstance(error, RuntimeError) and "PytorchStreamWriter failed" in message:
+        return Status.LOST, f"a file could not be written, the disk may be full: {message}"
     out_of_memory = isinstance(error, MemoryError | torch.OutOfMemoryError)
     if out_of_memory or (isinstance(error, RuntimeError) and "can't allocate memory" in message):
         return Status.OUT_OF_MEMORY, message or "out of memory"

@@ -14,7 +14,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from recallfront.models.parts.answers import Answered
-from recallfront.platform.home import take_place
+from recallfront.platform.errors import one_line
+from recallfront.platform.home import check_folder, seal_folder, take_place
 from recallfront.platform.results.reports import MetricRow, Report, now_ms
 from recallfront.platform.results.status import Status, TrialFailure
 from recallfront.platform.trial.batches import training_batches
@@ -31,6 +32,8 @@ from recallfront.sweeps.tasks.base import IGNORED, Counts, Segment, Split
 from recallfront.sweeps.trial import TrialConfig
 
 _CHECKPOINT = "checkpoint"
+# where a whole checkpoint may be, the newest first: a kill between two renames leaves it under another name
+_CHECKPOINTS = (f"{_CHECKPOINT}.new", _CHECKPOINT, f"{_CHECKPOINT}.old")
 _MOST_STEPS_UNREAD = 50  # losses are read from the device in such chunks: reading each would stall a GPU
 
 
@@ -59,6 +62,8 @@ class Training:
         self.seconds = {"train": 0.0, "evaluate": 0.0, "wait": 0.0}
         # every row so far: a checkpoint holds them, so that none is lost with a driver
         self.history: list[MetricRow] = []
+        # sentences for the user, on damage that was found and mended
+        self.notices: list[str] = []
         self._folder = place.folder(config)
         self._unread: list[Tensor] = []
         self._saved_at = time.monotonic()
@@ -83,6 +88,7 @@ class Training:
         while self.step < training.steps:
             rows = self._train_until_evaluation(batches)
             with self._holding_device("evaluate"):
+                self._check_weights()
                 found = self.evaluate("validation")
             figures |= {f"validation_{name}": value for name, value in found.items()}
             rows += [(f"validation_{name}", value, self.step, now_ms()) for name, value in found.items()]
@@ -104,7 +110,10 @@ class Training:
         for segment in self.data.splits[split]:
             segments[segment.name] = self._count(segment, slices)
         self.engine.train()
-        return self.config.task.figures(segments, slices)
+        figures = self.config.task.figures(segments, slices)
+        if not math.isfinite(figures["loss"]):
+            raise Diverged(f"loss of the {split} split is {figures['loss']} at step {self.step}")
+        return figures
 
     def close(self) -> None:
         self.engine.destroy()
@@ -168,6 +177,17 @@ class Training:
             )
         return rows
 
+    def _check_weights(self) -> None:
+        """A step can ruin the weights when no later loss tells, as the last step of a trial does."""
+        # of weights that ZeRO-3 spreads over the ranks, this rank's share
+        own = [getattr(p, "ds_tensor", p).detach() for p in self.engine.module.parameters()]
+        # if a square overflows, a norm of these weights is infinite, and the model computes nothing
+        finite = torch.stack([p.float().square().sum().isfinite() for p in own]).all().to(torch.int32)
+        if self.place.world > 1:
+            dist.all_reduce(finite, dist.ReduceOp.MIN)
+        if not finite:
+            raise Diverged(f"the weights are not finite at step {self.step} of {self.config.training.steps}")
+
     def _count(self, segment: Segment, slices: dict[str, Counts]) -> Counts:
         """What one segment's labelled positions come to; those of the task's slices are added to `slices`."""
         found = Counts(0.0, 0.0, 0.0, 0)
@@ -203,7 +223,13 @@ class Training:
                 self.seconds[phase] += time.perf_counter() - start
 
     def _report(self, rows: list[MetricRow], figures: dict[str, float]) -> Report:
-        return Report(step=self.step, rows=rows, figures=dict(figures), seconds=dict(self.seconds))
+        return Report(
+            step=self.step,
+            rows=rows,
+            figures=dict(figures),
+            seconds=dict(self.seconds),
+            notices=list(self.notices),
+        )
 
     def _save_if_due(self) -> None:
         if time.monotonic() - self._saved_at < self.config.training.checkpoint_seconds:
@@ -217,21 +243,37 @@ class Training:
         self._saved_at = time.monotonic()
 
     def _resume(self) -> None:
-        folder = self._folder / _CHECKPOINT
-        if not folder.exists():
+        """Go on from the newest whole checkpoint; a damaged one is reported and dropped, and the next is tried."""
+        chosen = _on_every_rank(self._choose_checkpoint, self.place)
+        if chosen is None:
             return
-        state = json.loads(load_checkpoint(self.engine, folder)["json"])
+        state = json.loads(load_checkpoint(self.engine, self._folder / chosen)["json"])
         self.step, self.seconds = state["step"], state["seconds"]
         self.history = [(k, v, s, t) for k, v, s, t in state["history"]]
+
+    def _choose_checkpoint(self) -> str | None:
+        for name in _CHECKPOINTS:
+            folder = self._folder / name
+            if not folder.is_dir():
+                continue
+            try:
+                check_folder(folder)
+                return name
+            except ValueError as error:
+                shutil.rmtree(folder)
+                if name != _CHECKPOINTS[0]:  # an interruption may leave half of a new one
+                    self.notices.append(f"a damaged checkpoint was dropped ({one_line(error)})")
+        return None
 
 
 def remove_checkpoint(folder: Path) -> None:
     """Delete a trial's training checkpoint: it has ended."""
-    shutil.rmtree(folder / _CHECKPOINT, ignore_errors=True)
+    for name in _CHECKPOINTS:
+        shutil.rmtree(folder / name, ignore_errors=True)
 
 
 def replace_folder(path: Path, write: Callable[[Path], None], place: Workplace) -> None:
-    """Write a folder whole or not at all: every rank writes into a new one, which then takes the place of the old."""
+    """Write a folder whole or not at all: every rank writes into a new one, which is sealed and renamed."""
     new = path.with_name(f"{path.name}.new")
     if place.rank == 0:
         shutil.rmtree(new, ignore_errors=True)
@@ -240,8 +282,17 @@ def replace_folder(path: Path, write: Callable[[Path], None], place: Workplace) 
     write(new)
     _barrier(place)
     if place.rank == 0:
+        seal_folder(new)
         take_place(new, path)
     _barrier(place)
+
+
+def _on_every_rank(ask: Callable[[], str | None], place: Workplace) -> str | None:
+    """What rank 0 says, on every rank."""
+    said = [ask() if place.rank == 0 else None]
+    if place.world > 1:
+        dist.broadcast_object_list(said, src=0)
+    return said[0]
 
 
 def _barrier(place: Workplace) -> None:
