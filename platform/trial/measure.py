@@ -5,6 +5,7 @@ psutil is imported where it is first used, so that the command starts fast.
 
 import gc
 import json
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,16 +18,18 @@ from torch import Tensor
 
 from recallfront.models import build
 from recallfront.models.decoding.decode_graph import DecodeGraph
+from recallfront.platform.errors import one_line
 from recallfront.platform.home import write_whole
 from recallfront.platform.metrics import THROUGHPUTS
 from recallfront.platform.trial.quiet import Device
-from recallfront.sweeps.base import digest
+from recallfront.sweeps.base import digest, seal, unseal
 from recallfront.sweeps.trial import MeasurementConfig, TrialConfig
 
 _VERSION = 1  # of the protocol; older cached figures are not comparable
 _REFERENCE_SIZE = 384
 # seconds; a machine that others keep busy is measured all the same, and the record says so
 _LONGEST_WAIT_FOR_IDLE = 2.0
+_IDLE_CORES = 0.3  # what other processes may keep busy on a machine that counts as quiet
 
 
 def measurement_key(config: TrialConfig, device_kind: str, code_version: str) -> str:
@@ -58,16 +61,41 @@ def measured(
     path = folder / f"{measurement_key(config, kind, code_version)}.json"
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{path}.lock"):
-        cached = None if fresh else _read_json(path)
-        if isinstance(cached, dict):
+        cached, damage = (None, None) if fresh else _read_cached(path)
+        if cached is not None:
             return cached
         with device.alone():
-            figures = _measure(
-                config, device.name, nominal_path=folder / f"reference-{digest(kind)[:16]}.json"
-            )
+            figures = _measure(config, device.name, folder / f"reference-{_reference_key(config, kind)}.json")
         figures["measurement"] |= {"device": kind, "torch": torch.__version__, "code_version": code_version}
-        write_whole(path, json.dumps(figures, indent=1))
+        write_whole(path, seal(figures))
+    if damage:
+        figures["measurement"]["notice"] = damage
     return figures
+
+
+def _reference_key(config: TrialConfig, kind: str) -> str:
+    """What the time of the reference workload depends on, besides the load of its machine."""
+    identity = {
+        "device": kind,
+        "threads": config.resources.threads,
+        "protocol": [_VERSION, _REFERENCE_SIZE],
+        "torch": torch.__version__,
+    }
+    return digest(json.dumps(identity, sort_keys=True))[:16]
+
+
+def _read_cached(path: Path) -> tuple[dict[str, Any] | None, str | None]:
+    """A cached measurement, or None; and if there is a damaged one, a sentence on it."""
+    try:
+        figures = unseal(path.read_bytes())
+        wanted = [name for figure in THROUGHPUTS for name in (figure, f"{figure}_spread")]
+        if not all(math.isfinite(figures[name]) for name in (*wanted, "state_bytes")):
+            raise ValueError("a figure is not finite")
+        return figures, None
+    except FileNotFoundError:
+        return None, None
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        return None, f"a damaged measurement was made again ({path.name[:12]}: {one_line(error)})"
 
 
 def device_kind(name: str) -> str:
@@ -95,11 +123,13 @@ def _measure(config: TrialConfig, device_name: str, nominal_path: Path) -> dict[
     seconds = _rounds(work, protocol, device)
     figures: dict[str, Any] = {}
     reference = np.array(seconds["reference"])
-    slowdown = float(np.median(reference)) / _nominal_seconds(nominal_path, float(np.median(reference)))
+    middle = float(np.median(reference))
+    quiet = busy <= _IDLE_CORES and _relative_spread(reference) <= protocol.target_spread
+    slowdown = middle / _nominal_seconds(nominal_path, middle, quiet=quiet)
     for name in THROUGHPUTS:
         rates = work.tokens_of[name] / np.array(seconds[name]) * slowdown
-        low, middle, high = np.percentile(rates, [20, 50, 80])
-        figures |= {name: float(middle), f"{name}_spread": float(high - low) / 2}
+        low, rate, high = np.percentile(rates, [20, 50, 80])
+        figures |= {name: float(rate), f"{name}_spread": float(high - low) / 2}
     figures["state_bytes"] = work.state_bytes // protocol.batch_size
     context = protocol.context_length
     twice = model_config.materialised_state_elements(context) - model_config.state_elements(context)
@@ -108,7 +138,7 @@ def _measure(config: TrialConfig, device_name: str, nominal_path: Path) -> dict[
     figures["measurement"] = {
         "rounds": len(reference),
         "slowdown": slowdown,
-        "reference_seconds": float(np.median(reference)),
+        "reference_seconds": middle,
         "reference_spread": _relative_spread(reference),
         "neighbours_cores_busy": busy,
         "threads": torch.get_num_threads(),
@@ -206,25 +236,21 @@ def _seconds(run: Callable[[], None], device: torch.device) -> float:
     return float(begin.elapsed_time(end)) / 1e3
 
 
-def _nominal_seconds(path: Path, seconds: float) -> float:
-    """What the reference workload takes on this kind of device: as the first measurement of this home found it.
+def _nominal_seconds(path: Path, seconds: float, *, quiet: bool) -> float:
+    """What the reference workload takes on this kind of device: as the first quiet measurement of this home found it.
 
     Machines change speed: a shared host, a hot chip. Figures of different hours are made comparable by the ratio of
-    the reference's time to this one, which is recorded as `slowdown`.
+    the reference's time to this one, which is recorded as `slowdown`. A measurement with other load beside it sets the
+    scale only until a quiet one does.
     """
-    nominal = _read_json(path)
-    if isinstance(nominal, float) and nominal > 0:
-        return nominal
-    write_whole(path, json.dumps(seconds))
-    return seconds
-
-
-def _read_json(path: Path) -> Any:
-    """What a file holds; None where there is none, or a broken one, such as a full disk leaves."""
     try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError):
-        return None
+        scale = unseal(path.read_bytes())
+        if scale["quiet"] or not quiet:
+            return float(scale["seconds"])
+    except (OSError, ValueError, TypeError, KeyError):
+        pass  # there is none, or a damaged one
+    write_whole(path, seal({"seconds": seconds, "quiet": quiet}))
+    return seconds
 
 
 def _relative_spread(values: "np.ndarray[Any, np.dtype[np.float64]]") -> float:
@@ -244,5 +270,5 @@ def _wait_for_idle_neighbours(threads: int) -> float:
     cores = psutil.cpu_count() or 1
     while True:
         busy = psutil.cpu_percent(interval=0.1) / 100 * cores
-        if busy <= 0.3 or time.monotonic() > deadline:
+        if busy <= _IDLE_CORES or time.monotonic() > deadline:
             return round(busy, 2)

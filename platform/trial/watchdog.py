@@ -1,6 +1,5 @@
 """A trial that hangs, or is killed, cannot say so: word is left in its folder, and the next attempt passes it on."""
 
-import json
 import os
 import threading
 import time
@@ -12,6 +11,7 @@ from recallfront.platform.results.reports import Report
 from recallfront.platform.results.status import Status
 from recallfront.platform.trial.quiet import aside_seconds
 from recallfront.platform.trial.workplace import Workplace
+from recallfront.sweeps.base import seal, unseal
 from recallfront.sweeps.trial import TrialConfig
 
 _GRACE = 30.0  # seconds beyond the time limit: the trial ends itself between two steps where it can
@@ -28,51 +28,69 @@ class Watchdog:
         self._folder = place.folder(config)
         self._began, self._aside = time.monotonic(), aside_seconds()
         self._timer: threading.Timer | None = None
+        self._lock, self._stopped = threading.Lock(), False
 
     def guard(self, reports: Generator[Report, None, None]) -> Generator[Report, None, None]:
         """The same reports; or, where an earlier attempt was ended from outside, one report of that."""
-        word = take_word(self._folder)
+        word, damage = None, []
+        try:
+            word = take_word(self._folder)
+        except ValueError as error:
+            damage = [f"a damaged {_WORD} was dropped ({error})"]
         if word is not None:
             reports.close()
             yield word
             return
         self._look()
         try:
-            yield from reports
+            for report in reports:
+                report.notices[:0] = damage
+                yield report
         finally:
             reports.close()
             self.stop()
 
     def stop(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
+        """End the watch for good; a look that waits at this moment does nothing either."""
+        with self._lock:
+            self._stopped = True
+            if self._timer is not None:
+                self._timer.cancel()
 
     def _look(self) -> None:
         if self._limit is None:
             return
-        aside = min(aside_seconds() - self._aside, _LONGEST_ASIDE)
-        left = self._limit + _GRACE - (time.monotonic() - self._began - aside)
-        if left <= 0:
-            failure = f"exceeded the time limit of {self._limit:g} s, and had to be ended from outside"
-            leave_word(self._folder, Report(step=0, status=Status.TIMEOUT, failure=failure))
-            os._exit(1)
-        self._timer = threading.Timer(left + 0.01, self._look)
-        self._timer.daemon = True
-        self._timer.start()
+        # The lock is held until the process ends, so that `stop` cannot return and the next trial begin in between.
+        with self._lock:
+            if self._stopped:
+                return
+            aside = min(aside_seconds() - self._aside, _LONGEST_ASIDE)
+            left = self._limit + _GRACE - (time.monotonic() - self._began - aside)
+            if left <= 0:
+                failure = f"exceeded the time limit of {self._limit:g} s, and had to be ended from outside"
+                leave_word(self._folder, Report(step=0, status=Status.TIMEOUT, failure=failure))
+                os._exit(1)
+            self._timer = threading.Timer(left + 0.01, self._look)
+            self._timer.daemon = True
+            self._timer.start()
 
 
 def leave_word(folder: Path, report: Report) -> None:
     """Have the next attempt of the trial of this folder end at once, with this report."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / _WORD, json.dumps(report.to_json()))
+    write_whole(folder / _WORD, seal(report.to_json()))
 
 
 def take_word(folder: Path) -> Report | None:
-    """The report that was left for this attempt, if any."""
+    """The report that was left for this attempt, if any.
+
+    Raises:
+        ValueError: it is damaged; it is removed, too.
+    """
     path = folder / _WORD
     try:
-        word = Report.from_json(json.loads(path.read_text()))
+        text = path.read_bytes()
     except FileNotFoundError:
         return None
     path.unlink()
-    return word
+    return Report.from_json(unseal(text))

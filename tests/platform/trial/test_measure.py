@@ -1,6 +1,5 @@
 """Measuring: what a figure is cached by, what it is made of, and that a broken cache costs a measurement at most."""
 
-import json
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from recallfront.platform.trial import measure
 from recallfront.platform.trial.measure import device_kind, measured, measurement_key
 from recallfront.platform.trial.quiet import Device
 from recallfront.sweeps import TrialConfig
+from recallfront.sweeps.base import unseal
 from tests.platform.specs import tiny_spec
 
 pytestmark = pytest.mark.usefixtures("quick_collections")
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("quick_collections")
 def _usual(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.set_num_threads(1)
     # for other processes: figures do not matter here
-    monkeypatch.setattr(measure, "_LONGEST_WAIT_FOR_IDLE", 0.0)
+    monkeypatch.setattr(measure, "_wait_for_idle_neighbours", lambda threads: 0.0)
 
 
 def config_of(architecture: str = "window", **changes: Any) -> TrialConfig:
@@ -106,7 +106,7 @@ def test_a_measurement_is_made_once_and_anew_when_asked(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("content", ["", "{", "null", "[1, 2]", '"text"', "\x00"])
+@pytest.mark.parametrize("content", ["", "{", "{}", "null", "[1, 2]", '"text"', "\x00"])
 def test_a_broken_cache_is_measured_again(tmp_path: Path, content: str) -> None:
     figures_of(config_of(), tmp_path)
     (result,) = results(tmp_path)
@@ -115,8 +115,9 @@ def test_a_broken_cache_is_measured_again(tmp_path: Path, content: str) -> None:
     nominal.write_text(content)
     again = figures_of(config_of(), tmp_path)
     assert again["decode_tokens_per_second"] > 0
-    assert json.loads(result.read_text()) == again
-    assert json.loads(nominal.read_text()) == again["measurement"]["reference_seconds"]
+    assert "damaged measurement" in again["measurement"].pop("notice")
+    assert unseal(result.read_text()) == again
+    assert unseal(nominal.read_text())["seconds"] == again["measurement"]["reference_seconds"]
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
@@ -157,6 +158,32 @@ def test_a_slow_machine_does_not_make_a_model_slow(tmp_path: Path, monkeypatch: 
     assert usual["prefill_tokens_per_second"] == pytest.approx(2 * protocol.context_length / 0.02)
     assert usual["decode_tokens_per_second"] == pytest.approx(2 * protocol.decode_tokens / 0.04)
     assert usual["train_tokens_per_second"] == pytest.approx(2 * protocol.train_length / 0.05)
+
+
+def test_the_scale_of_other_threads_is_another(tmp_path: Path) -> None:
+    figures_of(config_of(), tmp_path)
+    found = figures_of(config_of(resources={"cpus": 2}), tmp_path)
+    assert len(list((tmp_path / "measurements").glob("reference-*.json"))) == 2
+    assert found["measurement"]["slowdown"] == 1.0, "it is the first with so many threads"
+
+
+def test_a_busy_first_measurement_does_not_set_the_scale_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    speed, busy = 3.0, 2.0
+
+    def clocked(run: Any, device: torch.device) -> float:
+        run()
+        return 0.01 * speed
+
+    monkeypatch.setattr(measure, "_seconds", clocked)
+    monkeypatch.setattr(measure, "_wait_for_idle_neighbours", lambda threads: busy)
+    figures_of(config_of(), tmp_path, fresh=True)
+    speed, busy = 1.0, 0.0
+    quiet = figures_of(config_of(), tmp_path, fresh=True)
+    assert quiet["measurement"]["slowdown"] == 1.0
+    speed, busy = 2.0, 2.0
+    assert figures_of(config_of(), tmp_path, fresh=True)["measurement"]["slowdown"] == pytest.approx(2.0)
 
 
 def test_rounds_go_on_while_the_spread_is_wide_and_the_spread_is_told(

@@ -118,3 +118,23 @@ def test_closing_stops_the_watch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     reports.close()
     assert closed == ["closed"]
     time.sleep(0.5)
+
+
+def test_a_look_that_comes_after_the_end_ends_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The timer had fired when the trial ended: what it would end is the next trial of this warm process."""
+    monkeypatch.setattr(watchdog, "_GRACE", -1.0)
+    watch = Watchdog(trial(0.2), workplace(tmp_path))
+    watch.stop()
+    watch._look()
+    assert not list(tmp_path.rglob("ended.json"))
+
+
+@pytest.mark.parametrize("content", ["", "{", "{}", "null", '{"status": "finished"}'])
+def test_damaged_word_is_told_and_the_trial_runs(tmp_path: Path, content: str) -> None:
+    place, config = workplace(tmp_path), trial(None)
+    place.folder(config).mkdir(parents=True)
+    (place.folder(config) / "ended.json").write_text(content)
+    found = list(Watchdog(config, place).guard(quick([])))
+    assert found[-1].status is Status.FINISHED and "damaged ended.json" in found[-1].notices[0]
