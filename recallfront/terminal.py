@@ -26,6 +26,8 @@ def show_result(result: "SweepResult", console: "Console") -> None:
         f"{result.ran} trials run, {result.answered} answered from the ledger, in {duration(result.seconds)}: "
         f"{say_counts(count(result.record))}"
     )
+    for note in result.notes:
+        print(note)
     varying = varying_knobs(result.record.trials)
     for trial in result.record.trials:
         if trial.status.is_failure:

@@ -46,6 +46,33 @@ class SearchConfig(Frozen):
         description="Number of configurations to try. A grid tries all of them; every other method needs it.",
     )
     seed: int = Field(default=0, ge=0, lt=2**31, description="Seed of the sampler.")
+    startup_trials: int | None = Field(
+        default=None,
+        ge=1,
+        description="Configurations that `tpe` and `gp` draw at random before they use results; null is 10.",
+    )
+    population: int | None = Field(
+        default=None,
+        ge=2,
+        description="Configurations in a generation of `nsga2`, the first of them drawn at random; null is 16.",
+    )
+
+    @property
+    def drawn_at_random(self) -> int | None:
+        """How many configurations the method draws before it uses results; None for one that never does."""
+        if self.method == "nsga2":
+            return self.population or 16
+        return (self.startup_trials or 10) if self.method in ("tpe", "gp") else None
+
+    @model_validator(mode="after")
+    def _settings_of_the_method(self) -> Self:
+        for name, methods in (("startup_trials", ("tpe", "gp")), ("population", ("nsga2",))):
+            value = getattr(self, name)
+            if value is not None and self.method not in methods:
+                raise ValueError(
+                    f"{name}={value}: it is a setting of method {' or '.join(methods)}, not of {self.method}"
+                )
+        return self
 
     @model_validator(mode="after")
     def _number_of_trials(self) -> Self:
@@ -170,7 +197,8 @@ class SweepSpec(Frozen):
         """
         budget = {"description", "concurrent", "retries", "budget_hours"}
         identity = self.model_dump(mode="json", exclude=budget)
-        identity["search"].pop("trials")
+        search = identity["search"]
+        identity["search"] = {k: v for k, v in search.items() if k != "trials" and v is not None}
         identity["model"] = self._shared_settings(self.blocks[0])
         identity["space"] = [block.model_dump(mode="json", exclude={"label"}) for block in self.blocks]
         return digest(canonical_json(identity))
@@ -180,6 +208,18 @@ class SweepSpec(Frozen):
         """How many trials are planned: every configuration with every seed."""
         configurations = self.search.trials or sum(block.size for block in self.blocks)
         return configurations * len(self.seeds)
+
+    @property
+    def notes(self) -> list[str]:
+        """What is possible, and hardly meant."""
+        search, drawn = self.search, self.search.drawn_at_random
+        if drawn is None or search.trials is None or search.trials > drawn:
+            return []
+        setting = "population" if search.method == "nsga2" else "startup_trials"
+        return [
+            f"search: {search.method} draws its first {drawn} configurations at random, and trials={search.trials}: "
+            f"this is random search; raise search.trials or lower search.{setting}"
+        ]
 
     def trial(self, block: SpaceBlock, knobs: Knobs, seed: int) -> TrialConfig:
         """Resolve one configuration.

@@ -16,5 +16,8 @@ class GridSearch:
         number, (block, knobs) = next(self._rest, (-1, (None, None)))
         return None if block is None or knobs is None else Proposal(number, block, knobs)
 
+    def notes(self) -> list[str]:
+        return []
+
     def tell(self, proposal: Proposal, ending: Ending, values: Sequence[float] | None) -> None:
         """A grid learns nothing."""

@@ -64,6 +64,10 @@ class Planner:
         self.answered = 0  # trials that the ledger already knew
         self.proposed = 0  # one more than the highest number of a proposal
 
+    @property
+    def notes(self) -> list[str]:
+        return self._search.notes()
+
     def next(self) -> PlannedTrial | Impossible | None:
         """The next trial, or None where the search has no more to propose."""
         while not self._ready:

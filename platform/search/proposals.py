@@ -44,6 +44,9 @@ class Search(Protocol):
     def ask(self) -> Proposal | None:
         """The next configuration, or None where there is no further one."""
 
+    def notes(self) -> list[str]:
+        """What the user should know of how the search went."""
+
     def tell(self, proposal: Proposal, ending: Ending, values: Sequence[float] | None) -> None:
         """Hear how a proposal ended; `values` in the objectives' order and own direction, None unless complete."""
 

@@ -4,36 +4,46 @@ Optuna is imported where it is first used, so that the command starts fast.
 """
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from recallfront.platform.search.grid import GridSearch
 from recallfront.platform.search.proposals import Ending, Proposal, Search, Told
-from recallfront.sweeps.space import Domain, Range, Scalar
-from recallfront.sweeps.spec import SweepSpec
+from recallfront.sweeps.space import Domain, Knobs, Range, Scalar, SpaceBlock
+from recallfront.sweeps.spec import SearchConfig, SweepSpec
 
 if TYPE_CHECKING:
     import optuna
 
 _BLOCK = "block"
+REPEAT = "repeat"  # marks what a sampler proposed a second time
+_ASKED_AGAIN, _DRAWN_AT_RANDOM = 2, 256  # times
 
 
-def make_search(spec: SweepSpec, told: Iterable[Told] = (), proposed: int = 0) -> Search:
+def make_search(
+    spec: SweepSpec, told: Iterable[Told] = (), proposed: int = 0, unfinished: Iterable[Proposal] = ()
+) -> Search:
     """The search of a specification.
 
     Args:
         told: what earlier runs found: `Proposal.to_json`, ending, values.
         proposed: how many configurations they proposed, those included that have no ending yet.
+        unfinished: the latter, which are not proposed again.
     """
     if spec.search.method == "grid":
         return GridSearch(spec)
-    return OptunaSearch(spec, list(told), proposed)
+    return OptunaSearch(spec, list(told), proposed, unfinished)
 
 
 class OptunaSearch:
-    """Optuna's samplers over a conditional space: the block is a parameter, and each block has its own."""
+    """Optuna's samplers over a conditional space: the block is a parameter, and each block has its own.
 
-    def __init__(self, spec: SweepSpec, told: list[Told], proposed: int) -> None:
+    No configuration is proposed twice: a sampler that does so is asked again, and after some times a random one is.
+    """
+
+    def __init__(
+        self, spec: SweepSpec, told: list[Told], proposed: int, unfinished: Iterable[Proposal] = ()
+    ) -> None:
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -42,25 +52,73 @@ class OptunaSearch:
         self._study = optuna.create_study(
             directions=["maximize" if o.direction == "max" else "minimize" for o in spec.objectives],
             # Resumed, the sampler must not draw again what it drew at first: what was proposed shifts its seed.
-            sampler=_sampler(spec.search.method, spec.search.seed + 7919 * proposed),
+            sampler=_sampler(spec.search, spec.search.seed + 7919 * proposed),
         )
+        self._seed = spec.search.seed
+        self._repeats = 0
+        self._exhausted = False
+        self._seen = {_name(proposal.block, proposal.knobs) for proposal in unfinished}
         self._live: dict[int, optuna.trial.Trial] = {}
         self._next_number = proposed
         for raw, ending, values in told:
+            self._seen.add(_name(self._blocks[raw["block"]], raw["knobs"]))
             self._add(raw["parameters"], ending, values)
 
     def ask(self) -> Proposal | None:
         if self._spec.search.trials is not None and self._next_number >= self._spec.search.trials:
             return None
+        trial, block, knobs = self._draw()
+        if _name(block, knobs) in self._seen:
+            found = self._draw_anew()
+            if found is None:
+                self._exhausted = True
+                return None
+            trial, block, knobs = found
+        self._seen.add(_name(block, knobs))
+        proposal = Proposal(self._next_number, block, knobs, dict(trial.params))
+        self._live[proposal.number] = trial
+        self._next_number += 1
+        return proposal
+
+    def notes(self) -> list[str]:
+        told = []
+        if self._repeats:
+            told.append(f"the search proposed {self._repeats} configurations again, and was asked for others")
+        if self._exhausted:
+            told.append(
+                f"the search ended after {self._next_number} of {self._spec.search.trials} configurations: it found no "
+                "further one in the space"
+            )
+        return told
+
+    def _draw(self) -> "tuple[optuna.trial.Trial, SpaceBlock, Knobs]":
         trial = self._study.ask()
         labels = list(self._blocks)
         label = str(trial.suggest_categorical(_BLOCK, labels)) if len(labels) > 1 else labels[0]
         block = self._blocks[label]
         knobs = {key: _suggest(trial, f"{label}.{key}", domain) for key, domain in block.domains.items()}
-        proposal = Proposal(self._next_number, block, knobs, dict(trial.params))
-        self._live[proposal.number] = trial
-        self._next_number += 1
-        return proposal
+        if _name(block, knobs) in self._seen:
+            # left out of what the sampler learns from: its result is there already
+            trial.set_user_attr(REPEAT, True)
+            self._study.tell(trial, state=_state(Ending.FAILED))
+        return trial, block, knobs
+
+    def _draw_anew(self) -> "tuple[optuna.trial.Trial, SpaceBlock, Knobs] | None":
+        """A configuration that was not proposed before: from the sampler, else at random; None if none is found."""
+        import optuna
+
+        self._repeats += 1
+        own = self._study.sampler
+        at_random = optuna.samplers.RandomSampler(seed=self._seed + self._next_number)
+        try:
+            for again in range(_ASKED_AGAIN + _DRAWN_AT_RANDOM):
+                self._study.sampler = own if again < _ASKED_AGAIN else at_random
+                trial, block, knobs = self._draw()
+                if _name(block, knobs) not in self._seen:
+                    return trial, block, knobs
+        finally:
+            self._study.sampler = own
+        return None
 
     def tell(self, proposal: Proposal, ending: Ending, values: Sequence[float] | None) -> None:
         trial = self._live.pop(proposal.number, None)
@@ -98,20 +156,31 @@ class OptunaSearch:
         return found
 
 
-def _sampler(method: str, seed: int) -> "optuna.samplers.BaseSampler":
+def _name(block: SpaceBlock, knobs: Mapping[str, Scalar]) -> tuple[Any, ...]:
+    """What tells configurations apart, whichever block of an architecture they are from; true is not 1."""
+    return block.architecture, *sorted((key, repr(value)) for key, value in knobs.items())
+
+
+def _sampler(settings: SearchConfig, seed: int) -> "optuna.samplers.BaseSampler":
     import optuna
+
+    drawn = settings.drawn_at_random or 1
 
     with warnings.catch_warnings():
         # `group` has been so for years
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         samplers = {
             "random": lambda: optuna.samplers.RandomSampler(seed=seed),
-            "tpe": lambda: optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True),
-            "nsga2": lambda: optuna.samplers.NSGAIISampler(seed=seed, population_size=16),
+            "tpe": lambda: optuna.samplers.TPESampler(
+                seed=seed, multivariate=True, group=True, n_startup_trials=drawn
+            ),
+            "nsga2": lambda: optuna.samplers.NSGAIISampler(seed=seed, population_size=drawn),
             # The first of a block's parameters, and all it has where blocks differ much, are drawn at random.
-            "gp": lambda: optuna.samplers.GPSampler(seed=seed, warn_independent_sampling=False),
+            "gp": lambda: optuna.samplers.GPSampler(
+                seed=seed, warn_independent_sampling=False, n_startup_trials=drawn
+            ),
         }
-        sampler: optuna.samplers.BaseSampler = samplers[method]()  # type: ignore[no-untyped-call]
+        sampler: optuna.samplers.BaseSampler = samplers[settings.method]()  # type: ignore[no-untyped-call]
         return sampler
 
 

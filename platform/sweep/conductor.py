@@ -166,6 +166,11 @@ class Conductor:
         """Trials that were answered from the ledger."""
         return self._planner.answered
 
+    @property
+    def notes(self) -> list[str]:
+        """What the user should know of how the search went."""
+        return self._planner.notes
+
     def _record_impossible(self, trial: Impossible) -> None:
         key = self.recorder.impossible(trial)
         now = time.time()

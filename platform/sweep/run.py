@@ -57,6 +57,7 @@ class SweepResult:
     undelivered: int  # events that wait in the spool for the tracking server
     refused: int  # events that it will not take, kept in the spool's table `rejected`
     spool: Path
+    notes: tuple[str, ...] = ()  # what the user should know of how the search went
 
 
 def run_sweep(
@@ -95,6 +96,8 @@ def _run_sweep(
     spec: SweepSpec, folder: Path, tracking_uri: str | None, address: str | None, console: Console
 ) -> SweepResult:
     started = time.time()
+    for note in spec.notes:
+        console.print(note, markup=False, highlight=False, soft_wrap=True)
     uri = prepare_store(tracking_uri, folder)
     with only_driver(spec, folder):
         data = prepare(spec.task, folder / "data")
@@ -135,6 +138,7 @@ def _run_sweep(
         undelivered=undelivered,
         refused=refused,
         spool=spool,
+        notes=tuple(conductor.notes),
     )
 
 
@@ -146,7 +150,7 @@ def _set_up(
     told, unfinished, proposed = _proposals(spec, record, place)
     planner = Planner(
         spec,
-        make_search(spec, told, proposed),
+        make_search(spec, told, proposed, unfinished),
         {trial.trial_key: Outcome(trial.status, trial.metrics) for trial in known.trials},
         unfinished,
     )

@@ -96,6 +96,33 @@ def test_a_knob_in_the_wrong_place_is_sent_to_its_own(changes: dict[str, Any], t
     assert told in message and message.count(";") == 1
 
 
+@pytest.mark.parametrize(
+    ("search", "told"),
+    [
+        (
+            {"method": "tpe", "trials": 20, "population": 8},
+            "population=8: it is a setting of method nsga2, not of tpe",
+        ),
+        ({"startup_trials": 3}, "startup_trials=3: it is a setting of method tpe or gp, not of grid"),
+    ],
+    ids=["population", "startup"],
+)
+def test_a_setting_of_another_method_is_refused(search: dict[str, Any], told: str) -> None:
+    assert told in refusal(search=search)
+
+
+def test_a_search_that_only_draws_at_random_is_told() -> None:
+    def notes(**search: Any) -> str:
+        return "; ".join(tiny_spec(search=search).notes)
+
+    assert "nsga2 draws its first 16 configurations at random, and trials=10" in notes(
+        method="nsga2", trials=10
+    )
+    assert "lower search.startup_trials" in notes(method="tpe", trials=10)
+    assert not notes(method="tpe", trials=11) and not notes(method="nsga2", trials=10, population=4)
+    assert not notes() and not notes(method="random", trials=3)
+
+
 def test_more_trials_are_the_same_sweep() -> None:
     fewer, more = (tiny_spec(search={"method": "tpe", "trials": n}) for n in (3, 5))
     assert fewer.key == more.key != tiny_spec().key

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from optuna.trial import FixedTrial, TrialState
+from optuna.trial import FixedTrial, FrozenTrial, TrialState
 
 from recallfront.platform.pareto import hypervolume
 from recallfront.platform.search.proposals import Ending, Proposal, Search, Told, proposal_from_json
-from recallfront.platform.search.samplers import OptunaSearch, _suggest, make_search
+from recallfront.platform.search.samplers import REPEAT, OptunaSearch, _suggest, make_search
 from recallfront.sweeps import SweepSpec
 from recallfront.sweeps.space import Range
 from tests.platform.specs import tiny_spec
@@ -43,6 +43,10 @@ def figures(proposal: Proposal) -> list[float]:
 def study(search: Search) -> Any:
     assert isinstance(search, OptunaSearch)
     return search._study
+
+
+def asked_once(search: Search) -> list[FrozenTrial]:
+    return [trial for trial in study(search).get_trials() if REPEAT not in trial.user_attrs]
 
 
 def ask(search: Search) -> Proposal:
@@ -85,11 +89,11 @@ def test_a_grid_is_asked_in_order_and_ends() -> None:
 @pytest.mark.parametrize("objectives", [2, 3])
 @pytest.mark.parametrize("method", ["random", "tpe", "nsga2", "gp"])
 def test_every_sampler_proposes_what_is_in_the_space(method: str, objectives: int) -> None:
-    spec = spec_of(method, trials=24, objectives=THREE[:objectives])
+    spec = spec_of(method, trials=18, objectives=THREE[:objectives])
     search = make_search(spec)
-    told = play(spec, search, 24)
+    told = play(spec, search, 18)
     assert search.ask() is None
-    assert [proposal.number for proposal, _, _ in told] == list(range(24))
+    assert [proposal.number for proposal, _, _ in told] == list(range(18))
     for proposal, _, _ in told:
         label = proposal.block.label
         assert set(proposal.knobs) == set(proposal.block.domains), "a block's own knobs, and no other's"
@@ -122,7 +126,7 @@ def test_pruned_and_failed_are_never_mixed_with_complete() -> None:
         Ending.PRUNED: TrialState.PRUNED,
         Ending.FAILED: TrialState.FAIL,
     }
-    trials = study(search).get_trials()
+    trials = asked_once(search)
     assert [trial.state for trial in trials] == [states[ending] for _, ending, _ in told]
     for trial, (_, ending, values) in zip(trials, told, strict=True):
         assert trial.values == values if ending is Ending.COMPLETE else not trial.values
@@ -141,7 +145,7 @@ def test_what_was_told_is_restored(method: str) -> None:
     before = make_search(spec)
     told = play(spec, before, 15)
     after = make_search(spec, told_again(told), proposed=15)
-    for old, new in zip(study(before).get_trials(), study(after).get_trials(), strict=True):
+    for old, new in zip(asked_once(before), asked_once(after), strict=True):
         assert (old.params, old.distributions, old.state, old.values) == (
             new.params,
             new.distributions,
@@ -175,6 +179,35 @@ def test_a_proposal_of_an_earlier_run_can_be_told() -> None:
     search.tell(restored, Ending.COMPLETE, figures(restored)[:2])
     (trial,) = study(search).get_trials()
     assert trial.params == earlier.parameters and trial.state is TrialState.COMPLETE
+
+
+@pytest.mark.parametrize("method", ["random", "tpe", "nsga2", "gp"])
+def test_no_configuration_is_proposed_twice(method: str) -> None:
+    """Of 20 proposals 7 were repeats; a space that is used up ends the search, and both are told."""
+    space = [
+        {"architecture": "window", "window_size": [2, 4, 8], "num_heads": [1, 2]},
+        {"architecture": "hawk"},
+    ]
+    more_of_one = [*space, {"architecture": "window", "window_size": 4, "num_heads": [1, 4]}]
+    spec = spec_of(method, trials=12, space=more_of_one)
+    first = make_search(spec)
+    half = play(spec, first, 4)
+    search = make_search(spec, told_again(half[:2]), 4, [proposal for proposal, _, _ in half[2:]])
+    told = half + play(spec, search, 4)
+    found = {(p.block.architecture, *p.knobs.items()) for p, _, _ in told}
+    assert len(found) == 8 and search.ask() is None
+    assert search.notes()[-1].startswith("the search ended after 8 of 12 configurations")
+    assert "configurations again, and was asked for others" in search.notes()[0]
+
+
+def test_what_is_drawn_at_random_can_be_set() -> None:
+    def settings(**search: Any) -> Any:
+        return study(make_search(tiny_spec(space=SPACE, search={"trials": 9, **search}))).sampler
+
+    assert settings(method="nsga2")._population_size == 16
+    assert settings(method="nsga2", population=4)._population_size == 4
+    assert settings(method="tpe", startup_trials=3)._n_startup_trials == 3
+    assert settings(method="gp", startup_trials=3)._n_startup_trials == 3
 
 
 def test_the_budget_counts_what_earlier_runs_proposed() -> None:
