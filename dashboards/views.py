@@ -46,6 +46,7 @@ class CandidateLine:
     figures: tuple[str, ...]
     share: float  # of the hypervolume, 0 to 1, that would be lost without it
     n_seeds: int
+    doubts: str
     run_id: str
 
 
@@ -120,6 +121,7 @@ class SweepView:
             figures=tuple(candidate.describe(metric) for metric in self.columns),
             share=candidate.contribution / self.front.hypervolume if self.front.hypervolume else 0.0,
             n_seeds=candidate.n_seeds,
+            doubts=", ".join(candidate.doubts),
             run_id=candidate.run_ids[0],
         )
 

@@ -17,6 +17,8 @@ from typing import Final, Literal, get_args
 from recallfront.sweeps.objectives import Objective, ObjectiveMetric
 
 SPREAD: Final = "_spread"  # ends the name of a measurement's own spread
+BUSY_CORES: Final = "busy_cores"  # that other processes kept busy as a measurement began
+IDLE_CORES: Final = 0.3  # up to so many of them a machine counts as quiet
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,7 @@ METRICS: Final = (
         "state_bytes", "state", "decode state (bytes)", unit="bytes", column=True, detail=True, rerun="final"
     ),
     Metric("materialised_state_bytes", "state, materialised", unit="bytes", detail=True),
+    Metric(BUSY_CORES, "cores busy beside the measurement", join=max),
     Metric("parameters", detail=True, rerun="final"),
     Metric("*_bytes", "{}", unit="bytes"),
     Metric("*_seconds", "{} time", unit="seconds"),

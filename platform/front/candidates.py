@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 
 from recallfront.platform.errors import UsageError
-from recallfront.platform.metrics import SPREAD, metric, show
+from recallfront.platform.metrics import BUSY_CORES, IDLE_CORES, SPREAD, THROUGHPUTS, metric, show, title_of
 from recallfront.platform.pareto import FloatArray
 from recallfront.platform.results.labels import architecture_of, flat_knobs, label
 from recallfront.platform.results.records import TrialRecord
 from recallfront.sweeps.objectives import Objective
 from recallfront.sweeps.space import Scalar
+from recallfront.sweeps.trial import MeasurementConfig
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,9 @@ class Candidate:
     run_ids: tuple[str, ...]  # one a seed, best validation recall first
     trial_keys: tuple[str, ...]  # in the same order
     on_front: bool = False
-    certain: bool = True  # its place on or off the front holds when every value moves within its spread
+    # its place on or off the front holds when every value moves within its spread, and nothing is in doubt
+    certain: bool = True
+    doubts: tuple[str, ...] = ()  # why its values may be others than they seem
     contribution: float = 0.0  # the hypervolume that would be lost without it
 
     @property
@@ -89,6 +92,39 @@ def by_configuration(trials: Iterable[TrialRecord]) -> dict[str, list[TrialRecor
 def configuration_of(trial: TrialRecord) -> str:
     """What trials that differ in their seed alone have in common."""
     return json.dumps({k: v for k, v in trial.config.items() if k != "seed"}, sort_keys=True)
+
+
+def doubts_of(trials: Sequence[TrialRecord], objectives: Sequence[Objective], seeds: int) -> tuple[str, ...]:
+    """Why the values of one configuration's trials may be others than they seem, each in words.
+
+    Not all of its `seeds` have finished, and those that have may be the luckier ones; or a throughput was measured
+    beside other work, or varied more than its protocol asks for.
+    """
+    told = [f"{len(trials)} of {seeds} seeds"] if len(trials) < seeds else []
+    measured = [objective.metric for objective in objectives if objective.metric in THROUGHPUTS]
+    for name in measured:
+        missed = [spread for t in trials if (spread := _relative_spread(t, name)) > _most_spread(t)]
+        if missed:
+            told.append(f"{title_of(name)} varied by {100 * max(missed):.0f} %")
+    busy = max((trial.metrics.get(BUSY_CORES, 0.0) for trial in trials), default=0.0)
+    if measured and busy > IDLE_CORES:
+        told.append(f"measured beside other work on {busy:.1f} cores")
+    return tuple(told)
+
+
+def _relative_spread(trial: TrialRecord, name: str) -> float:
+    return trial.metrics.get(name + SPREAD, 0.0) / max(abs(trial.metrics[name]), 1e-12)
+
+
+def _most_spread(trial: TrialRecord) -> float:
+    """The relative spread of a rate that its protocol allows; the protocol is about that of seconds.
+
+    From half their p20..p80 width, s of the median, 1/seconds has at most s / (1 - 2 s).
+    """
+    target = float(
+        trial.config.get("measurement", {}).get("target_spread", MeasurementConfig().target_spread)
+    )
+    return target / (1 - 2 * target) if target < 0.5 else math.inf
 
 
 def gather(trials: Sequence[TrialRecord], knob_names: Iterable[str] = ()) -> Candidate:

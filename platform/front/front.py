@@ -12,6 +12,7 @@ from recallfront.platform import pareto
 from recallfront.platform.front.candidates import (
     Candidate,
     by_configuration,
+    doubts_of,
     gather,
     oriented,
     read_objectives,
@@ -111,7 +112,11 @@ def build_front(record: SweepRecord) -> Front:
     if not complete:
         return empty
     varying = varying_knobs(record.trials)
-    candidates = [gather(trials, varying) for trials in by_configuration(complete).values()]
+    seeds = len(record.spec.get("seeds", [0]))
+    candidates = [
+        replace(gather(trials, varying), doubts=doubts_of(trials, objectives, seeds))
+        for trials in by_configuration(complete).values()
+    ]
     candidates.sort(key=lambda c: [o.sign * c.metrics[o.reading] for o in (*objectives[1:], objectives[0])])
 
     values = empty.values(candidates)
@@ -123,7 +128,12 @@ def build_front(record: SweepRecord) -> Front:
     seeds = len(record.spec.get("seeds", ()))
     certain = certain & np.array([candidate.n_seeds >= seeds for candidate in candidates])
     placed = tuple(
-        replace(c, on_front=bool(on_front[i]), certain=bool(certain[i]), contribution=float(contribution[i]))
+        replace(
+            c,
+            on_front=bool(on_front[i]),
+            certain=bool(certain[i]) and not c.doubts,
+            contribution=float(contribution[i]),
+        )
         for i, c in enumerate(candidates)
     )
     volume = pareto.hypervolume(values, reference)

@@ -23,12 +23,12 @@ def as_csv(front: Front) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     spread_names = [f"{name}_spread" for name in spreads]
-    writer.writerow([*place, *front.knob_names, *metrics, *spread_names, "n_seeds", "run_ids"])
+    writer.writerow([*place, *front.knob_names, *metrics, *spread_names, "n_seeds", "doubts", "run_ids"])
     for c in front.candidates:
         own = [c.on_front, c.certain, c is front.knee, c.contribution, c.architecture]
         knobs = [show_knob(c.knobs[name]) if name in c.knobs else "" for name in front.knob_names]
         values = [*(c.metrics.get(n, "") for n in metrics), *(c.spreads.get(n, "") for n in spreads)]
-        writer.writerow([*own, *knobs, *values, c.n_seeds, " ".join(c.run_ids)])
+        writer.writerow([*own, *knobs, *values, c.n_seeds, "; ".join(c.doubts), " ".join(c.run_ids)])
     return text.getvalue()
 
 
@@ -42,7 +42,8 @@ def as_table(front: Front, *, members_only: bool = False) -> Table:
     for name in (*columns.values(), "seeds"):
         table.add_column(Text(name.replace(" ", "\n", 1)), justify="right", no_wrap=True)
     for candidate in front.members if members_only else front.candidates:
-        cells = [candidate.label, *map(candidate.describe, columns), str(candidate.n_seeds)]
+        name = "\n".join([candidate.label, *(f"  {doubt}" for doubt in candidate.doubts)])
+        cells = [name, *map(candidate.describe, columns), str(candidate.n_seeds)]
         style = "" if candidate.on_front else "dim"
         table.add_row(Text(_mark(front, candidate)), *map(Text, cells), style=style)
     return table
@@ -60,6 +61,11 @@ def _caption(front: Front) -> str:
         f"hypervolume {show('hypervolume', front.hypervolume)} against {against}.",
         "Within the spreads: ● surely on the front   ◐ on it, perhaps not   ○ off it, perhaps on it",
     ]
+    if any(candidate.doubts for candidate in front.candidates):
+        lines.append(
+            "No place is sure with seeds missing, or a throughput that varied more than measurement.target_spread or "
+            "was measured beside other work."
+        )
     if front.left_out:
         lines.append(f"{len(front.left_out)} finished runs lack an objective's value and are left out.")
     return "\n".join(lines)

@@ -21,6 +21,7 @@ from recallfront.platform.errors import one_line, root_cause
 from recallfront.platform.home import check_files, file_digests, write_whole
 from recallfront.platform.lineage.code_version import code_version
 from recallfront.platform.lineage.environment import collect
+from recallfront.platform.metrics import BUSY_CORES
 from recallfront.platform.results.reports import Report
 from recallfront.platform.results.status import Status, TrialFailure
 from recallfront.platform.trial.engine import prepare_process, whole_weights
@@ -146,6 +147,7 @@ def _measure(
         fresh=place.remeasure,
     )
     details = found.pop("measurement")
+    found[BUSY_CORES] = details["neighbours_cores_busy"]
     return {name: float(value) for name, value in found.items()}, details
 
 

@@ -263,6 +263,7 @@ def _hover(front: Front, candidate: Candidate) -> str:
     place = "on the front" if candidate.on_front else "off the front"
     if not candidate.certain:
         place += ", uncertain within the spreads"
+    told += candidate.doubts
     seeds = f"{candidate.n_seeds} seed{'s' if candidate.n_seeds > 1 else ''}, best run {candidate.run_ids[0]}"
     lines = [*knobs, *told, place, seeds]
     return f"<b>{escape(candidate.architecture)}</b><br>" + "<br>".join(map(escape, lines))

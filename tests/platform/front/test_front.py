@@ -169,6 +169,38 @@ def test_of_a_configuration_that_misses_a_seed_nothing_is_sure() -> None:
     }
 
 
+def test_no_place_is_sure_with_seeds_missing_or_a_measurement_in_doubt() -> None:
+    """What halving keeps of a configuration is its luckier seed; a busy machine gave spreads of 240 %."""
+
+    def both(name: str, recall: float, speed: float, spread: float = 10.0, **model: Any) -> list[TrialRecord]:
+        return [trial(name, recall, speed, seed=seed, spread=spread, **model) for seed in (0, 1)]
+
+    beside_load = both("griffin", 0.4, 4000)
+    for noisy in beside_load:
+        noisy.metrics["busy_cores"] = 1.5
+    wide = both("based-8", 0.6, 2000, spread=70.0, feature_dim=8)
+    tolerant = both("based-4", 0.5, 3000, spread=70.0 * 1.5, feature_dim=4)
+    for patient in tolerant:
+        patient.config["measurement"] = {"target_spread": 0.2}
+    trials = [*both("attention", 0.99, 1000), *wide, *tolerant, *beside_load, *both("hawk", 0.3, 5000)[:1]]
+    found = build_front(sweep(*trials, spec=SPEC | {"seeds": [0, 1]}))
+    assert {
+        c.architecture + str(c.knobs.get("feature_dim", "")): (c.certain, c.doubts) for c in found.members
+    } == {
+        "attention": (True, ()),
+        "based8": (False, ("decode tokens/s varied by 4 %",)),
+        "based4": (True, ()),
+        "griffin": (False, ("measured beside other work on 1.5 cores",)),
+        "hawk": (False, ("1 of 2 seeds",)),
+    }
+    assert "No place is sure with seeds missing" in printed(found) and "  1 of 2 seeds" in printed(found)
+    smaller = {"metric": "state_bytes", "direction": "min", "reference": 8192.0}
+    without = build_front(
+        sweep(*beside_load, spec={"objectives": [SPEC["objectives"][0], smaller], "seeds": [0, 1]})
+    )
+    assert without.members[0].doubts == (), "no throughput is compared"
+
+
 def test_a_run_without_every_objective_is_left_out_and_told(record: SweepRecord) -> None:
     broken = trial("hawk", float("nan"), 9000)
     found = build_front(sweep(*record.trials, broken))
