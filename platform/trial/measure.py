@@ -20,7 +20,7 @@ from recallfront.models import build
 from recallfront.models.decoding.decode_graph import DecodeGraph
 from recallfront.platform.errors import one_line
 from recallfront.platform.home import write_whole
-from recallfront.platform.metrics import THROUGHPUTS
+from recallfront.platform.metrics import IDLE_CORES, THROUGHPUTS
 from recallfront.platform.trial.quiet import Device
 from recallfront.sweeps.base import digest, seal, unseal
 from recallfront.sweeps.trial import MeasurementConfig, TrialConfig
@@ -29,7 +29,6 @@ _VERSION = 1  # of the protocol; older cached figures are not comparable
 _REFERENCE_SIZE = 384
 # seconds; a machine that others keep busy is measured all the same, and the record says so
 _LONGEST_WAIT_FOR_IDLE = 2.0
-_IDLE_CORES = 0.3  # what other processes may keep busy on a machine that counts as quiet
 
 
 def measurement_key(config: TrialConfig, device_kind: str, code_version: str) -> str:
@@ -124,7 +123,7 @@ def _measure(config: TrialConfig, device_name: str, nominal_path: Path) -> dict[
     figures: dict[str, Any] = {}
     reference = np.array(seconds["reference"])
     middle = float(np.median(reference))
-    quiet = busy <= _IDLE_CORES and _relative_spread(reference) <= protocol.target_spread
+    quiet = busy <= IDLE_CORES and _relative_spread(reference) <= protocol.target_spread
     slowdown = middle / _nominal_seconds(nominal_path, middle, quiet=quiet)
     for name in THROUGHPUTS:
         rates = work.tokens_of[name] / np.array(seconds[name]) * slowdown
@@ -270,5 +269,5 @@ def _wait_for_idle_neighbours(threads: int) -> float:
     cores = psutil.cpu_count() or 1
     while True:
         busy = psutil.cpu_percent(interval=0.1) / 100 * cores
-        if busy <= _IDLE_CORES or time.monotonic() > deadline:
+        if busy <= IDLE_CORES or time.monotonic() > deadline:
             return round(busy, 2)
