@@ -37,6 +37,7 @@ from recallfront.platform.tracking.writer import TrackingWriter
 from recallfront.platform.trial.body import run_trial
 from recallfront.platform.trial.workplace import Workplace
 from recallfront.sweeps.data import prepare
+from recallfront.sweeps.data import questions as questions_of
 from recallfront.sweeps.trial import TrialConfig
 
 if TYPE_CHECKING:
@@ -161,7 +162,7 @@ def rerun(
         now = lineage.model_copy(update={"environment": found, "data_digest": data_digest})
         comparisons = _compare(before, rows, first, last)
         differences = tuple(map(str, compare(lineage.environment, now.environment)))
-        verdict, reason = _judge(config, lineage, data_digest, first, last, comparisons)
+        verdict, reason = _judge(config, lineage, place, first, last, comparisons)
         run_id = _log(uri, folder, config, now, first, rows, last, verdict, reason, differences)
     finally:
         shutil.rmtree(folder / scratch, ignore_errors=True)
@@ -207,11 +208,12 @@ def _compare(
 def _judge(
     config: TrialConfig,
     lineage: TrialLineage,
-    data_digest: str,
+    place: Workplace,
     first: TrialRecord,
     last: Report,
     comparisons: tuple[Comparison, ...],
 ) -> tuple[Verdict, str]:
+    data_digest = place.data_digest
     if lineage.data_digest != data_digest:
         return Verdict.NOT_COMPARABLE, (
             f"the data is not the same: its digest was {str(lineage.data_digest)[:16]} and is {data_digest[:16]}"
@@ -229,7 +231,7 @@ def _judge(
     if ended:
         return Verdict.REPRODUCED, f"{equal} of {compared} values are equal{ended}"
     recalls = first.metrics["recall"], last.figures["recall"]
-    questions = config.task.questions("test")
+    questions = questions_of(config.task, place.data, data_digest, "test")
     mean = sum(recalls) / 2
     chance = _TOLERANCE_DEVIATIONS * math.sqrt(max(2 * mean * (1 - mean), 1 / questions) / questions)
     difference = abs(recalls[0] - recalls[1])

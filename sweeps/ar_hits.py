@@ -4,7 +4,9 @@ A token is a hit if the bigram that it ends stood in the same row before, and is
 leave details open; here a bigram lies within one row, occurrences may overlap, and the first token is no hit.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +27,21 @@ class BigramCounts:
         """Count the bigrams of rows (N, T)."""
         codes, counts = np.unique(_codes(rows, vocab_size), return_counts=True)
         return cls(vocab_size, codes, counts.astype(np.int64))
+
+    @classmethod
+    def among(
+        cls, wanted: Integers, vocab_size: int, chunks: Iterable[NDArray[np.integer[Any]]]
+    ) -> "BigramCounts":
+        """Count only the wanted bigrams (sorted codes) in a text, so that memory does not grow with it.
+
+        chunks: the text's tokens in pieces (T), each beginning with the last token of the one before.
+        """
+        counts = np.zeros(len(wanted), dtype=np.int64)
+        for chunk in chunks:
+            codes, found = np.unique(_codes(chunk[None], vocab_size), return_counts=True)
+            at = np.searchsorted(codes, wanted).clip(max=len(codes) - 1)
+            counts += np.where(codes[at] == wanted, found[at], 0)
+        return cls(vocab_size, wanted, counts)
 
     def ending_at(self, rows: Integers) -> Integers:
         """The count of the bigram that ends at each token of rows (N, T), 0 at the first."""
@@ -53,7 +70,7 @@ def ar_hits(rows: Integers, training: BigramCounts, *, threshold: int) -> NDArra
     return repeats & (training.ending_at(rows) <= threshold)
 
 
-def _codes(rows: Integers, vocab_size: int) -> Integers:
+def _codes(rows: NDArray[np.integer[Any]], vocab_size: int) -> Integers:
     """A number for each bigram of rows (N, T) -> (N, T - 1)."""
     rows = np.asarray(rows, dtype=np.int64)
     return rows[:, :-1] * vocab_size + rows[:, 1:]

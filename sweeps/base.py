@@ -12,6 +12,10 @@ from recallfront.models.configs.frozen import Frozen as Frozen
 _SEAL = "sha256"  # key of a sealed document's digest
 
 
+class SpecError(ValueError):
+    """A specification that cannot be run; the message names the file, the key, the value and what is allowed."""
+
+
 def canonical_json(config: BaseModel | Mapping[str, Any]) -> str:
     """The one JSON text of a configuration: keys sorted, no spaces; equal configurations give equal texts."""
     plain = config.model_dump(mode="json") if isinstance(config, BaseModel) else config

@@ -3,7 +3,6 @@
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,20 +13,13 @@ from filelock import FileLock
 from torch import Tensor
 
 from recallfront.sweeps.base import canonical_json, digest, seal, unseal
-from recallfront.sweeps.tasks.base import SPLITS, Segment, Split, Task
+from recallfront.sweeps.tasks.base import SPLITS, Segment, Split, StoredTask, Task, TaskData
+from recallfront.sweeps.tasks.registry import parse_task
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 _MANIFEST = "manifest.json"
-
-
-@dataclass(frozen=True)
-class TaskData:
-    """A task's rows as tensors: split -> its segments; rows of one segment have one length."""
-
-    digest: str
-    splits: dict[Split, list[Segment]]
 
 
 def prepare(task: Task, folder: Path) -> tuple[Path, str]:
@@ -36,7 +28,8 @@ def prepare(task: Task, folder: Path) -> tuple[Path, str]:
     Safe to call from several processes at once; a build that was interrupted leaves nothing behind that is used.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{task.name}-{digest(canonical_json(task))[:16]}"
+    state = f"-{task.fingerprint()[:8]}" if isinstance(task, StoredTask) else ""
+    path = folder / f"{task.name}-{digest(canonical_json(task))[:16]}{state}"
     with FileLock(f"{path}.lock"):
         try:
             manifest = _read_manifest(path)
@@ -75,6 +68,10 @@ def load(path: Path, expected_digest: str) -> TaskData:
     from datasets import load_from_disk
 
     manifest = _read_manifest(path)
+    if manifest.get("is_stored"):
+        data: TaskData = parse_task(manifest["task"]).read(path)
+        _check(path, data.digest, expected_digest)
+        return data
     splits: dict[Split, list[Segment]] = {}
     for split in SPLITS:
         dataset = load_from_disk(str(path / split))
@@ -83,13 +80,24 @@ def load(path: Path, expected_digest: str) -> TaskData:
             for name, start, stop in manifest["segments"][split]
         ]
     found = content_digest(splits)
-    if found != expected_digest:
-        raise ValueError(f"data at {path.name}: content digest {found[:16]}, expected {expected_digest[:16]}")
+    _check(path, found, expected_digest)
     return TaskData(digest=found, splits=splits)
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
     return unseal((path / _MANIFEST).read_bytes())
+
+
+def questions(task: Task, path: Path, data_digest: str, split: Split) -> int:
+    """Labelled positions of a split that `recall` is the share of right answers of."""
+    if not isinstance(task, StoredTask):
+        return task.questions(split)
+    return task.questions_of(load(path, data_digest), split)
+
+
+def _check(path: Path, found: str, expected: str) -> None:
+    if found != expected:
+        raise ValueError(f"data at {path.name}: content digest {found[:16]}, expected {expected[:16]}")
 
 
 def content_digest(splits: Mapping[Split, Sequence[Segment]]) -> str:
@@ -104,16 +112,31 @@ def content_digest(splits: Mapping[Split, Sequence[Segment]]) -> str:
 
 
 def _build(task: Task, path: Path) -> None:
+    for left in path.parent.glob(f"{path.name}.*/"):  # of builds that were killed: this one holds the lock
+        shutil.rmtree(left)
+    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f"{path.name}."))
+    try:
+        if isinstance(task, StoredTask):
+            told: dict[str, object] = {"digest": task.store(temporary), "is_stored": True}
+        else:
+            told = _save_rows(task, temporary)
+    except BaseException:
+        shutil.rmtree(temporary)
+        raise
+    (temporary / _MANIFEST).write_text(seal(told | {"task": task.model_dump(mode="json")}))
+    if path.exists():
+        shutil.rmtree(path)  # a damaged one
+    temporary.rename(path)
+
+
+def _save_rows(task: Task, folder: Path) -> dict[str, object]:
+    """Every split as a Hugging Face dataset -> its digest, and where its segments are."""
     from datasets import Dataset, Features, List, Value, disable_progress_bars, enable_progress_bars
 
     splits = {split: task.build(split) for split in SPLITS}
     features = Features(
         {"inputs": List(Value("int64")), "labels": List(Value("int64")), "slice": Value("string")}
     )
-    for left in path.parent.glob(f"{path.name}.*/"):  # of builds that were killed: this one holds the lock
-        shutil.rmtree(left)
-    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f"{path.name}."))
-    manifest: dict[str, object] = {"digest": content_digest(splits), "task": task.model_dump(mode="json")}
     segments: dict[str, list[tuple[str, int, int]]] = {}
     disable_progress_bars()
     try:
@@ -126,13 +149,10 @@ def _build(task: Task, path: Path) -> None:
                 rows["labels"].extend(labels[:].numpy())
                 rows["slice"].extend([name] * len(inputs))
                 segments[split].append((name, start, start + len(inputs)))
-            Dataset.from_dict(rows, features=features).save_to_disk(str(temporary / split))
+            Dataset.from_dict(rows, features=features).save_to_disk(str(folder / split))
     finally:
         enable_progress_bars()
-    (temporary / _MANIFEST).write_text(seal(manifest | {"segments": segments}))
-    if path.exists():
-        shutil.rmtree(path)  # a damaged one
-    temporary.rename(path)
+    return {"digest": content_digest(splits), "segments": segments}
 
 
 def _segment_tensors(dataset: "Dataset", start: int, stop: int) -> tuple[Tensor, Tensor]:

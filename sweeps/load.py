@@ -6,12 +6,9 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from recallfront.models.configs.explain import explain, near_first
+from recallfront.sweeps.base import SpecError as SpecError
 from recallfront.sweeps.plain_yaml import MOST_BYTES, NotPlain, read_yaml
 from recallfront.sweeps.spec import SweepSpec
-
-
-class SpecError(ValueError):
-    """A specification that cannot be run; the message names the file, the key, the value and what is allowed."""
 
 
 def studies() -> dict[str, str]:

@@ -22,7 +22,12 @@ def evaluation_windows(tokens: int, *, window: int, stride: int) -> tuple[Intege
     """
     if not 1 <= stride <= window:
         raise ValueError(f"stride={stride}: must be between 1 and window={window}")
-    first = np.arange(0, tokens, stride)[:, None]
+    return windows_of(np.arange(-(-tokens // stride)), tokens, window=window, stride=stride)
+
+
+def windows_of(passes: Integers, tokens: int, *, window: int, stride: int) -> tuple[Integers, Integers]:
+    """The same of some passes (N,), by number from 0, as arrays (N, window)."""
+    first = passes[:, None] * stride
     begin = np.maximum(first - (window - stride), 0)
     target = begin + np.arange(window)
     inside = target < np.minimum(first + stride, tokens)

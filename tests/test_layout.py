@@ -39,7 +39,7 @@ LATE = {
     "rich",
     "fastapi",
     "starlette",
-} | {*("anyio", "jinja2", "requests", "psutil", "fla", "jax", "peft")}
+} | {*("anyio", "jinja2", "requests", "psutil", "fla", "jax", "peft", "pyarrow", "tokenizers")}
 
 
 def sources(area: str) -> list[Path]:

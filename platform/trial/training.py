@@ -27,8 +27,7 @@ from recallfront.platform.trial.engine import (
 )
 from recallfront.platform.trial.quiet import Device
 from recallfront.platform.trial.workplace import Workplace
-from recallfront.sweeps.data import TaskData
-from recallfront.sweeps.tasks.base import IGNORED, Counts, Segment, Split
+from recallfront.sweeps.tasks.base import IGNORED, Counts, Segment, Split, TaskData
 from recallfront.sweeps.trial import TrialConfig
 
 _CHECKPOINT = "checkpoint"
@@ -108,11 +107,13 @@ class Training:
         segments, slices = {}, dict[str, Counts]()
         self.engine.eval()
         for segment in self.data.splits[split]:
-            segments[segment.name] = self._count(segment, slices)
+            segments[segment.name] = self._count(split, segment, slices)
         self.engine.train()
         figures = self.config.task.figures(segments, slices)
         if not math.isfinite(figures["loss"]):
             raise Diverged(f"loss of the {split} split is {figures['loss']} at step {self.step}")
+        if split in self.data.bytes_per_token:
+            figures["bits_per_byte"] = figures["loss"] / math.log(2) / self.data.bytes_per_token[split]
         return figures
 
     def close(self) -> None:
@@ -153,8 +154,13 @@ class Training:
         """What the labelled positions of rows come to; they are found before the device has the rows."""
         at = (labels.flatten() != IGNORED).nonzero()[:, 0]
         answers = labels.flatten()[at]
-        device = self.place.device
-        found: Answered = model(inputs.to(device), at=at.to(device), answers=answers.to(device))
+        device, positions = self.place.device, self.data.positions(inputs)
+        found: Answered = model(
+            inputs.to(device),
+            None if positions is None else positions.to(device),
+            at=at.to(device),
+            answers=answers.to(device),
+        )
         return found
 
     def _read_losses(self) -> list[MetricRow]:
@@ -188,17 +194,20 @@ class Training:
         if not finite:
             raise Diverged(f"the weights are not finite at step {self.step} of {self.config.training.steps}")
 
-    def _count(self, segment: Segment, slices: dict[str, Counts]) -> Counts:
+    def _count(self, split: Split, segment: Segment, slices: dict[str, Counts]) -> Counts:
         """What one segment's labelled positions come to; those of the task's slices are added to `slices`."""
         found = Counts(0.0, 0.0, 0.0, 0)
         size = self.config.training.evaluation_batch_size
+        parts = self.data.parts.get(split, {}).get(segment.name)
         for first in range(0, len(segment.inputs), size):
-            x, y = segment.inputs[first : first + size], segment.labels[first : first + size]
+            rows = slice(first, first + size)
+            x, y = segment.inputs[rows], segment.labels[rows]
             answers = self._answered(self.engine.module, x, y)
             found = found.plus(
                 float(answers.right.sum()), float(answers.loss), len(answers.right), x.shape[1]
             )
-            for name, mask in self.config.task.slices(x, y).items():
+            masks = {**self.config.task.slices(x, y), **(parts(rows) if parts else {})}
+            for name, mask in masks.items():
                 own = mask[y != IGNORED].to(self.place.device)
                 before = slices.get(name, Counts(0.0, 0.0, 0.0, 0))
                 right, loss = answers.right[own].sum(), answers.losses[own].sum()

@@ -6,7 +6,8 @@ since the sweep's driver only checks configurations.
 """
 
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, Protocol, Self, TypeVar
 
 from pydantic import Field, model_validator
@@ -14,6 +15,8 @@ from pydantic import Field, model_validator
 from recallfront.sweeps.base import Frozen
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import numpy as np
     from torch import Tensor
 
@@ -39,6 +42,31 @@ class Segment(NamedTuple):
     name: str
     inputs: Source  # int64 (N, T)
     labels: Source  # int64 (N, T), IGNORED where nothing is asked
+
+
+Parts = Callable[[slice], Mapping[str, "Tensor"]]  # rows of a segment -> masks (N, T) of labelled positions
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """A task's rows as they are trained and tested on, and what is known of them besides."""
+
+    digest: str
+    splits: Mapping[Split, list[Segment]]  # rows of one segment have one length
+    # Split -> segment -> parts of its labelled positions that are counted for themselves.
+    parts: Mapping[str, Mapping[str, Parts]] = field(default_factory=dict)
+    bytes_per_token: Mapping[str, float] = field(default_factory=dict)  # of a split of text
+    end: int | None = None  # the token that ends a document, if positions restart after it
+
+    def positions(self, inputs: "Tensor") -> "Tensor | None":
+        """The positions of rows (B, T) of packed documents; None if they are those in the rows."""
+        if self.end is None:
+            return None
+        import torch
+
+        at = torch.arange(inputs.shape[1])
+        after = torch.where(inputs[:, :-1] == self.end, at[1:], 0).cummax(1).values
+        return at - torch.nn.functional.pad(after, (1, 0))
 
 
 class Counts(NamedTuple):
@@ -104,6 +132,29 @@ class Task(Frozen):
                 figures[f"recall_at_{length}"] = same.recall
         figures |= {f"recall_{name}": counts.recall for name, counts in slices.items() if counts.asked}
         return figures
+
+
+class StoredTask(Task):
+    """A task that keeps its data in a folder in a form of its own, such as text; rows are read from there."""
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """What tells one state of the task's sources from another; data is stored anew if it changes."""
+
+    @abstractmethod
+    def store(self, folder: "Path") -> str:
+        """Write the data of all splits into the folder -> the digest of its content."""
+
+    @abstractmethod
+    def read(self, folder: "Path") -> TaskData:
+        """The data that `store` wrote."""
+
+    @abstractmethod
+    def questions_of(self, data: TaskData, split: Split) -> int:
+        """The positions of a split that `recall` is the share of right answers of."""
+
+    def build(self, split: Split) -> Sequence[Segment]:
+        raise TypeError(f"task {self.name}: its rows are read from a folder")
 
 
 class AlikeRows(Frozen):

@@ -31,7 +31,7 @@ def test_members_of_a_family_are_told_by_their_part_of_the_name() -> None:
     assert title_of("recall_64_tokens") == "recall on test, 64 tokens"
     assert show("scratch_bytes", 2048) == "2.0 KiB"
     assert show("wait_seconds", 75) == "1 min 15 s"
-    assert metric("perplexity").title == "perplexity" and metric("perplexity").unit == ""
+    assert metric("new_figure").title == "new figure" and metric("new_figure").unit == ""
 
 
 def test_seeds_are_joined_by_the_mean_or_for_what_is_timed_by_the_median() -> None:

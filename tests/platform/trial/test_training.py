@@ -24,7 +24,7 @@ from recallfront.platform.trial.training import replace_folder
 from recallfront.platform.trial.workplace import Workplace
 from recallfront.sweeps import SweepSpec, TrialConfig, data
 from recallfront.sweeps.data import load_or_rebuild, prepare
-from tests.platform.specs import SEGMENT, tiny_spec
+from tests.platform.specs import SEGMENT, tiny, tiny_spec
 
 # DeepSpeed's ZeRO uses what torch deprecates.
 pytestmark = [
@@ -381,3 +381,40 @@ def test_what_the_machine_does_to_a_trial_is_not_final(
     monkeypatch.setattr(body, "save_model", full)
     last = run(tmp_path)[-1]
     assert last.status is Status.LOST and last.failure == os.strerror(errno.ENOSPC)
+
+
+def test_a_text_trial_reports_perplexities_and_resumes_with_the_same_rows(tmp_path: Path) -> None:
+    words = "one two three four five six seven eight nine ten".split()
+    lines = (" ".join(words[(line * step) % 10] for step in range(30)) for line in range(60))
+    (tmp_path / "text.txt").write_text("\n".join(f"{number} {line}" for number, line in enumerate(lines)))
+    rows = {"tokens": 200}
+    task = {
+        "name": "text",
+        "source": {"files": str(tmp_path / "text.txt"), "documents": "line"},
+        "length": 16,
+        "held_out": 0.2,
+        "validation": [rows],
+        "test": [rows, {"length": 32, "stride": 8, "tokens": 200}],
+    }
+    trained = tiny(training={"steps": 6, "evaluate_every": 3})
+    spec = SweepSpec.model_validate(trained | {"task": task, "space": [{"architecture": "hawk"}]})
+    path, digest = prepare(spec.task, tmp_path / "data")
+    block, knobs = next(spec.grid())
+    config = spec.trial(block, knobs, 0)
+
+    def place(home: Path) -> Workplace:
+        return Workplace(home=home, data=path, data_digest=digest, code_version=code_version())
+
+    whole = list(run_trial(config, place(tmp_path / "whole")))
+    last = whole[-1]
+    assert last.status is Status.FINISHED, last.traceback
+    figures = last.figures
+    assert figures["perplexity"] == pytest.approx(math.exp(figures["test_loss"]))
+    assert figures["bits_per_byte"] == pytest.approx(figures["test_loss"] / math.log(2), rel=0.1)
+    assert {"recall", "perplexity_ar_hits", "perplexity_sliding_at_32", "loss_at_position_8"} <= set(figures)
+    interrupted = run_trial(config, place(tmp_path / "resumed"))
+    for report in interrupted:
+        if report.step == 3:
+            interrupted.close()
+    rest = list(run_trial(config, place(tmp_path / "resumed")))
+    assert rows_of(rest, "loss") == rows_of(whole, "loss") and rest[-1].figures["recall"] == figures["recall"]

@@ -1,0 +1,1 @@
+"""Text as rows of tokens: where it comes from, its tokenizer, and how it is kept."""

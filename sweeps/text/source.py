@@ -1,0 +1,183 @@
+"""Where text comes from: files, or a data set by name or folder; one document after the other, in pieces.
+
+`datasets` and pyarrow are imported where they are first used.
+"""
+
+import glob
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Self
+
+from pydantic import Field, model_validator
+
+from recallfront.sweeps.base import Frozen, SpecError, canonical_json, digest
+
+_PIECE = 2**16  # characters; longer documents are read and tokenized in pieces, cut where a line ends
+_TABLES = {".jsonl": "json", ".json": "json", ".parquet": "parquet"}
+
+
+class Piece(NamedTuple):
+    """A part of a document's text, and whether the document ends with it."""
+
+    text: str
+    ends: bool
+
+
+class TextSource(Frozen):
+    """Where the text of a task comes from: `files` or a `dataset`."""
+
+    files: tuple[str, ...] | str | None = Field(
+        default=None,
+        description="Patterns of files: JSON lines (`.jsonl`, `.json`) and Parquet with a column of text, anything "
+        "else as plain text in UTF-8.",
+    )
+    documents: Literal["file", "paragraph", "line"] = Field(
+        default="file",
+        description="What a document is in plain text: a file, lines up to an empty one, a line.",
+    )
+    dataset: str | None = Field(
+        default=None, description="Name of a data set of the Hugging Face hub, or a folder that holds one."
+    )
+    config: str | None = Field(default=None, description="Configuration of the data set, if it has several.")
+    split: str = Field(default="train", description="Split of the data set; ours are made of its documents.")
+    revision: str | None = Field(default=None, description="Commit, tag or branch of the data set.")
+    streaming: bool = Field(
+        default=False, description="Whether the data set is read as it is downloaded, without a copy on disk."
+    )
+    column: str = Field(
+        default="text", description="Column of the text, in JSON lines, Parquet or a data set."
+    )
+
+    @model_validator(mode="after")
+    def _is_one(self) -> Self:
+        if (self.files is None) == (self.dataset is None):
+            raise ValueError("needs either files or dataset")
+        return self
+
+    def fingerprint(self) -> str:
+        """What tells one state of the source from another: of files, names, sizes and times of change."""
+        folder = Path(self.dataset) if self.dataset and Path(self.dataset).is_dir() else None
+        files = self._files() if self.files is not None else sorted(folder.rglob("*")) if folder else []
+        known = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+        return digest(canonical_json({"files": known}))
+
+    def pieces(self) -> Iterator[Piece]:
+        """The text of every document, in the order of the source; empty documents are left out.
+
+        Raises:
+            SpecError: there is no such file, data set or column, or the text is broken.
+        """
+        if self.dataset is not None:
+            yield from _cut(self._texts(self.dataset, self._dataset()))
+            return
+        for file in self._files():
+            kind = _TABLES.get(file.suffix)
+            if kind is None:
+                yield from self._plain(file)
+            else:
+                yield from _cut(self._texts(str(file), _table(kind, file)))
+
+    def _files(self) -> list[Path]:
+        patterns = (self.files,) if isinstance(self.files, str) else self.files or ()
+        found = []
+        for pattern in patterns:
+            matches = [Path(name) for name in sorted(glob.glob(pattern, recursive=True))]
+            matches = [path for path in matches if path.is_file()]
+            if not matches:
+                raise SpecError(f"task.source.files={pattern!r}: there is no such file")
+            found += matches
+        return found
+
+    def _plain(self, file: Path) -> Iterator[Piece]:
+        """Pieces of a file of plain text, whose size does not matter."""
+        waiting = ""
+        try:
+            with file.open(encoding="utf-8", newline="") as lines:
+                if self.documents == "file":
+                    while text := lines.read(_PIECE):
+                        if waiting:
+                            yield Piece(waiting, ends=False)
+                        waiting = text + lines.readline()
+                else:
+                    for line in lines:
+                        if self.documents == "line" or not line.strip():
+                            yield from _document(waiting.rstrip("\r\n"))
+                            waiting = ""
+                        waiting += line if line.strip() else ""
+        except UnicodeDecodeError as error:
+            raise SpecError(f"task.source.files: {file} is not UTF-8: {error.reason}") from None
+        yield from _document(waiting if self.documents == "file" else waiting.rstrip("\r\n"))
+
+    def _dataset(self) -> Iterable[dict[str, Any]]:
+        from datasets import load_dataset
+
+        try:
+            return load_dataset(  # type: ignore[no-any-return]
+                self.dataset,
+                self.config,
+                split=self.split,
+                revision=self.revision,
+                streaming=self.streaming,
+            )
+        except Exception as error:
+            # the hub's, pyarrow's and its own errors have no base in common
+            raise SpecError(
+                f"task.source.dataset={self.dataset!r}: cannot be loaded: {_line(error)}"
+            ) from error
+
+    def _texts(self, name: str, rows: Iterable[dict[str, Any]]) -> Iterator[str]:
+        """The column of rows; `name` says in errors what they are of."""
+        rows = iter(rows)
+        while True:
+            try:
+                row = next(rows, None)
+            except Exception as error:
+                raise SpecError(f"task.source: {name} cannot be read: {_line(error)}") from error
+            if row is None:
+                return
+            if self.column not in row:
+                known = ", ".join(map(str, row))
+                raise SpecError(f"task.source.column={self.column!r}: {name} has only the columns {known}")
+            text = row[self.column]
+            if text is not None and not isinstance(text, str):
+                raise SpecError(
+                    f"task.source.column={self.column!r}: {name} has {type(text).__name__} there, not text"
+                )
+            yield text or ""
+
+
+def _table(kind: str, file: Path) -> Iterator[dict[str, Any]]:
+    """Rows of a file, read as they are asked for."""
+    if kind == "json":
+        with file.open(encoding="utf-8") as lines:
+            for line in lines:
+                if line.strip():
+                    row = json.loads(line)
+                    yield row if isinstance(row, dict) else {}
+        return
+    from pyarrow.parquet import ParquetFile
+
+    with ParquetFile(file) as table:
+        for batch in table.iter_batches(batch_size=256):
+            yield from batch.to_pylist()
+
+
+def _cut(texts: Iterable[str]) -> Iterator[Piece]:
+    for text in texts:
+        yield from _document(text)
+
+
+def _document(text: str) -> Iterator[Piece]:
+    """A document in pieces that end where a line does, so that no token reaches over their border."""
+    start = 0
+    while len(text) - start > _PIECE:
+        end = text.rfind("\n", start, start + _PIECE) + 1 or start + _PIECE
+        yield Piece(text[start:end], ends=False)
+        start = end
+    if len(text) > start:
+        yield Piece(text[start:], ends=True)
+
+
+def _line(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
