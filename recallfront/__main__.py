@@ -3,10 +3,13 @@
 What a command needs is imported where it is first used, so that `--help` and `--version` start fast.
 """
 
+import errno
 import os
 import sys
+from typing import TextIO
 
 USAGE, INTERRUPTED, READER_LEFT = 2, 130, 141  # exit codes
+_OF_THE_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EIO)  # a full or broken disk: a sentence says it all
 _INTERRUPTION = "interrupted; run the sweep again to resume it"
 
 
@@ -36,14 +39,27 @@ def run(arguments: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return READER_LEFT
     except OSError as error:
-        if error.filename is None:
+        if error.filename is None and error.errno not in _OF_THE_MACHINE:
             raise
-        return _told(f"{error.filename}: {error.strerror}")
+        if error.filename is None and _is_full(sys.stdout):
+            os.dup2(
+                os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+            )  # else the interpreter fails at its end
+        return _told(f"{error.filename or 'writing failed'}: {error.strerror}")
     except Exception as error:
         # of typer's errors about arguments, under any of its versions
         if not hasattr(error, "format_message"):
             raise
         return _told(f"{error.format_message()} (--help lists what is allowed)")
+
+
+def _is_full(stream: TextIO) -> bool:
+    """Whether what waits to be written cannot be."""
+    try:
+        stream.flush()
+    except OSError:
+        return True
+    return False
 
 
 def _of_the_user() -> tuple[type[Exception], ...]:

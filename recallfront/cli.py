@@ -41,7 +41,7 @@ Home = Annotated[
 TrackingUri = Annotated[
     str | None,
     typer.Option(
-        envvar="RECALLFRONT_TRACKING_URI",
+        envvar=["RECALLFRONT_TRACKING_URI", "MLFLOW_TRACKING_URI"],
         help="MLflow store: http(s)://HOST:PORT or sqlite:///FILE.",
         show_default="HOME/mlflow.db",
     ),
@@ -82,7 +82,9 @@ def run(
     tracking_uri: TrackingUri = None,
     address: Annotated[
         str | None,
-        typer.Option(help="Ray cluster to join: auto, or HOST:PORT.", show_default="this machine"),
+        typer.Option(
+            help="Ray cluster to join: auto, or HOST:PORT.", show_default="RAY_ADDRESS, or this machine"
+        ),
     ] = None,
     plugin: Plugins = None,
 ) -> None:
@@ -111,9 +113,16 @@ def run(
 @app.command()
 def submit(
     file: Annotated[str, typer.Argument(help="Name of a study that comes with recallfront, or a YAML file.")],
-    address: Annotated[str, typer.Option(help="Dashboard of the cluster: http://HEAD:8265.")],
+    address: Annotated[
+        str,
+        typer.Option(envvar="RAY_API_SERVER_ADDRESS", help="Dashboard of the cluster: http://HEAD:8265."),
+    ],
     tracking_uri: Annotated[
-        str, typer.Option(envvar="RECALLFRONT_TRACKING_URI", help="MLflow server that the cluster can reach.")
+        str,
+        typer.Option(
+            envvar=["RECALLFRONT_TRACKING_URI", "MLFLOW_TRACKING_URI"],
+            help="MLflow server that the cluster can reach.",
+        ),
     ],
     home: Annotated[
         str, typer.Option(help="Folder for all outputs on the cluster, shared by its nodes.")

@@ -15,6 +15,9 @@ import yaml
 
 import recallfront
 from recallfront.__main__ import run
+from recallfront.platform.cluster.connection import _temporary_folder
+from recallfront.platform.errors import UsageError
+from recallfront.platform.sweep.variables import passed_over
 from recallfront.platform.tracking.client import open_client
 from recallfront.platform.tracking.store import prepare_store
 from tests.platform.specs import tiny
@@ -25,7 +28,7 @@ Refused = Callable[..., str]
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)  # the default home would be made here
-    for name in ("RECALLFRONT_HOME", "RECALLFRONT_TRACKING_URI", "RAY_ADDRESS"):
+    for name in ("RECALLFRONT_HOME", "RECALLFRONT_TRACKING_URI", "RAY_ADDRESS", "MLFLOW_TRACKING_URI"):
         monkeypatch.delenv(name, raising=False)
     return tmp_path / "home"
 
@@ -205,6 +208,62 @@ def test_a_password_in_a_tracking_uri_is_refused_and_not_printed(
     assert not home.exists()
 
 
+def test_the_variables_of_mlflow_and_ray_are_obeyed(
+    refused: Refused, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    assert "address '127.0.0.1:1': no Ray cluster answers there" in refused(
+        "run", "quickstart", "--home", str(home)
+    )
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
+    assert "the MLflow server at 'http://127.0.0.1:1' does not answer" in refused(
+        "front", "x", "--home", str(home)
+    )
+    with pytest.raises(UsageError, match="http://127.0.0.1:1"):
+        prepare_store(None, home)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "databricks")
+    with pytest.raises(UsageError, match="'databricks' is not supported: .* MLFLOW_TRACKING_URI names it"):
+        prepare_store(None, home)
+    monkeypatch.setenv("RECALLFRONT_TRACKING_URI", "http://127.0.0.1:2")
+    assert "127.0.0.1:2" in refused("front", "x", "--home", str(home)), "our own comes first"
+    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "http://127.0.0.1:3")
+    assert "127.0.0.1:3" in refused("submit", "quickstart")
+    assert not home.exists()
+
+
+def test_variables_that_a_sweep_passes_over_are_told() -> None:
+    told = passed_over(
+        {"MLFLOW_EXPERIMENT_NAME": "mine", "HF_DATASETS_CACHE": "/x", "MLFLOW_RUN_ID": "", "HF_HOME": "/y"}
+    )
+    assert told == [
+        "MLFLOW_EXPERIMENT_NAME is not used: the experiment of a sweep has the sweep's name",
+        "HF_DATASETS_CACHE is not used: the data of a sweep lie in its home",
+    ]
+
+
+def test_sockets_of_ray_are_found_a_shorter_folder(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Batch systems give jobs a long TMPDIR; the names of sockets have at most 107 characters."""
+    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    monkeypatch.setattr("tempfile.tempdir", "/scratch/" + 30 * "j")
+    assert _temporary_folder() is None
+    monkeypatch.setattr("tempfile.tempdir", "/scratch/" + 31 * "j")
+    assert _temporary_folder() == "/tmp/ray" and "TMPDIR is too long" in caplog.text
+    monkeypatch.setenv("RAY_TMPDIR", "/scratch/" + 70 * "j")
+    with pytest.raises(UsageError, match="RAY_TMPDIR .* is too long .* a folder of at most 39 characters"):
+        _temporary_folder()
+
+
+@pytest.mark.parametrize("stream", ["closed", "full"])
+def test_an_output_that_cannot_be_written(stream: str, home: Path) -> None:
+    target = "&-" if stream == "closed" else "/dev/full"
+    command = ["bash", "-c", f'"$0" -m recallfront --version >{target}', sys.executable]
+    done = subprocess.run(command, capture_output=True, text=True)
+    told = {"closed": (0, ""), "full": (2, "recallfront: writing failed: No space left on device\n")}
+    assert (done.returncode, done.stderr) == told[stream]
+
+
 def test_a_cluster_that_is_not_there(refused: Refused, home: Path) -> None:
     for address in (nobody(), "head", "head:x", ""):
         message = refused("run", "quickstart", "--address", address, "--home", str(home))
@@ -314,6 +373,14 @@ def test_as_a_user_sees_it(
     assert "Traceback" not in done.stderr + done.stdout
     assert done.stderr.startswith(told) and done.stderr.count("\n") == (1 if code else 0)
     assert [p.name for p in home.parent.iterdir()] == ["mine.yaml"]
+
+
+def test_more_memory_than_the_machine_has_is_said_before_anything_is_made(
+    refused: Refused, file: Callable[..., str], home: Path
+) -> None:
+    message = refused("run", file(resources={"memory_gb": 100_000}), "--home", str(home))
+    assert re.search(r"resources: memory_gb=100000: this machine has \d+\.\d GiB", message)
+    assert not home.exists()
 
 
 @pytest.mark.parametrize("asked", ["cpus", "gpus"])

@@ -7,9 +7,11 @@ import logging
 import os
 import signal
 import socket
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from torch.cuda import device_count
 
@@ -19,6 +21,9 @@ from recallfront.sweeps.trial import ResourceConfig
 
 _CONNECT_SECONDS = 5.0
 _HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"  # RFC 9113, section 3.4
+# the longest name below a temporary folder, and what Linux allows (`sun_path` in unix(7), less the final 0)
+_SOCKET, _LONGEST_SOCKET = "ray/session_2026-11-28_11-06-37_603681_4194304/sockets/plasma_store", 107
+_LOG = logging.getLogger("recallfront")
 _EMPTY_SETTINGS = bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 
 # Tune's own settings for a sweep of ours; what a user has set stays.
@@ -57,7 +62,13 @@ def ray_cluster(address: str | None) -> Iterator[None]:
         yield
         return
     if address is None:
-        ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+        ray.init(
+            address="local",
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            _temp_dir=_temporary_folder(),
+        )
     else:
         _join(address)
     try:
@@ -65,6 +76,31 @@ def ray_cluster(address: str | None) -> Iterator[None]:
             yield
     finally:
         ray.shutdown()
+
+
+def named_cluster() -> str | None:
+    """The cluster that RAY_ADDRESS names, as for every program that uses Ray; None for a Ray of one's own."""
+    address = os.environ.get("RAY_ADDRESS", "").strip()
+    return None if address in ("", "local") else address
+
+
+def _temporary_folder() -> str | None:
+    """Where Ray keeps its sockets, if their names would be too long below TMPDIR, as batch systems give one to jobs.
+
+    Raises:
+        UsageError: RAY_TMPDIR is too long itself, or there is no shorter folder.
+    """
+    own = os.environ.get("RAY_TMPDIR")
+    folder = own or tempfile.gettempdir()
+    if len(f"{folder}/{_SOCKET}") <= _LONGEST_SOCKET:
+        return None
+    if own or not os.access("/tmp", os.W_OK):
+        raise UsageError(
+            f"{'RAY_TMPDIR' if own else 'TMPDIR'} {folder!r}: is too long for the names of Ray's sockets; name a "
+            f"folder of at most {_LONGEST_SOCKET - len(_SOCKET) - 1} characters as RAY_TMPDIR"
+        )
+    _LOG.warning("TMPDIR is too long for the names of Ray's sockets: Ray keeps its files in /tmp/ray")
+    return "/tmp/ray"
 
 
 @contextmanager
@@ -94,10 +130,24 @@ def check_resources(resources: ResourceConfig) -> None:
 
     if ray.is_initialized():
         trials_at_once(resources)
-        return
+        nodes, where = _nodes()
+        has = max(node.get("memory", 0.0) + node.get("object_store_memory", 0.0) for node in nodes)
+    else:
+        here = {"CPU": float(os.cpu_count() or 1), "GPU": float(device_count() if resources.gpus else 0)}
+        where, has = "this machine", float(_machine_memory())
+        _how_many(resources, [here], where)
+    if resources.memory_gb is not None and resources.memory_gb * 2**30 > has:
+        raise UsageError(f"resources: memory_gb={resources.memory_gb:g}: {where} has {has / 2**30:.1f} GiB")
 
-    here = {"CPU": float(os.cpu_count() or 1), "GPU": float(device_count() if resources.gpus else 0)}
-    _how_many(resources, [here], "this machine")
+
+def _machine_memory() -> int:
+    """Bytes of this machine, or of the container that it is."""
+    import psutil
+
+    limit = Path("/sys/fs/cgroup/memory.max")
+    text = limit.read_text().strip() if limit.exists() else "max"
+    total = int(psutil.virtual_memory().total)
+    return min(total, int(text)) if text.isdecimal() else total
 
 
 def trials_at_once(resources: ResourceConfig) -> int:
@@ -106,11 +156,17 @@ def trials_at_once(resources: ResourceConfig) -> int:
     Raises:
         UsageError: it does not hold one.
     """
+    return _how_many(resources, *_nodes())
+
+
+def _nodes() -> tuple[list[dict[str, float]], str]:
+    """What each node of the connected cluster has, and what to call the largest one."""
     import ray
 
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    where = "the Ray cluster" if len(nodes) == 1 else f"the largest of the Ray cluster's {len(nodes)} nodes"
-    return _how_many(resources, nodes, where)
+    return nodes, "the Ray cluster" if len(
+        nodes
+    ) == 1 else f"the largest of the Ray cluster's {len(nodes)} nodes"
 
 
 def _how_many(resources: ResourceConfig, nodes: list[dict[str, float]], where: str) -> int:

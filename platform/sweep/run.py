@@ -13,7 +13,12 @@ from typing import Any
 
 from rich.console import Console
 
-from recallfront.platform.cluster.connection import check_resources, ray_cluster, trials_at_once
+from recallfront.platform.cluster.connection import (
+    check_resources,
+    named_cluster,
+    ray_cluster,
+    trials_at_once,
+)
 from recallfront.platform.front.front import Front
 from recallfront.platform.home import home_folder
 from recallfront.platform.lineage.code_version import code_version
@@ -29,6 +34,7 @@ from recallfront.platform.sweep.lock import only_driver
 from recallfront.platform.sweep.progress import Progress
 from recallfront.platform.sweep.publisher import Publisher
 from recallfront.platform.sweep.recorder import Recorder
+from recallfront.platform.sweep.variables import passed_over
 from recallfront.platform.tracking.ledger import UnknownRecord, read_sweep
 from recallfront.platform.tracking.store import prepare_store
 from recallfront.platform.tracking.writer import TrackingWriter
@@ -74,8 +80,8 @@ def run_sweep(
     Args:
         spec: a specification, the name of a study, or the path of a YAML file.
         home: the folder of all outputs; by default RECALLFRONT_HOME, else ./recallfront-home.
-        tracking_uri: of the MLflow store; by default a SQLite file in the home.
-        address: of a Ray cluster to join; by default Ray is started on this machine.
+        tracking_uri: of the MLflow store; by default MLFLOW_TRACKING_URI, else a SQLite file in the home.
+        address: of a Ray cluster to join; by default RAY_ADDRESS, else Ray is started on this machine.
         console: shows progress; by default nothing does.
         plugins: files with mixers and tasks that the specification names; installed ones are loaded in any case.
 
@@ -83,6 +89,7 @@ def run_sweep(
         UsageError, SpecError: the request is not possible; raised before anything is computed.
     """
     load(plugins)
+    address = named_cluster() if address is None else address
     spec = spec if isinstance(spec, SweepSpec) else load_spec(str(spec))
     use(used_by(spec.model_dump(mode="json")))
     folder = home_folder(home).resolve()
@@ -96,7 +103,7 @@ def _run_sweep(
     spec: SweepSpec, folder: Path, tracking_uri: str | None, address: str | None, console: Console
 ) -> SweepResult:
     started = time.time()
-    for note in spec.notes:
+    for note in (*spec.notes, *passed_over()):
         console.print(note, markup=False, highlight=False, soft_wrap=True)
     uri = prepare_store(tracking_uri, folder)
     with only_driver(spec, folder):

@@ -1,5 +1,6 @@
 """The MLflow store: chosen, checked and initialised once, before anything runs in parallel."""
 
+import os
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -16,7 +17,7 @@ PING_SECONDS: Final = 4
 
 
 def prepare_store(tracking_uri: str | None, home: Path, *, create: bool = True) -> str:
-    """The tracking URI to use from here on, checked to answer; None is the SQLite file home/mlflow.db.
+    """The tracking URI to use from here on, checked to answer; None is MLFLOW_TRACKING_URI, else home/mlflow.db.
 
     A SQLite store is made under a file lock, since processes that make it together collide in its migrations, and
     under another name, which it loses once it is whole. Whoever only reads gives `create=False`: looking for a sweep
@@ -26,7 +27,9 @@ def prepare_store(tracking_uri: str | None, home: Path, *, create: bool = True) 
         UsageError: the URI is of a kind that is not supported, does not answer, or holds an older schema; or there is
             no store and none shall be created.
     """
-    uri = _default_uri(home) if tracking_uri is None else tracking_uri
+    uri = tracking_uri
+    if uri is None:
+        uri = os.environ.get("MLFLOW_TRACKING_URI") or _default_uri(home)
     refuse_password(uri)
     scheme = urlsplit(uri).scheme
     if scheme in ("http", "https"):
@@ -37,6 +40,11 @@ def prepare_store(tracking_uri: str | None, home: Path, *, create: bool = True) 
     raise UsageError(
         f"tracking URI {uri!r} is not supported: allowed are http(s)://HOST:PORT of an MLflow server and sqlite:///FILE"
         " (for PostgreSQL, start `mlflow server --backend-store-uri` on it and give that server's address)"
+        + (
+            "; MLFLOW_TRACKING_URI names it, and --tracking-uri comes before that"
+            if tracking_uri is None
+            else ""
+        )
     )
 
 
