@@ -204,6 +204,19 @@ def test_importing_is_light_and_does_nothing() -> None:
     assert torch in ("True", "False")
 
 
+def test_a_trial_s_process_starts_without_what_no_trial_needs() -> None:
+    """MLflow, which DeepSpeed's autotuner imports, and PyTorch's compiler, which its decorators import."""
+    script = (
+        "import sys; from recallfront.models import build; import recallfront.platform.trial.body;"
+        "from recallfront.platform.trial.engine import prepare_process;"
+        "prepare_process(threads=1, use_gpu=False);"
+        "print([m for m in ('mlflow', 'torch._dynamo', 'ray') if m in sys.modules], 'deepspeed' in sys.modules);"
+        "import mlflow; print(mlflow.__name__)"
+    )
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert run.stdout.splitlines() == ["[] True", "mlflow"]
+
+
 def test_public_names_of_the_platform() -> None:
     import recallfront.platform as platform
 

@@ -3,15 +3,22 @@
 from collections.abc import Callable
 from functools import lru_cache
 from importlib.util import find_spec
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
 
 Backend = Literal["auto", "reference", "triton"]
 Form = Literal["reference", "pytorch", "triton"]
+F = TypeVar("F", bound=Callable[..., Any])
 
 _OLDEST = (8, 0)  # compute capability that the kernels are compiled and tuned for (A100); bfloat16 needs it
+
+
+def _constant(function: F) -> F:
+    """What `torch.compiler.assume_constant_result` does; to call that imports the compiler, which takes seconds."""
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
 
 
 def use_reference(operator: str, backend: Backend) -> bool:
@@ -88,7 +95,7 @@ def interpreting() -> bool:
     return bool(knobs.runtime.interpret)
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@_constant
 def _capability_missing(index: int) -> str | None:
     return _read_capability(index)
 
@@ -104,7 +111,7 @@ def _read_capability(index: int) -> str | None:
     return None
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@_constant
 def _has_triton() -> bool:
     return _find_triton()
 

@@ -7,6 +7,7 @@ import ctypes
 import logging
 import math
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,11 +41,27 @@ def prepare_process(*, threads: int, use_gpu: bool) -> None:
     if not dist.is_initialized():
         store = dist.HashStore()  # type: ignore[attr-defined]
         dist.init_process_group("nccl" if use_gpu else "gloo", store=store, rank=0, world_size=1)
-    import deepspeed
+    with _without("mlflow"):
+        import deepspeed
 
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     # Its shared-memory collective is compiled at the first use: users may have no compiler, and gloo serves as well.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+
+@contextmanager
+def _without(module: str) -> Iterator[None]:
+    """Imports of `module` fail, unless it is loaded: DeepSpeed's autotuner, which nothing here uses, imports MLflow if
+    it can, and that is half of the seconds that a trial's process takes to start.
+    """
+    if module in sys.modules:
+        yield
+        return
+    sys.modules[module] = None  # type: ignore[assignment]  # Python's own way to say that there is none
+    try:
+        yield
+    finally:
+        del sys.modules[module]
 
 
 def learning_rate_ratio(training: TrainingConfig, step: int) -> float:
