@@ -19,8 +19,8 @@ from recallfront.platform.cluster.connection import _temporary_folder
 from recallfront.platform.errors import UsageError
 from recallfront.platform.sweep.variables import passed_over
 from recallfront.platform.tracking.client import open_client
-from recallfront.platform.tracking.store import prepare_store
 from tests.platform.specs import tiny
+from tests.platform.stores import ready_store
 
 Refused = Callable[..., str]
 
@@ -165,7 +165,7 @@ def test_reading_where_there_is_no_store_makes_none(
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
 def test_unknown_sweeps_and_runs(command: tuple[str, ...], told: str, refused: Refused, home: Path) -> None:
-    uri = prepare_store(None, home)
+    uri = ready_store(home)
     assert told in refused(*command, "--home", str(home))
     assert [e.name for e in open_client(uri).search_experiments()] == ["Default"], "and no run is made"
     assert not (home / "trials").exists() and not (home / "reruns").exists()

@@ -22,8 +22,8 @@ from recallfront.platform.results.status import Status
 from recallfront.platform.tracking.client import open_client
 from recallfront.platform.tracking.ledger import config_tags
 from recallfront.platform.tracking.places import artifact_location
-from recallfront.platform.tracking.store import prepare_store
 from tests.platform.servers import free_port
+from tests.platform.stores import ready_store
 
 pytestmark = [
     pytest.mark.slow,
@@ -93,7 +93,7 @@ class Served:
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory, make_record: MakeRecord) -> Iterator[Served]:
     home = tmp_path_factory.mktemp("home")
-    uri = prepare_store(None, home)
+    uri = ready_store(home)
     running = make_record(17, OTHERS, name="running-study", sweep_key="beef".ljust(64, "0"))
     for trial in running.trials[:2]:
         trial.config["model"]["window_size"] = EVIL
@@ -221,7 +221,7 @@ def test_it_listens_on_loopback_alone_unless_told(tmp_path: Path) -> None:
 
 
 def test_a_stop_ends_the_server_and_all_of_its_processes(tmp_path: Path) -> None:
-    prepare_store(None, tmp_path)
+    ready_store(tmp_path)
     found = Served(tmp_path, {})
     children = _descendants(found.process.pid)
     assert children

@@ -17,8 +17,8 @@ from recallfront.platform.lineage.code_version import trial_sources
 from recallfront.platform.lineage.comparison import compare
 from recallfront.platform.lineage.environment import Lineage, TrialLineage, collect, packages_text
 from recallfront.platform.tracking.lineage import read_lineage
-from recallfront.platform.tracking.store import prepare_store
 from recallfront.platform.tracking.writer import TrackingWriter
+from tests.platform.stores import ready_store
 
 ROOT = Path(recallfront.__file__).resolve().parent.parent
 PROBE = """
@@ -210,7 +210,7 @@ def trial_lineage(**values: Any) -> TrialLineage:
 
 @pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")  # MLflow's own
 def test_lineage_is_read_back_from_a_run(tmp_path: Path) -> None:
-    uri = prepare_store(None, tmp_path)
+    uri = ready_store(tmp_path)
     written = trial_lineage(sweep_key="k", sampler_trial=3)
     texts = {"good": written.model_dump_json(), "bad": '{"trial_key": 3}', "none": None}
     with closing(TrackingWriter(uri, tmp_path / "spool.db")) as writer:

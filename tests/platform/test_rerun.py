@@ -18,6 +18,7 @@ from recallfront.platform.tracking.ledger import find_run, read_artifact, read_s
 from recallfront.platform.tracking.lineage import read_lineage
 from recallfront.sweeps import SweepSpec
 from tests.platform.specs import SEGMENT, tiny_spec
+from tests.platform.stores import ready_home
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_collections")]
 ARCHITECTURES = ("attention", "window", "hawk", "griffin", "based", "grouped")
@@ -32,7 +33,7 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> SweepResult:
         task={"test": [SEGMENT | {"examples": 500}]},
         space=[*({"architecture": name} for name in ARCHITECTURES), diverges],
     )
-    return run_sweep(spec, home=tmp_path_factory.mktemp("home"))
+    return run_sweep(spec, home=ready_home(tmp_path_factory.mktemp("home")))
 
 
 def trial(sweep: SweepResult, architecture: str) -> TrialRecord:

@@ -17,7 +17,7 @@ from recallfront.platform.results.records import SweepRecord, TrialRecord
 from recallfront.platform.results.status import Status
 from recallfront.platform.tracking.client import open_client
 from recallfront.platform.tracking.places import artifact_location
-from recallfront.platform.tracking.store import prepare_store
+from tests.platform.stores import ready_store
 
 # SQLAlchemy 2.1 finds fault with MLflow's models as they are imported
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
@@ -207,7 +207,7 @@ def test_nothing_to_pick_from(record: SweepRecord) -> None:
 
 @pytest.fixture
 def store(tmp_path: Path) -> str:
-    return prepare_store(None, tmp_path / "home")
+    return ready_store(tmp_path / "home")
 
 
 @pytest.fixture

@@ -22,12 +22,12 @@ from recallfront.platform.sweep.progress import Progress, best_trial
 from recallfront.platform.sweep.recorder import Recorder
 from recallfront.platform.sweep.run import _proposals
 from recallfront.platform.tracking.ledger import read_sweep
-from recallfront.platform.tracking.store import prepare_store
 from recallfront.platform.tracking.writer import TrackingWriter
 from recallfront.platform.trial.workplace import Workplace
 from recallfront.sweeps import SweepSpec
 from recallfront.sweeps.data import prepare
 from tests.platform.specs import tiny_spec
+from tests.platform.stores import ready_store
 
 FIGURES = {"validation_recall": 0.5, "recall": 0.4, "decode_tokens_per_second": 9.0}
 WINDOWS: list[dict[str, Any]] = [{"architecture": "window", "window_size": [4, 8]}]
@@ -66,7 +66,7 @@ Stages = Callable[..., Stage]
 
 @pytest.fixture
 def stage(tmp_path: Path) -> Iterator[Stages]:
-    uri = prepare_store(None, tmp_path)
+    uri = ready_store(tmp_path)
     with closing(TrackingWriter(uri, tmp_path / "spool.sqlite")) as writer:
         yield lambda **changes: Stage(tiny_spec(**{"space": WINDOWS} | changes), tmp_path, writer, uri)
 

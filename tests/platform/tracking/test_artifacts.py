@@ -11,8 +11,8 @@ from recallfront.platform.errors import UsageError
 from recallfront.platform.tracking.client import open_client
 from recallfront.platform.tracking.ledger import read_artifact, reading
 from recallfront.platform.tracking.places import artifact_location, artifact_root
-from recallfront.platform.tracking.store import prepare_store
 from tests.platform.servers import MlflowServer
+from tests.platform.stores import ready_store
 
 SERVER = "http://127.0.0.1:5000"
 
@@ -141,7 +141,7 @@ def test_artifacts_in_a_folder_of_the_server_go_through_the_server(tmp_path: Pat
 
 
 def test_a_store_whose_artifacts_lie_elsewhere_says_so(tmp_path: Path) -> None:
-    uri = prepare_store(None, tmp_path / "home")
+    uri = ready_store(tmp_path / "home")
     client = open_client(uri)
     run = client.create_run(client.create_experiment("x", "file:///etc")).info.run_id
     with pytest.raises(UsageError, match="keeps artifacts at 'file:///etc.*which is not beside it"):

@@ -21,9 +21,9 @@ from recallfront.platform.tracking.ledger import (
     read_trials,
     reading,
 )
-from recallfront.platform.tracking.store import prepare_store
 from recallfront.platform.tracking.writer import TrackingWriter
 from tests.platform.servers import MlflowServer
+from tests.platform.stores import ready_store
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")  # MLflow's own
 
@@ -69,7 +69,7 @@ def write_sweep(writer: TrackingWriter, study: str, sweep: str, trials: int, *, 
 def store(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, str]]:
     """A store with three sweeps of two studies, and the run ids by run key."""
     home = tmp_path_factory.mktemp("home")
-    uri = prepare_store(None, home)
+    uri = ready_store(home)
     with closing(TrackingWriter(uri, home / "spool.db")) as writer:
         parents = [
             write_sweep(writer, "quickstart", "first", 2),
@@ -160,7 +160,7 @@ def test_a_sweep_run_is_no_trial(store: tuple[str, dict[str, str]]) -> None:
 
 
 def test_an_empty_store_says_so(tmp_path: Path) -> None:
-    uri = prepare_store(None, tmp_path)
+    uri = ready_store(tmp_path)
     assert list_sweeps(uri) == []
     with pytest.raises(UsageError, match="it has no sweeps yet"):
         read_sweep(uri, "quickstart")
@@ -176,7 +176,7 @@ def test_thousands_of_trials_are_read_in_pages(tmp_path: Path, monkeypatch: pyte
     from recallfront.platform.tracking import ledger
 
     monkeypatch.setattr(ledger, "PAGE", 7)
-    uri = prepare_store(None, tmp_path)
+    uri = ready_store(tmp_path)
     with closing(TrackingWriter(uri, tmp_path / "spool.db")) as writer:
         parent = write_sweep(writer, "pages", "pages", 30)
         run_id = writer.run_id(parent)
@@ -207,7 +207,7 @@ def test_the_same_over_http(tmp_path: Path) -> None:
     ],
 )
 def test_an_edited_tag_is_told_with_its_run(tmp_path: Path, tag: str, value: str, told: str) -> None:
-    uri = prepare_store(None, tmp_path / "edited")
+    uri = ready_store(tmp_path / "edited")
     client = open_client(uri)
     experiment = client.create_experiment("edited")
     parent = client.create_run(experiment, tags={"recallfront.kind": "sweep"}).info.run_id

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from recallfront.platform.tracking.client import open_client
-from recallfront.platform.tracking.store import prepare_store
 from recallfront.platform.tracking.writer import TrackingWriter
 from tests.platform.servers import MlflowServer
+from tests.platform.stores import ready_store
 
 pytestmark = [
     pytest.mark.slow,
@@ -197,7 +197,7 @@ writer.flush(60)
     ids=["parent created", "trial created", "parent opened", "first batch", "second batch"],
 )
 def test_a_writer_killed_between_mlflow_and_its_spool(method: str, countdown: int, tmp_path: Path) -> None:
-    uri = prepare_store(None, tmp_path)
+    uri = ready_store(tmp_path)
     spool = tmp_path / "spool.db"
     command = [sys.executable, "-c", textwrap.dedent(CHILD), uri, str(spool), method, str(countdown)]
     child = subprocess.run(command, capture_output=True, text=True, timeout=120)

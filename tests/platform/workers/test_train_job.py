@@ -25,6 +25,7 @@ from recallfront.sweeps import SweepSpec
 from recallfront.sweeps.data import prepare
 from recallfront.sweeps.trial import ResourceConfig, TrialConfig
 from tests.platform.specs import tiny_spec
+from tests.platform.stores import ready_home
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("local_ray")]
 
@@ -34,7 +35,7 @@ TWO_WORKERS: dict[str, Any] = {"resources": {"workers": 2}, "training": {"gradie
 def test_two_workers_find_what_one_finds_at_every_zero_stage(tmp_path: Path) -> None:
     window = {"architecture": "window", "window_size": 4}
     spec = tiny_spec(space=[window | {"training.zero_stage": [1, 2, 3]}], **TWO_WORKERS)
-    result = run_sweep(spec, home=tmp_path)
+    result = run_sweep(spec, home=ready_home(tmp_path))
     trials = stored(result)
     assert [trial.status for trial in trials] == [Status.FINISHED] * 3, [trial.failure for trial in trials]
 
@@ -75,7 +76,7 @@ def test_a_trial_whose_worker_is_killed_goes_on_from_its_checkpoint(tmp_path: Pa
 
     killer = threading.Thread(target=kill_a_worker, daemon=True)
     killer.start()
-    result = run_sweep(spec, home=tmp_path)
+    result = run_sweep(spec, home=ready_home(tmp_path))
     killer.join()
 
     (trial,) = stored(result)
@@ -108,7 +109,7 @@ def test_a_trial_that_always_loses_its_workers_is_lost_in_the_end(tmp_path: Path
 
     killer = threading.Thread(target=kill_workers, daemon=True)
     killer.start()
-    result = run_sweep(spec, home=tmp_path)
+    result = run_sweep(spec, home=ready_home(tmp_path))
     killer.join()
     (trial,) = stored(result)
     assert trial.status is Status.LOST
@@ -130,7 +131,7 @@ def test_pruned_trials_give_their_workers_back(tmp_path: Path) -> None:
         resources={"workers": 2},
         training={"steps": 40},
     )
-    result = run_sweep(spec, home=tmp_path)
+    result = run_sweep(spec, home=ready_home(tmp_path))
     by_window = {trial.config["model"]["window_size"]: trial for trial in stored(result)}
     statuses = {window: trial.status for window, trial in by_window.items()}
     failures = [trial.failure for trial in by_window.values()]
@@ -165,7 +166,7 @@ def test_a_failure_of_the_ranks_is_recorded_as_what_it_is(tmp_path: Path) -> Non
         resources={"workers": 2},
         training={"steps": 200, "gradient_clipping": 0.0},
     )
-    result = run_sweep(spec, home=tmp_path)
+    result = run_sweep(spec, home=ready_home(tmp_path))
     (trial,) = stored(result)
     assert trial.status is Status.DIVERGED, trial.failure
     assert "at step" in (trial.failure or "")
