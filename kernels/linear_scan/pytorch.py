@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._compile import _disable_dynamo
 from torch.autograd.function import once_differentiable
 
 _CHUNK = 12  # with the benchmark's batch of 4 x 512 a step over all chunks is just worth two threads
@@ -91,7 +92,7 @@ class _LinearScan(torch.autograd.Function):
         return grad_a, total, a[:, 0] * total[:, 0]
 
 
-@torch._disable_dynamo  # `torch.compiler.disable` would import the compiler here, which takes seconds
+@_disable_dynamo  # `torch.compiler.disable` would import the compiler here, which takes seconds
 def linear_scan_pytorch(
     a: Tensor, b: Tensor, initial_state: Tensor | None = None, reset: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:

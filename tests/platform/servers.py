@@ -13,6 +13,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from tests.platform.stores import ready_home
+
 
 def free_port() -> int:
     """A port that nobody listens on, and that no other program on this machine is likely to get before it is used.
@@ -39,7 +41,7 @@ class MlflowServer:
     def __init__(self, folder: Path, backend: str | None = None, *arguments: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
-        self.backend = backend or f"sqlite:///{folder / 'server.db'}"
+        self.backend = backend or f"sqlite:///{ready_home(folder) / 'mlflow.db'}"
         self.port = free_port()
         self.uri = f"http://127.0.0.1:{self.port}"
         self._arguments = arguments
