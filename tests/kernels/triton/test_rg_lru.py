@@ -169,7 +169,7 @@ def test_registered(device: torch.device) -> None:
 @both_cuts
 def test_bytes(cut: tuple[ScanPlan, ScanPlan], device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels, "plan", lambda *sizes: cut)
-    gates, v, rate, *_ = launched(1, 2048, 32, device)
+    gates, v, rate, *_ = launched(1, 512, 32, device)
     gates, v = gates.bfloat16(), v.bfloat16()
     with traffic() as moved:
         h, last = kernels.gated_scan(gates, v, rate, None, None)
