@@ -19,6 +19,7 @@ from recallfront.platform.cluster.connection import _temporary_folder
 from recallfront.platform.errors import UsageError
 from recallfront.platform.sweep.variables import passed_over
 from recallfront.platform.tracking.client import open_client
+from recallfront.platform.tracking.store import prepare_store
 from tests.platform.specs import tiny
 from tests.platform.stores import ready_store
 
