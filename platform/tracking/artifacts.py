@@ -101,9 +101,9 @@ class _ServersFolder(ArtifactRepository):
     def _ask(self, method: str, endpoint: str, path: str | None, **how: Any) -> Any:
         # each endpoint has its own word for a run
         asked = {"run_id": self._run_id, "run_uuid": self._run_id} | ({"path": path} if path else {})
-        answer = http_request(
-            get_default_host_creds(self.artifact_uri), endpoint, method, params=asked, **how
-        )
+        server = get_default_host_creds(self.artifact_uri)
+        # what the server answers is judged here: MLflow would make a lost connection of a 500
+        answer = http_request(server, endpoint, method, params=asked, raise_on_status=False, **how)
         if method == "POST" and answer.status_code == 500:
             raise PermissionError(errno.EACCES, f"the server {self.artifact_uri} has no place for artifacts")
         if answer.status_code != 200 and "error_code" in answer.text:
