@@ -18,7 +18,7 @@ from recallfront.platform.results.status import Status
 from recallfront.platform.sweep.lock import driver_is_gone
 from recallfront.platform.tracking.ledger import list_sweeps
 from recallfront.platform.tracking.records import read_record
-from recallfront.platform.tracking.store import prepare_store
+from recallfront.platform.tracking.store import find_store
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -27,13 +27,15 @@ if TYPE_CHECKING:
 def sweeps_table(*, home: Path | str | None = None, tracking_uri: str | None = None) -> "Table":
     """One line a sweep of the store."""
     folder = home_folder(home)
-    uri = prepare_store(tracking_uri, folder, create=False)
+    uri = find_store(tracking_uri, folder)
     table = _table("sweep", "key", "status", "trials", "started", "run")
     for sweep in list_sweeps(uri):
         status = sweep.tags.get("status", sweep.status.lower())
         if status == "running" and driver_is_gone(sweep.sweep_key, folder):
             status = "killed: run it again to resume"
-        told = say_counts(counts_of(sweep.tags), planned(sweep.tags))
+        told = (
+            say_counts(counts_of(sweep.tags), planned(sweep.tags)) if "trials_planned" in sweep.tags else ""
+        )
         _add_row(
             table, sweep.name, sweep.sweep_key[:8], status, told, _when(sweep.start_time), sweep.run_id[:8]
         )

@@ -296,9 +296,9 @@ def lineage(run: Run, home: Home = None, tracking_uri: TrackingUri = None, plugi
     from recallfront.platform.plugins import load, require
     from recallfront.platform.tracking.ledger import find_run
     from recallfront.platform.tracking.lineage import read_lineage
-    from recallfront.platform.tracking.store import prepare_store
+    from recallfront.platform.tracking.store import find_store
 
-    uri = prepare_store(tracking_uri, home_folder(home), create=False)
+    uri = find_store(tracking_uri, home_folder(home))
     run_id = find_run(uri, run).run_id
     found = read_lineage(uri, run_id)
     if plugin:

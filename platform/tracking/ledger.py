@@ -6,9 +6,10 @@ MLflow is imported where it is first used, so that the command starts fast.
 import datetime
 import json
 import re
+import sqlite3
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -17,10 +18,10 @@ from recallfront.platform.errors import UsageError, root_cause
 from recallfront.platform.results.records import TAG, SweepRecord, TrialRecord
 from recallfront.platform.results.status import Status
 from recallfront.platform.tracking.client import fail_fast, open_client
+from recallfront.platform.tracking.sqlite import SqliteReader, StoreReader
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
-    from mlflow.tracking import MlflowClient
 
 CONFIG_TAG: Final = TAG + "config"
 MAX_CONFIG_TAG: Final = 6000  # characters; a longer config is read from the artifact config.json
@@ -80,7 +81,7 @@ def read_sweep(tracking_uri: str, sweep: str) -> SweepRecord:
     )
 
 
-def read_trials(client: "MlflowClient", parent_run_id: str) -> tuple[TrialRecord, ...]:
+def read_trials(client: StoreReader, parent_run_id: str) -> tuple[TrialRecord, ...]:
     """Every trial under one parent run, in the order they were started."""
     experiment_id = client.get_run(parent_run_id).info.experiment_id
     children = f"tags.`mlflow.parentRunId` = '{parent_run_id}' AND tags.`{TAG}kind` = 'trial'"
@@ -128,7 +129,7 @@ def find_run(tracking_uri: str, run: str) -> TrialRecord:
         return _trial(client, (exact or trials or matches)[0])
 
 
-def read_artifact(client: "MlflowClient", run_id: str, artifact_file: str) -> str | None:
+def read_artifact(client: StoreReader, run_id: str, artifact_file: str) -> str | None:
     """A text artifact of a run; None where it has none of that name."""
     folder, _, _ = artifact_file.rpartition("/")
     if artifact_file not in [info.path for info in client.list_artifacts(run_id, folder or None)]:
@@ -138,8 +139,22 @@ def read_artifact(client: "MlflowClient", run_id: str, artifact_file: str) -> st
 
 
 @contextmanager
-def reading(tracking_uri: str) -> "Iterator[MlflowClient]":
-    """A client whose failures are raised as a UsageError, within about a minute."""
+def reading(tracking_uri: str) -> Iterator[StoreReader]:
+    """A reader of a store whose failures are raised as a UsageError, within about a minute."""
+    try:
+        reader = SqliteReader.open(tracking_uri)
+        if reader is not None:
+            with closing(reader):
+                yield reader
+                return
+    except (sqlite3.Error, OSError) as error:
+        raise UsageError(f"the MLflow store {tracking_uri!r} cannot be read: {root_cause(error)}") from error
+    with _reading_through_mlflow(tracking_uri) as client:
+        yield client
+
+
+@contextmanager
+def _reading_through_mlflow(tracking_uri: str) -> Iterator[StoreReader]:
     from mlflow.exceptions import MlflowException
 
     try:
@@ -149,7 +164,7 @@ def reading(tracking_uri: str) -> "Iterator[MlflowClient]":
         raise UsageError(f"the MLflow store {tracking_uri!r} cannot be read: {root_cause(error)}") from error
 
 
-def _summaries(client: "MlflowClient") -> list[SweepSummary]:
+def _summaries(client: StoreReader) -> list[SweepSummary]:
     experiments = _experiments(client)
     return [
         SweepSummary(
@@ -195,7 +210,7 @@ def _some(names: set[str] | list[str]) -> str:
     return ", ".join(shown[:_SHOWN]) + (f" and {len(shown) - _SHOWN} more" if len(shown) > _SHOWN else "")
 
 
-def _experiments(client: "MlflowClient") -> dict[str, str]:
+def _experiments(client: StoreReader) -> dict[str, str]:
     """Names of the experiments by id."""
     found: dict[str, str] = {}
     token = None
@@ -208,7 +223,7 @@ def _experiments(client: "MlflowClient") -> dict[str, str]:
 
 
 def _search(
-    client: "MlflowClient", experiment_ids: list[str], condition: str, *, newest_first: bool = True
+    client: StoreReader, experiment_ids: list[str], condition: str, *, newest_first: bool = True
 ) -> "Iterator[Run]":
     order = ["attributes.start_time " + ("DESC" if newest_first else "ASC")]
     token = None
@@ -222,7 +237,7 @@ def _search(
             return
 
 
-def _trial(client: "MlflowClient", run: "Run") -> TrialRecord:
+def _trial(client: StoreReader, run: "Run") -> TrialRecord:
     tags = _own_tags(run)
     in_tag = run.data.tags.get(CONFIG_TAG)
     return TrialRecord(
@@ -258,7 +273,7 @@ def _value(value: float) -> float:
     return value
 
 
-def _read_json(client: "MlflowClient", run_id: str, artifact_file: str) -> dict[str, Any]:
+def _read_json(client: StoreReader, run_id: str, artifact_file: str) -> dict[str, Any]:
     """A JSON artifact; empty where the run has none (yet)."""
     text = read_artifact(client, run_id, artifact_file)
     return _object(text, f"run {run_id}: its artifact {artifact_file}") if text else {}

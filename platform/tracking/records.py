@@ -5,7 +5,7 @@ from pathlib import Path
 from recallfront.platform.home import home_folder
 from recallfront.platform.results.records import SweepRecord
 from recallfront.platform.tracking.ledger import read_sweep
-from recallfront.platform.tracking.store import prepare_store
+from recallfront.platform.tracking.store import find_store
 
 
 def read_record(
@@ -18,4 +18,4 @@ def read_record(
     """
     if isinstance(sweep, SweepRecord):
         return sweep
-    return read_sweep(prepare_store(tracking_uri, home_folder(home), create=False), sweep)
+    return read_sweep(find_store(tracking_uri, home_folder(home)), sweep)

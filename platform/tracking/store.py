@@ -27,9 +27,7 @@ def prepare_store(tracking_uri: str | None, home: Path, *, create: bool = True) 
         UsageError: the URI is of a kind that is not supported, does not answer, or holds an older schema; or there is
             no store and none shall be created.
     """
-    uri = tracking_uri
-    if uri is None:
-        uri = os.environ.get("MLFLOW_TRACKING_URI") or _default_uri(home)
+    uri = _chosen_uri(tracking_uri, home)
     refuse_password(uri)
     scheme = urlsplit(uri).scheme
     if scheme in ("http", "https"):
@@ -48,6 +46,21 @@ def prepare_store(tracking_uri: str | None, home: Path, *, create: bool = True) 
     )
 
 
+def find_store(tracking_uri: str | None, home: Path) -> str:
+    """The tracking URI of a store that is only read by the ledger; as `prepare_store`, but a SQLite file is not opened.
+
+    Raises:
+        UsageError: as `prepare_store` does.
+    """
+    uri = _chosen_uri(tracking_uri, home)
+    database = sqlite_path(uri)
+    if database is None:
+        return prepare_store(tracking_uri, home, create=False)
+    refuse_password(uri)
+    _require_store(database)
+    return f"sqlite:///{database}"
+
+
 def refuse_password(tracking_uri: str) -> None:
     """Raise UsageError where a URI cannot be read, or holds a password: it would be printed, and stored with runs."""
     try:
@@ -59,6 +72,20 @@ def refuse_password(tracking_uri: str) -> None:
         raise UsageError(
             f"tracking URI {shown!r} has a password in it: a server's user and password are read from "
             "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+        )
+
+
+def _chosen_uri(tracking_uri: str | None, home: Path) -> str:
+    if tracking_uri is not None:
+        return tracking_uri
+    return os.environ.get("MLFLOW_TRACKING_URI") or _default_uri(home)
+
+
+def _require_store(database: Path) -> None:
+    if not _is_made(database):
+        raise UsageError(
+            f"there is no MLflow store at {database}: run a sweep first, or name its place with --home or "
+            "--tracking-uri"
         )
 
 
@@ -77,11 +104,8 @@ def _prepare_sqlite(uri: str, *, create: bool) -> str:
         raise UsageError(
             f"tracking URI {uri!r} names no file: write sqlite:///relative.db or sqlite:////absolute.db"
         )
-    if not create and not _is_made(database):
-        raise UsageError(
-            f"there is no MLflow store at {database}: run a sweep first, or name its place with --home or "
-            "--tracking-uri"
-        )
+    if not create:
+        _require_store(database)
     try:
         database.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{database}.lock"):

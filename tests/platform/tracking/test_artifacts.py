@@ -117,8 +117,8 @@ def test_a_hostile_server_gets_nothing_written_or_read_here(tmp_path: Path) -> N
             client = open_client(uri)
             client.log_text("ab" * 16, "evil", "lineage/diff.patch")
             client.log_artifact("ab" * 16, str(secret / "lineage.json"), "model")
-            with pytest.raises(UsageError, match="leaves its folder"), reading(uri) as client:
-                read_artifact(client, "ab" * 16, "lineage/lineage.json")
+            with pytest.raises(UsageError, match="leaves its folder"), reading(uri) as reader:
+                read_artifact(reader, "ab" * 16, "lineage/lineage.json")
         server.shutdown()
     assert [path.name for path in (tmp_path / "victim").rglob("*") if path.is_file()] == ["lineage.json"]
 
@@ -145,5 +145,5 @@ def test_a_store_whose_artifacts_lie_elsewhere_says_so(tmp_path: Path) -> None:
     client = open_client(uri)
     run = client.create_run(client.create_experiment("x", "file:///etc")).info.run_id
     with pytest.raises(UsageError, match="keeps artifacts at 'file:///etc.*which is not beside it"):
-        with reading(uri) as client:
-            read_artifact(client, run, "passwd")
+        with reading(uri) as reader:
+            read_artifact(reader, run, "passwd")
