@@ -89,7 +89,7 @@ def pick(
         raise UsageError(_nothing_matches(front, pool, conditions, kind))
     if knee and front.knee_of(matching) is None:
         raise UsageError(
-            f"the {len(matching)} {kind} have no knee: no configuration better than the hypervolume's reference lies "
+            f"there is no knee among the {len(matching)} {kind}: none that is better than the hypervolume's reference lies "
             "above the line between the ends; choose by --max, --min or --where"
         )
     if len(matching) == 1:
