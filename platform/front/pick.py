@@ -89,8 +89,8 @@ def pick(
         raise UsageError(_nothing_matches(front, pool, conditions, kind))
     if knee and front.knee_of(matching) is None:
         raise UsageError(
-            f"there is no knee among the {len(matching)} {kind}: none that is better than the hypervolume's reference lies "
-            "above the line between the ends; choose by --max, --min or --where"
+            f"there is no knee among the {len(matching)} {kind}: none that is better than the hypervolume's reference "
+            "lies above the line between the ends; choose by --max, --min or --where"
         )
     if len(matching) == 1:
         reason = f"{matching[0].label} is the only {kind} ({_figures(front, matching[0])})."
