@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from recallfront.kernels.common.precision import outside_autocast
 from recallfront.models.configs import Architecture
 from recallfront.models.mixers.base import Mixer
 from recallfront.models.parts.answers import Answered, answered, capped
@@ -22,8 +23,11 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-def _outside_inference_mode(method: Callable[P, T]) -> Callable[P, T]:
-    """Without gradients, and with ordinary tensors in the state: later steps change it, in whatever mode they run."""
+def _decodes(method: Callable[P, T]) -> Callable[P, T]:
+    """Without gradients, in the type of the weights as the state is, whatever autocast says, and with ordinary tensors
+    in it: later steps change it, in whatever mode they run.
+    """
+    method = outside_autocast(method)
 
     @wraps(method)
     def run(*arguments: P.args, **keywords: P.kwargs) -> T:
@@ -196,7 +200,7 @@ class LanguageModel(nn.Module):
     def _unembedding(self) -> Tensor:
         return (self.embedding if self.unembedding is None else self.unembedding).weight
 
-    @_outside_inference_mode
+    @_decodes
     def init_state(self, batch_size: int) -> State:
         """The decode state of `batch_size` rows that have seen nothing, on the model's device and in its
         type.
@@ -211,7 +215,7 @@ class LanguageModel(nn.Module):
         lengths = torch.zeros(batch_size, dtype=torch.long, device=weight.device)
         return State(layers, lengths, 0, self._state_name)
 
-    @_outside_inference_mode
+    @_decodes
     def prefill(
         self, tokens: Tensor, state: State, *, lengths: Tensor | None = None, last_only: bool = False
     ) -> tuple[Tensor, State]:
@@ -227,7 +231,7 @@ class LanguageModel(nn.Module):
             hidden = hidden[:, -1:] if lengths is None else hidden[rows, lengths - 1][:, None]
         return self.unembed(hidden), state
 
-    @_outside_inference_mode
+    @_decodes
     def read(self, tokens: Tensor, state: State, *, lengths: Tensor | None = None) -> tuple[Tensor, State]:
         """As `prefill`, but the hidden states (B, T, width) that `unembed` makes logits of."""
         _check_tokens(tokens, 2)
@@ -256,7 +260,7 @@ class LanguageModel(nn.Module):
         """Whether every layer can read a tree of drafts in one pass (`read_tree`)."""
         return all(layer.mixer.can_branch for layer in self.layers)  # type: ignore[union-attr]
 
-    @_outside_inference_mode
+    @_decodes
     def read_tree(self, tokens: Tensor, state: State, branches: Branches) -> Tensor:
         """Logits (B, N, vocab) after each node of a draft tree whose tokens (B, N) continue from `state`, which
         stays.
@@ -268,7 +272,7 @@ class LanguageModel(nn.Module):
             x = layer.add_mlp(x)  # type: ignore[operator]
         return self.unembed(self.final_norm(x))
 
-    @_outside_inference_mode
+    @_decodes
     def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
         """Read one token a row (B): logits (B, vocab) and the state; the given state is used up."""
         _check_tokens(tokens, 1)

@@ -4,7 +4,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+
+from recallfront.kernels.common.gradients import written_out
 
 
 def into_chunks(x: Tensor, chunk: int) -> Tensor:
@@ -79,7 +80,7 @@ class _Normalised(torch.autograd.Function):
         return y
 
     @staticmethod
-    @once_differentiable
+    @written_out
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         y, inverse = ctx.saved_tensors
         along = (grad * y).sum(-1, keepdim=True)

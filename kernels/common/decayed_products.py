@@ -4,6 +4,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+# e^g is 0 from here on down, in the type of the sums
+_VANISHING = {torch.float32: -104.0, torch.float64: -746.0}
+
+
+def bounded(log_decay: Tensor) -> Tensor:
+    """The log decays, at least as large as where e^g is 0: then sums of them have differences, and keep their digits.
+
+    A decay of minus infinity, as a gate in log space has it if it lets everything go, would make NaN of them.
+    """
+    return log_decay.clamp(min=_VANISHING[log_decay.dtype])
+
 
 def decayed_products(readers: Tensor, writers: Tensor, log_decay: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """sum_d r_id w_jd exp(G_id - G_jd) for tokens j <= i and 0 elsewhere, of a chunk of a power of two tokens.

@@ -7,11 +7,13 @@ from torch.nn import functional as F
 from recallfront.kernels.common.backend import Backend, use_reference
 from recallfront.kernels.common.checks import check_recurrence, check_shape
 from recallfront.kernels.common.chunks import from_chunks, into_chunks
+from recallfront.kernels.common.precision import outside_autocast
 from recallfront.kernels.feature_attention.reference import feature_attention_reference
 
 _CHUNK = 64
 
 
+@outside_autocast
 def feature_attention(
     q: Tensor,
     k: Tensor,
@@ -53,6 +55,7 @@ def feature_attention(
     return o.to(v.dtype), before[:, :, -1]
 
 
+@outside_autocast
 def feature_attention_step(
     q: Tensor, k: Tensor, v: Tensor, state: Tensor, *, eps: float = 1e-6
 ) -> tuple[Tensor, Tensor]:

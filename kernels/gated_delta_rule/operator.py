@@ -5,11 +5,13 @@ from torch import Tensor
 
 from recallfront.kernels.common.backend import Backend, use_reference
 from recallfront.kernels.common.checks import check_recurrence, check_shape
+from recallfront.kernels.common.precision import outside_autocast
 from recallfront.kernels.gated_delta_rule.pytorch import gated_delta_rule_pytorch
 from recallfront.kernels.gated_delta_rule.reference import gated_delta_rule_reference
 from recallfront.kernels.gpu import flash_linear
 
 
+@outside_autocast
 def gated_delta_rule(
     q: Tensor,
     k: Tensor,
@@ -24,11 +26,11 @@ def gated_delta_rule(
     """S_t = e^g S_{t-1} + beta k (v - k^T e^g S_{t-1})^T, o_t = scale * q_t^T S_t (arXiv:2412.06464 eq. 10).
 
     q, k (B, T, H, K), k of unit length (the rule is unstable beyond it), v (B, T, H, V); beta (B, T, H) in
-    [0, 1]; log_decay (B, T, H), or (B, T, H, K) for a decay a key dimension (arXiv:2510.26692 eq. 1), finite and
-    at most 0, none by default (DeltaNet); scale: 1 / sqrt(K) by default; initial_state (B, H, K, V), zeros by
-    default. Accumulates in float32 at least. Returns o (B, T, H, V) in the type of v, and the last state, float32
-    at least. On a GPU, flash-linear-attention's kernels do it in half precision if they are installed. Raises
-    ValueError if shapes or types do not fit together.
+    [0, 1]; log_decay (B, T, H), or (B, T, H, K) for a decay a key dimension (arXiv:2510.26692 eq. 1), at most 0
+    (minus infinity forgets all), none by default (DeltaNet); scale: 1 / sqrt(K) by default; initial_state (B, H, K,
+    V), zeros by default. Accumulates in float32 at least. Returns o (B, T, H, V) in the type of v, and the last
+    state, float32 at least. On a GPU, flash-linear-attention's kernels do it in half precision if they are installed.
+    Raises ValueError if shapes or types do not fit together.
     """
     name = "gated_delta_rule"
     state = check_recurrence(name, q, k, v, initial_state)
@@ -46,6 +48,7 @@ def gated_delta_rule(
     return o.to(v.dtype), last
 
 
+@outside_autocast
 def gated_delta_rule_step(
     q: Tensor,
     k: Tensor,

@@ -4,9 +4,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from recallfront.kernels.common.chunks import join_chunks, place_chunks
+from recallfront.kernels.common.decayed_products import bounded
+from recallfront.kernels.common.gradients import written_out
 from recallfront.kernels.gated_linear_attention.pytorch import pair_decay
 from recallfront.kernels.generalized_delta_rule.pytorch import generalized_delta_rule_pytorch
 
@@ -19,7 +20,7 @@ def gated_delta_rule_pytorch(
     """As `gated_delta_rule_reference`: a decay a head here, one a key dimension as a generalized delta rule."""
     if log_decay.shape[3] == 1:
         out, last = _DeltaRule.apply(  # type: ignore[no-untyped-call]
-            q, k, v, beta, log_decay[..., 0], scale, state
+            q, k, v, beta, bounded(log_decay[..., 0]), scale, state
         )
         return out, last
     # beta k (v - k^T e^g S)^T is k (beta v)^T, and k times what the vector -beta e^g k reads of S
@@ -93,7 +94,7 @@ class _DeltaRule(torch.autograd.Function):
         return join_chunks(out, batch, time), states[-1].view_as(state).clone()
 
     @staticmethod
-    @once_differentiable
+    @written_out
     def backward(ctx: Any, grad: Tensor, grad_last: Tensor) -> tuple[Tensor | None, ...]:
         # read once, or checkpointing refuses
         *inputs, weights, inverse, reading, writing, states, corrections = ctx.saved_tensors

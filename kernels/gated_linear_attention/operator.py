@@ -4,11 +4,13 @@ from torch import Tensor
 
 from recallfront.kernels.common.backend import Backend, use_reference
 from recallfront.kernels.common.checks import check_recurrence, check_shape
+from recallfront.kernels.common.precision import outside_autocast
 from recallfront.kernels.gated_linear_attention.pytorch import gated_linear_attention_pytorch
 from recallfront.kernels.gated_linear_attention.reference import gated_linear_attention_reference
 from recallfront.kernels.gpu import flash_linear
 
 
+@outside_autocast
 def gated_linear_attention(
     q: Tensor,
     k: Tensor,
@@ -22,8 +24,8 @@ def gated_linear_attention(
     """S_t = e^{g_t} S_{t-1} + k_t v_t^T, o_t = scale * q_t^T S_t (arXiv:2312.06635 eq. 3; arXiv:2405.21060).
 
     q, k (B, T, H, K), v (B, T, H, V); log_decay (B, T, H), or (B, T, H, K) for a decay a key dimension, at
-    most 0; scale: 1 / sqrt(K) by default; initial_state (B, H, K, V), zeros by default. Accumulates in
-    float32 at least. Returns o (B, T, H, V) in the type of v, and the last state, float32 at least. On
+    most 0 (minus infinity forgets all); scale: 1 / sqrt(K) by default; initial_state (B, H, K, V), zeros by default.
+    Accumulates in float32 at least. Returns o (B, T, H, V) in the type of v, and the last state, float32 at least. On
     a GPU, flash-linear-attention's kernels do it in half precision where they are installed. Raises ValueError
     where shapes or types do not fit together.
     """
@@ -44,6 +46,7 @@ def gated_linear_attention(
     return o.to(v.dtype), last
 
 
+@outside_autocast
 def gated_linear_attention_step(
     q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, state: Tensor, *, scale: float | None = None
 ) -> tuple[Tensor, Tensor]:

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from recallfront.kernels.common.chunks import from_chunks, into_chunks
-from recallfront.kernels.common.decayed_products import decayed_products
+from recallfront.kernels.common.decayed_products import bounded, decayed_products
 from recallfront.kernels.linear_scan.operator import linear_scan
 
 _HEAD_CHUNK = 64  # one decay a head: the decay of a pair is one number
@@ -24,6 +24,7 @@ def gated_linear_attention_pytorch(
     chunk = min(_HEAD_CHUNK, time) if factored else min(_VECTOR_CHUNK, 1 << (time - 1).bit_length())
     q, k, v, g = (into_chunks(x, chunk) for x in (q * scale, k, v, log_decay))
     if factored:
+        g = bounded(g) if by_head else g
         since = g.cumsum(3)
         until = since[:, :, :, -1:] - since
     if by_head:

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from recallfront.kernels.common.backend import Backend, choose
 from recallfront.kernels.common.checks import check_same_dtype, check_shape
+from recallfront.kernels.common.precision import outside_autocast
 from recallfront.kernels.gated_product.coverage import obstacle
 from recallfront.kernels.gated_product.pytorch import gated_product_pytorch
 from recallfront.kernels.gated_product.reference import gated_product_reference
@@ -13,6 +14,7 @@ from recallfront.kernels.gated_product.reference import gated_product_reference
 Nonlinearity = Literal["gelu", "silu"]
 
 
+@outside_autocast
 def gated_product(gate: Tensor, x: Tensor, kind: Nonlinearity, *, backend: Backend = "auto") -> Tensor:
     """f(gate) * x, both (..., D) of one type; f is silu or the tanh form of gelu.
 
@@ -31,6 +33,7 @@ def gated_product(gate: Tensor, x: Tensor, kind: Nonlinearity, *, backend: Backe
     return run(gate, x, kind)
 
 
+@outside_autocast
 def gated_halves(packed: Tensor, kind: Nonlinearity, *, backend: Backend = "auto") -> Tensor:
     """`gated_product` of the two halves of packed (..., 2 D), the gate first; its gradient is one tensor too."""
     if packed.ndim == 0 or packed.shape[-1] % 2:

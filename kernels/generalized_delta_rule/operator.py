@@ -4,11 +4,13 @@ from torch import Tensor
 
 from recallfront.kernels.common.backend import Backend, use_reference
 from recallfront.kernels.common.checks import check_recurrence, check_shape
+from recallfront.kernels.common.precision import outside_autocast
 from recallfront.kernels.generalized_delta_rule.pytorch import generalized_delta_rule_pytorch
 from recallfront.kernels.generalized_delta_rule.reference import generalized_delta_rule_reference
 from recallfront.kernels.gpu import flash_linear
 
 
+@outside_autocast
 def generalized_delta_rule(
     q: Tensor,
     k: Tensor,
@@ -24,11 +26,11 @@ def generalized_delta_rule(
     """S_t = (diag(e^{g_t}) + b_t a_t^T) S_{t-1} + k_t v_t^T, o_t = scale * q_t^T S_t (arXiv:2503.14456 sec. 3).
 
     RWKV-7 has a = -kappa, of unit length, and b = eta kappa with eta in (0, 1), its in-context learning rate; larger
-    changes let the state grow without bound. q, k, a, b (B, T, H, K), v (B, T, H, V); log_decay (B, T, H, K), finite
-    and at most 0; scale: 1 / sqrt(K) by default; initial_state (B, H, K, V), zeros by default. Accumulates in float32
-    at least. Returns o (B, T, H, V) in the type of v, and the last state, float32 at least. On a GPU,
-    flash-linear-attention's kernels do it in half precision if they are installed. Raises ValueError if shapes or
-    types do not fit together.
+    changes let the state grow without bound. q, k, a, b (B, T, H, K), v (B, T, H, V); log_decay (B, T, H, K), at most
+    0 (minus infinity forgets all); scale: 1 / sqrt(K) by default; initial_state (B, H, K, V), zeros by default.
+    Accumulates in float32 at least. Returns o (B, T, H, V) in the type of v, and the last state, float32 at least. On
+    a GPU, flash-linear-attention's kernels do it in half precision if they are installed. Raises ValueError if shapes
+    or types do not fit together.
     """
     name = "generalized_delta_rule"
     state = check_recurrence(name, q, k, v, initial_state)
@@ -43,6 +45,7 @@ def generalized_delta_rule(
     return o.to(v.dtype), last
 
 
+@outside_autocast
 def generalized_delta_rule_step(
     q: Tensor,
     k: Tensor,

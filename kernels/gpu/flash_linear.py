@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.compiler import is_compiling
 
+from recallfront.kernels.common.decayed_products import bounded
+
 _WIDEST_KEY = 256  # of a head, in its kernels
 _SHORTEST = 64  # tokens: below one chunk its launches cost more than they save
 
@@ -37,11 +39,11 @@ def gated_linear(
     if log_decay.shape[3] == 1:
         from fla.ops.simple_gla import chunk_simple_gla
 
-        o, last = chunk_simple_gla(q, k, v, g=log_decay[..., 0].float().contiguous(), **keywords)
+        o, last = chunk_simple_gla(q, k, v, g=bounded(log_decay[..., 0].float()).contiguous(), **keywords)
     else:
         from fla.ops.gla import chunk_gla
 
-        o, last = chunk_gla(q, k, v, g=log_decay.float().contiguous(), **keywords)
+        o, last = chunk_gla(q, k, v, g=bounded(log_decay.float()).contiguous(), **keywords)
     return o.to(v.dtype), last
 
 
@@ -64,11 +66,11 @@ def gated_delta(
     elif log_decay.ndim == 4:
         from fla.ops.kda import chunk_kda
 
-        o, last = chunk_kda(q, k, v, g=log_decay.float().contiguous(), **keywords)
+        o, last = chunk_kda(q, k, v, g=bounded(log_decay.float()).contiguous(), **keywords)
     else:
         from fla.ops.gated_delta_rule import chunk_gated_delta_rule
 
-        o, last = chunk_gated_delta_rule(q, k, v, g=log_decay.float(), **keywords)
+        o, last = chunk_gated_delta_rule(q, k, v, g=bounded(log_decay.float()), **keywords)
     return o.to(v.dtype), last
 
 
@@ -91,7 +93,7 @@ def generalized_delta(
         v,
         a=a.to(q.dtype),
         b=b.to(q.dtype),
-        gk=log_decay.float().contiguous(),
+        gk=bounded(log_decay.float()).contiguous(),
         scale=scale,
         initial_state=state.float(),
         output_final_state=True,

@@ -4,9 +4,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from recallfront.kernels.common.chunks import join_chunks, place_chunks
+from recallfront.kernels.common.gradients import written_out
 
 _LEAST_GROUP = 32  # smaller groups are worked on side by side: a launch a group would cost more
 
@@ -83,7 +83,7 @@ class _BlockGrouped(torch.autograd.Function):
         return join_chunks(out, batch, time)
 
     @staticmethod
-    @once_differentiable
+    @written_out
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, roots, weights, sums, taps, scale = ctx.saved_tensors
         batch, factor = ctx.sizes[0], float(scale)

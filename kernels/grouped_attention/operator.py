@@ -5,6 +5,7 @@ from torch import Tensor
 
 from recallfront.kernels.common.backend import Backend, choose
 from recallfront.kernels.common.checks import accumulation_dtype, check_same_dtype, check_shape
+from recallfront.kernels.common.precision import outside_autocast
 from recallfront.kernels.grouped_attention.coverage import obstacle, step_obstacle, tree_obstacle
 from recallfront.kernels.grouped_attention.pytorch import (
     grouped_attention_pytorch,
@@ -18,6 +19,7 @@ from recallfront.kernels.grouped_attention.reference import (
 )
 
 
+@outside_autocast
 def grouped_attention(
     q: Tensor,
     k: Tensor,
@@ -65,6 +67,7 @@ def grouped_attention(
     return run(q.to(dtype), k.to(dtype), v.to(dtype), group_size, conv_taps, cross_scale).to(v.dtype)
 
 
+@outside_autocast
 def grouped_attention_step(
     q: Tensor,
     k: Tensor,
@@ -110,6 +113,7 @@ def grouped_attention_step(
     return run(q, k, wide, sums, keys, values, lengths, cross_scale, tail, conv_taps).to(v.dtype)
 
 
+@outside_autocast
 def grouped_attention_tree(
     q: Tensor,
     k: Tensor,

@@ -5,11 +5,13 @@ from torch import Tensor
 
 from recallfront.kernels.common.backend import Backend, choose, wants_gradient
 from recallfront.kernels.common.checks import accumulation_dtype, check_same_dtype, check_shape
+from recallfront.kernels.common.precision import outside_autocast
 from recallfront.kernels.linear_scan.coverage import obstacle, step_obstacle
 from recallfront.kernels.linear_scan.pytorch import linear_scan_pytorch
 from recallfront.kernels.linear_scan.reference import linear_scan_reference
 
 
+@outside_autocast
 def linear_scan(
     a: Tensor,
     b: Tensor,
@@ -49,6 +51,7 @@ def linear_scan(
     return h.to(b.dtype), last
 
 
+@outside_autocast
 def linear_scan_step(
     a: Tensor, b: Tensor, state: Tensor, *, in_place: bool = False, backend: Backend = "auto"
 ) -> tuple[Tensor, Tensor]:

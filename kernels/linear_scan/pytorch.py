@@ -5,7 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._compile import _disable_dynamo
-from torch.autograd.function import once_differentiable
+
+from recallfront.kernels.common.gradients import written_out
 
 _CHUNK = 12  # with the benchmark's batch of 4 x 512 a step over all chunks is just worth two threads
 
@@ -82,7 +83,7 @@ class _LinearScan(torch.autograd.Function):
         return h
 
     @staticmethod
-    @once_differentiable
+    @written_out
     def backward(ctx: Any, grad_h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         a, h, initial = ctx.saved_tensors
         total = scan_back(a, grad_h)

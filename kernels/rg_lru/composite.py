@@ -5,8 +5,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from recallfront.kernels.common.gradients import written_out
 from recallfront.kernels.rg_lru.reference import C
 
 
@@ -60,7 +60,7 @@ class _Gates(torch.autograd.Function):
         return decay, entering
 
     @staticmethod
-    @once_differentiable
+    @written_out
     def backward(ctx: Any, grad_a: Tensor, grad_b: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, None]:
         r, i, v, p, a, m, starts = ctx.saved_tensors
         rate = -C * F.softplus(p)

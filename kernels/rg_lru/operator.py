@@ -6,7 +6,8 @@ from torch import Tensor
 from torch.compiler import is_compiling
 
 from recallfront.kernels.common.backend import Backend, choose, wants_gradient
-from recallfront.kernels.common.checks import check_same_dtype, check_shape
+from recallfront.kernels.common.checks import accumulation_dtype, check_same_dtype, check_shape
+from recallfront.kernels.common.precision import outside_autocast
 from recallfront.kernels.linear_scan.operator import linear_scan, linear_scan_step
 from recallfront.kernels.rg_lru.composite import coefficients
 from recallfront.kernels.rg_lru.coverage import obstacle, step_obstacle
@@ -14,6 +15,7 @@ from recallfront.kernels.rg_lru.pytorch import rg_lru_pytorch
 from recallfront.kernels.rg_lru.reference import C, rg_lru_reference
 
 
+@outside_autocast
 def rg_lru(
     v: Tensor,
     weight: Tensor,
@@ -48,6 +50,7 @@ def rg_lru(
     for name, flags in (("starts", starts), ("padding", padding)):
         if flags is not None and flags.dtype != torch.bool:
             raise ValueError(f"rg_lru: {name} is {flags.dtype}; it must be torch.bool")
+    p = _bounded(p)
     given = (v, weight, bias, p, starts, initial_state, padding)
     form = choose("rg_lru", backend, *given, obstacle=lambda: obstacle(v))
     if form == "triton":
@@ -69,6 +72,7 @@ def rg_lru(
     return h.to(v.dtype), last
 
 
+@outside_autocast
 def rg_lru_step(
     v: Tensor,
     weight: Tensor,
@@ -93,6 +97,7 @@ def rg_lru_step(
         raise ValueError(f"rg_lru_step: starts is {starts.dtype}; it must be torch.bool")
     if rate is not None:
         check_shape("rg_lru_step", "rate", rate, (width,))
+    p = _bounded(p)
     given = (v, weight, bias, p, state, starts, rate)
     form = choose(
         "rg_lru_step", backend, *given, obstacle=lambda: step_obstacle(v, state) or wants_gradient(*given)
@@ -126,6 +131,11 @@ def _check(
     check_shape(operator, "p", p, (v.shape[-1],))
     check_same_dtype(operator, v=v, weight=weight, bias=bias)
     return v.shape
+
+
+def _bounded(p: Tensor) -> Tensor:
+    """p in float32 at least, no larger than where a is 0 whatever r is: an infinite rate times an r of 0 is NaN."""
+    return p.to(accumulation_dtype(p.dtype)).clamp(max=1e30)
 
 
 def _logits(v: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from recallfront.kernels.common.gradients import written_out
 from recallfront.kernels.linear_scan.pytorch import scan, scan_back
 
 C = 8.0  # the constant c of arXiv:2402.19427 eq. (3)
@@ -97,7 +97,7 @@ class _RGLRU(torch.autograd.Function):
         return h
 
     @staticmethod
-    @once_differentiable
+    @written_out
     def backward(ctx: Any, grad_h: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, None]:
         v, weight, p, r, i, a, m, before = ctx.saved_tensors
         total = scan_back(a.view_as(v), grad_h)

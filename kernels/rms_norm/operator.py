@@ -6,11 +6,13 @@ from torch import Tensor
 
 from recallfront.kernels.common.backend import Backend, choose
 from recallfront.kernels.common.checks import check_shape
+from recallfront.kernels.common.precision import outside_autocast
 from recallfront.kernels.rms_norm.coverage import obstacle
 from recallfront.kernels.rms_norm.pytorch import rms_norm_pytorch
 from recallfront.kernels.rms_norm.reference import rms_norm_reference
 
 
+@outside_autocast
 def rms_norm(x: Tensor, gain: Tensor, *, eps: float = 1e-6, backend: Backend = "auto") -> Tensor:
     """x / sqrt(mean x^2 + eps) * gain (arXiv:1910.07467 eq. 4) for x (..., D), gain (D); sums in float32 at least.
 
@@ -28,5 +30,5 @@ def rms_norm(x: Tensor, gain: Tensor, *, eps: float = 1e-6, backend: Backend = "
     if form == "reference":
         return rms_norm_reference(x, gain, eps)
     if not torch.is_grad_enabled():
-        return F.rms_norm(x, gain.shape, gain, eps)
+        return F.rms_norm(x, gain.shape, gain.to(x.dtype), eps)
     return rms_norm_pytorch(x, gain, eps)

@@ -4,7 +4,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+
+from recallfront.kernels.common.gradients import written_out
 
 _BLOCK = 1 << 17  # numbers worked on at once on a CPU
 
@@ -39,7 +40,7 @@ class _RMSNorm(torch.autograd.Function):
         return y
 
     @staticmethod
-    @once_differentiable
+    @written_out
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
         x, gain, inverse = ctx.saved_tensors
         width, wide = x.shape[-1], inverse.dtype

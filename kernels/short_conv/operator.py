@@ -8,6 +8,7 @@ from torch import Tensor
 
 from recallfront.kernels.common.backend import Backend, choose, wants_gradient
 from recallfront.kernels.common.checks import check_shape
+from recallfront.kernels.common.precision import outside_autocast
 from recallfront.kernels.short_conv.coverage import obstacle
 from recallfront.kernels.short_conv.pytorch import short_conv_pytorch
 from recallfront.kernels.short_conv.reference import short_conv_reference
@@ -15,6 +16,7 @@ from recallfront.kernels.short_conv.reference import short_conv_reference
 Activation = Literal["silu"] | None
 
 
+@outside_autocast
 def short_conv(
     x: Tensor,
     taps: Tensor,
@@ -28,10 +30,10 @@ def short_conv(
     """Causal depthwise convolution (arXiv:2402.19427 sec. 2.4): y_t = f(bias + sum_s taps[:, K - 1 - s] *
     x_{t-s}).
 
-    x (B, T, C); taps (C, K), the last multiplies the newest token; bias (C); initial_state (B, K - 1, C), the
-    inputs before the first, oldest first, zeros by default; positions (B, T), which restart at 0 where a
-    packed document starts: no tap reaches past such a start; f is `activation`, or nothing. Returns y (B, T,
-    C) and the last K - 1 inputs (B, K - 1, C). Raises ValueError where shapes do not fit together.
+    x (B, T, C); taps (C, K), the last multiplies the newest token; bias (C); both are taken in the type of x;
+    initial_state (B, K - 1, C), the inputs before the first, oldest first, zeros by default; positions (B, T), which
+    restart at 0 where a packed document starts: no tap reaches past such a start; f is `activation`, or nothing.
+    Returns y (B, T, C) and the last K - 1 inputs (B, K - 1, C). Raises ValueError where shapes do not fit together.
     """
     check_shape("short_conv", "x", x, (None, None, None))
     batch, time, channels = x.shape
@@ -42,8 +44,10 @@ def short_conv(
             f"short_conv: {taps.shape[1]} taps over {time} tokens; at least one of each is needed"
         )
     _check_activation("short_conv", activation)
+    taps = taps.to(x.dtype)
     if bias is not None:
         check_shape("short_conv", "bias", bias, (channels,))
+        bias = bias.to(x.dtype)
     if positions is not None:
         check_shape("short_conv", "positions", positions, (batch, time))
     if initial_state is not None:
@@ -65,6 +69,7 @@ def short_conv(
     return F.silu(y) if activation else y, last[:, -reach:] if reach else initial_state
 
 
+@outside_autocast
 def short_conv_step(
     x: Tensor,
     taps: Tensor,
@@ -82,8 +87,10 @@ def short_conv_step(
     check_shape("short_conv_step", "taps", taps, (None, None))
     check_shape("short_conv_step", "x", x, (None, taps.shape[0]))
     check_shape("short_conv_step", "state", state, (x.shape[0], taps.shape[1] - 1, x.shape[1]))
+    taps = taps.to(x.dtype)
     if bias is not None:
         check_shape("short_conv_step", "bias", bias, (x.shape[1],))
+        bias = bias.to(x.dtype)
     _check_activation("short_conv_step", activation)
     given = (x, taps, bias, state)
     form = choose(

@@ -5,7 +5,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+
+from recallfront.kernels.common.gradients import written_out
 
 _PART = 1 << 16  # numbers worked on at once, so that their sums stay in the cache
 _LEAST_TIME = 32  # shorter blocks are not worth a compiled convolution
@@ -56,7 +57,7 @@ class _ShortConv(torch.autograd.Function):
         return _convolve(history, taps, bias)
 
     @staticmethod
-    @once_differentiable
+    @written_out
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
         history, taps = ctx.saved_tensors
         size, grad = taps.shape[1], grad.contiguous()

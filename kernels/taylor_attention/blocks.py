@@ -7,7 +7,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+
+from recallfront.kernels.common.gradients import written_out
 
 _BLOCK = 64  # queries at a time
 
@@ -72,7 +73,7 @@ class _BlockTaylor(torch.autograd.Function):
         return _by_token(out, batch)
 
     @staticmethod
-    @once_differentiable
+    @written_out
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
         q, k, v, out, total = ctx.saved_tensors
         grad = _by_head(grad) / total

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from recallfront.kernels.common.backend import Backend, choose
 from recallfront.kernels.common.checks import accumulation_dtype, check_same_dtype, check_shape
+from recallfront.kernels.common.precision import outside_autocast
 from recallfront.kernels.taylor_attention.coverage import obstacle, state_obstacle
 from recallfront.kernels.taylor_attention.pytorch import (
     taylor_attention_extend_pytorch,
@@ -16,6 +17,7 @@ from recallfront.kernels.taylor_attention.reference import taylor_attention_refe
 __all__ = ["taylor_attention", "taylor_attention_extend", "taylor_attention_step", "taylor_features"]
 
 
+@outside_autocast
 def taylor_attention(
     q: Tensor,
     k: Tensor,
@@ -44,6 +46,7 @@ def taylor_attention(
     return run(q.to(dtype), k.to(dtype), v.to(dtype), scale, eps).to(v.dtype)
 
 
+@outside_autocast
 def taylor_attention_extend(
     q: Tensor,
     k: Tensor,
@@ -83,6 +86,7 @@ def taylor_attention_extend(
     return o.to(v.dtype), state
 
 
+@outside_autocast
 def taylor_attention_step(
     q: Tensor,
     k: Tensor,

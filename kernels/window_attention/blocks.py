@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+
+from recallfront.kernels.common.gradients import written_out
 
 _BLOCK = 64  # queries at a time: fastest of 16 to 256
 _KEPT = 1 << 22  # biases up to this many numbers are kept from call to call
@@ -148,7 +149,7 @@ class _BlockAttention(torch.autograd.Function):
         return out
 
     @staticmethod
-    @once_differentiable
+    @written_out
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None, None]:
         q, k, v = ctx.saved_tensors
         shape: _Shape = ctx.shape

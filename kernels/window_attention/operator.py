@@ -9,6 +9,7 @@ from torch import Tensor
 
 from recallfront.kernels.common.backend import Backend, choose
 from recallfront.kernels.common.checks import check_same_dtype, check_shape
+from recallfront.kernels.common.precision import outside_autocast
 from recallfront.kernels.window_attention.coverage import obstacle, step_obstacle
 from recallfront.kernels.window_attention.pytorch import window_attention_pytorch
 from recallfront.kernels.window_attention.reference import window_attention_reference
@@ -26,6 +27,7 @@ def alibi_slopes(num_heads: int) -> tuple[float, ...]:
     return tuple((slopes + finer)[:num_heads])
 
 
+@outside_autocast
 def window_attention(
     q: Tensor,
     k: Tensor,
@@ -144,6 +146,7 @@ def step_bias(
     return bias.masked_fill((ages > lengths[:, None])[:, None, None], float("-inf"))
 
 
+@outside_autocast
 def window_attention_step(
     q: Tensor,
     k: Tensor,
@@ -216,6 +219,7 @@ def window_attention_step(
     return out.reshape(batch, heads, values.shape[3])
 
 
+@outside_autocast
 def attend_seen(
     q: Tensor,
     k: Tensor,

@@ -106,7 +106,7 @@ class HGRN2(Mixer):
             key = torch.sigmoid(-bound) * key
         q, k, v, g = (
             part.unflatten(-1, (self.config.num_heads, -1))
-            for part in (F.silu(parts[0]), key.to(x.dtype), parts[2], log_decay)
+            for part in (F.silu(parts[0]), key.to(parts[2].dtype), parts[2], log_decay)
         )
         return q, k, v, g
 

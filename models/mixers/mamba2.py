@@ -68,7 +68,7 @@ class Skip(Drawn):
 
     def forward(self, v: Tensor) -> Tensor:
         """v (..., H, V) times one number a head."""
-        return v * self.weight[:, None]
+        return v * self.weight[:, None].to(v.dtype)
 
 
 class Mamba2(DecayingSum):

@@ -126,8 +126,8 @@ class RGLRU(Drawn):
         """
         return rg_lru(
             v,
-            self.weight,
-            self.bias,
+            self.weight.to(v.dtype),
+            self.bias.to(v.dtype),
             self.p,
             starts=starts,
             initial_state=initial_state,

@@ -206,7 +206,7 @@ class TimeMixing(Mixer):
         rate = torch.sigmoid(self.rate(for_a) + vectors.rate)
         key: Tensor = self.key(for_k)
         removal = normalised((key * vectors.removal).unflatten(-1, (heads, -1)))
-        replacement = key * (1 + (rate - 1) * vectors.replacement)
+        replacement = (key * (1 + (rate - 1) * vectors.replacement)).to(key.dtype)
         r, k, v, rate, log_decay = (
             part.unflatten(-1, (heads, -1))
             for part in (self.receptance(for_r), replacement, self.value(for_v), rate, log_decay)

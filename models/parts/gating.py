@@ -5,8 +5,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from recallfront.kernels.common.gradients import written_out
 from recallfront.kernels.gated_product.operator import Nonlinearity, gated_product
 from recallfront.kernels.rms_norm.pytorch import inverse_rms, rms_norm_back
 
@@ -87,7 +87,7 @@ class _Gated(torch.autograd.Function):
         return out
 
     @staticmethod
-    @once_differentiable
+    @written_out
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
         gate, x = ctx.saved_tensors
         grad_gate, grad_x = torch.empty(x.shape, dtype=x.dtype), torch.empty(x.shape, dtype=x.dtype)
@@ -129,7 +129,7 @@ class _AddedGatedMLP(torch.autograd.Function):
         return y if down_bias is None else y.add_(down_bias)
 
     @staticmethod
-    @once_differentiable
+    @written_out
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, gain, inverse, up, down, hidden = ctx.saved_tensors
         with_up, with_down = ctx.biases

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
-from torch.autograd.function import once_differentiable
 
+from recallfront.kernels.common.gradients import written_out
 from recallfront.kernels.gated_product.operator import Nonlinearity, gated_halves
 from recallfront.kernels.rms_norm.operator import rms_norm
 from recallfront.models.parts.gating import add_gated_mlp, trains_on_cpu
@@ -177,7 +177,7 @@ class _Rotation(torch.autograd.Function):
         return _rotated(x, cos, sin)
 
     @staticmethod
-    @once_differentiable
+    @written_out
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         cos, sin = ctx.saved_tensors
         return _rotated(grad, cos, -sin), None, None

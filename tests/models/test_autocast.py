@@ -1,0 +1,50 @@
+"""Mixed precision by torch.autocast, which transformers' Trainer uses: products are narrow, sums and states are not."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from recallfront.models import LanguageModel
+from tests.models.cases import case_config, draw_tokens, make_model
+
+# every mixer once, and what mixes types in a way of its own
+NAMES = [
+    "attention-rope", "window-t5", "hawk", "griffin", "based", "based-language", "grouped", "linear-biases",
+    "linear-hedgehog", "mamba2", "mamba2-groups", "deltanet", "gated_deltanet", "gla", "retnet", "retnet-conv", "kda",
+    "rwkv7", "hgrn2", "hgrn2-bound",
+]  # fmt: skip
+
+
+# a loss averages the roundings of its logits; a gradient goes through some 100 of them, most of which cancel
+def loss_and_gradients(
+    model: LanguageModel, tokens: Tensor, dtype: torch.dtype | None
+) -> tuple[float, Tensor]:
+    with torch.autocast("cpu", dtype=dtype, enabled=dtype is not None):
+        loss = F.cross_entropy(model(tokens).flatten(0, 1).float(), tokens.flatten())
+    gradients = torch.autograd.grad(loss, list(model.parameters()))
+    return loss.item(), torch.cat([x.flatten() for x in gradients])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_differs_by_the_rounding_of_its_type(name: str) -> None:
+    model, tokens = make_model(case_config(name), torch.float32), draw_tokens(2, 23)
+    right, slope = loss_and_gradients(model, tokens, None)
+    for dtype in (torch.bfloat16, torch.float16):
+        unit = torch.finfo(dtype).eps
+        found, gradients = loss_and_gradients(model, tokens, dtype)
+        assert abs(found - right) < unit * right
+        assert (gradients - slope).norm() < 16 * unit * slope.norm()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_decoding_stays_in_the_type_of_the_weights(name: str) -> None:
+    model, tokens = make_model(case_config(name), torch.float32), draw_tokens(2, 6)
+
+    def decoded() -> list[Tensor]:
+        logits, state = model.prefill(tokens, model.init_state(2))
+        return [logits, model.step(tokens[:, 0], state)[0]]
+
+    right = decoded()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert all(torch.equal(one, other) for one, other in zip(decoded(), right, strict=True))
