@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from recallfront.platform.errors import UsageError, root_cause
 from recallfront.platform.front.pick import Picked
+from recallfront.platform.front.pyfunc import write_mlflow_files
 from recallfront.platform.home import home_folder
 from recallfront.platform.results.records import TAG
 from recallfront.platform.tracking.client import open_client
@@ -84,7 +85,8 @@ def register(
 ) -> str:
     """Register the picked model in the MLflow registry and point the alias at it -> its version.
 
-    The version keeps the run's id, so that its lineage is not lost; the same run is never registered twice.
+    `mlflow.pyfunc.load_model("models:/NAME@ALIAS")` loads it, and `predict` generates token ids. The version keeps the
+    run's id, so that its lineage is not lost; the same run is never registered twice.
 
     Raises:
         UsageError: when MLflow refuses the name or the alias.
@@ -93,7 +95,11 @@ def register(
 
     client = _client(home, tracking_uri)
     try:
-        version = _version_of(client, picked, name) or _new_version(client, picked, name, home_folder(home))
+        version = _version_of(client, picked, name)
+        if version is None:
+            _make_name(client, name)
+        _complete_artifacts(client, picked.run_id, home_folder(home))
+        version = version or _new_version(client, picked, name)
         client.set_registered_model_alias(name, alias, version)
     except (MlflowException, OSError) as error:
         raise UsageError(f"MLflow refused to register {name!r} as {alias!r}: {root_cause(error)}") from None
@@ -119,7 +125,9 @@ def _own_weights(client: "MlflowClient", run_id: str, home: Path) -> Path | None
     Raises:
         UsageError: this home has no such weights.
     """
-    if client.list_artifacts(run_id, "model"):
+    if {f"model/{name}" for name in MODEL_FILES} <= {
+        file.path for file in client.list_artifacts(run_id, "model")
+    }:
         return None
     tags = client.get_run(run_id).data.tags
     key, digest = (tags.get(TAG + name, "") for name in ("trial_key", "weights_sha256"))
@@ -140,7 +148,7 @@ def _own_weights(client: "MlflowClient", run_id: str, home: Path) -> Path | None
     )
 
 
-def _new_version(client: "MlflowClient", picked: Picked, name: str, home: Path) -> str:
+def _make_name(client: "MlflowClient", name: str) -> None:
     from mlflow.exceptions import MlflowException
 
     try:
@@ -148,14 +156,28 @@ def _new_version(client: "MlflowClient", picked: Picked, name: str, home: Path) 
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
+
+
+def _complete_artifacts(client: "MlflowClient", run_id: str, home: Path) -> None:
+    """Upload what the run's `model` folder lacks to be a model of MLflow: its description, and weights kept at home.
+
+    The description is written anew each time: whoever may write to the store may have left one that names other code.
+    """
+    if kept := _own_weights(client, run_id, home):
+        for file in MODEL_FILES:  # of all large weights these are wanted
+            client.log_artifact(run_id, str(kept / file), "model")
+    with TemporaryDirectory() as folder:
+        described = Path(folder, "model")
+        write_mlflow_files(described, run_id)
+        client.log_artifacts(run_id, str(described), "model")
+
+
+def _new_version(client: "MlflowClient", picked: Picked, name: str) -> str:
     front, candidate = picked.front, picked.candidate
     tags = {"sweep": front.sweep, "sweep_key": front.sweep_key, "sweep_run_id": front.run_id}
     tags |= {"trial_key": candidate.trial_keys[0], "configuration": candidate.label}
     told = {"recall", "validation_recall", "state_bytes", *(o.metric for o in front.objectives)}
     tags |= {name: f"{value:.6g}" for name, value in candidate.metrics.items() if name in told}
-    if kept := _own_weights(client, picked.run_id, home):
-        for file in MODEL_FILES:  # of all large weights these are wanted
-            client.log_artifact(picked.run_id, str(kept / file), "model")
     version = client.create_model_version(
         name,
         source=f"runs:/{picked.run_id}/model",

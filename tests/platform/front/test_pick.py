@@ -5,13 +5,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
+from recallfront.models import build, parse_config, save
+from recallfront.models.decoding.generation import generate
 from recallfront.platform.errors import UsageError
 from recallfront.platform.front.candidates import Candidate
 from recallfront.platform.front.conditions import parse_conditions
 from recallfront.platform.front.front import build_front
 from recallfront.platform.front.pick import Picked, pick
+from recallfront.platform.front.pyfunc import PARAMETERS
 from recallfront.platform.front.registry import export, register
 from recallfront.platform.results.records import SweepRecord, TrialRecord
 from recallfront.platform.results.status import Status
@@ -282,7 +287,7 @@ def test_weights_too_large_to_upload_are_taken_from_the_home(
     (folder / "private.txt").write_text("not of the model")
     register(picked, "large", home=home, tracking_uri=store)
     uploaded = {file.path for file in open_client(store).list_artifacts(run, "model")}
-    assert uploaded == {f"model/{name}" for name in paths}
+    assert uploaded > {f"model/{name}" for name in paths} and "model/private.txt" not in uploaded
 
 
 def test_no_folder_that_a_tag_names_is_uploaded(stored: SweepRecord, store: str, tmp_path: Path) -> None:
@@ -358,6 +363,59 @@ def test_a_registered_pick_can_be_fetched_by_its_alias(
     assert version.source is not None
     folder = download_artifacts(version.source, dst_path=str(tmp_path), tracking_uri=store)
     assert (Path(folder) / "model.safetensors").read_bytes() == b"weights of based 1"
+
+
+def test_a_registered_pick_is_a_model_of_mlflow(
+    stored: SweepRecord, store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It loads by its alias, generates what the model itself does, and says what it takes."""
+    import mlflow
+
+    client, picked = open_client(store), pick(stored)
+    model = build(parse_config({"architecture": "gla", "vocab_size": 11, "width": 8, "num_heads": 2}), seed=3)
+    client.log_artifacts(picked.run_id, str(save(model, tmp_path / "real")), "model")
+    # whoever may write to the store may have left this; it would run what a folder of the artifacts holds
+    code = tmp_path / "code"
+    code.mkdir()
+    (code / "stolen.py").write_text("raise SystemExit('code of the artifacts was run')")
+    client.log_artifacts(picked.run_id, str(code), "model/code")
+    (tmp_path / "MLmodel").write_text(
+        "flavors: {python_function: {loader_module: stolen, code: code}}\nrun_id: x\n"
+    )
+    client.log_artifact(picked.run_id, str(tmp_path / "MLmodel"), "model")
+    register(picked, "recall-model", tracking_uri=store)
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
+    loaded = mlflow.pyfunc.load_model("models:/recall-model@pareto-knee")
+    assert loaded.metadata.run_id == picked.run_id
+    flavour = loaded.metadata.flavors["python_function"]
+    assert flavour["loader_module"] == "recallfront.platform.front.pyfunc" and flavour["code"] is None
+    assert set(loaded.metadata.flavors) == {"python_function"}
+    signature = loaded.metadata.signature
+    assert signature is not None and signature.params is not None
+    assert [spec.name for spec in signature.params.params] == list(PARAMETERS)
+
+    prompts = np.array([[1, 2, 3, 4], [5, 6, -1, -1]])
+    lengths = torch.tensor([4, 2])
+    right = generate(model, torch.tensor(prompts).clamp(min=0), lengths=lengths, max_new_tokens=5)
+    assert loaded.predict(prompts, params={"max_new_tokens": 5}).tolist() == right
+    stop = right[0][2]
+    ended = loaded.predict(prompts[:1], params={"max_new_tokens": 5, "stop_token": stop}).tolist()[0]
+    assert ended == right[0][: right[0].index(stop) + 1]
+    drawn = {"max_new_tokens": 5, "temperature": 1.0, "top_k": 4, "top_p": 0.9, "seed": 7}
+    again = generate(
+        model, torch.tensor(prompts[:1]), max_new_tokens=5, temperature=1, top_k=4, top_p=0.9, seed=7
+    )
+    assert loaded.predict(prompts[:1], params=drawn).tolist() == again
+    assert loaded.predict(loaded.input_example).shape == (1, PARAMETERS["max_new_tokens"])
+    for wrong, message in (
+        ([[1, 11]], "from 1 to 11; they must lie between 0 and 10"),
+        ([[-2, 1]], "from -2 to 1"),
+        ([[-1, 1]], "-1 before a token"),
+        ([[1], [-1]], "a row without one"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            loaded.predict(np.array(wrong))
 
 
 def test_another_model_is_not_written_over(stored: SweepRecord, store: str, tmp_path: Path) -> None:
