@@ -183,7 +183,7 @@ def test_the_documentation_s_plug_ins_run_and_are_kept_with_their_runs(tmp_path:
 
     given = ("--plugin", "fading.py", "--plugin", "lookback.py")
     done = command("run", "sweep.yaml", *given)
-    assert done.returncode == 0 and "3 done" in done.stdout, done.stdout + done.stderr
+    assert done.returncode == 0 and "3 finished" in done.stdout, done.stdout + done.stderr
     assert "0 trials run, 3 answered" in command("run", "sweep.yaml", *given).stdout
     store = f"sqlite:///{tmp_path}/home/mlflow.db"
     trial = read_sweep(store, "lookback").trials[0]

@@ -106,14 +106,14 @@ def test_each_failure_is_recorded_with_its_status_and_the_others_finish(tmp_path
             {"architecture": "window", "window_size": 4, "training.learning_rate": [0.003, 1e6]},
             {"architecture": "window", "window_size": 5, "training.batch_size": 2**21},  # 4 GB of logits
             {"architecture": "window", "window_size": 6, "training.steps": 1_000_000},
-            {"architecture": "hawk"},  # its checkpoint is broken
+            {"architecture": "hawk"},  # a file is where its weights are to be
         ],
         resources={"memory_gb": 2.0, "time_limit_seconds": 15.0},
         training={"gradient_clipping": 0.0},
     )
-    broken = _place(spec, tmp_path).folder(spec.trial(spec.blocks[4], {}, 0)) / "checkpoint" / "deepspeed"
-    broken.mkdir(parents=True)
-    (broken / "mp_rank_00_model_states.pt").write_bytes(b"no checkpoint")
+    folder = _place(spec, tmp_path).folder(spec.trial(spec.blocks[4], {}, 0))
+    folder.mkdir(parents=True)
+    (folder / "model").write_text("no folder")
 
     result = run_sweep(spec, home=ready_home(tmp_path))
     by_status = {trial.status: trial for trial in stored(result)}
