@@ -19,7 +19,7 @@ def _taps_gradient(grad: Tensor, history: Tensor, size: int) -> Tensor:
     """
     batch, time, channels = grad.shape
     length = min(time, max(1, _PART // channels))
-    step = min(batch, max(1, _PART // (length * channels)))
+    step = max(1, min(batch, _PART // (length * channels)))
     wide = torch.promote_types(grad.dtype, torch.float32)
     total = grad.new_zeros(size, step, length, channels, dtype=wide)
     windows = history.unfold(1, size, 1).permute(3, 0, 1, 2)  # (size, B, T, C)

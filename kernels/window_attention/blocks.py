@@ -18,8 +18,9 @@ Slopes = tuple[float, ...]
 
 
 def suits(q: Tensor, k: Tensor) -> bool:
-    """Whether this form covers the tensors: it computes as it accumulates."""
-    return q.device.type == "cpu" and q.dtype in (torch.float32, torch.float64) and not _is_compiling()
+    """Whether this form covers the tensors: it computes as it accumulates, and a batch has a row at least."""
+    wide = q.dtype in (torch.float32, torch.float64)
+    return q.device.type == "cpu" and wide and q.shape[0] > 0 and not _is_compiling()
 
 
 def _is_compiling() -> bool:
