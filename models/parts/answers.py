@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from recallfront.kernels.common.gradients import written_out
+
 MOST_LOGITS = 2**23  # that exist at once: 32 MiB in float32
 
 
@@ -66,6 +68,7 @@ class _Answered(torch.autograd.Function):
         return losses.sum(), losses, right
 
     @staticmethod
+    @written_out
     def backward(ctx: Any, of_loss: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
         of_hidden, of_weight = ctx.saved_tensors
         to_hidden = (of_hidden * of_loss).to(of_hidden.dtype)
