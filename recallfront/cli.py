@@ -290,6 +290,47 @@ def rerun(run: Run, home: Home = None, tracking_uri: TrackingUri = None, plugin:
 
 
 @app.command()
+def evaluate(
+    model: Annotated[str, typer.Argument(help="Run id or key of a text trial, or the folder of a model.")],
+    data: Annotated[Path, typer.Option(help="Folder with the data sets of the suite.")],
+    suite: Annotated[str, typer.Option(help="What to evaluate on: recall.")] = "recall",
+    twice: Annotated[bool, typer.Option("--twice", help="Put every document into its prompt twice.")] = False,
+    context_length: Annotated[
+        int, typer.Option(min=60, help="Tokens that documents are truncated to.")
+    ] = 1000,
+    most: Annotated[
+        int | None, typer.Option(min=1, help="Documents of a data set, at most.", show_default="all")
+    ] = None,
+    tokenizer: Annotated[
+        str | None, typer.Option(help="Tokenizer: a folder or a name.", show_default="the trial's")
+    ] = None,
+    home: Home = None,
+    tracking_uri: TrackingUri = None,
+) -> None:
+    """Evaluate a finished model on the recall suite, and add the figures to its run."""
+    from rich.console import Console
+
+    from recallfront.platform.errors import UsageError
+    from recallfront.platform.evaluate import evaluate as evaluate_model
+
+    if suite != "recall":
+        raise UsageError(f"--suite {suite}: must be recall")
+    found = evaluate_model(
+        model,
+        data,
+        twice=twice,
+        context_length=context_length,
+        most=most,
+        tokenizer=tokenizer,
+        home=home,
+        tracking_uri=tracking_uri,
+    )
+    Console(width=table_width()).print(found.table())
+    if found.run_id is not None:
+        print(f"run: {found.run_id}")
+
+
+@app.command()
 def lineage(run: Run, home: Home = None, tracking_uri: TrackingUri = None, plugin: Plugins = None) -> None:
     """Show everything that a rerun of a trial needs, as JSON; with --plugin, check that it had these plug-ins."""
     from recallfront.platform.home import home_folder

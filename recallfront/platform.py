@@ -3,6 +3,7 @@
 - run_sweep: run a sweep, or resume it -> SweepResult
 - front: the Pareto front of a sweep -> Front
 - pick: choose one configuration of a sweep -> Picked
+- evaluate: a finished model on the recall suite -> Evaluation
 - rerun: run a trial again from its lineage, and compare -> Rerun, which has the verdict
 - SweepSpec, TrialConfig: a sweep and a trial as configurations
 - UsageError: what these functions raise if the caller can fix the cause
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from recallfront.platform.errors import UsageError
+    from recallfront.platform.evaluate import Evaluation, evaluate
     from recallfront.platform.front.front import Front, front
     from recallfront.platform.front.pick import Picked, pick
     from recallfront.platform.rerun import Rerun, rerun
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from recallfront.sweeps.trial import TrialConfig
 
 __all__ = [
+    "Evaluation",
     "Front",
     "Picked",
     "Rerun",
@@ -35,6 +38,7 @@ __all__ = [
     "SweepSpec",
     "TrialConfig",
     "UsageError",
+    "evaluate",
     "front",
     "pick",
     "rerun",
@@ -44,6 +48,7 @@ __all__ = [
 __path__ = [str(Path(__file__).with_suffix(""))]
 
 _HOMES = {
+    "Evaluation": "platform.evaluate",
     "Front": "platform.front.front",
     "Picked": "platform.front.pick",
     "Rerun": "platform.rerun",
@@ -51,6 +56,7 @@ _HOMES = {
     "SweepSpec": "sweeps.spec",
     "TrialConfig": "sweeps.trial",
     "UsageError": "platform.errors",
+    "evaluate": "platform.evaluate",
     "front": "platform.front.front",
     "pick": "platform.front.pick",
     "rerun": "platform.rerun",
@@ -69,7 +75,7 @@ def __dir__() -> list[str]:
 
 
 class _Package(ModuleType):
-    """Keeps `front` and `rerun` the functions when the submodules of the same names are imported."""
+    """Keeps `evaluate`, `front` and `rerun` the functions when the submodules of the same names are imported."""
 
     def __setattr__(self, name: str, value: object) -> None:
         if not (name in _HOMES and isinstance(value, ModuleType)):

@@ -320,7 +320,19 @@ def test_a_home_that_cannot_be_made(refused: Refused, home: Path) -> None:
 def test_no_arguments_show_the_help(capsys: pytest.CaptureFixture[str], home: Path) -> None:
     assert run(["--help"]) == 0
     shown = capsys.readouterr().out
-    for command in ("run", "submit", "status", "front", "pick", "rerun", "lineage", "ui", "bench", "doctor"):
+    for command in (
+        "run",
+        "submit",
+        "status",
+        "front",
+        "pick",
+        "rerun",
+        "evaluate",
+        "lineage",
+        "ui",
+        "bench",
+        "doctor",
+    ):
         assert f" {command} " in shown
 
 

@@ -23,7 +23,7 @@ FLOORS = (  # of platform/: a room may import those on the floors below
     {"workers", "front", "cluster"},
     {"front.pictures"},
     {"sweep"},
-    {"rerun", "doctor"},
+    {"rerun", "doctor", "evaluate"},
     {"status"},
 )
 HEAVY = ("ray", "mlflow", "deepspeed", "datasets", "optuna")

@@ -44,14 +44,8 @@ def export(
     client, target = _client(home, tracking_uri), Path(directory)
     try:
         target.mkdir(parents=True, exist_ok=True)
-        kept = _own_weights(client, picked.run_id, home_folder(home))
         with TemporaryDirectory() as folder:
-            found = {
-                name: kept / name
-                if kept
-                else Path(client.download_artifacts(picked.run_id, f"model/{name}", folder))
-                for name in MODEL_FILES
-            }
+            found = model_files(client, picked.run_id, home_folder(home), folder)
             there = [target / name for name in MODEL_FILES if (target / name).exists()]
             if not force and any(sha256_of(file) != sha256_of(found[file.name]) for file in there):
                 raise UsageError(f"{target} has another model: name another folder, or say --force")
@@ -60,6 +54,15 @@ def export(
     except (MlflowException, OSError) as error:
         raise UsageError(f"the model of run {picked.run_id} cannot be written to {target}: {error}") from None
     return {name: target / name for name in MODEL_FILES}
+
+
+def model_files(client: "MlflowClient", run_id: str, home: Path, folder: str) -> dict[str, Path]:
+    """The files of a run's model: those of this home, or downloaded into `folder`."""
+    kept = _own_weights(client, run_id, home)
+    return {
+        name: kept / name if kept else Path(client.download_artifacts(run_id, f"model/{name}", folder))
+        for name in MODEL_FILES
+    }
 
 
 def check_names(name: str | None, alias: str | None) -> None:

@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 from recallfront.sweeps.base import Frozen, SpecError, canonical_json, digest
 
 _PIECE = 2**16  # characters; longer documents are read and tokenized in pieces, cut where a line ends
-_TABLES = {".jsonl": "json", ".json": "json", ".parquet": "parquet"}
+TABLES = (".jsonl", ".json", ".parquet")  # of rows with named columns
 
 
 class Piece(NamedTuple):
@@ -72,11 +72,10 @@ class TextSource(Frozen):
             yield from _cut(self._texts(self.dataset, self._dataset()))
             return
         for file in self._files():
-            kind = _TABLES.get(file.suffix)
-            if kind is None:
+            if file.suffix not in TABLES:
                 yield from self._plain(file)
             else:
-                yield from _cut(self._texts(str(file), _table(kind, file)))
+                yield from _cut(self._texts(str(file), rows_of(file)))
 
     def _files(self) -> list[Path]:
         patterns = (self.files,) if isinstance(self.files, str) else self.files or ()
@@ -147,9 +146,9 @@ class TextSource(Frozen):
             yield text or ""
 
 
-def _table(kind: str, file: Path) -> Iterator[dict[str, Any]]:
-    """Rows of a file, read as they are asked for."""
-    if kind == "json":
+def rows_of(file: Path) -> Iterator[dict[str, Any]]:
+    """Rows of a file of JSON lines or Parquet, read as they are asked for."""
+    if file.suffix != ".parquet":
         with file.open(encoding="utf-8") as lines:
             for line in lines:
                 if line.strip():

@@ -1,0 +1,129 @@
+"""The recall suite on a model: a folder, and a text trial of a sweep, whose run gets the figures."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from recallfront.models import build, parse_config, save
+from recallfront.models.decoding.generation import generate
+from recallfront.platform import UsageError, evaluate, run_sweep
+from recallfront.platform.tracking.ledger import find_run
+from recallfront.sweeps import SweepSpec
+from recallfront.sweeps.recall_suite import DATA_SETS, contains
+from recallfront.sweeps.text.tokenizer import ByteTokenizer
+from tests.platform.specs import tiny
+
+DOCUMENTS: dict[str, list[dict[str, Any]]] = {
+    "swde": [
+        {"text": f"Title {n}\nDirector: Person {n}\ndirector:", "key": "director", "value": f"Person {n}"}
+        for n in range(5)
+    ]
+    + [{"text": "Pages: 3", "key": "pages", "value": "3"}],
+    "nq": [
+        {
+            "context": "It is 346 km long. Its length is",
+            "question": "Its length is",
+            "orig_question": "how long",
+            "answers": ["346 km", "e"],
+        }
+    ],
+}
+
+
+@pytest.fixture(scope="module")
+def suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("suite")
+    for name, documents in DOCUMENTS.items():
+        (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, documents)))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    config = {"architecture": "hawk", "vocab_size": 257, "width": 16}
+    return save(build(parse_config(config), seed=0), tmp_path_factory.mktemp("model"))
+
+
+def test_shares_are_those_of_each_prompt_continued_alone(suite: Path, model: Path) -> None:
+    found = evaluate(str(model), suite, tokenizer="bytes", twice=True)
+    assert {name: (score.documents, score.dropped) for name, score in found.scores.items()} == {
+        "swde": (5, 1),
+        "nq": (1, 0),
+    }
+    network = build(parse_config(json.loads((model / "recallfront.json").read_text())), seed=0)
+    words = ByteTokenizer()
+    right = 0
+    for document in DOCUMENTS["swde"][:5]:
+        prompt = torch.tensor(words.encode([DATA_SETS["swde"].prompt(document, True)])[0].tolist())[None]
+        (new,) = generate(network, prompt, max_new_tokens=48)
+        right += contains(words.decode(new).partition("\n")[0], [document["value"]])
+    assert found.scores["swde"].contained == right
+    assert set(found.metrics) == {f"recall_suite_twice_1000_{name}" for name in ("swde", "nq", "mean")}
+
+
+def test_documents_can_be_few_and_contexts_short(suite: Path, model: Path) -> None:
+    found = evaluate(str(model), suite, tokenizer="bytes", context_length=70, most=2)
+    assert found.scores["swde"].documents == 2 and "recall_suite_70_nq" in found.metrics
+
+
+@pytest.mark.parametrize(
+    ("files", "tokenizer", "told"),
+    [
+        ({}, "bytes", "holds none of swde, fda, squad, nq, triviaqa, drop as .jsonl or .parquet"),
+        ({"swde.jsonl": "{}\n", "swde.json": ""}, "bytes", "has swde twice, as swde.jsonl and swde.json"),
+        ({"fda.jsonl": '{"text": "a", "key": "b"}'}, "bytes", "fda.jsonl: document 1 has no 'value'"),
+        ({"fda.jsonl": '{"text": '}, "bytes", "fda.jsonl: cannot be read"),
+        ({"fda.jsonl": ""}, "bytes", "fda.jsonl: has no document with an answer"),
+        ({"fda.jsonl": ""}, None, "a folder holds no tokenizer: name one with --tokenizer"),
+    ],
+)
+def test_what_cannot_be_is_one_sentence(
+    tmp_path: Path, model: Path, files: dict[str, str], tokenizer: str | None, told: str
+) -> None:
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    with pytest.raises(UsageError) as refused:
+        evaluate(str(model), tmp_path, tokenizer=tokenizer)
+    assert told in str(refused.value)
+
+
+def test_a_tokenizer_of_another_vocabulary(suite: Path, tmp_path: Path) -> None:
+    config = parse_config({"architecture": "hawk", "vocab_size": 64, "width": 16})
+    save(build(config, seed=0), tmp_path)
+    with pytest.raises(UsageError, match="the tokenizer has 257 tokens and the model 64"):
+        evaluate(str(tmp_path), suite, tokenizer="bytes")
+
+
+@pytest.mark.slow
+def test_a_text_trial_of_a_sweep_is_evaluated_and_its_run_has_the_figures(
+    suite: Path, tmp_path: Path
+) -> None:
+    """A sweep on text from end to end: on Ray, into MLflow, then the suite with the trial's own tokenizer."""
+    lines = "\n".join(f"Title {n} has director Person {n} and {n * 7} pages" for n in range(80))
+    (tmp_path / "text.txt").write_text(lines)
+    rows = [{"tokens": 200}]
+    task = {
+        "name": "text",
+        "source": {"files": str(tmp_path / "text.txt"), "documents": "line"},
+        "tokenizer": "bpe",
+        "vocab_size": 300,
+        "length": 12,
+        "restart_positions": False,
+        "held_out": 0.2,
+        "validation": [*rows, {"length": 16, "tokens": 100}],
+        "test": rows,
+    }
+    changes = {"task": task, "space": [{"architecture": "hawk"}]}
+    changes["objectives"] = [{"metric": "recall_at_16"}, {"metric": "decode_tokens_per_second"}]
+    spec = SweepSpec.model_validate(tiny(name="text", training={"steps": 4, "evaluate_every": 2}) | changes)
+    result = run_sweep(spec, home=tmp_path / "home")
+    (trial,) = result.record.trials
+    assert {"validation_recall_at_16", "validation_perplexity", "perplexity", "bits_per_byte"} <= set(
+        trial.metrics
+    )
+    found = evaluate(trial.run_id[:10], suite, home=tmp_path / "home")
+    assert found.run_id == trial.run_id
+    assert found.metrics.items() <= find_run(result.tracking_uri, trial.run_id).metrics.items()
