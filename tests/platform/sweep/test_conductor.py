@@ -151,9 +151,10 @@ def test_how_many_were_proposed_is_recorded(stage: Stages) -> None:
     while sweep.conductor.next(f"{started}") is not None:
         sweep.end(f"{started}")
         started += 1
-    assert started == 2 and sweep.conductor.answered == 3
+    assert started == 2 and sweep.conductor.answered == 0
+    assert "the search ended after 2 of 5 configurations" in sweep.conductor.notes[-1]
     tag = json.loads(sweep.stored().tags["proposed"])
-    assert tag == {"number": 5, **sweep.conductor.recorder.version}
+    assert tag == {"number": 2, **sweep.conductor.recorder.version}
 
 
 VERSION = {"code_version": "c", "data_digest": "d"}
