@@ -92,7 +92,7 @@ class EarlyStopping(Frozen):
     reduction: int = Field(
         default=3,
         ge=2,
-        description="One trial in this many continues past a rung, and each rung has this many times the steps.",
+        description="One configuration in this many passes a rung, and each rung has this many times the steps.",
     )
 
 
@@ -136,7 +136,7 @@ class SweepSpec(Frozen):
     )
     retries: int = Field(default=2, ge=0, description="How many times a lost trial is run again.")
     budget_hours: float | None = Field(
-        default=None, gt=0, description="No trial starts after this many hours."
+        default=None, gt=0, description="No trial starts after this many hours, over all runs of the sweep."
     )
 
     @model_validator(mode="before")

@@ -13,6 +13,8 @@ from recallfront.platform.sweep.recorder import Recorder
 from recallfront.sweeps.spec import SweepSpec
 from recallfront.sweeps.trial import TrialConfig
 
+_TELL_SECONDS = 10.0  # between two notes of the time that a sweep has taken
+
 
 @dataclass
 class _Live:
@@ -46,14 +48,16 @@ class Conductor:
         self.ran = 0  # trials that this run of the sweep ended
         self.changed = threading.Event()  # a trial finished: what shows the front reads it again
         self.started = time.time()
+        self._before = float(known.tags.get("elapsed_seconds", 0.0))
+        self._elapsed_told = 0.0
 
     def has_trial(self) -> bool:
         """Whether anything is left to run; nothing is recorded yet."""
-        return not self._out_of_budget() and self._planner.has_plan()
+        return not self.out_of_budget() and self._planner.has_plan()
 
     def peek(self) -> PlannedTrial | None:
         """The trial that `next` will give, without starting it: None where nothing is left to run."""
-        while self._peeked is None and not self._out_of_budget():
+        while self._peeked is None and not self.out_of_budget():
             planned = self._planner.next()
             if planned is None:
                 self._tell_proposed()
@@ -67,7 +71,7 @@ class Conductor:
     def next(self, trial_id: str) -> PlannedTrial | None:
         """The next trial to run, known from now on by `trial_id`; None where there is no further one."""
         plan = self.peek()
-        if plan is None or self._out_of_budget():
+        if plan is None or self.out_of_budget():
             return None
         self._peeked = None
         with self._lock:
@@ -91,6 +95,7 @@ class Conductor:
         """Take a trial's report; the last one is recorded when the trial has ended."""
         live = self._live[trial_id]
         live.last = report
+        self._tell_elapsed()
         if report.status is Status.RUNNING:
             self.recorder.report(live.plan.config.key, report)
 
@@ -104,7 +109,7 @@ class Conductor:
         live.attempts += 1
         self.recorder.retried(live.plan.config.key, live.attempts)
 
-    def ended(self, trial_id: str, *, lost: Lost | None = None) -> None:
+    def ended(self, trial_id: str, *, lost: Lost | None = None) -> Status:
         """A trial is over: by its own last report, by pruning, or because it was lost for good (`lost` says how)."""
         live = self._live[trial_id]
         report, key = live.last, live.plan.config.key
@@ -131,6 +136,7 @@ class Conductor:
             del self._live[trial_id]
             self.ran += 1
         self.changed.set()
+        return report.status
 
     def interrupted(self) -> None:
         """The driver is asked to stop: running trials are lost for now, and the same sweep resumes them later."""
@@ -139,6 +145,7 @@ class Conductor:
         for trial in live:
             lost = replace(trial.last, rows=[], status=Status.LOST, failure="the sweep was interrupted")
             self.recorder.report(trial.plan.config.key, lost)
+        self.recorder.elapsed(self.elapsed())
         self.recorder.interrupt_sweep()
 
     def record(self) -> SweepRecord:
@@ -193,6 +200,17 @@ class Conductor:
             self._proposed = self._planner.proposed
             self.recorder.proposed(self._proposed)
 
-    def _out_of_budget(self) -> bool:
+    def out_of_budget(self) -> bool:
+        """Whether the sweep has used its hours up, in all its runs."""
         hours = self.spec.budget_hours
-        return hours is not None and time.time() - self.started > hours * 3600
+        return hours is not None and self.elapsed() > hours * 3600
+
+    def elapsed(self) -> float:
+        """Seconds that the sweep has taken, in all its runs."""
+        return self._before + time.time() - self.started
+
+    def _tell_elapsed(self) -> None:
+        """Note the time now and then, so that the hours of a driver that is killed count, too."""
+        if time.monotonic() - self._elapsed_told > _TELL_SECONDS:
+            self._elapsed_told = time.monotonic()
+            self.recorder.elapsed(self.elapsed())

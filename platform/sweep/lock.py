@@ -9,7 +9,8 @@ from filelock import FileLock, Timeout
 from recallfront.platform.errors import UsageError
 from recallfront.sweeps.spec import SweepSpec
 
-_PROBE_SECONDS = 0.5  # longer than another process needs to see whether the sweep is driven
+# longer than another process needs to see whether the sweep is driven, or a killed driver takes to be gone
+_PROBE_SECONDS = 3.0
 
 
 @contextmanager

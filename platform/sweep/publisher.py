@@ -3,11 +3,13 @@
 Plotly is imported with the first picture, so that the command starts fast.
 """
 
+import logging
 import shutil
 import time
 from contextlib import closing
 from pathlib import Path
 
+from recallfront.platform.errors import one_line
 from recallfront.platform.front.front import Front, build_front
 from recallfront.platform.front.pictures.note import sweep_note
 from recallfront.platform.home import take_place
@@ -18,6 +20,8 @@ from recallfront.platform.sweep.conductor import Conductor
 from recallfront.platform.sweep.recorder import Recorder
 from recallfront.platform.trial.quiet import Device
 
+logger = logging.getLogger(__name__)
+
 _LEAST_SECONDS = 10.0  # between two drawings: they cost a second of a core that trials could use
 
 
@@ -27,8 +31,6 @@ class Publisher(Companion):
     def __init__(self, conductor: Conductor, recorder: Recorder, folder: Path) -> None:
         super().__init__("publisher")
         self._conductor, self._recorder, self._folder = conductor, recorder, folder
-        # of earlier runs of the sweep
-        self._before = float(conductor.record().tags.get("elapsed_seconds", 0.0))
         self._drawn: tuple[object, ...] | None = None
         self._drawn_at = 0.0
         self._finished_told = 0
@@ -37,7 +39,7 @@ class Publisher(Companion):
 
     def finish(self) -> dict[str, Path]:
         """Publish once more what the sweep came to; returns the files of the front by kind."""
-        self._publish(last=True)
+        self._try_to_publish(last=True)
         return self.files
 
     def _run(self) -> None:
@@ -45,10 +47,20 @@ class Publisher(Companion):
             self._conductor.changed.wait()
             self._conductor.changed.clear()
             if not self._done.is_set():
-                self._publish()
+                self._try_to_publish()
 
     def _wake(self) -> None:
         self._conductor.changed.set()
+
+    def _try_to_publish(self, *, last: bool = False) -> None:
+        """Publish; an error is recorded with the sweep, which goes on, and the next attempt draws again."""
+        try:
+            self._publish(last=last)
+        except Exception as error:
+            self._drawn = None
+            reason = f"{type(error).__name__}: {one_line(error)}"
+            logger.warning("the front could not be published (%s)", reason)
+            self._recorder.sweep_tags({f"{TAG}publishing_failure": reason})
 
     def _publish(self, *, last: bool = False) -> None:
         record = self._conductor.record()
@@ -109,4 +121,4 @@ class Publisher(Companion):
         resources = self._conductor.spec.resources
         devices = resources.workers * (resources.gpus or resources.cpus)
         busy = devices * sum((t.end_time or t.start_time) - t.start_time for t in record.trials)
-        return self._before + time.time() - self._conductor.started, busy
+        return self._conductor.elapsed(), busy

@@ -146,6 +146,10 @@ class Recorder:
         """How many configurations the search has proposed: those answered at no cost leave no other trace."""
         self.sweep_tags({f"{TAG}proposed": json.dumps({"number": number, **self.version})})
 
+    def elapsed(self, seconds: float) -> None:
+        """How long the sweep has taken, in all its runs."""
+        self.sweep_tags({f"{TAG}elapsed_seconds": f"{seconds:.0f}"})
+
     def front_files(self, folder: Path) -> None:
         """Log the folder that describes the front, in place of what was logged before."""
         self._writer.artifact(self.sweep_run, folder, ephemeral=True)

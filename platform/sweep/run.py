@@ -179,6 +179,10 @@ def _run(
     if not conductor.has_trial():
         recorder.open_sweep()
         conductor.peek()  # records what is impossible
+        if conductor.out_of_budget():
+            console.print(
+                f"budget_hours: the runs of this sweep have used its {spec.budget_hours:g} h; raise it to go on"
+            )
         return
     if spec.resources.gpus:
         place = replace(place, device="cuda:0")  # the one that Ray makes visible to the trial

@@ -2,6 +2,7 @@
 
 import io
 import json
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -19,6 +20,7 @@ from recallfront.platform.search.planner import PlannedTrial, Planner
 from recallfront.platform.search.samplers import make_search
 from recallfront.platform.sweep.conductor import Conductor
 from recallfront.platform.sweep.progress import Progress, best_trial
+from recallfront.platform.sweep.publisher import Publisher
 from recallfront.platform.sweep.recorder import Recorder
 from recallfront.platform.sweep.run import _proposals
 from recallfront.platform.tracking.ledger import read_sweep
@@ -40,7 +42,8 @@ class Stage:
         self.spec, self.writer, self.uri = spec, writer, uri
         data = prepare(spec.task, home / "data")
         recorder = Recorder(writer, spec, lineage=collect(home), data=data)
-        known = SweepRecord(run_id="", sweep_key=spec.key, name=spec.name, spec={}, trials=())
+        plain = spec.model_dump(mode="json")
+        known = SweepRecord(run_id="", sweep_key=spec.key, name=spec.name, spec=plain, trials=())
         halving = None
         if spec.early_stopping:
             halving = Halving(spec.early_stopping, spec.objectives, spec.training.steps, home / "rungs.jsonl")
@@ -141,6 +144,38 @@ def test_after_the_budget_no_further_trial_starts(stage: Stages) -> None:
     assert sweep.conductor.next("b") is None and not sweep.conductor.has_trial()
     sweep.end("a")
     assert statuses(sweep.stored()) == [Status.FINISHED]
+
+
+def test_the_budget_is_one_over_all_runs(stage: Stages) -> None:
+    sweep = stage(budget_hours=1.0)
+    sweep.start("a")
+    sweep.conductor.started -= 2000
+    sweep.conductor.report("a", Report(step=10))
+    known = sweep.stored()
+    assert 2000 <= float(known.tags["elapsed_seconds"]) < 2600, "also of a driver that is killed now"
+    planner = Planner(sweep.spec, make_search(sweep.spec), {})
+    again = Conductor(sweep.spec, planner, sweep.conductor.recorder, known, None)
+    assert again.has_trial()
+    again.started -= 1700
+    assert not again.has_trial() and again.out_of_budget()
+
+
+def test_a_drawing_error_is_recorded_and_the_next_attempt_draws(
+    stage: Stages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    sweep = stage()
+    publisher = Publisher(sweep.conductor, sweep.conductor.recorder, tmp_path / "fronts")
+    sweep.start("a")
+    with monkeypatch.context() as patch, publisher:
+        patch.setattr(Publisher, "_draw", lambda *_: {}["no such font"])
+        sweep.end("a")
+        for _ in range(100):
+            if caplog.records:
+                break
+            time.sleep(0.1)
+    assert "KeyError: 'no such font'" in caplog.text
+    assert publisher.finish().keys() >= {"html"}
+    assert "no such font" in sweep.stored().tags["publishing_failure"]
 
 
 def test_how_many_were_proposed_is_recorded(stage: Stages) -> None:
