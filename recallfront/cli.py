@@ -111,6 +111,22 @@ def run(
 
 
 @app.command()
+def clean(
+    home: Home = None,
+    tracking_uri: TrackingUri = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be deleted.")] = False,
+) -> None:
+    """Delete the checkpoints of trials that have ended for good; current versions do so when a trial ends."""
+    from recallfront.platform.clean import clean as clean_home
+
+    found = clean_home(home=home, tracking_uri=tracking_uri, dry_run=dry_run)
+    for leftover in found:
+        print(f"{leftover.bytes / 2**20:10.1f} MiB  {leftover.status.value:13}  {leftover.folder}")
+    done = "would be deleted" if dry_run else "deleted"
+    print(f"checkpoints of {len(found)} trials, {sum(one.bytes for one in found) / 2**20:.1f} MiB, {done}")
+
+
+@app.command()
 def submit(
     file: Annotated[str, typer.Argument(help="Name of a study that comes with recallfront, or a YAML file.")],
     address: Annotated[

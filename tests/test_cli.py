@@ -332,6 +332,7 @@ def test_no_arguments_show_the_help(capsys: pytest.CaptureFixture[str], home: Pa
         "ui",
         "bench",
         "doctor",
+        "clean",
     ):
         assert f" {command} " in shown
 

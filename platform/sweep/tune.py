@@ -14,6 +14,7 @@ from ray.tune.search import Searcher
 from recallfront.platform.results.reports import Report
 from recallfront.platform.results.status import Lost, Status
 from recallfront.platform.sweep.conductor import Conductor
+from recallfront.platform.trial.training import remove_checkpoint
 from recallfront.platform.trial.watchdog import leave_word
 from recallfront.platform.trial.workplace import Workplace, workplace_json
 from recallfront.platform.workers.actor import TrialActor
@@ -112,6 +113,7 @@ class _Ends(_NeverRestored, Callback):
     def __init__(self, conductor: Conductor, place: Workplace) -> None:
         self._conductor, self._place = conductor, place
         self._groups: dict[str, str] = {}
+        self._over: list[Path] = []  # folders of trials that have ended for good
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
@@ -132,15 +134,24 @@ class _Ends(_NeverRestored, Callback):
         leave_word(self._place.folder(self._conductor.config(trial.trial_id)), word)
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        self._conductor.ended(trial.trial_id)  # its workers may still be leaving: its actor sees to them
+        self._end(trial)  # its workers may still be leaving: its actor sees to them
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         self._release(trial)
-        self._conductor.ended(trial.trial_id, lost=_how_lost(trial))
+        self._end(trial, _how_lost(trial))
 
     def on_experiment_end(self, trials: list[Trial], **info: Any) -> None:
         for group in self._groups.values():
             release_placement_group(group)
+        for folder in self._over:  # again: workers that were still leaving may have saved
+            remove_checkpoint(folder)
+
+    def _end(self, trial: Trial, lost: Lost | None = None) -> None:
+        """Record the end; a trial that has ended for good, as pruned or failed say, needs no checkpoint."""
+        folder = self._place.folder(self._conductor.config(trial.trial_id))
+        if self._conductor.ended(trial.trial_id, lost=lost).is_final:
+            remove_checkpoint(folder)
+            self._over.append(folder)
 
     def _release(self, trial: Trial) -> None:
         release_placement_group(self._groups.pop(trial.trial_id, None))

@@ -261,24 +261,26 @@ class Training:
         self.history = [(k, v, s, t) for k, v, s, t in state["history"]]
 
     def _choose_checkpoint(self) -> str | None:
-        for name in _CHECKPOINTS:
-            folder = self._folder / name
-            if not folder.is_dir():
-                continue
+        for folder in checkpoints(self._folder):
             try:
                 check_folder(folder)
-                return name
+                return folder.name
             except ValueError as error:
                 shutil.rmtree(folder)
-                if name != _CHECKPOINTS[0]:  # an interruption may leave half of a new one
+                if folder.name != _CHECKPOINTS[0]:  # an interruption may leave half of a new one
                     self.notices.append(f"a damaged checkpoint was dropped ({one_line(error)})")
         return None
 
 
+def checkpoints(folder: Path) -> list[Path]:
+    """A trial's training checkpoints, half-written ones included."""
+    return [folder / name for name in _CHECKPOINTS if (folder / name).is_dir()]
+
+
 def remove_checkpoint(folder: Path) -> None:
-    """Delete a trial's training checkpoint: it has ended."""
-    for name in _CHECKPOINTS:
-        shutil.rmtree(folder / name, ignore_errors=True)
+    """Delete a trial's training checkpoints: it has ended."""
+    for path in checkpoints(folder):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def replace_folder(path: Path, write: Callable[[Path], None], place: Workplace) -> None:

@@ -2,9 +2,11 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from recallfront.sweeps.trial import TrialConfig
+
+TRIALS: Final = "trials"
 
 
 @dataclass(frozen=True)
@@ -20,18 +22,23 @@ class Workplace:
     local_rank: int = 0
     world: int = 1
     remeasure: bool = False  # measure throughput again, whatever the cache holds
-    scratch: str = "trials"  # folder of the home that trials keep checkpoints, weights and results in
+    scratch: str = TRIALS  # folder of the home that trials keep checkpoints, weights and results in
     plugins: dict[str, str | None] = field(
         default_factory=dict
     )  # in use: name -> file, or None for a package
 
     def folder(self, config: TrialConfig) -> Path:
-        """The trial's own folder: results belong to (key, code version, data digest)."""
-        return self.home / self.scratch / f"{config.key[:16]}-{self.code_version}-{self.data_digest[:8]}"
+        """The trial's own folder."""
+        return self.home / self.scratch / trial_folder(config.key, self.code_version, self.data_digest)
 
     @property
     def measurements(self) -> Path:
         return self.home / "measurements"
+
+
+def trial_folder(key: str, code_version: str, data_digest: str) -> str:
+    """The name of a trial's folder: results belong to (key, code version, data digest)."""
+    return f"{key[:16]}-{code_version}-{data_digest[:8]}"
 
 
 def workplace_json(place: Workplace) -> dict[str, Any]:

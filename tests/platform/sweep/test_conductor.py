@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from recallfront.platform.clean import clean
 from recallfront.platform.lineage.environment import collect
 from recallfront.platform.results.records import SweepRecord, TrialRecord, count
 from recallfront.platform.results.reports import Report
@@ -25,7 +26,7 @@ from recallfront.platform.sweep.recorder import Recorder
 from recallfront.platform.sweep.run import _proposals
 from recallfront.platform.tracking.ledger import read_sweep
 from recallfront.platform.tracking.writer import TrackingWriter
-from recallfront.platform.trial.workplace import Workplace
+from recallfront.platform.trial.workplace import Workplace, trial_folder
 from recallfront.sweeps import SweepSpec
 from recallfront.sweeps.data import prepare
 from tests.platform.specs import tiny_spec
@@ -176,6 +177,25 @@ def test_a_drawing_error_is_recorded_and_the_next_attempt_draws(
     assert "KeyError: 'no such font'" in caplog.text
     assert publisher.finish().keys() >= {"html"}
     assert "no such font" in sweep.stored().tags["publishing_failure"]
+
+
+def test_clean_deletes_the_checkpoints_of_trials_that_ended_for_good(stage: Stages, tmp_path: Path) -> None:
+    sweep = stage()
+    code, data = sweep.conductor.recorder.version.values()
+    checkpoints = []
+    for name in ("ended", "goes on"):
+        folder = tmp_path / "trials" / trial_folder(sweep.start(name).config.key, code, data)
+        checkpoints.append(folder / "checkpoint")
+        checkpoints[-1].mkdir(parents=True)
+        (checkpoints[-1] / "moments").write_text("12345")
+    sweep.end("ended", Status.DIVERGED)
+    sweep.stored()
+    (found,) = clean(home=tmp_path, dry_run=True)
+    assert (found.folder, found.status, found.bytes) == (checkpoints[0].parent, Status.DIVERGED, 5)
+    assert all(path.exists() for path in checkpoints)
+    assert clean(home=tmp_path) == [found]
+    assert [path.exists() for path in checkpoints] == [False, True]
+    assert clean(home=tmp_path) == []
 
 
 def test_how_many_were_proposed_is_recorded(stage: Stages) -> None:

@@ -1,0 +1,61 @@
+"""Deletes what a home keeps without need: checkpoints of trials that have ended for good."""
+
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+from recallfront.platform.home import home_folder
+from recallfront.platform.results.status import Status
+from recallfront.platform.tracking.ledger import list_sweeps, read_sweep
+from recallfront.platform.tracking.store import prepare_store
+from recallfront.platform.trial.training import checkpoints, remove_checkpoint
+from recallfront.platform.trial.workplace import TRIALS, trial_folder
+
+
+@dataclass(frozen=True)
+class Leftover:
+    """Checkpoints of a trial that never goes on."""
+
+    folder: Path  # of the trial
+    status: Status
+    bytes: int
+
+
+def clean(
+    *, home: Path | str | None = None, tracking_uri: str | None = None, dry_run: bool = False
+) -> list[Leftover]:
+    """Delete the checkpoints of trials that have ended for good, in every sweep of the home.
+
+    Trials that are running or were lost go on from theirs, which are kept.
+
+    Args:
+        home: the folder of all outputs.
+        tracking_uri: the MLflow store; by default that of the home.
+        dry_run: only say what would be deleted.
+
+    Raises:
+        UsageError: there is no store, or it does not answer.
+    """
+    root = home_folder(home).resolve()
+    uri = prepare_store(tracking_uri, root, create=False)
+    statuses: dict[str, set[Status]] = defaultdict(set)
+    for sweep in list_sweeps(uri):
+        for trial in read_sweep(uri, sweep.run_id).trials:
+            code, data = trial.version
+            if data is not None:
+                statuses[trial_folder(trial.trial_key, code or "", data)].add(trial.status)
+    found = []
+    # names from the store are only compared: a path that it names is never deleted
+    for folder in sorted((root / TRIALS).glob("*")):
+        known = statuses[folder.name]
+        size = sum(_bytes(path) for path in checkpoints(folder))
+        if not size or not known or not all(status.is_final for status in known):
+            continue
+        found.append(Leftover(folder, min(known), size))
+        if not dry_run:
+            remove_checkpoint(folder)
+    return found
+
+
+def _bytes(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
