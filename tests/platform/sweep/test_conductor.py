@@ -167,8 +167,12 @@ def test_a_drawing_error_is_recorded_and_the_next_attempt_draws(
     sweep = stage()
     publisher = Publisher(sweep.conductor, sweep.conductor.recorder, tmp_path / "fronts")
     sweep.start("a")
+
+    def fail(*_: object) -> None:
+        raise KeyError("no such font")
+
     with monkeypatch.context() as patch, publisher:
-        patch.setattr(Publisher, "_draw", lambda *_: {}["no such font"])
+        patch.setattr(Publisher, "_draw", fail)
         sweep.end("a")
         for _ in range(100):
             if caplog.records:
