@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-# pip compiles one file after another; all processors do it together. What does not compile is for another Python.
+# pip would compile 24,000 files, one after another; Python compiles those that are imported
 define install
 $(PYTHON) -m venv .venv
 $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --no-compile "pip>=25.1"

@@ -83,7 +83,7 @@ def test_a_killed_server_costs_no_metric_and_no_time(tmp_path: Path) -> None:
 
 
 def test_a_server_killed_in_the_middle_of_batches_gets_each_metric_once(tmp_path: Path) -> None:
-    """The writer sends as fast as it can while the server dies three times."""
+    """The writer sends as fast as it can while the server dies twice."""
     rows = 40_000
     with (
         MlflowServer(tmp_path / "server") as server,
@@ -96,7 +96,7 @@ def test_a_server_killed_in_the_middle_of_batches_gets_each_metric_once(tmp_path
             writer.metrics(
                 "busy", [("loss", step * 0.5, step, NOW + step) for step in range(first, first + 500)]
             )
-        for _ in range(3):
+        for _ in range(2):
             time.sleep(0.7)
             assert writer.backlog() > 0, "the kill has to come before everything is sent"
             server.kill()
