@@ -7,7 +7,6 @@ define install
 $(PYTHON) -m venv .venv
 $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --no-compile "pip>=25.1"
 $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --no-compile --editable . $(1)
-$(BIN)/python -m compileall -qq -j 0 -x '/tests/' .venv/lib || true
 endef
 
 .PHONY: setup demo test beside lint docs bench kernels-report gpu clean
