@@ -134,8 +134,10 @@ def test_refused_in_a_sentence(case: str, backend: Backend) -> None:
 Uncovered = Callable[[Backend, torch.device], object]
 
 
-def _convolve(x: Tensor, taps: Tensor) -> Uncovered:
-    return lambda backend, device: short_conv(x.to(device), taps.to(device), backend=backend)
+def _convolve(x: Tensor, taps: Tensor, state: Tensor) -> Uncovered:
+    return lambda backend, device: short_conv(
+        x.to(device), taps.to(device), initial_state=state.to(device), backend=backend
+    )
 
 
 def _convolve_token(x: Tensor, taps: Tensor, state: Tensor) -> Uncovered:
@@ -158,7 +160,10 @@ def _attend_token(bias: Tensor) -> Uncovered:
 
 
 UNCOVERED: dict[str, tuple[Uncovered, str]] = {
-    "taps of another type": (_convolve(_X.bfloat16(), _TAPS), "one type for x, taps, bias and state"),
+    "a first state of another type": (
+        _convolve(_X.bfloat16(), _TAPS, normal(_X.shape[0], _TAPS.shape[1] - 1, _X.shape[2])),
+        "one type for x, taps, bias and state",
+    ),
     "a state of another type": (
         _convolve_token(_TOKEN.bfloat16(), _TAPS.bfloat16(), normal(2, 3, 6)),
         "one type for x, taps, bias and state",
