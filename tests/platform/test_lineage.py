@@ -230,5 +230,5 @@ def test_lineage_is_read_back_from_a_run(tmp_path: Path) -> None:
         read_lineage(uri, ids["bad"])
     with pytest.raises(UsageError, match="has no lineage"):
         read_lineage(uri, ids["none"])
-    with pytest.raises(UsageError, match="not found"):
+    with pytest.raises(UsageError, match="has no run"):
         read_lineage(uri, "0" * 32)
