@@ -17,7 +17,6 @@ TINY: dict[str, Any] = {
     },
     "model": {"width": 16},
     "space": [{"architecture": "attention"}, {"architecture": "window", "window_size": [4, 8]}],
-    "concurrent": 1,  # each trial at once is a process that imports everything
     "training": {"steps": 20, "batch_size": 16, "evaluate_every": 10, "checkpoint_seconds": 0},
     "measurement": {
         "batch_size": 2,

@@ -50,7 +50,7 @@ def stored(result: SweepResult) -> tuple[TrialRecord, ...]:
 
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory: pytest.TempPathFactory) -> SweepResult:
-    return run_sweep(tiny_spec(), home=ready_home(tmp_path_factory.mktemp("home")))
+    return run_sweep(tiny_spec(concurrent=1), home=ready_home(tmp_path_factory.mktemp("home")))
 
 
 def test_a_sweep_records_every_trial_and_is_not_run_twice(swept: SweepResult) -> None:
@@ -253,8 +253,10 @@ def test_a_search_resumes_where_it_was(tmp_path: Path) -> None:
         {"architecture": "attention", "training.learning_rate": {"low": 1e-4, "high": 1e-2, "log": True}},
     ]
     search = {"method": "tpe", "seed": 3}
-    fewer = run_sweep(tiny_spec(space=space, search=search | {"trials": 2}, seeds=[0, 1]), home=tmp_path)
-    more = run_sweep(tiny_spec(space=space, search=search | {"trials": 4}, seeds=[0, 1]), home=tmp_path)
+    # each trial at once is a process that imports everything
+    one = {"space": space, "seeds": [0, 1], "concurrent": 1}
+    fewer = run_sweep(tiny_spec(search=search | {"trials": 2}, **one), home=tmp_path)
+    more = run_sweep(tiny_spec(search=search | {"trials": 4}, **one), home=tmp_path)
     assert fewer.record.sweep_key == more.record.sweep_key
     trials = stored(more)
     assert {trial.status for trial in trials} == {Status.FINISHED}
