@@ -86,6 +86,10 @@ class NamedArchitecture(Architecture):
     composition: ClassVar[Composition]
     kinds: ClassVar[Mapping[str, type[MixerConfig]]]  # letter -> mixer
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled by its name: its class is made when it is asked for, and no module has it."""
+        return _blank, (self.architecture,), self.__getstate__()
+
     @property
     def letters(self) -> str:
         return "".join(self.composition.mixers)
@@ -126,6 +130,14 @@ class NamedArchitecture(Architecture):
 
     def _change(self, values: dict[str, Any], letter: str, knobs: dict[str, Any]) -> None:
         values.update(knobs)
+
+
+def _blank(name: str) -> NamedArchitecture:
+    """What unpickling fills."""
+    kind = named(name)
+    if kind is None:
+        raise LookupError(f"there is no architecture {name!r}; is its plug-in loaded?")
+    return kind.__new__(kind)
 
 
 def composed() -> tuple[str, ...]:

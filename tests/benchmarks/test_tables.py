@@ -42,19 +42,15 @@ def test_a_measurement_does_not_notice_trials_on_every_core(tmp_path: Path) -> N
 
 def test_tracking_does_not_slow_training(tmp_path: Path) -> None:
     from recallfront.benchmarks.platform.tracking_cost import tracking_cost
-    from recallfront.benchmarks.platform.writer_rate import writer_rate
 
     found = tracking_cost(tmp_path, pairs=6, steps=200)
-    rates = (writer_rate(20_000)["sent_rows_per_second"] for _ in range(3))  # others can only lower one
-    rate = next((rate for rate in rates if rate >= 5_000), 0.0)
     low, high = found.bounds
     print(
         f"tracking: {found.slowdown:+.2%} training time ({low:+.2%} to {high:+.2%}), {found.rows} rows, "
-        f"driver {found.driver_share:.1%} of a core; writer {rate:,.0f} metrics/s"
+        f"driver {found.driver_share:.1%} of a core"
     )
     assert low <= 0.02, "pairs show that tracking slows training"
     assert found.driver_share <= 0.06, "of a core, at 80 steps a second"
-    assert rate >= 5_000
 
 
 def test_an_unknown_benchmark_is_refused() -> None:

@@ -1,3 +1,4 @@
+import pickle
 import subprocess
 import sys
 
@@ -5,6 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from recallfront.models import parse_config
+from tests.models.cases import CASES, case_config
 
 ALL = ["attention", "window", "hawk", "griffin", "based", "grouped"]
 ALL += ["mamba2", "gated_deltanet", "deltanet", "gla", "retnet", "linear", "kda", "rwkv7", "hgrn2"]
@@ -28,6 +30,15 @@ def test_defaults_are_the_synthetic_form(architecture: str) -> None:
 def test_a_configuration_survives_json(architecture: str) -> None:
     config = parse_config({"architecture": architecture, "vocab_size": 64})
     assert parse_config(config.model_dump()) == config
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_configuration_can_be_pickled(name: str) -> None:
+    """As other processes are given one."""
+    config = case_config(name)
+    found = pickle.loads(pickle.dumps(config))
+    assert found == config and type(found) is type(config)
+    assert found.model_fields_set == config.model_fields_set
 
 
 def test_the_pattern_is_repeated_and_cut() -> None:

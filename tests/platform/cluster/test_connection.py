@@ -169,7 +169,8 @@ def test_a_node_is_killed_and_the_sweep_finishes(cluster: Cluster, study: Path, 
 def submit_and_leave(arguments: list[str], environment: dict[str, str]) -> str:
     """Send a sweep, follow its log for a moment, and leave by Ctrl-C; returns the job's id."""
     with subprocess.Popen(
-        [sys.executable, "-u", "-m", "recallfront", *arguments],
+        # a shell's background job ignores SIGINT, and hands that on
+        ["env", "--default-signal=INT", sys.executable, "-u", "-m", "recallfront", *arguments],
         env=clean_environment() | environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
