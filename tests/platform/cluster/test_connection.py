@@ -162,7 +162,8 @@ def test_a_node_is_killed_and_the_sweep_finishes(cluster: Cluster, study: Path, 
     assert len({trial.trial_key for trial in trials}) == 3, "no run is doubled"
     assert all(sorted(found) == list(range(1, STEPS + 1)) for found in steps), "every step is there once"
     attempts = [trial.tags.get("attempts") for trial in trials]
-    assert "2" in attempts, f"the lost trial was retried, and that is recorded: {attempts}"
+    # a third, if Ray puts the second on the dead node before it knows
+    assert {"2", "3"} & set(attempts), f"the lost trial was retried, and that is recorded: {attempts}"
     print(f"attempts: {attempts}")
 
 
