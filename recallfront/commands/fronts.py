@@ -1,0 +1,105 @@
+"""Commands that choose: the front of a sweep, and a configuration from it."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from recallfront.commands.options import Home, Sweep, TrackingUri
+from recallfront.terminal import table_width
+
+
+def front(
+    sweep: Sweep,
+    home: Home = None,
+    tracking_uri: TrackingUri = None,
+    csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    plot: Annotated[Path | None, typer.Option(help="Write the plot: FILE.html or FILE.png.")] = None,
+    every: Annotated[
+        bool, typer.Option("--all", help="Show all configurations, not only the front.")
+    ] = False,
+) -> None:
+    """Show the Pareto front of a sweep."""
+    from rich.console import Console
+
+    from recallfront.platform.errors import UsageError
+    from recallfront.platform.front.front import front as find_front
+    from recallfront.platform.front.pictures.figures import check_plot, write_plot
+    from recallfront.platform.front.tables import as_csv, as_table
+
+    if csv and json:
+        raise UsageError("--csv and --json: give only one of them")
+    if plot is not None:
+        check_plot(plot)
+    found = find_front(sweep, home=home, tracking_uri=tracking_uri)
+    if csv or json:
+        print(as_csv(found) if csv else found.to_json(), end="\n" if json else "")
+    else:
+        Console(width=table_width()).print(as_table(found, members_only=not every))
+    if plot is not None:
+        write_plot(found, plot)
+        print(f"plot: {plot}", file=sys.stderr)
+
+
+def pick(
+    sweep: Sweep,
+    home: Home = None,
+    tracking_uri: TrackingUri = None,
+    where: Annotated[
+        list[str] | None, typer.Option(help="Condition such as 'recall >= 0.9'; may be repeated.")
+    ] = None,
+    maximise: Annotated[str | None, typer.Option("--max", help="Metric to maximise.")] = None,
+    minimise: Annotated[str | None, typer.Option("--min", help="Metric to minimise.")] = None,
+    knee: Annotated[
+        bool, typer.Option("--knee", help="Choose the knee of the front; the default if there is one.")
+    ] = False,
+    test_split_anyway: Annotated[
+        bool,
+        typer.Option("--test-split-anyway", help="Let the test split decide, which then proves nothing."),
+    ] = False,
+    anywhere: Annotated[
+        bool, typer.Option("--any", help="Choose from all configurations, not only the front.")
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Write recallfront.json and model.safetensors to this folder.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Let --out write over another model.")] = False,
+    register: Annotated[
+        str | None, typer.Option(help="Register the model under this name.", show_default="the sweep's name")
+    ] = None,
+    alias: Annotated[
+        str | None,
+        typer.Option(help="Alias of the registered version.", show_default="pareto-knee or pareto-pick"),
+    ] = None,
+    no_register: Annotated[bool, typer.Option("--no-register", help="Do not register the model.")] = False,
+) -> None:
+    """Choose a Pareto-optimal configuration, and explain the choice."""
+    from recallfront.platform.front import pick as picking
+    from recallfront.platform.front import registry
+
+    if not no_register:
+        registry.check_names(register, alias)
+    picked = picking.pick(
+        sweep,
+        where=where or (),
+        maximise=maximise,
+        minimise=minimise,
+        knee=knee,
+        members_only=not anywhere,
+        test_split_anyway=test_split_anyway,
+        home=home,
+        tracking_uri=tracking_uri,
+    )
+    print(picked.reason)
+    print(f"run: {picked.run_id}")
+    if out is not None:
+        for path in registry.export(picked, out, home=home, tracking_uri=tracking_uri, force=force).values():
+            print(f"wrote {path}")
+    if not no_register:
+        name = register or picked.front.sweep
+        is_knee = picked.candidate is picked.front.knee and not (where or maximise or minimise)
+        alias = alias or ("pareto-knee" if is_knee else "pareto-pick")
+        version = registry.register(picked, name, alias, home=home, tracking_uri=tracking_uri)
+        print(f"registered {name} version {version} as models:/{name}@{alias}")

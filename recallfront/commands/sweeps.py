@@ -1,0 +1,127 @@
+"""Commands on whole sweeps: run them, submit them, see where they are, tidy up after them."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from recallfront.commands.options import Home, Plugins, TrackingUri
+from recallfront.terminal import show_result, table_width
+
+
+def run(
+    study_or_file: Annotated[
+        str, typer.Argument(help="Name of a study that comes with recallfront, or a YAML file.")
+    ],
+    home: Home = None,
+    tracking_uri: TrackingUri = None,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            help="Ray cluster to join: auto, or HOST:PORT.", show_default="RAY_ADDRESS, or this machine"
+        ),
+    ] = None,
+    plugin: Plugins = None,
+) -> None:
+    """Run a sweep, or resume it: no finished trial runs twice."""
+    from rich.console import Console
+
+    from recallfront.platform.home import home_folder
+    from recallfront.platform.plugins import load
+    from recallfront.platform.sweep.run import run_sweep
+    from recallfront.sweeps import load_spec
+
+    console = Console(width=table_width())
+    load(plugin or ())
+    spec = load_spec(study_or_file)
+    console.print(
+        f"sweep {spec.name} ({spec.key[:8]}): {spec.number_of_trials} trials, outputs in {home_folder(home).resolve()}",
+        markup=False,
+        highlight=False,
+    )
+    result = run_sweep(spec, home=home, tracking_uri=tracking_uri, address=address, console=console)
+    show_result(result, console)
+    if result.front is None:
+        sys.exit(1)
+
+
+def submit(
+    file: Annotated[str, typer.Argument(help="Name of a study that comes with recallfront, or a YAML file.")],
+    address: Annotated[
+        str,
+        typer.Option(envvar="RAY_API_SERVER_ADDRESS", help="Dashboard of the cluster: http://HEAD:8265."),
+    ],
+    tracking_uri: Annotated[
+        str,
+        typer.Option(
+            envvar=["RECALLFRONT_TRACKING_URI", "MLFLOW_TRACKING_URI"],
+            help="MLflow server that the cluster can reach.",
+        ),
+    ],
+    home: Annotated[
+        str, typer.Option(help="Folder for all outputs on the cluster, shared by its nodes.")
+    ] = "~/recallfront-home",
+    follow: Annotated[
+        bool, typer.Option(help="Follow the log of the job; Ctrl-C leaves the log, and the job continues.")
+    ] = True,
+    plugin: Plugins = None,
+) -> None:
+    """Send a sweep to a Ray cluster as a job that continues without this terminal."""
+    from recallfront.platform.cluster.jobs import follow_job
+    from recallfront.platform.cluster.jobs import submit as submit_job
+
+    job, is_new = submit_job(
+        file, address=address, tracking_uri=tracking_uri, home=home, plugins=plugin or ()
+    )
+    done = "submitted" if is_new else "already running as"
+    print(f"{done} {job}; join again with: recallfront status {job} --address {address} --follow")
+    if follow:
+        sys.exit(0 if follow_job(job, address=address) else 1)
+
+
+def status(
+    name: Annotated[
+        str | None, typer.Argument(help="A sweep; with --address, a job.", show_default="all")
+    ] = None,
+    home: Home = None,
+    tracking_uri: TrackingUri = None,
+    address: Annotated[
+        str | None, typer.Option(help="Dashboard of a cluster: show its jobs instead.")
+    ] = None,
+    follow: Annotated[bool, typer.Option("--follow", help="Follow the log of a job.")] = False,
+) -> None:
+    """Show the progress of sweeps; with --address, the jobs of a cluster."""
+    from rich.console import Console
+
+    from recallfront.platform.cluster.jobs import follow_job
+    from recallfront.platform.errors import UsageError
+    from recallfront.platform.status import jobs_table, sweep_table, sweeps_table
+
+    if follow:
+        if address is None or name is None:
+            raise UsageError(
+                "--follow: needs the name of a job, and --address with the dashboard of its cluster"
+            )
+        sys.exit(0 if follow_job(name, address=address) else 1)
+    if address is not None:
+        table = jobs_table(address, name)
+    elif name:
+        table = sweep_table(name, home=home, tracking_uri=tracking_uri)
+    else:
+        table = sweeps_table(home=home, tracking_uri=tracking_uri)
+    Console(width=table_width()).print(table)
+
+
+def clean(
+    home: Home = None,
+    tracking_uri: TrackingUri = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be deleted.")] = False,
+) -> None:
+    """Delete the checkpoints of trials that have ended for good; current versions do so when a trial ends."""
+    from recallfront.platform.clean import clean as clean_home
+
+    found = clean_home(home=home, tracking_uri=tracking_uri, dry_run=dry_run)
+    for leftover in found:
+        print(f"{leftover.bytes / 2**20:10.1f} MiB  {leftover.status.value:13}  {leftover.folder}")
+    done = "would be deleted" if dry_run else "deleted"
+    print(f"checkpoints of {len(found)} trials, {sum(one.bytes for one in found) / 2**20:.1f} MiB, {done}")

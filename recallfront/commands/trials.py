@@ -1,0 +1,78 @@
+"""Commands on one trial or model: run it again, evaluate it, show its lineage."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from recallfront.commands.options import Home, Plugins, Run, TrackingUri
+from recallfront.terminal import table_width
+
+
+def rerun(run: Run, home: Home = None, tracking_uri: TrackingUri = None, plugin: Plugins = None) -> None:
+    """Run a trial again from its lineage alone, and compare the two runs."""
+    from rich.console import Console
+
+    from recallfront.platform.rerun import rerun as run_again
+
+    result = run_again(run, home=home, tracking_uri=tracking_uri, plugins=plugin or ())
+    Console(width=table_width()).print(result.table())
+    print(f"verdict: {result.verdict.value}: {result.reason}")
+    print(f"run: {result.run_id}")
+
+
+def evaluate(
+    model: Annotated[str, typer.Argument(help="Run id or key of a text trial, or the folder of a model.")],
+    data: Annotated[Path, typer.Option(help="Folder with the data sets of the suite.")],
+    suite: Annotated[str, typer.Option(help="What to evaluate on: recall.")] = "recall",
+    twice: Annotated[bool, typer.Option("--twice", help="Put every document into its prompt twice.")] = False,
+    context_length: Annotated[
+        int, typer.Option(min=60, help="Tokens that documents are truncated to.")
+    ] = 1000,
+    most: Annotated[
+        int | None, typer.Option(min=1, help="Documents of a data set, at most.", show_default="all")
+    ] = None,
+    tokenizer: Annotated[
+        str | None, typer.Option(help="Tokenizer: a folder or a name.", show_default="the trial's")
+    ] = None,
+    home: Home = None,
+    tracking_uri: TrackingUri = None,
+) -> None:
+    """Evaluate a finished model on the recall suite, and add the figures to its run."""
+    from rich.console import Console
+
+    from recallfront.platform.errors import UsageError
+    from recallfront.platform.evaluate import evaluate as evaluate_model
+
+    if suite != "recall":
+        raise UsageError(f"--suite {suite}: must be recall")
+    found = evaluate_model(
+        model,
+        data,
+        twice=twice,
+        context_length=context_length,
+        most=most,
+        tokenizer=tokenizer,
+        home=home,
+        tracking_uri=tracking_uri,
+    )
+    Console(width=table_width()).print(found.table())
+    if found.run_id is not None:
+        print(f"run: {found.run_id}")
+
+
+def lineage(run: Run, home: Home = None, tracking_uri: TrackingUri = None, plugin: Plugins = None) -> None:
+    """Show everything that a rerun of a trial needs, as JSON; with --plugin, check that it had these plug-ins."""
+    from recallfront.platform.home import home_folder
+    from recallfront.platform.plugins import load, require
+    from recallfront.platform.tracking.ledger import find_run
+    from recallfront.platform.tracking.lineage import read_lineage
+    from recallfront.platform.tracking.store import find_store
+
+    uri = find_store(tracking_uri, home_folder(home))
+    run_id = find_run(uri, run).run_id
+    found = read_lineage(uri, run_id)
+    if plugin:
+        load(plugin)
+        require(found.environment.plugins, run_id)
+    print(found.model_dump_json(indent=2))
