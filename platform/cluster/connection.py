@@ -10,12 +10,13 @@ import socket
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from torch.cuda import device_count
 
 from recallfront.platform.cluster.tokens import HOW_TO_GIVE_A_TOKEN, find_token
+from recallfront.platform.cluster.watch import reaped, supervised
 from recallfront.platform.errors import UsageError, one_line
 from recallfront.sweeps.trial import ResourceConfig
 
@@ -71,11 +72,8 @@ def ray_cluster(address: str | None) -> Iterator[None]:
         )
     else:
         _join(address)
-    try:
-        with _terminable():
-            yield
-    finally:
-        ray.shutdown()
+    with _terminable(), nullcontext() if address else reaped(), supervised():
+        yield
 
 
 def named_cluster() -> str | None:
