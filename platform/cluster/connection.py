@@ -10,7 +10,7 @@ import socket
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from torch.cuda import device_count
@@ -62,17 +62,21 @@ def ray_cluster(address: str | None) -> Iterator[None]:
     if ray.is_initialized():  # the caller's own connection, and the caller's to end
         yield
         return
-    if address is None:
-        ray.init(
-            address="local",
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            _temp_dir=_temporary_folder(),
-        )
-    else:
-        _join(address)
-    with _terminable(), nullcontext() if address else reaped(), supervised():
+    with ExitStack() as stack:
+        if address is None:
+            is_up = stack.enter_context(reaped())
+            ray.init(
+                address="local",
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                _temp_dir=_temporary_folder(),
+            )
+            is_up()
+        else:
+            _join(address)
+        stack.enter_context(_terminable())
+        stack.enter_context(supervised())
         yield
 
 

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -24,6 +24,10 @@ _FAREWELL_SECONDS = 20.0  # for a driver that has lost its Ray to end by itself
 _LOST = "Ray on this machine was killed, or ran out of memory: run the sweep again to go on"
 
 
+class RayLost(UsageError):
+    """A part of the Ray that this process has started died."""
+
+
 @contextmanager
 def supervised() -> Iterator[None]:
     """Shut Ray down in the end; if a part of it that this process has started dies before, end the main thread.
@@ -31,7 +35,7 @@ def supervised() -> Iterator[None]:
     It is interrupted; if that does not end it within 20 s, the process ends.
 
     Raises:
-        UsageError: a part of Ray has died.
+        RayLost: a part of Ray has died.
     """
     import ray
 
@@ -62,7 +66,7 @@ def supervised() -> Iterator[None]:
             ray.shutdown()
     except BaseException as error:
         if lost.is_set():
-            raise UsageError(_LOST) from error
+            raise RayLost(_LOST) from error
         raise
     finally:
         ended.set()
@@ -78,22 +82,32 @@ def _parts() -> "list[Process]":
 
 
 @contextmanager
-def reaped() -> Iterator[None]:
-    """Have the processes of the Ray that was started here end with this one, also if it is killed."""
+def reaped() -> Iterator[Callable[[], None]]:
+    """Have the processes of a Ray that is started here end with this one, also if it is killed.
+
+    To be entered before Ray is started; what it gives is to be called when Ray is up.
+    """
     import ray
 
-    session = Path(ray.nodes()[0]["RayletSocketName"]).parents[1]
-    command = [sys.executable, "-P", str(Path(__file__).with_name("reaper.py")), str(session)]
-    # in a session of its own: Ctrl-C in the terminal is not for it
     reaper = subprocess.Popen(
-        command,
+        [sys.executable, "-P", str(Path(__file__).with_name("reaper.py")), str(os.getpid())]
+        + [str(Path(ray.__file__).parent)],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
+        text=True,
+        # in a session of its own: Ctrl-C in the terminal is not for it
         start_new_session=True,
     )
+    assert reaper.stdin is not None
+    pipe = reaper.stdin
+
+    def is_up() -> None:
+        with suppress(BrokenPipeError):
+            print(file=pipe, flush=True)
+
     try:
-        yield
+        yield is_up
     finally:
         reaper.communicate()
 

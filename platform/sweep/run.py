@@ -19,6 +19,7 @@ from recallfront.platform.cluster.connection import (
     ray_cluster,
     trials_at_once,
 )
+from recallfront.platform.cluster.watch import RayLost
 from recallfront.platform.front.front import Front
 from recallfront.platform.home import home_folder
 from recallfront.platform.lineage.code_version import code_version
@@ -122,7 +123,7 @@ def _run_sweep(
             conductor, publisher = _set_up(spec, place, writer, uri, collect(folder))
             try:
                 _run(conductor, publisher, place, address, console)
-            except KeyboardInterrupt:
+            except (KeyboardInterrupt, RayLost):
                 conductor.interrupted()
                 writer.flush(_FAREWELL_SECONDS)
                 raise
