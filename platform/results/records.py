@@ -76,7 +76,8 @@ def planned(tags: Mapping[str, str]) -> int:
 
 
 def _number(text: str) -> int:
-    return int(text) if text.isdecimal() else 0
+    # a number of some thousand digits, which Python refuses to read, is none of ours
+    return int(text) if text.isdecimal() and len(text) < 20 else 0
 
 
 def say_counts(counts: Mapping[str, int], total: int | None = None) -> str:

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from recallfront.platform.errors import UsageError, one_line
 from recallfront.platform.search.grid import GridSearch
 from recallfront.platform.search.proposals import Ending, Proposal, Search, Told
 from recallfront.sweeps.space import Domain, Knobs, Range, Scalar, SpaceBlock
@@ -62,7 +63,13 @@ class OptunaSearch:
         self._next_number = proposed
         for raw, ending, values in told:
             self._seen.add(_name(self._blocks[raw["block"]], raw["knobs"]))
-            self._add(raw["parameters"], ending, values)
+            try:
+                self._add(raw["parameters"], ending, values)
+            except (KeyError, ValueError, TypeError) as error:
+                raise UsageError(
+                    f"proposal {raw['number']} of this sweep: the tag recallfront.proposal of its runs was edited "
+                    f"({one_line(error, 200)})"
+                ) from error
 
     def ask(self) -> Proposal | None:
         if self._spec.search.trials is not None and self._next_number >= self._spec.search.trials:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from recallfront.platform.results.records import SweepRecord, TrialRecord
 from recallfront.platform.results.reports import Report
 from recallfront.platform.results.status import Lost, Status
+from recallfront.platform.results.tags import elapsed_seconds
 from recallfront.platform.search.halving import Halving
 from recallfront.platform.search.planner import Impossible, Outcome, PlannedTrial, Planner
 from recallfront.platform.sweep.recorder import Recorder
@@ -48,7 +49,7 @@ class Conductor:
         self.ran = 0  # trials that this run of the sweep ended
         self.changed = threading.Event()  # a trial finished: what shows the front reads it again
         self.started = time.time()
-        self._before = float(known.tags.get("elapsed_seconds", 0.0))
+        self._before = elapsed_seconds(known)
         self._elapsed_told = 0.0
 
     def has_trial(self) -> bool:

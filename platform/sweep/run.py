@@ -3,7 +3,6 @@
 Ray is imported after the checks, so that the command starts fast and refuses a mistake at once.
 """
 
-import json
 import time
 from collections.abc import Iterable
 from contextlib import nullcontext
@@ -25,6 +24,7 @@ from recallfront.platform.home import home_folder
 from recallfront.platform.lineage.code_version import code_version
 from recallfront.platform.lineage.environment import Lineage, collect
 from recallfront.platform.plugins import load, ship, use, used_by
+from recallfront.platform.results import tags
 from recallfront.platform.results.records import SweepRecord, TrialRecord, count
 from recallfront.platform.search.halving import Halving
 from recallfront.platform.search.planner import Outcome, Planner
@@ -217,16 +217,16 @@ def _proposals(
     """
     if spec.search.method == "grid":
         return [], [], 0
-    counted = json.loads(record.tags.get("proposed", "{}"))
+    counted = tags.proposed(record)
     same = (counted.get("code_version"), counted.get("data_digest")) == (
         place.code_version,
         place.data_digest,
     )
-    proposed = int(counted["number"]) if same else 0
+    proposed: int = counted["number"] if same else 0
     ended: dict[int, list[TrialRecord]] = {}
     raw: dict[int, dict[str, Any]] = {}
     for trial in record.trials:
-        proposal = json.loads(trial.tags["proposal"])
+        proposal = tags.proposal(trial, [block.label for block in spec.blocks])
         raw[proposal["number"]] = proposal
         ended.setdefault(proposal["number"], []).extend([trial] if trial.status.is_final else [])
     told: list[Told] = []

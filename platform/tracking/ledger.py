@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from recallfront.platform.errors import UsageError, root_cause
 from recallfront.platform.results.records import TAG, SweepRecord, TrialRecord
 from recallfront.platform.results.status import Status
+from recallfront.platform.results.tags import read_object
 from recallfront.platform.tracking.client import fail_fast, open_client
 from recallfront.platform.tracking.sqlite import SqliteReader, StoreReader
 
@@ -244,7 +245,7 @@ def _trial(client: StoreReader, run: "Run") -> TrialRecord:
         run_id=run.info.run_id,
         trial_key=tags.get("trial_key", ""),
         status=_status(run.info.run_id, tags.get("status", Status.RUNNING)),
-        config=_object(in_tag, f"run {run.info.run_id}: its tag {CONFIG_TAG}")
+        config=read_object(in_tag, f"run {run.info.run_id}: its tag {CONFIG_TAG}")
         if in_tag
         else _read_json(client, run.info.run_id, "config.json"),
         metrics={name: _value(value) for name, value in run.data.metrics.items()},
@@ -276,18 +277,7 @@ def _value(value: float) -> float:
 def _read_json(client: StoreReader, run_id: str, artifact_file: str) -> dict[str, Any]:
     """A JSON artifact; empty where the run has none (yet)."""
     text = read_artifact(client, run_id, artifact_file)
-    return _object(text, f"run {run_id}: its artifact {artifact_file}") if text else {}
-
-
-def _object(text: str, where: str) -> dict[str, Any]:
-    """The JSON object that a store holds; anyone who may write there may have edited it."""
-    try:
-        found = json.loads(text)
-    except (ValueError, RecursionError):
-        found = None
-    if not isinstance(found, dict):
-        raise UsageError(f"{where} is no JSON object: it was edited, or another program wrote it")
-    return found
+    return read_object(text, f"run {run_id}: its artifact {artifact_file}") if text else {}
 
 
 def _status(run_id: str, tag: str) -> Status:
