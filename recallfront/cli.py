@@ -43,6 +43,7 @@ for command in (
     sweeps.status,
     fronts.front,
     fronts.pick,
+    fronts.claims,
     trials.rerun,
     trials.evaluate,
     trials.lineage,

@@ -2,6 +2,7 @@
 
 - run_sweep: run a sweep, or resume it -> SweepResult
 - front: the Pareto front of a sweep -> Front
+- claims: the verdicts on the claims of a sweep -> a Judgement each
 - pick: choose one configuration of a sweep -> Picked
 - evaluate: a finished model on the recall suite -> Evaluation
 - rerun: run a trial again from its lineage, and compare -> Rerun, which has the verdict
@@ -22,6 +23,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from recallfront.platform.errors import UsageError
     from recallfront.platform.evaluate import Evaluation, evaluate
+    from recallfront.platform.front.claims import Judgement, claims
     from recallfront.platform.front.front import Front, front
     from recallfront.platform.front.pick import Picked, pick
     from recallfront.platform.rerun import Rerun, rerun
@@ -32,12 +34,14 @@ if TYPE_CHECKING:
 __all__ = [
     "Evaluation",
     "Front",
+    "Judgement",
     "Picked",
     "Rerun",
     "SweepResult",
     "SweepSpec",
     "TrialConfig",
     "UsageError",
+    "claims",
     "evaluate",
     "front",
     "pick",
@@ -50,12 +54,14 @@ __path__ = [str(Path(__file__).with_suffix(""))]
 _HOMES = {
     "Evaluation": "platform.evaluate",
     "Front": "platform.front.front",
+    "Judgement": "platform.front.claims",
     "Picked": "platform.front.pick",
     "Rerun": "platform.rerun",
     "SweepResult": "platform.sweep.run",
     "SweepSpec": "sweeps.spec",
     "TrialConfig": "sweeps.trial",
     "UsageError": "platform.errors",
+    "claims": "platform.front.claims",
     "evaluate": "platform.evaluate",
     "front": "platform.front.front",
     "pick": "platform.front.pick",

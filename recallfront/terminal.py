@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def show_result(result: "SweepResult", console: "Console") -> None:
     """Print how a sweep ended: counts, failures, the front, its files and the next commands."""
-    from recallfront.platform.front.tables import as_table
+    from recallfront.platform.front.tables import as_table, claims_table
     from recallfront.platform.metrics import duration
     from recallfront.platform.results.labels import trial_label, varying_knobs
     from recallfront.platform.results.records import count, say_counts
@@ -39,6 +39,8 @@ def show_result(result: "SweepResult", console: "Console") -> None:
     if result.front is None:
         return
     console.print(as_table(result.front))
+    if result.judgements:
+        console.print(claims_table(result.judgements))
     for kind, path in result.front_files.items():
         print(f"{kind}: {path}")
     _show_next(result)

@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from recallfront.sweeps.claims import Claim
 from recallfront.sweeps.schema import specification_schema
 from recallfront.sweeps.space import TRAINING_PREFIX
 
@@ -26,8 +27,9 @@ writes it from the models that check a specification. Editors check a file as yo
 [sweep.schema.json](sweep.schema.json).
 
 A key without a default is required. All values are checked before anything is computed, and an error names the key, the
-value and what is allowed. The same specification run again resumes its sweep: `description`, `concurrent`, `retries`,
-`budget_hours` and `search.trials` may change between runs; any other change makes it another sweep.
+value and what is allowed. The same specification run again resumes its sweep: `description`, `question`,
+`expected_minutes`, `claims`, `concurrent`, `retries`, `budget_hours` and `search.trials` may change between runs; any
+other change makes it another sweep.
 """
 _MOST_PATHS = 3  # in a heading
 _KNOBS = """\
@@ -55,6 +57,38 @@ The default of `num_layers` is the length of `pattern`. Any key of [training](#t
 `training.`: `training.learning_rate: {low: 1.0e-3, high: 1.0e-2, log: true}`. A knob may be null if only other
 architectures have it.
 """
+_CLAIMS = """\
+## The measures of a claim
+
+A claim asks the finished trials whether a sentence of a paper holds here:
+
+```yaml
+claims:
+  - id: based-over-windows
+    source: arXiv:2402.18668, figure 2
+    sentence: At equal state Based recalls more than a sliding window.
+    measures:
+      based: best test_recall where architecture == based
+      window: best test_recall where architecture == window and state_bytes <= based.state_bytes
+    condition: based - window >= 0.05
+```
+
+A measure is `STATISTIC METRIC where CONDITION`. The condition is that of `pick --where`: clauses joined by `and`, in
+which `recall` is validation recall and `test_recall` that of the test split; a bound may also be a metric of the
+configuration that an earlier measure chose, such as `based.state_bytes`. Without `where`, all configurations count. The
+statistic is
+
+- `best`: the metric of the configuration that is best in the sweep's first objective, on the validation split;
+- `highest` or `lowest`: the metric's own extreme;
+- `mean`: over the configurations;
+- `slope METRIC over OTHER` or `correlation METRIC over OTHER` (Spearman's): across the configurations; OTHER is a
+  metric or a knob, or `log2(...)` of one.
+
+A configuration's metrics are those of its seeds taken together. The verdict is `supported` if the condition holds at
+both ends of the 95 % interval of its number, `contradicted` if at neither, else `undecided`, as it is with fewer than
+`seeds` seeds or trials still to run; `not tested` if no configuration is selected. The interval is a bootstrap over
+seeds. With three seeds it is narrower than its name says: more seeds make a verdict surer.
+"""
 
 
 def specification_page() -> str:
@@ -71,6 +105,8 @@ def specification_page() -> str:
     parts = [_INTRODUCTION, *section("## Keys at the top", {**schema, "description": ""})]
     for name in ours:
         parts += section(f"## {titles[name]}", definitions[name])
+        if name == Claim.__name__:
+            parts.append(_CLAIMS)
     parts += [_KNOBS, *section("### A range", definitions["Range"])]
     parts += section("### Knobs of every architecture", _without_training(definitions[_SHARED]))
     for name, definition in definitions.items():

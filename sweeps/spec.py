@@ -8,6 +8,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from recallfront.models.configs.explain import explain
 from recallfront.sweeps.base import Frozen, canonical_json, digest
+from recallfront.sweeps.claims import Claim
 from recallfront.sweeps.objectives import Objective
 from recallfront.sweeps.possible import impossible
 from recallfront.sweeps.space import (
@@ -31,6 +32,10 @@ from recallfront.sweeps.trial import (
     TrialConfig,
 )
 
+MAY_CHANGE = (  # between two runs of one sweep, beside the search's number of trials
+    *("description", "question", "expected_minutes", "claims"),
+    *("concurrent", "retries", "budget_hours"),
+)
 _LARGEST_GRID = 100_000  # trials of one block
 
 
@@ -104,6 +109,10 @@ class SweepSpec(Frozen):
         description="Name of the study; its MLflow experiment has the same name.",
     )
     description: str = Field(default="", description="A note for readers.")
+    question: str = Field(default="", description="What a study asks, in one sentence.")
+    expected_minutes: float | None = Field(
+        default=None, gt=0, description="How long a study takes on the machine that it is made for."
+    )
     task: TaskConfig = Field(description="What the models are trained and tested on.")
     model: dict[str, Scalar] = Field(default={}, description="Model settings that all blocks share.")
     space: tuple[RawBlock, ...] = Field(description="What is explored: one block per architecture.")
@@ -138,6 +147,10 @@ class SweepSpec(Frozen):
     budget_hours: float | None = Field(
         default=None, gt=0, description="No trial starts after this many hours, over all runs of the sweep."
     )
+    claims: tuple[Claim, ...] = Field(
+        default=(),
+        description="What is asked of the finished trials; claims can be added to a finished sweep.",
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -170,7 +183,22 @@ class SweepSpec(Frozen):
         for block in self.blocks:
             self._check_block(block)
             self._check_rungs(block)
+        self._check_claims()
         return self
+
+    def _check_claims(self) -> None:
+        ids = [claim.id for claim in self.claims]
+        if len(set(ids)) < len(ids):
+            raise ValueError(f"claims={ids}: each id may appear only once")
+        known = list(dict.fromkeys(block.architecture for block in self.blocks))
+        for claim in self.claims:
+            for name, measure in claim.parsed.items():
+                for clause in measure.clauses:
+                    if clause.name == "architecture" and clause.op == "==" and clause.bound not in known:
+                        raise ValueError(
+                            f"claims.{claim.id}.measures.{name}: architecture {clause.bound} is not in the space, "
+                            f"which has {', '.join(known)}"
+                        )
 
     def _check_rungs(self, block: SpaceBlock) -> None:
         """Trials are judged at evaluations: without one between the first rung and the end, none is ever stopped."""
@@ -195,8 +223,7 @@ class SweepSpec(Frozen):
 
         Spellings of one value (3e-3 and 0.003, a scalar and a list of it) are one identity.
         """
-        budget = {"description", "concurrent", "retries", "budget_hours"}
-        identity = self.model_dump(mode="json", exclude=budget)
+        identity = self.model_dump(mode="json", exclude=set(MAY_CHANGE))
         search = identity["search"]
         identity["search"] = {k: v for k, v in search.items() if k != "trials" and v is not None}
         identity["model"] = self._shared_settings(self.blocks[0])

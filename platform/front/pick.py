@@ -11,7 +11,6 @@ from recallfront.platform.front.candidates import Candidate
 from recallfront.platform.front.conditions import (
     Condition,
     check_name,
-    is_number,
     parse_conditions,
     read,
     read_shown,
@@ -20,6 +19,7 @@ from recallfront.platform.front.front import Front, build_front
 from recallfront.platform.metrics import named_in_condition, title_of
 from recallfront.platform.results.records import SweepRecord
 from recallfront.platform.tracking.records import read_record
+from recallfront.sweeps.conditions import is_number
 
 
 @dataclass(frozen=True)

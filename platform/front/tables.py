@@ -2,12 +2,14 @@
 
 import csv
 import io
+from collections.abc import Sequence
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
 from recallfront.platform.front.candidates import Candidate
+from recallfront.platform.front.claims import Judgement, threshold_of
 from recallfront.platform.front.front import Front
 from recallfront.platform.metrics import columns_of, show, title_of_objective
 from recallfront.platform.results.labels import show_knob
@@ -46,6 +48,19 @@ def as_table(front: Front, *, members_only: bool = False) -> Table:
         cells = [name, *map(candidate.describe, columns), str(candidate.n_seeds)]
         style = "" if candidate.on_front else "dim"
         table.add_row(Text(_mark(front, candidate)), *map(Text, cells), style=style)
+    return table
+
+
+def claims_table(judgements: Sequence[Judgement]) -> Table:
+    """One line a claim: its verdict, the number with its 95 % interval, and what it is compared with."""
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for name in ("claim", "verdict", "number [95 %]", "asked"):
+        table.add_column(name, no_wrap=name != "claim")
+    for judged in judgements:
+        lines = [judged.claim.sentence, *([f"  {judged.reason}"] if judged.reason else [])]
+        name = "\n".join([judged.claim.id, *lines])
+        cells = (name, judged.verdict.value, judged.number, threshold_of(judged.claim))
+        table.add_row(*map(Text, cells))
     return table
 
 

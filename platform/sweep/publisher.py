@@ -7,9 +7,11 @@ import logging
 import shutil
 import time
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 from recallfront.platform.errors import one_line
+from recallfront.platform.front.claims import Judgement, judge
 from recallfront.platform.front.front import Front, build_front
 from recallfront.platform.front.pictures.note import sweep_note
 from recallfront.platform.home import take_place
@@ -41,6 +43,15 @@ class Publisher(Companion):
         """Publish once more what the sweep came to; returns the files of the front by kind."""
         self._try_to_publish(last=True)
         return self.files
+
+    def judge(self) -> tuple[Judgement, ...]:
+        """Judge the sweep's claims, and publish the verdicts."""
+        record = self._conductor.record()
+        planned = {"trials_planned": str(self._conductor.spec.number_of_trials)}
+        judgements = judge(replace(record, tags=record.tags | planned))
+        if judgements:
+            self._recorder.claims(judgements)
+        return judgements
 
     def _run(self) -> None:
         while not self._done.is_set():

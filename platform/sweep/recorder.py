@@ -1,10 +1,11 @@
 """What a sweep's driver writes to MLflow: the parent run, a child run a trial, and the front whenever it changes."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from recallfront.platform.front.claims import Judgement, as_json
 from recallfront.platform.lineage.environment import Lineage, TrialLineage, packages_text
 from recallfront.platform.lineage.source import diff_text
 from recallfront.platform.results.labels import label_of, varying_in
@@ -18,6 +19,8 @@ from recallfront.platform.tracking.runs import trial_params, write_end, write_li
 from recallfront.platform.tracking.writer import TrackingWriter
 from recallfront.sweeps.base import canonical_json, digest
 from recallfront.sweeps.spec import SweepSpec
+
+CLAIMS_FILE = "claims.json"
 
 
 class Recorder:
@@ -149,6 +152,13 @@ class Recorder:
     def elapsed(self, seconds: float) -> None:
         """How long the sweep has taken, in all its runs."""
         self.sweep_tags({f"{TAG}elapsed_seconds": f"{seconds:.0f}"})
+
+    def claims(self, judgements: Sequence[Judgement]) -> None:
+        """Write the verdicts on the sweep's claims: a tag each, and a table that MLflow's pages show."""
+        told = {f"{TAG}claim.{j.claim.id}": f"{j.verdict}: {j.number}" for j in judgements}
+        table = [{"path": CLAIMS_FILE, "type": "table"}]
+        self.sweep_tags(told | {"mlflow.loggedArtifacts": json.dumps(table)})
+        self._writer.text(self.sweep_run, as_json(judgements), CLAIMS_FILE)
 
     def front_files(self, folder: Path) -> None:
         """Log the folder that describes the front, in place of what was logged before."""

@@ -19,6 +19,7 @@ from recallfront.platform.cluster.connection import (
     trials_at_once,
 )
 from recallfront.platform.cluster.watch import RayLost
+from recallfront.platform.front.claims import Judgement
 from recallfront.platform.front.front import Front
 from recallfront.platform.home import home_folder
 from recallfront.platform.lineage.code_version import code_version
@@ -65,6 +66,7 @@ class SweepResult:
     refused: int  # events that it will not take, kept in the spool's table `rejected`
     spool: Path
     notes: tuple[str, ...] = ()  # what the user should know of how the search went
+    judgements: tuple[Judgement, ...] = ()  # the verdicts on its claims
 
 
 def run_sweep(
@@ -129,6 +131,7 @@ def _run_sweep(
                 raise
             record = conductor.record()
             files = publisher.finish()
+            judgements = publisher.judge()
             conductor.recorder.close_sweep(finished=bool(count(record)["finished"]))
             writer.flush(_DELIVERY_SECONDS)
             undelivered, refused = writer.backlog(), writer.rejected()
@@ -147,6 +150,7 @@ def _run_sweep(
         refused=refused,
         spool=spool,
         notes=tuple(conductor.notes),
+        judgements=judgements,
     )
 
 

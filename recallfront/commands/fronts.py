@@ -43,6 +43,22 @@ def front(
         print(f"plot: {plot}", file=sys.stderr)
 
 
+def claims(sweep: Sweep, home: Home = None, tracking_uri: TrackingUri = None) -> None:
+    """Show the verdicts on the claims of a sweep."""
+    from rich.console import Console
+
+    from recallfront.platform.front.claims import claims as judge_claims
+    from recallfront.platform.front.tables import claims_table
+
+    judgements = judge_claims(sweep, home=home, tracking_uri=tracking_uri)
+    if not judgements:
+        print(
+            "the sweep has no claims: add `claims` to its specification and run it again; no trial runs twice"
+        )
+        return
+    Console(width=table_width()).print(claims_table(judgements))
+
+
 def pick(
     sweep: Sweep,
     home: Home = None,

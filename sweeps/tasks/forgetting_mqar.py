@@ -17,7 +17,7 @@ from recallfront.sweeps.tasks.mqar import MQARRows, PairsTask
 class ForgettingRows(MQARRows):
     """Rows of one length, one number of pairs and one number of updates."""
 
-    num_updates: int = Field(default=4, gt=0, description="Keys of a row that get a new value.")
+    num_updates: int = Field(default=4, ge=0, description="Keys of a row that get a new value.")
 
     @property
     def segment(self) -> str:

@@ -78,6 +78,31 @@ def test_a_sweep_records_every_trial_and_is_not_run_twice(swept: SweepResult) ->
     assert wider.ran == 0, "the budget is no part of a sweep's identity"
 
 
+def test_a_claim_can_be_added_to_a_finished_sweep(
+    swept: SweepResult, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = {
+        "id": "less-state",
+        "sentence": "A window's state is smaller than attention's.",
+        "measures": {
+            "window": "highest state_bytes where architecture == window",
+            "attention": "mean state_bytes where architecture == attention",
+        },
+        "condition": "window / attention < 1",
+        "seeds": 1,
+    }
+    again = run_sweep(tiny_spec(claims=[asked]), home=swept.home)
+    assert again.ran == 0 and [j.verdict.value for j in again.judgements] == ["supported"]
+    show_result(again, Console(width=120))
+    assert "less-state" in capsys.readouterr().out
+    client = open_client(again.tracking_uri)
+    run_id = read_sweep(again.tracking_uri, again.record.sweep_key).run_id
+    assert client.get_run(run_id).data.tags["recallfront.claim.less-state"].startswith("supported: 0.")
+    assert "claims.json" in [artifact.path for artifact in client.list_artifacts(run_id)]
+    assert run(["claims", "tiny", "--home", str(swept.home)]) == 0
+    assert "supported" in capsys.readouterr().out
+
+
 def test_every_command_that_a_run_prints_works(
     swept: SweepResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,0 +1,165 @@
+"""Judges the claims of a sweep: what each comes to over the finished trials, and how sure that is over their seeds.
+
+The interval is a percentile bootstrap over seeds (`measures.py`). With few seeds it is narrower than its name says: of
+three normal values a mean's covers 75 %.
+"""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from pydantic import ValidationError
+
+from recallfront.models.configs.explain import explain
+from recallfront.platform.errors import UsageError
+from recallfront.platform.front.candidates import by_configuration, read_objectives
+from recallfront.platform.front.measures import Floats, Reading, Resampled, read_measure
+from recallfront.platform.results.labels import varying_knobs
+from recallfront.platform.results.records import SweepRecord, count, ended, planned
+from recallfront.platform.results.status import Status
+from recallfront.platform.tracking.records import read_record
+from recallfront.sweeps.claims import Claim
+from recallfront.sweeps.objectives import Objective
+
+_SURE: Final = 0.95  # the interval's level, and the share of draws that must give a number
+
+
+class ClaimVerdict(StrEnum):
+    """What the finished trials say of a claim."""
+
+    SUPPORTED = "supported"
+    CONTRADICTED = "contradicted"
+    UNDECIDED = "undecided"
+    NOT_TESTED = "not tested"
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """A claim with its verdict, the number that it rests on and that number's 95 % interval."""
+
+    claim: Claim
+    verdict: ClaimVerdict
+    value: float | None = None
+    interval: tuple[float, float] | None = None
+    reason: str = ""  # why it is undecided or not tested
+    configurations: tuple[str, ...] = ()  # labels of those that the number rests on
+
+    @property
+    def number(self) -> str:
+        """The number with its interval, as a person reads it."""
+        if self.value is None:
+            return "–"
+        if self.interval is None:
+            return _short(self.value)
+        return f"{_short(self.value)} [{_short(self.interval[0])}, {_short(self.interval[1])}]"
+
+
+def claims(
+    sweep: str | SweepRecord, *, home: Path | str | None = None, tracking_uri: str | None = None
+) -> tuple[Judgement, ...]:
+    """The verdict on each claim of a sweep.
+
+    Args:
+        sweep: its name, the id of its run, or its record.
+        home: the folder of all outputs; only read if `tracking_uri` is not given.
+        tracking_uri: the MLflow store that holds the sweep.
+
+    Raises:
+        UsageError: there is no such sweep, or the store does not answer.
+    """
+    return judge(read_record(sweep, home=home, tracking_uri=tracking_uri))
+
+
+def judge(record: SweepRecord) -> tuple[Judgement, ...]:
+    """The verdict on each claim of a sweep's specification, from its finished trials."""
+    asked = _claims_of(record)
+    if not asked:
+        return ()
+    record = record.current()
+    objective = read_objectives(record.spec)[0]
+    groups = by_configuration(record.with_status(Status.FINISHED)).values()
+    varying = varying_knobs(record.trials)
+    resampled = [Resampled(trials, varying) for trials in groups]
+    pending = _pending(record)
+    return tuple(_judge(claim, resampled, objective, pending) for claim in asked)
+
+
+def _claims_of(record: SweepRecord) -> list[Claim]:
+    try:
+        return [Claim.model_validate(raw) for raw in record.spec.get("claims", ())]
+    except ValidationError as error:
+        told = explain(error, Claim)
+        raise UsageError(f"sweep {record.name}: a claim in the store cannot be read: {told}") from None
+
+
+def _pending(record: SweepRecord) -> str:
+    """Why no claim is decided yet; empty where every planned trial has ended."""
+    done, total = ended(count(record)), planned(record.tags)
+    return f"{done} of {total} trials have ended" if done < total else ""
+
+
+def _judge(
+    claim: Claim, configurations: Sequence[Resampled], objective: Objective, pending: str
+) -> Judgement:
+    found: dict[str, Reading] = {}
+    for name, measure in claim.parsed.items():
+        found[name] = read_measure(measure, configurations, objective, found)
+        if found[name].missing:
+            return Judgement(claim, ClaimVerdict.NOT_TESTED, reason=f"{name}: {found[name].missing}")
+    values: Floats = claim.comparison.value({name: own.values for name, own in found.items()})
+    rests = list(dict.fromkeys(one for own in found.values() for one in own.rests))
+    judgement = Judgement(claim, ClaimVerdict.UNDECIDED, configurations=tuple(one.name for one in rests))
+    if not math.isfinite(values[0]):
+        return replace(judgement, verdict=ClaimVerdict.NOT_TESTED, reason="the formula divides by zero")
+    judgement = replace(judgement, value=float(values[0]))
+    few = min(rests, key=lambda one: one.candidate.n_seeds)
+    if few.candidate.n_seeds < claim.seeds:
+        reason = f"{few.name} has {few.candidate.n_seeds} of the {claim.seeds} seeds that it needs"
+        return replace(judgement, reason=reason)
+    finite = values[np.isfinite(values)]
+    if len(finite) < _SURE * len(values):
+        reason = "with other seeds the conditions select no configuration"
+        return replace(judgement, reason=reason)
+    low, high = np.quantile(finite, [(1 - _SURE) / 2, (1 + _SURE) / 2])
+    judgement = replace(judgement, interval=(float(low), float(high)))
+    if pending:
+        return replace(judgement, reason=pending)
+    ends = {claim.comparison.holds(end) for end in (low, high)}
+    if len(ends) > 1:
+        return replace(judgement, reason=f"the interval contains {_short(claim.comparison.threshold)}")
+    verdict = ClaimVerdict.SUPPORTED if ends.pop() else ClaimVerdict.CONTRADICTED
+    return replace(judgement, verdict=verdict)
+
+
+def _short(value: float) -> str:
+    """Three digits, or all of a whole number."""
+    if not math.isfinite(value):
+        return str(value)
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{float(f'{value:.3g}'):g}"
+
+
+def threshold_of(claim: Claim) -> str:
+    """What a claim's number is compared with, such as `>= 0.05`."""
+    return f"{claim.comparison.op} {_short(claim.comparison.threshold)}"
+
+
+def as_json(judgements: Sequence[Judgement]) -> str:
+    """The verdicts as a table: MLflow shows an artifact with `columns` and `data` as one."""
+    columns = ["claim", "verdict", "number", "low", "high", "threshold", "sentence", "source", "reason"]
+    rows = [
+        [
+            j.claim.id,
+            j.verdict.value,
+            j.value,
+            *(j.interval or (None, None)),
+            threshold_of(j.claim),
+            *(j.claim.sentence, j.claim.source, j.reason),
+        ]
+        for j in judgements
+    ]
+    return json.dumps({"columns": columns, "data": rows}, indent=1)

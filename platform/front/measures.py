@@ -1,0 +1,193 @@
+"""The measures of claims, read off the finished configurations as measured and as they would be with other seeds.
+
+Row 0 of every array is what was measured, and each row after it a draw of a bootstrap over seeds: each configuration's
+seeds are drawn anew, with replacement, and every measure is read again, the choice of a best configuration included.
+A figure that was measured once, such as a throughput, varies by its own spread.
+"""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import reduce
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recallfront.platform.front.candidates import Candidate, configuration_of, gather
+from recallfront.platform.front.conditions import known_names, read
+from recallfront.platform.metrics import SPREAD, metric, named_in_condition
+from recallfront.platform.results.labels import flat_knobs, label
+from recallfront.platform.results.records import TrialRecord
+from recallfront.sweeps.base import digest
+from recallfront.sweeps.claims import CHOOSING, Measure
+from recallfront.sweeps.conditions import OPERATORS, Clause, Reference
+from recallfront.sweeps.objectives import Objective
+
+Floats = NDArray[np.float64]
+Truths = NDArray[np.bool_]
+
+DRAWS: Final = 2000
+# half that width of a normal distribution, in standard deviations
+_P20_P80: Final = 0.8416
+_LEAST: Final = {"slope": 2, "correlation": 3}  # configurations
+
+
+class Resampled:
+    """A configuration with its metrics as measured (row 0) and as they would be in each draw of its seeds."""
+
+    def __init__(self, trials: Sequence[TrialRecord], varying: Sequence[str]) -> None:
+        trials = sorted(trials, key=lambda trial: str(trial.config.get("seed")))
+        knobs = flat_knobs(trials[0].config)
+        self.candidate: Candidate = gather(trials, knobs)
+        self.name = label(self.candidate.architecture, {k: v for k, v in knobs.items() if k in varying})
+        self._trials = trials
+        # a draw depends on the configuration alone: other trials that finish change nothing of it
+        self._random = int(digest(configuration_of(trials[0]))[:16], 16)
+        seeds = len(trials)
+        drawn = np.random.default_rng(self._random).integers(0, seeds, (DRAWS, seeds))
+        self._seeds = np.vstack([np.arange(seeds), drawn])
+        self._known: dict[str, Floats | None] = {}
+
+    def metric(self, name: str) -> Floats | None:
+        """(1 + DRAWS,) values of a metric as conditions call it; None if not all seeds have it."""
+        if name not in self._known:
+            self._known[name] = self._draw(named_in_condition(name))
+        return self._known[name]
+
+    def _draw(self, name: str) -> Floats | None:
+        if name not in self.candidate.metrics:
+            return None
+        own = np.array([trial.metrics[name] for trial in self._trials])
+        values = np.array([metric(name).join(row) for row in own[self._seeds].tolist()])
+        spreads = [trial.metrics.get(name + SPREAD, 0.0) for trial in self._trials]
+        if any(spreads):
+            noise = np.random.default_rng([self._random, int(digest(name)[:8], 16)]).standard_normal(DRAWS)
+            values[1:] += noise * max(spreads) / _P20_P80
+        return values
+
+    def figure(self, name: str) -> Floats | None:
+        """The same, of a knob as well where it is a number."""
+        found = self.metric(name)
+        if found is None and isinstance(value := read(self.candidate, name), int | float):
+            return np.full(1 + DRAWS, float(value))
+        return found
+
+    def selected(self, clauses: Sequence[Clause], found: Mapping[str, "Reading"]) -> Truths:
+        """(1 + DRAWS,): in which draws it meets every clause."""
+        meets = [self._meets(clause, found) for clause in clauses]
+        return reduce(np.logical_and, meets, np.ones(1 + DRAWS, dtype=np.bool_))
+
+    def _meets(self, clause: Clause, found: Mapping[str, "Reading"]) -> Truths:
+        bound: Any = clause.bound
+        own = self.metric(clause.name)
+        if isinstance(bound, Reference):
+            bound = found[bound.measure].of_the_chosen(bound.metric)
+            own = self.figure(clause.name) if own is None else own
+        elif own is None or isinstance(bound, bool | str) or bound is None:
+            return np.full(1 + DRAWS, clause.accepts(read(self.candidate, clause.name)))
+        if own is None:
+            return np.zeros(1 + DRAWS, dtype=np.bool_)
+        result: Truths = OPERATORS[clause.op](own, bound)
+        return result
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A measure's value as measured and in each draw, and what it rests on."""
+
+    values: Floats
+    rests: tuple[Resampled, ...] = ()
+    chosen: tuple[tuple[Resampled, ...], NDArray[np.int64]] | None = None  # of which, and which in each draw
+    missing: str = ""
+
+    def of_the_chosen(self, name: str) -> Floats:
+        """A metric of the configuration that was chosen, in each draw; NaN where it has none."""
+        assert self.chosen is not None
+        choices, index = self.chosen
+        columns = [one.figure(name) for one in choices]
+        table = np.array([np.full(1 + DRAWS, np.nan) if c is None else c for c in columns])
+        result: Floats = table[index, np.arange(1 + DRAWS)]
+        return result
+
+
+def read_measure(
+    measure: Measure,
+    configurations: Sequence[Resampled],
+    objective: Objective,
+    found: Mapping[str, Reading],
+) -> Reading:
+    nothing = Reading(np.full(1 + DRAWS, np.nan))
+    names = [name for name in (measure.metric, measure.over) if name]
+    for name in names:
+        if not any(one.figure(name) is not None for one in configurations):
+            return replace(nothing, missing=_unknown(name, configurations))
+    having = [one for one in configurations if all(one.figure(name) is not None for name in names)]
+    masks = {one: one.selected(measure.clauses, found) for one in having}
+    used = tuple(one for one, mask in masks.items() if mask.any())
+    least = _LEAST.get(measure.statistic, 1)
+    at_first = tuple(one for one in used if masks[one][0])
+    if len(at_first) < least:
+        where = f" with {measure.selection}" if measure.clauses else ""
+        counted = f"only {len(at_first)} finished configuration" if at_first else "no finished configuration"
+        return replace(nothing, missing=f"{counted}{where}")
+    mask = np.array([masks[one] for one in used])
+    values = _table(used, measure.metric)
+    if measure.statistic in CHOOSING:
+        by, sign = _order(measure, objective)
+        merit = np.where(mask, sign * _table(used, by), -np.inf)
+        index = merit.argmax(axis=0)
+        chosen = np.where(mask.any(axis=0), values[index, np.arange(1 + DRAWS)], np.nan)
+        return Reading(chosen, (used[index[0]],), (used, index))
+    if measure.over is None:
+        return Reading(np.nanmean(np.where(mask, values, np.nan), axis=0), at_first)
+    across = _table(used, measure.over)
+    with np.errstate(all="ignore"):
+        across = np.log2(across) if measure.log else across
+        how = _slope if measure.statistic == "slope" else _rank_correlation
+        return Reading(how(across, values, mask), at_first)
+
+
+def _order(measure: Measure, objective: Objective) -> tuple[str, float]:
+    """By what a configuration is chosen: best is by the sweep's first objective, on the validation split."""
+    if measure.statistic == "best":
+        return objective.metric, objective.sign
+    return measure.metric, 1.0 if measure.statistic == "highest" else -1.0
+
+
+def _table(configurations: Sequence[Resampled], name: str) -> Floats:
+    """(configurations, 1 + DRAWS)."""
+    rows = [one.figure(name) for one in configurations]
+    return np.array([np.full(1 + DRAWS, -np.inf) if row is None else row for row in rows])
+
+
+def _slope(across: Floats, up: Floats, mask: Truths) -> Floats:
+    """Of the least-squares line in each draw -> (draws,)."""
+    weight = mask / mask.sum(axis=0)
+    dx = across - (weight * across).sum(axis=0)
+    dy = up - (weight * up).sum(axis=0)
+    result: Floats = (weight * dx * dy).sum(axis=0) / (weight * dx * dx).sum(axis=0)
+    return result
+
+
+def _rank_correlation(across: Floats, up: Floats, mask: Truths) -> Floats:
+    """Spearman's, in each draw -> (draws,); equal values share their mean rank."""
+    found = np.full(mask.shape[1], np.nan)
+    for draw, own in enumerate(mask.T):
+        if own.sum() >= _LEAST["correlation"]:
+            x, y = (_ranks(values[own, draw]) for values in (across, up))
+            found[draw] = np.corrcoef(x, y)[0, 1]
+    return found
+
+
+def _ranks(values: Floats) -> Floats:
+    result: Floats = (values[:, None] > values).sum(axis=1) + 0.5 * (values[:, None] == values).sum(axis=1)
+    return result
+
+
+def _unknown(name: str, configurations: Sequence[Resampled]) -> str:
+    if not configurations:
+        return "no trial has finished"
+    known = known_names(one.candidate for one in configurations)
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"no finished trial has {name!r}" + (f"; did you mean {close[0]}?" if close else "")

@@ -1,0 +1,125 @@
+"""Conditions such as `recall >= 0.9 and architecture == based`: parsed, never run as code."""
+
+import math
+import operator
+import re
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import Any
+
+from recallfront.sweeps.space import Scalar
+
+OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
+    ">=": operator.ge,
+    "<=": operator.le,
+    "==": operator.eq,
+    "!=": operator.ne,
+    ">": operator.gt,
+    "<": operator.lt,
+}
+WORDS: dict[str, Scalar] = {"none": None, "null": None, "true": True, "false": False}
+_TOKEN = re.compile(
+    r"""\s*(?:(?P<op>[<>=!]+)|(?P<quoted>'[^']*'|"[^"]*")|(?P<word>[^\s<>=!'"]+)|(?P<stray>\S))"""
+)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A bound that another measure of a claim gives: a metric of the configuration that it chooses."""
+
+    measure: str
+    metric: str
+
+    def __str__(self) -> str:
+        return f"{self.measure}.{self.metric}"
+
+
+@dataclass(frozen=True)
+class Clause:
+    """A metric or knob, an operator, and what it is compared with."""
+
+    name: str
+    op: str
+    bound: Scalar | Reference
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.op} {'none' if self.bound is None else self.bound}"
+
+    def accepts(self, value: Scalar) -> bool:
+        """Whether a value meets it; None, of a knob that an architecture lacks, is unequal to everything."""
+        if isinstance(self.bound, Reference):
+            raise TypeError(f"{self}: a measure's metric is no value")
+        if self.op in ("==", "!="):
+            return _same(value, self.bound) == (self.op == "==")
+        if not (is_number(value) and is_number(self.bound)):
+            return False
+        return bool(OPERATORS[self.op](value, self.bound))
+
+
+def parse_clauses(text: str, measures: Collection[str] = ()) -> list[Clause]:
+    """Read clauses `name op value` joined by `and`.
+
+    Args:
+        measures: names that a bound may refer to, as `state_bytes <= based.state_bytes` does to `based`.
+
+    Raises:
+        ValueError: names the clause that cannot be read.
+    """
+    return [_parse(tokens, text, measures) for tokens in _split(text)]
+
+
+def is_number(value: object) -> bool:
+    """Whether a value is a number; a truth value is none."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _same(value: Scalar, bound: Scalar) -> bool:
+    """Equality of like with like: true is not 1, and `none` is null as well as the word that some knobs take."""
+    if bound is None:
+        return value is None or value == "none"
+    if isinstance(value, bool) or isinstance(bound, bool):
+        return value is bound
+    if is_number(value) and isinstance(bound, str):  # quoted
+        number = _value(bound)
+        return is_number(number) and value == number
+    return value == bound
+
+
+def _split(text: str) -> list[list[re.Match[str]]]:
+    clauses: list[list[re.Match[str]]] = [[]]
+    for token in _TOKEN.finditer(text):
+        if (token["word"] or "").lower() == "and":
+            clauses.append([])
+        else:
+            clauses[-1].append(token)
+    return clauses
+
+
+def _parse(tokens: list[re.Match[str]], text: str, measures: Collection[str]) -> Clause:
+    kinds = [token.lastgroup for token in tokens]
+    if len(kinds) != 3 or kinds[0] != "word" or kinds[1] != "op" or kinds[2] not in ("word", "quoted"):
+        raise ValueError(
+            f"condition {text!r}: write `name op value`, such as 'recall >= 0.9', joined by `and`"
+        )
+    name, op, raw = tokens[0]["word"], tokens[1]["op"], tokens[2][0].strip()
+    if op not in OPERATORS:
+        raise ValueError(f"condition {text!r}: {op!r} is not one of {' '.join(OPERATORS)}")
+    measure, dot, metric = raw.partition(".")
+    if dot and measure in measures and kinds[2] == "word":
+        return Clause(name, op, Reference(measure, metric))
+    bound = raw[1:-1] if kinds[2] == "quoted" else _value(raw)
+    if op not in ("==", "!=") and not is_number(bound):
+        raise ValueError(f"condition {text!r}: {op} needs a number after it, got {raw!r}")
+    return Clause(name, op, bound)
+
+
+def _value(word: str) -> Scalar:
+    if word.lower() in WORDS:
+        return WORDS[word.lower()]
+    for number in (int, float):
+        try:
+            value = number(word)
+        except ValueError:
+            continue
+        return value if math.isfinite(value) else word
+    return word

@@ -1,0 +1,189 @@
+"""Verdicts on claims: the numbers are those of the trials, and a verdict never says more than the seeds do."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+import pytest
+
+from recallfront.platform.errors import UsageError
+from recallfront.platform.front.claims import ClaimVerdict, Judgement, as_json, judge
+from recallfront.platform.front.measures import DRAWS
+from recallfront.platform.results.records import SweepRecord, TrialRecord
+from recallfront.platform.results.status import Status
+
+OBJECTIVES = [{"metric": "recall"}, {"metric": "decode_tokens_per_second"}]
+Row = tuple[str, int, Sequence[float]]  # architecture, state in bytes, recall on test of each seed
+ROWS: list[Row] = [
+    ("based", 1000, (0.70, 0.72, 0.74)),
+    ("based", 4000, (0.90, 0.91, 0.92)),
+    ("window", 1000, (0.30, 0.31, 0.32)),
+    ("window", 4000, (0.50, 0.54, 0.55)),
+    ("window", 9000, (0.97, 0.98, 0.99)),
+    ("hawk", 100, (0.80,)),
+]
+
+
+def trial(row: Row, seed: int, **metrics: float) -> TrialRecord:
+    architecture, state, recalls = row
+    recall = recalls[seed]
+    name = f"{architecture}-{state}-{seed}"
+    known = {"recall": recall, "validation_recall": recall + 0.01, "state_bytes": float(state)}
+    config = {"model": {"architecture": architecture, "width": state}, "seed": seed}
+    return TrialRecord(name, name, Status.FINISHED, config, known | metrics)
+
+
+def sweep(measures: dict[str, str], condition: str, rows: Sequence[Row] = ROWS, **claim: Any) -> SweepRecord:
+    trials = tuple(trial(row, seed) for row in rows for seed in range(len(row[2])))
+    asked = {"id": "asked", "sentence": "It holds.", "measures": measures, "condition": condition} | claim
+    spec = {"objectives": OBJECTIVES, "claims": [asked]}
+    return SweepRecord("run", "key", "study", spec, trials, {"trials_planned": str(len(trials))})
+
+
+def verdict(measures: dict[str, str], condition: str, rows: Sequence[Row] = ROWS, **claim: Any) -> Judgement:
+    (judgement,) = judge(sweep(measures, condition, rows, **claim))
+    return judgement
+
+
+BASED = {"based": "best test_recall where architecture == based"}
+
+
+def test_a_condition_that_holds_is_supported() -> None:
+    judged = verdict(BASED, "based >= 0.85")
+    assert judged.verdict is ClaimVerdict.SUPPORTED and judged.reason == ""
+    assert judged.value == pytest.approx(0.91)
+    assert judged.interval == pytest.approx(
+        (0.90, 0.92)
+    )  # of 27 resamples two are one seed thrice: 3.7 % each
+    assert judged.number == "0.91 [0.9, 0.92]" and judged.configurations == ("based · width 4000",)
+
+
+def test_a_condition_that_is_false_by_construction_is_contradicted() -> None:
+    assert verdict(BASED, "based - based > 0").verdict is ClaimVerdict.CONTRADICTED
+    assert verdict(BASED, "based <= 0.5").verdict is ClaimVerdict.CONTRADICTED
+
+
+def test_an_interval_that_contains_the_threshold_is_undecided() -> None:
+    judged = verdict(BASED, "based >= 0.909")
+    assert judged.verdict is ClaimVerdict.UNDECIDED and judged.reason == "the interval contains 0.909"
+
+
+def test_too_few_seeds_are_undecided() -> None:
+    judged = verdict({"hawk": "best test_recall where architecture == hawk"}, "hawk >= 0.5")
+    assert judged.verdict is ClaimVerdict.UNDECIDED and judged.interval is None and judged.value == 0.8
+    assert judged.reason == "hawk · width 100 has 1 of the 3 seeds that it needs"
+    assert (
+        verdict({"hawk": "mean recall where architecture == hawk"}, "hawk > 0", seeds=1).verdict
+        == "supported"
+    )
+
+
+def test_trials_that_are_still_to_run_leave_it_undecided() -> None:
+    record = sweep(BASED, "based >= 0.85")
+    (judged,) = judge(replace(record, tags={"trials_planned": "40"}))
+    assert judged.verdict is ClaimVerdict.UNDECIDED and judged.reason == "16 of 40 trials have ended"
+
+
+@pytest.mark.parametrize(
+    ("measure", "told"),
+    [
+        ("best test_recall where recall >= 2", "m: no finished configuration with recall >= 2"),
+        (
+            "best test_recal where recall >= 0",
+            "m: no finished trial has 'test_recal'; did you mean test_recall?",
+        ),
+        ("slope recall over state_bytes where architecture == hawk", "m: only 1 finished configuration with"),
+    ],
+)
+def test_what_is_missing_is_not_tested(measure: str, told: str) -> None:
+    judged = verdict({"m": measure}, "m > 0")
+    assert (
+        judged.verdict is ClaimVerdict.NOT_TESTED and judged.reason.startswith(told) and judged.number == "–"
+    )
+    assert verdict({"m": "mean recall"}, "m / (m - m) > 0").verdict is ClaimVerdict.NOT_TESTED
+
+
+def test_at_equal_state_is_at_most_the_state_of_the_chosen_one() -> None:
+    at_equal = "best test_recall where architecture == window and state_bytes <= based.state_bytes"
+    judged = verdict(BASED | {"window": at_equal}, "based - window >= 0.1")
+    assert judged.value == pytest.approx(0.91 - 0.53) and judged.verdict is ClaimVerdict.SUPPORTED
+    anywhere = verdict(
+        BASED | {"window": "best recall where architecture == window"}, "based - window >= 0.1"
+    )
+    assert anywhere.verdict is ClaimVerdict.CONTRADICTED
+
+
+def test_statistics_are_those_of_the_configurations() -> None:
+    where = "where architecture == window"
+    means = [fmean(row[2]) for row in ROWS[2:5]]
+
+    def value(measure: str) -> float | None:
+        return verdict({"m": measure}, "m > -9").value
+
+    assert value(f"mean test_recall {where}") == pytest.approx(fmean(means))
+    assert value(f"highest test_recall {where}") == pytest.approx(means[2])
+    assert value(f"lowest state_bytes {where} and recall >= 0.5") == 4000
+    slope = np.polyfit(np.log2([1000, 4000, 9000]), means, 1)[0]
+    assert value(f"slope test_recall over log2(state_bytes) {where}") == pytest.approx(slope)
+    assert value(f"correlation test_recall over width {where}") == pytest.approx(1.0)
+
+
+def test_a_rank_correlation_shares_the_ranks_of_equal_values() -> None:
+    rows = [(name, 1, (recall,)) for name, recall in (("a", 0.1), ("b", 0.2), ("c", 0.2), ("d", 0.9))]
+    rows = [(name, state, recall) for (name, _, recall), state in zip(rows, (5, 6, 7, 7), strict=True)]
+    judged = verdict({"m": "correlation test_recall over state_bytes"}, "m > 0", rows, seeds=1)
+    assert judged.value == pytest.approx(np.corrcoef([1, 2.5, 2.5, 4], [1, 2, 3.5, 3.5])[0, 1])
+
+
+def test_the_interval_is_that_of_a_bootstrap_over_seeds() -> None:
+    """Against the exact distribution of the difference of two means: 3^3 resamples of each."""
+    means = [np.array(np.meshgrid(*[row[2]] * 3)).reshape(3, -1).mean(axis=0) for row in (ROWS[0], ROWS[2])]
+    exact = np.quantile((means[0][:, None] - means[1]).ravel(), [0.025, 0.975])
+    measures = {
+        "based": "mean test_recall where architecture == based and width == 1000",
+        "window": "mean test_recall where architecture == window and width == 1000",
+    }
+    judged = verdict(measures, "based - window >= 0")
+    assert judged.interval is not None
+    # the lattice of the means has steps of 1/300: the drawn quantile is at most one step off
+    assert np.abs(np.array(judged.interval) - exact).max() <= 1 / 300 + 1e-12
+    assert judge(sweep(measures, "based - window >= 0")) == (judged,), "the draws are seeded"
+
+
+def test_a_measured_rate_varies_by_its_own_spread() -> None:
+    record = sweep({"rate": "mean decode_tokens_per_second"}, "rate >= 90", seeds=1)
+    rates = {"decode_tokens_per_second": 100.0, "decode_tokens_per_second_spread": 2.0}
+    (judged,) = judge(replace(record, trials=(trial(ROWS[0], 0, **rates),), tags={}))
+    assert judged.interval is not None and judged.verdict is ClaimVerdict.SUPPORTED
+    # half the p20..p80 width of a normal distribution is 0.8416 of its deviation, and 95 % lie within 1.96 of it
+    half = (judged.interval[1] - judged.interval[0]) / 2
+    assert half == pytest.approx(1.96 * 2.0 / 0.8416, rel=4 / DRAWS**0.5)
+
+
+def test_a_choice_that_other_seeds_do_not_allow_is_undecided() -> None:
+    """Recall reaches 0.91 on the mean, and in nearly half of the draws it does not."""
+    judged = verdict(
+        {"least": "lowest state_bytes where architecture == based and test_recall >= 0.909"}, "least < 9e9"
+    )
+    assert judged.verdict is ClaimVerdict.UNDECIDED and "select no configuration" in judged.reason
+
+
+def test_the_table_is_what_mlflow_shows_as_one() -> None:
+    found = json.loads(as_json(judge(sweep(BASED, "based >= 0.85"))))
+    (row,) = found["data"]
+    told = dict(zip(found["columns"], row, strict=True))
+    assert told["verdict"] == "supported" and told["threshold"] == ">= 0.85" and told["claim"] == "asked"
+
+
+def test_a_claim_that_somebody_edited_in_the_store_is_one_sentence() -> None:
+    record = sweep(BASED, "based >= 0.85")
+    record.spec["claims"][0]["condition"] = "import os"
+    with pytest.raises(UsageError, match="sweep study: a claim in the store cannot be read"):
+        judge(record)
+
+
+def test_a_sweep_without_claims_has_no_verdicts(make_record: Callable[..., SweepRecord]) -> None:
+    assert judge(make_record()) == ()
