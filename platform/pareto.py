@@ -1,10 +1,12 @@
 """Pareto mathematics on plain arrays. Every objective is oriented to be maximised; n points, m objectives.
 
-Two objectives are handled exactly in numpy; the hypervolume of three or more is Optuna's (WFG algorithm).
+Two objectives take O(n log n), by sorting; three or more compare points one by one with the front, and their
+hypervolume is Optuna's (WFG algorithm).
 
 Optuna is imported where it is first used, so that the command starts fast.
 """
 
+from bisect import bisect_right
 from typing import Any
 
 import numpy as np
@@ -25,8 +27,8 @@ def non_dominated(values: npt.ArrayLike) -> BoolArray:
     Raises:
         ValueError: when `values` is not a finite (n, m) array.
     """
-    points = _points(values)
-    return np.array([not _dominators(points, point).any() for point in points], dtype=bool)
+    points, twins = np.unique(_points(values), axis=0, return_inverse=True)
+    return np.asarray(_maximal(points)[twins.reshape(-1)])
 
 
 def surely_placed(values: npt.ArrayLike, spreads: npt.ArrayLike) -> BoolArray:
@@ -44,12 +46,12 @@ def surely_placed(values: npt.ArrayLike, spreads: npt.ArrayLike) -> BoolArray:
             f"spreads must be non-negative and of shape {points.shape}, got shape {widths.shape}"
         )
     best, worst, member = points + widths, points - widths, non_dominated(points)
-    sure = np.empty(len(points), dtype=bool)
-    for index in range(len(points)):
-        mine, theirs = (worst, best) if member[index] else (best, worst)
-        beaten = _dominators(np.delete(theirs, index, axis=0), mine[index]).any()
-        sure[index] = beaten != member[index]
-    return sure
+    beaten = np.zeros(len(points), dtype=bool)
+    # at its best a point is never dominated by itself at its worst; the other way around it may be
+    beaten[~member] = _dominated(best[~member], worst)
+    own = np.flatnonzero(member)
+    beaten[own] = _dominated(worst[own], best, besides=own)
+    return np.asarray(beaten != member)
 
 
 def ranks(values: npt.ArrayLike) -> IntArray:
@@ -58,18 +60,9 @@ def ranks(values: npt.ArrayLike) -> IntArray:
     Raises:
         ValueError: when `values` is not a finite (n, m) array.
     """
-    points = _points(values)
-    rank = np.full(len(points), -1, dtype=np.int64)
-    dominated_by = np.zeros((len(points), len(points)), dtype=bool)
-    for index, point in enumerate(points):
-        dominated_by[index] = _dominators(points, point)
-    times_dominated = dominated_by.sum(axis=1)
-    level = 0
-    while (current := (times_dominated == 0) & (rank < 0)).any():
-        rank[current] = level
-        times_dominated = times_dominated - dominated_by[:, current].sum(axis=1)
-        level += 1
-    return rank
+    points, twins = np.unique(_points(values), axis=0, return_inverse=True)
+    found = _ranks_of_two(points) if points.shape[1] == 2 else _peel(points)
+    return np.asarray(found[twins.reshape(-1)])
 
 
 def hypervolume(values: npt.ArrayLike, reference: npt.ArrayLike) -> float:
@@ -99,10 +92,13 @@ def contributions(values: npt.ArrayLike, reference: npt.ArrayLike) -> FloatArray
     Raises:
         ValueError: when an array is not finite, or the reference is not of shape (m,).
     """
-    points = _points(values)
+    points, origin = _points(values), _reference(reference, values)
     lost = np.zeros(len(points))
-    members = np.flatnonzero(non_dominated(points))
+    members = np.flatnonzero(non_dominated(points) & (points > origin).all(axis=1))
     front = points[members]
+    if points.shape[1] == 2:
+        lost[members] = _own_areas(front, origin)
+        return lost
     total = hypervolume(front, reference)
     for place, index in enumerate(members):
         lost[index] = max(0.0, total - hypervolume(np.delete(front, place, axis=0), reference))
@@ -185,6 +181,96 @@ def _shown(array: npt.NDArray[Any]) -> str:
 def _dominators(points: FloatArray, point: FloatArray) -> BoolArray:
     """Which of the points (n, m) dominate the one point (m,) -> (n,)."""
     return np.asarray((points >= point).all(axis=1) & (points > point).any(axis=1))
+
+
+def _maximal(points: FloatArray) -> BoolArray:
+    """Which of distinct points (n, m), sorted as `np.unique` sorts, no other dominates -> (n,)."""
+    found = np.zeros(len(points), dtype=bool)
+    if points.shape[1] == 2:
+        # seen from the last, none that comes later is better in the first objective
+        best = np.maximum.accumulate(points[::-1, 1])[::-1]
+        found[:-1] = points[:-1, 1] > best[1:]
+        found[-1:] = True
+        return found
+    left = np.arange(len(points))
+    while len(left):
+        # the last of those that are left comes first in the order: nothing left dominates it
+        found[left[-1]] = True
+        left = left[(points[left] > points[left[-1]]).any(axis=1)]
+    return found
+
+
+def _ranks_of_two(points: FloatArray) -> IntArray:
+    """`ranks` of distinct points (n, 2), sorted as `np.unique` sorts: each belongs to the first front that does not
+    dominate it, and the best second objectives of the fronts so far fall from front to front (Jensen, IEEE Trans.
+    Evolutionary Computation 7, 2003)."""
+    rank = np.empty(len(points), dtype=np.int64)
+    lowered: list[float] = []  # the best second objective of each front, negated
+    for index in range(len(points) - 1, -1, -1):
+        height = -float(points[index, 1])
+        place = bisect_right(lowered, height)
+        lowered[place : place + 1] = [height]
+        rank[index] = place
+    return rank
+
+
+def _peel(points: FloatArray) -> IntArray:
+    """`ranks` of distinct points (n, m), sorted as `np.unique` sorts."""
+    rank = np.zeros(len(points), dtype=np.int64)
+    left, level = np.arange(len(points)), 0
+    while len(left):
+        current = _maximal(points[left])
+        rank[left[current]] = level
+        left, level = left[~current], level + 1
+    return rank
+
+
+def _dominated(asked: FloatArray, points: FloatArray, besides: IntArray | None = None) -> BoolArray:
+    """Which of the points asked for (k, m) some other point of (n, m) dominates -> (k,); `besides` (k,) are left out."""
+    if points.shape[1] != 2:
+        found = np.zeros(len(asked), dtype=bool)
+        for index, own in enumerate(asked):
+            dominators = _dominators(points, own)
+            if besides is not None:
+                dominators[besides[index]] = False
+            found[index] = dominators.any()
+        return found
+    order = np.argsort(-points[:, 0], kind="stable")
+    across = -points[order, 0]
+    first, second, owner = _two_highest(points[order, 1], order)
+    found = np.zeros(len(asked), dtype=bool)
+    # better in the first objective and no worse in the second, or no worse in the first and better in the second
+    for side, compare in (("left", np.greater_equal), ("right", np.greater)):
+        number = np.searchsorted(across, -asked[:, 0], side=side)
+        highest = first[number]
+        if besides is not None:
+            highest = np.where(owner[number] == besides, second[number], highest)
+        found |= compare(highest, asked[:, 1])
+    return found
+
+
+def _two_highest(heights: FloatArray, names: IntArray) -> tuple[FloatArray, FloatArray, IntArray]:
+    """The highest and second highest among the first k heights, and the name of the highest, for k = 0 to n."""
+    first, second = np.full(len(heights) + 1, -np.inf), np.full(len(heights) + 1, -np.inf)
+    owner = np.full(len(heights) + 1, -1, dtype=np.int64)
+    for index, height in enumerate(heights.tolist()):
+        if height > first[index]:
+            first[index + 1], second[index + 1], owner[index + 1] = height, first[index], names[index]
+        else:
+            first[index + 1], owner[index + 1] = first[index], owner[index]
+            second[index + 1] = max(second[index], height)
+    return first, second, owner
+
+
+def _own_areas(front: FloatArray, origin: FloatArray) -> FloatArray:
+    """The area that each member (n, 2) of a front alone dominates -> (n,); twins dominate none alone."""
+    order = np.lexsort((front[:, 1], front[:, 0]))
+    across, up = front[order, 0], front[order, 1]
+    widths = across - np.append(origin[0], across[:-1])
+    heights = up - np.append(up[1:], origin[1])
+    areas = np.empty(len(front))
+    areas[order] = widths * heights
+    return areas
 
 
 def _area(points: FloatArray, origin: FloatArray) -> float:

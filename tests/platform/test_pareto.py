@@ -138,6 +138,19 @@ def test_surely_placed() -> None:
     assert not pareto.surely_placed(points, spreads)[3]
 
 
+@given(point_sets((2, 3)), st.integers(0, 2**32 - 1))
+def test_surely_placed_is_what_its_definition_says(points: Points, seed: int) -> None:
+    # whole numbers, so that ends of spreads meet exactly
+    spreads = np.random.default_rng(seed).integers(0, 3, points.shape).astype(float)
+    best, worst = points + spreads, points - spreads
+    for index, sure in enumerate(pareto.surely_placed(points, spreads)):
+        member = pareto.non_dominated(points)[index]
+        mine, theirs = (worst, best) if member else (best, worst)
+        others = np.delete(theirs, index, axis=0)
+        beaten = ((others >= mine[index]).all(axis=1) & (others > mine[index]).any(axis=1)).any()
+        assert sure == (beaten != member)
+
+
 @given(point_sets((2, 3)))
 def test_without_spread_every_place_is_sure(points: Points) -> None:
     assert pareto.surely_placed(points, np.zeros_like(points)).all()
