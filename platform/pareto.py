@@ -7,6 +7,7 @@ Optuna is imported where it is first used, so that the command starts fast.
 """
 
 from bisect import bisect_right
+from collections.abc import Hashable
 from typing import Any
 
 import numpy as np
@@ -103,6 +104,36 @@ def contributions(values: npt.ArrayLike, reference: npt.ArrayLike) -> FloatArray
     for place, index in enumerate(members):
         lost[index] = max(0.0, total - hypervolume(np.delete(front, place, axis=0), reference))
     return lost
+
+
+class GrowingFront:
+    """The front of points that come one after the other, and may move; most of them cost a comparison with the front.
+
+    Reference and points are finite and oriented to be maximised.
+    """
+
+    def __init__(self, reference: npt.ArrayLike) -> None:
+        self._reference = np.asarray(reference, dtype=np.float64)
+        self._points: dict[Hashable, FloatArray] = {}
+        self._members: dict[Hashable, FloatArray] = {}
+        self.hypervolume = 0.0
+        self.changes = 0  # how many times the front has become another one
+
+    def put(self, name: Hashable, point: npt.ArrayLike) -> None:
+        """Add a point (m,), or move the one of this name."""
+        own = np.asarray(point, dtype=np.float64)
+        before, self._points[name] = self._points.get(name), own
+        if before is not None and np.array_equal(before, own):
+            return
+        # what a member leaves behind may now belong to others
+        rivals = self._points if name in self._members else self._members | {name: own}
+        names, points = list(rivals), np.array(list(rivals.values()))
+        kept = non_dominated(points)
+        members = {names[index]: points[index] for index in np.flatnonzero(kept)}
+        if name in members or name in self._members:
+            self._members = members
+            self.hypervolume = hypervolume(points[kept], self._reference)
+            self.changes += 1
 
 
 def chord_distances(values: npt.ArrayLike) -> FloatArray:
@@ -226,7 +257,7 @@ def _peel(points: FloatArray) -> IntArray:
 
 
 def _dominated(asked: FloatArray, points: FloatArray, besides: IntArray | None = None) -> BoolArray:
-    """Which of the points asked for (k, m) some other point of (n, m) dominates -> (k,); `besides` (k,) are left out."""
+    """Which of the points asked for (k, m) another of (n, m) dominates -> (k,); those at `besides` (k,) do not count."""
     if points.shape[1] != 2:
         found = np.zeros(len(asked), dtype=bool)
         for index, own in enumerate(asked):

@@ -1,22 +1,23 @@
 """The configurations of a sweep: its trials gathered over their seeds."""
 
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median, stdev
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
 from recallfront.platform.errors import UsageError
 from recallfront.platform.metrics import BUSY_CORES, IDLE_CORES, SPREAD, THROUGHPUTS, metric, show, title_of
 from recallfront.platform.pareto import FloatArray
-from recallfront.platform.results.labels import architecture_of, flat_knobs, label
+from recallfront.platform.results.labels import architecture_of, label
 from recallfront.platform.results.records import TrialRecord
 from recallfront.sweeps.objectives import Objective
 from recallfront.sweeps.space import Scalar
 from recallfront.sweeps.trial import MeasurementConfig
+
+_TARGET_SPREAD: Final[float] = MeasurementConfig().target_spread
 
 
 @dataclass(frozen=True)
@@ -85,13 +86,8 @@ def by_configuration(trials: Iterable[TrialRecord]) -> dict[str, list[TrialRecor
     """Trials that differ in their seed alone stand together; a seed counts once."""
     groups: dict[str, dict[Any, TrialRecord]] = {}
     for trial in trials:
-        groups.setdefault(configuration_of(trial), {})[trial.config.get("seed")] = trial
+        groups.setdefault(trial.configuration, {})[trial.config.get("seed")] = trial
     return {key: list(seeds.values()) for key, seeds in groups.items()}
-
-
-def configuration_of(trial: TrialRecord) -> str:
-    """What trials that differ in their seed alone have in common."""
-    return json.dumps({k: v for k, v in trial.config.items() if k != "seed"}, sort_keys=True)
 
 
 def doubts_of(trials: Sequence[TrialRecord], objectives: Sequence[Objective], seeds: int) -> tuple[str, ...]:
@@ -121,14 +117,35 @@ def _most_spread(trial: TrialRecord) -> float:
 
     From half their p20..p80 width, s of the median, 1/seconds has at most s / (1 - 2 s).
     """
-    target = float(
-        trial.config.get("measurement", {}).get("target_spread", MeasurementConfig().target_spread)
-    )
+    target = float(trial.config.get("measurement", {}).get("target_spread", _TARGET_SPREAD))
     return target / (1 - 2 * target) if target < 0.5 else math.inf
 
 
 def gather(trials: Sequence[TrialRecord], knob_names: Iterable[str] = ()) -> Candidate:
     """One configuration from its trials, which differ in their seed alone."""
+    metrics, spreads = _of_one(trials[0]) if len(trials) == 1 else _of_seeds(trials)
+    best_first = sorted(trials, key=lambda trial: -trial.metrics.get("validation_recall", 0.0))
+    knobs = trials[0].knobs
+    return Candidate(
+        architecture=architecture_of(trials[0]),
+        knobs={name: knobs[name] for name in knob_names if name in knobs},
+        metrics=metrics,
+        spreads=spreads,
+        run_ids=tuple(trial.run_id for trial in best_first),
+        trial_keys=tuple(trial.trial_key for trial in best_first),
+    )
+
+
+def _of_one(trial: TrialRecord) -> tuple[dict[str, float], dict[str, float]]:
+    """The metrics of a configuration with one seed, and the spreads that it measured itself."""
+    finite = {name: value for name, value in trial.metrics.items() if math.isfinite(value)}
+    metrics = {name: value for name, value in finite.items() if not name.endswith(SPREAD)}
+    spreads = {name: max(finite[own], 0.0) for name in metrics if (own := name + SPREAD) in finite}
+    return metrics, spreads
+
+
+def _of_seeds(trials: Sequence[TrialRecord]) -> tuple[dict[str, float], dict[str, float]]:
+    """The metrics of a configuration, joined over its seeds, and their spreads."""
     names = [n for n in trials[0].metrics if all(math.isfinite(t.metrics.get(n, math.nan)) for t in trials)]
     metrics, spreads = {}, {}
     for name in names:
@@ -139,15 +156,6 @@ def gather(trials: Sequence[TrialRecord], knob_names: Iterable[str] = ()) -> Can
         if name + SPREAD in names:
             own = median(trial.metrics[name + SPREAD] for trial in trials)
             spreads[name] = max(own, (max(values) - min(values)) / 2)
-        elif len(values) > 1:
+        else:
             spreads[name] = stdev(values)
-    best_first = sorted(trials, key=lambda trial: -trial.metrics.get("validation_recall", 0.0))
-    knobs = flat_knobs(trials[0].config)
-    return Candidate(
-        architecture=architecture_of(trials[0]),
-        knobs={name: knobs[name] for name in knob_names if name in knobs},
-        metrics=metrics,
-        spreads=spreads,
-        run_ids=tuple(trial.run_id for trial in best_first),
-        trial_keys=tuple(trial.trial_key for trial in best_first),
-    )
+    return metrics, spreads

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +79,7 @@ class Front:
             "hypervolume": self.hypervolume,
             "knee": self.knee.run_ids[0] if self.knee else None,
             "candidates": [
-                asdict(candidate) | {"label": candidate.label, "n_seeds": candidate.n_seeds}
+                vars(candidate) | {"label": candidate.label, "n_seeds": candidate.n_seeds}
                 for candidate in self.candidates
             ],
             "left_out": self.left_out,

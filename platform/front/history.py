@@ -1,17 +1,42 @@
 """How a sweep's hypervolume grew: by finished trials, by hours and by device-hours."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from recallfront.platform import pareto
-from recallfront.platform.front.candidates import (
-    configuration_of,
-    gather,
-    oriented,
-    read_objectives,
-    split_complete,
-)
+from recallfront.platform.front.candidates import gather, oriented, read_objectives, split_complete
 from recallfront.platform.results.records import SweepRecord, TrialRecord
 from recallfront.platform.results.status import Status
+from recallfront.sweeps.objectives import Objective
+
+
+class Growth:
+    """The hypervolume of finished trials, taken in one after the other: what each costs does not grow with them."""
+
+    def __init__(self, objectives: Sequence[Objective]) -> None:
+        self._objectives = objectives
+        self._seeds: dict[str, dict[Any, TrialRecord]] = {}  # by configuration
+        self._front = pareto.GrowingFront([o.sign * o.reference for o in objectives])
+
+    def add(self, trial: TrialRecord) -> bool:
+        """Take in a finished trial; False for one without a value for every objective, which counts for nothing."""
+        if not split_complete([trial], self._objectives)[0]:
+            return False
+        seeds = self._seeds.setdefault(trial.configuration, {})
+        seeds[trial.config.get("seed")] = trial
+        joined = gather(list(seeds.values())).metrics
+        self._front.put(trial.configuration, oriented([joined], self._objectives)[0])
+        return True
+
+    @property
+    def hypervolume(self) -> float:
+        return self._front.hypervolume
+
+    @property
+    def changes(self) -> int:
+        """How many times the front has become another one."""
+        return self._front.changes
 
 
 @dataclass(frozen=True)
@@ -34,23 +59,15 @@ def hypervolume_history(record: SweepRecord) -> list[HistoryRow]:
     record = record.current()
     objectives = read_objectives(record.spec)
     ended = sorted((t for t in record.trials if t.end_time is not None), key=_end)
-    finished = {t.run_id for t in split_complete(record.with_status(Status.FINISHED), objectives)[0]}
     start = min((trial.start_time for trial in ended), default=0.0)
-    reference = [o.sign * o.reference for o in objectives]
-    seeds: dict[str, list[TrialRecord]] = {}
-    points: dict[str, pareto.FloatArray] = {}
+    growth = Growth(objectives)
     rows: list[HistoryRow] = []
     device_hours = 0.0
     for trial in ended:
         device_hours += devices(trial) * (_end(trial) - trial.start_time) / 3600
-        if trial.run_id not in finished:
-            continue
-        key = configuration_of(trial)
-        seeds.setdefault(key, []).append(trial)
-        points[key] = oriented([gather(seeds[key]).metrics], objectives)[0]
-        volume = pareto.hypervolume(list(points.values()), reference)
-        hours = (_end(trial) - start) / 3600
-        rows.append(HistoryRow(trial.run_id, len(rows) + 1, hours, device_hours, volume))
+        if trial.status is Status.FINISHED and growth.add(trial):
+            hours = (_end(trial) - start) / 3600
+            rows.append(HistoryRow(trial.run_id, len(rows) + 1, hours, device_hours, growth.hypervolume))
     return rows
 
 

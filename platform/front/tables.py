@@ -21,14 +21,15 @@ def as_csv(front: Front) -> str:
     """One line a candidate, in the order of the front's candidates."""
     metrics = list(dict.fromkeys(name for candidate in front.candidates for name in candidate.metrics))
     spreads = [name for name in metrics if any(name in c.spreads for c in front.candidates)]
+    knob_names = front.knob_names
     place = ["on_front", "certain", "knee", "contribution", "architecture"]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     spread_names = [f"{name}_spread" for name in spreads]
-    writer.writerow([*place, *front.knob_names, *metrics, *spread_names, "n_seeds", "doubts", "run_ids"])
+    writer.writerow([*place, *knob_names, *metrics, *spread_names, "n_seeds", "doubts", "run_ids"])
     for c in front.candidates:
         own = [c.on_front, c.certain, c is front.knee, c.contribution, c.architecture]
-        knobs = [show_knob(c.knobs[name]) if name in c.knobs else "" for name in front.knob_names]
+        knobs = [show_knob(c.knobs[name]) if name in c.knobs else "" for name in knob_names]
         values = [*(c.metrics.get(n, "") for n in metrics), *(c.spreads.get(n, "") for n in spreads)]
         writer.writerow([*own, *knobs, *values, c.n_seeds, "; ".join(c.doubts), " ".join(c.run_ids)])
     return text.getvalue()

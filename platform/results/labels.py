@@ -1,9 +1,9 @@
 """What a trial is called, everywhere: its architecture, the knobs that vary in its sweep, and its seed."""
 
-import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from recallfront.platform.results.knobs import flat_knobs, model_of
 from recallfront.platform.results.records import TrialRecord
 from recallfront.sweeps.space import Range, Scalar
 from recallfront.sweeps.spec import SweepSpec
@@ -33,7 +33,7 @@ def varying_knobs(trials: Iterable[TrialRecord]) -> tuple[str, ...]:
     """The settings that tell trials of one architecture apart, and what of `ALWAYS_TOLD` varies at all."""
     seen: dict[str, dict[Any, set[str]]] = {}  # name -> trials among which it counts -> values
     for trial in trials:
-        knobs, own = flat_knobs(trial.config), architecture_of(trial)
+        knobs, own = trial.knobs, architecture_of(trial)
         for name, value in knobs.items():
             seen.setdefault(name, {}).setdefault((own, _brought_by(name, knobs)), set()).add(repr(value))
 
@@ -75,33 +75,6 @@ def architecture_of(trial: TrialRecord) -> str:
     return str(model_of(trial.config).get("architecture", "unknown"))
 
 
-def model_of(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The model's settings; of an impossible trial, which has no resolved config, all that was asked."""
-    found: Mapping[str, Any] = config.get("model", config)
-    return found
-
-
-def flat_knobs(config: Mapping[str, Any]) -> dict[str, Scalar]:
-    """Settings on one level: the model's by their own name, a hybrid's mixer's as `D.state_dim`, `training.steps`."""
-    model = dict(model_of(config))
-    flat = (
-        _flatten(model.pop("mixers", {}), "")
-        | _flatten(model, "")
-        | _flatten(config.get("training", {}), "training.")
-    )
-    return {name: value for name, value in flat.items() if name not in ("architecture", "seed")}
-
-
 def show_knob(value: Scalar, digits: int = 6) -> str:
     """A setting as a person reads it."""
     return "none" if value is None else f"{value:.{digits}g}" if isinstance(value, float) else str(value)
-
-
-def _flatten(config: Mapping[str, Any], prefix: str) -> dict[str, Scalar]:
-    flat: dict[str, Scalar] = {}
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            flat |= _flatten(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = json.dumps(value) if isinstance(value, list | tuple) else value
-    return flat

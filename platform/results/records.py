@@ -1,10 +1,14 @@
 """What a sweep has found so far, as plain records: read from MLflow (the ledger), used by front, pick and rerun."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
+from recallfront.platform.results.knobs import flat_knobs
 from recallfront.platform.results.status import COUNTED, ENDED, Status
+from recallfront.sweeps.space import Scalar
 
 TAG = "recallfront."  # prefix of every tag that we set on an MLflow run
 
@@ -27,6 +31,16 @@ class TrialRecord:
     def version(self) -> tuple[str | None, str | None]:
         """Of code and data: trials of another version are not comparable."""
         return self.tags.get("code_version"), self.tags.get("data_digest")
+
+    @cached_property
+    def configuration(self) -> str:
+        """What trials that differ in their seed alone have in common."""
+        return json.dumps({k: v for k, v in self.config.items() if k != "seed"}, sort_keys=True)
+
+    @cached_property
+    def knobs(self) -> dict[str, Scalar]:
+        """Its settings on one level: see `flat_knobs`."""
+        return flat_knobs(self.config)
 
 
 @dataclass(frozen=True)

@@ -152,6 +152,20 @@ def test_surely_placed_is_what_its_definition_says(points: Points, seed: int) ->
 
 
 @given(point_sets((2, 3)))
+def test_a_growing_front_is_that_of_its_points(points: Points) -> None:
+    origin = np.zeros(points.shape[1])
+    front, latest = pareto.GrowingFront(origin), dict[int, Points]()
+    for index, point in enumerate(points):
+        before = front.changes, front.hypervolume
+        # every third one moves a point that came before
+        name = index // 2 if index % 3 == 2 else index
+        front.put(name, point)
+        latest[name] = point
+        assert front.hypervolume == pytest.approx(pareto.hypervolume(list(latest.values()), origin), abs=1e-9)
+        assert front.changes != before[0] or front.hypervolume == before[1]
+
+
+@given(point_sets((2, 3)))
 def test_without_spread_every_place_is_sure(points: Points) -> None:
     assert pareto.surely_placed(points, np.zeros_like(points)).all()
 

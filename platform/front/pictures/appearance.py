@@ -90,6 +90,9 @@ def axis_of(front: Front, objective: Objective) -> Axis:
     return Axis(objective, low - below, high + pad, is_log=False)
 
 
+_MOST_OFF_FRONT = 1000  # drawn, of those off the front
+
+
 def axes_of(front: Front) -> tuple[Axis, Axis]:
     """Horizontal and vertical axis: the second objective (throughput) across, the first (recall) up."""
     return axis_of(front, front.objectives[1]), axis_of(front, front.objectives[0])
@@ -115,11 +118,24 @@ def point_of(front: Front, candidate: Candidate) -> tuple[float, float]:
 
 
 def by_architecture(front: Front) -> dict[str, list[Candidate]]:
-    """Candidates by architecture, in the order of `MARKS`, unknown ones last."""
-    present = {candidate.architecture for candidate in front.candidates}
+    """The drawn candidates by architecture, in the order of `MARKS`, unknown ones last."""
+    groups: dict[str, list[Candidate]] = {}
+    for candidate in drawn(front):
+        groups.setdefault(candidate.architecture, []).append(candidate)
     known = list(MARKS)
-    ordered = sorted(present, key=lambda name: (known.index(name) if name in known else len(known), name))
-    return {name: [c for c in front.candidates if c.architecture == name] for name in ordered}
+    ordered = sorted(groups, key=lambda name: (known.index(name) if name in known else len(known), name))
+    return {name: groups[name] for name in ordered}
+
+
+def drawn(front: Front) -> list[Candidate]:
+    """The candidates that a picture shows: the front, and of the others as many as can be told apart.
+
+    Those are taken evenly from the slowest to the fastest; the table and the files have all of them.
+    """
+    others = [candidate for candidate in front.candidates if not candidate.on_front]
+    every = -(-len(others) // _MOST_OFF_FRONT) or 1
+    shown = set(map(id, others[::every]))
+    return [c for c in front.candidates if c.on_front or id(c) in shown]
 
 
 def short_number(value: float) -> str:

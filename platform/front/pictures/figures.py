@@ -5,6 +5,7 @@ Plotly is imported where it is first used, so that the command starts fast.
 
 from collections.abc import Sequence
 from html import escape
+from itertools import pairwise
 from math import log10
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure, Scatter
 
 FONT = "Inter, 'Segoe UI', system-ui, -apple-system, 'Helvetica Neue', Arial, sans-serif"
+_MOST_STEPS = 500  # trials of which each has a mark in the history
 GRID, RING = "rgba(123, 135, 148, 0.28)", "#7b8794"  # seen on light and on dark pages
 CONFIG = {"displaylogo": False, "responsive": True, "modeBarButtons": [["toImage", "resetScale2d"]]}
 
@@ -153,6 +155,13 @@ def history_figure(rows: Sequence[HistoryRow]) -> "Figure":
     """Hypervolume by finished trials, by hours and by device-hours; buttons choose which."""
     from plotly.graph_objects import Figure, Scatter
 
+    if len(rows) > _MOST_STEPS:
+        # between them the line is flat
+        rows = [
+            row
+            for before, row in pairwise([None, *rows])
+            if before is None or row.hypervolume != before.hypervolume
+        ] + [rows[-1]]
     told = [(row.trials, row.hours, row.device_hours) for row in rows]
     columns = zip(*told, strict=True) if told else ((), (), ())
     figure = Figure(

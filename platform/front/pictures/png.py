@@ -20,6 +20,7 @@ from recallfront.platform.front.pictures.appearance import (
     Axis,
     axes_of,
     by_architecture,
+    drawn,
     ends_of,
     error_bars,
     mark_of,
@@ -105,8 +106,8 @@ def _draw(axes: "Axes", front: Front, architecture: str, candidates: list[Candid
     mark = mark_of(architecture)
     up, across = front.objectives[:2]
     for on_front in (False, True):
-        drawn = [c for c in candidates if c.on_front is on_front]
-        points = [point_of(front, candidate) for candidate in drawn]
+        own = [c for c in candidates if c.on_front is on_front]
+        points = [point_of(front, candidate) for candidate in own]
         style: dict[str, Any] = {"color": mark.colour, "linestyle": "none", "elinewidth": 1, "capsize": 2}
         if on_front:
             style |= {"marker": mark.marker, "markersize": 9, "markeredgecolor": "white", "zorder": 3}
@@ -115,8 +116,8 @@ def _draw(axes: "Axes", front: Front, architecture: str, candidates: list[Candid
         axes.errorbar(
             [x for x, _ in points],
             [y for _, y in points],
-            xerr=error_bars(drawn, across.reading),
-            yerr=error_bars(drawn, up.reading),
+            xerr=error_bars(own, across.reading),
+            yerr=error_bars(own, up.reading),
             **style,
         )
     axes.plot(
@@ -134,9 +135,10 @@ def _label(figure: "Figure", axes: "Axes", front: Front) -> None:
     """Name the candidates, the front's first; a label covers no point and no other label, or is left out."""
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # from here on the axes stay where they are
-    taken = [box for candidate in front.candidates for box in _mark_boxes(axes, front, candidate)]
+    candidates = drawn(front)
+    taken = [box for candidate in candidates for box in _mark_boxes(axes, front, candidate)]
     taken += _stair_boxes(axes, front)
-    first = sorted(front.candidates, key=lambda c: (c is not front.knee, not c.on_front, -c.contribution))
+    first = sorted(candidates, key=lambda c: (c is not front.knee, not c.on_front, -c.contribution))
     for candidate in first[:_MOST_LABELS]:
         text = short_label(candidate) + (" (knee)" if candidate is front.knee else "")
         note = axes.annotate(
