@@ -257,7 +257,7 @@ def _peel(points: FloatArray) -> IntArray:
 
 
 def _dominated(asked: FloatArray, points: FloatArray, besides: IntArray | None = None) -> BoolArray:
-    """Which of the points asked for (k, m) another of (n, m) dominates -> (k,); those at `besides` (k,) do not count."""
+    """Which of the points asked for (k, m) another of (n, m) dominates -> (k,), those at `besides` (k,) left out."""
     if points.shape[1] != 2:
         found = np.zeros(len(asked), dtype=bool)
         for index, own in enumerate(asked):
