@@ -271,8 +271,9 @@ def _dominated(asked: FloatArray, points: FloatArray, besides: IntArray | None =
     first, second, owner = _two_highest(points[order, 1], order)
     found = np.zeros(len(asked), dtype=bool)
     # better in the first objective and no worse in the second, or no worse in the first and better in the second
-    for side, compare in (("left", np.greater_equal), ("right", np.greater)):
-        number = np.searchsorted(across, -asked[:, 0], side=side)
+    better = np.searchsorted(across, -asked[:, 0], side="left")
+    no_worse = np.searchsorted(across, -asked[:, 0], side="right")
+    for number, compare in ((better, np.greater_equal), (no_worse, np.greater)):
         highest = first[number]
         if besides is not None:
             highest = np.where(owner[number] == besides, second[number], highest)

@@ -14,10 +14,10 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from recallfront.platform.front.candidates import Candidate, configuration_of, gather
+from recallfront.platform.front.candidates import Candidate, gather
 from recallfront.platform.front.conditions import known_names, read
 from recallfront.platform.metrics import SPREAD, metric, named_in_condition
-from recallfront.platform.results.labels import flat_knobs, label
+from recallfront.platform.results.labels import label
 from recallfront.platform.results.records import TrialRecord
 from recallfront.sweeps.base import digest
 from recallfront.sweeps.claims import CHOOSING, Measure
@@ -38,12 +38,12 @@ class Resampled:
 
     def __init__(self, trials: Sequence[TrialRecord], varying: Sequence[str]) -> None:
         trials = sorted(trials, key=lambda trial: str(trial.config.get("seed")))
-        knobs = flat_knobs(trials[0].config)
+        knobs = trials[0].knobs
         self.candidate: Candidate = gather(trials, knobs)
         self.name = label(self.candidate.architecture, {k: v for k, v in knobs.items() if k in varying})
         self._trials = trials
         # a draw depends on the configuration alone: other trials that finish change nothing of it
-        self._random = int(digest(configuration_of(trials[0]))[:16], 16)
+        self._random = int(digest(trials[0].configuration)[:16], 16)
         seeds = len(trials)
         drawn = np.random.default_rng(self._random).integers(0, seeds, (DRAWS, seeds))
         self._seeds = np.vstack([np.arange(seeds), drawn])

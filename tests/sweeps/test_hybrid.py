@@ -6,7 +6,7 @@ import jsonschema
 import pytest
 import yaml
 
-from recallfront.platform.results.labels import flat_knobs
+from recallfront.platform.results.knobs import flat_knobs
 from recallfront.sweeps.load import SpecError, parse_spec
 from recallfront.sweeps.schema import specification_schema
 from recallfront.sweeps.space import Range

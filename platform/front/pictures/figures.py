@@ -157,11 +157,8 @@ def history_figure(rows: Sequence[HistoryRow]) -> "Figure":
 
     if len(rows) > _MOST_STEPS:
         # between them the line is flat
-        rows = [
-            row
-            for before, row in pairwise([None, *rows])
-            if before is None or row.hypervolume != before.hypervolume
-        ] + [rows[-1]]
+        steps = [row for before, row in pairwise(rows) if row.hypervolume != before.hypervolume]
+        rows = [rows[0], *steps, rows[-1]]
     told = [(row.trials, row.hours, row.device_hours) for row in rows]
     columns = zip(*told, strict=True) if told else ((), (), ())
     figure = Figure(

@@ -15,7 +15,8 @@ from recallfront.platform.front.front import Front, build_front, front
 from recallfront.platform.front.history import devices, hypervolume_history
 from recallfront.platform.front.tables import as_csv, as_table
 from recallfront.platform.metrics import show
-from recallfront.platform.results.labels import architecture_of, flat_knobs, varying_knobs
+from recallfront.platform.results.knobs import flat_knobs
+from recallfront.platform.results.labels import architecture_of, varying_knobs
 from recallfront.platform.results.records import SweepRecord, TrialRecord
 from recallfront.platform.results.status import Status
 
