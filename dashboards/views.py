@@ -4,9 +4,11 @@ import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from recallfront.platform.front.candidates import Candidate, gather
+from recallfront.platform.front.claims import Judgement, judge
 from recallfront.platform.front.front import Front, build_front
 from recallfront.platform.front.history import devices
 from recallfront.platform.front.next_steps import next_commands
@@ -101,6 +103,11 @@ class SweepView:
         varying = varying_knobs(self.record.trials)
         ordered = sorted(self.record.trials, key=lambda t: (t.status is not Status.RUNNING, -t.start_time))
         return [self._trial(trial, varying) for trial in ordered]
+
+    @cached_property
+    def judgements(self) -> tuple[Judgement, ...]:
+        """The verdicts on its claims."""
+        return judge(self.record)
 
     @property
     def hypervolume(self) -> str:

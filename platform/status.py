@@ -11,7 +11,7 @@ from recallfront.platform.cluster.jobs import jobs, study_of
 from recallfront.platform.front.candidates import read_objectives
 from recallfront.platform.front.front import build_front
 from recallfront.platform.home import home_folder
-from recallfront.platform.metrics import columns_of, show
+from recallfront.platform.metrics import columns_of, duration, show
 from recallfront.platform.results.labels import trial_label, varying_knobs
 from recallfront.platform.results.records import counts_of, planned, say_counts
 from recallfront.platform.results.status import Status
@@ -19,6 +19,7 @@ from recallfront.platform.sweep.lock import driver_is_gone
 from recallfront.platform.tracking.ledger import list_sweeps
 from recallfront.platform.tracking.records import read_record
 from recallfront.platform.tracking.store import find_store
+from recallfront.sweeps.load import parse_spec, studies
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -60,6 +61,24 @@ def sweep_table(sweep: str, *, home: Path | str | None = None, tracking_uri: str
         )
     if record.with_status(Status.FINISHED):
         table.caption = f"hypervolume {build_front(record).hypervolume:,.4g}"
+    return table
+
+
+def studies_table() -> "Table":
+    """One line a study that comes with the package; its scale is where it is made to run."""
+    table = _table("study", "scale", "trials", "expected", "claims", "question")
+    for name, text in studies().items():
+        spec = parse_spec(text, source=name)
+        minutes = spec.expected_minutes
+        _add_row(
+            table,
+            name,
+            "gpu" if spec.resources.gpus else "cpu",
+            str(spec.number_of_trials),
+            duration(None if minutes is None else 60 * minutes),
+            str(len(spec.claims)),
+            spec.question,
+        )
     return table
 
 

@@ -44,6 +44,8 @@ for command in (
     fronts.front,
     fronts.pick,
     fronts.claims,
+    fronts.report,
+    sweeps.studies,
     trials.rerun,
     trials.evaluate,
     trials.lineage,

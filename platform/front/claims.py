@@ -58,6 +58,11 @@ class Judgement:
             return _short(self.value)
         return f"{_short(self.value)} [{_short(self.interval[0])}, {_short(self.interval[1])}]"
 
+    @property
+    def asked(self) -> str:
+        """What the number is compared with, such as `>= 0.05`."""
+        return f"{self.claim.comparison.op} {_short(self.claim.comparison.threshold)}"
+
 
 def claims(
     sweep: str | SweepRecord, *, home: Path | str | None = None, tracking_uri: str | None = None
@@ -143,11 +148,6 @@ def _short(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{float(f'{value:.3g}'):g}"
 
 
-def threshold_of(claim: Claim) -> str:
-    """What a claim's number is compared with, such as `>= 0.05`."""
-    return f"{claim.comparison.op} {_short(claim.comparison.threshold)}"
-
-
 def as_json(judgements: Sequence[Judgement]) -> str:
     """The verdicts as a table: MLflow shows an artifact with `columns` and `data` as one."""
     columns = ["claim", "verdict", "number", "low", "high", "threshold", "sentence", "source", "reason"]
@@ -157,7 +157,7 @@ def as_json(judgements: Sequence[Judgement]) -> str:
             j.verdict.value,
             j.value,
             *(j.interval or (None, None)),
-            threshold_of(j.claim),
+            j.asked,
             *(j.claim.sentence, j.claim.source, j.reason),
         ]
         for j in judgements

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from recallfront.platform.front.candidates import Candidate
-from recallfront.platform.front.claims import Judgement, threshold_of
+from recallfront.platform.front.claims import Judgement
 from recallfront.platform.front.front import Front
 from recallfront.platform.metrics import columns_of, show, title_of_objective
 from recallfront.platform.results.labels import show_knob
@@ -60,7 +60,7 @@ def claims_table(judgements: Sequence[Judgement]) -> Table:
     for judged in judgements:
         lines = [judged.claim.sentence, *([f"  {judged.reason}"] if judged.reason else [])]
         name = "\n".join([judged.claim.id, *lines])
-        cells = (name, judged.verdict.value, judged.number, threshold_of(judged.claim))
+        cells = (name, judged.verdict.value, judged.number, judged.asked)
         table.add_row(*map(Text, cells))
     return table
 

@@ -59,6 +59,19 @@ def claims(sweep: Sweep, home: Home = None, tracking_uri: TrackingUri = None) ->
     Console(width=table_width()).print(claims_table(judgements))
 
 
+def report(
+    sweep: Sweep,
+    out: Annotated[Path, typer.Option(help="Folder to write to; made if need be.")],
+    home: Home = None,
+    tracking_uri: TrackingUri = None,
+) -> None:
+    """Write the report of a sweep: a self-contained HTML page, Markdown, and its figures as SVG and PNG."""
+    from recallfront.platform.front.pictures.report import write_report
+
+    for kind, path in write_report(sweep, out, home=home, tracking_uri=tracking_uri).items():
+        print(f"{kind}: {path}")
+
+
 def pick(
     sweep: Sweep,
     home: Home = None,

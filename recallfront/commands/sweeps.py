@@ -45,6 +45,15 @@ def run(
         sys.exit(1)
 
 
+def studies() -> None:
+    """List the studies that come with recallfront."""
+    from rich.console import Console
+
+    from recallfront.platform.status import studies_table
+
+    Console(width=table_width()).print(studies_table())
+
+
 def submit(
     file: Annotated[str, typer.Argument(help="Name of a study that comes with recallfront, or a YAML file.")],
     address: Annotated[

@@ -37,6 +37,18 @@ def test_counts_and_state(make_record: MakeRecord) -> None:
     }
 
 
+def test_the_page_has_the_verdicts_on_the_sweep_s_claims(make_record: MakeRecord) -> None:
+    asked = {
+        "id": "a",
+        "sentence": "It learns.",
+        "measures": {"most": "best recall"},
+        "condition": "most > 0.5",
+    }
+    record = make_record(tags={"status": "finished"})
+    view = view_of(replace(record, spec=record.spec | {"claims": [asked | {"seeds": 2}]}), "7")
+    assert [(judged.verdict.value, judged.asked) for judged in view.judgements] == [("supported", "> 0.5")]
+
+
 def test_what_a_driver_left_is_neither_running_nor_failed(make_record: MakeRecord) -> None:
     left = (Status.DIVERGED, Status.LOST, Status.RUNNING)
     killed = view_of(make_record(17, left, tags={"status": "running"}), "7", driverless=True)

@@ -19,12 +19,12 @@ def sweep_note(run_id: str, front: Front) -> str:
         "| --- " * (len(heads) + 1) + "|",
     ]
     for member in front.members:
-        name = _plain(member.label) + (" (knee)" if member is front.knee else "")
+        name = plain(member.label) + (" (knee)" if member is front.knee else "")
         lines.append(f"| {name} | " + " | ".join(map(member.describe, columns)) + " |")
     return "\n".join(lines)
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Text that Markdown and HTML take as it stands."""
     marks = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "|": "&#124;"} | {mark: "\\" + mark for mark in "\\`*[]"}
     return "".join(marks.get(letter, letter) for letter in text)

@@ -29,7 +29,7 @@ from recallfront.platform.tracking.client import open_client
 from recallfront.platform.tracking.ledger import read_sweep
 from recallfront.platform.tracking.writer import TrackingWriter
 from recallfront.platform.trial.workplace import Workplace
-from recallfront.sweeps import SweepSpec
+from recallfront.sweeps import SweepSpec, load_spec
 from recallfront.sweeps.data import prepare
 from recallfront.terminal import show_result
 from tests.platform.specs import tiny, tiny_spec
@@ -101,6 +101,16 @@ def test_a_claim_can_be_added_to_a_finished_sweep(
     assert "claims.json" in [artifact.path for artifact in client.list_artifacts(run_id)]
     assert run(["claims", "tiny", "--home", str(swept.home)]) == 0
     assert "supported" in capsys.readouterr().out
+
+
+def test_the_report_of_a_sweep_tells_how_to_run_it_again(swept: SweepResult, tmp_path: Path) -> None:
+    assert run(["report", "tiny", "--out", str(tmp_path / "out"), "--home", str(swept.home)]) == 0
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    pictures = {f"{name}.{kind}" for name in ("front", "curves") for kind in ("svg", "png")}
+    assert pictures | {"report.md", "report.html", "specification.yaml"} <= names
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert f"| sweep | {swept.record.sweep_key} |" in text and "recallfront run specification.yaml" in text
+    assert load_spec(str(tmp_path / "out" / "specification.yaml")).key == swept.record.sweep_key
 
 
 def test_every_command_that_a_run_prints_works(
