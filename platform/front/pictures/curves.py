@@ -82,8 +82,8 @@ def kinds_of(candidates: Sequence[Candidate]) -> Kinds | None:
         return None
     shared = commonprefix(chosen).rpartition("_")[0] + "_"
     title = "tokens of a row" if lengths else shared.removeprefix("recall_").replace("_", " ").strip()
-    names = {name: name.removeprefix(shared).replace("_", " ") for name in chosen}
-    return Kinds(names, title or "rows")
+    short = {name: name.removeprefix(shared).replace("_", " ") for name in chosen}
+    return Kinds(short, title or "rows")
 
 
 def kinds_picture(candidates: Sequence[Candidate], kinds: Kinds) -> "Figure":
