@@ -5,6 +5,7 @@
 
 import glob
 import json
+import sysconfig
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
@@ -14,6 +15,8 @@ from pydantic import Field, model_validator
 from recallfront.sweeps.base import Frozen, SpecError, canonical_json, digest
 
 _PIECE = 2**16  # characters; longer documents are read and tokenized in pieces, cut where a line ends
+# in a pattern: text that every machine has
+_PYTHON = "{python}"
 TABLES = (".jsonl", ".json", ".parquet")  # of rows with named columns
 
 
@@ -30,7 +33,7 @@ class TextSource(Frozen):
     files: tuple[str, ...] | str | None = Field(
         default=None,
         description="Patterns of files: JSON lines (`.jsonl`, `.json`) and Parquet with a column of text, anything "
-        "else as plain text in UTF-8.",
+        "else as plain text in UTF-8. `{python}` stands for the folder of Python's own sources.",
     )
     documents: Literal["file", "paragraph", "line"] = Field(
         default="file",
@@ -81,6 +84,7 @@ class TextSource(Frozen):
         patterns = (self.files,) if isinstance(self.files, str) else self.files or ()
         found = []
         for pattern in patterns:
+            pattern = pattern.replace(_PYTHON, glob.escape(sysconfig.get_path("stdlib")))
             matches = [Path(name) for name in sorted(glob.glob(pattern, recursive=True))]
             matches = [path for path in matches if path.is_file()]
             if not matches:

@@ -230,6 +230,11 @@ def test_bytes_are_tokens() -> None:
     assert found.tolist() == [97, 195, 169] and ByteTokenizer().decode([97, 195, 169, END, 195]) == "aé\ufffd"
 
 
+def test_python_s_own_sources_are_text_that_every_machine_has() -> None:
+    (piece,) = TextSource(files="{python}/this.py").pieces()
+    assert "Gur Mra bs Clguba" in piece.text and piece.ends
+
+
 def test_changed_files_are_stored_anew(corpus: Path, tmp_path: Path) -> None:
     file = tmp_path / "in.txt"
     own = task(corpus, source={"files": str(file), "documents": "line"})
