@@ -4,6 +4,7 @@ import pytest
 
 from recallfront.platform.metrics import named_in_condition
 from recallfront.sweeps.load import load_spec, studies
+from recallfront.sweeps.tasks.forgetting_mqar import ForgettingMQAR
 
 # both scales of each: on two cores, and on a GPU
 TRIALS = {
@@ -43,5 +44,6 @@ def test_a_claim_about_rows_names_rows_that_the_study_tests(name: str) -> None:
             at = metric.rpartition("_at_")[2] if "_at_" in metric else None
             assert at is None or at in lengths, (claim.id, metric)
             if "_updates_" in metric:
-                segments = {rows.segment for rows in spec.task.test}  # type: ignore[union-attr]
+                assert isinstance(spec.task, ForgettingMQAR)
+                segments = {rows.segment for rows in spec.task.rows_of("test")}
                 assert metric.removeprefix("recall_") in segments, (claim.id, metric)
