@@ -11,7 +11,7 @@ $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --no-co
 $(BIN)/python -m compileall -qq -j 0 -x '/tests/' .venv/lib || true
 endef
 
-.PHONY: setup demo test beside lint docs bench kernels-report gpu clean
+.PHONY: setup demo test beside lint attack docs bench kernels-report gpu clean
 
 setup: .venv/.developer
 
@@ -40,6 +40,11 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m mypy
+
+attack: SECONDS ?= 600
+attack: SEED ?= 0
+attack: setup  ## each kind of attack for so many seconds, from this seed: odd specifications, kills, damaged files
+	ATTACK_SECONDS=$(SECONDS) ATTACK_SEED=$(SEED) $(PYTEST) -s -m attack tests/attack
 
 docs: .venv/.user  ## the pages that are generated: every key of a sweep, its JSON schema, the public names
 	$(BIN)/python -m recallfront.sweeps.documentation > docs/specification.md

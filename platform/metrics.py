@@ -19,6 +19,7 @@ from recallfront.sweeps.objectives import Objective, ObjectiveMetric
 SPREAD: Final = "_spread"  # ends the name of a measurement's own spread
 BUSY_CORES: Final = "busy_cores"  # that other processes kept busy as a measurement began
 IDLE_CORES: Final = 0.3  # up to so many of them a machine counts as quiet
+MEASURED_AGAIN: Final = "measured_again"  # times that a measurement in doubt was repeated after the trials
 
 
 @dataclass(frozen=True)
@@ -88,11 +89,20 @@ METRICS: Final = (
     ),
     Metric("materialised_state_bytes", "state, materialised", unit="bytes", detail=True),
     Metric(BUSY_CORES, "cores busy beside the measurement", join=max),
+    Metric(MEASURED_AGAIN, "times measured again", join=max),
     Metric("parameters", detail=True, rerun="final"),
     Metric("*_bytes", "{}", unit="bytes"),
     Metric("*_seconds", "{} time", unit="seconds"),
 )
 THROUGHPUTS: Final = ("prefill_tokens_per_second", "decode_tokens_per_second", "train_tokens_per_second")
+
+
+def most_rate_spread(target: float) -> float:
+    """The relative spread of a rate that a protocol allows whose `target` is about that of seconds.
+
+    From half their p20..p80 width, s of the median, 1/seconds has at most s / (1 - 2 s).
+    """
+    return target / (1 - 2 * target) if target < 0.5 else inf
 
 
 @lru_cache(maxsize=1024)

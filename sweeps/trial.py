@@ -90,7 +90,11 @@ class MeasurementConfig(Frozen):
     train_length: int = Field(default=256, ge=1, le=2**24, description="Tokens per row of a training step.")
     repeats: int = Field(default=5, ge=3, description="Interleaved repeats; the medians are reported.")
     max_repeats: int = Field(
-        default=15, ge=3, description="Most repeats, as long as the spread is above the target."
+        default=15,
+        ge=3,
+        description="Most repeats, as long as the spread is above the target. If it is above `repeats`, a measurement "
+        "that misses the target or ran beside other work is made once more after the trials, and when the sweep is "
+        "run again.",
     )
     target_spread: float = Field(
         default=0.03, gt=0, description="Spread to reach: half the p20..p80 width over the median."

@@ -1,6 +1,7 @@
 """The order of the tests, and a sweep as it could have been, with every kind of trial in it."""
 
-from collections.abc import Callable
+import gc
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,14 @@ from recallfront.platform.results.status import Status
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The platform's long tests first: of two processes one has them, with a Ray at a time, the other the rest."""
     items.sort(key=lambda item: "platform" not in item.path.relative_to(item.config.rootpath).parts)
+
+
+@pytest.fixture(scope="module")
+def quick_collections() -> Iterator[None]:
+    """Every measurement collects garbage: not through all of torch, Ray and MLflow, which takes half a second."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 SPEC = {

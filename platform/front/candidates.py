@@ -9,7 +9,16 @@ from typing import Any, Final
 import numpy as np
 
 from recallfront.platform.errors import UsageError
-from recallfront.platform.metrics import BUSY_CORES, IDLE_CORES, SPREAD, THROUGHPUTS, metric, show, title_of
+from recallfront.platform.metrics import (
+    BUSY_CORES,
+    IDLE_CORES,
+    SPREAD,
+    THROUGHPUTS,
+    metric,
+    most_rate_spread,
+    show,
+    title_of,
+)
 from recallfront.platform.pareto import FloatArray
 from recallfront.platform.results.labels import architecture_of, label
 from recallfront.platform.results.records import TrialRecord
@@ -113,12 +122,8 @@ def _relative_spread(trial: TrialRecord, name: str) -> float:
 
 
 def _most_spread(trial: TrialRecord) -> float:
-    """The relative spread of a rate that its protocol allows; the protocol is about that of seconds.
-
-    From half their p20..p80 width, s of the median, 1/seconds has at most s / (1 - 2 s).
-    """
-    target = float(trial.config.get("measurement", {}).get("target_spread", _TARGET_SPREAD))
-    return target / (1 - 2 * target) if target < 0.5 else math.inf
+    target = trial.config.get("measurement", {}).get("target_spread", _TARGET_SPREAD)
+    return most_rate_spread(float(target))
 
 
 def gather(trials: Sequence[TrialRecord], knob_names: Iterable[str] = ()) -> Candidate:

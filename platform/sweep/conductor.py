@@ -2,8 +2,11 @@
 
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
+from recallfront.platform.metrics import MEASURED_AGAIN
 from recallfront.platform.results.records import SweepRecord, TrialRecord
 from recallfront.platform.results.reports import Report
 from recallfront.platform.results.status import Lost, Status
@@ -138,6 +141,20 @@ class Conductor:
             self.ran += 1
         self.changed.set()
         return report.status
+
+    def measured_again(
+        self, trial: TrialRecord, numbers: Mapping[str, float], details: Mapping[str, Any]
+    ) -> bool:
+        """Take the metrics of a second measurement for a finished trial; whether they are others than it had."""
+        if numbers.items() <= trial.metrics.items():
+            return False
+        times = int(trial.metrics.get(MEASURED_AGAIN, 0)) + 1
+        numbers = {**numbers, MEASURED_AGAIN: float(times)}
+        with self._lock:
+            self._trials[trial.trial_key] = replace(trial, metrics=trial.metrics | numbers)
+        self.recorder.measured_again(trial.trial_key, numbers, details, step=self.spec.training.steps + times)
+        self.changed.set()
+        return True
 
     def interrupted(self) -> None:
         """The driver is asked to stop: running trials are lost for now, and the same sweep resumes them later."""

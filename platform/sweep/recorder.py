@@ -128,6 +128,18 @@ class Recorder:
         """Record that a trial was lost and runs for the `attempts`-th time."""
         self._writer.tags(self.run_key(trial_key), {f"{TAG}attempts": str(attempts)})
 
+    def knows(self, trial_key: str) -> bool:
+        """Whether the run of a trial was opened in this home, and can be written to."""
+        return self._writer.knows(self.run_key(trial_key))
+
+    def measured_again(
+        self, trial_key: str, figures: Mapping[str, float], details: Mapping[str, Any], *, step: int
+    ) -> None:
+        """Record the figures of a second measurement, at a step above that of the ones before."""
+        key, at = self.run_key(trial_key), now_ms()
+        self._writer.metrics(key, [(name, value, step, at) for name, value in figures.items()])
+        self._writer.text(key, json.dumps(details, indent=1), "measurement.json")
+
     def run_id(self, trial_key: str) -> str:
         """The MLflow run of a trial, or "" as long as the server has not made it."""
         return self._writer.run_id(self.run_key(trial_key)) or ""

@@ -36,6 +36,7 @@ from recallfront.platform.sweep.lock import only_driver
 from recallfront.platform.sweep.progress import Progress
 from recallfront.platform.sweep.publisher import Publisher
 from recallfront.platform.sweep.recorder import Recorder
+from recallfront.platform.sweep.second_measurement import measure_again
 from recallfront.platform.sweep.variables import passed_over
 from recallfront.platform.tracking.ledger import UnknownRecord, read_sweep
 from recallfront.platform.tracking.store import prepare_store
@@ -125,6 +126,7 @@ def _run_sweep(
             conductor, publisher = _set_up(spec, place, writer, uri, collect(folder))
             try:
                 _run(conductor, publisher, place, address, console)
+                again = measure_again(conductor, place, joined=address is not None)
             except (KeyboardInterrupt, RayLost):
                 conductor.interrupted()
                 writer.flush(_FAREWELL_SECONDS)
@@ -149,7 +151,7 @@ def _run_sweep(
         undelivered=undelivered,
         refused=refused,
         spool=spool,
-        notes=tuple(conductor.notes),
+        notes=(*conductor.notes, *filter(None, [again])),
         judgements=judgements,
     )
 

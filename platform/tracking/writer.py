@@ -164,8 +164,12 @@ class TrackingWriter:
             self._last_moment = max(self._last_moment + 1, time.time_ns() // 1_000_000)
             return self._last_moment
 
+    def knows(self, run_key: str) -> bool:
+        """Whether a run was opened on this spool, now or by an earlier writer."""
+        return self._spool.knows(run_key)
+
     def _require(self, run_key: str) -> None:
-        if not self._spool.knows(run_key):
+        if not self.knows(run_key):
             raise ValueError(f"run {run_key!r} was not opened on this spool")
 
     def _append(self, run_key: str, *events: tuple[str, int, Any]) -> None:

@@ -21,11 +21,10 @@ from recallfront.platform.errors import one_line, root_cause
 from recallfront.platform.home import check_files, file_digests, write_whole
 from recallfront.platform.lineage.code_version import code_version
 from recallfront.platform.lineage.environment import collect
-from recallfront.platform.metrics import BUSY_CORES
 from recallfront.platform.results.reports import Report
 from recallfront.platform.results.status import Status, TrialFailure
 from recallfront.platform.trial.engine import prepare_process, whole_weights
-from recallfront.platform.trial.measure import measured
+from recallfront.platform.trial.measure import as_metrics, measured
 from recallfront.platform.trial.quiet import Device
 from recallfront.platform.trial.start import merge_adapters, starting_model
 from recallfront.platform.trial.training import Training, remove_checkpoint
@@ -146,9 +145,7 @@ def _measure(
         code_version=place.code_version,
         fresh=place.remeasure,
     )
-    details = found.pop("measurement")
-    found[BUSY_CORES] = details["neighbours_cores_busy"]
-    return {name: float(value) for name, value in found.items()}, details
+    return as_metrics(found)
 
 
 def _finish(

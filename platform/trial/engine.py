@@ -41,7 +41,7 @@ def prepare_process(*, threads: int, use_gpu: bool) -> None:
     if not dist.is_initialized():
         store = dist.HashStore()  # type: ignore[attr-defined]
         dist.init_process_group("nccl" if use_gpu else "gloo", store=store, rank=0, world_size=1)
-    with _without("mlflow"):
+    with _without("mlflow"), silent_linker():
         import deepspeed
 
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
@@ -62,6 +62,27 @@ def _without(module: str) -> Iterator[None]:
         yield
     finally:
         del sys.modules[module]
+
+
+@contextmanager
+def silent_linker() -> Iterator[None]:
+    """Programs that are started say nothing on stderr: DeepSpeed links against libraries to see whether they are there.
+
+    It hides the errors itself from where `sys.stderr` writes, which in a notebook is not where programs do.
+    """
+    try:
+        kept = os.dup(2)
+    except OSError:  # it is closed
+        yield
+        return
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    os.close(nowhere)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def learning_rate_ratio(training: TrainingConfig, step: int) -> float:

@@ -7,7 +7,7 @@ import gc
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from recallfront.models import build
 from recallfront.models.decoding.decode_graph import DecodeGraph
 from recallfront.platform.errors import one_line
 from recallfront.platform.home import write_whole
-from recallfront.platform.metrics import IDLE_CORES, THROUGHPUTS
+from recallfront.platform.metrics import BUSY_CORES, IDLE_CORES, SPREAD, THROUGHPUTS, most_rate_spread
 from recallfront.platform.trial.quiet import Device
 from recallfront.sweeps.base import digest, seal, unseal
 from recallfront.sweeps.trial import MeasurementConfig, TrialConfig
@@ -65,11 +65,51 @@ def measured(
             return cached
         with device.alone():
             figures = _measure(config, device.name, folder / f"reference-{_reference_key(config, kind)}.json")
-        figures["measurement"] |= {"device": kind, "torch": torch.__version__, "code_version": code_version}
+        details = figures["measurement"]
+        details |= {"device": kind, "torch": torch.__version__, "code_version": code_version}
+        damages = [damage, details.pop("notice", None)]
         write_whole(path, seal(figures))
-    if damage:
-        figures["measurement"]["notice"] = damage
+    if any(damages):
+        details["notice"] = "; ".join(filter(None, damages))
     return figures
+
+
+def measured_again(
+    config: TrialConfig, *, device: Device, folder: Path, code_version: str
+) -> dict[str, Any] | None:
+    """A second measurement in the place of a cached one in doubt, if it is the better one; figures as of `measured`.
+
+    None if this kind of device has none in the cache: figures of another are not comparable. A cached one that is not
+    in doubt, as a second sweep may have left it, is the answer as it is.
+    """
+    path = folder / f"{measurement_key(config, device_kind(device.name), code_version)}.json"
+    before, _ = _read_cached(path)
+    if before is None or not in_doubt(before, config):
+        return before
+    figures = measured(config, device=device, folder=folder, code_version=code_version, fresh=True)
+    if _doubt(figures) < _doubt(before):
+        return figures
+    write_whole(path, seal(before))
+    return before
+
+
+def as_metrics(figures: dict[str, Any]) -> tuple[dict[str, float], dict[str, Any]]:
+    """A measurement as the metrics of a trial, and what describes the measurement itself."""
+    details = figures["measurement"]
+    numbers = figures | {BUSY_CORES: details["neighbours_cores_busy"]}
+    return {name: float(value) for name, value in numbers.items() if name != "measurement"}, details
+
+
+def in_doubt(figures: Mapping[str, Any], config: TrialConfig) -> bool:
+    """Whether a measurement was made beside other work, or missed the spread that its protocol asks for."""
+    busy, spread = _doubt(figures)
+    return busy or spread > most_rate_spread(config.measurement.target_spread)
+
+
+def _doubt(figures: Mapping[str, Any]) -> tuple[bool, float]:
+    """Whether other work ran beside, and the largest relative spread: the less of both, the better."""
+    busy = figures[BUSY_CORES] if BUSY_CORES in figures else figures["measurement"]["neighbours_cores_busy"]
+    return busy > IDLE_CORES, max(figures[f"{name}{SPREAD}"] / figures[name] for name in THROUGHPUTS)
 
 
 def _reference_key(config: TrialConfig, kind: str) -> str:
@@ -124,7 +164,8 @@ def _measure(config: TrialConfig, device_name: str, nominal_path: Path) -> dict[
     reference = np.array(seconds["reference"])
     middle = float(np.median(reference))
     quiet = busy <= IDLE_CORES and _relative_spread(reference) <= protocol.target_spread
-    slowdown = middle / _nominal_seconds(nominal_path, middle, quiet=quiet)
+    nominal, damage = _nominal_seconds(nominal_path, middle, quiet=quiet)
+    slowdown = middle / nominal
     for name in THROUGHPUTS:
         rates = work.tokens_of[name] / np.array(seconds[name]) * slowdown
         low, rate, high = np.percentile(rates, [20, 50, 80])
@@ -141,7 +182,7 @@ def _measure(config: TrialConfig, device_name: str, nominal_path: Path) -> dict[
         "reference_spread": _relative_spread(reference),
         "neighbours_cores_busy": busy,
         "threads": torch.get_num_threads(),
-    }
+    } | ({"notice": damage} if damage else {})
     del model, work
     gc.collect()
     return figures
@@ -235,21 +276,24 @@ def _seconds(run: Callable[[], None], device: torch.device) -> float:
     return float(begin.elapsed_time(end)) / 1e3
 
 
-def _nominal_seconds(path: Path, seconds: float, *, quiet: bool) -> float:
+def _nominal_seconds(path: Path, seconds: float, *, quiet: bool) -> tuple[float, str | None]:
     """What the reference workload takes on this kind of device: as the first quiet measurement of this home found it.
 
     Machines change speed: a shared host, a hot chip. Figures of different hours are made comparable by the ratio of
     the reference's time to this one, which is recorded as `slowdown`. A measurement with other load beside it sets the
-    scale only until a quiet one does.
+    scale only until a quiet one does. If the scale was damaged it is set anew, and the second value says so.
     """
+    damage = None
     try:
         scale = unseal(path.read_bytes())
         if scale["quiet"] or not quiet:
-            return float(scale["seconds"])
-    except (OSError, ValueError, TypeError, KeyError):
-        pass  # there is none, or a damaged one
+            return float(scale["seconds"]), None
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        damage = f"the damaged scale of throughput was set anew ({path.name}: {one_line(error)})"
     write_whole(path, seal({"seconds": seconds, "quiet": quiet}))
-    return seconds
+    return seconds, damage
 
 
 def _relative_spread(values: "np.ndarray[Any, np.dtype[np.float64]]") -> float:

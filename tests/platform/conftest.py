@@ -1,6 +1,5 @@
 """What several of the platform's tests share."""
 
-import gc
 from collections.abc import Iterator
 
 import pytest
@@ -19,11 +18,3 @@ def local_ray() -> Iterator[None]:
     """One Ray of two CPUs for all sweeps of a module: each would start its own, which takes 4 s."""
     with small_ray():
         yield
-
-
-@pytest.fixture(scope="module")
-def quick_collections() -> Iterator[None]:
-    """Every measurement collects garbage: not through all of torch, Ray and MLflow, which takes half a second."""
-    gc.freeze()
-    yield
-    gc.unfreeze()

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from recallfront.platform.clean import clean
 from recallfront.platform.lineage.environment import collect
+from recallfront.platform.metrics import BUSY_CORES, MEASURED_AGAIN
 from recallfront.platform.results.records import SweepRecord, TrialRecord, count
 from recallfront.platform.results.reports import Report
 from recallfront.platform.results.status import COUNTED, Lost, Status
@@ -24,8 +25,11 @@ from recallfront.platform.sweep.progress import Progress, best_trial
 from recallfront.platform.sweep.publisher import Publisher
 from recallfront.platform.sweep.recorder import Recorder
 from recallfront.platform.sweep.run import _proposals
+from recallfront.platform.sweep.second_measurement import measure_again
 from recallfront.platform.tracking.ledger import read_sweep
 from recallfront.platform.tracking.writer import TrackingWriter
+from recallfront.platform.trial import measure
+from recallfront.platform.trial.quiet import Device
 from recallfront.platform.trial.workplace import Workplace, trial_folder
 from recallfront.sweeps import SweepSpec
 from recallfront.sweeps.data import prepare
@@ -307,3 +311,32 @@ def test_without_a_terminal_progress_is_plain_lines(stage: Stages, monkeypatch: 
             shown._done.wait(0.05)
     lines = text.getvalue().splitlines()
     assert len(lines) >= 2 and all("0 of 2 finished" in line for line in lines)
+
+
+def test_a_measurement_in_doubt_is_made_again_after_the_trials(
+    stage: Stages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    busy = 2.0
+    monkeypatch.setattr(measure, "_seconds", lambda run, device: run() or 0.01)
+    monkeypatch.setattr(measure, "_wait_for_idle_neighbours", lambda threads: busy)
+    place = Workplace(home=tmp_path, data=tmp_path, data_digest="d", code_version="c")
+    sweep = stage(
+        space=[{"architecture": "window", "window_size": 4}], seeds=[0, 1], measurement={"max_repeats": 4}
+    )
+    for name in ("a", "b"):
+        config = sweep.start(name).config
+        with closing(Device("cpu", tmp_path / "locks")) as device:
+            figures = measure.measured(config, device=device, folder=place.measurements, code_version="c")
+        numbers, _ = measure.as_metrics(figures)
+        sweep.conductor.report(name, Report(step=20, figures=FIGURES | numbers, status=Status.FINISHED))
+        sweep.conductor.ended(name)
+    monkeypatch.setattr(sweep.conductor, "out_of_budget", lambda: True)
+    assert measure_again(sweep.conductor, place, joined=False) is None
+    monkeypatch.undo()
+    monkeypatch.setattr(measure, "_seconds", lambda run, device: run() or 0.01)
+    monkeypatch.setattr(measure, "_wait_for_idle_neighbours", lambda threads: 0.0)
+    told = measure_again(sweep.conductor, place, joined=False)
+    assert told is not None and "2 trials have better figures, 0 are still in doubt" in told
+    for trials in (sweep.stored().trials, sweep.conductor.record().trials):
+        assert [(t.metrics[MEASURED_AGAIN], t.metrics[BUSY_CORES]) for t in trials] == [(1, 0), (1, 0)]
+    assert measure_again(sweep.conductor, place, joined=False) is None, "nothing is in doubt any more"

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from recallfront.platform.trial.engine import (
     make_engine,
     prepare_process,
     save_checkpoint,
+    silent_linker,
     whole_weights,
 )
 from recallfront.sweeps.trial import TrainingConfig
@@ -154,3 +156,11 @@ def test_preparing_again_only_sets_the_threads() -> None:
     prepare_process(threads=2, use_gpu=False)
     assert torch.get_num_threads() == 2 and torch.distributed.group.WORLD is group
     prepare_process(threads=1, use_gpu=False)
+
+
+def test_what_probes_link_is_not_heard(capfd: pytest.CaptureFixture[str]) -> None:
+    """As in a notebook, where `sys.stderr` is not descriptor 2: DeepSpeed's probes hide the former alone."""
+    with silent_linker():
+        subprocess.run(["sh", "-c", "echo ld: cannot find -laio >&2"], check=True)
+    subprocess.run(["sh", "-c", "echo after >&2"], check=True)
+    assert capfd.readouterr().err == "after\n"
