@@ -262,14 +262,19 @@ def check_place(section: str, settings: object) -> None:
     for key, value in settings.items() if isinstance(settings, Mapping) else ():
         field = TrainingConfig.model_fields.get(key) if section == "training" else None
         knob = f"{TRAINING_PREFIX}{key}" if field is not None else key
-        # the two betas are one value
-        is_one = field is not None and get_origin(field.annotation) is tuple
-        if isinstance(value, Mapping) or (isinstance(value, list) and not is_one):
+        # the two betas are one value, and so is what has keys of its own
+        is_one = field is not None and (get_origin(field.annotation) is tuple or _has_keys(field.annotation))
+        if isinstance(value, Mapping | list) and not is_one:
             rest = f"={shown(value)}: must be one value; put what is explored under space, as {knob}"
             raise told((section, key), value, rest)
         if section == "training" and field is None and _is_of_a_model(key):
             rest = ": is a setting of the model; put it under space, or under model if all blocks share it"
             raise told((section, key), value, rest)
+
+
+def _has_keys(annotation: Any) -> bool:
+    """Whether a value is a mapping with keys that are declared."""
+    return any(isinstance(kind, type) and issubclass(kind, BaseModel) for kind in get_args(annotation))
 
 
 def _is_of_a_model(key: str) -> bool:

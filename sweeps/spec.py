@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from recallfront.models.configs.explain import explain
+from recallfront.models.configs.explain import explain, told
 from recallfront.sweeps.base import Frozen, canonical_json, digest
 from recallfront.sweeps.claims import Claim
 from recallfront.sweeps.objectives import Objective
@@ -26,6 +26,7 @@ from recallfront.sweeps.space import (
 from recallfront.sweeps.start import StartConfig
 from recallfront.sweeps.tasks.registry import TaskConfig
 from recallfront.sweeps.trial import (
+    is_unset,
     MeasurementConfig,
     ResourceConfig,
     TrainingConfig,
@@ -34,7 +35,7 @@ from recallfront.sweeps.trial import (
 
 MAY_CHANGE = (  # between two runs of one sweep, beside the search's number of trials
     *("description", "question", "expected_minutes", "claims"),
-    *("concurrent", "retries", "budget_hours"),
+    *("concurrent", "retries", "budget"),
 )
 _LARGEST_GRID = 100_000  # trials of one block
 
@@ -42,8 +43,10 @@ _LARGEST_GRID = 100_000  # trials of one block
 class SearchConfig(Frozen):
     """How configurations are chosen."""
 
-    method: Literal["grid", "random", "tpe", "nsga2", "gp"] = Field(
-        default="grid", description="Every configuration in turn, or one of Optuna's samplers."
+    method: Literal["grid", "random", "tpe", "nsga2", "gp", "front"] = Field(
+        default="grid",
+        description="Every configuration in turn, one of Optuna's samplers, or `front`: by the gain of hypervolume that "
+        "a model of recall expects for each training step.",
     )
     trials: int | None = Field(
         default=None,
@@ -54,24 +57,31 @@ class SearchConfig(Frozen):
     startup_trials: int | None = Field(
         default=None,
         ge=1,
-        description="Configurations that `tpe` and `gp` draw at random before they use results; null is 10.",
+        description="Configurations that `tpe`, `gp` and `front` draw at random before they use results; null is 10.",
     )
     population: int | None = Field(
         default=None,
         ge=2,
         description="Configurations in a generation of `nsga2`, the first of them drawn at random; null is 16.",
     )
-
+    skip_dominated: bool = Field(
+        default=False,
+        description="Whether a configuration is not trained if finished ones dominate it even at a recall of 1: it is "
+        "recorded as `dominated` once its throughput is known. `front` always does so.",
+    )
     @property
     def drawn_at_random(self) -> int | None:
         """How many configurations the method draws before it uses results; None for one that never does."""
         if self.method == "nsga2":
             return self.population or 16
-        return (self.startup_trials or 10) if self.method in ("tpe", "gp") else None
+        return (self.startup_trials or 10) if self.method in ("tpe", "gp", "front") else None
 
     @model_validator(mode="after")
     def _settings_of_the_method(self) -> Self:
-        for name, methods in (("startup_trials", ("tpe", "gp")), ("population", ("nsga2",))):
+        for name, methods in (
+            ("startup_trials", ("tpe", "gp", "front")),
+            ("population", ("nsga2",)),
+        ):
             value = getattr(self, name)
             if value is not None and self.method not in methods:
                 raise ValueError(
@@ -89,7 +99,11 @@ class SearchConfig(Frozen):
 
 
 class EarlyStopping(Frozen):
-    """Multi-objective successive halving (arXiv:2106.12639): only the best by non-dominated rank pass a rung."""
+    """Successive halving among rivals, which are as good in everything but recall.
+
+    A trial ends at a rung if it is behind them and, by the curves of its architecture's finished trials, cannot become
+    better than one of them that has finished.
+    """
 
     first_rung_steps: int = Field(
         ge=1, description="Training steps before the first comparison; must be below `training.steps`."
@@ -97,7 +111,35 @@ class EarlyStopping(Frozen):
     reduction: int = Field(
         default=3,
         ge=2,
-        description="One configuration in this many passes a rung, and each rung has this many times the steps.",
+        description="One rival in this many passes a rung in any case, and each rung has this many times the steps.",
+    )
+    patience: int | None = Field(
+        default=None,
+        ge=1,
+        exclude_if=is_unset,
+        description="Rungs in a row at which a trial must fail before it is stopped; null is 1.",
+    )
+
+
+class BudgetConfig(Frozen):
+    """When a sweep ends before its search does, over all of its runs: no trial starts once one of these is used up."""
+
+    hours: float | None = Field(default=None, gt=0, description="Hours of wall time.")
+    device_hours: float | None = Field(
+        default=None, gt=0, description="Hours of all trials together, times the devices of each."
+    )
+    trials: int | None = Field(
+        default=None, ge=1, description="Trials that have been run, however they ended."
+    )
+    training_steps: int | None = Field(default=None, ge=1, description="Training steps of all trials together.")
+    min_gain: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="Share of the hypervolume that `gain_trials` trials in a row must add at least.",
+    )
+    gain_trials: int = Field(
+        default=20, ge=1, description="Finished or pruned trials in a row that `min_gain` is about."
     )
 
 
@@ -144,13 +186,23 @@ class SweepSpec(Frozen):
         default=None, ge=1, description="Most trials at once; null is as many as the cluster holds."
     )
     retries: int = Field(default=2, ge=0, description="How many times a lost trial is run again.")
-    budget_hours: float | None = Field(
-        default=None, gt=0, description="No trial starts after this many hours, over all runs of the sweep."
+    budget: BudgetConfig = Field(
+        default=BudgetConfig(), description="What the sweep may take; without it, its search alone ends it."
     )
     claims: tuple[Claim, ...] = Field(
         default=(),
         description="What is asked of the finished trials; claims can be added to a finished sweep.",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_budget(cls, values: Any) -> Any:
+        """Refuse the key that hours had before there was a budget; that it is null is told by records of then."""
+        if not isinstance(values, Mapping) or "budget_hours" not in values:
+            return values
+        if (hours := values["budget_hours"]) is not None:
+            raise told(("budget_hours",), hours, f"={hours!r}: is now written as budget: {{hours: {hours}}}")
+        return {key: value for key, value in values.items() if key != "budget_hours"}
 
     @model_validator(mode="before")
     @classmethod
@@ -167,6 +219,11 @@ class SweepSpec(Frozen):
         metrics = [o.metric for o in self.objectives]
         if len(set(metrics)) < len(metrics):
             raise ValueError(f"objectives={metrics}: each metric may appear only once")
+        recalls = [o.metric for o in self.objectives if o.is_on_both_splits]
+        if self.search.method == "front" and len(recalls) != 1:
+            raise ValueError(
+                f"search.method='front': models one recall; the objectives have {', '.join(recalls) or 'none'}"
+            )
         lengths = self.task.lengths("validation")
         for objective in self.objectives:
             if objective.length is not None and (objective.length not in lengths or len(lengths) < 2):
@@ -225,7 +282,9 @@ class SweepSpec(Frozen):
         """
         identity = self.model_dump(mode="json", exclude=set(MAY_CHANGE))
         search = identity["search"]
-        identity["search"] = {k: v for k, v in search.items() if k != "trials" and v is not None}
+        identity["search"] = {
+            k: v for k, v in search.items() if k != "trials" and v is not None and v is not False
+        }
         identity["model"] = self._shared_settings(self.blocks[0])
         identity["space"] = [block.model_dump(mode="json", exclude={"label"}) for block in self.blocks]
         return digest(canonical_json(identity))

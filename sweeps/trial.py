@@ -14,6 +14,30 @@ from recallfront.sweeps.tasks.registry import TaskConfig
 Decay = Annotated[float, Field(ge=0, lt=1)]  # of a running mean
 
 
+def is_unset(value: object) -> bool:
+    """Whether a setting stays out of a trial's identity."""
+    return value is None
+
+
+class StopAtConfig(Frozen):
+    """When a trial is solved: it then ends as finished, before its last step."""
+
+    recall: float = Field(gt=0, le=1, description="Validation recall at which a trial is finished.")
+
+
+class PlateauConfig(Frozen):
+    """When a trial has stopped learning: it then ends as finished, before its last step.
+
+    That is so when over a number of evaluations neither the best validation recall has risen by `min_gain` nor the
+    best validation loss has fallen by that share of itself: where recall is still flat, the loss shows what is coming.
+    """
+
+    evaluations: int = Field(ge=2, description="Evaluations in a row without a gain.")
+    min_gain: float = Field(
+        default=0.005, gt=0, lt=1, description="Least gain of recall, and least share by which the loss falls."
+    )
+
+
 class TrainingConfig(Frozen):
     """How a trial is trained: the settings of its DeepSpeed engine and its AdamW optimizer."""
 
@@ -52,6 +76,16 @@ class TrainingConfig(Frozen):
     evaluation_batch_size: int = Field(default=256, ge=1, description="Rows per evaluation batch.")
     checkpoint_seconds: float = Field(
         default=20.0, ge=0, description="Least time between two checkpoints, in seconds."
+    )
+    stop_at: StopAtConfig | None = Field(
+        default=None,
+        exclude_if=is_unset,
+        description="Ends a trial that is solved; it counts as finished. Part of a trial's identity if set.",
+    )
+    plateau: PlateauConfig | None = Field(
+        default=None,
+        exclude_if=is_unset,
+        description="Ends a trial that has stopped learning; it counts as finished. Part of a trial's identity if set.",
     )
 
     @model_validator(mode="after")

@@ -23,6 +23,7 @@ class Status(StrEnum):
     RUNNING = "running", "running"
     FINISHED = "finished", "finished"
     PRUNED = "pruned", "pruned"
+    DOMINATED = "dominated", "pruned"
     INVALID = "invalid", "invalid"
     DIVERGED = "diverged", "failed"
     OUT_OF_MEMORY = "out_of_memory", "failed"

@@ -20,6 +20,14 @@ def elapsed_seconds(sweep: SweepRecord) -> float:
     raise _edited(sweep.run_id, "elapsed_seconds", text, "a number of seconds")
 
 
+def training_steps(sweep: SweepRecord) -> int:
+    """How many steps its trials have trained, in all its runs. Raises UsageError if the tag was edited."""
+    text = sweep.tags.get("training_steps", "0")
+    if text.isdecimal() and len(text) < 20:
+        return int(text)
+    raise _edited(sweep.run_id, "training_steps", text, "a number of steps")
+
+
 def proposed(sweep: SweepRecord) -> dict[str, Any]:
     """How many configurations the search has proposed (`number`), and for which code and data; empty if it has none.
 

@@ -1,99 +1,140 @@
-"""Early stopping under several objectives: asynchronous successive halving by non-dominated rank (arXiv:2106.12639)."""
+"""Early stopping under several objectives: asynchronous successive halving among rivals."""
 
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
 
 import numpy as np
 
-from recallfront.platform.pareto import contributions, ranks
-from recallfront.sweeps.base import seal, unseal
+from recallfront.platform.results.status import Status
+from recallfront.platform.search.forecast import LOSS, Curves
+from recallfront.platform.search.planner import Outcome, PlannedTrial
+from recallfront.platform.search.rules import Verdict
 from recallfront.sweeps.objectives import Objective
-from recallfront.sweeps.spec import EarlyStopping
+from recallfront.sweeps.spec import EarlyStopping, SweepSpec
+
+_ALIKE: Final = 0.01  # recalls this near say nothing, nor do other objectives that differ by this share
+_MARGIN: Final = 0.02  # by which a rival's final recall must exceed what a trial may still become
+
+
+@dataclass
+class _Configuration:
+    """What is known of one configuration."""
+
+    architecture: str
+    rungs: dict[int, dict[int, tuple[float, float]]] = field(default_factory=dict)  # -> seed -> recall, loss
+    final: dict[int, float] = field(default_factory=dict)  # seed -> recall
+    known: tuple[float, ...] | None = None  # the other objectives, to be maximised
+    behind: int = 0  # rungs in a row at which it was not good enough
+    is_stopped: bool = False
 
 
 class Halving:
-    """At each rung a configuration goes on if it is among the best 1/reduction of all that have reached that rung.
+    """Ends a trial at a rung if it is behind its rivals and cannot become better than one that has finished.
 
-    Best by non-dominated rank, then by exclusive hypervolume. Throughput is known before training, so partial recall
-    is compared together with it. A configuration is judged once per rung, on the mean of its seeds: if each seed were
-    judged alone, the luckier one would stay and bias what is kept upwards. The decision falls when the last seed
-    reaches the rung; seeds that are ahead train on until then, and stop at their next report if it says so.
+    Asynchronous successive halving (arXiv:1810.05934, several objectives: arXiv:2106.12639) keeps the best
+    1/reduction at a rung. Here a configuration competes only with its rivals: those that are as good in everything
+    but recall, and would dominate it with more of that. So the slow and accurate do not compete with the fast, nor
+    does a useless one survive because it is the fastest of all. Of rivals the one of more recall is ahead; where
+    recall is still the same, the one of lower loss.
 
-    Rungs are kept in a file, so that a resumed sweep compares with what came before.
+    One that is behind still goes on as long as it may bloom late: if the curves of finished trials of its
+    architecture, or their lack, leave room above the best finished rival (`Curves.forecast`). `patience` is the number
+    of rungs in a row at which both must hold.
+
+    A configuration is judged once a rung, on the mean of its seeds: if each seed were judged alone, the luckier one
+    would stay and bias what is kept upwards. Seeds that are ahead train on until the last one reaches the rung.
     """
 
-    def __init__(
-        self,
-        settings: EarlyStopping,
-        objectives: tuple[Objective, ...],
-        steps: int,
-        path: Path,
-        seeds: tuple[int, ...] = (0,),
-    ) -> None:
-        self._objectives, self._reduction, self._seeds = objectives, settings.reduction, seeds
-        self.rungs = []
-        rung = settings.first_rung_steps
-        while rung < steps:
-            self.rungs.append(rung)
-            rung *= settings.reduction
-        # rung -> configuration -> seed -> values
-        self._values: dict[int, dict[str, dict[int, list[float]]]] = {rung: {} for rung in self.rungs}
-        self._stopped: set[str] = set()  # configurations
-        self._path = path
-        self._read()
+    def __init__(self, settings: EarlyStopping, spec: SweepSpec) -> None:
+        self._objectives, self._seeds = spec.objectives, set(spec.seeds)
+        self._reduction, self._patience = settings.reduction, settings.patience or 1
+        self._recall = next((o for o in spec.objectives if o.is_on_both_splits), None)
+        self.rungs = rungs(settings, spec.training.steps)
+        self._all: dict[str, _Configuration] = {}
+        self._curves = Curves()
+        self._trials: dict[str, set[str]] = {}  # architecture -> trials
 
-    def goes_on(self, configuration: str, step: int, figures: dict[str, float], seed: int = 0) -> bool:
-        """Whether a trial that has reported `figures` after `step` steps is trained further."""
-        if configuration in self._stopped:
-            return False
-        metrics = [objective.reading for objective in self._objectives]
-        if any(metric not in figures for metric in metrics):
-            return True
-        reached = [r for r in self.rungs if r <= step and seed not in self._values[r].get(configuration, {})]
-        if not reached:
-            return True
+    def judge(self, plan: PlannedTrial, step: int, figures: Mapping[str, float]) -> Verdict | None:
+        own = self._configuration(plan)
+        if own.is_stopped:
+            return Verdict(Status.PRUNED, "its configuration was stopped at an earlier rung")
+        if self._recall is None or self._recall.reading not in figures:
+            return None
+        self._curves.add(plan.config.key, step, figures)
+        reached = [r for r in self.rungs if r <= step and plan.seed not in own.rungs.get(r, {})]
+        if not reached or any(o.metric not in figures for o in self._others()):
+            return None
+        own.known = tuple(o.sign * figures[o.metric] for o in self._others())
         rung = reached[-1]
-        values = [o.sign * figures[o.reading] for o in self._objectives]
-        self._append(rung, configuration, seed, values)
-        return self._judge(rung, configuration, seed, values)
+        own.rungs.setdefault(rung, {})[plan.seed] = (figures[self._recall.reading], figures.get(LOSS, 0.0))
+        if own.rungs[rung].keys() < self._seeds:
+            return None
+        return self._judge_at(rung, own, plan)
 
-    def _judge(self, rung: int, configuration: str, seed: int, values: list[float]) -> bool:
-        """Take a seed's values at a rung; whether its configuration goes on. Those that miss a seed do not count."""
-        reached = self._values[rung]
-        reached.setdefault(configuration, {})[seed] = values
-        means = {
-            key: np.mean(list(own.values()), axis=0)
-            for key, own in reached.items()
-            if own.keys() >= set(self._seeds)
-        }
-        if configuration not in means:
-            return True
-        goes_on = self._place(configuration, means) < -(-len(means) // self._reduction)
-        if not goes_on:
-            self._stopped.add(configuration)
-        return goes_on
+    def ended(self, plan: PlannedTrial, outcome: Outcome) -> None:
+        if outcome.status is Status.FINISHED and self._recall is not None:
+            own, recall = self._configuration(plan), outcome.figures[self._recall.reading]
+            own.final[plan.seed] = recall
+            own.known = tuple(o.sign * outcome.figures[o.metric] for o in self._others())
+            self._curves.finish(plan.config.key, recall)
 
-    def _place(self, configuration: str, means: dict[str, "np.ndarray[Any, Any]"]) -> int:
-        """How many configurations are better than this one."""
-        keys, values = list(means), np.array(list(means.values()))
-        # The reference lies beyond the worst values, so that the ends of a front, too, contribute.
-        low, high = values.min(axis=0), values.max(axis=0)
-        gains = contributions(values, low - np.where(high > low, high - low, 1.0))
-        order = sorted(zip(ranks(values).tolist(), (-gains).tolist(), keys, strict=True))
-        return [key for _, _, key in order].index(configuration)
+    def _configuration(self, plan: PlannedTrial) -> _Configuration:
+        architecture = plan.proposal.block.architecture
+        self._trials.setdefault(architecture, set()).add(plan.config.key)
+        return self._all.setdefault(plan.config.configuration_key, _Configuration(architecture))
 
-    def _read(self) -> None:
-        lines = self._path.read_text(errors="replace").splitlines() if self._path.exists() else []
-        for line in lines:
-            try:
-                entry = unseal(line)
-            except ValueError:
-                continue  # a driver was killed while it wrote this line, or it was damaged
-            if entry["rung"] in self._values:
-                self._judge(entry["rung"], entry["configuration"], entry["seed"], entry["values"])
+    def _others(self) -> list[Objective]:
+        return [objective for objective in self._objectives if objective is not self._recall]
 
-    def _append(self, rung: int, configuration: str, seed: int, values: list[float]) -> None:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        entry = {"rung": rung, "configuration": configuration, "seed": seed, "values": values}
-        with self._path.open("a") as file:
-            file.write(seal(entry, indent=None) + "\n")
+    def _judge_at(self, rung: int, own: _Configuration, plan: PlannedTrial) -> Verdict | None:
+        rivals = [other for other in self._all.values() if other is not own and _is_rival(other, own)]
+        there = [other for other in rivals if other.rungs.get(rung, {}).keys() >= self._seeds]
+        ahead = sum(_is_ahead(_mean(other.rungs[rung]), _mean(own.rungs[rung])) for other in there)
+        best = max((float(np.mean(list(r.final.values()))) for r in rivals if r.final.keys() >= self._seeds), default=0.0)
+        may = self._bound(own, plan)
+        if ahead < -(-(len(there) + 1) // self._reduction) or may + _MARGIN > best:
+            own.behind = 0
+            return None
+        own.behind += 1
+        if own.behind < self._patience:
+            return None
+        own.is_stopped = True
+        return Verdict(
+            Status.PRUNED,
+            f"at step {rung} {ahead} of {len(there)} rivals were ahead, and it may reach a recall of {may:.3f} where one "
+            f"of them has {best:.3f}",
+        )
+
+    def _bound(self, own: _Configuration, plan: PlannedTrial) -> float:
+        """The most recall that a configuration may end with, by finished curves of its architecture."""
+        forecast = self._curves.forecast(plan.config.key, self._trials[own.architecture])
+        return 1.0 if forecast is None else forecast.bound
+
+
+def rungs(settings: EarlyStopping, steps: int) -> list[int]:
+    """The steps at which trials are judged."""
+    found = []
+    rung = settings.first_rung_steps
+    while rung < steps:
+        found.append(rung)
+        rung *= settings.reduction
+    return found
+
+
+def _is_rival(other: _Configuration, own: _Configuration) -> bool:
+    """Whether a configuration is as good in everything but recall, or all but as good."""
+    if other.known is None or own.known is None:
+        return False
+    return all(a >= b - _ALIKE * abs(b) for a, b in zip(other.known, own.known, strict=True))
+
+
+def _mean(seeds: Mapping[int, tuple[float, float]]) -> tuple[float, float]:
+    recall, loss = np.mean(list(seeds.values()), axis=0)
+    return float(recall), float(loss)
+
+
+def _is_ahead(other: tuple[float, float], own: tuple[float, float]) -> bool:
+    if abs(other[0] - own[0]) > _ALIKE:
+        return other[0] > own[0]
+    return other[1] < own[1]

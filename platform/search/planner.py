@@ -130,4 +130,5 @@ class Planner:
         if statuses == {Status.FINISHED}:
             metrics = [objective.reading for objective in spec.objectives]
             return Ending.COMPLETE, [fmean(o.figures[metric] for o in outcomes) for metric in metrics]
-        return (Ending.PRUNED if statuses <= {Status.FINISHED, Status.PRUNED} else Ending.FAILED), None
+        stopped = {Status.FINISHED, Status.PRUNED, Status.DOMINATED}
+        return (Ending.PRUNED if statuses <= stopped else Ending.FAILED), None

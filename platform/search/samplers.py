@@ -33,6 +33,10 @@ def make_search(
     """
     if spec.search.method == "grid":
         return GridSearch(spec)
+    if spec.search.method == "front":
+        from recallfront.platform.search.front_search import FrontSearch
+
+        return FrontSearch(spec, told, proposed, unfinished)
     return OptunaSearch(spec, list(told), proposed, unfinished)
 
 

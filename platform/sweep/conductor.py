@@ -11,8 +11,9 @@ from recallfront.platform.results.records import SweepRecord, TrialRecord
 from recallfront.platform.results.reports import Report
 from recallfront.platform.results.status import Lost, Status
 from recallfront.platform.results.tags import elapsed_seconds
-from recallfront.platform.search.halving import Halving
 from recallfront.platform.search.planner import Impossible, Outcome, PlannedTrial, Planner
+from recallfront.platform.search.rules import Rules, Verdict
+from recallfront.platform.sweep.budget import Budget
 from recallfront.platform.sweep.recorder import Recorder
 from recallfront.sweeps.spec import SweepSpec
 from recallfront.sweeps.trial import TrialConfig
@@ -27,7 +28,7 @@ class _Live:
     plan: PlannedTrial
     started: float = field(default_factory=time.time)
     last: Report = field(default_factory=lambda: Report(step=0))
-    pruned: bool = False
+    verdict: Verdict | None = None  # by which it ends before its last step
     attempts: int = 1
 
 
@@ -40,10 +41,10 @@ class Conductor:
         planner: Planner,
         recorder: Recorder,
         known: SweepRecord,
-        halving: Halving | None,
+        rules: Rules,
     ) -> None:
         self.spec, self.recorder = spec, recorder
-        self._planner, self._halving, self._known = planner, halving, known
+        self._planner, self._rules, self._known = planner, rules, known
         self._trials = {trial.trial_key: trial for trial in known.trials}
         self._live: dict[str, _Live] = {}
         self._lock = threading.Lock()
@@ -54,14 +55,15 @@ class Conductor:
         self.started = time.time()
         self._before = elapsed_seconds(known)
         self._elapsed_told = 0.0
+        self._budget = Budget(spec, known)
 
     def has_trial(self) -> bool:
         """Whether anything is left to run; nothing is recorded yet."""
-        return not self.out_of_budget() and self._planner.has_plan()
+        return self.out_of_budget() is None and self._planner.has_plan()
 
     def peek(self) -> PlannedTrial | None:
         """The trial that `next` will give, without starting it: None where nothing is left to run."""
-        while self._peeked is None and not self.out_of_budget():
+        while self._peeked is None and self.out_of_budget() is None:
             planned = self._planner.next()
             if planned is None:
                 self._tell_proposed()
@@ -75,7 +77,7 @@ class Conductor:
     def next(self, trial_id: str) -> PlannedTrial | None:
         """The next trial to run, known from now on by `trial_id`; None where there is no further one."""
         plan = self.peek()
-        if plan is None or self.out_of_budget():
+        if plan is None or self.out_of_budget() is not None:
             return None
         self._peeked = None
         with self._lock:
@@ -87,19 +89,17 @@ class Conductor:
     def goes_on(self, trial_id: str, report: Report) -> bool:
         """Whether a trial that has made this report is to be trained further, or pruned."""
         live = self._live[trial_id]
-        if self._halving is None or report.status is not Status.RUNNING:
+        if report.status is not Status.RUNNING:
             return True
-        config = live.plan.config
-        live.pruned = not self._halving.goes_on(
-            config.configuration_key, report.step, report.figures, config.seed
-        )
-        return not live.pruned
+        live.verdict = self._rules.judge(live.plan, report.step, report.figures)
+        return live.verdict is None
 
     def report(self, trial_id: str, report: Report) -> None:
         """Take a trial's report; the last one is recorded when the trial has ended."""
         live = self._live[trial_id]
+        self._budget.steps += max(0, report.step - live.last.step)
         live.last = report
-        self._tell_elapsed()
+        self._tell_spent()
         if report.status is Status.RUNNING:
             self.recorder.report(live.plan.config.key, report)
 
@@ -120,10 +120,13 @@ class Conductor:
         if lost is not None:
             figures = report.figures | lost.figures
             report = replace(report, rows=[], figures=figures, status=lost.status, failure=lost.failure)
-        elif live.pruned:
-            report = replace(report, rows=[], status=Status.PRUNED)
+        elif live.verdict is not None:
+            verdict = live.verdict
+            report = replace(report, rows=[], status=verdict.status, failure=verdict.reason)
         self.recorder.report(key, report)
-        self._planner.ended(live.plan, Outcome(report.status, report.figures))
+        outcome = Outcome(report.status, report.figures)
+        self._rules.ended(live.plan, outcome)
+        self._planner.ended(live.plan, outcome)
         record = TrialRecord(
             run_id=self.recorder.run_id(key),
             trial_key=key,
@@ -135,6 +138,7 @@ class Conductor:
             start_time=live.started,
             end_time=time.time(),
         )
+        self._budget.ended(record)
         with self._lock:
             self._trials[key] = record
             del self._live[trial_id]
@@ -163,7 +167,7 @@ class Conductor:
         for trial in live:
             lost = replace(trial.last, rows=[], status=Status.LOST, failure="the sweep was interrupted")
             self.recorder.report(trial.plan.config.key, lost)
-        self.recorder.elapsed(self.elapsed())
+        self.recorder.spent(self.elapsed(), self._budget.steps)
         self.recorder.interrupt_sweep()
 
     def record(self) -> SweepRecord:
@@ -218,17 +222,20 @@ class Conductor:
             self._proposed = self._planner.proposed
             self.recorder.proposed(self._proposed)
 
-    def out_of_budget(self) -> bool:
-        """Whether the sweep has used its hours up, in all its runs."""
-        hours = self.spec.budget_hours
-        return hours is not None and self.elapsed() > hours * 3600
+    def out_of_budget(self) -> str | None:
+        """Which part of its budget the sweep has used up, in all its runs; None: it may go on."""
+        return self._budget.used_up(self.elapsed())
+
+    def budget_left(self) -> str:
+        """What is left of the sweep's budget, in words; empty if it has none."""
+        return self._budget.left(self.elapsed())
 
     def elapsed(self) -> float:
         """Seconds that the sweep has taken, in all its runs."""
         return self._before + time.time() - self.started
 
-    def _tell_elapsed(self) -> None:
-        """Note the time now and then, so that the hours of a driver that is killed count, too."""
+    def _tell_spent(self) -> None:
+        """Note now and then what was spent, so that the hours of a driver that is killed count, too."""
         if time.monotonic() - self._elapsed_told > _TELL_SECONDS:
             self._elapsed_told = time.monotonic()
-            self.recorder.elapsed(self.elapsed())
+            self.recorder.spent(self.elapsed(), self._budget.steps)

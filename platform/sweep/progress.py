@@ -50,6 +50,8 @@ class Progress(Companion):
         left = self._seconds_left(record)
         if left is not None:
             parts.append(f"about {duration(left)} left")
+        if budget := self._conductor.budget_left():
+            parts.append(budget)
         return "  |  ".join(parts)
 
     def picture(self) -> RenderableType:

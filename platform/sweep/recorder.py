@@ -161,9 +161,9 @@ class Recorder:
         """How many configurations the search has proposed: those answered at no cost leave no other trace."""
         self.sweep_tags({f"{TAG}proposed": json.dumps({"number": number, **self.version})})
 
-    def elapsed(self, seconds: float) -> None:
-        """How long the sweep has taken, in all its runs."""
-        self.sweep_tags({f"{TAG}elapsed_seconds": f"{seconds:.0f}"})
+    def spent(self, seconds: float, steps: int) -> None:
+        """How long the sweep has taken, and how many steps it has trained, in all its runs."""
+        self.sweep_tags({f"{TAG}elapsed_seconds": f"{seconds:.0f}", f"{TAG}training_steps": str(steps)})
 
     def claims(self, judgements: Sequence[Judgement]) -> None:
         """Write the verdicts on the sweep's claims: a tag each, and a table that MLflow's pages show."""

@@ -27,10 +27,10 @@ from recallfront.platform.lineage.environment import Lineage, collect
 from recallfront.platform.plugins import load, ship, use, used_by
 from recallfront.platform.results import tags
 from recallfront.platform.results.records import SweepRecord, TrialRecord, count
-from recallfront.platform.search.halving import Halving
 from recallfront.platform.search.planner import Outcome, Planner
 from recallfront.platform.search.proposals import Proposal, Told, proposal_from_json
 from recallfront.platform.search.samplers import make_search
+from recallfront.platform.search.stopping import make_rules
 from recallfront.platform.sweep.conductor import Conductor
 from recallfront.platform.sweep.lock import only_driver
 from recallfront.platform.sweep.progress import Progress
@@ -162,19 +162,17 @@ def _set_up(
     record = _ledger(spec, uri, place)
     known = replace(record, trials=tuple(trial for trial in record.trials if trial.status.is_final))
     told, unfinished, proposed = _proposals(spec, record, place)
+    search = make_search(spec, told, proposed, unfinished)
     planner = Planner(
         spec,
-        make_search(spec, told, proposed, unfinished),
+        search,
         {trial.trial_key: Outcome(trial.status, trial.metrics) for trial in known.trials},
         unfinished,
     )
     recorder = Recorder(writer, spec, lineage=lineage, data=(place.data, place.data_digest))
-    halving = None
-    if spec.early_stopping is not None:
-        version = f"{place.code_version}-{place.data_digest[:8]}"
-        path = place.home / "sweeps" / spec.key[:16] / f"rungs-{version}.jsonl"
-        halving = Halving(spec.early_stopping, spec.objectives, spec.training.steps, path, spec.seeds)
-    conductor = Conductor(spec, planner, recorder, known, halving)
+    version = f"{place.code_version}-{place.data_digest[:8]}"
+    path = place.home / "sweeps" / spec.key[:16] / f"reports-{version}.jsonl"
+    conductor = Conductor(spec, planner, recorder, known, make_rules(spec, search, path))
     return conductor, Publisher(conductor, recorder, place.home / "fronts" / f"{spec.name}-{spec.key[:8]}")
 
 
@@ -186,10 +184,8 @@ def _run(
     if not conductor.has_trial():
         recorder.open_sweep()
         conductor.peek()  # records what is impossible
-        if conductor.out_of_budget():
-            console.print(
-                f"budget_hours: the runs of this sweep have used its {spec.budget_hours:g} h; raise it to go on"
-            )
+        if (used_up := conductor.out_of_budget()) is not None:
+            console.print(used_up, markup=False, highlight=False, soft_wrap=True)
         return
     if spec.resources.gpus:
         place = replace(place, device="cuda:0")  # the one that Ray makes visible to the trial

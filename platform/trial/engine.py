@@ -96,14 +96,23 @@ def learning_rate_ratio(training: TrainingConfig, step: int) -> float:
     return training.min_learning_rate_ratio + (1 - training.min_learning_rate_ratio) * cosine
 
 
+def make_optimizer(
+    model: nn.Module, training: TrainingConfig
+) -> tuple[torch.optim.AdamW, torch.optim.lr_scheduler.LambdaLR]:
+    """AdamW over a model's parameters, and the trial's schedule of its learning rate."""
+    optimizer = torch.optim.AdamW(
+        _parameter_groups(model, training.weight_decay), lr=training.learning_rate, betas=training.betas
+    )
+    return optimizer, torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: learning_rate_ratio(training, step)
+    )
+
+
 def make_engine(model: nn.Module, training: TrainingConfig) -> Any:
     """A `DeepSpeedEngine` around the model, with AdamW and the trial's schedule."""
     import deepspeed
 
-    optimizer = torch.optim.AdamW(
-        _parameter_groups(model, training.weight_decay), lr=training.learning_rate, betas=training.betas
-    )
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_ratio(training, step))
+    optimizer, schedule = make_optimizer(model, training)
     engine, *_ = deepspeed.initialize(
         model=model,
         optimizer=optimizer,

@@ -4,7 +4,7 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from recallfront.platform.trial.engine import (
 from recallfront.platform.trial.quiet import Device
 from recallfront.platform.trial.workplace import Workplace
 from recallfront.sweeps.tasks.base import IGNORED, Counts, Segment, Split, TaskData
-from recallfront.sweeps.trial import TrialConfig
+from recallfront.sweeps.trial import PlateauConfig, TrialConfig
 
 _CHECKPOINT = "checkpoint"
 # where a whole checkpoint may be, the newest first: a kill between two renames leaves it under another name
@@ -84,7 +84,8 @@ class Training:
             seed=self.config.seed,
             first_step=self.step,
         )
-        while self.step < training.steps:
+        rows: list[MetricRow] = []
+        while not self._is_over():
             rows = self._train_until_evaluation(batches)
             with self._holding_device("evaluate"):
                 self._check_weights()
@@ -92,7 +93,7 @@ class Training:
             figures |= {f"validation_{name}": value for name, value in found.items()}
             rows += [(f"validation_{name}", value, self.step, now_ms()) for name, value in found.items()]
             self.history += rows
-            if self.step < training.steps:
+            if not self._is_over():
                 self._save_if_due()
                 yield self._report(rows, figures)
         with self._holding_device("evaluate"):
@@ -100,6 +101,19 @@ class Training:
         figures |= {"test_loss" if name == "loss" else name: value for name, value in found.items()}
         figures |= {f"{phase}_seconds": spent for phase, spent in self.seconds.items()}
         yield self._report(rows, figures)
+
+    def _is_over(self) -> bool:
+        """Whether the last step is done, or the trial is solved or has stopped learning (`stop_at`, `plateau`)."""
+        training = self.config.training
+        if self.step >= training.steps:
+            return True
+        recall, loss = (
+            [value for name, value, _, _ in self.history if name == f"validation_{metric}"]
+            for metric in ("recall", "loss")
+        )
+        if training.stop_at is not None and recall and recall[-1] >= training.stop_at.recall:
+            return True
+        return training.plateau is not None and has_stopped_learning(training.plateau, recall, loss)
 
     @torch.no_grad()
     def evaluate(self, split: Split) -> dict[str, float]:
@@ -270,6 +284,16 @@ class Training:
                 if folder.name != _CHECKPOINTS[0]:  # an interruption may leave half of a new one
                     self.notices.append(f"a damaged checkpoint was dropped ({one_line(error)})")
         return None
+
+
+def has_stopped_learning(plateau: PlateauConfig, recall: Sequence[float], loss: Sequence[float]) -> bool:
+    """Whether the last evaluations were no gain over the best before them, in recall and in loss (nats)."""
+    last = plateau.evaluations
+    if len(recall) <= last:
+        return False
+    risen = max(recall[-last:]) - max(recall[:-last])
+    fallen = 1 - min(loss[-last:]) / max(min(loss[:-last]), 1e-12)
+    return risen < plateau.min_gain and fallen < plateau.min_gain
 
 
 def checkpoints(folder: Path) -> list[Path]:

@@ -1,0 +1,1 @@
+"""What search methods cost, on recorded learning curves."""

@@ -1,0 +1,143 @@
+"""A sweep in no time: the project's own search and stopping rules, driven by simulated workers on recorded curves."""
+
+import heapq
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import count
+from random import Random
+
+import numpy as np
+
+from recallfront.benchmarks.search.curves import Curves
+from recallfront.platform.pareto import hypervolume, non_dominated
+from recallfront.platform.results.status import Status
+from recallfront.platform.search.planner import Impossible, Outcome, PlannedTrial, Planner
+from recallfront.platform.search.proposals import Search
+from recallfront.platform.search.rules import Rules
+from recallfront.sweeps.spec import SweepSpec
+
+NOISE = 0.02  # of recall: what a validation split of 1,000 questions leaves open
+_JITTER = 0.3  # by how much the speed of one trial may differ from that of another
+
+
+@dataclass(frozen=True)
+class Point:
+    """Where a sweep stands after one more trial has finished."""
+
+    steps: int  # of training, of all trials so far
+    hypervolume: float  # share of the grid's
+    members: float  # share of the grid's front that has been found within noise
+
+
+@dataclass(frozen=True)
+class Simulated:
+    """One sweep on recorded curves."""
+
+    points: tuple[Point, ...]
+    grid_steps: int
+    lost: tuple[str, ...]  # labels of true members that were trained, and stopped before their end
+
+    def share_until(self, reached: Callable[[Point], bool]) -> float | None:
+        """The share of the grid's steps until a point is reached; None if none is."""
+        return next((point.steps / self.grid_steps for point in self.points if reached(point)), None)
+
+    def at(self, share: float) -> Point:
+        """Where the sweep stands after a share of the grid's steps."""
+        before = [point for point in self.points if point.steps <= share * self.grid_steps]
+        return before[-1] if before else Point(0, 0.0, 0.0)
+
+
+class Truth:
+    """What a grid finds on one seed's curves."""
+
+    def __init__(self, spec: SweepSpec, curves: Curves, seed: int) -> None:
+        self.recall, self.loss = curves.recall[seed], curves.loss[seed]
+        self.decode, self.state = curves.decode_tokens_per_second, curves.state_bytes
+        self.every = spec.training.evaluate_every
+        self.steps = spec.training.steps
+        self.number = {spec.trial(b, k, 0).configuration_key: at for at, (b, k) in enumerate(spec.grid())}
+        self.final = np.stack([self.recall[:, -1], self.decode], axis=1)
+        self.front = np.flatnonzero(non_dominated(self.final))
+        self.hypervolume = hypervolume(self.final, [0.0, 0.0])
+
+    def figures(self, at: int, step: int) -> dict[str, float]:
+        """What configuration `at` reports after `step` steps."""
+        found = {"decode_tokens_per_second": float(self.decode[at]), "state_bytes": float(self.state[at])}
+        if step == 0:
+            return found
+        index = step // self.every - 1
+        return found | {
+            "validation_recall": float(self.recall[at, index]),
+            "validation_loss": float(self.loss[at, index]),
+        }
+
+    def members_found(self, finished: Sequence[tuple[float, float]]) -> float:
+        """The share of true members for which something at least as fast and as good within noise has finished."""
+        if not finished:
+            return 0.0
+        points = np.array(finished)
+        found = [
+            bool(((points[:, 0] >= r - NOISE) & (points[:, 1] >= d * (1 - 1e-9))).any())
+            for r, d in self.final[self.front]
+        ]
+        return float(np.mean(found))
+
+
+def simulate(
+    spec: SweepSpec,
+    truth: Truth,
+    search: Search,
+    rules: Rules,
+    *,
+    workers: int = 4,
+    seed: int = 0,
+) -> Simulated:
+    """Run a sweep: `workers` trials at once, each at a speed of its own, reports in the order in which they come.
+
+    It ends when the search has nothing to propose, or when all of the grid's front has been found.
+    """
+    random = Random(seed)
+    planner = Planner(spec, search, {})
+    order = count()
+    queue: list[tuple[float, int, PlannedTrial, int, float]] = []
+    points: list[Point] = []
+    finished: list[tuple[float, float]] = []
+    lost: list[int] = []
+    steps, now = 0, 0.0
+    target = spec.training.stop_at.recall if spec.training.stop_at else None
+
+    def start() -> None:
+        plan = planner.next()
+        while isinstance(plan, Impossible):
+            plan = planner.next()
+        if plan is not None:
+            pace = 1 + _JITTER * random.random()
+            heapq.heappush(queue, (now, next(order), plan, 0, pace))
+
+    for _ in range(workers):
+        start()
+    while queue:
+        now, _, plan, step, pace = heapq.heappop(queue)
+        at = truth.number[plan.config.configuration_key]
+        figures = truth.figures(at, step)
+        steps += truth.every if step else 0
+        solved = target is not None and figures.get("validation_recall", 0.0) >= target
+        if step == truth.steps or solved:
+            finished.append((figures["validation_recall"], figures["decode_tokens_per_second"]))
+            share = hypervolume(finished, [0.0, 0.0]) / truth.hypervolume
+            points.append(Point(steps, share, truth.members_found(finished)))
+            outcome = Outcome(Status.FINISHED, figures)
+        elif (verdict := rules.judge(plan, step, figures)) is not None:
+            if at in truth.front and verdict.status is Status.PRUNED:
+                lost.append(at)
+            outcome = Outcome(verdict.status, figures)
+        else:
+            heapq.heappush(queue, (now + pace, next(order), plan, step + truth.every, pace))
+            continue
+        rules.ended(plan, outcome)
+        planner.ended(plan, outcome)
+        if points and points[-1].members == 1.0 and points[-1].hypervolume >= 0.995:
+            break
+        start()
+    grid_steps = truth.steps * len(truth.number)
+    return Simulated(tuple(points), grid_steps, tuple(map(str, lost)))

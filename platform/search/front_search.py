@@ -1,0 +1,340 @@
+"""Search by expected gain of hypervolume for each training step: recall is modelled, all else is known exactly."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import product
+from math import prod
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from recallfront.platform.results.status import Status
+from recallfront.platform.search.forecast import Curves
+from recallfront.platform.search.gain import expected_gains
+from recallfront.platform.search.planner import Outcome, PlannedTrial
+from recallfront.platform.search.proposals import Ending, Proposal, Told, proposal_from_json
+from recallfront.platform.search.rules import Verdict
+from recallfront.platform.search.surrogate import Features, GaussianProcess
+from recallfront.sweeps.space import TRAINING_PREFIX, Domain, Knobs, Range, Scalar, SpaceBlock
+from recallfront.sweeps.spec import SweepSpec
+
+FloatArray = npt.NDArray[np.float64]
+_LEARN_AGAIN: Final = 1.15  # growth of the observations after which length scales are learned again
+_WORTH: Final = 0.5  # a trial goes on while its gain a step is this share of a new one's
+_NOTHING: Final = 1e-4  # gains below this share of the hypervolume are none
+_MOST_CONFIGURATIONS: Final = 1000  # of a block
+_MOST_VALUES: Final = 16  # of a range
+_PATIENCE: Final = 2  # evaluations before a trial may be ended
+
+
+@dataclass
+class _Candidate:
+    """One configuration of the space."""
+
+    block: SpaceBlock
+    knobs: Knobs
+    row: FloatArray
+    shape: str  # what it shares with all that have its throughput
+    exact: dict[str, float] = field(default_factory=dict)
+    finished: dict[int, float] = field(default_factory=dict)  # seed -> final recall
+    is_asked: bool = False
+    is_stopped: bool = False
+
+
+class FrontSearch:
+    """Proposes configurations, and ends trials, by the hypervolume that each step of training is expected to add.
+
+    A Gaussian process models final recall over the blocks and knobs. It learns from finished trials, and from running
+    and stopped ones by what their curves promise. What else is an objective depends on the shape alone: it is read
+    from the first report of any trial of that shape, and modelled in the same way until there is one.
+    """
+
+    def __init__(
+        self, spec: SweepSpec, told: Iterable[Told] = (), proposed: int = 0, unfinished: Iterable[Proposal] = ()
+    ) -> None:
+        self._spec = spec
+        self._random = np.random.default_rng(spec.search.seed)
+        self._recall = next(at for at, o in enumerate(spec.objectives) if o.is_on_both_splits)
+        self._signs = np.array([o.sign for o in spec.objectives])
+        self._reference = self._signs * np.array([o.reference for o in spec.objectives])
+        features = Features(spec.blocks)
+        self._candidates = {
+            name(block, knobs): _Candidate(block, knobs, features.row(block, knobs), shape(block, knobs))
+            for block, knobs in _configurations(spec.blocks, self._random)
+        }
+        self._all = list(self._candidates.values())
+        self._rows = np.stack([candidate.row for candidate in self._all])
+        self._place = {id(candidate): at for at, candidate in enumerate(self._all)}
+        self._model = GaussianProcess(features.groups)
+        self._shapes: dict[str, GaussianProcess] = {}
+        self._groups = features.groups
+        self._curves = Curves()
+        self._live: dict[str, _Candidate] = {}  # trial -> its configuration
+        self._last_partial: dict[str, _Candidate] = {}  # trials that were stopped, too
+        self._learned_at = 0
+        self._number = 0
+        self._prediction: tuple[FloatArray, FloatArray] | None = None
+        self._known: FloatArray | None = None
+        self._features = features
+        for raw, ending, values in told:
+            proposal = proposal_from_json(spec, raw)
+            self._candidate(proposal).is_asked = True
+            self.tell(proposal, ending, values)
+        for proposal in unfinished:
+            self._candidate(proposal).is_asked = True
+        self._number = proposed
+
+    def ask(self) -> Proposal | None:
+        trials = self._spec.search.trials
+        if trials is not None and self._number >= trials:
+            return None
+        candidate = self._choose()
+        if candidate is None:
+            return None
+        candidate.is_asked = True
+        proposal = Proposal(self._number, candidate.block, candidate.knobs)
+        self._number += 1
+        return proposal
+
+    def notes(self) -> list[str]:
+        return []
+
+    def tell(self, proposal: Proposal, ending: Ending, values: Sequence[float] | None) -> None:
+        """Take a result, of which it knows more where it has heard the trials themselves (`judge`, `ended`)."""
+        candidate = self._candidate(proposal)
+        if values is not None and not candidate.finished:
+            metrics = [o.metric for o in self._spec.objectives]
+            self._measured(candidate, dict(zip(metrics, values, strict=True)))
+            candidate.finished = dict.fromkeys(self._spec.seeds, values[self._recall])
+            self._forget()
+
+    def _candidate(self, proposal: Proposal) -> _Candidate:
+        """The configuration of a proposal; one that an earlier version of the space's values gave is added."""
+        key = name(proposal.block, proposal.knobs)
+        if key not in self._candidates:
+            row = self._features.row(proposal.block, proposal.knobs)
+            added = _Candidate(proposal.block, proposal.knobs, row, shape(proposal.block, proposal.knobs), is_asked=True)
+            self._candidates[key] = added
+            self._place[id(added)] = len(self._all)
+            self._all.append(added)
+            self._rows = np.vstack([self._rows, row])
+            self._prediction = self._known = None
+        return self._candidates[key]
+
+    def _choose(self) -> _Candidate | None:
+        open_ = [c for c in self._all if not c.is_asked]
+        if not open_:
+            return None
+        if self._number < (self._spec.search.startup_trials or 10) or self._count_finished() < 3:
+            asked = [c.block.label for c in self._all if c.is_asked]
+            fewest = min(asked.count(c.block.label) for c in open_)
+            rarest = [c for c in open_ if asked.count(c.block.label) == fewest]
+            return rarest[int(self._random.integers(len(rarest)))]
+        gains = self._gains_of_new()
+        best = int(np.argmax(gains))
+        return self._all[best] if gains[best] > 0 else None
+
+    def judge(self, plan: PlannedTrial, step: int, figures: Mapping[str, float]) -> Verdict | None:
+        key = plan.config.key
+        candidate = self._candidate(plan.proposal)
+        self._live[key] = self._last_partial[key] = candidate
+        if not candidate.exact:
+            self._measured(candidate, figures)
+        self._curves.add(key, step, figures)
+        self._forget()
+        if candidate.is_stopped:
+            return Verdict(Status.PRUNED, "another seed of its configuration was stopped")
+        if step == 0:
+            return self._judge_before_training(candidate)
+        if step < _PATIENCE * self._spec.training.evaluate_every or self._count_finished() < 3:
+            return None
+        return self._judge_running(key, candidate, step)
+
+    def ended(self, plan: PlannedTrial, outcome: Outcome) -> None:
+        key = plan.config.key
+        candidate = self._candidate(plan.proposal)
+        self._live.pop(key, None)
+        reading = self._spec.objectives[self._recall].reading
+        if outcome.status is Status.FINISHED:
+            if not candidate.exact:
+                self._measured(candidate, outcome.figures)
+            self._curves.finish(key, outcome.figures[reading])
+            candidate.finished[plan.seed] = outcome.figures[reading]
+        elif outcome.status not in (Status.PRUNED, Status.DOMINATED):
+            self._last_partial.pop(key, None)
+        self._forget()
+
+    def _judge_before_training(self, candidate: _Candidate) -> Verdict | None:
+        known = self._known_values()[[self._place[id(candidate)]]]
+        most = expected_gains(
+            self._front(),
+            self._reference,
+            uncertain=self._recall,
+            mean=np.ones(1),
+            deviation=np.full(1, 1e-9),
+            known=known,
+            most=1.0,
+        )
+        if most[0] > 0:
+            return None
+        candidate.is_stopped = True
+        return Verdict(Status.DOMINATED, "finished trials dominate it even at a recall of 1")
+
+    def _judge_running(self, key: str, candidate: _Candidate, step: int) -> Verdict | None:
+        at = self._place[id(candidate)]
+        gain = float(self._gains(np.array([at]), self._front(without=candidate))[0])
+        rest = max(1, self._spec.training.steps - step)
+        new = self._gains_of_new()
+        asking = float(new.max()) / self._spec.training.steps if len(new) else 0.0
+        if gain > self._least_gain() and gain / rest >= _WORTH * asking:
+            return None
+        candidate.is_stopped = True
+        share = gain / max(self._hypervolume(), 1e-12)
+        return Verdict(Status.PRUNED, f"it was expected to add {share:.2%} of the hypervolume")
+
+    def _forget(self) -> None:
+        self._prediction = None
+
+    def _count_finished(self) -> int:
+        return sum(len(candidate.finished) for candidate in self._all)
+
+    def _measured(self, candidate: _Candidate, figures: Mapping[str, float]) -> None:
+        metrics = [o.metric for at, o in enumerate(self._spec.objectives) if at != self._recall]
+        if all(metric in figures for metric in metrics):
+            exact = {metric: figures[metric] for metric in metrics}
+            for other in self._all:
+                if other.shape == candidate.shape:
+                    other.exact = exact
+            self._known = None
+
+    def _predict(self) -> tuple[FloatArray, FloatArray]:
+        """Final recall of every candidate: mean and standard deviation."""
+        if self._prediction is None:
+            rows, values, noise = [], [], []
+            for candidate in self._all:
+                for recall in candidate.finished.values():
+                    rows.append(candidate.row)
+                    values.append(recall)
+                    noise.append(0.0)
+            for key, candidate in self._last_partial.items():
+                forecast = None if candidate.finished else self._curves.forecast(key)
+                if forecast is not None:
+                    rows.append(candidate.row)
+                    values.append(forecast.mean)
+                    noise.append(forecast.deviation**2)
+            learn = len(values) > _LEARN_AGAIN * self._learned_at
+            self._learned_at = len(values) if learn else self._learned_at
+            self._model.fit(np.stack(rows), np.array(values), np.array(noise), learn=learn)
+            self._prediction = self._model.predict(self._rows)
+        return self._prediction
+
+    def _known_values(self) -> FloatArray:
+        """The objectives other than recall of every candidate, to be maximised (candidates, objectives)."""
+        if self._known is None:
+            self._known = np.zeros((len(self._all), len(self._signs)))
+            for at, objective in enumerate(self._spec.objectives):
+                if at != self._recall:
+                    self._known[:, at] = objective.sign * self._exact(objective.metric)
+        return self._known
+
+    def _exact(self, metric: str) -> FloatArray:
+        """A metric of every candidate: as measured, else as modelled over the knobs by its logarithm."""
+        known = [at for at, candidate in enumerate(self._all) if metric in candidate.exact]
+        if not known:
+            return np.ones(len(self._all))
+        measured = np.log([self._all[at].exact[metric] for at in known])
+        model = self._shapes.setdefault(metric, GaussianProcess(self._groups))
+        once = list({self._all[at].shape: place for place, at in enumerate(known)}.values())
+        model.fit(
+            self._rows[[known[place] for place in once]],
+            measured[once],
+            np.zeros(len(once)),
+            learn=len(once) % 8 == 0,
+        )
+        values = np.asarray(np.exp(model.predict(self._rows)[0]))
+        values[known] = np.exp(measured)
+        return values
+
+    def _gains(self, at: npt.NDArray[np.int64], front: FloatArray) -> FloatArray:
+        mean, deviation = self._predict()
+        return expected_gains(
+            front,
+            self._reference,
+            uncertain=self._recall,
+            mean=mean[at],
+            deviation=deviation[at],
+            known=self._known_values()[at],
+            most=1.0,
+        )
+
+    def _gains_of_new(self) -> FloatArray:
+        """The gain of every candidate that was not asked for, beside what runs; 0 for the others."""
+        gains = np.zeros(len(self._all))
+        open_ = np.array([at for at, c in enumerate(self._all) if not c.is_asked], dtype=np.int64)
+        if len(open_):
+            gains[open_] = self._gains(open_, self._front(running=True))
+        return gains
+
+    def _front(self, running: bool = False, without: _Candidate | None = None) -> FloatArray:
+        """Finished configurations, to be maximised (n, objectives); with `running` also what those are expected to be."""
+        known = self._known_values()
+        points = []
+        for at, candidate in enumerate(self._all):
+            if len(candidate.finished) == len(self._spec.seeds) and candidate is not without:
+                points.append(np.where(self._is_recall(), np.mean(list(candidate.finished.values())), known[at]))
+        if running:
+            mean, _ = self._predict()
+            for candidate in self._live.values():
+                at = self._place[id(candidate)]
+                points.append(np.where(self._is_recall(), min(1.0, mean[at]), known[at]))
+        return np.array(points).reshape(-1, len(self._signs))
+
+    def _is_recall(self) -> npt.NDArray[np.bool_]:
+        return np.asarray(np.arange(len(self._signs)) == self._recall)
+
+    def _hypervolume(self) -> float:
+        from recallfront.platform.pareto import hypervolume
+
+        front = self._front()
+        return hypervolume(front, self._reference) if len(front) else 0.0
+
+    def _least_gain(self) -> float:
+        return _NOTHING * self._hypervolume()
+
+
+def _configurations(
+    blocks: Sequence[SpaceBlock], random: np.random.Generator
+) -> Iterator[tuple[SpaceBlock, Knobs]]:
+    """Every configuration of a space, a range as some values of it; of a larger block some at random."""
+    for block in blocks:
+        axes = [_values(domain) for domain in block.domains.values()]
+        if prod(map(len, axes)) <= _MOST_CONFIGURATIONS:
+            drawn = [list(values) for values in product(*axes)]
+        else:
+            drawn = [
+                [axis[int(random.integers(len(axis)))] for axis in axes] for _ in range(_MOST_CONFIGURATIONS)
+            ]
+        for values in drawn:
+            yield block, dict(zip(block.domains, values, strict=True))
+
+
+def _values(domain: Domain) -> list[Scalar]:
+    if not isinstance(domain, Range):
+        return list(domain)
+    low, high = float(domain.low), float(domain.high)
+    if domain.step is not None or domain.is_integer:
+        own = list(domain.values())
+        places = np.linspace(0, len(own) - 1, min(_MOST_VALUES, len(own))).round().astype(int)
+        return [own[at] for at in places]
+    spaced = np.geomspace(low, high, _MOST_VALUES) if domain.log else np.linspace(low, high, _MOST_VALUES)
+    return [float(value) for value in spaced]
+
+
+def name(block: SpaceBlock, knobs: Knobs) -> str:
+    return repr((block.label, sorted((key, repr(value)) for key, value in knobs.items())))
+
+
+def shape(block: SpaceBlock, knobs: Knobs) -> str:
+    """What configurations of one throughput share: all but the settings of the training."""
+    return name(block, {key: value for key, value in knobs.items() if not key.startswith(TRAINING_PREFIX)})

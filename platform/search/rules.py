@@ -1,0 +1,95 @@
+"""What may end a trial before its last step: rules that see every report of every trial."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from recallfront.platform.results.status import Status
+from recallfront.platform.search.planner import Outcome, PlannedTrial
+from recallfront.platform.search.proposals import proposal_from_json
+from recallfront.sweeps.base import seal, unseal
+from recallfront.sweeps.spec import SweepSpec
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """That a trial ends now, and why."""
+
+    status: Status  # pruned, or dominated
+    reason: str  # in one sentence
+
+
+class Rule(Protocol):
+    """Sees what trials report, and may end them."""
+
+    def judge(self, plan: PlannedTrial, step: int, figures: Mapping[str, float]) -> Verdict | None:
+        """Whether a running trial that has reported `figures` after `step` steps ends now; None: it goes on.
+
+        Before the first step the figures are those of the measurement. A resumed trial may report a step again.
+        """
+
+    def ended(self, plan: PlannedTrial, outcome: Outcome) -> None:
+        """Hear how a trial ended, whichever rule or cause ended it."""
+
+
+class Rules:
+    """The rules of one sweep, one after the other. What they are told is kept in a file, so that those of a resumed
+    sweep know what came before: they are told it again.
+    """
+
+    def __init__(self, spec: SweepSpec, rules: Sequence[Rule], path: Path | None = None) -> None:
+        self._spec, self._rules = spec, tuple(rules)
+        self._read_by_rules = {o.reading for o in spec.objectives} | {"validation_loss", "validation_recall"}
+        self._path = path if self._rules else None
+        self._tell_again()
+
+    def judge(self, plan: PlannedTrial, step: int, figures: Mapping[str, float]) -> Verdict | None:
+        """The first rule's verdict on a running trial; None: it goes on."""
+        self._append(plan, step, Status.RUNNING, figures)
+        return self._judge(plan, step, figures)
+
+    def ended(self, plan: PlannedTrial, outcome: Outcome) -> None:
+        """Hear how a trial ended."""
+        if outcome.status.is_final:
+            self._append(plan, None, outcome.status, outcome.figures)
+        self._end(plan, outcome)
+
+    def _judge(self, plan: PlannedTrial, step: int, figures: Mapping[str, float]) -> Verdict | None:
+        verdicts = [rule.judge(plan, step, figures) for rule in self._rules]
+        return next((verdict for verdict in verdicts if verdict is not None), None)
+
+    def _end(self, plan: PlannedTrial, outcome: Outcome) -> None:
+        for rule in self._rules:
+            rule.ended(plan, outcome)
+
+    def _append(
+        self, plan: PlannedTrial, step: int | None, status: Status, figures: Mapping[str, float]
+    ) -> None:
+        if self._path is None:
+            return
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        entry: dict[str, Any] = {
+            "proposal": plan.proposal.to_json(),
+            "seed": plan.seed,
+            "step": step,
+            "status": status.value,
+            "figures": {name: value for name, value in figures.items() if name in self._read_by_rules},
+        }
+        with self._path.open("a") as file:
+            file.write(seal(entry, indent=None) + "\n")
+
+    def _tell_again(self) -> None:
+        there = self._path is not None and self._path.exists()
+        for line in self._path.read_text(errors="replace").splitlines() if there and self._path else []:
+            try:
+                entry = unseal(line)
+            except ValueError:
+                continue  # a driver was killed while it wrote this line, or it was damaged
+            proposal = proposal_from_json(self._spec, entry["proposal"])
+            config = self._spec.trial(proposal.block, proposal.knobs, entry["seed"])
+            plan = PlannedTrial(proposal, entry["seed"], config)
+            if entry["step"] is None:
+                self._end(plan, Outcome(Status(entry["status"]), entry["figures"]))
+            else:
+                self._judge(plan, entry["step"], entry["figures"])

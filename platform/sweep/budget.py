@@ -1,0 +1,94 @@
+"""What a sweep may take, over all of its runs, and what is left of it."""
+
+import json
+from collections.abc import Mapping
+from statistics import fmean
+from typing import Any
+
+from recallfront.platform.metrics import duration
+from recallfront.platform.pareto import hypervolume
+from recallfront.platform.results.records import SweepRecord, TrialRecord
+from recallfront.platform.results.status import Status
+from recallfront.platform.results.tags import training_steps
+from recallfront.sweeps.spec import SweepSpec
+
+_NOT_RUN = (Status.INVALID, Status.DOMINATED)
+
+
+class Budget:
+    """Counts what a sweep has taken; trials of its earlier runs included."""
+
+    def __init__(self, spec: SweepSpec, known: SweepRecord) -> None:
+        self._limits, self._objectives = spec.budget, spec.objectives
+        self._devices = spec.resources.workers * (spec.resources.gpus or spec.resources.cpus)
+        self.steps = training_steps(known)  # of training
+        self._trials, self._device_seconds = 0, 0.0
+        self._finished: dict[str, list[list[float]]] = {}  # configuration -> values of its seeds, to be maximised
+        self._hypervolumes = [0.0]  # after each trial that finished or was pruned
+        for trial in sorted(known.trials, key=lambda trial: trial.end_time or 0.0):
+            self.ended(trial)
+
+    def ended(self, trial: TrialRecord) -> None:
+        """Count a trial that has ended."""
+        if trial.status in _NOT_RUN:
+            return
+        self._trials += 1
+        self._device_seconds += self._devices * ((trial.end_time or trial.start_time) - trial.start_time)
+        if self._limits.min_gain is None or trial.status not in (Status.FINISHED, Status.PRUNED):
+            return
+        if trial.status is Status.FINISHED:
+            values = [o.sign * trial.metrics[o.reading] for o in self._objectives]
+            self._finished.setdefault(_without_seed(trial.config), []).append(values)
+        self._hypervolumes.append(self._hypervolume())
+
+    def used_up(self, elapsed: float) -> str | None:
+        """Which part of the budget is used up after so many seconds, in a sentence; None: there is some left."""
+        limits = self._limits
+        for name, most, used in self._parts(elapsed):
+            if most is not None and used >= most:
+                return f"budget.{name}: the runs of this sweep have used its {most:g}; raise it to go on"
+        if limits.min_gain is not None and (gain := self._gain()) is not None and gain < limits.min_gain:
+            return (
+                f"budget.min_gain: its last {limits.gain_trials} trials added {gain:.2%} of the hypervolume, and "
+                f"{limits.min_gain:.2%} are wanted; lower it to go on"
+            )
+        return None
+
+    def left(self, elapsed: float) -> str:
+        """What is left after so many seconds, in words; empty if there is no limit."""
+        told = []
+        for name, most, used in self._parts(elapsed):
+            if most is not None:
+                rest = max(0.0, most - used)
+                hours = name.endswith("hours")
+                shown = duration(rest * 3600) if hours else f"{rest:,.0f}"
+                unit = {"hours": "", "device_hours": " of devices"}.get(name, f" {name.replace('_', ' ')}")
+                told.append(shown + unit)
+        return f"budget left: {', '.join(told)}" if told else ""
+
+    def _parts(self, elapsed: float) -> list[tuple[str, float | None, float]]:
+        """Name, limit and use of what is counted."""
+        limits = self._limits
+        return [
+            ("hours", limits.hours, elapsed / 3600),
+            ("device_hours", limits.device_hours, self._device_seconds / 3600),
+            ("trials", limits.trials, self._trials),
+            ("training_steps", limits.training_steps, self.steps),
+        ]
+
+    def _gain(self) -> float | None:
+        """The share of the hypervolume that the last `gain_trials` added; None before there are so many."""
+        last = self._limits.gain_trials
+        if len(self._hypervolumes) <= last or self._hypervolumes[-1] == 0:
+            return None
+        return 1 - self._hypervolumes[-1 - last] / self._hypervolumes[-1]
+
+    def _hypervolume(self) -> float:
+        if not self._finished:
+            return 0.0
+        means = [[fmean(seeds) for seeds in zip(*own, strict=True)] for own in self._finished.values()]
+        return hypervolume(means, [o.sign * o.reference for o in self._objectives])
+
+
+def _without_seed(config: Mapping[str, Any]) -> str:
+    return json.dumps({**config, "seed": 0}, sort_keys=True)
