@@ -147,7 +147,8 @@ def rerun(
         plugins=ship(folder),
     )
     before = _history(open_client(uri), first)
-    pruned_at = max(before["loss"], default=0) if first.status is Status.PRUNED else None
+    was_ended = first.status in (Status.PRUNED, Status.DOMINATED)
+    pruned_at = max(before["loss"], default=0) if was_ended else None
     rows: list[MetricRow] = []
     last, environment = Report(step=0), None
     try:
@@ -156,7 +157,7 @@ def rerun(
                 rows += last.rows
                 environment = environment or last.environment  # of the process that trained
                 if pruned_at is not None and last.step >= pruned_at:
-                    last.status = Status.PRUNED
+                    last.status = first.status
                     break
         found = Lineage.model_validate(environment) if environment else collect(folder)
         now = lineage.model_copy(update={"environment": found, "data_digest": data_digest})

@@ -26,11 +26,11 @@ from recallfront.sweeps.space import (
 from recallfront.sweeps.start import StartConfig
 from recallfront.sweeps.tasks.registry import TaskConfig
 from recallfront.sweeps.trial import (
-    is_unset,
     MeasurementConfig,
     ResourceConfig,
     TrainingConfig,
     TrialConfig,
+    is_unset,
 )
 
 MAY_CHANGE = (  # between two runs of one sweep, beside the search's number of trials
@@ -45,8 +45,8 @@ class SearchConfig(Frozen):
 
     method: Literal["grid", "random", "tpe", "nsga2", "gp", "front"] = Field(
         default="grid",
-        description="Every configuration in turn, one of Optuna's samplers, or `front`: by the gain of hypervolume that "
-        "a model of recall expects for each training step.",
+        description="Every configuration in turn, one of Optuna's samplers, or `front`: by the hypervolume that each "
+        "step of training is expected to add, recall being modelled and all else known.",
     )
     trials: int | None = Field(
         default=None,
@@ -69,6 +69,7 @@ class SearchConfig(Frozen):
         description="Whether a configuration is not trained if finished ones dominate it even at a recall of 1: it is "
         "recorded as `dominated` once its throughput is known. `front` always does so.",
     )
+
     @property
     def drawn_at_random(self) -> int | None:
         """How many configurations the method draws before it uses results; None for one that never does."""
@@ -84,9 +85,8 @@ class SearchConfig(Frozen):
         ):
             value = getattr(self, name)
             if value is not None and self.method not in methods:
-                raise ValueError(
-                    f"{name}={value}: it is a setting of method {' or '.join(methods)}, not of {self.method}"
-                )
+                known = " or ".join(filter(None, (", ".join(methods[:-1]), methods[-1])))
+                raise ValueError(f"{name}={value}: it is a setting of method {known}, not of {self.method}")
         return self
 
     @model_validator(mode="after")
@@ -131,7 +131,9 @@ class BudgetConfig(Frozen):
     trials: int | None = Field(
         default=None, ge=1, description="Trials that have been run, however they ended."
     )
-    training_steps: int | None = Field(default=None, ge=1, description="Training steps of all trials together.")
+    training_steps: int | None = Field(
+        default=None, ge=1, description="Training steps of all trials together."
+    )
     min_gain: float | None = Field(
         default=None,
         gt=0,

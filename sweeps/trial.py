@@ -34,7 +34,10 @@ class PlateauConfig(Frozen):
 
     evaluations: int = Field(ge=2, description="Evaluations in a row without a gain.")
     min_gain: float = Field(
-        default=0.005, gt=0, lt=1, description="Least gain of recall, and least share by which the loss falls."
+        default=0.005,
+        gt=0,
+        lt=1,
+        description="Least gain of recall, and least share by which the loss falls.",
     )
 
 

@@ -99,7 +99,9 @@ def curves() -> Curves:
     """
     with np.load(TABLE, allow_pickle=False) as table:
         if str(table["sweep_key"]) != space().key:
-            raise ValueError(f"{TABLE.name}: was recorded of another space than {_SPACE.name}: record it again")
+            raise ValueError(
+                f"{TABLE.name}: was recorded of another space than {_SPACE.name}: record it again"
+            )
         return Curves(
             recall=table["recall"] * _RECALL_UNIT,
             loss=table["loss"] * _LOSS_UNIT,

@@ -32,7 +32,9 @@ def record(path: Path, seeds: list[int]) -> None:
     """
     spec = space()
     known = {(line["configuration"], line["seed"]) for line in read(path)}
-    data: dict[str, list[Segment]] = {split: list(spec.task.build(split)) for split in ("train", "validation")}
+    data: dict[str, list[Segment]] = {
+        split: list(spec.task.build(split)) for split in ("train", "validation")
+    }
     for seed in seeds:
         grid = list(enumerate(spec.grid()))
         for at in np.random.default_rng(0).permutation(len(grid)).tolist():
@@ -51,9 +53,7 @@ def read(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines]
 
 
-def learning_curve(
-    config: TrialConfig, data: dict[str, list[Segment]]
-) -> tuple[list[float], list[float]]:
+def learning_curve(config: TrialConfig, data: dict[str, list[Segment]]) -> tuple[list[float], list[float]]:
     """Validation recall and validation loss in nats, one of each an evaluation, over a whole training."""
     training = config.training
     model = build(config.model, config.seed)

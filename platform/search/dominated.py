@@ -19,7 +19,9 @@ class Dominated:
 
     def __init__(self, spec: SweepSpec) -> None:
         self._objectives, self._seeds = spec.objectives, len(spec.seeds)
-        self._values: dict[str, dict[int, list[float]]] = {}  # configuration -> seed -> values, to be maximised
+        self._values: dict[
+            str, dict[int, list[float]]
+        ] = {}  # configuration -> seed -> values, to be maximised
 
     def judge(self, plan: PlannedTrial, step: int, figures: Mapping[str, float]) -> Verdict | None:
         if step > 0 or plan.config.configuration_key in self._values:

@@ -51,7 +51,11 @@ class FrontSearch:
     """
 
     def __init__(
-        self, spec: SweepSpec, told: Iterable[Told] = (), proposed: int = 0, unfinished: Iterable[Proposal] = ()
+        self,
+        spec: SweepSpec,
+        told: Iterable[Told] = (),
+        proposed: int = 0,
+        unfinished: Iterable[Proposal] = (),
     ) -> None:
         self._spec = spec
         self._random = np.random.default_rng(spec.search.seed)
@@ -69,7 +73,7 @@ class FrontSearch:
         self._model = GaussianProcess(features.groups)
         self._shapes: dict[str, GaussianProcess] = {}
         self._groups = features.groups
-        self._curves = Curves()
+        self._curves = Curves(spec.training.steps)
         self._live: dict[str, _Candidate] = {}  # trial -> its configuration
         self._last_partial: dict[str, _Candidate] = {}  # trials that were stopped, too
         self._learned_at = 0
@@ -114,7 +118,9 @@ class FrontSearch:
         key = name(proposal.block, proposal.knobs)
         if key not in self._candidates:
             row = self._features.row(proposal.block, proposal.knobs)
-            added = _Candidate(proposal.block, proposal.knobs, row, shape(proposal.block, proposal.knobs), is_asked=True)
+            added = _Candidate(
+                proposal.block, proposal.knobs, row, shape(proposal.block, proposal.knobs), is_asked=True
+            )
             self._candidates[key] = added
             self._place[id(added)] = len(self._all)
             self._all.append(added)
@@ -277,12 +283,14 @@ class FrontSearch:
         return gains
 
     def _front(self, running: bool = False, without: _Candidate | None = None) -> FloatArray:
-        """Finished configurations, to be maximised (n, objectives); with `running` also what those are expected to be."""
+        """Finished configurations (n, objectives), to be maximised; with `running` those too, as they are expected."""
         known = self._known_values()
         points = []
         for at, candidate in enumerate(self._all):
             if len(candidate.finished) == len(self._spec.seeds) and candidate is not without:
-                points.append(np.where(self._is_recall(), np.mean(list(candidate.finished.values())), known[at]))
+                points.append(
+                    np.where(self._is_recall(), np.mean(list(candidate.finished.values())), known[at])
+                )
         if running:
             mean, _ = self._predict()
             for candidate in self._live.values():

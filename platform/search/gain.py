@@ -8,7 +8,13 @@ import numpy.typing as npt
 from recallfront.platform.pareto import hypervolume
 
 FloatArray = npt.NDArray[np.float64]
-_QUANTILES = (-1.2816, -0.5244, 0.0, 0.5244, 1.2816)  # of a normal distribution, for three and more objectives
+_QUANTILES = (
+    -1.2816,
+    -0.5244,
+    0.0,
+    0.5244,
+    1.2816,
+)  # of a normal distribution, for three and more objectives
 
 
 def expected_gains(
@@ -33,7 +39,12 @@ def expected_gains(
     if known.shape[1] == 2:
         other = 1 - uncertain
         return _gains_of_two(
-            front[:, [uncertain, other]], reference[[uncertain, other]], mean, deviation, known[:, other], most
+            front[:, [uncertain, other]],
+            reference[[uncertain, other]],
+            mean,
+            deviation,
+            known[:, other],
+            most,
         )
     before = hypervolume(front, reference) if len(front) else 0.0
     gains = np.zeros(len(known))
@@ -61,7 +72,10 @@ def _gains_of_two(
     # what is reached already by anything that has at least so much of the known objective
     heights = np.append(np.maximum.accumulate(beats[::-1, 0])[::-1], reference[0])
     widths = np.clip(np.minimum(other[:, None], ends) - starts, 0.0, None)
-    above = _improvement(mean[:, None], deviation[:, None], heights) - _improvement(mean, deviation, most)[:, None]
+    above = (
+        _improvement(mean[:, None], deviation[:, None], heights)
+        - _improvement(mean, deviation, most)[:, None]
+    )
     return np.asarray((widths * np.maximum(above, 0.0)).sum(axis=1))
 
 

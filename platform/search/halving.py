@@ -52,7 +52,7 @@ class Halving:
         self._recall = next((o for o in spec.objectives if o.is_on_both_splits), None)
         self.rungs = rungs(settings, spec.training.steps)
         self._all: dict[str, _Configuration] = {}
-        self._curves = Curves()
+        self._curves = Curves(spec.training.steps)
         self._trials: dict[str, set[str]] = {}  # architecture -> trials
 
     def judge(self, plan: PlannedTrial, step: int, figures: Mapping[str, float]) -> Verdict | None:
@@ -91,7 +91,10 @@ class Halving:
         rivals = [other for other in self._all.values() if other is not own and _is_rival(other, own)]
         there = [other for other in rivals if other.rungs.get(rung, {}).keys() >= self._seeds]
         ahead = sum(_is_ahead(_mean(other.rungs[rung]), _mean(own.rungs[rung])) for other in there)
-        best = max((float(np.mean(list(r.final.values()))) for r in rivals if r.final.keys() >= self._seeds), default=0.0)
+        best = max(
+            (float(np.mean(list(r.final.values()))) for r in rivals if r.final.keys() >= self._seeds),
+            default=0.0,
+        )
         may = self._bound(own, plan)
         if ahead < -(-(len(there) + 1) // self._reduction) or may + _MARGIN > best:
             own.behind = 0
@@ -102,8 +105,8 @@ class Halving:
         own.is_stopped = True
         return Verdict(
             Status.PRUNED,
-            f"at step {rung} {ahead} of {len(there)} rivals were ahead, and it may reach a recall of {may:.3f} where one "
-            f"of them has {best:.3f}",
+            f"at step {rung} {ahead} of {len(there)} rivals were ahead, and it may reach a recall of {may:.3f} "
+            f"where one of them has {best:.3f}",
         )
 
     def _bound(self, own: _Configuration, plan: PlannedTrial) -> float:

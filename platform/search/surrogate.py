@@ -135,10 +135,10 @@ class GaussianProcess:
             return float(value + 0.25 * away @ away), np.array(slopes) + 0.5 * away
 
         bounds = [(-3.0, 3.0)] * (len(prior) - 2) + [(-3.0, 3.0), (-9.0, 0.0)]
-        found = minimize(loss, self.parameters, jac=True, bounds=bounds, method="L-BFGS-B", options={"maxiter": 15})
+        found = minimize(
+            loss, self.parameters, jac=True, bounds=bounds, method="L-BFGS-B", options={"maxiter": 15}
+        )
         self.parameters = np.asarray(found.x)
-
-
 
 
 def _squares(a: FloatArray, b: FloatArray) -> FloatArray:

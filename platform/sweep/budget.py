@@ -23,7 +23,9 @@ class Budget:
         self._devices = spec.resources.workers * (spec.resources.gpus or spec.resources.cpus)
         self.steps = training_steps(known)  # of training
         self._trials, self._device_seconds = 0, 0.0
-        self._finished: dict[str, list[list[float]]] = {}  # configuration -> values of its seeds, to be maximised
+        self._finished: dict[
+            str, list[list[float]]
+        ] = {}  # configuration -> values of its seeds, to be maximised
         self._hypervolumes = [0.0]  # after each trial that finished or was pruned
         for trial in sorted(known.trials, key=lambda trial: trial.end_time or 0.0):
             self.ended(trial)

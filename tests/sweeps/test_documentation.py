@@ -10,9 +10,16 @@ from recallfront.models.configs import architectures
 from recallfront.sweeps.documentation import specification_page
 from recallfront.sweeps.objectives import Objective
 from recallfront.sweeps.space import Range
-from recallfront.sweeps.spec import EarlyStopping, SearchConfig, SweepSpec
+from recallfront.sweeps.spec import BudgetConfig, EarlyStopping, SearchConfig, SweepSpec
 from recallfront.sweeps.start import LoRAConfig, StartConfig
-from recallfront.sweeps.trial import DeploymentConfig, MeasurementConfig, ResourceConfig, TrainingConfig
+from recallfront.sweeps.trial import (
+    DeploymentConfig,
+    MeasurementConfig,
+    PlateauConfig,
+    ResourceConfig,
+    StopAtConfig,
+    TrainingConfig,
+)
 
 PAGE = Path(recallfront.__file__).parents[1] / "docs" / "specification.md"
 
@@ -42,6 +49,9 @@ def test_every_key_has_a_row_and_a_meaning() -> None:
         "start.lora": LoRAConfig,
         "objectives": Objective,
         "search": SearchConfig,
+        "budget": BudgetConfig,
+        "training.stop_at": StopAtConfig,
+        "training.plateau": PlateauConfig,
         "early_stopping": EarlyStopping,
         "A range": Range,
     }

@@ -187,17 +187,15 @@ def test_plain_values_are_those_of_yaml_1_2(text: str, value: object) -> None:
 
 
 def test_numbers_are_read_as_they_are_meant() -> None:
-    changed = TINY | {"space": [{"architecture": "window", "window_size": "WINDOWS"}], "budget_hours": 1}
+    changed = TINY | {"space": [{"architecture": "window", "window_size": "WINDOWS"}], "budget": {"hours": 1}}
     text = yaml.safe_dump(changed)
 
     def read(windows: str = "[2]", hours: str = "1") -> SweepSpec:
-        return parse_spec(
-            text.replace("WINDOWS", windows).replace("budget_hours: 1", f"budget_hours: {hours}"), source="f"
-        )
+        return parse_spec(text.replace("WINDOWS", windows).replace("hours: 1", f"hours: {hours}"), source="f")
 
     assert read("[010, 0o10]").blocks[0].domains["window_size"] == (10, 8)
-    assert read(hours="15e-1").budget_hours == 1.5
-    with pytest.raises(SpecError, match="budget_hours='1:30'"):
+    assert read(hours="15e-1").budget.hours == 1.5
+    with pytest.raises(SpecError, match="budget.hours='1:30'"):
         read(hours="1:30")
-    with pytest.raises(SpecError, match="budget_hours: '1_0' is text, not a number"):
+    with pytest.raises(SpecError, match="hours: '1_0' is text, not a number"):
         read(hours="1_0")

@@ -29,9 +29,24 @@ def refusal(**changes: Any) -> str:
     return str(refused.value)
 
 
+def test_what_is_not_set_is_no_part_of_an_identity() -> None:
+    """Trials and sweeps of before these settings keep their keys."""
+    spec = tiny_spec(early_stopping={"first_rung_steps": 5})
+    block, knobs = next(spec.grid())
+    told = spec.trial(block, knobs, 0).model_dump(mode="json")["training"]
+    assert not {"stop_at", "plateau"} & told.keys()
+    assert "patience" not in spec.model_dump(mode="json")["early_stopping"]
+    solved = tiny_spec(training={"stop_at": {"recall": 0.99}})
+    assert solved.trial(block, knobs, 0).key != spec.trial(block, knobs, 0).key
+
+
+def test_a_record_of_before_there_was_a_budget_can_be_read() -> None:
+    assert SweepSpec.model_validate(tiny(budget_hours=None)) == tiny_spec()
+
+
 @pytest.mark.parametrize(
     "budget",
-    [{"description": "other"}, {"concurrent": 3}, {"retries": 0}, {"budget_hours": 2.5}],
+    [{"description": "other"}, {"concurrent": 3}, {"retries": 0}, {"budget": {"hours": 2.5}}],
     ids=lambda budget: next(iter(budget)),
 )
 def test_the_budget_is_no_part_of_the_identity(budget: dict[str, Any]) -> None:
@@ -103,7 +118,7 @@ def test_a_knob_in_the_wrong_place_is_sent_to_its_own(changes: dict[str, Any], t
             {"method": "tpe", "trials": 20, "population": 8},
             "population=8: it is a setting of method nsga2, not of tpe",
         ),
-        ({"startup_trials": 3}, "startup_trials=3: it is a setting of method tpe or gp, not of grid"),
+        ({"startup_trials": 3}, "startup_trials=3: it is a setting of method tpe, gp or front, not of grid"),
     ],
     ids=["population", "startup"],
 )
@@ -158,6 +173,9 @@ def test_the_order_of_keys_is_no_part_of_the_identity() -> None:
         {"objectives": [{"metric": "recall"}, {"metric": "prefill_tokens_per_second"}]},
         {"objectives": [{"metric": "recall", "reference": 0.1}, {"metric": "decode_tokens_per_second"}]},
         {"search": {"method": "random", "trials": 3}},
+        {"search": {"skip_dominated": True}},
+        {"training": {"stop_at": {"recall": 0.99}}},
+        {"training": {"plateau": {"evaluations": 3}}},
         {"early_stopping": {"first_rung_steps": 5}},
         {"seeds": [1]},
         {"seeds": [0, 1]},
@@ -278,6 +296,16 @@ def test_a_specification_cannot_be_changed() -> None:
 @pytest.mark.parametrize(
     ("change", "told"),
     [
+        ({"budget_hours": 2}, "budget_hours=2: is now written as budget: {hours: 2}"),
+        ({"budget": {"steps": 2}}, "budget.steps: unknown key; allowed are"),
+        ({"training": {"stop_at": {"recall": 1.5}}}, "training.stop_at.recall=1.5"),
+        (
+            {
+                "search": {"method": "front", "trials": 3},
+                "objectives": [{"metric": "state_bytes"}, {"metric": "decode_tokens_per_second"}],
+            },
+            "search.method='front': models one recall; the objectives have none",
+        ),
         (
             {"early_stopping": {"first_rung_steps": 11}, "training": {"evaluate_every": 10}},
             "early_stopping.first_rung_steps=11: no trial is evaluated between this step and its last (20)",

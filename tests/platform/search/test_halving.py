@@ -1,152 +1,177 @@
-"""Successive halving under several objectives: ranks, ties, rungs, and what a resumed sweep still knows."""
+"""Successive halving among rivals: who competes with whom, late bloomers, seeds, resumed sweeps."""
 
-from collections import Counter
 from pathlib import Path
-from random import Random
+from typing import Any
 
 import pytest
 
-from recallfront.platform.search.halving import Halving
-from recallfront.sweeps.objectives import Objective
+from recallfront.platform.results.status import Status
+from recallfront.platform.search.halving import Halving, rungs
+from recallfront.platform.search.planner import Outcome, PlannedTrial
+from recallfront.platform.search.proposals import Proposal
+from recallfront.platform.search.rules import Rules
+from recallfront.sweeps import SweepSpec
 from recallfront.sweeps.spec import EarlyStopping
+from tests.platform.specs import tiny_spec
 
-OBJECTIVES = (Objective(metric="recall"), Objective(metric="decode_tokens_per_second"))
-SMALL_STATE = (Objective(metric="recall"), Objective(metric="state_bytes", direction="min", reference=1e6))
-
-
-def halving(
-    path: Path,
-    *,
-    first: int = 10,
-    reduction: int = 2,
-    steps: int = 100,
-    objectives: tuple[Objective, ...] = OBJECTIVES,
-    seeds: tuple[int, ...] = (0,),
-) -> Halving:
-    settings = EarlyStopping(first_rung_steps=first, reduction=reduction)
-    return Halving(settings, objectives, steps, path / "rungs" / "file.jsonl", seeds)
+RATES = [0.001 + 0.0001 * at for at in range(12)]
 
 
-def figures(recall: float, decode: float = 1.0) -> dict[str, float]:
-    return {"validation_recall": recall, "decode_tokens_per_second": decode, "state_bytes": decode}
+def spec_of(**changes: Any) -> SweepSpec:
+    return tiny_spec(
+        **{
+            "space": [
+                {"architecture": "window", "training.learning_rate": RATES},
+                {"architecture": "attention", "training.learning_rate": RATES},
+            ],
+            "training": {"steps": 40, "evaluate_every": 10},
+            "early_stopping": {"first_rung_steps": 10, "reduction": 2},
+        }
+        | changes
+    )
 
 
-def test_rungs_grow_by_the_reduction_and_end_before_the_last_step(tmp_path: Path) -> None:
-    assert halving(tmp_path, first=10, reduction=3, steps=271).rungs == [10, 30, 90, 270]
-    assert halving(tmp_path, first=10, reduction=3, steps=270).rungs == [10, 30, 90]
+class Stage:
+    """Trials that report to the rules of a sweep."""
+
+    def __init__(self, spec: SweepSpec | None = None, path: Path | None = None) -> None:
+        self.spec = spec or spec_of()
+        assert self.spec.early_stopping is not None
+        self.rules = Rules(self.spec, [Halving(self.spec.early_stopping, self.spec)], path)
+
+    def plan(self, number: int, architecture: str = "window", seed: int = 0) -> PlannedTrial:
+        block = next(b for b in self.spec.blocks if b.architecture == architecture)
+        knobs = {"training.learning_rate": RATES[number]}
+        return PlannedTrial(Proposal(number, block, knobs), seed, self.spec.trial(block, knobs, seed))
+
+    def stops(
+        self, plan: PlannedTrial, step: int, recall: float, loss: float = 1.0, decode: float = 1.0
+    ) -> bool:
+        return self.rules.judge(plan, step, figures(recall, loss, decode)) is not None
+
+    def finish(self, plan: PlannedTrial, final: float, early: float = 0.5, decode: float = 1.0) -> None:
+        """A trial that had a recall of `early` until its last step."""
+        for step in (10, 20, 30):
+            assert not self.stops(plan, step, early, 2 - early, decode)
+        self.rules.ended(plan, Outcome(Status.FINISHED, figures(final, 0.1, decode)))
+
+    def finish_some(self, final: float = 0.9, number: int = 3) -> None:
+        for at in range(number):
+            self.finish(self.plan(at), final)
 
 
-def test_the_best_half_goes_on(tmp_path: Path) -> None:
-    rung = halving(tmp_path)
-    went = {
-        name: rung.goes_on(name, 10, figures(r)) for name, r in zip("abcdef", (5, 4, 6, 3, 7, 2), strict=True)
-    }
-    # a is alone; b is 2nd of 2; c 1st of 3; d 4th of 4; e 1st of 5; f 6th of 6
-    assert went == {"a": True, "b": False, "c": True, "d": False, "e": True, "f": False}
+def figures(recall: float, loss: float, decode: float) -> dict[str, float]:
+    return {"validation_recall": recall, "validation_loss": loss, "decode_tokens_per_second": decode}
 
 
-@pytest.mark.parametrize("reduction", [2, 3, 10])
-def test_the_first_and_the_best_always_survive(tmp_path: Path, reduction: int) -> None:
-    rung = halving(tmp_path, reduction=reduction)
-    for at in range(12):
-        assert rung.goes_on(f"better-{at}", 10, figures(float(at)))
-    assert not rung.goes_on("worst", 10, figures(-1.0))
+@pytest.mark.parametrize(("steps", "expected"), [(271, [10, 30, 90, 270]), (270, [10, 30, 90])])
+def test_rungs_grow_by_the_reduction_and_end_before_the_last_step(steps: int, expected: list[int]) -> None:
+    assert rungs(EarlyStopping(first_rung_steps=10, reduction=3), steps) == expected
 
 
-def test_rank_comes_before_contribution(tmp_path: Path) -> None:
-    rung = halving(tmp_path)
-    for name, recall, decode in (("a", 0.9, 1.0), ("b", 0.5, 5.0), ("c", 0.1, 9.0)):
-        rung.goes_on(name, 10, figures(recall, decode))
-    assert not rung.goes_on("dominated", 10, figures(0.45, 4.9))
-    assert rung.goes_on("on the front", 10, figures(0.7, 4.0))
+def test_one_that_is_behind_and_has_no_hope_is_stopped() -> None:
+    stage = Stage()
+    stage.finish_some(final=0.5)
+    stage.finish(stage.plan(3), 0.9, early=0.7)
+    verdict = stage.rules.judge(stage.plan(4), 10, figures(0.4, 1.7, 1.0))
+    assert verdict is not None and verdict.status is Status.PRUNED
+    assert "4 of 4 rivals were ahead" in verdict.reason and "one of them has 0.900" in verdict.reason
 
 
-@pytest.mark.parametrize(("recall", "decode"), [(0.99, 0.5), (0.01, 99.0)])
-def test_the_ends_of_a_front_survive(tmp_path: Path, recall: float, decode: float) -> None:
-    """The most accurate and the fastest are what the front is for, though they dominate nothing."""
-    rung = halving(tmp_path, reduction=3)
-    for at in range(5):
-        rung.goes_on(f"middle-{at}", 10, figures(0.4 + 0.05 * at, 50.0 - 5 * at))
-    assert rung.goes_on("end", 10, figures(recall, decode))
+def test_the_best_of_its_rivals_goes_on() -> None:
+    stage = Stage()
+    stage.finish_some(final=0.5)
+    stage.finish(stage.plan(3), 0.9, early=0.7)
+    assert not stage.stops(stage.plan(4), 10, 0.75)
 
 
-def test_equals_do_not_all_survive(tmp_path: Path) -> None:
-    rung = halving(tmp_path)
-    went = [rung.goes_on(name, 10, figures(0.5)) for name in "abcdefgh"]
-    assert 1 <= sum(went) <= 4 and went[0]
-    assert [halving(tmp_path / "again").goes_on("a", 10, figures(0.5))] == [True]
+def test_the_slow_and_accurate_do_not_compete_with_the_slower_nor_the_fast_with_them() -> None:
+    stage = Stage()
+    stage.finish_some(final=0.5)
+    stage.finish(stage.plan(3), 0.9, early=0.7)
+    assert not stage.stops(stage.plan(4), 10, 0.1, 1.9, decode=2.0), "nothing as fast is better"
+    assert stage.stops(stage.plan(5), 10, 0.1, 1.9, decode=0.5), "all that are faster are better"
 
 
-def test_minimised_objectives_count_the_other_way(tmp_path: Path) -> None:
-    rung = halving(tmp_path, objectives=SMALL_STATE)
-    rung.goes_on("small", 10, figures(0.5, 100.0))
-    assert not rung.goes_on("large", 10, figures(0.5, 200.0))
-    assert rung.goes_on("smaller", 10, figures(0.5, 50.0))
+def test_a_late_bloomer_is_not_stopped_by_what_other_architectures_do() -> None:
+    """Attention stands at 0.05 where windows stand at 0.5, and ends above them."""
+    stage = Stage()
+    stage.finish_some(final=0.8, number=6)
+    for number in range(2):
+        attention = stage.plan(number, "attention")
+        for step in (10, 20, 30):
+            assert not stage.stops(attention, step, 0.05, 3.0)
+        stage.rules.ended(attention, Outcome(Status.FINISHED, figures(1.0, 0.1, 1.0)))
+    assert not stage.stops(stage.plan(3, "attention"), 10, 0.05, 3.0), "its own kind has shown what may come"
 
 
-def test_a_trial_is_judged_once_a_rung(tmp_path: Path) -> None:
-    rung = halving(tmp_path, reduction=2, steps=100)
-    assert rung.goes_on("good", 10, figures(0.9))
-    assert not rung.goes_on("bad", 10, figures(0.1))
-    assert rung.goes_on("good", 10, figures(0.0)), "a resumed trial reports again what was judged already"
-    assert not rung.goes_on("bad", 10, figures(0.1)), (
+def test_where_recall_is_flat_the_loss_decides_who_is_ahead() -> None:
+    stage = Stage()
+    for at, (loss, final) in enumerate(((2.9, 0.2), (2.8, 0.3), (2.7, 0.4), (2.0, 0.9))):
+        plan = stage.plan(at)
+        assert not stage.stops(plan, 10, 0.05, loss)
+        stage.rules.ended(plan, Outcome(Status.FINISHED, figures(final, 0.1, 1.0)))
+    assert stage.stops(stage.plan(4), 10, 0.05, 3.0)
+    assert not stage.stops(stage.plan(5), 10, 0.05, 1.9)
+
+
+def test_patience_waits_for_another_rung() -> None:
+    stage = Stage(spec_of(early_stopping={"first_rung_steps": 10, "reduction": 2, "patience": 2}))
+    stage.finish_some(final=0.5)
+    stage.finish(stage.plan(3), 0.9, early=0.7)
+    assert not stage.stops(stage.plan(4), 10, 0.4, 1.7)
+    assert stage.stops(stage.plan(4), 20, 0.4, 1.7)
+
+
+def test_minimised_objectives_count_the_other_way() -> None:
+    objectives = [{"metric": "recall"}, {"metric": "state_bytes", "direction": "min", "reference": 1e6}]
+    stage = Stage(spec_of(objectives=objectives))
+
+    def stops(number: int, recall: float, state: float) -> bool:
+        known = {"validation_recall": recall, "validation_loss": 2 - recall, "state_bytes": state}
+        return stage.rules.judge(stage.plan(number), 10, known) is not None
+
+    for number, (recall, final) in enumerate(((0.5, 0.5), (0.5, 0.5), (0.5, 0.5), (0.7, 0.9))):
+        assert not stops(number, recall, 100.0)
+        ends = {"validation_recall": final, "state_bytes": 100.0}
+        stage.rules.ended(stage.plan(number), Outcome(Status.FINISHED, ends))
+    assert stops(4, 0.4, 200.0) and not stops(5, 0.4, 50.0)
+
+
+def test_nothing_is_judged_before_there_is_recall() -> None:
+    stage = Stage()
+    stage.finish_some()
+    assert stage.rules.judge(stage.plan(4), 10, {"decode_tokens_per_second": 0.1}) is None
+
+
+def test_a_configuration_is_judged_on_the_mean_of_its_seeds_and_they_leave_together() -> None:
+    stage = Stage(spec_of(seeds=[0, 1]))
+    for at, final in enumerate((0.5, 0.5, 0.9)):
+        for seed in (0, 1):
+            stage.finish(stage.plan(at, seed=seed), final, early=0.5 if final < 0.9 else 0.7)
+    assert not stage.stops(stage.plan(4, seed=0), 10, 0.8, 1.2), "its other seed is not there yet"
+    assert stage.stops(stage.plan(4, seed=1), 10, 0.0, 2.0), "0.4 on average"
+    assert stage.stops(stage.plan(4, seed=0), 20, 0.9, 1.1), "both leave"
+
+
+def test_a_resumed_sweep_knows_what_came_before(tmp_path: Path) -> None:
+    path = tmp_path / "rungs" / "reports.jsonl"
+    before = Stage(path=path)
+    before.finish_some(final=0.5)
+    before.finish(before.plan(3), 0.9, early=0.7)
+    assert before.stops(before.plan(4), 10, 0.4, 1.7)
+    path.write_text(path.read_text() + '{"proposal": [10, "d", [0.')  # killed while it wrote
+    again = Stage(path=path)
+    assert again.stops(again.plan(4), 10, 0.9, 1.0), (
         "one that was killed before its end was recorded stays stopped"
     )
-    assert rung.goes_on("good", 9, figures(0.0)) and rung.goes_on("good", 15, figures(0.0))
-    assert rung.goes_on("good", 20, figures(0.9))
-    assert not rung.goes_on("bad", 20, figures(0.1))
+    assert again.stops(again.plan(5), 10, 0.4, 1.7)
+    assert not Stage().stops(again.plan(5), 10, 0.4, 1.7)
 
 
-def test_nothing_is_judged_before_there_is_recall(tmp_path: Path) -> None:
-    rung = halving(tmp_path)
-    rung.goes_on("a", 10, figures(0.9))
-    assert rung.goes_on("b", 10, {"decode_tokens_per_second": 0.1})
-    assert not rung.goes_on("b", 10, figures(0.1))
-
-
-def test_a_resumed_sweep_compares_with_what_came_before(tmp_path: Path) -> None:
-    before = halving(tmp_path)
-    for name, recall in (("a", 0.9), ("b", 0.8), ("c", 0.7)):
-        before.goes_on(name, 10, figures(recall))
-    (file,) = (tmp_path / "rungs").iterdir()
-    file.write_text(file.read_text() + '[10, "d", [0.')  # killed while it wrote
-    assert not halving(tmp_path).goes_on("e", 10, figures(0.75))
-    assert halving(tmp_path / "elsewhere").goes_on("e", 10, figures(0.75))
-
-
-def test_a_configuration_is_judged_once_on_the_mean_of_its_seeds(tmp_path: Path) -> None:
-    """Two seeds of equal throughput do not compete: the luckier one would stay and bias what is kept upwards."""
-    rung = halving(tmp_path, seeds=(0, 1))
-    assert rung.goes_on("good", 10, figures(0.9), 0) and rung.goes_on("good", 10, figures(0.5), 1)
-    assert rung.goes_on("lucky once", 10, figures(0.95), 0), "its other seed is not there yet"
-    assert not rung.goes_on("lucky once", 10, figures(0.1), 1), "0.525 on average, below 0.7"
-    assert not rung.goes_on("lucky once", 15, figures(0.99), 0), "both leave"
-    assert rung.goes_on("good", 20, figures(0.9), 0)
-
-
-def test_of_no_configuration_one_seed_is_kept(tmp_path: Path) -> None:
-    """Noise of 0.1 on 13 configurations, reported in step as two at once run."""
-    random = Random(0)
-    rung = halving(tmp_path, seeds=(0, 1), first=10, steps=40)
-    alive = {(name, seed) for name in map(str, range(13)) for seed in (0, 1)}
-    for step in (10, 20, 30):
-        for name, seed in sorted(alive):
-            if not rung.goes_on(name, step, figures(int(name) / 13 + random.gauss(0, 0.1)), seed):
-                alive.remove((name, seed))
-    kept = Counter(name for name, _ in alive)
-    assert set(kept.values()) == {2} and len(kept) < 13
-
-
-def test_a_resumed_sweep_knows_which_seeds_are_to_leave(tmp_path: Path) -> None:
-    before = halving(tmp_path, seeds=(0, 1))
-    for name, recall in (("a", 0.9), ("b", 0.1)):
-        for seed in (0, 1):
-            before.goes_on(name, 10, figures(recall), seed)
-    assert not halving(tmp_path, seeds=(0, 1)).goes_on("b", 15, figures(0.99), 0)
-
-
-def test_a_damaged_line_of_the_rungs_is_passed_over(tmp_path: Path) -> None:
-    halving(tmp_path).goes_on("a", 10, figures(0.5))
-    (file,) = (tmp_path / "rungs").iterdir()
-    file.write_text(file.read_text().replace("0.5", "0.9"))
-    assert halving(tmp_path).goes_on("b", 10, figures(0.6))
+def test_a_damaged_line_of_the_reports_is_passed_over(tmp_path: Path) -> None:
+    path = tmp_path / "reports.jsonl"
+    before = Stage(path=path)
+    before.finish_some()
+    path.write_text(path.read_text().replace("0.9", "0.8"))
+    assert not Stage(path=path).stops(before.plan(4), 10, 0.0, 3.0)

@@ -17,9 +17,9 @@ from recallfront.platform.metrics import BUSY_CORES, MEASURED_AGAIN
 from recallfront.platform.results.records import SweepRecord, TrialRecord, count
 from recallfront.platform.results.reports import Report
 from recallfront.platform.results.status import COUNTED, Lost, Status
-from recallfront.platform.search.halving import Halving
 from recallfront.platform.search.planner import PlannedTrial, Planner
 from recallfront.platform.search.samplers import make_search
+from recallfront.platform.search.stopping import make_rules
 from recallfront.platform.sweep.conductor import Conductor
 from recallfront.platform.sweep.progress import Progress, best_trial
 from recallfront.platform.sweep.publisher import Publisher
@@ -49,10 +49,9 @@ class Stage:
         recorder = Recorder(writer, spec, lineage=collect(home), data=data)
         plain = spec.model_dump(mode="json")
         known = SweepRecord(run_id="", sweep_key=spec.key, name=spec.name, spec=plain, trials=())
-        halving = None
-        if spec.early_stopping:
-            halving = Halving(spec.early_stopping, spec.objectives, spec.training.steps, home / "rungs.jsonl")
-        self.conductor = Conductor(spec, Planner(spec, make_search(spec), {}), recorder, known, halving)
+        search = make_search(spec)
+        rules = make_rules(spec, search, home / "reports.jsonl")
+        self.conductor = Conductor(spec, Planner(spec, search, {}), recorder, known, rules)
         recorder.open_sweep()
 
     def start(self, name: str) -> PlannedTrial:
@@ -63,6 +62,12 @@ class Stage:
     def end(self, name: str, status: Status = Status.FINISHED, **more: Any) -> None:
         self.conductor.report(name, Report(step=20, figures=FIGURES, status=status, **more))
         self.conductor.ended(name)
+
+    def resumed(self, known: SweepRecord) -> Conductor:
+        """A conductor of the sweep's next run."""
+        search = make_search(self.spec)
+        planner = Planner(self.spec, search, {})
+        return Conductor(self.spec, planner, self.conductor.recorder, known, make_rules(self.spec, search))
 
     def stored(self) -> SweepRecord:
         assert self.writer.flush(30.0)
@@ -117,17 +122,22 @@ def test_a_lost_trial_says_how(stage: Stages, loss: Lost) -> None:
     assert trial.metrics.items() >= loss.figures.items()
 
 
-def test_a_pruned_trial_is_recorded_as_such(stage: Stages) -> None:
-    sweep = stage(early_stopping={"first_rung_steps": 10, "reduction": 2})
-    for name, recall in (("a", 0.5), ("b", 0.25)):
-        sweep.start(name)
-        report = Report(step=10, rows=[("loss", 1.0, 10, 1)], figures=FIGURES | {"validation_recall": recall})
-        goes_on = sweep.conductor.goes_on(name, report)
-        sweep.conductor.report(name, report)
-        assert goes_on == (name == "a")
+def test_a_dominated_trial_is_recorded_with_its_reason_and_never_trained(stage: Stages) -> None:
+    sweep = stage(search={"skip_dominated": True})
+    sweep.start("a")
+    solved = FIGURES | {"validation_recall": 1.0}
+    sweep.conductor.report("a", Report(step=20, figures=solved, status=Status.FINISHED))
+    sweep.conductor.ended("a")
+    sweep.start("b")
+    measured = Report(step=0, figures={"decode_tokens_per_second": 8.0})
+    assert not sweep.conductor.goes_on("b", measured)
+    sweep.conductor.report("b", measured)
     sweep.conductor.ended("b")
-    sweep.end("a")
-    assert statuses(sweep.stored()) == [Status.FINISHED, Status.PRUNED]
+    assert statuses(sweep.stored()) == [Status.FINISHED, Status.DOMINATED]
+    dominated = sweep.stored().with_status(Status.DOMINATED)[0]
+    assert dominated.failure == (
+        "even at a recall of 1 a finished configuration is at least as good (decode_tokens_per_second 8)"
+    )
     assert count(sweep.conductor.record()) == dict.fromkeys(COUNTED, 0) | {"finished": 1, "pruned": 1}
 
 
@@ -143,7 +153,7 @@ def test_looking_ahead_records_nothing_and_impossible_ones_are_recorded_once(sta
 
 
 def test_after_the_budget_no_further_trial_starts(stage: Stages) -> None:
-    sweep = stage(budget_hours=1.0)
+    sweep = stage(budget={"hours": 1.0})
     sweep.start("a")
     sweep.conductor.started -= 3601
     assert sweep.conductor.next("b") is None and not sweep.conductor.has_trial()
@@ -152,17 +162,33 @@ def test_after_the_budget_no_further_trial_starts(stage: Stages) -> None:
 
 
 def test_the_budget_is_one_over_all_runs(stage: Stages) -> None:
-    sweep = stage(budget_hours=1.0)
+    sweep = stage(budget={"hours": 1.0})
     sweep.start("a")
     sweep.conductor.started -= 2000
     sweep.conductor.report("a", Report(step=10))
     known = sweep.stored()
     assert 2000 <= float(known.tags["elapsed_seconds"]) < 2600, "also of a driver that is killed now"
-    planner = Planner(sweep.spec, make_search(sweep.spec), {})
-    again = Conductor(sweep.spec, planner, sweep.conductor.recorder, known, None)
+    again = sweep.resumed(known)
     assert again.has_trial()
     again.started -= 1700
     assert not again.has_trial() and again.out_of_budget()
+
+
+def test_steps_and_trials_are_counted_over_all_runs(stage: Stages) -> None:
+    sweep = stage(budget={"training_steps": 30, "trials": 5})
+    sweep.start("a")
+    sweep.conductor.report("a", Report(step=10))
+    assert sweep.conductor.budget_left() == "budget left: 5 trials, 20 training steps"
+    sweep.end("a")
+    assert sweep.conductor.budget_left() == "budget left: 4 trials, 10 training steps"
+    sweep.conductor.interrupted()
+    again = sweep.resumed(sweep.stored())
+    assert again.budget_left() == "budget left: 4 trials, 10 training steps" and again.has_trial()
+    again.next("b")
+    again.report("b", Report(step=10))
+    assert again.out_of_budget() == (
+        "budget.training_steps: the runs of this sweep have used its 30; raise it to go on"
+    )
 
 
 def test_a_drawing_error_is_recorded_and_the_next_attempt_draws(

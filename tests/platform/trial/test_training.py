@@ -20,10 +20,11 @@ from recallfront.platform.results.status import Status
 from recallfront.platform.trial import body, measure
 from recallfront.platform.trial.body import run_trial
 from recallfront.platform.trial.engine import learning_rate_ratio
-from recallfront.platform.trial.training import replace_folder
+from recallfront.platform.trial.training import has_stopped_learning, replace_folder
 from recallfront.platform.trial.workplace import Workplace
 from recallfront.sweeps import SweepSpec, TrialConfig, data
 from recallfront.sweeps.data import load_or_rebuild, prepare
+from recallfront.sweeps.trial import PlateauConfig
 from tests.platform.specs import SEGMENT, tiny, tiny_spec
 
 # DeepSpeed's ZeRO uses what torch deprecates.
@@ -151,6 +152,31 @@ def test_a_trial_over_its_limit_says_where_it_was(tmp_path: Path) -> None:
     last = run(tmp_path, training={"steps": 10**6}, resources={"time_limit_seconds": 1.0})[-1]
     assert last.status is Status.TIMEOUT
     assert last.failure and "exceeded the time limit of 1 s at step" in last.failure
+
+
+def test_a_solved_trial_is_finished_before_its_last_step(tmp_path: Path) -> None:
+    reports = run(tmp_path, training={"steps": 40, "stop_at": {"recall": 1e-9}, "learning_rate": 0.01})
+    solved = next(r.step for r in reports if r.figures.get("validation_recall", 0.0) > 0)
+    last = reports[-1]
+    assert last.status is Status.FINISHED and last.step == solved < 40
+    assert "recall" in last.figures and last.weights is not None
+
+
+@pytest.mark.parametrize(
+    ("recall", "loss", "is_over"),
+    [
+        ([0.1, 0.5, 0.5, 0.5], [3.0, 2.0, 2.0, 2.0], True),
+        ([0.1, 0.5, 0.5], [3.0, 2.0, 2.0], False),
+        ([0.1, 0.5, 0.5, 0.51], [3.0, 2.0, 2.0, 2.0], False),
+        ([0.0, 0.0, 0.0, 0.0], [3.0, 2.9, 2.8, 2.7], False),
+        ([0.4, 0.5, 0.2, 0.3], [3.0, 2.0, 2.5, 2.4], True),
+    ],
+    ids=["flat", "too few", "recall rises", "recall is flat and loss falls", "worse again"],
+)
+def test_learning_has_stopped_if_neither_recall_nor_loss_gains(
+    recall: list[float], loss: list[float], is_over: bool
+) -> None:
+    assert has_stopped_learning(PlateauConfig(evaluations=2), recall, loss) == is_over
 
 
 def test_data_that_is_not_the_expected_is_an_error(tmp_path: Path) -> None:

@@ -1,0 +1,175 @@
+"""Search by expected gain: the surrogate, the gains, what is proposed, and which trials are ended."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from recallfront.platform.pareto import hypervolume
+from recallfront.platform.results.status import Status
+from recallfront.platform.search.front_search import FrontSearch
+from recallfront.platform.search.gain import expected_gains
+from recallfront.platform.search.planner import Outcome, PlannedTrial
+from recallfront.platform.search.proposals import Ending, Proposal
+from recallfront.platform.search.samplers import make_search
+from recallfront.platform.search.stopping import make_rules
+from recallfront.platform.search.surrogate import Features, GaussianProcess
+from recallfront.sweeps import SweepSpec
+from tests.platform.specs import tiny_spec
+
+STEPS = (10, 20, 30)
+
+
+def spec_of(**changes: Any) -> SweepSpec:
+    return tiny_spec(
+        **{
+            "space": [
+                {
+                    "architecture": "window",
+                    "window_size": [2, 4, 8, 16],
+                    "training.learning_rate": [0.001, 0.01],
+                },
+                {"architecture": "attention", "positions": ["alibi", "none"]},
+            ],
+            "training": {"steps": 40, "evaluate_every": 10},
+            "search": {"method": "front", "trials": 10, "startup_trials": 4},
+        }
+        | changes
+    )
+
+
+def features() -> Features:
+    return Features(spec_of().blocks)
+
+
+def test_configurations_become_numbers_between_0_and_1() -> None:
+    spec, made = spec_of(), features()
+    rows = {str(knobs): made.row(block, knobs) for block, knobs in spec.grid()}
+    assert len({row.tobytes() for row in rows.values()}) == len(rows) == 10
+    assert all(((row >= 0) & (row <= 1)).all() for row in rows.values())
+    windows = [made.row(spec.blocks[0], {"window_size": size}) for size in (2, 4, 8)]
+    assert np.allclose(windows[1] - windows[0], windows[2] - windows[1]), "by their logarithm"
+
+
+def test_a_gaussian_process_interpolates_and_knows_where_it_does_not_know() -> None:
+    x = np.linspace(0, 1, 6)[:, None]
+    process = GaussianProcess(np.array([0]))
+    process.fit(x[:-2], np.sin(6 * x[:-2, 0]), np.zeros(4), learn=True)
+    mean, deviation = process.predict(x)
+    assert np.abs(mean - np.sin(6 * x[:, 0]))[:-2].max() < 0.1
+    assert deviation[-1] > 2 * deviation[0]
+
+
+def test_the_gradient_that_length_scales_are_learned_by() -> None:
+    """The likelihood of what is learned is no worse than that of neighbours."""
+    random = np.random.default_rng(0)
+    x = random.random((30, 2))
+    y = np.sin(5 * x[:, 0]) + 0.01 * random.standard_normal(30)
+    process = GaussianProcess(np.array([0, 1]))
+    process.fit(x, y, np.zeros(30), learn=True)
+    assert process.parameters is not None
+    assert process.parameters[0] < process.parameters[1], "the second column says nothing"
+
+
+@pytest.mark.parametrize("uncertain", [0, 1])
+def test_an_expected_gain_is_the_mean_of_the_gains(uncertain: int) -> None:
+    front = np.array([[0.9, 1.0], [0.5, 2.0], [0.2, 5.0], [0.1, 1.0]])
+    known, origin = np.array([[0.0, 3.0]]), np.array([0.0, 0.0])
+    if uncertain:
+        front, known = front[:, ::-1], known[:, ::-1]
+    mean, deviation = np.array([0.4]), np.array([0.2])
+    found = expected_gains(
+        front, origin, uncertain=uncertain, mean=mean, deviation=deviation, known=known, most=1.0
+    )
+    gains = []
+    for recall in np.random.default_rng(1).normal(0.4, 0.2, 4000).clip(-np.inf, 1.0):
+        point = np.where(np.arange(2) == uncertain, recall, known[0])
+        gains.append(hypervolume(np.vstack([front, point]), origin) - hypervolume(front, origin))
+    assert found[0] == pytest.approx(np.mean(gains), abs=4 * np.std(gains) / 4000**0.5)
+
+
+def test_with_three_objectives_a_gain_is_nothing_where_all_is_dominated() -> None:
+    front, origin = np.array([[1.0, 5.0, 5.0]]), np.zeros(3)
+    known = np.array([[0.0, 4.0, 4.0], [0.0, 6.0, 4.0]])
+    found = expected_gains(
+        front, origin, uncertain=0, mean=np.full(2, 0.5), deviation=np.full(2, 0.1), known=known, most=1.0
+    )
+    assert found[0] == 0 and found[1] == pytest.approx(0.5 * 1.0 * 4.0, rel=0.05)
+
+
+def decode_of(proposal: Proposal) -> float:
+    return (
+        1.0 if proposal.block.architecture == "attention" else 8.0 - float(proposal.knobs["window_size"]) / 4
+    )
+
+
+def recall_of(proposal: Proposal, step: int) -> float:
+    """Windows learn in proportion to their size, attention everything, and only at 0.01."""
+    best = 1.0 if proposal.block.architecture == "attention" else float(proposal.knobs["window_size"]) / 20
+    slow = proposal.knobs.get("training.learning_rate") == 0.001
+    return best * step / 40 * (0.1 if slow else 1.0)
+
+
+def sweep(spec: SweepSpec) -> tuple[list[Proposal], dict[int, Status]]:
+    """Run a sweep of one trial at a time: what was proposed, and how it ended."""
+    search = make_search(spec)
+    rules = make_rules(spec, search)
+    proposals, ends = [], {}
+    while (proposal := search.ask()) is not None:
+        proposals.append(proposal)
+        plan = PlannedTrial(proposal, 0, spec.trial(proposal.block, proposal.knobs, 0))
+        status, found = Status.FINISHED, {"decode_tokens_per_second": decode_of(proposal)}
+        for step in (0, *STEPS, 40):
+            if step:
+                recall = recall_of(proposal, step)
+                found = found | {"validation_recall": recall, "validation_loss": 3 - 3 * recall}
+            verdict = rules.judge(plan, step, found) if step < 40 else None
+            if verdict is not None:
+                status = verdict.status
+                break
+        rules.ended(plan, Outcome(status, found))
+        search.tell(proposal, Ending.COMPLETE if status is Status.FINISHED else Ending.PRUNED, None)
+        ends[proposal.number] = status
+    return proposals, ends
+
+
+def test_it_proposes_each_configuration_once_and_finishes_the_front() -> None:
+    proposals, ends = sweep(spec_of())
+    names = [str((p.block.label, p.knobs)) for p in proposals]
+    assert len(set(names)) == len(names)
+    front = {str(("window", {"window_size": size, "training.learning_rate": 0.01})) for size in (2, 4, 8, 16)}
+    finished = {name for name, p in zip(names, proposals, strict=True) if ends[p.number] is Status.FINISHED}
+    assert front <= finished and any("attention" in name for name in finished)
+    assert len(finished) < 10, "what adds nothing is ended, or never asked for"
+
+
+def test_the_first_proposals_are_of_every_block() -> None:
+    search = FrontSearch(spec_of(search={"method": "front", "trials": 4, "startup_trials": 4}))
+    labels = [p.block.label for _ in range(4) if (p := search.ask()) is not None]
+    assert sorted(labels) == ["attention", "attention", "window", "window"] and search.ask() is None
+
+
+def test_a_resumed_search_proposes_nothing_again() -> None:
+    spec = spec_of()
+    first = FrontSearch(spec)
+    before = [p for _ in range(4) if (p := first.ask()) is not None]
+    told = [(p.to_json(), Ending.COMPLETE, [recall_of(p, 40), decode_of(p)]) for p in before[:3]]
+    again = FrontSearch(spec, told, 4, before[3:])
+    after = [p for _ in range(6) if (p := again.ask()) is not None]
+    names = [str((p.block.label, p.knobs)) for p in (*before, *after)]
+    assert len(set(names)) == len(names) and [p.number for p in after] == list(range(4, 4 + len(after)))
+
+
+def test_a_range_is_searched_as_some_of_its_values() -> None:
+    low_to_high = {"low": 0.001, "high": 0.1, "log": True}
+    space = [
+        {
+            "architecture": "window",
+            "window_size": {"low": 2, "high": 16},
+            "training.learning_rate": low_to_high,
+        }
+    ]
+    search = FrontSearch(spec_of(space=space))
+    proposal = search.ask()
+    assert proposal is not None and isinstance(proposal.knobs["window_size"], int)
+    assert 0.001 <= float(proposal.knobs["training.learning_rate"] or 0) <= 0.1
