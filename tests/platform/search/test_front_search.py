@@ -99,13 +99,17 @@ def test_with_three_objectives_a_gain_is_nothing_where_all_is_dominated() -> Non
 
 def decode_of(proposal: Proposal) -> float:
     return (
-        1.0 if proposal.block.architecture == "attention" else 8.0 - float(proposal.knobs["window_size"]) / 4
+        1.0
+        if proposal.block.architecture == "attention"
+        else 8.0 - float(str(proposal.knobs["window_size"])) / 4
     )
 
 
 def recall_of(proposal: Proposal, step: int) -> float:
     """Windows learn in proportion to their size, attention everything, and only at 0.01."""
-    best = 1.0 if proposal.block.architecture == "attention" else float(proposal.knobs["window_size"]) / 20
+    best = (
+        1.0 if proposal.block.architecture == "attention" else float(str(proposal.knobs["window_size"])) / 20
+    )
     slow = proposal.knobs.get("training.learning_rate") == 0.001
     return best * step / 40 * (0.1 if slow else 1.0)
 

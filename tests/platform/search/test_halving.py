@@ -11,6 +11,7 @@ from recallfront.platform.search.planner import Outcome, PlannedTrial
 from recallfront.platform.search.proposals import Proposal
 from recallfront.platform.search.rules import Rules
 from recallfront.sweeps import SweepSpec
+from recallfront.sweeps.space import Knobs
 from recallfront.sweeps.spec import EarlyStopping
 from tests.platform.specs import tiny_spec
 
@@ -41,7 +42,7 @@ class Stage:
 
     def plan(self, number: int, architecture: str = "window", seed: int = 0) -> PlannedTrial:
         block = next(b for b in self.spec.blocks if b.architecture == architecture)
-        knobs = {"training.learning_rate": RATES[number]}
+        knobs: Knobs = {"training.learning_rate": RATES[number]}
         return PlannedTrial(Proposal(number, block, knobs), seed, self.spec.trial(block, knobs, seed))
 
     def stops(
