@@ -11,7 +11,7 @@ from recallfront.platform.cluster.jobs import jobs, study_of
 from recallfront.platform.front.candidates import read_objectives
 from recallfront.platform.front.front import build_front
 from recallfront.platform.home import home_folder
-from recallfront.platform.metrics import columns_of, duration, show
+from recallfront.platform.metrics import columns_of, show
 from recallfront.platform.results.labels import trial_label, varying_knobs
 from recallfront.platform.results.records import counts_of, planned, say_counts
 from recallfront.platform.results.status import Status
@@ -75,7 +75,7 @@ def studies_table() -> "Table":
             name,
             "gpu" if spec.resources.gpus else "cpu",
             str(spec.number_of_trials),
-            duration(None if minutes is None else 60 * minutes),
+            "–" if minutes is None else f"{minutes:g} min",
             str(len(spec.claims)),
             spec.question,
         )

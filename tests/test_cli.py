@@ -131,11 +131,20 @@ def test_a_missing_file_is_said_with_the_studies(refused: Refused, home: Path) -
     assert not home.exists()
 
 
+def test_the_studies_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["studies"]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["forgetting", "cpu", "42", "20", "min", "5", "Does"] in [line[:7] for line in lines]
+    assert {"forgetting-gpu", "quickstart"} <= {line[0] for line in lines if line}
+
+
 @pytest.mark.parametrize(
     "command",
     [
         ("front", "tiny"),
         ("pick", "tiny"),
+        ("claims", "tiny"),
+        ("report", "tiny", "--out", "report"),
         ("status",),
         ("status", "tiny"),
         ("rerun", "abcdef1"),

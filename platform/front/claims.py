@@ -105,6 +105,9 @@ def _claims_of(record: SweepRecord) -> list[Claim]:
 def _pending(record: SweepRecord) -> str:
     """Why no claim is decided yet; empty where every planned trial has ended."""
     done, total = ended(count(record)), planned(record.tags)
+    # a sampler may propose a configuration twice, which is no trial of its own
+    if record.tags.get("status") == "finished" and record.spec.get("search", {}).get("method") != "grid":
+        return ""
     return f"{done} of {total} trials have ended" if done < total else ""
 
 

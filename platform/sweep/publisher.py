@@ -45,10 +45,10 @@ class Publisher(Companion):
         return self.files
 
     def judge(self) -> tuple[Judgement, ...]:
-        """Judge the sweep's claims, and publish the verdicts."""
+        """Judge the claims of a sweep that has ended, and publish the verdicts."""
         record = self._conductor.record()
-        planned = {"trials_planned": str(self._conductor.spec.number_of_trials)}
-        judgements = judge(replace(record, tags=record.tags | planned))
+        tags = {"trials_planned": str(self._conductor.spec.number_of_trials), "status": "finished"}
+        judgements = judge(replace(record, tags=record.tags | tags))
         if judgements:
             self._recorder.claims(judgements)
         return judgements

@@ -85,6 +85,11 @@ def test_trials_that_are_still_to_run_leave_it_undecided() -> None:
     record = sweep(BASED, "based >= 0.85")
     (judged,) = judge(replace(record, tags={"trials_planned": "40"}))
     assert judged.verdict is ClaimVerdict.UNDECIDED and judged.reason == "16 of 40 trials have ended"
+    # a sampler's number is not that of its trials
+    sampled = replace(record, spec=record.spec | {"search": {"method": "tpe"}})
+    for status, verdict_of_it in (("running", ClaimVerdict.UNDECIDED), ("finished", ClaimVerdict.SUPPORTED)):
+        (judged,) = judge(replace(sampled, tags={"trials_planned": "40", "status": status}))
+        assert judged.verdict is verdict_of_it
 
 
 @pytest.mark.parametrize(
