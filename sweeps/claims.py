@@ -12,9 +12,10 @@ A claim has measures, one line each, and a condition on them:
 
 import operator
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from graphlib import CycleError, TopologicalSorter
 from typing import Any, Final, Self
 
 import numpy as np
@@ -45,6 +46,11 @@ class Measure:
     over: str | None  # the other figure of a slope or a correlation
     log: bool  # whether that is log2 of a figure
     clauses: tuple[Clause, ...]
+
+    @property
+    def refers_to(self) -> set[str]:
+        """The measures whose configuration bounds its selection."""
+        return {clause.bound.measure for clause in self.clauses if isinstance(clause.bound, Reference)}
 
     @property
     def selection(self) -> str:
@@ -96,26 +102,30 @@ class Claim(Frozen):
     def _can_be_read(self) -> Self:
         self.comparison.value(dict.fromkeys(self.parsed, np.float64(1)))
         used = set(re.findall(_NAME, self.comparison.formula))
-        for measure in self.parsed.values():
-            used |= {c.bound.measure for c in measure.clauses if isinstance(c.bound, Reference)}
+        used |= set().union(*(measure.refers_to for measure in self.parsed.values()))
         idle = [name for name in self.measures if name not in used]
         if idle:
-            raise ValueError(f"measures.{idle[0]}: is used neither in the condition nor in a later measure")
+            raise ValueError(f"measures.{idle[0]}: is used neither in the condition nor in another measure")
         return self
 
     @cached_property
     def parsed(self) -> dict[str, Measure]:
-        """The measures by their names, in order."""
+        """The measures by their names; those that another one refers to come before it."""
         found: dict[str, Measure] = {}
+        choosing = [name for name, text in self.measures.items() if text.strip().startswith(CHOOSING)]
         for name, text in self.measures.items():
             if not re.fullmatch(_NAME, name) or name in _FUNCTIONS:
                 raise ValueError(f"measures: {name!r} is no name: write small letters, digits and _")
-            choosing = [earlier for earlier, measure in found.items() if measure.statistic in CHOOSING]
             try:
                 found[name] = parse_measure(text, choosing)
             except ValueError as error:
                 raise ValueError(f"measures.{name}: {error}") from None
-        return found
+        # a mapping keeps no order in a store
+        needs = {name: measure.refers_to for name, measure in found.items()}
+        try:
+            return {name: found[name] for name in TopologicalSorter(needs).static_order()}
+        except CycleError as error:
+            raise ValueError(f"measures: {' and '.join(error.args[1][1:])} refer to each other") from None
 
     @cached_property
     def comparison(self) -> Comparison:
@@ -129,8 +139,8 @@ class Claim(Frozen):
         return Comparison(match["left"].strip(), match["op"], float(match["right"]))
 
 
-def parse_measure(text: str, earlier: list[str] | tuple[str, ...] = ()) -> Measure:
-    """Read one measure; `earlier` are the measures whose configuration its clauses may refer to.
+def parse_measure(text: str, choosing: Collection[str] = ()) -> Measure:
+    """Read one measure; `choosing` are the measures whose configuration its clauses may refer to.
 
     Raises:
         ValueError: says what cannot be read.
@@ -152,7 +162,7 @@ def parse_measure(text: str, earlier: list[str] | tuple[str, ...] = ()) -> Measu
         metric=match["metric"],
         over=over[5:-1] if over is not None and log else over,
         log=log,
-        clauses=tuple(parse_clauses(match["where"], earlier)) if match["where"] else (),
+        clauses=tuple(parse_clauses(match["where"], choosing)) if match["where"] else (),
     )
 
 

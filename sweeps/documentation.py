@@ -75,7 +75,7 @@ claims:
 
 A measure is `STATISTIC METRIC where CONDITION`. The condition is that of `pick --where`: clauses joined by `and`, in
 which `recall` is validation recall and `test_recall` that of the test split; a bound may also be a metric of the
-configuration that an earlier measure chose, such as `based.state_bytes`. Without `where`, all configurations count. The
+configuration that another measure chose, such as `based.state_bytes`. Without `where`, all configurations count. The
 statistic is
 
 - `best`: the metric of the configuration that is best in the sweep's first objective, on the validation split;

@@ -1,11 +1,13 @@
 """Claims as they are written: what can be read, what is refused in a sentence, and that they are no identity."""
 
+import json
 from typing import Any
 
 import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from recallfront.sweeps.base import canonical_json
 from recallfront.sweeps.claims import Claim, parse_measure
 from recallfront.sweeps.conditions import Clause, Reference
 from recallfront.sweeps.spec import SweepSpec
@@ -35,6 +37,16 @@ def test_a_measure_is_a_statistic_of_a_metric_and_its_clauses() -> None:
     assert measure.selection == "architecture == window and state_bytes <= attention.state_bytes"
     slope = parse_measure("slope recall over log2(state_bytes)")
     assert (slope.metric, slope.over, slope.log, slope.clauses) == ("recall", "state_bytes", True, ())
+
+
+def test_the_order_of_measures_is_free_as_a_store_keeps_none() -> None:
+    stored = json.loads(canonical_json(claim(measures=dict(reversed(CLAIM["measures"].items())))))
+    assert list(Claim.model_validate(stored).parsed) == ["attention", "window"]
+    circle = {"a": "best recall where recall < b.recall", "b": "best recall where recall < a.recall"}
+    with pytest.raises(ValidationError, match="measures: [ab] and [ab] refer to each other"):
+        claim(measures=circle, condition="a - b > 0")
+    with pytest.raises(ValidationError, match="measures: a refer"):
+        claim(measures={"a": "best recall where recall < a.recall"}, condition="a > 0")
 
 
 @pytest.mark.parametrize(
@@ -68,7 +80,7 @@ def test_a_formula_is_arithmetic(formula: str, value: float) -> None:
         ({"condition": "attention - >= 0"}, "it ends where a measure, a number or"),
         ({"condition": "__import__('os') >= 0"}, "cannot be read"),
         ({"condition": "(" * 100 + " >= 0"}, "has more than 60 terms"),
-        ({"condition": "attention >= 0"}, "measures.window: is used neither in the condition nor"),
+        ({"condition": "attention >= 0"}, "measures.window: is used neither in the condition nor in another"),
         ({"measures": {"a": "largest recall"}}, "a statistic is one of best, highest, lowest, mean, slope"),
         ({"measures": {"a": "mean recall over steps"}}, "slope and correlation, and no other statistic"),
         ({"measures": {"a": "mean recall where recall >= many"}}, ">= needs a number after it, got 'many'"),
