@@ -5,7 +5,7 @@ import operator
 import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 from recallfront.sweeps.space import Scalar
 
@@ -68,7 +68,7 @@ def parse_clauses(text: str, measures: Collection[str] = ()) -> list[Clause]:
     return [_parse(tokens, text, measures) for tokens in _split(text)]
 
 
-def is_number(value: object) -> bool:
+def is_number(value: object) -> TypeGuard[int | float]:
     """Whether a value is a number; a truth value is none."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 

@@ -8,6 +8,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from recallfront.sweeps.conditions import is_number
 from recallfront.sweeps.space import Knobs, Range, Scalar, SpaceBlock
 
 FloatArray = npt.NDArray[np.float64]
@@ -58,10 +59,6 @@ class Features:
         for key, words in self._words.items():
             row += [float(key in knobs and repr(knobs[key]) == word) for word in words]
         return np.array(row)
-
-
-def is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _scaled(value: Any, logs: bool) -> float:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 DPI = 110
 _WIDTH = 9.0  # inches
 _MOST_KINDS = 12
+_FAR = 10.0  # from its threshold: with such a number the axis of the claims is logarithmic, as those on recall share it
 # Okabe and Ito's, told apart by their symbols as well
 _VERDICTS = {
     ClaimVerdict.SUPPORTED: ("#009E73", "o"),
@@ -133,18 +134,13 @@ def claims_picture(judgements: Sequence[Judgement]) -> "Figure":
             annotation_clip=False,
         )
     axes.axvline(0.0, color=LINE, linewidth=1.2)
-    axes.set_xscale("symlog", linthresh=_linear_up_to(told))
+    if max((abs((j.value or 0.0) - j.claim.comparison.threshold) for j in told), default=0.0) > _FAR:
+        axes.set_xscale("symlog")
     axes.set_yticks(range(len(told)), [judged.claim.id for judged in reversed(told)])
     axes.set_ylim(-0.7, len(told) - 0.3)
     axes.set_xlabel("how far the number is beyond its threshold (the claim holds to the right of the line)")
     axes.margins(x=0.35)
     return figure
-
-
-def _linear_up_to(judgements: Sequence[Judgement]) -> float:
-    """Where the axis of the claims turns logarithmic: claims on recall and claims on bytes share it."""
-    distances = [abs((j.value or 0.0) - j.claim.comparison.threshold) for j in judgements]
-    return 1.0 if max(distances, default=0.0) > 10 else 10.0
 
 
 def _new(height: float) -> "tuple[Figure, Axes]":

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
+from PIL import Image
 
 from recallfront.platform.errors import UsageError
 from recallfront.platform.front.claims import Judgement, judge
@@ -260,8 +261,6 @@ def _draw(figure: "Figure", folder: Path, name: str, caption: str) -> Picture:
 
 def _write_png(figure: "Figure", path: Path) -> None:
     """Write a figure as PNG; flat colours and their edges need no more than a palette, at a third of the bytes."""
-    from PIL import Image
-
     full = io.BytesIO()
     figure.savefig(full, format="png", dpi=DPI)
     Image.open(full).convert("RGB").quantize(_COLOURS, dither=Image.Dither.NONE).save(path, optimize=True)
