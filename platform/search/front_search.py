@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from math import prod
+from statistics import fmean
 from typing import Final
 
 import numpy as np
@@ -21,11 +22,12 @@ from recallfront.sweeps.spec import SweepSpec
 
 FloatArray = npt.NDArray[np.float64]
 _LEARN_AGAIN: Final = 1.15  # growth of the observations after which length scales are learned again
-_WORTH: Final = 0.5  # a trial goes on while its gain a step is this share of a new one's
-_NOTHING: Final = 1e-4  # gains below this share of the hypervolume are none
+_LEAST_CHANCE: Final = 0.1  # to be on the front in the end, with which a trial goes on
+# Forecasts err alike, which the model does not know: each counts as if it were less sure.
+_ALIKE: Final = 2.0
 _MOST_CONFIGURATIONS: Final = 1000  # of a block
 _MOST_VALUES: Final = 16  # of a range
-_PATIENCE: Final = 2  # evaluations before a trial may be ended
+_PATIENCE: Final = 3  # evaluations before a trial may be ended
 
 
 @dataclass
@@ -75,10 +77,11 @@ class FrontSearch:
         self._groups = features.groups
         self._curves = Curves(spec.training.steps)
         self._live: dict[str, _Candidate] = {}  # trial -> its configuration
-        self._last_partial: dict[str, _Candidate] = {}  # trials that were stopped, too
+        self._partial: dict[str, _Candidate] = {}  # the same, and trials that were stopped
+        self._ended: list[_Candidate] = []  # configurations of which a trial has finished
         self._learned_at = 0
         self._number = 0
-        self._prediction: tuple[FloatArray, FloatArray] | None = None
+        self._is_fit = False
         self._known: FloatArray | None = None
         self._features = features
         for raw, ending, values in told:
@@ -111,6 +114,7 @@ class FrontSearch:
             metrics = [o.metric for o in self._spec.objectives]
             self._measured(candidate, dict(zip(metrics, values, strict=True)))
             candidate.finished = dict.fromkeys(self._spec.seeds, values[self._recall])
+            self._ended.append(candidate)
             self._forget()
 
     def _candidate(self, proposal: Proposal) -> _Candidate:
@@ -125,37 +129,35 @@ class FrontSearch:
             self._place[id(added)] = len(self._all)
             self._all.append(added)
             self._rows = np.vstack([self._rows, row])
-            self._prediction = self._known = None
+            self._is_fit, self._known = False, None
         return self._candidates[key]
 
     def _choose(self) -> _Candidate | None:
         open_ = [c for c in self._all if not c.is_asked]
         if not open_:
             return None
-        if self._number < (self._spec.search.startup_trials or 10) or self._count_finished() < 3:
+        if self._number < (self._spec.search.startup_trials or 10) or len(self._ended) < 3:
             asked = [c.block.label for c in self._all if c.is_asked]
             fewest = min(asked.count(c.block.label) for c in open_)
             rarest = [c for c in open_ if asked.count(c.block.label) == fewest]
             return rarest[int(self._random.integers(len(rarest)))]
-        gains = self._gains_of_new()
+        gains = self._gains()
         best = int(np.argmax(gains))
         return self._all[best] if gains[best] > 0 else None
 
     def judge(self, plan: PlannedTrial, step: int, figures: Mapping[str, float]) -> Verdict | None:
         key = plan.config.key
         candidate = self._candidate(plan.proposal)
-        self._live[key] = self._last_partial[key] = candidate
+        self._live[key] = self._partial[key] = candidate
         if not candidate.exact:
             self._measured(candidate, figures)
         self._curves.add(key, step, figures)
         self._forget()
         if candidate.is_stopped:
             return Verdict(Status.PRUNED, "another seed of its configuration was stopped")
-        if step == 0:
-            return self._judge_before_training(candidate)
-        if step < _PATIENCE * self._spec.training.evaluate_every or self._count_finished() < 3:
+        if step < _PATIENCE * self._spec.training.evaluate_every or len(self._ended) < 3:
             return None
-        return self._judge_running(key, candidate, step)
+        return self._judge_running(key, candidate)
 
     def ended(self, plan: PlannedTrial, outcome: Outcome) -> None:
         key = plan.config.key
@@ -166,44 +168,36 @@ class FrontSearch:
             if not candidate.exact:
                 self._measured(candidate, outcome.figures)
             self._curves.finish(key, outcome.figures[reading])
+            if not candidate.finished:
+                self._ended.append(candidate)
             candidate.finished[plan.seed] = outcome.figures[reading]
         elif outcome.status not in (Status.PRUNED, Status.DOMINATED):
-            self._last_partial.pop(key, None)
+            self._partial.pop(key, None)
         self._forget()
 
-    def _judge_before_training(self, candidate: _Candidate) -> Verdict | None:
-        known = self._known_values()[[self._place[id(candidate)]]]
-        most = expected_gains(
-            self._front(),
-            self._reference,
-            uncertain=self._recall,
-            mean=np.ones(1),
-            deviation=np.full(1, 1e-9),
-            known=known,
-            most=1.0,
-        )
-        if most[0] > 0:
-            return None
-        candidate.is_stopped = True
-        return Verdict(Status.DOMINATED, "finished trials dominate it even at a recall of 1")
+    def _judge_running(self, key: str, candidate: _Candidate) -> Verdict | None:
+        """Whether a running trial has too little chance to be on the front in the end, by the model and by its curve."""
+        from scipy.special import ndtr
 
-    def _judge_running(self, key: str, candidate: _Candidate, step: int) -> Verdict | None:
         at = self._place[id(candidate)]
-        gain = float(self._gains(np.array([at]), self._front(without=candidate))[0])
-        rest = max(1, self._spec.training.steps - step)
-        new = self._gains_of_new()
-        asking = float(new.max()) / self._spec.training.steps if len(new) else 0.0
-        if gain > self._least_gain() and gain / rest >= _WORTH * asking:
+        self._fit()
+        mean, deviation = self._model.predict(self._rows[[at]])
+        known = self._known_values()[at]
+        front = self._front(without=at)
+        others = ~self._is_recall()
+        rivals = front[(front[:, others] >= known[others]).all(axis=1), self._recall]
+        says = [(float(mean[0]), float(deviation[0]))]
+        if (forecast := self._curves.forecast(key)) is not None:
+            says.append((forecast.mean, forecast.deviation))
+        best = float(rivals.max(initial=0.0))
+        chance = max(float(ndtr((value - best) / width)) for value, width in says)
+        if chance >= _LEAST_CHANCE:
             return None
         candidate.is_stopped = True
-        share = gain / max(self._hypervolume(), 1e-12)
-        return Verdict(Status.PRUNED, f"it was expected to add {share:.2%} of the hypervolume")
+        return Verdict(Status.PRUNED, f"its chance to be on the front in the end was {chance:.1%}")
 
     def _forget(self) -> None:
-        self._prediction = None
-
-    def _count_finished(self) -> int:
-        return sum(len(candidate.finished) for candidate in self._all)
+        self._is_fit = False
 
     def _measured(self, candidate: _Candidate, figures: Mapping[str, float]) -> None:
         metrics = [o.metric for at, o in enumerate(self._spec.objectives) if at != self._recall]
@@ -214,26 +208,22 @@ class FrontSearch:
                     other.exact = exact
             self._known = None
 
-    def _predict(self) -> tuple[FloatArray, FloatArray]:
-        """Final recall of every candidate: mean and standard deviation."""
-        if self._prediction is None:
-            rows, values, noise = [], [], []
-            for candidate in self._all:
-                for recall in candidate.finished.values():
-                    rows.append(candidate.row)
-                    values.append(recall)
-                    noise.append(0.0)
-            for key, candidate in self._last_partial.items():
-                forecast = None if candidate.finished else self._curves.forecast(key)
-                if forecast is not None:
-                    rows.append(candidate.row)
-                    values.append(forecast.mean)
-                    noise.append(forecast.deviation**2)
-            learn = len(values) > _LEARN_AGAIN * self._learned_at
-            self._learned_at = len(values) if learn else self._learned_at
-            self._model.fit(np.stack(rows), np.array(values), np.array(noise), learn=learn)
-            self._prediction = self._model.predict(self._rows)
-        return self._prediction
+    def _fit(self) -> None:
+        """Tell the model of recall what is known by now."""
+        if self._is_fit:
+            return
+        seen: list[tuple[FloatArray, float, float]] = []
+        for candidate in self._ended:
+            seen += [(candidate.row, recall, 0.0) for recall in candidate.finished.values()]
+        for key, candidate in self._partial.items():
+            forecast = None if candidate.finished else self._curves.forecast(key)
+            if forecast is not None:
+                seen.append((candidate.row, forecast.mean, (_ALIKE * forecast.deviation) ** 2))
+        learn = len(seen) > _LEARN_AGAIN * self._learned_at
+        self._learned_at = len(seen) if learn else self._learned_at
+        rows, values, noise = zip(*seen, strict=True)
+        self._model.fit(np.stack(rows), np.array(values), np.array(noise), learn=learn)
+        self._is_fit = True
 
     def _known_values(self) -> FloatArray:
         """The objectives other than recall of every candidate, to be maximised (candidates, objectives)."""
@@ -262,53 +252,41 @@ class FrontSearch:
         values[known] = np.exp(measured)
         return values
 
-    def _gains(self, at: npt.NDArray[np.int64], front: FloatArray) -> FloatArray:
-        mean, deviation = self._predict()
-        return expected_gains(
-            front,
+    def _gains(self) -> FloatArray:
+        """The gain of every candidate that was not asked for, beside what runs; 0 for the others."""
+        self._fit()
+        gains = np.zeros(len(self._all))
+        at = np.array([i for i, candidate in enumerate(self._all) if not candidate.is_asked], dtype=np.int64)
+        mean, deviation = self._model.predict(self._rows[at])
+        gains[at] = expected_gains(
+            self._front(running=True),
             self._reference,
             uncertain=self._recall,
-            mean=mean[at],
-            deviation=deviation[at],
+            mean=mean,
+            deviation=deviation,
             known=self._known_values()[at],
             most=1.0,
         )
-
-    def _gains_of_new(self) -> FloatArray:
-        """The gain of every candidate that was not asked for, beside what runs; 0 for the others."""
-        gains = np.zeros(len(self._all))
-        open_ = np.array([at for at, c in enumerate(self._all) if not c.is_asked], dtype=np.int64)
-        if len(open_):
-            gains[open_] = self._gains(open_, self._front(running=True))
         return gains
 
-    def _front(self, running: bool = False, without: _Candidate | None = None) -> FloatArray:
+    def _front(self, *, running: bool = False, without: int = -1) -> FloatArray:
         """Finished configurations (n, objectives), to be maximised; with `running` those too, as they are expected."""
-        known = self._known_values()
-        points = []
-        for at, candidate in enumerate(self._all):
-            if len(candidate.finished) == len(self._spec.seeds) and candidate is not without:
-                points.append(
-                    np.where(self._is_recall(), np.mean(list(candidate.finished.values())), known[at])
-                )
-        if running:
-            mean, _ = self._predict()
-            for candidate in self._live.values():
-                at = self._place[id(candidate)]
-                points.append(np.where(self._is_recall(), min(1.0, mean[at]), known[at]))
-        return np.array(points).reshape(-1, len(self._signs))
+        recalls = {
+            self._place[id(candidate)]: fmean(candidate.finished.values())
+            for candidate in self._ended
+            if len(candidate.finished) == len(self._spec.seeds)
+        }
+        recalls.pop(without, None)
+        if running and self._live:
+            at = [self._place[id(candidate)] for candidate in self._live.values()]
+            mean, _ = self._model.predict(self._rows[at])
+            recalls |= {place: min(1.0, float(value)) for place, value in zip(at, mean, strict=True)}
+        points = self._known_values()[list(recalls)].reshape(-1, len(self._signs)).copy()
+        points[:, self._recall] = list(recalls.values())
+        return points
 
     def _is_recall(self) -> npt.NDArray[np.bool_]:
         return np.asarray(np.arange(len(self._signs)) == self._recall)
-
-    def _hypervolume(self) -> float:
-        from recallfront.platform.pareto import hypervolume
-
-        front = self._front()
-        return hypervolume(front, self._reference) if len(front) else 0.0
-
-    def _least_gain(self) -> float:
-        return _NOTHING * self._hypervolume()
 
 
 def _configurations(

@@ -258,7 +258,8 @@ def test_a_resumed_trial_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
 
 def test_pruned_trials_are_told_apart_and_stay_off_the_front(tmp_path: Path) -> None:
     spec = tiny_spec(
-        space=[{"architecture": "window", "window_size": [2, 3, 4, 5, 6, 7, 8, 9]}],
+        # two that learn nothing show how such curves end, and two that learn what the others then have to reach
+        space=[{"architecture": "attention", "training.learning_rate": [1e-7, 2e-7, 0.02, 0.03, 3e-7, 4e-7]}],
         training={"steps": 90, "evaluate_every": 10},
         early_stopping={"first_rung_steps": 10, "reduction": 3},
         objectives=[  # none that noise decides: with it every window might be on the front
@@ -275,7 +276,7 @@ def test_pruned_trials_are_told_apart_and_stay_off_the_front(tmp_path: Path) -> 
         if trial.status is Status.PRUNED:
             assert history(result, trial.run_id, "loss")[-1][0] < 90 and "recall" not in trial.metrics
     again = run_sweep(spec, home=tmp_path)
-    assert (again.ran, again.answered) == (0, 8)
+    assert (again.ran, again.answered) == (0, 6)
     pruned = next(trial for trial in stored(result) if trial.status is Status.PRUNED)
     found = rerun(pruned.run_id, home=tmp_path)
     assert found.verdict is Verdict.IDENTICAL and found.reason.endswith("both runs ended as pruned")

@@ -1,0 +1,118 @@
+"""`recallfront bench search`: what each search method needs of a grid's training steps, as a table."""
+
+import statistics
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from recallfront.benchmarks.search.curves import Curves, curves, space
+from recallfront.benchmarks.search.simulate import Point, Simulated, Truth, simulate
+from recallfront.platform.search.samplers import make_search
+from recallfront.platform.search.stopping import make_rules
+from recallfront.sweeps.spec import SweepSpec
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+SEEDS: Final = 10
+_HALVING: Final = {"early_stopping": {"first_rung_steps": 60, "reduction": 3}}
+_SKIP: Final = {"skip_dominated": True}
+METHODS: Final[dict[str, dict[str, Any]]] = {
+    "grid": {"method": "grid"},
+    "grid, halving": {"method": "grid", "search": _SKIP, **_HALVING},
+    "random": {"method": "random"},
+    "random, halving": {"method": "random", "search": _SKIP, **_HALVING},
+    "tpe": {"method": "tpe"},
+    "nsga2": {"method": "nsga2"},
+    "front": {"method": "front"},
+    "front, stop_at 0.99": {"method": "front", "training": {"stop_at": {"recall": 0.99}}},
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A method's sweeps, one a seed."""
+
+    method: str
+    sweeps: tuple[Simulated, ...]
+
+    def until(self, reached: Callable[[Point], bool]) -> float | None:
+        """The median share of the grid's steps until a point is reached; None where half of the sweeps never do."""
+        shares = [sweep.share_until(reached) for sweep in self.sweeps]
+        median = statistics.median(float("inf") if share is None else share for share in shares)
+        return median if median < float("inf") else None
+
+    def at(self, share: float) -> tuple[float, float]:
+        """Median hypervolume and share of members after a share of the grid's steps."""
+        points = [sweep.at(share) for sweep in self.sweeps]
+        return statistics.median(p.hypervolume for p in points), statistics.median(p.members for p in points)
+
+
+def rows(methods: Iterable[str] = METHODS, seeds: int = SEEDS) -> Iterable[Row]:
+    """Simulate `seeds` sweeps of each method; the curves of one recorded seed serve every so many of them."""
+    recorded = curves()
+    truths: dict[tuple[str, int], Truth] = {}
+    for method in methods:
+        yield Row(method, tuple(_sweep(method, seed, recorded, truths) for seed in range(seeds)))
+
+
+def search_table(methods: Iterable[str] = METHODS, seeds: int = SEEDS) -> "Table":
+    """One row a method, medians over the seeds."""
+    from rich.table import Table
+
+    recorded = curves()
+    number = recorded.recall.shape[1]
+    table = Table(
+        title="search: training steps as a share of the whole grid's, median of the sweeps",
+        title_justify="left",
+        caption_justify="left",
+        box=None,
+    )
+    headings = ("", "99 % of hypervolume", "all members", "at 1/10", "at 1/3", "members stopped")
+    for column in headings:
+        table.add_column(column, justify="right" if column else "left")
+    for row in rows(methods, seeds):
+        early, third = row.at(0.1), row.at(1 / 3)
+        lost = sum(bool(sweep.lost) for sweep in row.sweeps)
+        table.add_row(
+            row.method,
+            _share(row.until(lambda point: point.hypervolume >= 0.99)),
+            _share(row.until(lambda point: point.members == 1.0)),
+            f"{early[0]:.3f}, {early[1]:.0%}",
+            f"{third[0]:.3f}, {third[1]:.0%}",
+            f"in {lost} of {len(row.sweeps)}",
+        )
+    table.caption = (
+        f"{seeds} sweeps a method, 4 trials at once, on recorded curves of {number} configurations and "
+        f"{len(recorded.seeds)} seed{'s' * (len(recorded.seeds) > 1)}; at 1/10 and at 1/3 of the grid's steps: share of "
+        "its hypervolume, and of its front's members found within noise"
+    )
+    return table
+
+
+def specification(method: str, seed: int) -> SweepSpec:
+    """The recorded space, searched by a method of `METHODS`."""
+    changes = METHODS[method]
+    plain = space().model_dump(mode="json")
+    search = {"method": changes["method"], "seed": seed, **changes.get("search", {})}
+    if changes["method"] != "grid":
+        search["trials"] = sum(block.size for block in space().blocks)
+    more = {"early_stopping": changes.get("early_stopping"), "search": search}
+    return SweepSpec.model_validate(
+        plain | more | {"training": plain["training"] | changes.get("training", {})}
+    )
+
+
+def _sweep(method: str, seed: int, recorded: Curves, truths: dict[tuple[str, int], Truth]) -> Simulated:
+    spec = specification(method, seed)
+    of = seed % len(recorded.seeds)
+    # a trial's identity, and with it the truth's, depends on when it stops
+    key = (spec.training.model_dump_json(), of)
+    if key not in truths:
+        truths[key] = Truth(spec, recorded, of)
+    search = make_search(spec)
+    return simulate(spec, truths[key], search, make_rules(spec, search), seed=seed)
+
+
+def _share(share: float | None) -> str:
+    return "never" if share is None else f"{share:.3f}"
