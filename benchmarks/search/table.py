@@ -84,8 +84,8 @@ def search_table(methods: Iterable[str] = METHODS, seeds: int = SEEDS) -> "Table
         )
     table.caption = (
         f"{seeds} sweeps a method, 4 trials at once, on recorded curves of {number} configurations and "
-        f"{len(recorded.seeds)} seed{'s' * (len(recorded.seeds) > 1)}; at 1/10 and at 1/3 of the grid's steps: share of "
-        "its hypervolume, and of its front's members found within noise"
+        f"{len(recorded.seeds)} seed{'s' * (len(recorded.seeds) > 1)}; at 1/10 and at 1/3 of the grid's steps: share "
+        "of its hypervolume, and of its front's members found within noise"
     )
     return table
 

@@ -176,7 +176,7 @@ class FrontSearch:
         self._forget()
 
     def _judge_running(self, key: str, candidate: _Candidate) -> Verdict | None:
-        """Whether a running trial has too little chance to be on the front in the end, by the model and by its curve."""
+        """Whether a running trial has too little chance to be on the front, by the model and by its curve."""
         from scipy.special import ndtr
 
         at = self._place[id(candidate)]
