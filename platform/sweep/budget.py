@@ -1,12 +1,9 @@
 """What a sweep may take, over all of its runs, and what is left of it."""
 
-import json
-from collections.abc import Mapping
 from statistics import fmean
-from typing import Any
 
 from recallfront.platform.metrics import duration
-from recallfront.platform.pareto import hypervolume
+from recallfront.platform.pareto import GrowingFront
 from recallfront.platform.results.records import SweepRecord, TrialRecord
 from recallfront.platform.results.status import Status
 from recallfront.platform.results.tags import training_steps
@@ -23,9 +20,9 @@ class Budget:
         self._devices = spec.resources.workers * (spec.resources.gpus or spec.resources.cpus)
         self.steps = training_steps(known)  # of training
         self._trials, self._device_seconds = 0, 0.0
-        self._finished: dict[
-            str, list[list[float]]
-        ] = {}  # configuration -> values of its seeds, to be maximised
+        # configuration -> values of its seeds, to be maximised
+        self._finished: dict[str, list[list[float]]] = {}
+        self._front = GrowingFront([o.sign * o.reference for o in spec.objectives])
         self._hypervolumes = [0.0]  # after each trial that finished or was pruned
         for trial in sorted(known.trials, key=lambda trial: trial.end_time or 0.0):
             self.ended(trial)
@@ -40,8 +37,10 @@ class Budget:
             return
         if trial.status is Status.FINISHED:
             values = [o.sign * trial.metrics[o.reading] for o in self._objectives]
-            self._finished.setdefault(_without_seed(trial.config), []).append(values)
-        self._hypervolumes.append(self._hypervolume())
+            seeds = self._finished.setdefault(trial.configuration, [])
+            seeds.append(values)
+            self._front.put(trial.configuration, [fmean(own) for own in zip(*seeds, strict=True)])
+        self._hypervolumes.append(self._front.hypervolume)
 
     def used_up(self, elapsed: float) -> str | None:
         """Which part of the budget is used up after so many seconds, in a sentence; None: there is some left."""
@@ -84,13 +83,3 @@ class Budget:
         if len(self._hypervolumes) <= last or self._hypervolumes[-1] == 0:
             return None
         return 1 - self._hypervolumes[-1 - last] / self._hypervolumes[-1]
-
-    def _hypervolume(self) -> float:
-        if not self._finished:
-            return 0.0
-        means = [[fmean(seeds) for seeds in zip(*own, strict=True)] for own in self._finished.values()]
-        return hypervolume(means, [o.sign * o.reference for o in self._objectives])
-
-
-def _without_seed(config: Mapping[str, Any]) -> str:
-    return json.dumps({**config, "seed": 0}, sort_keys=True)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from recallfront.platform.front.history import Growth
 from recallfront.platform.metrics import MEASURED_AGAIN
 from recallfront.platform.results.records import SweepRecord, TrialRecord
 from recallfront.platform.results.reports import Report
@@ -15,6 +16,7 @@ from recallfront.platform.search.planner import Impossible, Outcome, PlannedTria
 from recallfront.platform.search.rules import Rules, Verdict
 from recallfront.platform.sweep.budget import Budget
 from recallfront.platform.sweep.recorder import Recorder
+from recallfront.platform.sweep.tally import Tally
 from recallfront.sweeps.spec import SweepSpec
 from recallfront.sweeps.trial import TrialConfig
 
@@ -45,7 +47,9 @@ class Conductor:
     ) -> None:
         self.spec, self.recorder = spec, recorder
         self._planner, self._rules, self._known = planner, rules, known
-        self._trials = {trial.trial_key: trial for trial in known.trials}
+        self._tally = Tally(spec, known.trials)
+        self._unnamed: set[str] = set()  # keys of trials whose run the server may not have made yet
+        self._lately = (0, 0.0)  # trials that this run of the sweep has run, and their seconds
         self._live: dict[str, _Live] = {}
         self._lock = threading.Lock()
         self._peeked: PlannedTrial | None = None
@@ -140,9 +144,11 @@ class Conductor:
         )
         self._budget.ended(record)
         with self._lock:
-            self._trials[key] = record
+            self._put(record)
             del self._live[trial_id]
             self.ran += 1
+            number, seconds = self._lately
+            self._lately = number + 1, seconds + time.time() - live.started
         self.changed.set()
         return report.status
 
@@ -155,7 +161,7 @@ class Conductor:
         times = int(trial.metrics.get(MEASURED_AGAIN, 0)) + 1
         numbers = {**numbers, MEASURED_AGAIN: float(times)}
         with self._lock:
-            self._trials[trial.trial_key] = replace(trial, metrics=trial.metrics | numbers)
+            self._put(replace(trial, metrics=trial.metrics | numbers))
         self.recorder.measured_again(trial.trial_key, numbers, details, step=self.spec.training.steps + times)
         self.changed.set()
         return True
@@ -173,22 +179,62 @@ class Conductor:
     def record(self) -> SweepRecord:
         """The sweep as it stands, trials that run included."""
         with self._lock:
-            trials = {key: self._with_run(trial) for key, trial in self._trials.items()}
-            for live in self._live.values():
-                trials[live.plan.config.key] = TrialRecord(
-                    run_id="",
-                    trial_key=live.plan.config.key,
-                    status=Status.RUNNING,
-                    config=live.plan.config.model_dump(mode="json"),
-                    metrics=dict(live.last.figures),
-                    tags=self.recorder.version,
-                    start_time=live.started,
-                )
+            self._name_runs()
+            trials = self._tally.trials | {trial.trial_key: trial for trial in self._running()}
         return replace(self._known, trials=tuple(trials.values()))
 
-    def _with_run(self, trial: TrialRecord) -> TrialRecord:
-        """The record with the id of its run, which a server that was away may have made after the trial ended."""
-        return trial if trial.run_id else replace(trial, run_id=self.recorder.run_id(trial.trial_key))
+    def running(self) -> list[TrialRecord]:
+        """The trials that run."""
+        with self._lock:
+            return self._running()
+
+    def counts(self) -> dict[str, int]:
+        """Trials by what they count as."""
+        with self._lock:
+            return self._tally.counts | {"running": len(self._live)}
+
+    def best(self) -> TrialRecord | None:
+        """The finished trial of highest validation recall."""
+        return self._tally.best
+
+    def trial_seconds(self) -> float:
+        """What all trials that have ended took, in all runs of the sweep."""
+        return self._tally.seconds
+
+    def mean_seconds(self) -> float | None:
+        """What a trial has taken in this run of the sweep; None before one has ended."""
+        number, seconds = self._lately
+        return seconds / number if number else None
+
+    def growth(self) -> Growth:
+        """The hypervolume of the trials that have finished, and how often the front has changed."""
+        return self._tally.growth
+
+    def _running(self) -> list[TrialRecord]:
+        return [
+            TrialRecord(
+                run_id="",
+                trial_key=live.plan.config.key,
+                status=Status.RUNNING,
+                config=live.plan.config.model_dump(mode="json"),
+                metrics=dict(live.last.figures),
+                tags=self.recorder.version,
+                start_time=live.started,
+            )
+            for live in self._live.values()
+        ]
+
+    def _put(self, trial: TrialRecord) -> None:
+        self._tally.put(trial)
+        if not trial.run_id:
+            self._unnamed.add(trial.trial_key)
+
+    def _name_runs(self) -> None:
+        """Note the ids of runs that the server has made since their trials ended."""
+        for key in list(self._unnamed):
+            if run_id := self.recorder.run_id(key):
+                self._tally.trials[key] = replace(self._tally.trials[key], run_id=run_id)
+                self._unnamed.remove(key)
 
     @property
     def answered(self) -> int:
@@ -215,7 +261,7 @@ class Conductor:
             end_time=now,
         )
         with self._lock:
-            self._trials[key] = record
+            self._put(record)
 
     def _tell_proposed(self) -> None:
         if self._planner.proposed > self._proposed:

@@ -10,8 +10,7 @@ from rich.text import Text
 
 from recallfront.platform.metrics import duration
 from recallfront.platform.results.labels import trial_label, varying_in
-from recallfront.platform.results.records import SweepRecord, TrialRecord, count, ended, say_counts
-from recallfront.platform.results.status import Status
+from recallfront.platform.results.records import TrialRecord, ended, say_counts
 from recallfront.platform.sweep.background import Companion
 from recallfront.platform.sweep.conductor import Conductor
 
@@ -39,15 +38,14 @@ class Progress(Companion):
 
     def line(self) -> str:
         """The state in one line."""
-        record = self._conductor.record()
         parts = [
             f"{duration(time.time() - self._conductor.started)}",
-            say_counts(count(record), self._total),
+            say_counts(self._conductor.counts(), self._total),
         ]
-        best = best_trial(record)
+        best = self._conductor.best()
         if best is not None:
             parts.append(f"best recall {best.metrics['validation_recall']:.3f} ({self._label(best)})")
-        left = self._seconds_left(record)
+        left = self._seconds_left()
         if left is not None:
             parts.append(f"about {duration(left)} left")
         if budget := self._conductor.budget_left():
@@ -56,9 +54,8 @@ class Progress(Companion):
 
     def picture(self) -> RenderableType:
         """The state as a small live picture: a bar, one line of figures, one line a running trial."""
-        record = self._conductor.record()
         running = Table.grid(padding=(0, 2))
-        for trial in record.with_status(Status.RUNNING):
+        for trial in self._conductor.running():
             recall = trial.metrics.get("validation_recall")
             state = "measured, training" if trial.metrics else ""
             running.add_row(
@@ -67,27 +64,17 @@ class Progress(Companion):
                 state if recall is None else f"recall {recall:.3f}",
             )
         bar = ProgressBar(
-            total=self._total, completed=ended(count(record)), width=40, pulse=self._total is None
+            total=self._total, completed=ended(self._conductor.counts()), width=40, pulse=self._total is None
         )
         return Group(bar, Text(self.line()), running)
 
     def _label(self, trial: TrialRecord) -> str:
         return trial_label(trial, self._varying)
 
-    def _seconds_left(self, record: SweepRecord) -> float | None:
-        lately = [
-            t for t in record.trials if t.end_time is not None and t.start_time >= self._conductor.started
-        ]
-        if self._total is None or not lately:
+    def _seconds_left(self) -> float | None:
+        mean = self._conductor.mean_seconds()
+        if self._total is None or mean is None:
             return None
-        spent = [(t.end_time or 0.0) - t.start_time for t in lately if t.status is not Status.INVALID]
-        counts = count(record)
+        counts = self._conductor.counts()
         rest = self._total - ended(counts) - counts["running"] / 2
-        mean = sum(spent) / len(spent) if spent else 0.0
         return max(0.0, rest * mean / self._concurrent)
-
-
-def best_trial(record: SweepRecord) -> TrialRecord | None:
-    """The finished trial of highest validation recall."""
-    finished = record.with_status(Status.FINISHED)
-    return max(finished, key=lambda t: t.metrics["validation_recall"], default=None)

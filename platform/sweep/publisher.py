@@ -15,8 +15,7 @@ from recallfront.platform.front.claims import Judgement, judge
 from recallfront.platform.front.front import Front, build_front
 from recallfront.platform.front.pictures.note import sweep_note
 from recallfront.platform.home import take_place
-from recallfront.platform.results.records import TAG, SweepRecord, count
-from recallfront.platform.results.status import Status
+from recallfront.platform.results.records import TAG
 from recallfront.platform.sweep.background import Companion
 from recallfront.platform.sweep.conductor import Conductor
 from recallfront.platform.sweep.recorder import Recorder
@@ -24,7 +23,9 @@ from recallfront.platform.trial.quiet import Device
 
 logger = logging.getLogger(__name__)
 
-_LEAST_SECONDS = 10.0  # between two drawings: they cost a second of a core that trials could use
+_LOOK_SECONDS = 1.0  # between two looks
+_LEAST_SECONDS = 10.0  # between two drawings
+_SHARE = 0.03  # of a core, at most, that drawing takes from trials
 
 
 class Publisher(Companion):
@@ -33,8 +34,8 @@ class Publisher(Companion):
     def __init__(self, conductor: Conductor, recorder: Recorder, folder: Path) -> None:
         super().__init__("publisher")
         self._conductor, self._recorder, self._folder = conductor, recorder, folder
-        self._drawn: tuple[object, ...] | None = None
-        self._drawn_at = 0.0
+        self._drawn: tuple[int, int] | None = None
+        self._due_at = 0.0
         self._finished_told = 0
         self.front: Front | None = None
         self.files: dict[str, Path] = {}
@@ -59,6 +60,7 @@ class Publisher(Companion):
             self._conductor.changed.clear()
             if not self._done.is_set():
                 self._try_to_publish()
+                self._done.wait(_LOOK_SECONDS)
 
     def _wake(self) -> None:
         self._conductor.changed.set()
@@ -74,31 +76,30 @@ class Publisher(Companion):
             self._recorder.sweep_tags({f"{TAG}publishing_failure": reason})
 
     def _publish(self, *, last: bool = False) -> None:
-        record = self._conductor.record()
-        finished = record.with_status(Status.FINISHED)
-        self._tell_counts(record)
+        self._tell_counts()
+        finished, growth = self._conductor.counts()["finished"], self._conductor.growth()
         if not finished:
             return
-        self.front = build_front(record)
-        self._tell_hypervolume(record, self.front, len(finished))
-        members = tuple((member.trial_keys, member.metrics.items()) for member in self.front.members)
-        shown = (*map(str, members), len(finished) if last else 0)
-        due = last or time.monotonic() - self._drawn_at > _LEAST_SECONDS
-        if shown == self._drawn or not due:
+        self._tell_hypervolume(growth.hypervolume, finished)
+        shown = growth.changes, finished if last else 0
+        if shown == self._drawn or not (last or time.monotonic() >= self._due_at):
             return
-        self._drawn, self._drawn_at = shown, time.monotonic()
+        self._drawn = shown
+        began = time.thread_time()
+        self.front = build_front(self._conductor.record())
         # drawing would falsify a running measurement
         with closing(Device("cpu")) as device, device.shared():
-            self.files = self._draw(self.front, record)
+            self.files = self._draw(self.front)
         self._recorder.front_files(self._folder / "front")
         self._describe(self.front)
+        self._due_at = time.monotonic() + max(_LEAST_SECONDS, (time.thread_time() - began) / _SHARE)
 
     def _describe(self, front: Front) -> None:
         run_id = self._recorder.sweep_run_id()
         if run_id:
             self._recorder.sweep_tags({"mlflow.note.content": sweep_note(run_id, front)})
 
-    def _draw(self, front: Front, record: SweepRecord) -> dict[str, Path]:
+    def _draw(self, front: Front) -> dict[str, Path]:
         from recallfront.platform.front.pictures.figures import write_front
 
         folder, new = self._folder / "front", self._folder / "front.new"
@@ -107,29 +108,28 @@ class Publisher(Companion):
         take_place(new, folder)
         return {Path(name).suffix[1:]: folder / name for name in names}
 
-    def _tell_counts(self, record: SweepRecord) -> None:
-        elapsed, busy = self._spent(record)
+    def _tell_counts(self) -> None:
+        elapsed, busy = self._spent()
         self._recorder.sweep_tags(
-            {f"{TAG}trials_{name}": str(number) for name, number in count(record).items()}
+            {f"{TAG}trials_{name}": str(number) for name, number in self._conductor.counts().items()}
             | {f"{TAG}elapsed_seconds": f"{elapsed:.0f}", f"{TAG}device_seconds": f"{busy:.0f}"}
         )
 
-    def _tell_hypervolume(self, record: SweepRecord, front: Front, finished: int) -> None:
+    def _tell_hypervolume(self, hypervolume: float, finished: int) -> None:
         if finished <= self._finished_told:
             return
         self._finished_told = finished
-        elapsed, busy = self._spent(record)
+        elapsed, busy = self._spent()
         self._recorder.sweep_metrics(
             [
-                ("hypervolume", front.hypervolume, finished),
-                ("hypervolume_by_elapsed_seconds", front.hypervolume, round(elapsed)),
-                ("hypervolume_by_device_seconds", front.hypervolume, round(busy)),
+                ("hypervolume", hypervolume, finished),
+                ("hypervolume_by_elapsed_seconds", hypervolume, round(elapsed)),
+                ("hypervolume_by_device_seconds", hypervolume, round(busy)),
             ]
         )
 
-    def _spent(self, record: SweepRecord) -> tuple[float, float]:
+    def _spent(self) -> tuple[float, float]:
         """Seconds that the sweep has taken, in all its runs, and seconds of its devices."""
         resources = self._conductor.spec.resources
         devices = resources.workers * (resources.gpus or resources.cpus)
-        busy = devices * sum((t.end_time or t.start_time) - t.start_time for t in record.trials)
-        return self._conductor.elapsed(), busy
+        return self._conductor.elapsed(), devices * self._conductor.trial_seconds()

@@ -1,7 +1,7 @@
 """What a sweep's driver writes to MLflow: the parent run, a child run a trial, and the front whenever it changes."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,10 @@ class Recorder:
         *,
         lineage: Lineage,
         data: tuple[Path, str],
+        stored: Collection[str] = (),
     ) -> None:
+        """`stored`: keys of the trials that the store has runs of already."""
+        self._stored = frozenset(stored)
         self._writer, self._spec, self._lineage = writer, spec, lineage
         self._data_path, self._data_digest = data
         self._varying = varying_in(spec)
@@ -233,4 +236,5 @@ class Recorder:
             parent_key=self.sweep_run,
             tags={f"{TAG}{tag}": value for tag, value in tags.items()} | dict(more_tags),
             params=dict(params),
+            is_new=trial_key not in self._stored,
         )

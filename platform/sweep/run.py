@@ -169,7 +169,13 @@ def _set_up(
         {trial.trial_key: Outcome(trial.status, trial.metrics) for trial in known.trials},
         unfinished,
     )
-    recorder = Recorder(writer, spec, lineage=lineage, data=(place.data, place.data_digest))
+    recorder = Recorder(
+        writer,
+        spec,
+        lineage=lineage,
+        data=(place.data, place.data_digest),
+        stored=[trial.trial_key for trial in record.trials],
+    )
     version = f"{place.code_version}-{place.data_digest[:8]}"
     path = place.home / "sweeps" / spec.key[:16] / f"reports-{version}.jsonl"
     conductor = Conductor(spec, planner, recorder, known, make_rules(spec, search, path))

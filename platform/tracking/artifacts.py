@@ -5,7 +5,7 @@ import os
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from mlflow.entities import FileInfo
+from mlflow.entities import FileInfo, Run
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repo import ArtifactRepository
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
@@ -20,6 +20,7 @@ from recallfront.platform.tracking.places import artifact_root
 _LIST, _GET = "/api/2.0/mlflow/artifacts/list", "/get-artifact"
 _UPLOAD = "/ajax-api/2.0/mlflow/upload-artifact"
 _CHUNK = 2**20  # bytes
+_REMEMBERED = 256  # runs whose artifacts' places are kept in mind
 
 
 class GuardedClient(MlflowClient):
@@ -27,7 +28,11 @@ class GuardedClient(MlflowClient):
 
     def __init__(self, tracking_uri: str) -> None:
         super().__init__(tracking_uri=tracking_uri)
-        self._tracking_client = _GuardedService(tracking_uri)
+        self._tracking_client = self._service = _GuardedService(tracking_uri)
+
+    def remember(self, run: Run) -> None:
+        """Note where a run's artifacts are, so that the store is not asked for it."""
+        self._service.remember(run)
 
 
 class _GuardedService(TrackingServiceClient):
@@ -35,24 +40,26 @@ class _GuardedService(TrackingServiceClient):
 
     def __init__(self, tracking_uri: str) -> None:
         super().__init__(tracking_uri)  # type: ignore[no-untyped-call]
-        self._repositories: dict[str, ArtifactRepository] = {}
+        self._places: dict[str, str] = {}  # of runs' artifacts
 
     def _get_artifact_repo(self, resource_id: str, *, resource: Any = "run") -> ArtifactRepository:
         if resource != "run":
             raise MlflowException(f"artifacts of a {resource} are not read")
-        if resource_id not in self._repositories:
-            run = self.get_run(resource_id)  # type: ignore[no-untyped-call]
-            named = str(run.info.artifact_uri or "")
-            try:
-                root = artifact_root(self.tracking_uri, named)
-            except ValueError as error:
-                raise MlflowException.invalid_parameter_value(str(error)) from None
-            self._repositories[resource_id] = (
-                _ServersFolder(self.tracking_uri, resource_id)
-                if root is None
-                else get_artifact_repository(root, tracking_uri=self.tracking_uri)
-            )
-        return self._repositories[resource_id]
+        if resource_id not in self._places:
+            self.remember(self.get_run(resource_id))  # type: ignore[no-untyped-call]
+        named = self._places[resource_id]
+        try:
+            root = artifact_root(self.tracking_uri, named)
+        except ValueError as error:
+            raise MlflowException.invalid_parameter_value(str(error)) from None
+        if root is None:
+            return _ServersFolder(self.tracking_uri, resource_id)
+        return get_artifact_repository(root, tracking_uri=self.tracking_uri)
+
+    def remember(self, run: Run) -> None:
+        while len(self._places) >= _REMEMBERED:
+            del self._places[next(iter(self._places))]
+        self._places[run.info.run_id] = str(run.info.artifact_uri or "")
 
     def list_artifacts(self, run_id: str, path: str | None = None) -> Any:
         return self._get_artifact_repo(run_id).list_artifacts(path)

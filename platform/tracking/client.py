@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mlflow.tracking import MlflowClient
+    from recallfront.platform.tracking.artifacts import GuardedClient
 
 # `mlflow.store.db.utils` logs a traceback for every lost connection; our callers report it in a sentence.
 _CHATTER = {"alembic": logging.WARNING, "mlflow.store.db.utils": logging.CRITICAL}
@@ -22,7 +22,7 @@ _PREFERENCES = {
 }
 
 
-def open_client(tracking_uri: str) -> "MlflowClient":
+def open_client(tracking_uri: str) -> "GuardedClient":
     """A client of the store at `tracking_uri`; imports MLflow (1-2 s the first time in a process).
 
     It follows the store to no folder of this machine that is not the store's own: see `artifacts`.

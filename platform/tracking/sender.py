@@ -10,6 +10,7 @@ import shutil
 import sqlite3
 from collections.abc import Sequence
 from enum import Enum, auto
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any, Final
 
 from recallfront.platform.results.records import TAG
@@ -19,7 +20,8 @@ from recallfront.platform.tracking.spool import Event, Spool
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric, Param, Run, RunTag
-    from mlflow.tracking import MlflowClient
+
+    from recallfront.platform.tracking.artifacts import GuardedClient
 
 logger = logging.getLogger(__name__)
 
@@ -100,40 +102,45 @@ class Sender:
     def __init__(self, tracking_uri: str, spool: Spool) -> None:
         self._uri = tracking_uri
         self._spool = spool
-        self._opened_client: MlflowClient | None = None
+        self._opened_client: GuardedClient | None = None
         self._experiments: dict[str, str] = {}  # ids by name
         self._places: dict[str, str] = {}  # ids of experiments by the key of a sweep's run
         self._steps: dict[str, dict[str, int]] = {}
+        self._before = spool.last_event()  # of another writer, which may have sent more than it has noted
+        self._tried: set[int] = set()  # openings whose answer is not known
+        self._sending: Event | None = None
         self._warned = False
 
     @property
-    def _client(self) -> "MlflowClient":
+    def _client(self) -> "GuardedClient":
         if self._opened_client is None:
             self._opened_client = open_client(self._uri)
         return self._opened_client
 
     def step(self, run_key: str, last_try: bool = False) -> bool:
-        """Send the run's oldest events: one batch of metrics, params and tags, or one event of another kind.
+        """Send what is next of the run: one batch of metrics, params and tags, or one event of another kind.
 
-        Returns whether the run has more to send. With `last_try` a doubtful answer counts as a refusal.
+        Returns whether the run has more to send now. With `last_try` a doubtful answer counts as a refusal.
         """
         events = self._spool.peek(run_key, MAX_BATCH)
+        chosen = _next_of(events)
+        self._sending = chosen[0]
         run_id = self._spool.run_id(run_key)
-        if events[0].kind == "open":
-            self._open(events[0])
-        elif run_id is None:
+        if chosen[0].kind == "open":
+            self._open(chosen[0])
+            # of a run that goes on, what follows is collected
+            return any(event.kind == "close" for event in events)
+        if run_id is None:
             raise Rejected("its run could not be created")
-        elif events[0].kind in MAX_OF_KIND:
-            batch = _one_batch(events)
-            self._send_batch(run_id, batch, last_try)
-            return len(batch) < len(events) or sum(event.items for event in batch) > MAX_BATCH // 2
-        else:
-            self._send_other(run_id, events[0])
+        if chosen[0].kind in MAX_OF_KIND:
+            self._send_batch(run_id, chosen, last_try)
+            return len(chosen) < len(events) or sum(event.items for event in chosen) > MAX_BATCH // 2
+        self._send_other(run_id, chosen[0])
         return True
 
     def reject(self, run_key: str, reason: str) -> None:
-        """Give the run's oldest event up: into the spool's table `rejected`, off the queue."""
-        event = self._spool.peek(run_key, 1)[0]
+        """Give the event up that was sent last: into the spool's table `rejected`, off the queue."""
+        event = self._sending or self._spool.peek(run_key, 1)[0]
         self._put_aside(run_key, event.kind, event.payload, reason)
         self._spool.finish([event])
 
@@ -157,33 +164,37 @@ class Sender:
         parent_id = self._parent_id(wanted["parent_key"])
         if not self._reopen(event.run_key, parent_id):
             experiment = wanted["experiment"]
-            remembered = experiment in self._experiments
+            remembered = experiment in self._experiments or wanted["parent_key"] in self._places
             try:
                 experiment_id = self._place_of(event.run_key, parent_id, wanted)
-                self._find_or_create(event.run_key, experiment_id, parent_id, wanted)
+                self._find_or_create(event, experiment_id, parent_id)
             except Exception as error:
                 if not remembered or judge(error) is not Refusal.PERMANENT:
                     raise
-                del self._experiments[experiment]
+                self._experiments.pop(experiment, None)
+                self._places.pop(wanted["parent_key"], None)
                 raise NotYet(f"the experiment {experiment} was deleted meanwhile") from error
         self._spool.finish([event])
 
-    def _find_or_create(
-        self, run_key: str, experiment_id: str, parent_id: str | None, wanted: dict[str, Any]
-    ) -> None:
+    def _find_or_create(self, event: Event, experiment_id: str, parent_id: str | None) -> None:
+        run_key, wanted = event.run_key, event.payload
         self._steps.pop(run_key, None)
         # A creation whose answer was lost, or whose spool was: the run may be there already.
-        run = self._find(experiment_id, run_key, anywhere=parent_id is None)
+        doubtful = event.id <= self._before or event.id in self._tried or not wanted.get("is_new", False)
+        run = self._find(experiment_id, run_key, anywhere=parent_id is None) if doubtful else None
+        self._tried.add(event.id)
         if run is not None:
             self._client.update_run(run.info.run_id, status="RUNNING")
             self._adopt(run, parent_id)
             self._spool.set_run(run_key, run.info.run_id, _last_steps(run))
-            return
-        tags = {RUN_KEY_TAG: run_key} | ({PARENT_TAG: parent_id} if parent_id else {})
-        created = self._client.create_run(
-            experiment_id, start_time=wanted["start_time_ms"], tags=tags, run_name=wanted["name"]
-        )
-        self._spool.set_run(run_key, created.info.run_id)
+        else:
+            tags = {RUN_KEY_TAG: run_key} | ({PARENT_TAG: parent_id} if parent_id else {})
+            created = self._client.create_run(
+                experiment_id, start_time=wanted["start_time_ms"], tags=tags, run_name=wanted["name"]
+            )
+            self._client.remember(created)
+            self._spool.set_run(run_key, created.info.run_id)
+        self._tried.discard(event.id)
 
     def _parent_id(self, parent_key: str | None) -> str | None:
         if parent_key is None:
@@ -235,11 +246,15 @@ class Sender:
         decides.
         """
         key = wanted["parent_key"] or run_key
-        if parent_id is not None and key not in self._places:
-            self._places[key] = str(self._client.get_run(parent_id).info.experiment_id)
         place = self._places.get(key)
+        if parent_id is not None:
+            if place is not None:
+                return place
+            place = str(self._client.get_run(parent_id).info.experiment_id)
         if place is not None and self._client.get_experiment(place).lifecycle_stage == "active":
+            self._places[key] = place
             return place
+        self._places.pop(key, None)
         return self._experiment_id(wanted["experiment"])
 
     def _find(self, experiment_id: str, run_key: str, *, anywhere: bool) -> "Run | None":
@@ -340,15 +355,31 @@ def _is_active(run: "Run") -> bool:
     return str(run.info.lifecycle_stage) == "active"
 
 
+def _next_of(events: Sequence[Event]) -> list[Event]:
+    """What to send next of a run's oldest events: one alone, or those that fit one `log_batch`.
+
+    Metrics, params and tags do not wait for texts and datasets. Of a run that has ended these and its artifacts go
+    first, and one batch tells the rest: who reads how it ended finds its weights.
+    """
+    due = list(takewhile(lambda event: event.kind not in ("open", "close"), events))
+    if not due:
+        return [events[0]]
+    others = [event for event in due if event.kind not in MAX_OF_KIND]
+    if others and len(due) < len(events):
+        return [others[0]]
+    return _one_batch(due) or [due[0]]
+
+
 def _one_batch(events: Sequence[Event]) -> list[Event]:
-    """The events at the front that fit one `log_batch`."""
+    """The first metrics, params and tags that fit one `log_batch`, up to an artifact."""
     room = dict(MAX_OF_KIND)
     batch: list[Event] = []
     for event in events:
-        if room.get(event.kind, -1) < event.items:
+        if event.kind == "artifact" or room.get(event.kind, event.items) < event.items:
             break
-        room[event.kind] -= event.items
-        batch.append(event)
+        if event.kind in room:
+            room[event.kind] -= event.items
+            batch.append(event)
     return batch
 
 

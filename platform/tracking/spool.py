@@ -168,6 +168,11 @@ class Spool:
     def backlog(self) -> int:
         return self._backlog
 
+    def last_event(self) -> int:
+        """The number of the newest event that waits; 0 where none does."""
+        with self._lock:
+            return int(self._db.execute("SELECT COALESCE(MAX(id), 0) FROM events").fetchone()[0])
+
     def rejected(self) -> int:
         with self._lock:
             return int(self._db.execute("SELECT COUNT(*) FROM rejected").fetchone()[0])

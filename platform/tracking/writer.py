@@ -79,8 +79,11 @@ class TrackingWriter:
         tags: Mapping[str, object] | None = None,
         params: Mapping[str, object] | None = None,
         description: str | None = None,
+        is_new: bool = False,
     ) -> None:
         """Create the run `run_key`, or set it RUNNING again (and update its tags and params) where it exists.
+
+        `is_new` says that no other writer has made it, so that the store need not be searched for it.
 
         Raises:
             ValueError: the parent was not opened on this spool.
@@ -94,6 +97,7 @@ class TrackingWriter:
             "name": name,
             "parent_key": parent_key,
             "start_time_ms": self._moment(),
+            "is_new": is_new,
         }
         all_tags = dict(tags or {}) | ({"mlflow.note.content": description} if description else {})
         self._append(

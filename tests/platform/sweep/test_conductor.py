@@ -21,7 +21,7 @@ from recallfront.platform.search.planner import PlannedTrial, Planner
 from recallfront.platform.search.samplers import make_search
 from recallfront.platform.search.stopping import make_rules
 from recallfront.platform.sweep.conductor import Conductor
-from recallfront.platform.sweep.progress import Progress, best_trial
+from recallfront.platform.sweep.progress import Progress
 from recallfront.platform.sweep.publisher import Publisher
 from recallfront.platform.sweep.recorder import Recorder
 from recallfront.platform.sweep.run import _proposals
@@ -312,7 +312,7 @@ def test_progress_says_what_is_done_running_failed_best_and_left(stage: Stages) 
     assert "about 0 s left" in line
     sweep.end("b", Status.ERROR, failure="ours")
     assert "1 of 2 finished, 1 failed" in shown.line()
-    best = best_trial(sweep.conductor.record())
+    best = sweep.conductor.best()
     assert best is not None and best.metrics["validation_recall"] == 0.5
 
 

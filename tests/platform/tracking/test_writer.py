@@ -8,8 +8,10 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
+from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
 from recallfront.benchmarks.platform.writer_rate import writer_rate
 from recallfront.platform.errors import UsageError
@@ -198,6 +200,69 @@ def test_a_deleted_experiment_comes_back(uri: str, writer: TrackingWriter) -> No
     assert writer.flush(WAIT) and writer.rejected() == 0
     run_id = writer.run_id("bin/2")
     assert run_id and client.get_run(run_id).info.experiment_id == experiment.experiment_id
+
+
+def test_a_new_trial_costs_four_requests(
+    uri: str, writer: TrackingWriter, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Its run, one batch of all that was told of it, its data set, and its end."""
+    opened(writer, "few/sweep")
+    asked, within = list[str](), list[str]()
+    for name in (
+        "create_run",
+        "search_runs",
+        "get_run",
+        "get_experiment",
+        "log_batch",
+        "log_inputs",
+        "update_run_info",
+    ):
+        real = getattr(SqlAlchemyStore, name)
+
+        def told(*args: Any, name: str = name, real: Any = real, **kwargs: Any) -> Any:
+            # what the store asks itself is no request
+            asked.extend([name] if not within else [])
+            within.append(name)
+            try:
+                return real(*args, **kwargs)
+            finally:
+                within.pop()
+
+        monkeypatch.setattr(SqlAlchemyStore, name, told)
+    for key in ("few/1", "few/2"):
+        writer.open_run(
+            key,
+            experiment="study",
+            name=key,
+            parent_key="few/sweep",
+            is_new=True,
+            tags={"a": 1},
+            params={"b": 2},
+        )
+        writer.text(key, "{}", "config.json")
+        writer.dataset(key, name="data", source="here", digest="0", context="training")
+        writer.metrics(key, [("loss", 1.0, 0, NOW)])
+        writer.artifact(key, Path(__file__))
+        writer.tags(key, {"recallfront.status": "finished"})
+        writer.close_run(key, "FINISHED")
+        assert writer.flush(30.0)
+    second = asked[asked.index("update_run_info") + 1 :]
+    assert second == ["create_run", "log_inputs", "log_batch", "update_run_info"]
+
+
+def test_a_child_of_a_deleted_experiment_brings_it_back(uri: str, writer: TrackingWriter) -> None:
+    run_id = opened(writer, "gone/sweep")
+    client = open_client(uri)
+    for key in ("gone/1", "gone/2"):
+        writer.open_run(key, experiment="study", name=key, parent_key="gone/sweep", is_new=True)
+        assert writer.flush(30.0)
+        child = writer.run_id(key)
+        assert child is not None
+        experiment = client.get_run(child).info.experiment_id
+        assert client.get_experiment(experiment).lifecycle_stage == "active"
+        assert experiment == client.get_run(run_id).info.experiment_id
+        client.delete_experiment(experiment)
+    client.restore_experiment(experiment)
 
 
 def test_big_batches_are_split(uri: str, writer: TrackingWriter) -> None:
