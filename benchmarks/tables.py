@@ -97,6 +97,7 @@ def _tracking(home: Path) -> "Table":
 def _models(home: Path) -> "Table":
     from rich.table import Table
 
+    from recallfront.benchmarks.models.costs import answers_costs
     from recallfront.benchmarks.platform.throughputs import throughputs
 
     table = Table(title="models: tokens/s of architectures at one size", title_justify="left", box=None)
@@ -109,6 +110,12 @@ def _models(home: Path) -> "Table":
     for found in throughputs(home):
         rates = [f"{found.figures[n]:,.0f} ±{found.figures[f'{n}_spread']:,.0f}" for n in THROUGHPUTS]
         table.add_row(found.architecture, *rates, f"{found.figures['state_bytes']:,} B")
+    steps = [
+        f"{cost.architecture} {1000 * cost.answers_seconds:.0f} ms instead of {1000 * cost.every_logit_seconds:.0f} "
+        f"({cost.times:.1f} times)"
+        for cost in answers_costs()
+    ]
+    table.caption = f"a training step on MQAR with logits where something is asked: {', '.join(steps)}"
     return table
 
 

@@ -36,11 +36,12 @@ def assemble(config: Architecture) -> LanguageModel:
 
 
 def _set_std(model: LanguageModel, std: float) -> None:
-    """One standard deviation for all matrices; those back to the residual stream over sqrt(2 layers), as in GPT-2."""
+    """One standard deviation for all matrices; those back to the residual stream over sqrt(2 layers), if asked."""
     for name, module in model.named_modules():
         if isinstance(module, (Linear, Embedding)):
             back = name.endswith((".out", ".down"))
-            module.std = std / (2 * model.config.num_layers) ** 0.5 if back else std
+            scaled = back and model.config.init_depth_scaling
+            module.std = std / (2 * model.config.num_layers) ** 0.5 if scaled else std
 
 
 def _norm(config: Architecture) -> RMSNorm | LayerNorm:
@@ -58,4 +59,4 @@ def _layer(config: Architecture, mixer: MixerConfig) -> Layer:
             std=None,
             out_scale=config.out_scale,
         )
-    return Layer(mixer.build(), _norm(config), mlp, _norm(config) if mlp else None)
+    return Layer(mixer.build(), _norm(config), mlp, _norm(config) if config.has_mlp_norm else None)

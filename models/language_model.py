@@ -53,7 +53,10 @@ class Embedding(Drawn):
 
 
 class Layer(nn.Module):
-    """Pre-norm residual layer: x + mixer(norm(x)), then x + mlp(norm(x)) where there is a channel mixer."""
+    """Pre-norm residual layer: x + mixer(norm(x)), then x + mlp(norm(x)) where there is a channel mixer.
+
+    A second norm without a channel mixer is added as it is: x + norm(x).
+    """
 
     def __init__(
         self, mixer: Mixer, mixer_norm: nn.Module, mlp: MLP | None, mlp_norm: nn.Module | None
@@ -64,9 +67,9 @@ class Layer(nn.Module):
 
     def add_mlp(self, x: Tensor) -> Tensor:
         """x + mlp(norm(x))."""
-        if self.mlp is None or self.mlp_norm is None:
+        if self.mlp_norm is None:
             return x
-        return self.mlp.add_to(x, self.mlp_norm)
+        return x + self.mlp_norm(x) if self.mlp is None else self.mlp.add_to(x, self.mlp_norm)
 
     def step(self, x: Tensor, state: LayerState, step: Step) -> Tensor:
         """One token, x (B, width)."""
@@ -80,7 +83,9 @@ class Layer(nn.Module):
 
         def run(x: Tensor, state: LayerState, step: Step) -> None:
             mix(x, mixer_norm(x), state, step)
-            if mlp is not None and mlp_norm is not None:
+            if mlp_norm is not None and mlp is None:
+                x.add_(mlp_norm(x))
+            elif mlp_norm is not None and mlp is not None:
                 mlp(x, mlp_norm(x))
 
         return run
@@ -138,7 +143,7 @@ class LanguageModel(nn.Module):
         if at is None or answers is None:
             return self.unembed(hidden)
         asked = hidden.flatten(0, 1).index_select(0, at)
-        return answered(asked, self._unembedding, answers, self.config.logits_soft_cap)
+        return answered(asked, self.unembedding_weight, answers, self.config.logits_soft_cap)
 
     def encode(
         self,
@@ -159,6 +164,8 @@ class LanguageModel(nn.Module):
         layout = Layout(positions, tokens.shape[1] if positions is None else int(positions.max()) + 1)
         self._check_length(layout.longest)
         x = self._place(tokens if embedded else self.embedding(tokens), layout.positions)
+        if self.training and self.config.embedding_dropout:
+            x = F.dropout(x, self.config.embedding_dropout)
         for layer in self.layers:
             if residuals is not None:
                 residuals.append(x)
@@ -194,10 +201,11 @@ class LanguageModel(nn.Module):
 
     def unembed(self, hidden: Tensor) -> Tensor:
         """Logits (..., vocab) of hidden states (..., width) after the last norm."""
-        return capped(F.linear(hidden, self._unembedding), self.config.logits_soft_cap)
+        return capped(F.linear(hidden, self.unembedding_weight), self.config.logits_soft_cap)
 
     @property
-    def _unembedding(self) -> Tensor:
+    def unembedding_weight(self) -> Tensor:
+        """(vocab, width): the embedding's own where both are tied."""
         return (self.embedding if self.unembedding is None else self.unembedding).weight
 
     @_decodes

@@ -19,7 +19,8 @@ from recallfront.platform.sweep.lock import driver_is_gone
 from recallfront.platform.tracking.ledger import list_sweeps
 from recallfront.platform.tracking.records import read_record
 from recallfront.platform.tracking.store import find_store
-from recallfront.sweeps.load import parse_spec, studies
+from recallfront.sweeps.load import load_study, studies
+from recallfront.sweeps.suite import Suite
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -67,17 +68,18 @@ def sweep_table(sweep: str, *, home: Path | str | None = None, tracking_uri: str
 def studies_table() -> "Table":
     """One line a study that comes with the package; its scale is where it is made to run."""
     table = _table("study", "scale", "trials", "expected", "claims", "question")
-    for name, text in studies().items():
-        spec = parse_spec(text, source=name)
-        minutes = spec.expected_minutes
+    for name in studies():
+        study = load_study(name)
+        first = study.parts[0].spec if isinstance(study, Suite) else study
+        minutes = study.expected_minutes
         _add_row(
             table,
             name,
-            "gpu" if spec.resources.gpus else "cpu",
-            str(spec.number_of_trials),
+            "gpu" if first.resources.gpus else "cpu",
+            str(study.number_of_trials),
             "–" if minutes is None else f"{minutes:g} min",
-            str(len(spec.claims)),
-            spec.question,
+            str(len(first.claims)),
+            study.question,
         )
     return table
 

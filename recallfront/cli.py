@@ -41,6 +41,7 @@ for command in (
     sweeps.clean,
     sweeps.submit,
     sweeps.status,
+    sweeps.scores,
     fronts.front,
     fronts.pick,
     fronts.claims,

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from recallfront.platform.errors import UsageError
-    from recallfront.platform.evaluate import Evaluation, evaluate
+    from recallfront.platform.evaluation.recall_suite import Evaluation, evaluate
     from recallfront.platform.front.claims import Judgement, claims
     from recallfront.platform.front.front import Front, front
     from recallfront.platform.front.pick import Picked, pick
@@ -52,7 +52,7 @@ __all__ = [
 __path__ = [str(Path(__file__).with_suffix(""))]
 
 _HOMES = {
-    "Evaluation": "platform.evaluate",
+    "Evaluation": "platform.evaluation.recall_suite",
     "Front": "platform.front.front",
     "Judgement": "platform.front.claims",
     "Picked": "platform.front.pick",
@@ -62,7 +62,7 @@ _HOMES = {
     "TrialConfig": "sweeps.trial",
     "UsageError": "platform.errors",
     "claims": "platform.front.claims",
-    "evaluate": "platform.evaluate",
+    "evaluate": "platform.evaluation.recall_suite",
     "front": "platform.front.front",
     "pick": "platform.front.pick",
     "rerun": "platform.rerun",
@@ -81,7 +81,7 @@ def __dir__() -> list[str]:
 
 
 class _Package(ModuleType):
-    """Keeps `evaluate`, `front` and `rerun` the functions when the submodules of the same names are imported."""
+    """Keeps `front` and `rerun` the functions when the submodules of the same names are imported."""
 
     def __setattr__(self, name: str, value: object) -> None:
         if not (name in _HOMES and isinstance(value, ModuleType)):

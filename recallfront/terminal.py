@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from recallfront.platform.sweep.run import SweepResult
 
 
-def show_result(result: "SweepResult", console: "Console") -> None:
-    """Print how a sweep ended: counts, failures, the front, its files and the next commands."""
+def show_result(result: "SweepResult", console: "Console", *, short: bool = False) -> None:
+    """Print how a sweep ended: counts and failures, and, unless `short`, the front, its files and the next commands."""
     from recallfront.platform.front.tables import as_table, claims_table
     from recallfront.platform.metrics import duration
     from recallfront.platform.results.labels import trial_label, varying_knobs
@@ -36,7 +36,7 @@ def show_result(result: "SweepResult", console: "Console") -> None:
         print(f"{result.undelivered} events wait for the tracking server: run the same command again")
     if result.refused:
         print(f"{result.refused} events were refused by the tracking server; they are kept in {result.spool}")
-    if result.front is None:
+    if result.front is None or short:
         return
     console.print(as_table(result.front))
     if result.judgements:

@@ -2,6 +2,7 @@
 
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -9,6 +10,7 @@ from recallfront.models.configs.explain import explain, near_first
 from recallfront.sweeps.base import SpecError as SpecError
 from recallfront.sweeps.plain_yaml import MOST_BYTES, NotPlain, read_yaml
 from recallfront.sweeps.spec import SweepSpec
+from recallfront.sweeps.suite import TASKS, Part, Suite, raw_parts
 
 
 def studies() -> dict[str, str]:
@@ -27,9 +29,32 @@ def load_spec(study_or_file: str) -> SweepSpec:
     Raises:
         SpecError: there is neither, it is not YAML, it asks for code to be run, or it is no possible sweep.
     """
+    return parse_spec(_read(study_or_file), source=study_or_file)
+
+
+def load_study(study_or_file: str) -> SweepSpec | Suite:
+    """As `load_spec`, but it may be a suite of sweeps.
+
+    Raises:
+        SpecError: as `load_spec` does.
+    """
+    text = _read(study_or_file)
+    raw = _mapping(text, study_or_file)
+    return _suite(raw, study_or_file) if TASKS in raw else parse_spec(text, source=study_or_file)
+
+
+def parse_spec(text: str, *, source: str) -> SweepSpec:
+    """Read a specification from YAML text; `source` names it in errors."""
+    raw = _mapping(text, source)
+    if TASKS in raw:
+        raise SpecError(f"{source}: has tasks, so it is a suite of sweeps, and one sweep is needed here")
+    return _spec(raw, source)
+
+
+def _read(study_or_file: str) -> str:
     built_in = studies()
     if study_or_file in built_in:
-        return parse_spec(built_in[study_or_file], source=study_or_file)
+        return built_in[study_or_file]
     path = Path(study_or_file)
     try:
         if not path.is_file():
@@ -37,16 +62,14 @@ def load_spec(study_or_file: str) -> SweepSpec:
             raise SpecError(f"{study_or_file}: is neither a file nor one of the studies {known}")
         if path.stat().st_size > MOST_BYTES:
             raise SpecError(f"{study_or_file}: is longer than {MOST_BYTES // 1024} KiB")
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except UnicodeDecodeError:
         raise SpecError(f"{study_or_file}: cannot be read: it must be YAML text in UTF-8") from None
     except OSError as error:
         raise SpecError(f"{study_or_file}: cannot be read: {error.strerror}") from None
-    return parse_spec(text, source=study_or_file)
 
 
-def parse_spec(text: str, *, source: str) -> SweepSpec:
-    """Read a specification from YAML text; `source` names it in errors."""
+def _mapping(text: str, source: str) -> dict[str, Any]:
     try:
         raw = read_yaml(text)
     except NotPlain as error:
@@ -56,6 +79,21 @@ def parse_spec(text: str, *, source: str) -> SweepSpec:
         raise SpecError(
             f"{source}: must be a mapping of keys such as name, task and space, not {type(raw).__name__}"
         )
+    return raw
+
+
+def _suite(raw: dict[str, Any], source: str) -> Suite:
+    try:
+        parts = raw_parts(raw)
+    except SpecError as error:
+        raise SpecError(f"{source}: {error}") from None
+    sweeps = [Part(task, _spec(own, f"{source}, {own['name']}")) for task, own in parts]
+    # what is said of the suite as a whole is checked as a sweep's is
+    whole = _spec(parts[0][1] | {key: raw[key] for key in ("name", "expected_minutes") if key in raw}, source)
+    return Suite(whole.name, tuple(sweeps), whole.description, whole.question, whole.expected_minutes)
+
+
+def _spec(raw: dict[str, Any], source: str) -> SweepSpec:
     try:
         return SweepSpec.model_validate(raw)
     except ValidationError as error:

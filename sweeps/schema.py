@@ -11,6 +11,7 @@ from recallfront.models.configs.hybrid import HybridConfig
 from recallfront.models.mixers import registry
 from recallfront.sweeps.space import NOT_KNOBS, TRAINING_PREFIX, Range
 from recallfront.sweeps.spec import SweepSpec
+from recallfront.sweeps.suite import TASKS
 from recallfront.sweeps.trial import TrainingConfig
 
 _EVERY = "knobs of all blocks"
@@ -49,7 +50,22 @@ def specification_schema() -> dict[str, Any]:
     block["patternProperties"] = mixers["patternProperties"]
     blocks = [{"$ref": f"#/$defs/{name} block"} for name in knobs]
     schema["properties"]["space"] |= {"minItems": 1, "items": {"oneOf": blocks}}
+    _let_be_a_suite(schema)
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def _let_be_a_suite(schema: dict[str, Any]) -> None:
+    """Allow `tasks` in the place of `task`: what its settings say is not checked key by key."""
+    setting = {"type": "object", "required": ["task"], "properties": {"task": {"type": "object"}}}
+    schema["properties"][TASKS] = {
+        "type": "object",
+        "description": "In the place of `task`, for a suite of sweeps: names of tasks, each with a list of settings. A "
+        "setting has `task`, and any other key that it shall have otherwise.",
+        "minProperties": 1,
+        "additionalProperties": {"type": "array", "minItems": 1, "items": setting},
+    }
+    schema["required"] = [key for key in schema["required"] if key != "task"]
+    schema["oneOf"] = [{"required": ["task"]}, {"required": [TASKS]}]
 
 
 def _mixers(definitions: dict[str, Any]) -> dict[str, Any]:

@@ -7,10 +7,12 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, ValidationError, model_validator
 
 from recallfront.models.configs.explain import explain, told
+from recallfront.models.configs.frozen import added_field
 from recallfront.sweeps.base import Frozen, canonical_json, digest
 from recallfront.sweeps.claims import Claim
 from recallfront.sweeps.objectives import Objective
 from recallfront.sweeps.possible import impossible
+from recallfront.sweeps.protocols import PROTOCOLS, ProtocolName
 from recallfront.sweeps.space import (
     TRAINING_PREFIX,
     Knobs,
@@ -158,6 +160,11 @@ class SweepSpec(Frozen):
         default=None, gt=0, description="How long a study takes on the machine that it is made for."
     )
     task: TaskConfig = Field(description="What the models are trained and tested on.")
+    protocol: ProtocolName | None = added_field(
+        None,
+        description="A published protocol: settings of models and training that this specification does not name are "
+        "those of its authors.",
+    )
     model: dict[str, Scalar] = Field(default={}, description="Model settings that all blocks share.")
     space: tuple[RawBlock, ...] = Field(description="What is explored: one block per architecture.")
     training: TrainingConfig = Field(default=TrainingConfig(), description="How each trial is trained.")
@@ -213,6 +220,16 @@ class SweepSpec(Frozen):
             for section in ("model", "training"):
                 check_place(section, values.get(section))
         return values
+
+    @model_validator(mode="before")
+    @classmethod
+    def _training_of_the_protocol(cls, values: Any) -> Any:
+        named = values.get("protocol") if isinstance(values, Mapping) else None
+        protocol = next((own for name, own in PROTOCOLS.items() if name == named), None)
+        given = values.get("training", {}) if protocol else None
+        if protocol is None or not isinstance(given, Mapping):
+            return values
+        return {**values, "training": {**protocol.training, **given}}
 
     @model_validator(mode="after")
     def _is_possible(self) -> Self:
@@ -316,7 +333,8 @@ class SweepSpec(Frozen):
             ValueError: the configuration is impossible; the message says why.
         """
         model_knobs, training_knobs = split_knobs(knobs)
-        shared = {"vocab_size": self.task.vocab_size} | self.model
+        protocol = PROTOCOLS[self.protocol].settings(block.config) if self.protocol else {}
+        shared = {"vocab_size": self.task.vocab_size} | protocol | self.model
         training = self.training.model_dump() | training_knobs
         try:
             return TrialConfig.model_validate(

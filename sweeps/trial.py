@@ -7,6 +7,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from recallfront.models import Architecture, ModelConfig
 from recallfront.models.configs.explain import explain
+from recallfront.models.configs.frozen import added_field
 from recallfront.sweeps.base import Frozen, canonical_json, digest
 from recallfront.sweeps.start import StartConfig
 from recallfront.sweeps.tasks.registry import TaskConfig
@@ -56,19 +57,30 @@ class TrainingConfig(Frozen):
     min_learning_rate_ratio: float = Field(
         default=0.0, ge=0, le=1, description="Learning rate at the last step, as a share of the peak."
     )
-    schedule: Literal["constant", "cosine"] = Field(
-        default="cosine", description="Course of the learning rate after the warm-up."
+    schedule: Literal["constant", "cosine", "cosine_by_epoch"] = Field(
+        default="cosine",
+        description="Course of the learning rate after the warm-up; `cosine_by_epoch` keeps it within an epoch, and "
+        "has no warm-up.",
     )
     warmup_steps: int = Field(
         default=0, ge=0, description="Steps over which the learning rate rises linearly to its peak."
     )
     weight_decay: float = Field(default=0.1, ge=0, description="Decoupled weight decay.")
+    decayed: Literal["matrices", "all"] = added_field(
+        "matrices",
+        description="What `weight_decay` is applied to: norms, biases and other vectors too if `all`.",
+    )
     betas: tuple[Decay, Decay] = Field(default=(0.9, 0.999), description="Decays of the two moments.")
     gradient_clipping: float = Field(
         default=1.0, ge=0, description="Largest norm of a gradient; 0 turns clipping off."
     )
     precision: Literal["float32", "bfloat16"] = Field(
         default="float32", description="Precision of forward and backward passes."
+    )
+    row_order: Literal["shuffled", "given"] = added_field(
+        "shuffled",
+        description="Order of the rows in each epoch; `given` keeps that of the segments and of their rows, and trains "
+        "on their last rows too if they fill no batch.",
     )
     zero_stage: Literal[0, 1, 2, 3] = Field(
         default=0, description="DeepSpeed ZeRO stage: what the workers of a trial shard."
@@ -77,6 +89,11 @@ class TrainingConfig(Frozen):
         default=100, ge=1, description="Steps between evaluations; early stopping compares trials at these."
     )
     evaluation_batch_size: int = Field(default=256, ge=1, description="Rows per evaluation batch.")
+    recall_over: Literal["positions", "rows", "classes"] = added_field(
+        "positions",
+        description="What recall is the mean of: labelled positions; the shares of rows, as zoology counts; or those "
+        "of labels and predictions within an evaluation batch, as MAD counts.",
+    )
     checkpoint_seconds: float = Field(
         default=20.0, ge=0, description="Least time between two checkpoints, in seconds."
     )
@@ -95,6 +112,8 @@ class TrainingConfig(Frozen):
     def _warms_up_in_time(self) -> Self:
         if self.warmup_steps > self.steps:
             raise ValueError(f"warmup_steps={self.warmup_steps}: must be at most steps={self.steps}")
+        if self.warmup_steps and self.schedule == "cosine_by_epoch":
+            raise ValueError(f"warmup_steps={self.warmup_steps}: must be 0 with schedule='cosine_by_epoch'")
         return self
 
 

@@ -23,7 +23,7 @@ FLOORS = (  # of platform/: a room may import those on the floors below
     {"workers", "front", "cluster"},
     {"front.pictures"},
     {"sweep"},
-    {"rerun", "doctor", "evaluate"},
+    {"rerun", "doctor", "evaluation"},
     {"status", "clean"},
 )
 HEAVY = ("ray", "mlflow", "deepspeed", "datasets", "optuna")
@@ -39,7 +39,7 @@ LATE = {
     "rich",
     "fastapi",
     "starlette",
-} | {*("anyio", "jinja2", "requests", "psutil", "fla", "jax", "peft", "pyarrow", "tokenizers")}
+} | {*("anyio", "jinja2", "requests", "psutil", "fla", "jax", "peft", "pyarrow", "tokenizers", "lm_eval")}
 
 
 def sources(area: str) -> list[Path]:

@@ -17,6 +17,8 @@ from recallfront.models.configs import Architecture, parse_config
 from recallfront.models.configs.mixer import MixerConfig
 from recallfront.models.language_model import LanguageModel
 from recallfront.models.parts.state import State
+from recallfront.sweeps.tasks.base import IGNORED
+from recallfront.sweeps.tasks.mqar import mqar
 
 _SIZE: dict[str, Any] = {"vocab_size": 512, "width": 256, "num_layers": 6, "num_heads": 4, "mlp_expansion": 3}
 _KNOBS: dict[str, dict[str, Any]] = {
@@ -64,6 +66,20 @@ class TrainingCost:
 
 
 @dataclass(frozen=True)
+class AnswersCost:
+    """A training step on MQAR of one architecture, medians in seconds."""
+
+    architecture: str
+    every_logit_seconds: float  # logits of every position
+    answers_seconds: float  # logits of the labelled positions alone, as trials train
+
+    @property
+    def times(self) -> float:
+        """How many times as fast it is without the logits that nothing asks for."""
+        return self.every_logit_seconds / self.answers_seconds
+
+
+@dataclass(frozen=True)
 class DecodingCost:
     """One architecture after a context, medians."""
 
@@ -105,6 +121,48 @@ def training_costs(
         TrainingCost(name, batch * length, seconds[2 * index], seconds[2 * index + 1])
         for index, name in enumerate(names)
     ]
+
+
+def answers_costs(
+    architectures: Sequence[str] = ("attention", "window", "based"),
+    *,
+    vocab_size: int = 8192,
+    batch: int = 64,
+    repeats: int = 5,
+) -> list[AnswersCost]:
+    """Training steps of the field's small models (width 64, 64 tokens, 8 pairs), interleaved in one run."""
+    inputs, labels = mqar(vocab_size=vocab_size, num_examples=batch, input_seq_len=64, num_kv_pairs=8, seed=0)
+    tasks: list[Callable[[], object]] = []
+    for name in architectures:
+        model = build(parse_config({"architecture": name, "vocab_size": vocab_size, "width": 64}))
+        tasks += [_step_on_every_logit(model, inputs, labels), _step_on_answers(model, inputs, labels)]
+    seconds = in_turns(tasks, repeats)
+    pairs = zip(architectures, seconds[::2], seconds[1::2], strict=True)
+    return [AnswersCost(name, every, answers) for name, every, answers in pairs]
+
+
+def _step_on_every_logit(model: LanguageModel, inputs: Tensor, labels: Tensor) -> Callable[[], object]:
+    def step() -> Tensor:
+        model.zero_grad()
+        logits = model(inputs)
+        loss = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED)
+        torch.autograd.backward(loss)
+        return loss.detach()
+
+    return step
+
+
+def _step_on_answers(model: LanguageModel, inputs: Tensor, labels: Tensor) -> Callable[[], object]:
+    at = (labels.flatten() != IGNORED).nonzero()[:, 0]
+    answers = labels.flatten()[at]
+
+    def step() -> Tensor:
+        model.zero_grad()
+        loss: Tensor = model(inputs, at=at, answers=answers).loss / len(answers)
+        torch.autograd.backward(loss)
+        return loss.detach()
+
+    return step
 
 
 def draw_tokens(batch: int, length: int) -> Tensor:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from recallfront.benchmarks.search.curves import TABLE, pack, space
 from recallfront.models import build
-from recallfront.platform.trial.batches import training_batches
+from recallfront.platform.trial.batches import Order, training_batches
 from recallfront.platform.trial.engine import make_optimizer
 from recallfront.sweeps.tasks.base import IGNORED, Segment
 from recallfront.sweeps.trial import TrialConfig
@@ -60,7 +60,7 @@ def learning_curve(config: TrialConfig, data: dict[str, list[Segment]]) -> tuple
     optimizer, schedule = make_optimizer(model, training)
     for group in optimizer.param_groups:
         group["fused"] = True
-    batches = training_batches(data["train"], batch_size=training.batch_size, seed=config.seed)
+    batches = training_batches(data["train"], Order(training.batch_size), seed=config.seed)
     (validation,) = data["validation"]
     recall: list[float] = []
     loss: list[float] = []
@@ -74,7 +74,8 @@ def learning_curve(config: TrialConfig, data: dict[str, list[Segment]]) -> tuple
         if step % training.evaluate_every == 0:
             with torch.no_grad():
                 found = answer(model, validation.inputs[:], validation.labels[:])
-            recall.append(round(float(found.right.float().mean()), 4))
+            right = found.predicted == validation.labels[:][validation.labels[:] != IGNORED]
+            recall.append(round(float(right.float().mean()), 4))
             loss.append(round(float(found.losses.mean()), 4))
     return recall, loss
 

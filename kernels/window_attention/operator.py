@@ -229,10 +229,12 @@ def attend_seen(
     *,
     alibi_slopes: tuple[float, ...] | None = None,
     distance_bias: Tensor | None = None,
+    dropout: float = 0.0,
 ) -> Tensor:
     """Attention where the caller says which keys are seen: seen (B, T, S), distance (T, S) for the biases.
 
-    q (B, T, H, D), k, v (B, S, H_kv, D); alibi_slopes and distance_bias as in `window_attention`. Returns (B,
+    q (B, T, H, D), k, v (B, S, H_kv, D); alibi_slopes and distance_bias as in `window_attention`. dropout: share of
+    the weights that are set to 0, drawn from PyTorch's generator; the others grow to 1 / (1 - dropout). Returns (B,
     T, H, D).
     """
     bias = torch.zeros(1, *distance.shape, dtype=q.dtype, device=q.device)
@@ -245,6 +247,7 @@ def attend_seen(
         k.transpose(1, 2),
         v.transpose(1, 2),
         attn_mask=bias.masked_fill(~seen[:, None], float("-inf")),
+        dropout_p=dropout,
         enable_gqa=q.shape[2] != k.shape[2],
     )
     return out.transpose(1, 2)

@@ -7,6 +7,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from recallfront.models.configs.frozen import added_field
 from recallfront.models.configs.mixer import LayerSettings, MixerConfig
 
 
@@ -27,7 +28,11 @@ class Architecture(LayerSettings):
         ge=0,
         description="Hidden width of the channel mixer over the model's width; 0 leaves it out.",
     )
-    mlp: Literal["geglu", "swiglu", "gelu"] = Field(default="geglu", description="Kind of the channel mixer.")
+    mlp: Literal["geglu", "swiglu", "gelu", "identity"] = Field(
+        default="geglu",
+        description="Kind of the channel mixer; `identity` has no weights: a layer ends with x + norm(x), as in "
+        "zoology's published models.",
+    )
     norm: Literal["rms", "layer"] = Field(default="rms", description="RMSNorm or LayerNorm.")
     norm_eps: float = Field(default=1e-6, gt=0, description="Added to the variance in each norm.")
     learned_positions: int = Field(
@@ -42,6 +47,14 @@ class Architecture(LayerSettings):
         default=None,
         gt=0,
         description="Standard deviation of every initial matrix (Based: 0.02); null is by the number of its inputs.",
+    )
+    init_depth_scaling: bool = added_field(
+        True,
+        description="Whether `init_std` is divided by sqrt(2 layers) in projections back to the residual stream, as in "
+        "GPT-2.",
+    )
+    embedding_dropout: float = added_field(
+        0.0, ge=0, lt=1, description="Share of the embeddings' numbers that training sets to 0."
     )
     scale_embeddings: bool = Field(
         default=False, description="Whether embeddings are multiplied by sqrt(width), as in Gemma."
@@ -89,10 +102,28 @@ class Architecture(LayerSettings):
         """Whether sinusoidal positions are added to the embeddings: if any of the mixers wants them."""
         return any(self.mixer(letter).adds_sinusoids for letter in self.letters)
 
+    @model_validator(mode="after")
+    def _check_identity(self) -> Self:
+        if self.mlp == "identity" and self.mlp_expansion:
+            raise ValueError(
+                f"mlp_expansion is {self.mlp_expansion}; with mlp='identity', which has no weights, it must be 0"
+            )
+        return self
+
     @property
     def mlp_width(self) -> int:
         """Hidden width of the channel mixer; 0 if there is none."""
         return round(self.mlp_expansion * self.width)
+
+    @property
+    def has_mlp_norm(self) -> bool:
+        """Whether each layer has a second norm: that of its channel mixer."""
+        return self.mlp_width > 0 or self.mlp == "identity"
+
+    @property
+    def drops(self) -> bool:
+        """Whether training draws what it drops."""
+        return self.embedding_dropout > 0 or any(self.mixer(letter).drops for letter in self.letters)
 
     @property
     def mlp_bias(self) -> bool:
@@ -128,7 +159,7 @@ class Architecture(LayerSettings):
         embeddings = self.learned_positions * self.width
         embeddings += (1 if self.tied_embeddings else 2) * self.vocab_size * self.width
         mixers = sum(count * mixer.parameters() for _, mixer, count in self.mixers_used)
-        mlp = self._mlp_matrix() + (norm if self.mlp_width else 0)
+        mlp = self._mlp_matrix() + (norm if self.has_mlp_norm else 0)
         if self.mlp_bias and self.mlp_width:
             mlp += self._mlp_branches * self.mlp_width + self.width
         return embeddings + norm + mixers + self.num_layers * (norm + mlp)

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, get_args
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 _NUMBER = re.compile(r"\s*[+-]?[\d._]+([eE][+-]?\d+)?\s*")  # what pydantic would convert
 _FLOAT = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+")  # YAML 1.1 reads 3e-3 as text
@@ -25,6 +25,13 @@ class Frozen(BaseModel):
                 except ValueError as error:
                     raise ValueError(f"{name}: {error}") from None
         return values
+
+
+def added_field(default: Any, **settings: Any) -> Any:
+    """A setting that came later than results did: at its default it is left out of a configuration's JSON, so that
+    keys of trials are what they were before.
+    """
+    return Field(default=default, exclude_if=lambda value: value == default, **settings)
 
 
 def check_number(value: Any, annotation: Any) -> None:

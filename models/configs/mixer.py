@@ -130,6 +130,11 @@ class MixerConfig(LayerSettings):
         return 0
 
     @property
+    def drops(self) -> bool:
+        """Whether training draws what the mixer drops."""
+        return False
+
+    @property
     def adds_sinusoids(self) -> bool:
         """Whether sinusoidal positions are added to the model's embeddings."""
         return False

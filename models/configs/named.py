@@ -181,7 +181,8 @@ def _configuration(name: str, kinds: tuple[type[MixerConfig], ...]) -> type[Name
     for kind, use in zip(kinds, composition.mixers.values(), strict=True):
         for knob, info in kind.knobs().items():
             if knob not in use.fixed:
-                kept: Any = Annotated[info.annotation, *info.metadata, Field(description=info.description)]
+                told = Field(description=info.description, exclude_if=info.exclude_if)
+                kept: Any = Annotated[info.annotation, *info.metadata, told]
                 fields[knob] = (kept, use.defaults.get(knob, info.default))
     made = create_model(f"{name.title().replace('_', '')}Config", __base__=NamedArchitecture, **fields)
     made.__doc__ = composition.about

@@ -15,6 +15,7 @@ from recallfront.kernels.window_attention.operator import (
     window_attention,
     window_attention_step,
 )
+from recallfront.models.configs.frozen import added_field
 from recallfront.models.configs.mixer import MixerConfig, Projection, Rows
 from recallfront.models.mixers.base import Mixer
 from recallfront.models.parts.draft_tree import Branches
@@ -53,6 +54,13 @@ class AttentionConfig(MixerConfig):
         default=False, description="Whether the output projection has a bias even if `biases` is false."
     )
 
+    attention_dropout: float = added_field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Share of attention's weights that training sets to 0; it takes memory of length^2.",
+    )
+
     @model_validator(mode="after")
     def _check_attention(self) -> Self:
         self._check_divides("num_kv_heads", self.kv_heads, "num_heads", self.num_heads)
@@ -63,6 +71,10 @@ class AttentionConfig(MixerConfig):
 
     def build(self) -> "Attention":
         return Attention(self)
+
+    @property
+    def drops(self) -> bool:
+        return self.attention_dropout > 0
 
     @property
     def visible(self) -> int | None:
@@ -155,7 +167,7 @@ class Attention(Mixer):
         super().__init__()
         width, std, bias = config.width, config.width**-0.5, config.biases
         self.heads, self.kv_heads, self.head_dim = config.num_heads, config.kv_heads, config.head_dim
-        self.window_size = config.visible
+        self.window_size, self.dropout = config.visible, config.attention_dropout
         self.rotary_dim, self.rope_theta = config.rotary_dim, config.rope_theta
         self.slopes = alibi_slopes(self.heads) if config.positions == "alibi" else None
         self.t5_bias = T5Bias(self.heads) if config.positions == "t5" else None
@@ -190,7 +202,30 @@ class Attention(Mixer):
     def forward(self, x: Tensor, layout: Layout) -> Tensor:
         positions = 0 if layout.positions is None else layout.positions
         q, k, v = self._project(x, positions, layout.longest)
+        if self.training and self.dropout:
+            return self._attend_dropping(q, k, v, layout.segments)
         return self._attend(q, k, v, layout.segments)
+
+    def _attend_dropping(self, q: Tensor, k: Tensor, v: Tensor, segments: Tensor | None) -> Tensor:
+        """As `_attend`, some of the weights set to 0: the fused kernels that train have no dropout."""
+        places = torch.arange(q.shape[1], device=q.device)
+        distance = places[:, None] - places
+        seen = (distance >= 0) & (distance < (self.window_size or q.shape[1]))
+        seen = seen.expand(q.shape[0], *seen.shape)
+        if segments is not None:
+            seen = seen & (segments[:, :, None] == segments[:, None, :])
+        mixed = attend_seen(
+            q,
+            k,
+            v,
+            distance,
+            seen,
+            alibi_slopes=self.slopes,
+            distance_bias=None if self.t5_bias is None else self.t5_bias(),
+            dropout=self.dropout,
+        )
+        out: Tensor = self.out(mixed.flatten(2))
+        return out
 
     def init_state(self, batch_size: int, device: torch.device, dtype: torch.dtype) -> LayerState:
         slots = _FIRST_CAPACITY if self.window_size is None else self.window_size

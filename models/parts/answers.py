@@ -16,7 +16,7 @@ class Answered(NamedTuple):
 
     loss: Tensor  # (), nats: the sum, through which gradients flow
     losses: Tensor  # (N,), nats
-    right: Tensor  # (N,) bool: the answer has the largest logit
+    predicted: Tensor  # (N,) int64: the token with the largest logit
 
 
 def capped(logits: Tensor, cap: float | None) -> Tensor:
@@ -40,7 +40,7 @@ class _Answered(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor]:
         exact = torch.promote_types(hidden.dtype, torch.float32)
         losses = hidden.new_empty(len(answers), dtype=exact)
-        right = torch.empty_like(answers, dtype=torch.bool)
+        predicted = torch.empty_like(answers)
         trains_weight = learns and weight.requires_grad
         of_hidden = torch.empty_like(hidden) if learns else None
         of_weight = torch.zeros_like(weight, dtype=exact) if trains_weight else None
@@ -49,7 +49,7 @@ class _Answered(torch.autograd.Function):
             part = slice(first, first + size)
             logits = capped(F.linear(hidden[part], weight), cap).to(exact)
             asked = answers[part, None]
-            right[part] = logits.argmax(-1) == answers[part]
+            predicted[part] = logits.argmax(-1)
             log_sum = logits.logsumexp(-1, keepdim=True)
             losses[part] = (log_sum - logits.gather(1, asked))[:, 0]
             if of_hidden is not None:
@@ -64,8 +64,8 @@ class _Answered(torch.autograd.Function):
                     of_weight += slope.T @ hidden[part]
         if of_hidden is not None:
             ctx.save_for_backward(of_hidden, of_weight)
-        ctx.mark_non_differentiable(losses, right)
-        return losses.sum(), losses, right
+        ctx.mark_non_differentiable(losses, predicted)
+        return losses.sum(), losses, predicted
 
     @staticmethod
     @written_out

@@ -85,8 +85,12 @@ def silent_linker() -> Iterator[None]:
         os.close(kept)
 
 
-def learning_rate_ratio(training: TrainingConfig, step: int) -> float:
-    """The share of the peak learning rate at an optimizer step (from 0)."""
+def learning_rate_ratio(training: TrainingConfig, step: int, epoch: int | None = None) -> float:
+    """The share of the peak learning rate at an optimizer step (from 0); `epoch` is the number of steps of one."""
+    if training.schedule == "cosine_by_epoch":
+        assert epoch is not None
+        cosine = 0.5 * (1 + math.cos(math.pi * (step // epoch) / math.ceil(training.steps / epoch)))
+        return training.min_learning_rate_ratio + (1 - training.min_learning_rate_ratio) * cosine
     if step < training.warmup_steps:
         return (step + 1) / training.warmup_steps
     if training.schedule == "constant":
@@ -97,22 +101,22 @@ def learning_rate_ratio(training: TrainingConfig, step: int) -> float:
 
 
 def make_optimizer(
-    model: nn.Module, training: TrainingConfig
+    model: nn.Module, training: TrainingConfig, epoch: int | None = None
 ) -> tuple[torch.optim.AdamW, torch.optim.lr_scheduler.LambdaLR]:
-    """AdamW over a model's parameters, and the trial's schedule of its learning rate."""
+    """AdamW over a model's parameters, and the trial's schedule of its learning rate; `epoch` is the steps of one."""
     optimizer = torch.optim.AdamW(
-        _parameter_groups(model, training.weight_decay), lr=training.learning_rate, betas=training.betas
+        _parameter_groups(model, training), lr=training.learning_rate, betas=training.betas
     )
     return optimizer, torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: learning_rate_ratio(training, step)
+        optimizer, lambda step: learning_rate_ratio(training, step, epoch)
     )
 
 
-def make_engine(model: nn.Module, training: TrainingConfig) -> Any:
+def make_engine(model: nn.Module, training: TrainingConfig, epoch: int | None = None) -> Any:
     """A `DeepSpeedEngine` around the model, with AdamW and the trial's schedule."""
     import deepspeed
 
-    optimizer, schedule = make_optimizer(model, training)
+    optimizer, schedule = make_optimizer(model, training, epoch)
     engine, *_ = deepspeed.initialize(
         model=model,
         optimizer=optimizer,
@@ -131,12 +135,13 @@ def make_engine(model: nn.Module, training: TrainingConfig) -> Any:
     return engine
 
 
-def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Matrices decay; vectors (norm gains, biases, decay parameters) do not. DeepSpeed drops empty groups."""
+def _parameter_groups(model: nn.Module, training: TrainingConfig) -> list[dict[str, Any]]:
+    """Matrices decay; vectors (norm gains, biases, decay parameters) do if asked. DeepSpeed drops empty groups."""
     parameters = [p for p in model.parameters() if p.requires_grad]
+    least = 0 if training.decayed == "all" else 2
     groups: list[dict[str, Any]] = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+        {"params": [p for p in parameters if p.ndim >= least], "weight_decay": training.weight_decay},
+        {"params": [p for p in parameters if p.ndim < least], "weight_decay": 0.0},
     ]
     return [group for group in groups if group["params"]]
 

@@ -13,12 +13,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from recallfront.models.decoding.reading import PIECE, answer_in_pieces
 from recallfront.models.parts.answers import Answered
 from recallfront.platform.errors import one_line
 from recallfront.platform.home import check_folder, seal_folder, take_place
 from recallfront.platform.results.reports import MetricRow, Report, now_ms
 from recallfront.platform.results.status import Status, TrialFailure
-from recallfront.platform.trial.batches import training_batches
+from recallfront.platform.trial.batches import Order, training_batches
 from recallfront.platform.trial.engine import (
     learning_rate_ratio,
     load_checkpoint,
@@ -26,6 +27,7 @@ from recallfront.platform.trial.engine import (
     save_checkpoint,
 )
 from recallfront.platform.trial.quiet import Device
+from recallfront.platform.trial.recall import shares
 from recallfront.platform.trial.workplace import Workplace
 from recallfront.sweeps.tasks.base import IGNORED, Counts, Segment, Split, TaskData
 from recallfront.sweeps.trial import PlateauConfig, TrialConfig
@@ -56,7 +58,11 @@ class Training:
     ) -> None:
         self.config, self.data, self.place, self.device = config, data, place, device
         self.dtype = getattr(torch, config.training.precision)
-        self.engine = make_engine(model.to(place.device), config.training)
+        training = config.training
+        share = training.accumulation * place.world
+        self._order = Order(training.batch_size, training.row_order == "given", share)
+        self._epoch = self._order.epoch(data.splits["train"])
+        self.engine = make_engine(model.to(place.device), training, self._epoch)
         self.step = 0
         self.seconds = {"train": 0.0, "evaluate": 0.0, "wait": 0.0}
         # every row so far: a checkpoint holds them, so that none is lost with a driver
@@ -75,12 +81,11 @@ class Training:
             Diverged: the loss is not finite.
             OutOfTime: it has trained and evaluated for longer than the time limit, earlier attempts included.
         """
-        training = self.config.training
         if self.history:
             yield self._report(list(self.history), figures)
         batches = training_batches(
             self.data.splits["train"],
-            batch_size=training.batch_size,
+            self._order,
             seed=self.config.seed,
             first_step=self.step,
         )
@@ -156,18 +161,18 @@ class Training:
         share = slice(self.place.rank, None, self.place.world)
         parts = self.config.training.accumulation
         losses = []
-        for x, y in zip(inputs[share].chunk(parts), labels[share].chunk(parts), strict=True):
-            found = self._answered(self.engine, x, y)
-            loss = found.loss / len(found.losses)
-            self.engine.backward(loss)
-            self.engine.step()
-            losses.append(loss.detach())
+        with self._drawing():
+            for x, y in zip(inputs[share].chunk(parts), labels[share].chunk(parts), strict=True):
+                found = self._answered(self.engine, x, y)
+                loss = found.loss / len(found.losses)
+                self.engine.backward(loss)
+                self.engine.step()
+                losses.append(loss.detach())
         return torch.stack(losses).mean()
 
     def _answered(self, model: Any, inputs: Tensor, labels: Tensor) -> Answered:
         """What the labelled positions of rows come to; they are found before the device has the rows."""
-        at = (labels.flatten() != IGNORED).nonzero()[:, 0]
-        answers = labels.flatten()[at]
+        at, answers = _asked(labels)
         device, positions = self.place.device, self.data.positions(inputs)
         found: Answered = model(
             inputs.to(device),
@@ -176,6 +181,20 @@ class Training:
             answers=answers.to(device),
         )
         return found
+
+    def _evaluated(self, inputs: Tensor, labels: Tensor) -> Answered:
+        """The same in evaluation: of long rows a piece at a time, so that memory does not grow with their length.
+
+        Rows of packed documents, whose positions restart, are read whole; so are all under ZeRO-3, where a layer has
+        its weights only while it runs forward.
+        """
+        model = self.engine.module
+        whole = self.data.end is not None or self.config.training.zero_stage == 3
+        if whole or inputs.shape[1] <= PIECE:
+            return self._answered(model, inputs, labels)
+        at, answers = _asked(labels)
+        device = self.place.device
+        return answer_in_pieces(model, inputs, at.to(device), answers.to(device))
 
     def _read_losses(self) -> list[MetricRow]:
         losses = torch.stack(self._unread).float()
@@ -188,13 +207,12 @@ class Training:
         for index, value in enumerate(values):
             if not math.isfinite(value):
                 raise Diverged(f"loss is {value} at step {first + index} of {self.config.training.steps}")
-        peak = self.config.training.learning_rate
+        training = self.config.training
         rows: list[MetricRow] = []
         for step, value in enumerate(values, start=first):
             rows.append(("loss", value, step, at))
-            rows.append(
-                ("learning_rate", peak * learning_rate_ratio(self.config.training, step - 1), step, at)
-            )
+            rate = training.learning_rate * learning_rate_ratio(training, step - 1, self._epoch)
+            rows.append(("learning_rate", rate, step, at))
         return rows
 
     def _check_weights(self) -> None:
@@ -216,17 +234,35 @@ class Training:
         for first in range(0, len(segment.inputs), size):
             rows = slice(first, first + size)
             x, y = segment.inputs[rows], segment.labels[rows]
-            answers = self._answered(self.engine.module, x, y)
-            found = found.plus(
-                float(answers.right.sum()), float(answers.loss), len(answers.right), x.shape[1]
-            )
+            answers = self._evaluated(x, y)
+            found = found.plus(self._counts(answers, y, y != IGNORED))
             masks = {**self.config.task.slices(x, y), **(parts(rows) if parts else {})}
             for name, mask in masks.items():
-                own = mask[y != IGNORED].to(self.place.device)
                 before = slices.get(name, Counts(0.0, 0.0, 0.0, 0))
-                right, loss = answers.right[own].sum(), answers.losses[own].sum()
-                slices[name] = before.plus(float(right), float(loss), float(own.sum()), x.shape[1])
+                slices[name] = before.plus(self._counts(answers, y, mask))
         return found
+
+    def _counts(self, answers: Answered, labels: Tensor, mask: Tensor) -> Counts:
+        """What those labelled positions of a batch (B, T) come to that are in the mask (B, T)."""
+        asked = labels != IGNORED
+        device = self.place.device
+        own = mask[asked].to(device)
+        predicted, wanted = answers.predicted[own], labels[asked].to(device)[own]
+        rows = asked.nonzero()[:, 0].to(device)[own]
+        right, loss = (predicted == wanted).sum(), answers.losses[own].sum()
+        counted = shares(self.config.training.recall_over, predicted, wanted, rows)
+        return Counts(float(right), float(loss), float(own.sum()), labels.shape[1], *counted)
+
+    @contextmanager
+    def _drawing(self) -> Iterator[None]:
+        """What a step drops follows from trial, step and rank, so that a resumed trial drops the same."""
+        if not self.config.model.drops:
+            yield
+            return
+        device = torch.device(self.place.device)
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            torch.manual_seed(((self.config.seed * 1_000_003 + self.step) * 1009 + self.place.rank) % 2**63)
+            yield
 
     @contextmanager
     def _holding_device(self, phase: str) -> Iterator[None]:
@@ -284,6 +320,12 @@ class Training:
                 if folder.name != _CHECKPOINTS[0]:  # an interruption may leave half of a new one
                     self.notices.append(f"a damaged checkpoint was dropped ({one_line(error)})")
         return None
+
+
+def _asked(labels: Tensor) -> tuple[Tensor, Tensor]:
+    """The labelled places of the B * T, and the answers there."""
+    at = (labels.flatten() != IGNORED).nonzero()[:, 0]
+    return at, labels.flatten()[at]
 
 
 def has_stopped_learning(plateau: PlateauConfig, recall: Sequence[float], loss: Sequence[float]) -> bool:

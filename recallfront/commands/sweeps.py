@@ -23,25 +23,46 @@ def run(
     ] = None,
     plugin: Plugins = None,
 ) -> None:
-    """Run a sweep, or resume it: no finished trial runs twice."""
+    """Run a sweep or a suite of sweeps, or resume it: no finished trial runs twice."""
     from rich.console import Console
 
     from recallfront.platform.home import home_folder
     from recallfront.platform.plugins import load
-    from recallfront.platform.sweep.run import run_sweep
-    from recallfront.sweeps import load_spec
+    from recallfront.platform.sweep.run import SweepResult, run_sweep
+    from recallfront.sweeps.load import load_study
+    from recallfront.sweeps.suite import Suite
 
     console = Console(width=table_width())
     load(plugin or ())
-    spec = load_spec(study_or_file)
+    study = load_study(study_or_file)
+    kind = (
+        f"suite {study.name} of {len(study.parts)} sweeps"
+        if isinstance(study, Suite)
+        else f"sweep {study.name}"
+    )
     console.print(
-        f"sweep {spec.name} ({spec.key[:8]}): {spec.number_of_trials} trials, outputs in {home_folder(home).resolve()}",
+        f"{kind} ({study.key[:8]}): {study.number_of_trials} trials, outputs in {home_folder(home).resolve()}",
         markup=False,
         highlight=False,
     )
-    result = run_sweep(spec, home=home, tracking_uri=tracking_uri, address=address, console=console)
-    show_result(result, console)
-    if result.front is None:
+    if not isinstance(study, Suite):
+        result = run_sweep(study, home=home, tracking_uri=tracking_uri, address=address, console=console)
+        show_result(result, console)
+        if result.front is None:
+            sys.exit(1)
+        return
+
+    from recallfront.platform.sweep.suite import run_suite
+
+    def ended(result: SweepResult) -> None:
+        console.print(f"{result.record.name}:", markup=False, highlight=False)
+        show_result(result, console, short=True)
+
+    found = run_suite(
+        study, home=home, tracking_uri=tracking_uri, address=address, console=console, ended=ended
+    )
+    console.print(found.shown())
+    if not found.table:
         sys.exit(1)
 
 
@@ -52,6 +73,23 @@ def studies() -> None:
     from recallfront.platform.status import studies_table
 
     Console(width=table_width()).print(studies_table())
+
+
+def scores(
+    study_or_file: Annotated[
+        str, typer.Argument(help="Name of a suite that comes with recallfront, or its file.")
+    ],
+    home: Home = None,
+    tracking_uri: TrackingUri = None,
+) -> None:
+    """Show the scores of a suite by task and architecture, as far as its sweeps have come."""
+    from rich.console import Console
+
+    from recallfront.platform.sweep.suite import read_scores
+
+    Console(width=table_width()).print(
+        read_scores(study_or_file, home=home, tracking_uri=tracking_uri).shown()
+    )
 
 
 def submit(

@@ -23,14 +23,30 @@ def rerun(run: Run, home: Home = None, tracking_uri: TrackingUri = None, plugin:
 
 def evaluate(
     model: Annotated[str, typer.Argument(help="Run id or key of a text trial, or the folder of a model.")],
-    data: Annotated[Path, typer.Option(help="Folder with the data sets of the suite.")],
-    suite: Annotated[str, typer.Option(help="What to evaluate on: recall.")] = "recall",
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder with the data sets of the recall suite, or with task files for lm-eval.",
+            show_default="none",
+        ),
+    ] = None,
+    suite: Annotated[
+        str,
+        typer.Option(
+            help="What to evaluate on: recall, ruler, phonebook, or lm-eval:TASK,TASK with recallfront[lm-eval]."
+        ),
+    ] = "recall",
     twice: Annotated[bool, typer.Option("--twice", help="Put every document into its prompt twice.")] = False,
     context_length: Annotated[
-        int, typer.Option(min=60, help="Tokens that documents are truncated to.")
+        int, typer.Option(min=60, help="Tokens that documents are truncated to, or that a question has.")
     ] = 1000,
     most: Annotated[
-        int | None, typer.Option(min=1, help="Documents of a data set, at most.", show_default="all")
+        int | None,
+        typer.Option(
+            min=1,
+            help="Documents of a data set or questions of a task, at most.",
+            show_default="all, or 100 questions",
+        ),
     ] = None,
     tokenizer: Annotated[
         str | None, typer.Option(help="Tokenizer: a folder or a name.", show_default="the trial's")
@@ -38,24 +54,51 @@ def evaluate(
     home: Home = None,
     tracking_uri: TrackingUri = None,
 ) -> None:
-    """Evaluate a finished model on the recall suite, and add the figures to its run."""
+    """Evaluate a finished model on a suite of text, and add the figures to its run."""
     from rich.console import Console
 
     from recallfront.platform.errors import UsageError
-    from recallfront.platform.evaluate import evaluate as evaluate_model
+    from recallfront.platform.evaluation.generated import SUITES, GeneratedEvaluation, evaluate_generated
+    from recallfront.platform.evaluation.harness import PREFIX, HarnessEvaluation, evaluate_harness
+    from recallfront.platform.evaluation.recall_suite import Evaluation
+    from recallfront.platform.evaluation.recall_suite import evaluate as evaluate_recall
 
-    if suite != "recall":
-        raise UsageError(f"--suite {suite}: must be recall")
-    found = evaluate_model(
-        model,
-        data,
-        twice=twice,
-        context_length=context_length,
-        most=most,
-        tokenizer=tokenizer,
-        home=home,
-        tracking_uri=tracking_uri,
-    )
+    found: Evaluation | GeneratedEvaluation | HarnessEvaluation
+    if suite.startswith(PREFIX):
+        found = evaluate_harness(
+            model,
+            [task for task in suite.removeprefix(PREFIX).split(",") if task],
+            folder=data,
+            most=most,
+            tokenizer=tokenizer,
+            home=home,
+            tracking_uri=tracking_uri,
+        )
+    elif suite in SUITES:
+        found = evaluate_generated(
+            model,
+            suite,
+            context_length=context_length,
+            most=most,
+            tokenizer=tokenizer,
+            home=home,
+            tracking_uri=tracking_uri,
+        )
+    elif suite != "recall":
+        raise UsageError(f"--suite {suite}: must be recall, {', '.join(SUITES)}, or {PREFIX}TASK,TASK")
+    elif data is None:
+        raise UsageError("--data: is missing: name the folder with the data sets of the suite")
+    else:
+        found = evaluate_recall(
+            model,
+            data,
+            twice=twice,
+            context_length=context_length,
+            most=most,
+            tokenizer=tokenizer,
+            home=home,
+            tracking_uri=tracking_uri,
+        )
     Console(width=table_width()).print(found.table())
     if found.run_id is not None:
         print(f"run: {found.run_id}")

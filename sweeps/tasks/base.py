@@ -70,21 +70,33 @@ class TaskData:
 
 
 class Counts(NamedTuple):
-    """What was counted on rows: right answers, the summed loss in nats, labelled positions; and the rows' length."""
+    """What was counted on rows: right answers, the summed loss in nats, labelled positions; and the rows' length.
+
+    Where recall is not over positions, `shares` is the sum of the shares that it is the mean of, `units` their number.
+    """
 
     right: float
     loss: float
     asked: float
     length: int
+    shares: float = 0.0
+    units: float = 0.0
 
     @property
     def recall(self) -> float:
-        """The share of right answers."""
-        return self.right / self.asked
+        """The share of right answers, or the mean of such shares."""
+        return self.shares / self.units if self.units else self.right / self.asked
 
-    def plus(self, right: float, loss: float, asked: float, length: int) -> "Counts":
+    def plus(self, other: "Counts") -> "Counts":
         """Both together."""
-        return Counts(self.right + right, self.loss + loss, self.asked + asked, max(self.length, length))
+        return Counts(
+            self.right + other.right,
+            self.loss + other.loss,
+            self.asked + other.asked,
+            max(self.length, other.length),
+            self.shares + other.shares,
+            self.units + other.units,
+        )
 
 
 class Task(Frozen):
@@ -267,5 +279,5 @@ def _together(parts: Iterable[Counts]) -> Counts:
     """The counts of several parts of a split, added up."""
     total = Counts(0.0, 0.0, 0.0, 0)
     for part in parts:
-        total = total.plus(*part)
+        total = total.plus(part)
     return total

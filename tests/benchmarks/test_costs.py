@@ -2,10 +2,22 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from recallfront.benchmarks.models import released
-from recallfront.benchmarks.models.costs import benchmark_configs, decoding_costs, in_turns, training_costs
+from recallfront.benchmarks.models.costs import (
+    _step_on_answers,
+    _step_on_every_logit,
+    answers_costs,
+    benchmark_configs,
+    decoding_costs,
+    in_turns,
+    training_costs,
+)
 from recallfront.benchmarks.models.released import comparisons, why_not
+from recallfront.models.building import build
+from recallfront.models.configs import parse_config
+from recallfront.sweeps.tasks.mqar import mqar
 
 
 def test_every_architecture_is_measured() -> None:
@@ -69,3 +81,12 @@ def write_stand_in(folder: Path) -> None:
         "    def forward(self, tokens, positions, cache=None, return_cache=True):\n"
         "        return self.model(tokens), cache\n"
     )
+
+
+def test_steps_on_answers_alone_are_those_on_every_logit() -> None:
+    inputs, labels = mqar(vocab_size=80, num_examples=3, input_seq_len=64, num_kv_pairs=8, seed=0)
+    model = build(parse_config({"architecture": "window", "vocab_size": 80, "width": 16}))
+    every, answers = _step_on_every_logit(model, inputs, labels), _step_on_answers(model, inputs, labels)
+    torch.testing.assert_close(answers(), every())
+    (cost,) = answers_costs(["window"], vocab_size=80, batch=3, repeats=1)
+    assert cost.architecture == "window" and cost.times == cost.every_logit_seconds / cost.answers_seconds

@@ -63,6 +63,8 @@ CASES: dict[str, dict[str, object]] = {
     "linear-performer": {"architecture": "linear", "feature_map": "performer", "random_features": 9},
     "linear-hedgehog": {"architecture": "linear", "feature_map": "hedgehog", "num_heads": 4},
     "based-performer": {"architecture": "based", "feature_map": "performer", "feature_dim": None},
+    "attention-zoology": {"architecture": "attention", "mlp": "identity", "norm": "layer", "biases": True},
+    "based-identity": {"architecture": "based", "mlp": "identity", "window_size": WINDOW, "feature_dim": 3},
     "grouped-plain": {"architecture": "grouped", "group_size": 1, "conv_size": 0},
 }
 

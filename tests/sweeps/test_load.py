@@ -3,14 +3,15 @@
 import math
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
-from recallfront.sweeps import SpecError, load_spec
-from recallfront.sweeps.load import parse_spec, studies
+from recallfront.sweeps.load import SpecError, load_spec, load_study, parse_spec, studies
 from recallfront.sweeps.plain_yaml import read_yaml
 from recallfront.sweeps.spec import SweepSpec
+from recallfront.sweeps.suite import Suite
 from recallfront.sweeps.tasks.mqar import MQARConfig
 from tests.platform.specs import TINY, tiny_spec
 
@@ -23,10 +24,57 @@ def refusal(text: str) -> str:
     return message
 
 
+PARTS = {key: value for key, value in TINY.items() if key != "task"} | {"name": "pair"}
+
+
+def test_a_suite_is_one_sweep_a_setting_of_its_tasks(tmp_path: Path) -> None:
+    file = tmp_path / "pair.yaml"
+    settings = [{"task": TINY["task"]}, {"task": TINY["task"], "training": {"steps": 7}}]
+    file.write_text(yaml.safe_dump(PARTS | {"tasks": {"recall": settings, "short": settings[:1]}}))
+    suite = load_study(str(file))
+    assert isinstance(suite, Suite) and set(suite.tasks) == {"recall", "short"}
+    assert [part.spec.name for part in suite.parts] == ["pair-recall-1", "pair-recall-2", "pair-short"]
+    first, second, _ = (part.spec for part in suite.parts)
+    assert (first.training.steps, second.training.steps) == (TINY["training"]["steps"], 7)
+    assert second.training.batch_size == TINY["training"]["batch_size"]
+    block, knobs = next(first.grid())
+    same = tiny_spec()
+    assert first.trial(block, knobs, 0).key == same.trial(same.blocks[0], knobs, 0).key, (
+        "trials know no suite"
+    )
+    with pytest.raises(SpecError, match="has tasks, so it is a suite of sweeps"):
+        load_spec(str(file))
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"tasks": [1]}, "tasks=[1]: must be a mapping of names to lists of settings"),
+        ({"tasks": {}}, "tasks={}: must be a mapping of names to lists of settings"),
+        ({"tasks": {"a": []}}, "tasks.a=[]: must be a list of settings, at least one"),
+        ({"tasks": {"a": [{"name": "mqar"}]}}, "must be a mapping that has task"),
+        ({"tasks": {"a": [{"task": TINY["task"], "name": "b"}]}}, "tasks.a[0].name='b': sweeps of a suite"),
+        ({"tasks": {"a": [TINY]}, "task": TINY["task"]}, "has both task and tasks"),
+        ({"tasks": {"a": [{"task": {"name": "mqarr"}}]}}, "pair-a: task"),
+    ],
+    ids=str,
+)
+def test_a_suite_that_cannot_be_is_refused_in_one_sentence(
+    tmp_path: Path, changes: dict[str, Any], told: str
+) -> None:
+    file = tmp_path / "pair.yaml"
+    file.write_text(yaml.safe_dump(PARTS | changes))
+    with pytest.raises(SpecError) as refused:
+        load_study(str(file))
+    assert told in str(refused.value) and "\n" not in str(refused.value)
+
+
 @pytest.mark.parametrize("name", sorted(studies()))
-def test_every_study_is_a_sweep(name: str) -> None:
-    spec = load_spec(name)
-    assert spec.name == name and sum(1 for _ in spec.grid()) >= 1
+def test_every_study_is_a_sweep_or_a_suite_of_them(name: str) -> None:
+    study = load_study(name)
+    assert study.name == name and study.number_of_trials >= 1
+    if not isinstance(study, Suite):
+        assert load_spec(name).key == study.key
 
 
 def test_the_quickstart_is_what_the_readme_promises() -> None:

@@ -108,9 +108,8 @@ def test_recall_is_told_at_each_length_and_of_each_slice(name: str) -> None:
         for part, mask in task.slices(inputs, labels).items():
             assert mask.shape == labels.shape and not (mask & ~asked).any() and mask.any()
             before = slices.get(part, Counts(0.0, 0.0, 0.0, 0))
-            slices[part] = before.plus(
-                float(mask.sum() * (1 - right)), 0.0, float(mask.sum()), inputs.shape[1]
-            )
+            own = Counts(float(mask.sum() * (1 - right)), 0.0, float(mask.sum()), inputs.shape[1])
+            slices[part] = before.plus(own)
     found = task.figures(segments, slices)
     assert found[f"recall_at_{lengths[0]}"] == 1.0 and found[f"recall_at_{lengths[1]}"] == 0.0
     total = sum(counts.asked for counts in segments.values())

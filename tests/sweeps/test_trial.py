@@ -30,6 +30,15 @@ def test_the_key_is_of_the_configuration_alone() -> None:
     assert trial(training={"learning_rate": 3e-3}).key == trial(training={"learning_rate": "3e-3"}).key
 
 
+def test_keys_are_those_of_earlier_versions() -> None:
+    """Results belong to keys: a new setting must be one that is left out at its default (`added_field`)."""
+    assert trial().key == "f5080b2b6663f1e968bbe08bdfd9e210519ba65d6a9811cf07bccf75f1033c32"
+    assert tiny_spec().key == "5b83c079ea9cbcda33a37ff5b4ef158dc78820b2074e840c0e2d171eddfa78f0"
+    dropping = trial(model={"attention_dropout": 0.1})
+    assert dropping.key != trial().key
+    assert TrialConfig.model_validate_json(dropping.model_dump_json()) == dropping
+
+
 @pytest.mark.parametrize(
     "change",
     [

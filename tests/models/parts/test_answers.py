@@ -23,7 +23,7 @@ def test_losses_and_gradients_are_those_of_all_logits(
     logits = capped(F.linear(hidden, weight), cap)
     expected = F.cross_entropy(logits, asked, reduction="none")
     torch.testing.assert_close(found.losses, expected.detach())
-    assert torch.equal(found.right, logits.argmax(-1) == asked)
+    assert torch.equal(found.predicted, logits.argmax(-1))
     own = torch.autograd.grad(found.loss * 0.3, (hidden, weight))
     torch.testing.assert_close(own, torch.autograd.grad(expected.sum() * 0.3, (hidden, weight)))
 

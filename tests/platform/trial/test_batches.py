@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from recallfront.platform.trial.batches import training_batches
+from recallfront.platform.trial.batches import Order, training_batches
 from recallfront.sweeps.tasks.base import Segment
 
 
@@ -22,7 +22,7 @@ SEGMENTS = [segment("short", 12, 4, 0), segment("long", 8, 6, 100)]
 def take(
     count: int, *, segments: list[Segment] | None = None, size: int = 4, seed: int = 0, first_step: int = 0
 ) -> list[tuple[Tensor, Tensor]]:
-    found = training_batches(segments or SEGMENTS, batch_size=size, seed=seed, first_step=first_step)
+    found = training_batches(segments or SEGMENTS, Order(size), seed=seed, first_step=first_step)
     return list(islice(found, count))
 
 
@@ -67,6 +67,23 @@ def test_a_small_segment_fills_its_batch_with_its_rows_again() -> None:
     batches = take(4, segments=[segment("tiny", 3, 4, 0), SEGMENTS[1]], size=8)
     tiny = [inputs[:, 0].tolist() for inputs, _ in batches if inputs.shape[1] == 4]
     assert len(tiny) == 2 and all(len(batch) == 8 and set(batch) == {0, 1, 2} for batch in tiny)
+
+
+def test_a_given_order_is_kept_to_the_last_row() -> None:
+    """Zoology's batches: segments one after another, and what fills no batch is one of its own."""
+    order = Order(5, given=True)
+    assert order.epoch(SEGMENTS) == 5
+    found = list(islice(training_batches(SEGMENTS, order, seed=3), 5))
+    assert rows(found) == [*range(12), *range(100, 108)]
+    assert [len(inputs) for inputs, _ in found] == [5, 5, 2, 5, 3]
+    resumed = list(islice(training_batches(SEGMENTS, order, seed=3, first_step=7), 3))
+    assert rows(resumed) == [10, 11, *range(100, 108)]
+
+
+def test_workers_share_every_batch_of_a_given_order() -> None:
+    order = Order(4, given=True, multiple=2)
+    found = list(islice(training_batches([segment("odd", 11, 4, 0)], order, seed=0), 4))
+    assert [len(inputs) for inputs, _ in found] == [4, 4, 2, 4] and order.epoch([SEGMENTS[0]]) == 3
 
 
 def test_the_global_generator_is_left_alone() -> None:

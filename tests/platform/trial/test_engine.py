@@ -77,6 +77,18 @@ def test_the_schedule_warms_up_and_falls_to_its_end() -> None:
     assert learning_rate_ratio(training(steps=3, warmup_steps=3), 3) == 1.0
 
 
+def test_the_schedule_by_epoch_is_pytorchs() -> None:
+    """Zoology steps `CosineAnnealingLR` after each epoch; the last epoch here is cut short."""
+    config = training(schedule="cosine_by_epoch", steps=23, warmup_steps=0)
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
+    theirs = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=6)
+    for epoch in range(6):
+        for at in range(4 * epoch, min(4 * epoch + 4, 23)):
+            assert learning_rate_ratio(config, at, 4) == pytest.approx(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        theirs.step()
+
+
 def test_the_optimizer_follows_the_schedule() -> None:
     config = training()
     engine = make_engine(model(), config)
@@ -88,7 +100,9 @@ def test_the_optimizer_follows_the_schedule() -> None:
 
 def test_matrices_decay_and_vectors_do_not() -> None:
     own = model()
-    decayed, kept = _parameter_groups(own, 0.3)
+    (everything,) = _parameter_groups(own, training(weight_decay=0.3, decayed="all"))
+    assert everything["weight_decay"] == 0.3 and len(everything["params"]) == len(list(own.parameters()))
+    decayed, kept = _parameter_groups(own, training(weight_decay=0.3))
     assert (decayed["weight_decay"], kept["weight_decay"]) == (0.3, 0.0)
     assert {p.ndim >= 2 for p in decayed["params"]} == {True} and {p.ndim for p in kept["params"]} == {1}
     assert len(decayed["params"]) + len(kept["params"]) == sum(1 for _ in own.parameters())

@@ -98,6 +98,16 @@ def test_what_a_trial_reports(tmp_path: Path) -> None:
     assert Report.from_json(json.loads(json.dumps(final.to_json()))) == final
 
 
+def test_zoologys_protocol_from_end_to_end(tmp_path: Path) -> None:
+    """256 rows are five batches of 48 and one of 16; the rate falls from epoch to epoch."""
+    training = {"steps": 12, "batch_size": 48, "evaluate_every": 6, "learning_rate": 0.01}
+    reports = run(tmp_path, protocol="zoology", space=[{"architecture": "attention"}], training=training)
+    assert reports[-1].status is Status.FINISHED, reports[-1].traceback
+    rates = [value for _, value in rows_of(reports, "learning_rate")]
+    assert rates == pytest.approx([0.01] * 6 + [0.005] * 6)
+    assert 0 <= reports[-1].figures["recall"] <= 1
+
+
 def test_an_ended_trial_only_says_how(tmp_path: Path) -> None:
     config, place = setting(tmp_path)
     first = list(run_trial(config, place))
@@ -109,7 +119,11 @@ def test_an_ended_trial_only_says_how(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", [0, 3])  # test_engine has them all
 def test_a_resumed_trial_ends_as_an_undisturbed_one(tmp_path: Path, stage: int) -> None:
-    settings = {"training": {"zero_stage": stage, "steps": 30}}
+    dropping = {"attention_dropout": 0.1, "embedding_dropout": 0.1}
+    settings = {
+        "training": {"zero_stage": stage, "steps": 30},
+        "space": [{"architecture": "window", "window_size": 4, **dropping}],
+    }
     whole = run(tmp_path / "whole", **settings)
     config, place = setting(tmp_path / "resumed", **settings)
     interrupted = run_trial(config, place)

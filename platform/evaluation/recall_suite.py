@@ -1,28 +1,14 @@
-"""A finished model on the recall suite: prompts of the user's documents are continued, and searched for the answer.
+"""A finished model on the recall suite: prompts of the user's documents are continued, and searched for the answer."""
 
-MLflow is imported where it is first used, so that the command starts fast.
-"""
-
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import torch
-from pydantic import ValidationError
 
-from recallfront.models import LanguageModel, load
-from recallfront.models.configs.explain import explain
-from recallfront.models.decoding.generation import generate
-from recallfront.platform.errors import UsageError, one_line, root_cause
-from recallfront.platform.front.registry import model_files
-from recallfront.platform.home import home_folder
-from recallfront.platform.tracking.client import open_client
-from recallfront.platform.tracking.ledger import find_run
-from recallfront.platform.tracking.store import prepare_store
-from recallfront.sweeps.base import SpecError
+from recallfront.platform.errors import UsageError, one_line
+from recallfront.platform.evaluation.subject import Subject, find_subject
 from recallfront.sweeps.recall_suite import (
     DATA_SETS,
     MOST_ANSWER_TOKENS,
@@ -32,13 +18,9 @@ from recallfront.sweeps.recall_suite import (
     contains,
     truncated,
 )
-from recallfront.sweeps.tasks.text import Text
 from recallfront.sweeps.text.source import TABLES, rows_of
-from recallfront.sweeps.text.tokenizer import Tokenizer, find_tokenizer, kept_tokenizer
-from recallfront.sweeps.trial import TrialConfig
 
 if TYPE_CHECKING:
-    from mlflow.tracking import MlflowClient
     from rich.table import Table
 
 
@@ -110,42 +92,12 @@ def evaluate(
         UsageError: there is no such model or data, or they do not fit each other.
     """
     files = _files(Path(data))
-    place = home_folder(home).resolve()
-    if Path(model).is_dir():
-        if tokenizer is None:
-            raise UsageError(f"{model}: a folder holds no tokenizer: name one with --tokenizer")
-        found = Evaluation(None, context_length, twice)
-        loaded = _load(Path(model))
-    else:
-        uri = prepare_store(tracking_uri, place, create=False)
-        run_id = find_run(uri, model).run_id
-        found = Evaluation(run_id, context_length, twice)
-        with _store(uri) as client, TemporaryDirectory() as folder:
-            loaded = _load(model_files(client, run_id, place, folder)["recallfront.json"].parent)
-    words = _named(tokenizer) if tokenizer else _of_trial(find_run(uri, model).config, model, place)
-    if words.size > loaded.config.vocab_size:
-        raise UsageError(
-            f"the tokenizer has {words.size} tokens and the model {loaded.config.vocab_size}: name the one that the "
-            "model was trained with"
-        )
+    subject = find_subject(model, tokenizer=tokenizer, home=home, tracking_uri=tracking_uri)
+    found = Evaluation(subject.run_id, context_length, twice)
     for name, file in files.items():
-        found.scores[name] = _score(loaded, words, name, file, found, most, batch_size)
-    if found.run_id is not None:
-        with _store(uri) as client:
-            for metric, value in found.metrics.items():
-                client.log_metric(found.run_id, metric, value)
+        found.scores[name] = _score(subject, name, file, found, most, batch_size)
+    subject.log(found.metrics)
     return found
-
-
-@contextmanager
-def _store(uri: str) -> "Iterator[MlflowClient]":
-    """MLflow's client, whose failures are raised as a UsageError."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        yield open_client(uri)
-    except (MlflowException, OSError) as error:
-        raise UsageError(f"the MLflow store {uri!r} does not answer: {root_cause(error)}") from error
 
 
 def _files(data: Path) -> dict[str, Path]:
@@ -163,37 +115,8 @@ def _files(data: Path) -> dict[str, Path]:
     return found
 
 
-def _load(folder: Path) -> LanguageModel:
-    try:
-        return load(folder).eval()
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{folder}: {one_line(error)}") from None
-
-
-def _named(tokenizer: str) -> Tokenizer:
-    try:
-        return find_tokenizer(tokenizer)
-    except SpecError as error:
-        raise UsageError(str(error)) from None
-
-
-def _of_trial(config: dict[str, Any], run: str, home: Path) -> Tokenizer:
-    """The tokenizer that a trial's text was made of."""
-    try:
-        task = TrialConfig.model_validate(config).task
-    except ValidationError as error:
-        raise UsageError(f"run {run}: {explain(error, TrialConfig)}") from None
-    if not isinstance(task, Text):
-        raise UsageError(
-            f"run {run} was trained on task {task.name!r}: the suite is text, and needs a text trial"
-        )
-    kept = task.kept_in(home / "data")
-    return _named(task.tokenizer) if kept is None else kept_tokenizer(kept)
-
-
 def _score(
-    model: LanguageModel,
-    words: Tokenizer,
+    subject: Subject,
     name: str,
     file: Path,
     how: Evaluation,
@@ -202,24 +125,21 @@ def _score(
 ) -> Score:
     kind, prompts, dropped = DATA_SETS[name], [], 0
     for document in _documents(file, kind, most):
-        short = _shortened(document, kind, words, how.context_length)
+        short = _shortened(document, kind, subject, how.context_length)
         if short is None:
             dropped += 1
             continue
-        prompts.append((_encode(words, kind.prompt(short, how.twice)), answers_of(document, kind.answers)))
+        prompts.append((subject.encode(kind.prompt(short, how.twice)), answers_of(document, kind.answers)))
     if not prompts:
         raise UsageError(f"{file}: has no document with an answer of two characters or more")
-    longest = max(len(tokens) for tokens, _ in prompts) + MOST_ANSWER_TOKENS
-    if 0 < model.config.learned_positions < longest:
-        raise UsageError(
-            f"{file}: prompts and answers of {longest} tokens; the model's learned positions end at "
-            f"{model.config.learned_positions}: give a shorter --context-length"
-        )
+    subject.check_length(max(len(tokens) for tokens, _ in prompts) + MOST_ANSWER_TOKENS)
     prompts.sort(key=lambda prompt: len(prompt[0]))
     contained = 0
     for first in range(0, len(prompts), batch_size):
         batch = prompts[first : first + batch_size]
-        for text, (_, answers) in zip(_continued(model, words, [p for p, _ in batch]), batch, strict=True):
+        for text, (_, answers) in zip(
+            subject.continued([p for p, _ in batch], MOST_ANSWER_TOKENS, stop="\n"), batch, strict=True
+        ):
             contained += contains(text.partition("\n")[0], answers)
     return Score(len(prompts), dropped, contained)
 
@@ -239,7 +159,7 @@ def _documents(file: Path, kind: DataSet, most: int | None) -> Iterator[Document
 
 
 def _shortened(
-    document: Document, kind: DataSet, words: Tokenizer, context_length: int
+    document: Document, kind: DataSet, subject: Subject, context_length: int
 ) -> dict[str, Any] | None:
     """The document with its context truncated around the answer, as the authors do it; None if they leave it out."""
     wanted = answers_of(document, kind.answers)[:1] if kind.located else []
@@ -248,23 +168,8 @@ def _shortened(
     short = truncated(
         str(document[kind.context]),
         wanted,
-        encode=lambda text: _encode(words, text),
-        decode=words.decode,
+        encode=subject.encode,
+        decode=subject.tokenizer.decode,
         context_length=context_length,
     )
     return None if short is None else {**document, kind.context: short}
-
-
-def _encode(words: Tokenizer, text: str) -> list[int]:
-    return [int(token) for token in words.encode([text])[0]]
-
-
-def _continued(model: LanguageModel, words: Tokenizer, prompts: Sequence[list[int]]) -> list[str]:
-    """The texts that greedy decoding adds to prompts."""
-    lengths = torch.tensor([len(prompt) for prompt in prompts])
-    tokens = torch.full((len(prompts), int(lengths.max())), words.end)
-    for row, prompt in enumerate(prompts):
-        tokens[row, : len(prompt)] = torch.tensor(prompt)
-    stops = {words.end, *_encode(words, "\n")}
-    new = generate(model, tokens, lengths=lengths, max_new_tokens=MOST_ANSWER_TOKENS, stop_tokens=stops)
-    return [words.decode(row) for row in new]

@@ -1,0 +1,163 @@
+"""A finished model on questions that are generated for it: RULER's tasks (arXiv:2404.06654), and the phonebook.
+
+Their words and names come from the packages wonderwords and names.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import torch
+
+from recallfront.platform.errors import UsageError
+from recallfront.platform.evaluation.subject import Subject, find_subject
+from recallfront.sweeps.phonebook_text import phonebooks
+from recallfront.sweeps.recall_suite import contains
+from recallfront.sweeps.ruler_text import Question, needles, variable_tracking
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+_QUESTIONS: Final = 100  # of a task, if no number is given
+_LARGEST_BOOK: Final = 2**14  # entries
+
+
+class Asked(NamedTuple):
+    """A prompt, and what its continuation must hold."""
+
+    prompt: str
+    answers: list[str]
+
+
+@dataclass(frozen=True)
+class Task:
+    """How questions are drawn, and how many tokens answer them."""
+
+    draw: Callable[[Subject, int, int], list[Asked]]  # model, tokens of the context, questions
+    answer_tokens: int
+
+
+def _ruler(make: Callable[..., list[Question]], answer_tokens: int, **settings: int) -> Task:
+    def draw(subject: Subject, length: int, questions: int) -> list[Asked]:
+        found = make(
+            count=lambda text: len(subject.encode(text)),
+            num_samples=questions,
+            max_seq_length=length,
+            tokens_to_generate=answer_tokens,
+            **settings,
+        )
+        return [Asked(one.prompt + one.answer_prefix, one.answers) for one in found]
+
+    return Task(draw, answer_tokens)
+
+
+def _phonebook(subject: Subject, length: int, questions: int) -> list[Asked]:
+    """The largest books whose prompts fit, found by halving."""
+
+    def draw(entries: int, number: int) -> list[Asked]:
+        books = phonebooks(entries=entries, num_examples=number, seed=0)
+        return [Asked(book.prompt, [book.answer]) for book in books]
+
+    def fits(entries: int) -> bool:
+        return max(len(subject.encode(asked.prompt)) for asked in draw(entries, 8)) <= length
+
+    least, most = 3, _LARGEST_BOOK
+    if not fits(least):
+        raise ValueError(f"a book of {least} entries has more than {length} tokens")
+    while most - least > 1:
+        middle = (least + most) // 2
+        least, most = (middle, most) if fits(middle) else (least, middle)
+    return draw(least, questions)
+
+
+SUITES: Final[dict[str, dict[str, Task]]] = {
+    "ruler": {
+        "single": _ruler(needles, 128),
+        "multikey": _ruler(needles, 128, num_needle_k=4),
+        "multivalue": _ruler(needles, 128, num_needle_v=4),
+        "multiquery": _ruler(needles, 128, num_needle_q=4),
+        "tracking": _ruler(variable_tracking, 30),
+    },
+    "phonebook": {"phonebook": Task(_phonebook, 24)},
+}
+
+
+@dataclass(frozen=True)
+class GeneratedEvaluation:
+    """What a model makes of generated questions."""
+
+    run_id: str | None  # the run whose metrics the shares are now; None for a folder
+    metrics: dict[str, float] = field(default_factory=dict)  # as `ruler_single_1000`
+    left_out: dict[str, str] = field(default_factory=dict)  # tasks whose questions do not fit, and why
+
+    def table(self) -> "Table":
+        """The shares as a table."""
+        from rich.table import Table
+
+        table = Table(box=None)
+        table.add_column("task")
+        table.add_column("answers found", justify="right")
+        for name, share in self.metrics.items():
+            table.add_row(name.replace("_", " "), f"{share:.3f}")
+        for name, reason in self.left_out.items():
+            table.add_row(f"{name.replace('_', ' ')} is left out: {reason}", "–")
+        return table
+
+
+@torch.no_grad()
+def evaluate_generated(
+    model: str,
+    suite: str,
+    *,
+    context_length: int = 1000,
+    most: int | None = None,
+    tokenizer: str | None = None,
+    batch_size: int = 8,
+    home: Path | str | None = None,
+    tracking_uri: str | None = None,
+) -> GeneratedEvaluation:
+    """Ask a finished model the questions of a suite, greedily, and log the mean shares of answers that are found.
+
+    Args:
+        model: a run id or key of a text trial, or the folder of an exported model.
+        suite: a name of `SUITES`.
+        context_length: tokens of a prompt, of RULER's with room for the answer.
+        most: questions of a task.
+        tokenizer: a folder or a name, if it is not that of the trial's text.
+
+    Raises:
+        UsageError: there is no such model, its positions end too early, or the questions do not fit.
+    """
+    subject = find_subject(model, tokenizer=tokenizer, home=home, tracking_uri=tracking_uri)
+    found = GeneratedEvaluation(subject.run_id)
+    for name, task in SUITES[suite].items():
+        try:
+            asked = task.draw(subject, context_length, most or _QUESTIONS)
+        except ModuleNotFoundError as error:
+            raise UsageError(
+                f"--suite {suite}: needs the package {error.name}: pip install {error.name}"
+            ) from None
+        except ValueError as error:
+            found.left_out[name] = str(error)
+            continue
+        called = name if name == suite else f"{suite}_{name}"
+        found.metrics[f"{called}_{context_length}"] = _share(subject, asked, task.answer_tokens, batch_size)
+    if not found.metrics:
+        raise UsageError(f"--context-length {context_length}: {next(iter(found.left_out.values()))}")
+    subject.log(found.metrics)
+    return found
+
+
+def _share(subject: Subject, asked: list[Asked], answer_tokens: int, batch_size: int) -> float:
+    """The mean over questions of the share of answers that a continuation holds."""
+    prompts = [(subject.encode(one.prompt), one.answers) for one in asked]
+    subject.check_length(max(len(tokens) for tokens, _ in prompts) + answer_tokens)
+    prompts.sort(key=lambda prompt: len(prompt[0]))
+    held = 0.0
+    for first in range(0, len(prompts), batch_size):
+        batch = prompts[first : first + batch_size]
+        texts = subject.continued([tokens for tokens, _ in batch], answer_tokens)
+        for text, (_, answers) in zip(texts, batch, strict=True):
+            held += sum(contains(text, [answer]) for answer in answers) / len(answers)
+    return held / len(prompts)

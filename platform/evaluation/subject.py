@@ -1,0 +1,146 @@
+"""What is evaluated: a model with its tokenizer, and the run that gets the figures.
+
+MLflow is imported where it is first used, so that the command starts fast.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import torch
+from pydantic import ValidationError
+
+from recallfront.models import LanguageModel, load
+from recallfront.models.configs.explain import explain
+from recallfront.models.decoding.generation import generate
+from recallfront.platform.errors import UsageError, one_line, root_cause
+from recallfront.platform.front.registry import model_files
+from recallfront.platform.home import home_folder
+from recallfront.platform.tracking.client import open_client
+from recallfront.platform.tracking.ledger import find_run
+from recallfront.platform.tracking.store import prepare_store
+from recallfront.sweeps.base import SpecError
+from recallfront.sweeps.tasks.text import Text
+from recallfront.sweeps.text.tokenizer import Tokenizer, find_tokenizer, kept_tokenizer
+from recallfront.sweeps.trial import TrialConfig
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A finished model."""
+
+    model: LanguageModel
+    tokenizer: Tokenizer
+    run_id: str | None  # the run that figures are logged to; None for a folder
+    uri: str | None  # the store of that run
+
+    def encode(self, text: str) -> list[int]:
+        """The tokens of a text."""
+        return [int(token) for token in self.tokenizer.encode([text])[0]]
+
+    def continued(self, prompts: Sequence[list[int]], most: int, *, stop: str = "") -> list[str]:
+        """The texts that greedy decoding adds to prompts: at most so many tokens, up to those of `stop`."""
+        words = self.tokenizer
+        lengths = torch.tensor([len(prompt) for prompt in prompts])
+        tokens = torch.full((len(prompts), int(lengths.max())), words.end)
+        for row, prompt in enumerate(prompts):
+            tokens[row, : len(prompt)] = torch.tensor(prompt)
+        stops = {words.end, *self.encode(stop)}
+        new = generate(self.model, tokens, lengths=lengths, max_new_tokens=most, stop_tokens=stops)
+        return [words.decode(row) for row in new]
+
+    def check_length(self, longest: int) -> None:
+        """Raise UsageError if the model's learned positions end before so many tokens."""
+        rows = self.model.config.learned_positions
+        if 0 < rows < longest:
+            raise UsageError(
+                f"prompts and answers of {longest} tokens; the model's learned positions end at {rows}: give a shorter "
+                "--context-length"
+            )
+
+    def log(self, metrics: Mapping[str, float]) -> None:
+        """Add figures to the run, if there is one."""
+        if self.run_id is None or self.uri is None:
+            return
+        with _store(self.uri) as client:
+            for name, value in metrics.items():
+                client.log_metric(self.run_id, name, value)
+
+
+def find_subject(
+    model: str, *, tokenizer: str | None, home: Path | str | None, tracking_uri: str | None
+) -> Subject:
+    """The model that a run id or key of a text trial, or the folder of an exported model, stands for.
+
+    Args:
+        tokenizer: a folder or a name, if it is not that of the trial's text.
+
+    Raises:
+        UsageError: there is no such model, or its tokenizer does not fit it.
+    """
+    place = home_folder(home).resolve()
+    run_id = uri = None
+    if Path(model).is_dir():
+        if tokenizer is None:
+            raise UsageError(f"{model}: a folder holds no tokenizer: name one with --tokenizer")
+        loaded = _load(Path(model))
+    else:
+        uri = prepare_store(tracking_uri, place, create=False)
+        run_id = find_run(uri, model).run_id
+        with _store(uri) as client, TemporaryDirectory() as folder:
+            loaded = _load(model_files(client, run_id, place, folder)["recallfront.json"].parent)
+    if tokenizer or uri is None:
+        words = _named(str(tokenizer))
+    else:
+        words = _of_trial(find_run(uri, model).config, model, place)
+    if words.size > loaded.config.vocab_size:
+        raise UsageError(
+            f"the tokenizer has {words.size} tokens and the model {loaded.config.vocab_size}: name the one that the "
+            "model was trained with"
+        )
+    return Subject(loaded, words, run_id, uri)
+
+
+@contextmanager
+def _store(uri: str) -> "Iterator[MlflowClient]":
+    """MLflow's client, whose failures are raised as a UsageError."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield open_client(uri)
+    except (MlflowException, OSError) as error:
+        raise UsageError(f"the MLflow store {uri!r} does not answer: {root_cause(error)}") from error
+
+
+def _load(folder: Path) -> LanguageModel:
+    try:
+        return load(folder).eval()
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{folder}: {one_line(error)}") from None
+
+
+def _named(tokenizer: str) -> Tokenizer:
+    try:
+        return find_tokenizer(tokenizer)
+    except SpecError as error:
+        raise UsageError(str(error)) from None
+
+
+def _of_trial(config: dict[str, Any], run: str, home: Path) -> Tokenizer:
+    """The tokenizer that a trial's text was made of."""
+    try:
+        task = TrialConfig.model_validate(config).task
+    except ValidationError as error:
+        raise UsageError(f"run {run}: {explain(error, TrialConfig)}") from None
+    if not isinstance(task, Text):
+        raise UsageError(
+            f"run {run} was trained on task {task.name!r}: the suite is text, and needs a text trial"
+        )
+    kept = task.kept_in(home / "data")
+    return _named(task.tokenizer) if kept is None else kept_tokenizer(kept)

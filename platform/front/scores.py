@@ -1,0 +1,129 @@
+"""The scores of a suite: what each architecture reaches on each task, from the sweeps in the store."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
+
+from recallfront.platform.front.candidates import by_configuration, gather
+from recallfront.platform.results.records import SweepRecord
+from recallfront.platform.results.status import Status
+from recallfront.platform.tracking.ledger import UnknownRecord, read_sweep
+from recallfront.sweeps.suite import Suite
+
+_CHOSEN_BY, _REPORTED = "validation_recall", "recall"
+
+
+@dataclass(frozen=True)
+class Reached:
+    """What the best configurations of one architecture reach on one task."""
+
+    recall: float  # of the test split, the mean over the task's settings
+    settings: int  # that have a finished configuration with all seeds
+    run_ids: tuple[str, ...]  # the chosen configurations' best seeds, one a setting
+
+
+@dataclass(frozen=True)
+class Scores:
+    """A table of scores by task and architecture (MAD, arXiv:2403.17844).
+
+    In each setting of a task the configuration of the highest validation recall is chosen, and its recall on test is
+    reported; MAD itself chooses on the test split. A task's score is the mean over its settings, the suite's the mean
+    over tasks. Means are of what has finished: `missing` says where that is not all.
+    """
+
+    suite: str
+    tasks: tuple[str, ...]
+    settings: dict[str, int]  # of each task
+    table: dict[str, dict[str, Reached]]  # architecture -> task -> score; the highest mean first
+
+    @property
+    def means(self) -> dict[str, float]:
+        """Architecture -> its mean over the tasks, of those that have finished every task."""
+        whole = {name: row for name, row in self.table.items() if len(row) == len(self.tasks)}
+        return {name: fmean(score.recall for score in row.values()) for name, row in whole.items()}
+
+    @property
+    def missing(self) -> int:
+        """Settings of an architecture that have no finished configuration yet, over all architectures."""
+        found = sum(score.settings for row in self.table.values() for score in row.values())
+        return len(self.table) * sum(self.settings.values()) - found
+
+    def columns(self) -> dict[str, list[Any]]:
+        """The table by columns, as MLflow shows one; None where nothing has finished."""
+        found: dict[str, list[Any]] = {"architecture": list(self.table)}
+        for task in self.tasks:
+            found[task] = [row[task].recall if task in row else None for row in self.table.values()]
+        return found | {"mean": [self.means.get(name) for name in self.table]}
+
+    def shown(self) -> Table:
+        """The table for the terminal."""
+        caption = "recall on test of the configurations of the highest validation recall, mean over settings"
+        if self.missing:
+            caption += f"; {self.missing} settings of an architecture have not finished"
+        table = Table(title=Text(self.suite), caption=Text(caption), caption_justify="left", box=SIMPLE_HEAD)
+        columns = self.columns()
+        for name in columns:
+            is_name = name == "architecture"
+            table.add_column(Text(name.replace("_", " ")), justify="left" if is_name else "right")
+        for row in zip(*columns.values(), strict=True):
+            table.add_row(*(Text(_cell(value)) for value in row))
+        return table
+
+
+def scores(suite: Suite, tracking_uri: str) -> Scores:
+    """The scores of a suite as far as its sweeps have come.
+
+    Raises:
+        UsageError: the store cannot be read.
+    """
+    records = []
+    for part in suite.parts:
+        try:
+            records.append((part.task, read_sweep(tracking_uri, part.spec.key).current()))
+        except UnknownRecord:
+            continue
+    settings = {task: sum(part.task == task for part in suite.parts) for task in suite.tasks}
+    return build_scores(suite.name, settings, records)
+
+
+def build_scores(name: str, settings: dict[str, int], records: Iterable[tuple[str, SweepRecord]]) -> Scores:
+    """The table of the sweeps of each task, one a setting."""
+    reached: dict[str, dict[str, list[tuple[float, str]]]] = {}
+    for task, record in records:
+        for architecture, best in _best(record).items():
+            reached.setdefault(architecture, {}).setdefault(task, []).append(best)
+    table = {
+        architecture: {
+            task: Reached(fmean(recall for recall, _ in own), len(own), tuple(run for _, run in own))
+            for task, own in row.items()
+        }
+        for architecture, row in reached.items()
+    }
+    order = sorted(
+        table, key=lambda a: (-len(table[a]), -fmean(score.recall for score in table[a].values()), a)
+    )
+    return Scores(
+        name, tuple(settings), settings, {architecture: table[architecture] for architecture in order}
+    )
+
+
+def _best(record: SweepRecord) -> dict[str, tuple[float, str]]:
+    """Architecture -> test recall and run of its best configuration by validation recall, all seeds finished."""
+    seeds = len(record.spec.get("seeds", [0]))
+    groups = by_configuration(record.with_status(Status.FINISHED)).values()
+    candidates = [gather(trials) for trials in groups if len(trials) == seeds]
+    best: dict[str, tuple[float, float, str]] = {}
+    for candidate in candidates:
+        own = (candidate.metrics[_CHOSEN_BY], candidate.metrics[_REPORTED], candidate.run_ids[0])
+        if own[0] > best.get(candidate.architecture, (-1.0, 0.0, ""))[0]:
+            best[candidate.architecture] = own
+    return {architecture: (recall, run) for architecture, (_, recall, run) in best.items()}
+
+
+def _cell(value: Any) -> str:
+    return "–" if value is None else value if isinstance(value, str) else f"{value:.3f}"

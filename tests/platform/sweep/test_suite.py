@@ -1,0 +1,49 @@
+"""Suites on a local Ray: each task is a sweep of its own, and the table of their scores stands in MLflow."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from recallfront.platform.sweep.suite import read_scores, run_suite
+from recallfront.platform.tracking.client import open_client
+from recallfront.platform.tracking.store import prepare_store
+from recallfront.sweeps.load import load_study
+from recallfront.sweeps.suite import Suite
+from tests.platform.specs import SEGMENT, TINY
+from tests.platform.stores import ready_home
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("local_ray")]
+
+
+def test_a_suite_runs_its_sweeps_and_logs_their_scores(tmp_path: Path) -> None:
+    short = TINY["task"] | {"train": [SEGMENT | {"examples": 32}]}
+    settings = [{"task": TINY["task"], "training": {"steps": 10}}, {"task": short, "training": {"steps": 5}}]
+    raw = {key: value for key, value in TINY.items() if key != "task"}
+    raw |= {
+        "name": "pair",
+        "tasks": {"recall": settings},
+        "space": [{"architecture": "window", "window_size": 4}],
+    }
+    file = tmp_path / "pair.yaml"
+    file.write_text(yaml.safe_dump(raw))
+    suite = load_study(str(file))
+    assert isinstance(suite, Suite)
+    home, ran = ready_home(tmp_path / "home"), []
+    found = run_suite(suite, home=home, ended=lambda result: ran.append((result.record.name, result.ran)))
+    assert ran == [("pair-recall-1", 1), ("pair-recall-2", 1)]
+    assert found.missing == 0 and found.table["window"]["recall"].settings == 2
+    client = open_client(prepare_store(None, home))
+    experiment = client.get_experiment_by_name("pair")
+    assert experiment is not None
+    (logged,) = client.search_runs([experiment.experiment_id])
+    assert logged.data.metrics["score/mean/window"] == pytest.approx(found.means["window"])
+    table = json.loads(Path(client.download_artifacts(logged.info.run_id, "scores.json")).read_text())
+    assert table == {
+        "columns": ["architecture", "recall", "mean"],
+        "data": [["window", *[found.means["window"]] * 2]],
+    }
+    again = run_suite(suite, home=home, ended=lambda result: ran.append((result.record.name, result.ran)))
+    assert ran[2:] == [("pair-recall-1", 0), ("pair-recall-2", 0)] and again == found
+    assert read_scores(str(file), home=home) == found

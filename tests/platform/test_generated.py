@@ -1,0 +1,59 @@
+"""Generated questions on a model: that they fit, and what is counted of its continuations."""
+
+from pathlib import Path
+
+import pytest
+
+from recallfront.models import build, parse_config, save
+from recallfront.platform.errors import UsageError
+from recallfront.platform.evaluation.generated import SUITES, Asked, _share, evaluate_generated
+from recallfront.platform.evaluation.subject import Subject
+from recallfront.sweeps.text.tokenizer import ByteTokenizer
+
+CONFIG = {"architecture": "hawk", "vocab_size": 257, "width": 16}
+
+
+def subject(**changes: int) -> Subject:
+    return Subject(build(parse_config(CONFIG | changes)).eval(), ByteTokenizer(), None, None)
+
+
+@pytest.mark.parametrize(("suite", "length"), [("phonebook", 400), ("ruler", 3000)])
+def test_questions_fit_and_hold_what_is_asked(suite: str, length: int) -> None:
+    pytest.importorskip("names" if suite == "phonebook" else "wonderwords")
+    one = subject()
+    # the example that variable tracking begins with has 500 tokens, too few in bytes
+    for name in SUITES[suite].keys() - {"tracking"}:
+        asked = SUITES[suite][name].draw(one, length, 2)
+        assert len(asked) == 2, name
+        for question in asked:
+            assert (
+                len(one.encode(question.prompt)) <= length and len(one.encode(question.prompt)) > length // 2
+            )
+            # the values stand in the text; of variable tracking the names
+            assert all(answer in question.prompt for answer in question.answers), name
+
+
+def test_the_share_is_of_the_answers_that_are_found() -> None:
+    one = subject()
+    (text,) = one.continued([one.encode("abc")], 8)
+    asked = [Asked("abc", [text[:2], "never said"]), Asked("abc", [text[:1]])]
+    assert _share(one, asked, 8, 2) == pytest.approx(0.75)
+
+
+def test_what_does_not_fit_is_left_out(tmp_path: Path) -> None:
+    pytest.importorskip("wonderwords")
+    folder = save(subject().model, tmp_path)
+    found = evaluate_generated(str(folder), "ruler", tokenizer="bytes", context_length=1500, most=1)
+    assert set(found.metrics) == {
+        f"ruler_{name}_1500" for name in ("single", "multikey", "multivalue", "multiquery")
+    }
+    assert "has no room" in found.left_out["tracking"]
+
+
+def test_what_cannot_be_is_one_sentence(tmp_path: Path) -> None:
+    pytest.importorskip("names")
+    folder = save(subject(learned_positions=100).model, tmp_path)
+    with pytest.raises(UsageError, match="the model's learned positions end at 100"):
+        evaluate_generated(str(folder), "phonebook", tokenizer="bytes", context_length=200, most=1)
+    with pytest.raises(UsageError, match="--context-length 60: a book of 3 entries has more than 60 tokens"):
+        evaluate_generated(str(folder), "phonebook", tokenizer="bytes", context_length=60, most=1)
