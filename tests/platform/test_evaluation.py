@@ -9,7 +9,8 @@ import torch
 
 from recallfront.models import build, parse_config, save
 from recallfront.models.decoding.generation import generate
-from recallfront.platform import UsageError, evaluate, run_sweep
+from recallfront.platform import UsageError, run_sweep
+from recallfront.platform.evaluation.recall_suite import evaluate
 from recallfront.platform.tracking.ledger import find_run
 from recallfront.sweeps import SweepSpec
 from recallfront.sweeps.recall_suite import DATA_SETS, contains
