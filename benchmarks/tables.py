@@ -119,6 +119,12 @@ def _models(home: Path) -> "Table":
     return table
 
 
+def _search(home: Path) -> "Table":
+    from recallfront.benchmarks.search.table import search_table
+
+    return search_table()
+
+
 def _table(title: str) -> "Table":
     from rich.table import Table
 
@@ -139,4 +145,5 @@ _BENCHMARKS: dict[str, Callable[[Path], "Table"]] = {
     "quiet": _quiet,
     "tracking": _tracking,
     "models": _models,
+    "search": _search,
 }
