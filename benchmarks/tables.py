@@ -125,6 +125,32 @@ def _search(home: Path) -> "Table":
     return search_table()
 
 
+def _scale(home: Path) -> "Table":
+    from rich.table import Table
+
+    from recallfront.benchmarks.platform.scale import scale
+
+    found = scale(home)
+    table = Table(
+        title=f"scale: a sweep of {found.trials:,} trials that only report",
+        title_justify="left",
+        caption_justify="left",
+        box=None,
+    )
+    table.add_column("")
+    table.add_column("", justify="right")
+    for window in found.windows:
+        after = f"after {window.trials:,} trials: driver's CPU a trial"
+        table.add_row(after, f"{window.driver:.1f} ms")
+        table.add_row("  with MLflow's writing", f"{window.driver + window.writing:.1f} ms")
+        table.add_row("  requests to MLflow, a trial", f"{window.requests:.1f}")
+    for name, seconds in found.seconds.items():
+        table.add_row(name, f"{seconds:.2f} s")
+    table.add_row("memory of the driver", f"{found.memory / 2**20:,.0f} MiB")
+    table.caption = f"a late trial takes {found.growth:.2f} times an early one's CPU"
+    return table
+
+
 def _table(title: str) -> "Table":
     from rich.table import Table
 
@@ -146,4 +172,5 @@ _BENCHMARKS: dict[str, Callable[[Path], "Table"]] = {
     "tracking": _tracking,
     "models": _models,
     "search": _search,
+    "scale": _scale,
 }

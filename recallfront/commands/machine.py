@@ -28,7 +28,9 @@ def ui(
 def bench(
     what: Annotated[
         list[str] | None,
-        typer.Argument(help="Any of overhead, warm, quiet, tracking, models and search.", show_default="all"),
+        typer.Argument(
+            help="Any of overhead, warm, quiet, tracking, models, search and scale.", show_default="all"
+        ),
     ] = None,
     against: Annotated[
         Path | None,

@@ -53,6 +53,19 @@ def test_tracking_does_not_slow_training(tmp_path: Path) -> None:
     assert found.driver_share <= 0.06, "of a core, at 80 steps a second"
 
 
+def test_a_late_trial_costs_the_driver_as_much_as_an_early_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from recallfront.benchmarks.platform import scale as benchmark
+
+    monkeypatch.setattr(benchmark, "EARLY", 30)
+    monkeypatch.setattr(benchmark, "WINDOW", 20)
+    found = benchmark.scale(tmp_path, trials=300)
+    print(f"scale: {found.windows}, {found.seconds}")
+    assert found.growth <= 1.5
+    assert all(window.requests <= 5.5 for window in found.windows), "four of the trial, the others of its sweep"
+
+
 def test_an_unknown_benchmark_is_refused() -> None:
     with pytest.raises(UsageError, match="'speed': must be one of overhead, warm, quiet, tracking, models"):
         run_benchmarks(["speed"])

@@ -1,0 +1,252 @@
+"""What a sweep of very many trials costs: its driver, trial by trial, and everything that reads what it found.
+
+The trials are not trained: they report what a trial reports, through the real conductor, writer, publisher and store.
+"""
+
+import random
+import resource
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+from recallfront.benchmarks.platform.trials import bench_spec
+from recallfront.platform.front.history import hypervolume_history
+from recallfront.platform.lineage.environment import collect
+from recallfront.platform.results.records import SweepRecord
+from recallfront.platform.results.reports import Report, now_ms
+from recallfront.platform.results.status import Status
+from recallfront.platform.search.planner import Planner
+from recallfront.platform.search.samplers import make_search
+from recallfront.platform.search.stopping import make_rules
+from recallfront.platform.sweep.conductor import Conductor
+from recallfront.platform.sweep.publisher import Publisher
+from recallfront.platform.sweep.recorder import Recorder
+from recallfront.platform.tracking.ledger import read_sweep
+from recallfront.platform.tracking.store import prepare_store
+from recallfront.platform.tracking.writer import TrackingWriter
+from recallfront.sweeps.data import prepare
+from recallfront.sweeps.spec import SweepSpec
+
+EARLY: Final = 100  # trials before the first window
+WINDOW: Final = 40  # trials whose costs are told
+_PAUSE: Final = 0.25  # seconds between the trials of a window: two at once of half a second
+_STEPS: Final = 20
+_START_SECONDS: Final = 120.0
+_THREAD: Final = "mlflow-writer"
+
+
+@dataclass
+class Window:
+    """CPU of the driver for some trials in a row, milliseconds a trial."""
+
+    trials: int  # that had ended before
+    driver: float  # without MLflow's writing
+    writing: float
+    requests: float  # to MLflow, a trial
+
+
+@dataclass
+class Scale:
+    """What a sweep of so many trials costs; seconds, but for the windows."""
+
+    trials: int
+    windows: list[Window] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)  # what is done -> how long it takes
+    memory: int = 0  # bytes, the most that the driver held
+
+    @property
+    def growth(self) -> float:
+        """How many times as much CPU a late trial takes of the driver as an early one, MLflow's writing included."""
+        first, last = ((w.driver + w.writing) for w in (self.windows[0], self.windows[-1]))
+        return last / first
+
+
+def scale(home: Path, *, trials: int = 1000) -> Scale:
+    """Fill a store with `trials` trials, more than `EARLY` and a window, and measure on the way and afterwards."""
+    found = Scale(trials)
+    spec = scale_spec(trials)
+    uri = prepare_store(None, home)
+    writer = TrackingWriter(uri, home / "spool" / "scale.sqlite")
+    try:
+        conductor, publisher = _driver(spec, home, writer)
+        with publisher:
+            with _counted_requests(writer) as count:
+                for at in (EARLY, trials - WINDOW):
+                    _run(conductor, at - conductor.ran)
+                    writer.flush(3600)
+                    found.windows.append(_window(conductor, count))
+            publisher.finish()
+        conductor.recorder.close_sweep(finished=True)
+        writer.flush(600)
+    finally:
+        writer.close()
+    found.memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    record = read_sweep(uri, spec.key)
+    found.seconds["hypervolume's history"] = _seconds(lambda: hypervolume_history(record))
+    _read(found, home, record)
+    return found
+
+
+def scale_spec(trials: int) -> SweepSpec:
+    """A grid of so many configurations, or a few more."""
+    windows, rates = 16, -(-trials // 16)
+    block: dict[str, Any] = {"architecture": "window", "pattern": "CW"}
+    block["window_size"] = list(range(1, windows + 1))
+    block["training.learning_rate"] = [0.001 * (1 + rate / rates) for rate in range(rates)]
+    return bench_spec(block, name="scale")
+
+
+def _driver(spec: SweepSpec, home: Path, writer: TrackingWriter) -> tuple[Conductor, Publisher]:
+    data = prepare(spec.task, home / "data")
+    recorder = Recorder(writer, spec, lineage=collect(home), data=data)
+    plain = spec.model_dump(mode="json")
+    known = SweepRecord(run_id="", sweep_key=spec.key, name=spec.name, spec=plain, trials=())
+    search = make_search(spec)
+    rules = make_rules(spec, search, home / "sweeps" / "scale.jsonl")
+    conductor = Conductor(spec, Planner(spec, search, {}), recorder, known, rules)
+    recorder.open_sweep()
+    return conductor, Publisher(conductor, recorder, home / "fronts" / "scale")
+
+
+def _run(conductor: Conductor, trials: int, pause: float = 0.0) -> None:
+    """Play so many trials: a report after the measurement, one after training, and the end."""
+    for _ in range(trials):
+        name = str(conductor.ran)
+        plan = conductor.next(name)
+        assert plan is not None, "the grid is large enough"
+        measured = synthetic_figures(plan.config.key)
+        trained = {
+            key: measured.pop(key) for key in ("recall", "validation_recall", "loss", "validation_loss")
+        }
+        conductor.report(name, Report(step=0, figures=measured))
+        rows = [(key, value, _STEPS, now_ms()) for key, value in trained.items()]
+        rows += [("loss", 4.0 - step / _STEPS, step, now_ms()) for step in range(1, _STEPS)]
+        rows.sort(key=lambda row: row[2])
+        report = Report(step=_STEPS, rows=rows, figures=measured | trained, status=Status.FINISHED)
+        report.details = {"rounds": 3, "seconds": {"reference": [0.1] * 9}}
+        conductor.report(name, report)
+        conductor.ended(name)
+        time.sleep(pause)
+
+
+def synthetic_figures(key: str) -> dict[str, float]:
+    """What a trial of this key measures and reaches, by chance: faster ones recall less."""
+    chance = random.Random(key)
+    speed, luck = chance.random(), chance.random()
+    recall = (1 - speed**2) * luck**0.2
+    throughputs = {
+        f"{name}_tokens_per_second": 1000 * (1 + 9 * speed) for name in ("prefill", "decode", "train")
+    }
+    spreads = {f"{name}_spread": 0.01 * value for name, value in throughputs.items()}
+    others = {"state_bytes": 4096.0, "materialised_state_bytes": 4096.0, "parameters": 1e5, "busy_cores": 0.0}
+    seconds = {f"{name}_seconds": 0.1 for name in ("train", "evaluate", "measure", "wait")}
+    losses = {"loss": 4 * (1 - recall), "validation_loss": 4 * (1 - recall)}
+    recalls = {"recall": recall, "validation_recall": recall}
+    return throughputs | spreads | others | seconds | losses | recalls
+
+
+def _window(conductor: Conductor, count: Callable[[], int]) -> Window:
+    """The costs of the next trials, at the pace of a sweep."""
+    before = conductor.ran
+    cpu, writing, requests = time.process_time(), _writer_seconds(), count()
+    _run(conductor, WINDOW, _PAUSE)
+    time.sleep(4)  # what the writer collects before it sends
+    cpu, writing, requests = (
+        time.process_time() - cpu,
+        _writer_seconds() - writing,
+        count() - requests,
+    )
+    return Window(before, 1e3 * (cpu - writing) / WINDOW, 1e3 * writing / WINDOW, requests / WINDOW)
+
+
+def _writer_seconds() -> float:
+    """CPU seconds of the writer's thread."""
+    (thread,) = [thread for thread in threading.enumerate() if thread.name == _THREAD]
+    assert thread.ident is not None
+    return time.clock_gettime(time.pthread_getcpuclockid(thread.ident))
+
+
+@contextmanager
+def _counted_requests(writer: TrackingWriter) -> Iterator[Callable[[], int]]:
+    """Count the calls of MLflow's store, each of which is one request where the store is a server."""
+    store: Any = writer._sender._client._tracking_client.store
+    names = [name for name in dir(type(store)) if not name.startswith("_") and callable(getattr(store, name))]
+    asked, inner = [0], threading.local()
+
+    def counted(method: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            # a method of the store that calls another one is still one request
+            outermost, inner.depth = getattr(inner, "depth", 0) == 0, getattr(inner, "depth", 0) + 1
+            asked[0] += outermost
+            try:
+                return method(*args, **kwargs)
+            finally:
+                inner.depth -= 1
+
+        return call
+
+    for name in names:
+        setattr(store, name, counted(getattr(store, name)))
+    try:
+        yield lambda: asked[0]
+    finally:
+        for name in names:
+            delattr(store, name)
+
+
+def _read(found: Scale, home: Path, record: SweepRecord) -> None:
+    """Seconds of the commands, each a new process, and of the pages."""
+    key = record.sweep_key
+    for command in (["front", key], ["pick", key, "--no-register"], ["status", key], ["status"]):
+        told = [sys.executable, "-m", "recallfront", *command, "--home", str(home)]
+        run = partial(subprocess.run, told, check=True, capture_output=True)
+        found.seconds[f"recallfront {command[0]}{' SWEEP' * (len(command) > 1)}"] = _seconds(run)
+    pages = {"the first page": "", "a sweep's page": f"sweeps/{record.run_id}"}
+    pages["what it polls"] = f"sweeps/{record.run_id}/live"
+    with _served(home) as address:
+        for name, path in pages.items():
+            for again in ("", ", again"):
+                ask = partial(_fetch, f"{address}/recallfront/{path}")
+                found.seconds[name + again] = _seconds(ask)
+
+
+def _fetch(address: str) -> int:
+    with urllib.request.urlopen(address, timeout=600) as answer:
+        return len(answer.read())
+
+
+@contextmanager
+def _served(home: Path) -> Iterator[str]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "recallfront", "ui", "--home", str(home), "--port", str(port)]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + _START_SECONDS
+        while time.monotonic() < deadline:
+            try:
+                _fetch(f"http://127.0.0.1:{port}/recallfront/static/style.css")
+                break
+            except (urllib.error.URLError, OSError):
+                time.sleep(0.2)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
