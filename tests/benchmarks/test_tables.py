@@ -63,7 +63,9 @@ def test_a_late_trial_costs_the_driver_as_much_as_an_early_one(
     found = benchmark.scale(tmp_path, trials=300)
     print(f"scale: {found.windows}, {found.seconds}")
     assert found.growth <= 1.5
-    assert all(window.requests <= 5.5 for window in found.windows), "four of the trial, the others of its sweep"
+    assert all(window.requests <= 5.5 for window in found.windows), (
+        "four of the trial, the others of its sweep"
+    )
 
 
 def test_an_unknown_benchmark_is_refused() -> None:
