@@ -62,6 +62,7 @@ _ZOOLOGY: Final = Protocol(
         "gradient_clipping": 0.0,
         "row_order": "given",
         "recall_over": "rows",
+        "stop_at": {"recall": 0.99},
     },
 )
 # arXiv:2403.17844, and github.com/athms/mad-lab: mixer and SwiGLU twice, RMSNorm, RoPE in attention; the cosine that
@@ -82,6 +83,7 @@ _MAD: Final = Protocol(
         "decayed": "all",
         "gradient_clipping": 0.0,
         "recall_over": "classes",
+        "stop_at": {"recall": 0.999},
     },
 )
 PROTOCOLS: Final[Mapping[ProtocolName, Protocol]] = {"zoology": _ZOOLOGY, "mad": _MAD}

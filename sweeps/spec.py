@@ -32,7 +32,6 @@ from recallfront.sweeps.trial import (
     ResourceConfig,
     TrainingConfig,
     TrialConfig,
-    is_unset,
 )
 
 MAY_CHANGE = (  # between two runs of one sweep, beside the search's number of trials
@@ -115,10 +114,9 @@ class EarlyStopping(Frozen):
         ge=2,
         description="One rival in this many passes a rung in any case, and each rung has this many times the steps.",
     )
-    patience: int | None = Field(
-        default=None,
+    patience: int | None = added_field(
+        None,
         ge=1,
-        exclude_if=is_unset,
         description="Rungs in a row at which a trial must fail before it is stopped; null is 1.",
     )
 

@@ -15,11 +15,6 @@ from recallfront.sweeps.tasks.registry import TaskConfig
 Decay = Annotated[float, Field(ge=0, lt=1)]  # of a running mean
 
 
-def is_unset(value: object) -> bool:
-    """Whether a setting stays out of a trial's identity."""
-    return value is None
-
-
 class StopAtConfig(Frozen):
     """When a trial is solved: it then ends as finished, before its last step."""
 
@@ -97,14 +92,12 @@ class TrainingConfig(Frozen):
     checkpoint_seconds: float = Field(
         default=20.0, ge=0, description="Least time between two checkpoints, in seconds."
     )
-    stop_at: StopAtConfig | None = Field(
-        default=None,
-        exclude_if=is_unset,
+    stop_at: StopAtConfig | None = added_field(
+        None,
         description="Ends a trial that is solved; it counts as finished. Part of a trial's identity if set.",
     )
-    plateau: PlateauConfig | None = Field(
-        default=None,
-        exclude_if=is_unset,
+    plateau: PlateauConfig | None = added_field(
+        None,
         description="Ends a trial that has stopped learning; it counts as finished. Part of a trial's identity if set.",
     )
 

@@ -34,6 +34,7 @@ def test_zoologys_protocol_is_the_published_one() -> None:
         "rows",
     )
     assert (training.decayed, training.gradient_clipping, training.batch_size) == ("all", 0.0, 256)
+    assert training.stop_at is not None and training.stop_at.recall == 0.99
 
 
 def test_what_a_specification_says_comes_first() -> None:
