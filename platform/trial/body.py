@@ -145,6 +145,7 @@ def _measure(
         folder=place.measurements,
         code_version=place.code_version,
         fresh=place.remeasure,
+        precise=place.precise,
     )
     return as_metrics(found)
 

@@ -7,7 +7,7 @@ import gc
 import json
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +27,14 @@ from recallfront.sweeps.trial import MeasurementConfig, TrialConfig
 
 _VERSION = 1  # of the protocol; older cached figures are not comparable
 _REFERENCE_SIZE = 384
+_LEAST_ROUNDS = 3  # that give a median and its spread
 # seconds; a machine that others keep busy is measured all the same, and the record says so
 _LONGEST_WAIT_FOR_IDLE = 2.0
 
 
-def measurement_key(config: TrialConfig, device_kind: str, code_version: str) -> str:
+def measurement_key(
+    config: TrialConfig, device_kind: str, code_version: str, precise: Collection[str] = THROUGHPUTS
+) -> str:
     """What a measurement is cached by: deployment shape, device kind, software versions and protocol."""
     identity = {
         "model": config.deployment_model.model_dump(mode="json"),
@@ -42,13 +45,24 @@ def measurement_key(config: TrialConfig, device_kind: str, code_version: str) ->
         "device": device_kind,
         "software": {"torch": torch.__version__, "code": code_version},
     }
+    if set(precise) != set(THROUGHPUTS):
+        identity["precise"] = sorted(precise)
     return digest(json.dumps(identity, sort_keys=True))
 
 
 def measured(
-    config: TrialConfig, *, device: Device, folder: Path, code_version: str, fresh: bool = False
+    config: TrialConfig,
+    *,
+    device: Device,
+    folder: Path,
+    code_version: str,
+    fresh: bool = False,
+    precise: Collection[str] = THROUGHPUTS,
 ) -> dict[str, Any]:
     """The throughput figures of a trial: from the cache unless `fresh`, else measured now with the device held alone.
+
+    The protocol's repeats and spread hold for the figures in `precise`, a sweep's objectives; the others get the least
+    that gives a median.
 
     Returns:
         `THROUGHPUTS` in tokens/s (medians, at the nominal speed of the device kind: see `_nominal_seconds`) and
@@ -57,14 +71,15 @@ def measured(
         `measurement`.
     """
     kind = device_kind(device.name)
-    path = folder / f"{measurement_key(config, kind, code_version)}.json"
+    path = folder / f"{measurement_key(config, kind, code_version, precise)}.json"
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{path}.lock"):
         cached, damage = (None, None) if fresh else _read_cached(path)
         if cached is not None:
             return cached
         with device.alone():
-            figures = _measure(config, device.name, folder / f"reference-{_reference_key(config, kind)}.json")
+            scale = folder / f"reference-{_reference_key(config, kind)}.json"
+            figures = _measure(config, device.name, scale, precise)
         details = figures["measurement"]
         details |= {"device": kind, "torch": torch.__version__, "code_version": code_version}
         damages = [damage, details.pop("notice", None)]
@@ -75,18 +90,25 @@ def measured(
 
 
 def measured_again(
-    config: TrialConfig, *, device: Device, folder: Path, code_version: str
+    config: TrialConfig,
+    *,
+    device: Device,
+    folder: Path,
+    code_version: str,
+    precise: Collection[str] = THROUGHPUTS,
 ) -> dict[str, Any] | None:
     """A second measurement in the place of a cached one in doubt, if it is the better one; figures as of `measured`.
 
     None if this kind of device has none in the cache: figures of another are not comparable. A cached one that is not
     in doubt, as a second sweep may have left it, is the answer as it is.
     """
-    path = folder / f"{measurement_key(config, device_kind(device.name), code_version)}.json"
+    path = folder / f"{measurement_key(config, device_kind(device.name), code_version, precise)}.json"
     before, _ = _read_cached(path)
     if before is None or not in_doubt(before, config):
         return before
-    figures = measured(config, device=device, folder=folder, code_version=code_version, fresh=True)
+    figures = measured(
+        config, device=device, folder=folder, code_version=code_version, fresh=True, precise=precise
+    )
     if _doubt(figures) < _doubt(before):
         return figures
     write_whole(path, seal(before))
@@ -109,7 +131,9 @@ def in_doubt(figures: Mapping[str, Any], config: TrialConfig) -> bool:
 def _doubt(figures: Mapping[str, Any]) -> tuple[bool, float]:
     """Whether other work ran beside, and the largest relative spread: the less of both, the better."""
     busy = figures[BUSY_CORES] if BUSY_CORES in figures else figures["measurement"]["neighbours_cores_busy"]
-    return busy > IDLE_CORES, max(figures[f"{name}{SPREAD}"] / figures[name] for name in THROUGHPUTS)
+    precise = figures["measurement"]["precise"]
+    spreads = [figures[f"{name}{SPREAD}"] / figures[name] for name in precise]
+    return busy > IDLE_CORES, max(spreads, default=0.0)
 
 
 def _reference_key(config: TrialConfig, kind: str) -> str:
@@ -147,7 +171,9 @@ def device_kind(name: str) -> str:
     return "unknown CPU"
 
 
-def _measure(config: TrialConfig, device_name: str, nominal_path: Path) -> dict[str, Any]:
+def _measure(
+    config: TrialConfig, device_name: str, nominal_path: Path, precise: Collection[str]
+) -> dict[str, Any]:
     protocol, model_config = config.measurement, config.deployment_model
     dtype = getattr(torch, config.training.precision)
     device = torch.device(device_name)
@@ -159,7 +185,7 @@ def _measure(config: TrialConfig, device_name: str, nominal_path: Path) -> dict[
     ).to(device)
     busy = _wait_for_idle_neighbours(config.resources.threads)
     work = _Workloads(model, tokens, protocol)
-    seconds = _rounds(work, protocol, device)
+    seconds = _rounds(work, protocol, device, precise)
     figures: dict[str, Any] = {}
     reference = np.array(seconds["reference"])
     middle = float(np.median(reference))
@@ -177,6 +203,7 @@ def _measure(config: TrialConfig, device_name: str, nominal_path: Path) -> dict[
     figures["materialised_state_bytes"] = figures["state_bytes"] + twice * wide.itemsize
     figures["measurement"] = {
         "rounds": len(reference),
+        "precise": sorted(precise),
         "slowdown": slowdown,
         "reference_seconds": middle,
         "reference_spread": _relative_spread(reference),
@@ -249,16 +276,25 @@ class _Workloads:
         self.model.zero_grad(set_to_none=True)
 
 
-def _rounds(work: _Workloads, protocol: MeasurementConfig, device: torch.device) -> dict[str, list[float]]:
-    """Seconds of each workload in each round, after one round of warm-up; more rounds while the spread is too wide."""
+def _rounds(
+    work: _Workloads, protocol: MeasurementConfig, device: torch.device, precise: Collection[str]
+) -> dict[str, list[float]]:
+    """Seconds of each workload in each round, after one round of warm-up; more rounds while the spread is too wide.
+
+    What need not be precise is left out of later rounds, except that decoding starts from the state of a prefill.
+    """
+    needed = {"reference", *precise}
+    beside = {"prefill_tokens_per_second"} if "decode_tokens_per_second" in needed else set()
+    least = protocol.repeats if precise else _LEAST_ROUNDS
     seconds: dict[str, list[float]] = {name: [] for name in work.all()}
     for run in work.all().values():
         run()
-    while len(seconds["reference"]) < protocol.max_repeats:
+    while (number := len(seconds["reference"])) < protocol.max_repeats:
         for name, run in work.all().items():
-            seconds[name].append(_seconds(run, device))
-        settled = max(_relative_spread(np.array(s)) for s in seconds.values()) <= protocol.target_spread
-        if len(seconds["reference"]) >= protocol.repeats and settled:
+            if number < _LEAST_ROUNDS or name in needed | beside:
+                seconds[name].append(_seconds(run, device))
+        settled = max(_relative_spread(np.array(seconds[name])) for name in needed) <= protocol.target_spread
+        if number + 1 >= least and settled:
             break
     return seconds
 

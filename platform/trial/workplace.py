@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from recallfront.platform.metrics import THROUGHPUTS
 from recallfront.sweeps.trial import TrialConfig
 
 TRIALS: Final = "trials"
@@ -22,6 +23,7 @@ class Workplace:
     local_rank: int = 0
     world: int = 1
     remeasure: bool = False  # measure throughput again, whatever the cache holds
+    precise: tuple[str, ...] = THROUGHPUTS  # measured as precisely as the protocol says; the others roughly
     scratch: str = TRIALS  # folder of the home that trials keep checkpoints, weights and results in
     plugins: dict[str, str | None] = field(
         default_factory=dict
@@ -48,4 +50,5 @@ def workplace_json(place: Workplace) -> dict[str, Any]:
 
 def read_workplace(raw: dict[str, Any]) -> Workplace:
     """The workplace that `workplace_json` wrote."""
-    return Workplace(**{**raw, "home": Path(raw["home"]), "data": Path(raw["data"])})
+    paths = {name: Path(raw[name]) for name in ("home", "data")}
+    return Workplace(**{**raw, **paths, "precise": tuple(raw["precise"])})

@@ -28,7 +28,11 @@ def remeasure(trial: str, place: str) -> Again | None:
     try:
         with closing(Device("cuda:0" if config.resources.gpus else "cpu")) as device:
             figures = measured_again(
-                config, device=device, folder=where.measurements, code_version=where.code_version
+                config,
+                device=device,
+                folder=where.measurements,
+                code_version=where.code_version,
+                precise=where.precise,
             )
     finally:
         torch.set_num_threads(before)

@@ -214,6 +214,24 @@ def test_rounds_go_on_while_the_spread_is_wide_and_the_spread_is_told(
     assert found["decode_tokens_per_second_spread"] == pytest.approx((high - low) / 2)
 
 
+def test_what_is_no_objective_is_measured_roughly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = config_of(measurement={"repeats": 5, "max_repeats": 7, "target_spread": 1e-9})
+    counts = dict.fromkeys(("reference", "prefill", "decode", "train"), 0)
+    for name in counts:
+        real = getattr(measure._Workloads, name)
+
+        def counted(self: Any, name: str = name, real: Any = real) -> None:
+            counts[name] += 1
+            real(self)
+
+        monkeypatch.setattr(measure._Workloads, name, counted)
+    figures_of(config, tmp_path, precise=("decode_tokens_per_second",))
+    assert counts == {"reference": 8, "prefill": 8, "decode": 8, "train": 4}, "rounds, and one of warm-up"
+    figures_of(config, tmp_path, precise=("train_tokens_per_second",))
+    assert counts == {"reference": 16, "prefill": 12, "decode": 12, "train": 12}
+    assert len(results(tmp_path)) == 2, "another protocol is another measurement"
+
+
 def test_measuring_holds_the_device_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import fcntl
     import os
