@@ -36,7 +36,7 @@ def measurement_key(
     config: TrialConfig, device_kind: str, code_version: str, precise: Collection[str] = THROUGHPUTS
 ) -> str:
     """What a measurement is cached by: deployment shape, device kind, software versions and protocol."""
-    identity = {
+    identity: dict[str, Any] = {
         "model": config.deployment_model.model_dump(mode="json"),
         "protocol": config.measurement.model_dump(mode="json", exclude={"deployment"})
         | {"version": _VERSION},
@@ -138,7 +138,7 @@ def _doubt(figures: Mapping[str, Any]) -> tuple[bool, float]:
 
 def _reference_key(config: TrialConfig, kind: str) -> str:
     """What the time of the reference workload depends on, besides the load of its machine."""
-    identity = {
+    identity: dict[str, Any] = {
         "device": kind,
         "threads": config.resources.threads,
         "protocol": [_VERSION, _REFERENCE_SIZE],
