@@ -18,6 +18,7 @@ from recallfront.sweeps import SpecError, SweepSpec
 from recallfront.sweeps.load import parse_spec
 from recallfront.sweeps.schema import schema_text, specification_schema
 from recallfront.sweeps.space import RawBlock
+from recallfront.sweeps.suite import TASKS
 from tests.platform.specs import SEGMENT, TINY, tiny, tiny_spec
 
 
@@ -252,8 +253,9 @@ def test_objectives_select_on_validation_and_minimised_ones_need_a_reference() -
 
 def test_the_schema_describes_every_key() -> None:
     schema = specification_schema()
-    assert set(schema["properties"]) == set(SweepSpec.model_fields)
-    assert schema["required"] == ["name", "task", "space"]
+    assert set(schema["properties"]) == {*SweepSpec.model_fields, TASKS}
+    assert schema["required"] == ["name", "space"]
+    assert schema["oneOf"] == [{"required": ["task"]}, {"required": [TASKS]}], "a sweep, or a suite of them"
     assert schema["additionalProperties"] is False
     assert {"TrainingConfig", "MeasurementConfig", "Range", "MQARConfig"} <= set(schema["$defs"])
     blocks = {name.removesuffix(" block") for name in schema["$defs"] if name.endswith(" block")}
