@@ -7,10 +7,11 @@ import gzip
 import json
 import os
 import time
-from functools import cache, lru_cache, partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from recallfront.dashboards.kept import Kept
 from recallfront.dashboards.views import SweepView, view_of
 from recallfront.platform.errors import UsageError
 from recallfront.platform.front.history import hypervolume_history
@@ -106,14 +107,14 @@ def _all_sweeps(uri: str) -> tuple[list[SweepView], list[tuple[Any, str]]]:
     views, unreadable = [], []
     for summary in list_sweeps(uri):
         try:
-            views.append(_read(uri, summary.run_id, summary.end_time or _moment()))
+            views.append(_read(uri, summary.run_id, summary.end_time))
         except UsageError as error:
             unreadable.append((summary, str(error)))
     return views, unreadable
 
 
 def _one_sweep(run_id: str, request: "Request") -> dict[str, Any]:
-    view = _read(_own_address(request), run_id, _moment())
+    view = _read(_own_address(request), run_id)
     figures = {
         "front": json.loads(front_figure(view.front).to_json()),
         "history": json.loads(history_figure(hypervolume_history(view.record)).to_json()),
@@ -122,17 +123,20 @@ def _one_sweep(run_id: str, request: "Request") -> dict[str, Any]:
     return {"view": view, "figures": figures, "commands": view.commands(address)}
 
 
-@lru_cache(maxsize=128)
-def _read(uri: str, run_id: str, moment: float) -> SweepView:
-    """A sweep as it stood at a moment; raises UsageError."""
+_kept = Kept()
+
+
+def _read(uri: str, run_id: str, ended: float | None = None) -> SweepView:
+    """A sweep as it stands, or as it stood when it ended; raises UsageError."""
+    moment = time.time() // _FRESH_SECONDS if ended is None else ended
+    return _kept.get((uri, run_id, ended is None), moment, lambda: _read_now(uri, run_id))
+
+
+def _read_now(uri: str, run_id: str) -> SweepView:
     record = read_sweep(uri, run_id)
     with reading(uri) as client:
         experiment_id = client.get_run(record.run_id).info.experiment_id
     return view_of(record, experiment_id, driverless=driver_is_gone(record.sweep_key, home_folder()))
-
-
-def _moment() -> float:
-    return time.time() // _FRESH_SECONDS
 
 
 def _own_address(request: "Request") -> str:

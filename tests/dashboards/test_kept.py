@@ -1,0 +1,28 @@
+"""What a server keeps of sweeps is bounded."""
+
+from types import SimpleNamespace
+from typing import Any
+
+from recallfront.dashboards.kept import Kept
+
+
+def test_one_view_a_sweep_is_kept_and_only_so_many_trials() -> None:
+    kept, read = Kept(most_trials=10), list[str]()
+
+    def view(name: str, trials: int = 4) -> Any:
+        read.append(name)
+        return SimpleNamespace(record=SimpleNamespace(trials=range(trials)))
+
+    first = kept.get("a", 1.0, lambda: view("a"))
+    assert kept.get("a", 1.0, lambda: view("a")) is first and read == ["a"]
+    assert kept.get("a", 2.0, lambda: view("a")) is not first, "a later moment is read"
+    kept.get("b", 1.0, lambda: view("b"))
+    kept.get("a", 2.0, lambda: view("a"))
+    kept.get("c", 1.0, lambda: view("c"))
+    assert read == ["a", "a", "b", "c"]
+    kept.get("a", 2.0, lambda: view("a"))
+    assert read == ["a", "a", "b", "c"], "b was asked for longest ago, and made room"
+    kept.get("b", 1.0, lambda: view("b"))
+    assert read == ["a", "a", "b", "c", "b"]
+    large = kept.get("d", 1.0, lambda: view("d", 50))
+    assert kept.get("d", 1.0, lambda: view("d", 50)) is large, "the latest stays, however large"
