@@ -1,5 +1,6 @@
 """Serves MLflow together with recallfront's pages, from this machine's store to this machine's browser."""
 
+import ipaddress
 import os
 import signal
 import socket
@@ -15,6 +16,7 @@ from types import FrameType
 
 import psutil
 
+from recallfront.dashboards.actions import ALLOWED
 from recallfront.platform.errors import UsageError
 from recallfront.platform.tracking.store import prepare_store
 
@@ -33,6 +35,7 @@ def serve(
     *,
     host: str = "127.0.0.1",
     port: int = 5000,
+    allow_actions: bool = False,
     tell: Callable[[str], None] = print,
 ) -> int:
     """Run `mlflow server` with our pages until it ends -> its exit status, 0 when it was stopped from here.
@@ -42,6 +45,7 @@ def serve(
         tracking_uri: the store; None is the SQLite file in `home`.
         host: the address to listen on; who can reach it can read and change the store.
         port: the port to listen on.
+        allow_actions: let the pages pick and run trials again; only on an address of this machine alone.
         tell: gets the line that says where the pages are, once they answer.
 
     Raises:
@@ -52,10 +56,16 @@ def serve(
             f"{tracking_uri} is a server already: open it in a browser; recallfront's pages are on it, below "
             "/recallfront/, when it was started by `recallfront ui` or `mlflow server --app-name recallfront`"
         )
+    if allow_actions and not _is_loopback(host):
+        raise UsageError(
+            f"--allow-actions with --host {host}: anyone who reaches it could start work here; listen on 127.0.0.1, "
+            "and put a proxy that asks for a password before it"
+        )
     _require_free(host, port)
     command = server_command(prepare_store(tracking_uri, home, create=False), home, host=host, port=port)
     # a session of its own, so that an interrupt reaches the server once, from here, and all of it ends together
     environment = os.environ | _ENVIRONMENT | {"RECALLFRONT_HOME": str(home.resolve())}
+    environment[ALLOWED] = "1" if allow_actions else "0"
     server = subprocess.Popen(command, env=environment, start_new_session=True)
     with _interrupts_stop(server) as stopped:
         address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
@@ -92,6 +102,13 @@ def allowed_hosts(host: str) -> list[str]:
         allowed += [plain, f"{plain.replace('[', '[[]', 1)}:*"]  # a pattern, in which [ begins a set
     named = os.environ.get("MLFLOW_SERVER_ALLOWED_HOSTS", "")
     return allowed + [name.strip() for name in named.split(",") if name.strip()]
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _require_free(host: str, port: int) -> None:

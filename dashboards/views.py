@@ -1,5 +1,6 @@
 """What the pages show, read off records: plain values for the templates, no markup."""
 
+import re
 import shlex
 import time
 from collections.abc import Sequence
@@ -12,14 +13,17 @@ from recallfront.platform.front.claims import Judgement, judge
 from recallfront.platform.front.front import Front, build_front
 from recallfront.platform.front.history import devices
 from recallfront.platform.front.next_steps import next_commands
-from recallfront.platform.front.tables import PLACE_MARKS
 from recallfront.platform.metrics import columns_of, show
 from recallfront.platform.results.labels import varying_knobs
 from recallfront.platform.results.records import SweepRecord, TrialRecord, count, planned, say_counts
 from recallfront.platform.results.status import Status
+from recallfront.sweeps.load import parse_spec, studies
 
 # tag of a sweep -> word on the page
 STATES = {"running": "running", "finished": "finished", "error": "failed", "interrupted": "interrupted"}
+
+
+MOST_TRIALS = 200  # in the table; the explorer and MLflow have all of them
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,7 @@ class TrialLine:
     """One trial in the table of a sweep's page."""
 
     run_id: str
+    key: str  # the first digits of its trial key
     label: str
     seed: Any
     status: str
@@ -37,22 +42,6 @@ class TrialLine:
 
 
 @dataclass(frozen=True)
-class CandidateLine:
-    """One configuration in the table of the front."""
-
-    mark: str
-    label: str
-    architecture: str
-    on_front: bool
-    is_knee: bool
-    figures: tuple[str, ...]
-    share: float  # of the hypervolume, 0 to 1, that would be lost without it
-    n_seeds: int
-    doubts: str
-    run_id: str
-
-
-@dataclass(frozen=True)
 class SweepView:
     """A sweep's page, or its line on the first page."""
 
@@ -60,6 +49,7 @@ class SweepView:
     older: int  # trials of earlier ones
     front: Front
     experiment_id: str  # MLflow's
+    owner: str  # who ran it; empty where that is not known
     state: str
     counts: dict[str, int]  # trials by what they count as
     planned: int  # trials that the sweep is to have; as many as there are where that is not known
@@ -92,17 +82,45 @@ class SweepView:
         return columns_of(self.front.objectives)
 
     @property
-    def candidates(self) -> list[CandidateLine]:
-        """The front first, each part slowest first."""
-        ordered = sorted(self.front.candidates, key=lambda c: not c.on_front)
-        return [self._candidate(candidate) for candidate in ordered]
-
-    @property
     def trials(self) -> list[TrialLine]:
-        """Running ones first, then the latest to start."""
+        """Running ones first, then the latest to start: no more than a person reads."""
         varying = varying_knobs(self.record.trials)
         ordered = sorted(self.record.trials, key=lambda t: (t.status is not Status.RUNNING, -t.start_time))
-        return [self._trial(trial, varying) for trial in ordered]
+        return [self._trial(trial, varying) for trial in ordered[:MOST_TRIALS]]
+
+    @property
+    def unlisted(self) -> int:
+        """How many trials are in no line of the table."""
+        return max(len(self.record.trials) - MOST_TRIALS, 0)
+
+    @property
+    def description(self) -> str:
+        return str(self.record.spec.get("description", ""))
+
+    @property
+    def settings(self) -> list[tuple[str, str]]:
+        """What the sweep was asked to do: (setting, value)."""
+        spec = self.record.spec
+        told = [("ran by", self.owner)] if self.owner else []
+        blocks = spec.get("space", [])
+        names = dict.fromkeys(str(block.get("architecture")) for block in blocks if isinstance(block, dict))
+        told += [("architectures", ", ".join(names))] if names else []
+        for part in (
+            "task",
+            "model",
+            "training",
+            "measurement",
+            "search",
+            "early_stopping",
+            "resources",
+            "start",
+        ):
+            if isinstance(spec.get(part), dict) and spec[part]:
+                told.append((part.replace("_", " "), _in_words(spec[part])))
+        for part in ("seeds", "concurrent", "retries", "budget_hours"):
+            if spec.get(part) is not None:
+                told.append((part.replace("_", " "), _in_words(spec[part])))
+        return told
 
     @cached_property
     def judgements(self) -> tuple[Judgement, ...]:
@@ -113,23 +131,23 @@ class SweepView:
     def hypervolume(self) -> str:
         return show("hypervolume", self.front.hypervolume) if self.front.candidates else "–"
 
+    @property
+    def sweep_name(self) -> str:
+        """What a command calls the sweep."""
+        return self.record.sweep_key[:12] or self.record.run_id
+
+    @property
+    def specification_file(self) -> str:
+        """What `recallfront run` continues the sweep with: a study's name, or the file that the page offers."""
+        known = studies().get(self.record.name)
+        if known is not None and parse_spec(known, source=self.record.name).key == self.record.sweep_key:
+            return self.record.name
+        return re.sub(r"[^\w.-]", "_", self.record.name, flags=re.ASCII)[:80] + ".yaml"
+
     def commands(self, tracking_uri: str) -> list[tuple[str, str]]:
         """What to do next on the command line: (what it does, command)."""
-        sweep = self.record.sweep_key[:12] or self.record.run_id
-        return next_commands(self.front, sweep, options=f" --tracking-uri {shlex.quote(tracking_uri)}")
-
-    def _candidate(self, candidate: Candidate) -> CandidateLine:
-        return CandidateLine(
-            mark=PLACE_MARKS[candidate.on_front, candidate.certain],
-            label=candidate.label,
-            architecture=candidate.architecture,
-            on_front=candidate.on_front,
-            is_knee=candidate is self.front.knee,
-            figures=tuple(candidate.describe(metric) for metric in self.columns),
-            share=candidate.contribution / self.front.hypervolume if self.front.hypervolume else 0.0,
-            n_seeds=candidate.n_seeds,
-            doubts=", ".join(candidate.doubts),
-            run_id=candidate.run_ids[0],
+        return next_commands(
+            self.front, self.sweep_name, options=f" --tracking-uri {shlex.quote(tracking_uri)}"
         )
 
     def _trial(self, trial: TrialRecord, varying: Sequence[str]) -> TrialLine:
@@ -137,6 +155,7 @@ class SweepView:
         left = trial.status is Status.RUNNING and not self.is_running  # by a driver that is gone
         return TrialLine(
             run_id=trial.run_id,
+            key=trial.trial_key[:12],
             label=alone.label,
             seed=trial.config.get("seed", ""),
             status="unfinished" if left else trial.status.value.replace("_", " "),
@@ -147,7 +166,20 @@ class SweepView:
         )
 
 
-def view_of(record: SweepRecord, experiment_id: str, *, driverless: bool = False) -> SweepView:
+def _in_words(value: Any) -> str:
+    """A part of a specification in one line; what is not set is left out."""
+    if isinstance(value, dict):
+        return ", ".join(
+            f"{name} {_in_words(own)}" for name, own in value.items() if own not in (None, {}, [])
+        )
+    if isinstance(value, list):
+        return ", ".join(f"({_in_words(own)})" if isinstance(own, dict) else _in_words(own) for own in value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def view_of(
+    record: SweepRecord, experiment_id: str, *, owner: str = "", driverless: bool = False
+) -> SweepView:
     """Read a sweep's record for its page; `driverless` says that no process drives it, whatever its tag says.
 
     Raises:
@@ -168,6 +200,7 @@ def view_of(record: SweepRecord, experiment_id: str, *, driverless: bool = False
         older=of_all_versions - len(record.trials),
         front=build_front(record),
         experiment_id=experiment_id,
+        owner=owner,
         state=state,
         counts=count(record, driverless=state != "running"),
         planned=max(planned(record.tags), len(record.trials)),

@@ -1,5 +1,6 @@
 """The home: the one folder of all outputs, and how files get there whole or not at all."""
 
+import getpass
 import hashlib
 import os
 import re
@@ -106,3 +107,11 @@ def _files(folder: Path) -> list[Path]:
 def _file_digest(file: Path) -> str:
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def user_name() -> str:
+    """Who runs this process; empty where the machine does not know its user's name, as some containers do not."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return ""

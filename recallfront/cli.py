@@ -43,6 +43,7 @@ for command in (
     sweeps.status,
     sweeps.scores,
     fronts.front,
+    fronts.compare,
     fronts.pick,
     fronts.claims,
     fronts.report,

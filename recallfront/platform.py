@@ -1,8 +1,10 @@
 """Runs sweeps, and finds, picks and reruns what they found.
 
 - run_sweep: run a sweep, or resume it -> SweepResult
-- front: the Pareto front of a sweep -> Front
 - claims: the verdicts on the claims of a sweep -> a Judgement each
+- front: the Pareto front of a sweep -> Front; a notebook shows it
+- sweep: a sweep's results as pandas frames -> Sweep
+- compare: a sweep against an earlier one -> SweepComparison
 - pick: choose one configuration of a sweep -> Picked
 - evaluate: a finished model on the recall suite -> Evaluation
 - rerun: run a trial again from its lineage, and compare -> Rerun, which has the verdict
@@ -24,8 +26,10 @@ if TYPE_CHECKING:
     from recallfront.platform.errors import UsageError
     from recallfront.platform.evaluation.recall_suite import Evaluation, evaluate
     from recallfront.platform.front.claims import Judgement, claims
-    from recallfront.platform.front.front import Front, front
+    from recallfront.platform.front.compare import SweepComparison, compare
+    from recallfront.platform.front.front import Front
     from recallfront.platform.front.pick import Picked, pick
+    from recallfront.platform.front.pictures.notebook import Sweep, front, sweep
     from recallfront.platform.rerun import Rerun, rerun
     from recallfront.platform.sweep.run import SweepResult, run_sweep
     from recallfront.sweeps.spec import SweepSpec
@@ -37,16 +41,20 @@ __all__ = [
     "Judgement",
     "Picked",
     "Rerun",
+    "Sweep",
+    "SweepComparison",
     "SweepResult",
     "SweepSpec",
     "TrialConfig",
     "UsageError",
     "claims",
+    "compare",
     "evaluate",
     "front",
     "pick",
     "rerun",
     "run_sweep",
+    "sweep",
 ]
 
 __path__ = [str(Path(__file__).with_suffix(""))]
@@ -57,16 +65,20 @@ _HOMES = {
     "Judgement": "platform.front.claims",
     "Picked": "platform.front.pick",
     "Rerun": "platform.rerun",
+    "Sweep": "platform.front.pictures.notebook",
+    "SweepComparison": "platform.front.compare",
     "SweepResult": "platform.sweep.run",
     "SweepSpec": "sweeps.spec",
     "TrialConfig": "sweeps.trial",
     "UsageError": "platform.errors",
     "claims": "platform.front.claims",
+    "compare": "platform.front.compare",
     "evaluate": "platform.evaluation.recall_suite",
-    "front": "platform.front.front",
+    "front": "platform.front.pictures.notebook",
     "pick": "platform.front.pick",
     "rerun": "platform.rerun",
     "run_sweep": "platform.sweep.run",
+    "sweep": "platform.front.pictures.notebook",
 }
 
 
@@ -81,7 +93,7 @@ def __dir__() -> list[str]:
 
 
 class _Package(ModuleType):
-    """Keeps `front` and `rerun` the functions when the submodules of the same names are imported."""
+    """Keeps `front`, `rerun` and `sweep` the functions when the submodules of the same names are imported."""
 
     def __setattr__(self, name: str, value: object) -> None:
         if not (name in _HOMES and isinstance(value, ModuleType)):

@@ -37,6 +37,7 @@ LATE = {
     "plotly",
     "matplotlib",
     "rich",
+    "pandas",
     "fastapi",
     "starlette",
 } | {*("anyio", "jinja2", "requests", "psutil", "fla", "jax", "peft", "pyarrow", "tokenizers", "lm_eval")}
@@ -239,7 +240,7 @@ def test_submodules_do_not_hide_public_names_of_the_platform() -> None:
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT)
     assert run.stdout.split() == [
         "front",
-        "recallfront.platform.front.front",
+        "recallfront.platform.front.pictures.notebook",
         "recallfront.platform.rerun",
         "recallfront.platform.front.pick",
     ]

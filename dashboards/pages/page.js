@@ -1,18 +1,20 @@
-// Draws the figures, keeps a running sweep's page fresh, copies commands, and writes times as the reader's clock has them.
-"use strict";
+// Every page: writes times as the reader's clock has them and copies commands. A sweep's: draws it and keeps it fresh.
+import { Explorer } from "./explore.js";
+import { Decision } from "./decide.js";
+import { drawSparklines } from "./spark.js";
 
 const REFRESH_MS = 5000;
-const chosen = { front: 0, history: 0 }; // which of its buttons a figure is drawn by
+const chosen = {}; // which of its buttons a figure is drawn by
 
 function draw(figures) {
   const ink = getComputedStyle(document.body).color;
   for (const place of document.querySelectorAll("[data-figure]")) {
     const { data, layout } = structuredClone(figures[place.dataset.figure]);
     layout.font.color = ink;
-    layout.height = place.clientHeight;
+    if (!place.classList.contains("own-height")) layout.height = place.clientHeight;
     if (matchMedia("(pointer: coarse)").matches) layout.dragmode = false; // a finger scrolls the page
     if (layout.updatemenus) { // the page's own buttons take their place
-      const choice = chosen[place.dataset.figure];
+      const choice = chosen[place.dataset.figure] ?? 0;
       const [restyle, relayout] = layout.updatemenus[0].buttons[choice].args;
       for (const [path, values] of Object.entries(restyle)) data.forEach((trace, i) => put(trace, path, values[i]));
       for (const [path, value] of Object.entries(relayout)) put(layout, path, value);
@@ -23,7 +25,7 @@ function draw(figures) {
     Plotly.react(place, data, layout, config);
   }
   document.querySelectorAll("[data-scale]").forEach((button) => {
-    button.setAttribute("aria-pressed", String(Number(button.dataset.scale) === chosen[button.dataset.of]));
+    button.setAttribute("aria-pressed", String(Number(button.dataset.scale) === (chosen[button.dataset.of] ?? 0)));
   });
 }
 
@@ -41,28 +43,39 @@ function writeTimes() {
   }
 }
 
-// New text around the plots, which stay where they are so that zoom and hidden architectures last.
-function replaceAround(live, html) {
-  const fresh = document.createElement("div");
-  fresh.innerHTML = html;
-  for (const place of fresh.querySelectorAll("[data-figure]")) {
-    const drawn = document.getElementById(place.id);
-    if (drawn) place.replaceWith(drawn);
+// The parts of a page as the server wrote them: those that it writes otherwise now are put in place, no other is touched.
+class Parts {
+  constructor(live) {
+    this.live = live;
+    this.written = new Map(this.of(live).map((part) => [part.dataset.part, part.innerHTML]));
   }
-  const scrolled = [...live.querySelectorAll(".scroll")].map((box) => [box.scrollLeft, box.scrollTop]);
-  live.replaceChildren(...fresh.childNodes);
-  live.querySelectorAll(".scroll").forEach((box, i) => scrolled[i] && box.scrollTo(...scrolled[i]));
+
+  of(root) { return [...root.querySelectorAll("[data-part]")]; }
+
+  replace(html) {
+    const fresh = document.createElement("div");
+    fresh.innerHTML = html; // of the server's template, which escapes every value
+    for (const part of this.of(fresh)) {
+      const name = part.dataset.part, place = this.live.querySelector(`[data-part="${name}"]`);
+      if (!place || part.innerHTML === this.written.get(name)) continue;
+      if (document.getSelection().toString() && document.getSelection().containsNode(place, true)) continue; // never under a selection
+      this.written.set(name, part.innerHTML);
+      const scrolled = [...place.querySelectorAll(".scroll")].map((box) => [box.scrollLeft, box.scrollTop]);
+      place.replaceChildren(...part.childNodes);
+      place.querySelectorAll(".scroll").forEach((box, i) => scrolled[i] && box.scrollTo(...scrolled[i]));
+    }
+  }
 }
 
 async function refresh(live, state) {
   try {
-    const answer = await fetch(live.dataset.source);
+    const answer = await fetch(`${live.dataset.source}/live`);
     if (answer.ok) {
       const fresh = await answer.json();
-      state.figures = fresh.figures;
-      if (!document.getSelection().toString()) replaceAround(live, fresh.html); // never under a selection
+      state.parts.replace(fresh.html);
       writeTimes();
-      draw(state.figures);
+      state.explorer?.update(fresh.explore, fresh.at);
+      if (JSON.stringify(fresh.figures) !== JSON.stringify(state.figures)) draw(state.figures = fresh.figures);
       if (!fresh.running) return;
     }
   } catch { /* the server is away: ask again */ }
@@ -82,20 +95,31 @@ async function copy(button) {
 }
 
 function start() {
+  const live = document.getElementById("live"), state = {};
+  if (live) state.parts = new Parts(live);
   writeTimes();
-  const live = document.getElementById("live");
-  const state = { figures: null };
   document.addEventListener("click", (event) => {
     const copied = event.target.closest("[data-copy]");
     const wanted = event.target.closest("[data-scale]");
     if (copied) { event.preventDefault(); copy(copied); }
     if (wanted) { chosen[wanted.dataset.of] = Number(wanted.dataset.scale); draw(state.figures); }
   });
-  if (!live) return;
-  state.figures = JSON.parse(document.getElementById("figures").textContent);
-  draw(state.figures);
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => draw(state.figures));
-  if (live.dataset.running === "yes") setTimeout(refresh, REFRESH_MS, live, state);
+  const list = document.querySelector("[data-sparklines]");
+  if (list) drawSparklines(list);
+  const shown = document.getElementById("shown");
+  if (!shown) return;
+  const { figures, explore, at } = JSON.parse(shown.textContent);
+  state.figures = figures;
+  draw(figures);
+  const place = document.getElementById("explore");
+  if (place) state.explorer = new Explorer(place, explore, live.dataset.source, at);
+  const decide = document.getElementById("decide");
+  if (decide) state.decision = new Decision(decide, live.dataset.source, state.explorer, writeTimes);
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
+    draw(state.figures);
+    state.explorer?.choose(state.explorer.state.chosen);
+  });
+  if (live?.dataset.running === "yes") setTimeout(refresh, REFRESH_MS, live, state);
 }
 
 start();

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,6 @@ from recallfront.platform.front.candidates import (
 from recallfront.platform.results.labels import varying_knobs
 from recallfront.platform.results.records import SweepRecord
 from recallfront.platform.results.status import Status
-from recallfront.platform.tracking.records import read_record
 from recallfront.sweeps.objectives import Objective
 
 
@@ -85,22 +83,6 @@ class Front:
             "left_out": self.left_out,
         }
         return json.dumps(document, indent=2, allow_nan=False)
-
-
-def front(
-    sweep: str | SweepRecord, *, home: Path | str | None = None, tracking_uri: str | None = None
-) -> Front:
-    """The front of a sweep.
-
-    Args:
-        sweep: its name, the id of its run, or its record.
-        home: the folder of all outputs; only read if `tracking_uri` is not given.
-        tracking_uri: the MLflow store that holds the sweep.
-
-    Raises:
-        UsageError: there is no such sweep, or the store does not answer.
-    """
-    return build_front(read_record(sweep, home=home, tracking_uri=tracking_uri))
 
 
 def build_front(record: SweepRecord) -> Front:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from recallfront.platform.errors import UsageError, root_cause
 from recallfront.platform.front.pick import Picked
 from recallfront.platform.front.pyfunc import write_mlflow_files
-from recallfront.platform.home import home_folder
+from recallfront.platform.home import home_folder, user_name
 from recallfront.platform.results.records import TAG
 from recallfront.platform.tracking.client import open_client
 from recallfront.platform.tracking.runs import sha256_of
@@ -177,7 +177,12 @@ def _complete_artifacts(client: "MlflowClient", run_id: str, home: Path) -> None
 
 def _new_version(client: "MlflowClient", picked: Picked, name: str) -> str:
     front, candidate = picked.front, picked.candidate
-    tags = {"sweep": front.sweep, "sweep_key": front.sweep_key, "sweep_run_id": front.run_id}
+    tags = {
+        "picked_by": user_name(),
+        "sweep": front.sweep,
+        "sweep_key": front.sweep_key,
+        "sweep_run_id": front.run_id,
+    }
     tags |= {"trial_key": candidate.trial_keys[0], "configuration": candidate.label}
     told = {"recall", "validation_recall", "state_bytes", *(o.metric for o in front.objectives)}
     tags |= {name: f"{value:.6g}" for name, value in candidate.metrics.items() if name in told}

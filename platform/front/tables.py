@@ -10,6 +10,7 @@ from rich.text import Text
 
 from recallfront.platform.front.candidates import Candidate
 from recallfront.platform.front.claims import Judgement
+from recallfront.platform.front.compare import SweepComparison, described, headings
 from recallfront.platform.front.front import Front
 from recallfront.platform.metrics import columns_of, show, title_of_objective
 from recallfront.platform.results.labels import show_knob
@@ -85,3 +86,22 @@ def _caption(front: Front) -> str:
     if front.left_out:
         lines.append(f"{len(front.left_out)} finished runs lack an objective's value and are left out.")
     return "\n".join(lines)
+
+
+def comparison_table(found: SweepComparison, *, every: bool = False) -> Table:
+    """The configurations on either front, or all of them: their values in both sweeps, and how they moved."""
+    objectives = found.before.objectives
+    names = [f"{front.sweep} ({front.sweep_key[:8]})" for front in (found.before, found.after)]
+    title = Text(" -> ".join(names))
+    table = Table(title=title, box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("front", no_wrap=True)
+    table.add_column("configuration", min_width=16)
+    for name in headings(objectives):
+        table.add_column(Text(f"{name}\nbefore -> after"), justify="right")
+    table.add_column("moved", no_wrap=True)
+    for row in found.rows:
+        if every or row.place != "neither":
+            values = [f"{first} -> {second}" for first, second in described(row, objectives)]
+            style = "dim" if row.place == "neither" else ""
+            table.add_row(*map(Text, (row.place, row.label, *values, row.move)), style=style)
+    return table

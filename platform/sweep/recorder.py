@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from recallfront.platform.front.claims import Judgement, as_json
+from recallfront.platform.home import user_name
 from recallfront.platform.lineage.environment import Lineage, TrialLineage, packages_text
 from recallfront.platform.lineage.source import diff_text
 from recallfront.platform.results.labels import label_of, varying_in
@@ -45,6 +46,7 @@ class Recorder:
         self._noticed: dict[str, list[str]] = {}  # what was told of a trial already
         self.sweep_run = f"sweep:{spec.key}"
         self.version = {"code_version": lineage.code_version, "data_digest": self._data_digest}
+        self._owner = {"mlflow.user": user} if (user := user_name()) else {}
 
     def open_sweep(self) -> None:
         """Open, or on a resumed sweep reopen, the parent run."""
@@ -58,6 +60,7 @@ class Recorder:
                 f"{TAG}sweep_key": spec.key,
                 f"{TAG}status": "running",
                 f"{TAG}trials_planned": str(spec.number_of_trials),
+                **self._owner,
             },
             params={
                 "task": spec.task.name,
@@ -234,7 +237,7 @@ class Recorder:
             experiment=self._spec.name,
             name=name,
             parent_key=self.sweep_run,
-            tags={f"{TAG}{tag}": value for tag, value in tags.items()} | dict(more_tags),
+            tags={f"{TAG}{tag}": value for tag, value in tags.items()} | self._owner | dict(more_tags),
             params=dict(params),
             is_new=trial_key not in self._stored,
         )

@@ -10,7 +10,7 @@ import sqlite3
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -47,6 +47,7 @@ class SweepSummary:
     start_time: float  # seconds since the epoch
     end_time: float | None
     tags: dict[str, str]  # without the prefix `recallfront.`
+    metrics: dict[str, float] = field(default_factory=dict)  # last value of each
 
 
 def config_tags(config: Mapping[str, Any]) -> dict[str, str]:
@@ -176,6 +177,7 @@ def _summaries(client: StoreReader) -> list[SweepSummary]:
             start_time=run.info.start_time / 1000,
             end_time=_end_time(run),
             tags=_own_tags(run),
+            metrics={name: _value(value) for name, value in run.data.metrics.items()},
         )
         for run in _search(client, list(experiments), f"tags.`{TAG}kind` = 'sweep'")
     ]

@@ -1,4 +1,4 @@
-"""Commands that choose: the front of a sweep, and a configuration from it."""
+"""Commands that choose: the front of a sweep, that of two beside each other, and a configuration from one."""
 
 import sys
 from pathlib import Path
@@ -25,19 +25,24 @@ def front(
     from rich.console import Console
 
     from recallfront.platform.errors import UsageError
-    from recallfront.platform.front.front import front as find_front
+    from recallfront.platform.front.front import build_front
+    from recallfront.platform.front.pictures.characters import front_in_characters
     from recallfront.platform.front.pictures.figures import check_plot, write_plot
     from recallfront.platform.front.tables import as_csv, as_table
+    from recallfront.platform.tracking.records import read_record
 
     if csv and json:
         raise UsageError("--csv and --json: give only one of them")
     if plot is not None:
         check_plot(plot)
-    found = find_front(sweep, home=home, tracking_uri=tracking_uri)
+    found = build_front(read_record(sweep, home=home, tracking_uri=tracking_uri))
     if csv or json:
         print(as_csv(found) if csv else found.to_json(), end="\n" if json else "")
     else:
-        Console(width=table_width()).print(as_table(found, members_only=not every))
+        console = Console(width=table_width())
+        if console.is_terminal and (picture := front_in_characters(found, console.width)) is not None:
+            console.print(picture)
+        console.print(as_table(found, members_only=not every))
     if plot is not None:
         write_plot(found, plot)
         print(f"plot: {plot}", file=sys.stderr)
@@ -70,6 +75,46 @@ def report(
 
     for kind, path in write_report(sweep, out, home=home, tracking_uri=tracking_uri).items():
         print(f"{kind}: {path}")
+
+
+def compare(
+    before: Annotated[str, typer.Argument(help="The first sweep: its study, run id or key.")],
+    after: Annotated[str, typer.Argument(help="The second.")],
+    home: Home = None,
+    tracking_uri: TrackingUri = None,
+    csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    every: Annotated[
+        bool, typer.Option("--all", help="Show all configurations, not only those on a front.")
+    ] = False,
+    fail_if_worse: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0,
+            help="Exit with 1 if the second's hypervolume is lower by more than this part, such as 0.01.",
+        ),
+    ] = None,
+) -> None:
+    """Compare a sweep with an earlier one: what is new, lost or moved, and the difference of their hypervolumes."""
+    from rich.console import Console
+
+    from recallfront.platform.errors import UsageError
+    from recallfront.platform.front.compare import compare as compare_sweeps
+    from recallfront.platform.front.tables import comparison_table
+
+    if csv and json:
+        raise UsageError("--csv and --json: give only one of them")
+    found = compare_sweeps(before, after, home=home, tracking_uri=tracking_uri)
+    if csv or json:
+        print(found.as_csv() if csv else found.to_json(), end="\n" if json else "")
+    else:
+        Console(width=table_width()).print(comparison_table(found, every=every))
+        print(found.told)
+        for key, first, second in found.differences:
+            print(f"  {key}: {first} -> {second}")
+    if fail_if_worse is not None and found.is_worse(fail_if_worse):
+        print(f"worse by more than {100 * fail_if_worse:g} %: {found.told}", file=sys.stderr)
+        sys.exit(1)
 
 
 def pick(

@@ -17,12 +17,18 @@ def ui(
         str, typer.Option(help="Address to listen on; whoever reaches it can change the store.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 5000,
+    allow_actions: Annotated[
+        bool,
+        typer.Option(
+            "--allow-actions", help="Let the pages pick and rerun; only on this machine's own address."
+        ),
+    ] = False,
 ) -> None:
     """Serve MLflow with recallfront's pages."""
     from recallfront.dashboards.serving import serve
     from recallfront.platform.home import home_folder
 
-    sys.exit(serve(home_folder(home), tracking_uri, host=host, port=port))
+    sys.exit(serve(home_folder(home), tracking_uri, host=host, port=port, allow_actions=allow_actions))
 
 
 def bench(

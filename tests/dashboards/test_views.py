@@ -73,15 +73,30 @@ def test_results_of_earlier_code_are_counted_but_not_mixed_in(make_record: MakeR
     assert (view.older, view.counts["finished"], len(view.trials)) == (10, 14, 14)
 
 
-def test_the_front_comes_first_in_the_table(record: SweepRecord) -> None:
-    view = view_of(record, "7")
-    lines = view.candidates
-    assert [line.on_front for line in lines] == sorted((line.on_front for line in lines), reverse=True)
-    assert lines[0].label == "attention" and lines[0].mark == "●"
-    assert list(view.columns.values()) == ["recall", "recall on test", "decode tokens/s", "state"]
-    assert lines[0].figures == ("0.993 ±0.000", "0.989 ±0.000", "1,450 ±29", "1.0 MiB")
-    assert sum(line.is_knee for line in lines) == 1
-    assert 0 < sum(line.share for line in lines) <= 1
+def test_what_a_sweep_was_asked_to_do_is_told(record: SweepRecord) -> None:
+    spec = record.spec | {
+        "description": "why <b>this</b> was run",
+        "task": {"name": "mqar", "train": [{"input_seq_len": 64, "num_kv_pairs": 8}], "extra": None},
+        "space": [{"architecture": "based", "feature_dim": [4, 8]}, {"architecture": "hawk"}],
+        "training": {"steps": 300, "learning_rate": 0.003},
+        "budget_hours": 2.0,
+    }
+    view = view_of(replace(record, spec=spec), "7", owner="ada")
+    assert view.description == "why <b>this</b> was run"
+    assert dict(view.settings) == {
+        "ran by": "ada",
+        "architectures": "based, hawk",
+        "task": "name mqar, train (input_seq_len 64, num_kv_pairs 8)",
+        "training": "steps 300, learning_rate 0.003",
+        "seeds": "0, 1",
+        "budget hours": "2",
+    }
+
+
+def test_only_as_many_trials_are_listed_as_a_person_reads(record: SweepRecord) -> None:
+    many = tuple(replace(trial, start_time=float(n)) for n in range(10) for trial in record.trials)
+    view = view_of(replace(record, trials=many), "7")
+    assert len(view.trials) == 200 and view.unlisted == 40
 
 
 def test_running_trials_come_first_and_failures_are_told(make_record: MakeRecord) -> None:
@@ -105,7 +120,7 @@ def test_the_commands_can_be_copied(record: SweepRecord) -> None:
 
 def test_a_new_sweep_has_little_to_show(make_record: MakeRecord) -> None:
     view = view_of(make_record(0, (Status.RUNNING,), tags={"status": "running"}), "7")
-    assert (view.hypervolume, view.best, view.candidates) == ("–", None, [])
+    assert (view.hypervolume, view.best) == ("–", None)
     assert len(view.commands("uri")) == 1
     assert view_of(make_record(0), "7").seconds == 0
     with pytest.raises(UsageError, match="no specification"):

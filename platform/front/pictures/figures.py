@@ -106,7 +106,9 @@ def front_figure(front: Front) -> "Figure":
     for architecture, candidates in by_architecture(front).items():
         figure.add_trace(_trace(front, architecture, candidates))
     legend = {"orientation": "h", "x": 0, "y": -0.19, "yanchor": "top"}
-    figure.update_layout(_layout("front"), xaxis=_axis(across), yaxis=_axis(up), legend=legend)
+    figure.update_layout(
+        layout_of("front"), xaxis=axis_settings(across), yaxis=axis_settings(up), legend=legend
+    )
     if front.candidates and metric(up.objective.reading).most == 1.0:
         figure.update_layout(updatemenus=[_MENU | {"buttons": _recall_scales(figure, up)}])
     if not front.candidates:
@@ -179,7 +181,7 @@ def history_figure(rows: Sequence[HistoryRow]) -> "Figure":
     ]
     axis = {"gridcolor": GRID, "zeroline": False, "rangemode": "tozero", "tickcolor": GRID}
     figure.update_layout(
-        _layout("history"),
+        layout_of("history"),
         xaxis=axis | {"title": {"text": _SCALES["trials"], "standoff": 10}, "automargin": True},
         yaxis=axis | {"title": {"text": "hypervolume", "standoff": 12}, "automargin": True},
         updatemenus=[_MENU | {"buttons": buttons}],
@@ -204,7 +206,7 @@ _SCALES = {
 }
 
 
-def _layout(name: str) -> dict[str, Any]:
+def layout_of(name: str) -> dict[str, Any]:
     return {
         "template": "none",
         "font": {"family": FONT, "size": 14, "color": INK},
@@ -229,8 +231,8 @@ def _trace(front: Front, architecture: str, candidates: list[Candidate]) -> "Sca
     return Scatter(
         x=[x for x, _ in points],
         y=[y for _, y in points],
-        error_x=_error(candidates, across.reading) | bars,
-        error_y=_error(candidates, up.reading) | bars,
+        error_x=error_settings(candidates, across.reading) | bars,
+        error_y=error_settings(candidates, up.reading) | bars,
         mode="markers",
         marker={
             # off the front: the outline alone
@@ -247,7 +249,7 @@ def _trace(front: Front, architecture: str, candidates: list[Candidate]) -> "Sca
     )
 
 
-def _error(candidates: list[Candidate], reading: str) -> dict[str, Any]:
+def error_settings(candidates: list[Candidate], reading: str) -> dict[str, Any]:
     below, above = error_bars(candidates, reading)
     return {"symmetric": False, "array": above, "arrayminus": below}
 
@@ -275,7 +277,7 @@ def _hover(front: Front, candidate: Candidate) -> str:
     return f"<b>{escape(candidate.architecture)}</b><br>" + "<br>".join(map(escape, lines))
 
 
-def _axis(axis: Axis) -> dict[str, Any]:
+def axis_settings(axis: Axis) -> dict[str, Any]:
     settings: dict[str, Any] = {
         "title": {"text": axis.title, "standoff": 10},
         "automargin": True,

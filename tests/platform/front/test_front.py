@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from recallfront.platform import front
 from recallfront.platform.errors import UsageError
 from recallfront.platform.front.candidates import Candidate
-from recallfront.platform.front.front import Front, build_front, front
+from recallfront.platform.front.front import Front, build_front
 from recallfront.platform.front.history import devices, hypervolume_history
 from recallfront.platform.front.tables import as_csv, as_table
 from recallfront.platform.metrics import show

@@ -1,0 +1,72 @@
+"""What may be done from a page where the server was started with `--allow-actions`: pick, and run a trial again."""
+
+import hmac
+import os
+import re
+import secrets
+import subprocess
+import sys
+from functools import cache
+from threading import Lock
+
+from recallfront.dashboards.choices import Constraint
+from recallfront.dashboards.views import SweepView
+from recallfront.platform.errors import UsageError
+from recallfront.platform.front import registry
+from recallfront.platform.home import home_folder
+
+ALLOWED = "RECALLFRONT_ALLOW_ACTIONS"  # set for the server by `recallfront ui --allow-actions`
+TOKEN_HEADER = "x-recallfront-token"
+_LOG = "rerun.log"
+
+_started: dict[str, "subprocess.Popen[bytes]"] = {}  # reruns by their trial's run
+_guard = Lock()
+
+
+def token() -> str:
+    """What a page must send back with an action; empty where none is allowed."""
+    return _token() if os.environ.get(ALLOWED) == "1" else ""
+
+
+def check(sent: str | None) -> None:
+    """Raise UsageError unless actions are allowed, and the page that asks is one of this server's own."""
+    if not token():
+        raise UsageError("this server allows no actions: start it with `recallfront ui --allow-actions`")
+    if not hmac.compare_digest((sent or "").encode(), token().encode()):
+        raise UsageError("this page is of an earlier server: load it again")
+
+
+def register(view: SweepView, asked: Constraint, tracking_uri: str) -> str:
+    """Pick and register as `recallfront pick` does -> what was done, in one sentence."""
+    picked = asked.choose(view)
+    is_knee = picked.candidate is picked.front.knee and not (
+        asked.where or asked.by.startswith(("max", "min"))
+    )
+    name, alias = picked.front.sweep, "pareto-knee" if is_knee else "pareto-pick"
+    registry.check_names(name, alias)
+    version = registry.register(picked, name, alias, home=home_folder(), tracking_uri=tracking_uri)
+    return f"registered {name} version {version} as models:/{name}@{alias}: {picked.reason}"
+
+
+def rerun(view: SweepView, run_id: str, tracking_uri: str) -> str:
+    """Run a trial of the sweep again in a process of its own, one at a time -> what was started, in one sentence."""
+    if not re.fullmatch("[0-9a-f]{32}", run_id) or all(t.run_id != run_id for t in view.record.trials):
+        raise UsageError(f"the sweep has no trial of run {run_id[:40]!r}")
+    with _guard:
+        busy = [run for run, process in _started.items() if process.poll() is None]
+        if busy:
+            raise UsageError(f"run {busy[0][:8]} is being run again: wait until it has ended")
+        folder = home_folder()
+        command = [sys.executable, "-m", "recallfront", "rerun", run_id]
+        command += ["--home", str(folder), "--tracking-uri", tracking_uri]
+        with open(folder / _LOG, "wb") as log:
+            _started.clear()
+            _started[run_id] = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=False
+            )
+    return f"run {run_id[:8]} is run again; {folder / _LOG} has its output, and MLflow gets a run with the verdict"
+
+
+@cache
+def _token() -> str:
+    return secrets.token_urlsafe(32)

@@ -1,0 +1,94 @@
+"""The page of two or more sweeps on one picture, each against the first."""
+
+import json
+from functools import partial
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+from recallfront.dashboards.reading import explorer_of, own_address
+from recallfront.dashboards.rendering import page
+from recallfront.dashboards.sweeps_page import read_lines
+from recallfront.dashboards.views import SweepView
+from recallfront.platform.front.compare import SweepComparison, compare, described, headings
+from recallfront.platform.front.front import Front
+from recallfront.platform.front.pictures.appearance import MARKS, axes_of, mark_of, point_of, staircase
+from recallfront.platform.front.pictures.figures import axis_settings, error_settings, layout_of
+
+if TYPE_CHECKING:
+    from anyio import CapacityLimiter
+    from fastapi import APIRouter
+
+MOST_SWEEPS = 6
+_COLOURS = [mark.colour for mark in MARKS.values()]
+
+
+def add_compare_page(router: "APIRouter", prefix: str, limiter: "CapacityLimiter") -> None:
+    """Add the page to a router; it reads the store in one of the limiter's threads."""
+    from anyio.to_thread import run_sync
+    from fastapi import Request
+    from fastapi.responses import Response
+
+    @router.get("/compare")
+    async def compared(request: Request) -> Response:
+        asked = list(dict.fromkeys(request.query_params.getlist("sweep")))[:MOST_SWEEPS]
+        shown = await run_sync(partial(_shown, own_address(request), asked), limiter=limiter)
+        return page(request, "compare.html", prefix, **shown)
+
+
+def _shown(uri: str, asked: list[str]) -> dict[str, Any]:
+    views = [explorer_of(uri, run_id, 0.0).view for run_id in asked]
+    first, others = views[:1], views[1:]
+    found = [(view, compare(first[0].record, view.record)) for view in others]
+    figures = {"compare": json.loads(_figure(views))} if views else {}
+    comparisons = [{"view": view, "found": one, "rows": _rows(one)} for view, one in found]
+    heads = headings(first[0].front.objectives) if first else []
+    known = [] if len(views) > 1 else read_lines(uri)
+    return {"views": views, "comparisons": comparisons, "headings": heads, "figures": figures, "known": known}
+
+
+def _rows(found: SweepComparison) -> list[dict[str, Any]]:
+    objectives = found.before.objectives
+    return [
+        {"row": row, "values": described(row, objectives)} for row in found.rows if row.place != "neither"
+    ]
+
+
+def _figure(views: list[SweepView]) -> str:
+    """The fronts on one picture: a colour a sweep, an architecture's own symbol."""
+    from plotly.graph_objects import Figure, Scatter
+
+    figure = Figure()
+    fronts = [view.front for view in views]
+    candidates = tuple(c for front in fronts for c in front.candidates)
+    across, up = axes_of(Front("", "", "", fronts[0].objectives, candidates=candidates))
+    for number, front in enumerate(fronts):
+        colour, group = _COLOURS[number % len(_COLOURS)], str(number)
+        xs, ys = staircase(front, across, up)
+        line = {"color": colour, "width": 1.6, "dash": "dot"}
+        figure.add_trace(
+            Scatter(
+                x=xs, y=ys, mode="lines", line=line, legendgroup=group, showlegend=False, hoverinfo="skip"
+            )
+        )
+        points = [point_of(front, c) for c in front.candidates]
+        bars = {"color": colour, "thickness": 1, "width": 3}
+        symbols = [mark_of(c.architecture).symbol + ("" if c.on_front else "-open") for c in front.candidates]
+        figure.add_trace(
+            Scatter(
+                x=[x for x, _ in points],
+                y=[y for _, y in points],
+                error_x=error_settings(list(front.candidates), across.objective.reading) | bars,
+                error_y=error_settings(list(front.candidates), up.objective.reading) | bars,
+                mode="markers",
+                name=escape(f"{front.sweep} ({front.sweep_key[:8]})"),
+                legendgroup=group,
+                marker={"color": colour, "symbol": symbols, "size": 10},
+                hovertext=[escape(f"{front.sweep}: {c.label}") for c in front.candidates],
+                hoverinfo="text+x+y",
+            )
+        )
+    legend = {"orientation": "h", "x": 0, "y": -0.19, "yanchor": "top"}
+    figure.update_layout(
+        layout_of("compare"), xaxis=axis_settings(across), yaxis=axis_settings(up), legend=legend
+    )
+    return str(figure.to_json())

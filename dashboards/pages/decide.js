@@ -1,0 +1,59 @@
+// Deciding: the choice that a constraint leads to, its reason and its command; and, where they are allowed, the actions.
+import { ask } from "./dom.js";
+
+export class Decision {
+  constructor(place, source, explorer, written) {
+    Object.assign(this, { place, source, explorer, written, key: null });
+    this.form = place.querySelector("form");
+    this.form.addEventListener("submit", (event) => { event.preventDefault(); this.choose(); });
+    place.querySelector("[data-look]").addEventListener("click", () => explorer.choose([this.key]));
+    place.querySelector("[data-pick]")?.addEventListener("click", (event) => this.act("pick", this.asked(), event.target));
+    document.addEventListener("click", (event) => {
+      const again = event.target.closest("[data-rerun]");
+      if (again) this.act("rerun", { run: again.dataset.rerun }, again);
+    });
+    this.readPicked();
+  }
+
+  asked() { return Object.fromEntries(new FormData(this.form)); }
+
+  async choose() {
+    const { ok, found } = await ask(`${this.source}/choice`, { ...this.asked(), at: this.explorer.at });
+    const error = this.place.querySelector("#choice-error"), outcome = this.place.querySelector(".outcome");
+    error.hidden = ok;
+    outcome.hidden = !ok;
+    this.form.elements.where.setAttribute("aria-invalid", String(!ok));
+    if (!ok) { error.textContent = found.error; return; }
+    this.key = found.key;
+    outcome.querySelector(".reason").textContent = found.reason;
+    outcome.querySelector("code").textContent = found.command;
+    outcome.querySelector(".done").textContent = "";
+  }
+
+  // The token shows that this server wrote the page: no other site can read it, nor send the header.
+  async act(action, asked, button) {
+    const told = button.parentElement.querySelector("[role=status]");
+    button.disabled = true;
+    told.textContent = "…";
+    try {
+      const headers = { "X-Recallfront-Token": this.place.dataset.token };
+      const answer = await fetch(`${this.source}/actions/${action}?${new URLSearchParams(asked)}`, { method: "POST", headers });
+      const found = await answer.json();
+      told.textContent = found.done ?? found.error;
+      if (answer.ok && action === "pick") this.readPicked();
+    } catch {
+      told.textContent = "the server does not answer";
+    } finally {
+      button.disabled = false;
+    }
+  }
+
+  async readPicked() {
+    try {
+      const { ok, found } = await ask(`${this.source}/picked`);
+      if (!ok) return;
+      this.place.querySelector(".picked").innerHTML = found.html; // of the server's template, which escapes every value
+      this.written();
+    } catch { /* an answer of an older server, or none: the list is left out */ }
+  }
+}

@@ -1,0 +1,332 @@
+// The explorer of a sweep: what is drawn, filtered, sorted and chosen. All of it is in the page's address.
+import { ask, element, number } from "./dom.js";
+import { Panel } from "./panel.js";
+import { drawPicture, metricOf } from "./picture.js";
+
+const TABLE_ROWS = 100;
+const MOST_CHOSEN = 8;
+const TYPING_MS = 250;
+
+export class Explorer {
+  constructor(place, data, source, at) {
+    Object.assign(this, { place, data, source, at, matching: null, shown: TABLE_ROWS });
+    this.form = place.querySelector("#controls");
+    this.plot = place.querySelector("#plot-front");
+    this.panel = new Panel(document.getElementById("panel"), source, () => this.choose([]));
+    this.read();
+    this.fillControls();
+    this.listen();
+    this.filterOnServer().then(() => this.choose(this.state.chosen));
+  }
+
+  // --- what was chosen, in the address ---
+
+  defaults() {
+    const [first, second] = this.data.objectives.map((objective) => objective.name);
+    const has = (name) => metricOf(this.data, name);
+    const names = this.data.metrics.map((metric) => metric.name);
+    const x = has(second) ? second : names[1] ?? names[0], y = has(first) ? first : names[0];
+    return { x, y, colour: "", size: "", where: "", sort: "" };
+  }
+
+  scaleOf(name) { return metricOf(this.data, name)?.isLog ? "log" : "linear"; }
+
+  read() {
+    const asked = new URLSearchParams(location.search);
+    this.state = this.defaults();
+    for (const name of Object.keys(this.state)) {
+      const value = asked.get(name);
+      if (value !== null && (["where", "sort"].includes(name) || metricOf(this.data, value))) this.state[name] = value;
+    }
+    for (const axis of ["x", "y"]) this.state[`${axis}s`] = asked.get(`${axis}s`) ?? this.scaleOf(this.state[axis]);
+    this.state.hidden = new Set(asked.getAll("without"));
+    this.state.statuses = new Set(asked.has("status") ? asked.getAll("status") : ["finished"]);
+    this.state.knobs = new Map(asked.getAll("knob").map((text) => {
+      const [name, low, high] = text.split("|");
+      return [name, [low ?? "", high ?? ""]];
+    }));
+    this.state.chosen = asked.getAll("show").slice(0, MOST_CHOSEN);
+  }
+
+  write() {
+    const { state } = this, usual = this.defaults(), asked = new URLSearchParams();
+    for (const [name, value] of Object.entries(usual)) if (state[name] !== value) asked.set(name, state[name]);
+    for (const axis of ["x", "y"]) if (state[`${axis}s`] !== this.scaleOf(state[axis])) asked.set(`${axis}s`, state[`${axis}s`]);
+    for (const name of state.hidden) asked.append("without", name);
+    if ([...state.statuses].join() !== "finished") {
+      for (const name of state.statuses.size ? state.statuses : [""]) asked.append("status", name);
+    }
+    for (const [name, ends] of state.knobs) asked.append("knob", [name, ...ends].join("|"));
+    for (const key of state.chosen) asked.append("show", key);
+    const text = asked.toString();
+    history.replaceState(null, "", location.pathname + (text ? `?${text}` : "") + location.hash);
+  }
+
+  // --- controls ---
+
+  fillControls() {
+    const { form, data, state } = this;
+    for (const name of ["x", "y", "colour", "size"]) {
+      const select = form.elements[name];
+      const kept = ["colour", "size"].includes(name) ? [select.options[0]] : [];
+      select.replaceChildren(...kept, ...data.metrics.map((metric) => new Option(metric.title, metric.name)));
+    }
+    for (const name of ["x", "y", "xs", "ys", "colour", "size", "where"]) {
+      if (document.activeElement !== form.elements[name]) form.elements[name].value = state[name];
+    }
+    this.markScales();
+    const counted = (list) => list.reduce((counts, name) => counts.set(name, (counts.get(name) ?? 0) + 1), new Map());
+    this.fillChoices("statuses", counted(data.rows.map((row) => row.status)), (name) => state.statuses.has(name));
+    const architectures = counted(data.rows.map((row) => row.architecture));
+    this.fillChoices("architectures", new Map(Object.keys(data.marks).map((name) => [name, architectures.get(name) ?? 0])), (name) => !state.hidden.has(name));
+    if (!this.place.querySelector("#knobs").contains(document.activeElement)) this.fillKnobs();
+  }
+
+  markScales() { // only a share has errors
+    for (const axis of ["x", "y"]) {
+      const metric = metricOf(this.data, this.state[axis]);
+      this.form.elements[`${axis}s`].querySelector("[value=errors]").disabled = !metric?.isShare;
+      if (this.state[`${axis}s`] === "errors" && !metric?.isShare) this.state[`${axis}s`] = "linear";
+      this.form.elements[`${axis}s`].value = this.state[`${axis}s`];
+    }
+  }
+
+  fillChoices(id, counts, isOn) {
+    const group = this.place.querySelector(`#${id}`);
+    const before = group.contains(document.activeElement) ? document.activeElement.value : null;
+    group.replaceChildren(group.firstElementChild, ...[...counts].map(([name, count]) => {
+      const box = element("input", { type: "checkbox", name: id, value: name });
+      box.checked = isOn(name);
+      const colour = this.data.marks[name]?.colour;
+      const swatch = element("span", { class: "swatch" });
+      if (colour) swatch.style.background = colour;
+      return element("label", {}, box, ...(id === "architectures" ? [swatch] : []), `${name} (${count})`);
+    }));
+    if (before !== null) [...group.querySelectorAll("input")].find((box) => box.value === before)?.focus();
+  }
+
+  fillKnobs() {
+    const place = this.place.querySelector("#knobs .knobs");
+    this.place.querySelector("#knobs").hidden = !this.data.knobs.length;
+    place.replaceChildren(...this.data.knobs.map((knob) => {
+      const [low, high] = this.state.knobs.get(knob.name) ?? ["", ""];
+      const own = [...new Set(knob.values.filter((value) => value !== null))];
+      if (!knob.isNumber) {
+        const select = element("select", { "data-knob": knob.name }, new Option("any", ""), ...own.sort().map((value) => new Option(value, value)));
+        select.value = low;
+        return element("label", {}, knob.name, select);
+      }
+      const end = (value, which, hint) => element("input", {
+        type: "number", step: "any", value, placeholder: number(hint), "data-knob": knob.name, "data-end": which,
+        "aria-label": `${knob.name}, ${which ? "at most" : "at least"}`,
+      });
+      return element("div", {}, element("label", {}, knob.name), element("div", { class: "ends" }, end(low, 0, Math.min(...own)), end(high, 1, Math.max(...own))));
+    }));
+    if (this.state.knobs.size) this.place.querySelector("#knobs").open = true;
+  }
+
+  listen() {
+    const { form, place } = this;
+    form.addEventListener("submit", (event) => event.preventDefault());
+    form.addEventListener("input", (event) => this.changed(event.target));
+    place.querySelector("#reset").addEventListener("click", () => {
+      history.replaceState(null, "", location.pathname);
+      this.read();
+      this.place.querySelector("#knobs").open = false;
+      this.fillControls();
+      this.filterOnServer().then(() => this.choose([]));
+    });
+    place.querySelector("#more").addEventListener("click", () => { this.shown += TABLE_ROWS; this.drawTable(); });
+    const table = place.querySelector("#configurations");
+    table.addEventListener("click", (event) => {
+      const sorted = event.target.closest("[data-sort]"), row = event.target.closest("tr[data-key]");
+      if (sorted) return this.sortBy(sorted.dataset.sort);
+      if (!row || event.target.closest("a, label")) return undefined;
+      if (event.target.matches("input")) return this.toggle(row.dataset.key);
+      return this.pick(row.dataset.key, event);
+    });
+  }
+
+  listenToPlot() { // which the place becomes as something is drawn in it
+    if (this.heard) return;
+    this.heard = true;
+    this.plot.on("plotly_click", (event) => {
+      const point = event.points.find((one) => one.customdata !== undefined);
+      if (point) this.pick(this.data.rows[point.customdata].key, event.event);
+    });
+    this.plot.on("plotly_selected", (event) => {
+      const keys = (event?.points ?? []).filter((point) => point.customdata !== undefined).map((point) => this.data.rows[point.customdata].key);
+      if (keys.length) this.choose(keys.slice(0, MOST_CHOSEN));
+    });
+    this.plot.on("plotly_legendclick", (event) => {
+      const trace = event.data[event.curveNumber];
+      if (trace.customdata) this.toggleArchitecture(this.data.rows[trace.customdata[0]].architecture);
+      return false;
+    });
+  }
+
+  changed(field) {
+    const { state } = this;
+    if (field.name === "where") {
+      clearTimeout(this.typing);
+      state.where = field.value;
+      this.typing = setTimeout(() => this.filterOnServer(), TYPING_MS);
+      return;
+    }
+    if (field.name === "statuses" || field.name === "architectures") {
+      const on = [...this.form.querySelectorAll(`[name=${field.name}]`)].filter((box) => box.checked === (field.name === "statuses")).map((box) => box.value);
+      state[field.name === "statuses" ? "statuses" : "hidden"] = new Set(on);
+    } else if (field.dataset.knob) {
+      const ends = state.knobs.get(field.dataset.knob) ?? ["", ""];
+      ends[Number(field.dataset.end ?? 0)] = field.value;
+      if (ends.join("")) state.knobs.set(field.dataset.knob, ends); else state.knobs.delete(field.dataset.knob);
+    } else {
+      state[field.name] = field.value;
+      if (field.name === "x" || field.name === "y") state[`${field.name}s`] = this.scaleOf(field.value);
+      this.markScales();
+    }
+    this.draw();
+  }
+
+  toggleArchitecture(name) {
+    if (!this.state.hidden.delete(name)) this.state.hidden.add(name);
+    this.fillControls();
+    this.draw();
+  }
+
+  // The condition is read by the server, in the language of `recallfront pick --where`.
+  async filterOnServer() {
+    const { where } = this.state, field = this.form.elements.where, told = this.place.querySelector("#where-error");
+    let error = "";
+    if (!where.trim()) this.matching = null;
+    else {
+      try {
+        const { ok, found } = await ask(`${this.source}/matching`, { where, at: this.at });
+        if (where !== this.state.where) return; // typed on meanwhile
+        if (ok) this.matching = new Set(found.keys);
+        else error = found.error;
+      } catch {
+        error = "the server does not answer";
+      }
+    }
+    told.textContent = error;
+    told.hidden = !error;
+    field.setAttribute("aria-invalid", String(Boolean(error)));
+    this.draw();
+  }
+
+  // --- rows ---
+
+  seen() {
+    const { state, data } = this;
+    const ranges = [...state.knobs].map(([name, ends]) => [data.knobs.find((knob) => knob.name === name), ends]).filter(([knob]) => knob);
+    const within = (i) => ranges.every(([knob, [low, high]]) => {
+      const value = knob.values[i];
+      if (!knob.isNumber) return !low || value === low;
+      return value !== null && (low === "" || value >= Number(low)) && (high === "" || value <= Number(high));
+    });
+    return data.rows.map((_, i) => i).filter((i) => {
+      const row = data.rows[i];
+      return state.statuses.has(row.status) && !state.hidden.has(row.architecture) && (!this.matching || this.matching.has(row.key)) && within(i);
+    });
+  }
+
+  index(key) { return this.data.rows.findIndex((row) => row.key === key || row.keys.includes(key)); }
+
+  pick(key, event) {
+    if (event?.shiftKey || event?.ctrlKey || event?.metaKey) this.toggle(key);
+    else this.choose([key]);
+  }
+
+  toggle(key) {
+    const { chosen } = this.state;
+    this.choose(chosen.includes(key) ? chosen.filter((one) => one !== key) : [...chosen, key].slice(-MOST_CHOSEN));
+  }
+
+  choose(keys) {
+    const known = keys.map((key) => this.data.rows[this.index(key)]).filter(Boolean);
+    this.state.chosen = [...new Set(known.map((row) => row.key))];
+    this.draw();
+    const labels = this.state.chosen.map((key) => this.data.rows[this.index(key)].label);
+    return this.panel.show(this.state.chosen, labels, this.at);
+  }
+
+  update(data, at) { // of a sweep that runs
+    if (JSON.stringify(data) === JSON.stringify(this.data)) return;
+    Object.assign(this, { data, at });
+    this.panel.forget();
+    this.fillControls();
+    this.filterOnServer().then(() => this.choose(this.state.chosen));
+  }
+
+  draw() {
+    this.write();
+    this.visible = this.seen();
+    const all = this.data.total, count = this.visible.length;
+    this.place.querySelector("#found").textContent = `${count} of ${all} configuration${all === 1 ? "" : "s"}`;
+    if (this.data.metrics.length) {
+      drawPicture(this.plot, this.data, this.state, this.visible, this.state.chosen.map((key) => this.index(key)));
+      this.listenToPlot();
+    }
+    this.drawTable();
+  }
+
+  // --- table ---
+
+  columns() {
+    const { data, state } = this;
+    const usual = data.columns.map((name, n) => ({ name, n, metric: metricOf(data, name) })).filter((column) => column.metric);
+    const more = [...new Set([state.x, state.y, state.colour, state.size])].filter((name) => name && !data.columns.includes(name));
+    return [...usual, ...more.map((name) => ({ name, metric: metricOf(data, name) }))];
+  }
+
+  sorted(rows) {
+    const [name, direction] = this.state.sort.split(":");
+    const metric = metricOf(this.data, name);
+    const values = { label: (i) => this.data.rows[i].label, share: (i) => this.data.rows[i].share, seeds: (i) => this.data.rows[i].seeds, status: (i) => this.data.rows[i].status };
+    const value = metric ? (i) => metric.values[i] : values[name];
+    if (!value) return rows;
+    const sign = direction === "down" ? -1 : 1;
+    const compare = (one, other) => (one === other ? 0 : one === null ? 1 : other === null ? -1 : sign * (one < other ? -1 : 1));
+    return [...rows].sort((one, other) => compare(value(one), value(other)));
+  }
+
+  sortBy(name) {
+    const [before, direction] = this.state.sort.split(":");
+    this.state.sort = before !== name ? `${name}:down` : direction === "down" ? `${name}:up` : "";
+    this.draw();
+    this.place.querySelector(`[data-sort="${CSS.escape(name)}"]`)?.focus();
+  }
+
+  drawTable() {
+    const table = this.place.querySelector("#configurations"), columns = this.columns();
+    const [by, direction] = this.state.sort.split(":");
+    const heading = (name, title, numeric = true) => element("th", {
+      class: numeric ? "num" : null, "aria-sort": by === name ? (direction === "down" ? "descending" : "ascending") : null, scope: "col",
+    }, element("button", { type: "button", "data-sort": name }, title));
+    table.tHead.replaceChildren(element("tr", {},
+      element("th", { scope: "col" }, element("span", { class: "hidden" }, "chosen")), element("th", { scope: "col" }, element("span", { class: "hidden" }, "place")),
+      heading("label", "configuration", false), ...columns.map((column) => heading(column.name, column.metric.title)),
+      heading("share", "share"), heading("seeds", "seeds"), heading("status", "status", false)));
+    const rows = this.sorted(this.visible), focused = document.activeElement?.closest("tr[data-key]")?.dataset.key;
+    table.tBodies[0].replaceChildren(...rows.slice(0, this.shown).map((i) => this.line(i, columns)));
+    if (focused) table.querySelector(`tr[data-key="${CSS.escape(focused)}"] input`)?.focus();
+    const more = this.place.querySelector("#more"), left = rows.length - this.shown;
+    more.hidden = left <= 0;
+    more.textContent = `Show ${Math.min(left, TABLE_ROWS)} more of ${left}`;
+  }
+
+  line(i, columns) {
+    const row = this.data.rows[i], chosen = this.state.chosen.includes(row.key);
+    const box = element("input", { type: "checkbox", "aria-label": row.label });
+    box.checked = chosen;
+    const name = element("td", { class: "what-ran" }, row.label);
+    if (row.knee) name.append(" ", element("span", { class: "tag" }, "knee"));
+    if (row.doubts) name.append(element("div", { class: "faint" }, row.doubts));
+    const figures = columns.map(({ n, metric }) => element("td", { class: "num" }, n === undefined ? number(metric.values[i]) : row.shown[n]));
+    return element("tr", { "data-key": row.key, class: `${row.front ? "" : "off"} ${chosen ? "ticked" : ""}` },
+      element("td", {}, box), element("td", { class: "mark" }, row.mark), name, ...figures,
+      element("td", { class: "num" }, row.front ? `${(100 * row.share).toFixed(1)} %` : ""),
+      element("td", { class: "num" }, String(row.seeds)), element("td", {}, row.status));
+  }
+}

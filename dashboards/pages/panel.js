@@ -1,0 +1,70 @@
+// The panel beside the page: the chosen configurations one below the other, and their learning curves over each other.
+import { GRID, ask, element, plain, plotLayout } from "./dom.js";
+
+const COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#882255", "#44AA99"];
+const DASHES = ["solid", "dot", "dash", "dashdot", "longdash"];
+
+export class Panel {
+  constructor(place, source, close) {
+    Object.assign(this, { place, source, known: new Map(), asked: 0 });
+    place.addEventListener("click", (event) => { if (event.target.closest("[data-close]")) close(); });
+    document.addEventListener("keydown", (event) => { if (event.key === "Escape" && !place.hidden) close(); });
+  }
+
+  forget() { this.known.clear(); }
+
+  // keys: the configurations in the order in which they were chosen; labels of the same.
+  async show(keys, labels, at) {
+    const asked = ++this.asked;
+    this.place.hidden = !keys.length;
+    document.body.classList.toggle("beside-panel", keys.length > 0);
+    if (!keys.length) return this.place.replaceChildren();
+    if (!this.place.firstChild) this.place.append(element("p", { class: "faint" }, "Reading the curves…"));
+    await Promise.all(keys.map((key) => this.read(key, at)));
+    if (asked !== this.asked) return undefined; // something else was chosen meanwhile
+    const found = keys.map((key) => this.known.get(key));
+    const top = element("div", { class: "row" },
+      element("h2", {}, keys.length === 1 ? "Configuration" : `${keys.length} configurations`),
+      element("button", { type: "button", "data-close": true, "aria-label": "Close the panel (Escape)" }, "Close"));
+    const curves = element("div", { class: "curves" });
+    this.place.replaceChildren(top, curves);
+    for (const one of found) {
+      const part = element("div");
+      part.innerHTML = one.html; // of the server's template, which escapes every value
+      this.place.append(part);
+    }
+    this.drawCurves(curves, found, labels);
+    return undefined;
+  }
+
+  async read(key, at) {
+    if (this.known.has(key)) return;
+    try {
+      const { ok, found } = await ask(`${this.source}/configurations/${encodeURIComponent(key)}`, { at });
+      this.known.set(key, ok ? found : { html: "<p>This configuration cannot be read.</p>", curves: [] });
+    } catch {
+      this.known.delete(key);
+    }
+  }
+
+  drawCurves(place, found, labels) {
+    const metrics = found.find((one) => one?.curves.length)?.curves ?? [];
+    metrics.forEach((metric, m) => {
+      const traces = found.flatMap((one, n) => (one?.curves[m]?.seeds ?? []).map((seed, s) => ({
+        type: "scatter", mode: seed.steps.length > 1 ? "lines" : "markers", x: seed.steps, y: seed.values,
+        name: plain(found.length > 1 ? labels[n] : `seed ${seed.seed}`), showlegend: found.length === 1 || s === 0,
+        legendgroup: String(n), line: { color: COLOURS[(found.length > 1 ? n : s) % COLOURS.length], width: 1.6, dash: DASHES[found.length > 1 ? s % DASHES.length : 0] },
+        hovertemplate: `%{y:.4g} at step %{x}<extra>${plain(labels[n])}, seed ${plain(seed.seed)}</extra>`,
+      })));
+      if (!traces.length) return;
+      const plot = element("div", { class: "curve", role: "img", "aria-label": `${metric.title} by training step` });
+      place.append(element("h3", {}, metric.title), plot);
+      const axis = { gridcolor: GRID, zeroline: false, automargin: true };
+      const last = m === metrics.length - 1 || !metrics.slice(m + 1).some((_, k) => found.some((one) => one?.curves[m + 1 + k]?.seeds.length));
+      Plotly.newPlot(plot, traces, plotLayout({
+        height: 230, margin: { l: 48, r: 8, t: 8, b: 36 }, showlegend: last, legend: { orientation: "h", y: -0.25, yanchor: "top" },
+        xaxis: { ...axis, title: { text: "step", standoff: 4 } }, yaxis: { ...axis, range: metric.isShare ? [0, 1.02] : undefined },
+      }), { displayModeBar: false, responsive: true });
+    });
+  }
+}

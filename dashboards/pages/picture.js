@@ -1,0 +1,127 @@
+// The picture of the explorer: configurations against any two figures, a third as colour or size.
+import { GRID, number, plain, plotLayout } from "./dom.js";
+
+const RING = "#7b8794";
+const MOST_BARS = 400; // marks beyond which spreads are not drawn
+
+// state: what was chosen; seen: indices of the rows that the filters leave.
+export function drawPicture(place, data, state, seen, chosen) {
+  const [x, y] = [axisOf(data, state.x, state.xs, seen), axisOf(data, state.y, state.ys, seen)];
+  const traces = [staircase(data, state, x, y), ...marks(data, state, seen, x, y), rings(data, chosen, x, y)];
+  const layout = plotLayout({
+    height: place.clientHeight, margin: { l: 64, r: 20, t: 16, b: 56 }, uirevision: [state.x, state.y, state.xs, state.ys].join(),
+    xaxis: x.layout, yaxis: y.layout, legend: { orientation: "h", x: 0, y: -0.17, yanchor: "top" },
+    hovermode: "closest",
+  });
+  const coloured = metricOf(data, state.colour);
+  if (coloured) layout.coloraxis = { colorscale: "Viridis", colorbar: { title: { text: plain(coloured.title), side: "right" }, thickness: 12 } };
+  const config = { displaylogo: false, responsive: true, modeBarButtons: [["toImage", "select2d", "zoom2d", "resetScale2d"]] };
+  Plotly.react(place, traces.filter(Boolean), layout, config);
+}
+
+export function metricOf(data, name) {
+  return data.metrics.find((metric) => metric.name === name);
+}
+
+// How a figure lies on an axis: as it is, on a logarithm, or as errors, 1 - value, on a logarithm that points down.
+function axisOf(data, name, scale, seen) {
+  const metric = metricOf(data, name);
+  const errors = seen.map((i) => 1 - metric.values[i]).filter((error) => error > 0 && error < Infinity);
+  const least = errors.length ? Math.min(...errors) / 2 : 5e-4; // where what makes no error is drawn
+  const at = (value) => {
+    if (value === null) return null;
+    if (scale === "errors") return Math.max(1 - value, least);
+    return scale === "log" && value <= 0 ? null : value;
+  };
+  const title = scale === "errors" ? `1 − ${metric.axis}, log scale` : scale === "log" ? `${metric.axis}, log scale` : metric.axis;
+  const layout = {
+    title: { text: plain(title), standoff: 10 }, automargin: true, gridcolor: GRID, zeroline: false, ticks: "outside", tickcolor: GRID,
+    type: scale === "linear" ? "linear" : "log",
+  };
+  if (scale === "errors") layout.autorange = "reversed";
+  if (scale !== "linear") Object.assign(layout, { dtick: seen.length ? undefined : 1, exponentformat: "SI", minexponent: 4 });
+  return { name, metric, scale, at, layout };
+}
+
+function marks(data, state, seen, x, y) {
+  const size = metricOf(data, state.size), colour = metricOf(data, state.colour);
+  const sized = sizes(size, seen);
+  const bars = seen.length <= MOST_BARS;
+  return Object.entries(data.marks).map(([architecture, mark]) => {
+    const own = seen.filter((i) => data.rows[i].architecture === architecture && x.at(x.metric.values[i]) !== null && y.at(y.metric.values[i]) !== null);
+    if (!own.length) return null;
+    const rows = own.map((i) => data.rows[i]);
+    const trace = {
+      type: "scatter", mode: "markers", name: plain(architecture), customdata: own,
+      x: own.map((i) => x.at(x.metric.values[i])), y: own.map((i) => y.at(y.metric.values[i])),
+      hoverinfo: "text", hovertext: own.map((i) => hover(data, i, [x.metric, y.metric, colour, size])),
+      marker: {
+        symbol: rows.map((row) => mark.symbol + (row.front ? "" : "-open")),
+        size: own.map((i, n) => (size ? sized(i) : rows[n].front ? 13 : 9)),
+        opacity: rows.map((row) => (row.status === "finished" ? 1 : 0.45)),
+        color: colour ? own.map((i) => colour.values[i]) : mark.colour,
+        line: { width: 1.6, color: colour ? undefined : rows.map((row) => (row.front ? "#ffffff" : mark.colour)) },
+      },
+      selected: { marker: { opacity: 1 } }, unselected: { marker: { opacity: 1 } },
+    };
+    if (colour) trace.marker.coloraxis = "coloraxis";
+    if (bars) Object.assign(trace, { error_x: spreads(x, own, mark), error_y: spreads(y, own, mark) });
+    return trace;
+  });
+}
+
+function spreads(axis, own, mark) {
+  if (!axis.metric.spreads) return undefined;
+  const most = axis.metric.isShare ? 1 : Infinity;
+  const ends = own.map((i) => {
+    const [value, spread] = [axis.metric.values[i], axis.metric.spreads[i] ?? 0];
+    const [low, high] = [Math.max(value - spread, Math.min(value, 0)), Math.min(value + spread, Math.max(value, most))];
+    const [here, one, other] = [axis.at(value), axis.at(low) ?? axis.at(value), axis.at(high)];
+    return [here - Math.min(one, other), Math.max(one, other) - here];
+  });
+  const style = { color: mark.colour, thickness: 1.2, width: 3 };
+  return { ...style, type: "data", symmetric: false, arrayminus: ends.map(([below]) => below), array: ends.map(([, above]) => above) };
+}
+
+function sizes(metric, seen) {
+  if (!metric) return null;
+  const scaled = (value) => (metric.isLog ? Math.log(value) : value);
+  const own = seen.map((i) => metric.values[i]).filter((value) => value !== null && (!metric.isLog || value > 0)).map(scaled);
+  const [low, high] = [Math.min(...own), Math.max(...own)];
+  return (i) => (metric.values[i] === null ? 6 : 7 + 19 * ((scaled(metric.values[i]) - low) / (high - low || 1)));
+}
+
+// The edge of what the front dominates, where both axes are its objectives.
+function staircase(data, state, x, y) {
+  if (data.objectives.length !== 2) return null;
+  const [across, up] = [state.x, state.y].map((name) => data.objectives.find((o) => o.name === name));
+  if (!across || !up || across === up) return null;
+  const points = data.rows.flatMap((row, i) => (row.front ? [[x.metric.values[i], y.metric.values[i]]] : []));
+  points.sort((one, other) => across.sign * (one[0] - other[0]));
+  const [xs, ys] = [[], []];
+  points.forEach(([px, py], n) => {
+    xs.push(x.at(px)); ys.push(y.at(py));
+    if (n + 1 < points.length) { xs.push(x.at(px)); ys.push(y.at(points[n + 1][1])); }
+  });
+  return { type: "scatter", mode: "lines", x: xs, y: ys, name: "front", hoverinfo: "skip", line: { color: RING, width: 1.5, dash: "dot" } };
+}
+
+function rings(data, chosen, x, y) {
+  const knee = data.rows.findIndex((row) => row.knee);
+  const ringed = [...new Set([...chosen, knee])].filter((i) => i >= 0 && x.at(x.metric.values[i]) !== null && y.at(y.metric.values[i]) !== null);
+  return {
+    type: "scatter", mode: "markers+text", showlegend: false, hoverinfo: "skip", cliponaxis: false, textposition: "top right",
+    x: ringed.map((i) => x.at(x.metric.values[i])), y: ringed.map((i) => y.at(y.metric.values[i])), text: ringed.map((i) => (i === knee ? "knee" : "")),
+    marker: { symbol: "circle-open", size: 25, color: ringed.map((i) => (chosen.includes(i) ? "#D55E00" : RING)), line: { width: ringed.map((i) => (chosen.includes(i) ? 3 : 2)) } },
+  };
+}
+
+function hover(data, i, metrics) {
+  const row = data.rows[i];
+  const told = [...new Set(metrics.filter(Boolean))].map((metric) => {
+    const spread = metric.spreads?.[i];
+    return `${metric.title}: ${number(metric.values[i])}${spread ? ` ±${number(spread)}` : ""}`;
+  });
+  const lines = [row.label, ...told, `${row.status}, ${row.seeds} seed${row.seeds === 1 ? "" : "s"}`, row.doubts].filter(Boolean);
+  return lines.map(plain).join("<br>");
+}

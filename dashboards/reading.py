@@ -1,0 +1,50 @@
+"""Sweeps as the pages read them: through this very server, shared by who looks within two seconds."""
+
+import time
+from typing import TYPE_CHECKING
+
+from recallfront.dashboards.explore import Explorer
+from recallfront.dashboards.kept import Kept
+from recallfront.dashboards.views import SweepView, view_of
+from recallfront.platform.home import home_folder
+from recallfront.platform.sweep.lock import driver_is_gone
+from recallfront.platform.tracking.ledger import read_sweep, reading
+
+if TYPE_CHECKING:
+    from fastapi import Request
+
+_FRESH_SECONDS = 2.0  # within these, viewers of one sweep share what was read
+_KEPT_SECONDS = 600.0  # a page may ask again of the moment that it shows
+
+_kept = Kept()
+
+
+def explorer_of(uri: str, run_id: str, moment: float) -> Explorer:
+    """A sweep as it stood at a moment that its page was told, or as it is now; raises UsageError."""
+    known = 0 <= now() - moment <= _KEPT_SECONDS and moment % _FRESH_SECONDS == 0
+    moment = moment if known else now()
+    return Explorer(_kept.get((uri, run_id), moment, lambda: _read(uri, run_id)))
+
+
+def now() -> float:
+    """This moment, as coarse as pages are fresh."""
+    return time.time() // _FRESH_SECONDS * _FRESH_SECONDS
+
+
+def own_address(request: "Request") -> str:
+    """This server's address as it reaches itself: through it artifacts are read as well, wherever they are kept."""
+    host, port = request.scope["server"]
+    return f"{request.url.scheme}://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def public_address(request: "Request") -> str:
+    """This server's address as the person who reads the page reaches it."""
+    return str(request.base_url).rstrip("/")
+
+
+def _read(uri: str, run_id: str) -> SweepView:
+    record = read_sweep(uri, run_id)
+    with reading(uri) as client:
+        run = client.get_run(record.run_id)
+    owner, driverless = run.data.tags.get("mlflow.user", ""), driver_is_gone(record.sweep_key, home_folder())
+    return view_of(record, run.info.experiment_id, owner=owner, driverless=driverless)

@@ -1,0 +1,143 @@
+"""A sweep's page, and what its script asks for."""
+
+import json
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from recallfront.dashboards import actions
+from recallfront.dashboards.choices import Constraint, choice, picked_before
+from recallfront.dashboards.explore import Explorer, Row
+from recallfront.dashboards.reading import explorer_of, now, own_address, public_address
+from recallfront.dashboards.rendering import as_json, page, render
+from recallfront.platform.errors import UsageError
+from recallfront.platform.front.history import hypervolume_history
+from recallfront.platform.front.pictures.figures import history_figure
+from recallfront.platform.metrics import compared
+from recallfront.platform.tracking.curves import read_curves
+from recallfront.platform.tracking.ledger import read_artifact, reading
+
+if TYPE_CHECKING:
+    from anyio import CapacityLimiter
+    from fastapi import APIRouter
+
+_MOST_WHERE = 2000  # characters of a condition
+_LOG_LINES, _LOG_LETTERS = 30, 8000  # of a failed trial's log, from its end
+_MOST_SEEDS = 16  # whose curves are drawn
+
+
+def add_sweep_pages(router: "APIRouter", prefix: str, limiter: "CapacityLimiter") -> None:
+    """Add the pages of one sweep to a router; each reads the store in one of the limiter's threads."""
+    from anyio.to_thread import run_sync
+    from fastapi import Request
+    from fastapi.responses import Response
+
+    async def explorer(run_id: str, request: Request) -> Explorer:
+        try:
+            moment = float(request.query_params.get("at", "0"))
+        except ValueError:
+            moment = 0.0
+        return await run_sync(partial(explorer_of, own_address(request), run_id, moment), limiter=limiter)
+
+    @router.get("/sweeps/{run_id}")
+    async def sweep(run_id: str, request: Request) -> Response:
+        shown = _shown(await explorer(run_id, request), public_address(request))
+        return page(request, "sweep.html", prefix, **shown)
+
+    @router.get("/sweeps/{run_id}/live")
+    async def live(run_id: str, request: Request) -> Response:
+        shown = _shown(await explorer(run_id, request), public_address(request))
+        answer = {name: shown[name] for name in ("figures", "explore", "at")}
+        answer |= {"html": render("live.html", prefix, **shown), "running": shown["view"].is_running}
+        return as_json(request, answer)
+
+    @router.get("/sweeps/{run_id}/configurations")
+    async def configurations(run_id: str, request: Request) -> Response:
+        found = await explorer(run_id, request)
+        return as_json(request, found.to_json())
+
+    @router.get("/sweeps/{run_id}/matching")
+    async def matching(run_id: str, request: Request) -> Response:
+        where, found = request.query_params.get("where", ""), await explorer(run_id, request)
+        if len(where) > _MOST_WHERE:
+            return as_json(request, {"error": f"a condition has at most {_MOST_WHERE} characters"}, 422)
+        try:
+            return as_json(request, {"keys": found.matching(where)})
+        except UsageError as error:
+            return as_json(request, {"error": str(error)}, 422)
+
+    @router.get("/sweeps/{run_id}/configurations/{key}")
+    async def panel(run_id: str, key: str, request: Request) -> Response:
+        found = await explorer(run_id, request)
+        row = found.row(key)
+        runs = [trial.run_id for trial in row.trials[:_MOST_SEEDS] if trial.run_id]
+        asked = partial(read_curves, own_address(request), runs, compared("curve"))
+        curves = await run_sync(asked, limiter=limiter)
+        logs = await run_sync(partial(_log_ends, own_address(request), row), limiter=limiter)
+        shown = found.panel(row, curves, public_address(request), logs)
+        html = render("panel.html", prefix, view=found.view, token=actions.token(), **shown)
+        return as_json(request, {"html": html, "curves": shown["curves"]})
+
+    @router.get("/sweeps/{run_id}/choice")
+    async def chosen(run_id: str, request: Request) -> Response:
+        view = (await explorer(run_id, request)).view
+        try:
+            asked = Constraint.read(request.query_params)
+            return as_json(request, choice(view, asked, public_address(request)))
+        except UsageError as error:
+            return as_json(request, {"error": str(error)}, 422)
+
+    @router.get("/sweeps/{run_id}/picked")
+    async def picked(run_id: str, request: Request) -> Response:
+        """What was picked from the sweep, by whom and why."""
+        view = (await explorer(run_id, request)).view
+        read = partial(picked_before, own_address(request), view.record.run_id)
+        html = render("picked.html", prefix, versions=await run_sync(read, limiter=limiter))
+        return as_json(request, {"html": html})
+
+    @router.post("/sweeps/{run_id}/actions/{action}")
+    async def act(run_id: str, action: str, request: Request) -> Response:
+        view, given = (await explorer(run_id, request)).view, request.query_params
+        try:
+            actions.check(request.headers.get(actions.TOKEN_HEADER))
+            if action == "pick":
+                asked = partial(actions.register, view, Constraint.read(given), own_address(request))
+            elif action == "rerun":
+                asked = partial(actions.rerun, view, given.get("run", ""), own_address(request))
+            else:
+                raise UsageError(f"there is no action {action[:40]!r}")
+            return as_json(request, {"done": await run_sync(asked, limiter=limiter)})
+        except UsageError as error:
+            return as_json(request, {"error": str(error)}, 422)
+
+    @router.get("/sweeps/{run_id}/specification")
+    async def specification(run_id: str, request: Request) -> Response:
+        """The sweep's specification as a file, which `recallfront run` takes."""
+        view = (await explorer(run_id, request)).view
+        headers = {"Content-Disposition": f'attachment; filename="{view.specification_file}"'}
+        text = json.dumps(view.record.spec, indent=2)
+        return Response(text, media_type="application/json", headers=headers)
+
+
+def _log_ends(uri: str, row: Row) -> dict[str, str]:
+    """The last lines that each failed trial of a configuration left: run id -> text."""
+    failed = [trial.run_id for trial in row.trials if trial.status.is_failure and trial.run_id][:_MOST_SEEDS]
+    if not failed:
+        return {}
+    with reading(uri) as client:
+        texts = {run: read_artifact(client, run, "traceback.txt") for run in failed}
+    return {
+        run: "\n".join(text[-_LOG_LETTERS:].splitlines()[-_LOG_LINES:]) for run, text in texts.items() if text
+    }
+
+
+def _shown(explorer: Explorer, address: str) -> dict[str, Any]:
+    view = explorer.view
+    history = history_figure(hypervolume_history(view.record))
+    return {
+        "view": view,
+        "at": now(),
+        "explore": explorer.to_json(),
+        "figures": {"history": json.loads(history.to_json())},
+        "commands": view.commands(address),
+        "token": actions.token(),
+    }

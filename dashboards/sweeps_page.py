@@ -1,0 +1,177 @@
+"""The list of sweeps: searched, sorted and filtered, read off their runs alone so that a thousand answer at once."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
+
+from recallfront.dashboards.reading import now, own_address
+from recallfront.dashboards.rendering import as_json, page
+from recallfront.dashboards.views import STATES
+from recallfront.platform.home import home_folder
+from recallfront.platform.metrics import show
+from recallfront.platform.results.records import counts_of, planned, say_counts
+from recallfront.platform.sweep.lock import driver_is_gone
+from recallfront.platform.tracking.curves import read_curves
+from recallfront.platform.tracking.ledger import SweepSummary, list_sweeps
+
+if TYPE_CHECKING:
+    from anyio import CapacityLimiter
+    from fastapi import APIRouter
+
+ON_A_PAGE = 50
+SORTS = {
+    "started": "newest first",
+    "name": "by name",
+    "hypervolume": "by hypervolume",
+    "trials": "by finished trials",
+}
+_MOST_SPARK = 120  # points of a small picture
+
+
+@dataclass(frozen=True)
+class SweepLine:
+    """One sweep in the list."""
+
+    run_id: str
+    name: str
+    sweep_key: str
+    state: str
+    counts: dict[str, int]
+    planned: int
+    started: float  # seconds since the epoch
+    seconds: float | None  # that it has taken
+    volume: float | None
+
+    @property
+    def told(self) -> str:
+        return say_counts(self.counts, self.planned)
+
+    @property
+    def hypervolume(self) -> str:
+        return "–" if self.volume is None else show("hypervolume", self.volume)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the reader wants to see of the list."""
+
+    search: str = ""
+    state: str = ""
+    sort: str = "started"
+    page: int = 1
+
+    def address(self, **changes: Any) -> str:
+        """The list's address with some of it changed; what is as usual is left out."""
+        wanted = vars(self) | changes
+        usual = vars(Asked())
+        return "?" + urlencode({name: value for name, value in wanted.items() if value != usual[name]})
+
+    def of(self, lines: Sequence[SweepLine]) -> list[SweepLine]:
+        """The lines that match, in the order asked for; all pages of them."""
+        words = self.search.lower().split()
+        found = [
+            line
+            for line in lines
+            if self.state in ("", line.state)
+            and all(word in f"{line.name} {line.sweep_key} {line.run_id}".lower() for word in words)
+        ]
+        if self.sort == "name":
+            found.sort(key=lambda line: line.name.lower())
+        elif self.sort == "hypervolume":
+            found.sort(key=lambda line: -(line.volume or 0.0))
+        elif self.sort == "trials":
+            found.sort(key=lambda line: -line.counts["finished"])
+        return found
+
+
+def add_sweeps_page(router: "APIRouter", prefix: str, limiter: "CapacityLimiter") -> None:
+    """Add the list to a router; it reads the store in one of the limiter's threads."""
+    from anyio.to_thread import run_sync
+    from fastapi import Request
+    from fastapi.responses import Response
+
+    @router.get("/")
+    async def sweeps(request: Request) -> Response:
+        lines = await run_sync(partial(read_lines, own_address(request)), limiter=limiter)
+        return page(request, "sweeps.html", prefix, **_shown(lines, _asked(request.query_params)))
+
+    @router.get("/sparklines")
+    async def sparklines(request: Request) -> Response:
+        """How the hypervolume of some sweeps grew."""
+        runs = request.query_params.getlist("sweep")[:ON_A_PAGE]
+        read = partial(_sparks, own_address(request), tuple(runs), now())
+        return as_json(request, await run_sync(read, limiter=limiter))
+
+
+def read_lines(uri: str) -> list[SweepLine]:
+    """Every sweep of the store, the newest first."""
+    return _read_lines(_store(uri), now())
+
+
+def line_of(sweep: SweepSummary) -> SweepLine:
+    """A sweep's line, read off its run."""
+    state = STATES.get(sweep.tags.get("status", ""), "unknown")
+    if state == "running" and driver_is_gone(sweep.sweep_key, home_folder()):
+        state = "killed"
+    counts, elapsed = counts_of(sweep.tags), sweep.tags.get("elapsed_seconds", "")
+    return SweepLine(
+        run_id=sweep.run_id,
+        name=sweep.name,
+        sweep_key=sweep.sweep_key,
+        state=state,
+        counts=counts,
+        planned=max(planned(sweep.tags), sum(counts.values()), 1),
+        started=sweep.start_time,
+        seconds=float(elapsed) if elapsed.isdecimal() else None,
+        volume=sweep.metrics.get("hypervolume"),
+    )
+
+
+@lru_cache(maxsize=4)
+def _read_lines(uri: str, moment: float) -> list[SweepLine]:
+    return [line_of(sweep) for sweep in list_sweeps(uri)]
+
+
+def _store(uri: str) -> str:
+    """Where the list is read: this server's own SQLite file, which answers at once, or this server."""
+    from mlflow.server.constants import BACKEND_STORE_URI_ENV_VAR
+
+    backend = os.environ.get(BACKEND_STORE_URI_ENV_VAR, "")
+    return backend if backend.startswith("sqlite:") else uri
+
+
+@lru_cache(maxsize=16)
+def _sparks(uri: str, runs: tuple[str, ...], moment: float) -> dict[str, list[float]]:
+    found = {}
+    for run_id, curves in read_curves(uri, runs, ["hypervolume"]).items():
+        values = [value for _, value in curves["hypervolume"]]
+        found[run_id] = [float(f"{value:.4g}") for value in values[:: len(values) // _MOST_SPARK + 1]]
+    return found
+
+
+def _asked(given: Any) -> Asked:
+    sort, number = given.get("sort", "started"), given.get("page", "1")
+    return Asked(
+        search=given.get("search", "")[:200],
+        state=given.get("state", "")[:20],
+        sort=sort if sort in SORTS else "started",
+        page=max(int(number), 1) if number.isdecimal() and len(number) < 7 else 1,
+    )
+
+
+def _shown(lines: list[SweepLine], asked: Asked) -> dict[str, Any]:
+    found = asked.of(lines)
+    pages = max(-(-len(found) // ON_A_PAGE), 1)
+    first = (min(asked.page, pages) - 1) * ON_A_PAGE
+    return {
+        "asked": asked,
+        "lines": found[first : first + ON_A_PAGE],
+        "count": len(found),
+        "total": len(lines),
+        "pages": pages,
+        "states": sorted({line.state for line in lines}),
+        "sorts": SORTS,
+    }

@@ -1,0 +1,62 @@
+"""The page that explains a sweep."""
+
+import json
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from recallfront.dashboards.reading import explorer_of, now, own_address
+from recallfront.dashboards.rendering import page
+from recallfront.dashboards.understanding import (
+    device_seconds,
+    effects_figure,
+    parallel_figure,
+    slices_figure,
+    state_figure,
+    timeline_figure,
+)
+from recallfront.platform.front.effects import effects
+from recallfront.platform.metrics import title_of_objective
+
+if TYPE_CHECKING:
+    from anyio import CapacityLimiter
+    from fastapi import APIRouter
+
+
+def add_understand_page(router: "APIRouter", prefix: str, limiter: "CapacityLimiter") -> None:
+    """Add the page to a router; it reads the store in one of the limiter's threads."""
+    from anyio.to_thread import run_sync
+    from fastapi import Request
+    from fastapi.responses import Response
+
+    @router.get("/sweeps/{run_id}/understand")
+    async def understand(run_id: str, request: Request) -> Response:
+        shown = await run_sync(partial(_shown, own_address(request), run_id), limiter=limiter)
+        return page(request, "understand.html", prefix, **shown)
+
+
+def _shown(uri: str, run_id: str) -> dict[str, Any]:
+    view = explorer_of(uri, run_id, 0.0).view
+    front = view.front
+    found = {o.reading: effects(front.candidates, o.reading) for o in front.objectives}
+    drawn = {
+        "effects": effects_figure([effect for own in found.values() for effect in own], front),
+        "slices": slices_figure(front),
+        "state": state_figure(front),
+        "parallel": parallel_figure(front),
+        "timeline": timeline_figure(view, now()),
+    }
+    titles = {o.reading: title_of_objective(o) for o in front.objectives}
+    important = [
+        (effect.architecture, effect.knob, titles[name], effect.importance)
+        for name, own in found.items()
+        for effect in own
+        if effect.importance is not None
+    ]
+    return {
+        "view": view,
+        "figures": {
+            name: json.loads(figure.to_json()) for name, figure in drawn.items() if figure is not None
+        },
+        "important": sorted(important, key=lambda row: (row[0], row[2], -row[3])),
+        "spent": device_seconds(view),
+    }

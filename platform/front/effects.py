@@ -1,0 +1,174 @@
+"""What the knobs of an architecture do to an objective: partial means with their intervals, and importances."""
+
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from recallfront.platform.front.candidates import Candidate
+from recallfront.platform.pareto import FloatArray
+from recallfront.platform.results.labels import show_knob
+from recallfront.sweeps.conditions import is_number
+from recallfront.sweeps.space import Scalar
+
+MOST_LEVELS = 6  # a number with more values is taken in as many groups of about equal size
+ENOUGH_FOR_FANOVA = 20  # configurations of one architecture
+_TREES = 64
+_QUANTILE = 1.96  # of the normal distribution: 95 of 100 intervals hold the mean
+
+
+@dataclass(frozen=True)
+class Level:
+    """The objective where a knob has one value, or one of a group of values."""
+
+    name: str
+    mean: float  # the others being as they are over all configurations
+    error: float | None  # standard error; None where configurations are too few to tell
+    count: int  # configurations
+
+    @property
+    def ends(self) -> tuple[float, float] | None:
+        """The interval that holds the mean 95 times of 100."""
+        if self.error is None:
+            return None
+        return self.mean - _QUANTILE * self.error, self.mean + _QUANTILE * self.error
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What one knob does to one metric, within one architecture."""
+
+    architecture: str
+    knob: str
+    metric: str
+    levels: tuple[Level, ...]  # in the order of the values
+    importance: float | None  # the part of the variance that follows from the knob alone (fANOVA), if known
+
+
+def effects(candidates: Sequence[Candidate], metric: str) -> list[Effect]:
+    """The effect of every knob that varies, architecture by architecture.
+
+    An additive model of all knobs of the architecture is fitted by least squares. A level's partial mean is what the
+    model predicts on average over the configurations if all of them had that level (a least-squares mean), which
+    unequal numbers of configurations do not bias as they do plain means. Errors are those of the fit.
+    Importances are fANOVA's (Hutter, Hoos and Leyton-Brown, ICML 2014) as Optuna computes them.
+    """
+    found = []
+    for architecture in dict.fromkeys(c.architecture for c in candidates):
+        own = [c for c in candidates if c.architecture == architecture and metric in c.metrics]
+        grouped = {name: groups for name in _names(own) if len(set(groups := _groups(own, name))) > 1}
+        if not grouped:
+            continue
+        importances = _importances(own, list(grouped), metric)
+        values = np.array([c.metrics[metric] for c in own])
+        design, columns = _design(grouped)
+        weights, covariance = _fit(design, values)
+        for knob, groups in grouped.items():
+            levels = []
+            for level in sorted(set(groups)):
+                row = _averaged(design, columns, knob, level)
+                error = None if covariance is None else math.sqrt(max(float(row @ covariance @ row), 0.0))
+                name = _name_of(own, knob, groups, level)
+                levels.append(Level(name, float(row @ weights), error, groups.count(level)))
+            found.append(Effect(architecture, knob, metric, tuple(levels), importances.get(knob)))
+    return found
+
+
+def _names(candidates: Sequence[Candidate]) -> list[str]:
+    return list(dict.fromkeys(name for c in candidates for name in c.knobs))
+
+
+def _groups(candidates: Sequence[Candidate], name: str) -> list[int]:
+    """The number of the group that each candidate's value is in; groups are in the order of their values."""
+    values = [candidate.knobs.get(name) for candidate in candidates]
+    known = sorted({repr(value): value for value in values}.values(), key=_order)
+    if len(known) > MOST_LEVELS and all(map(is_number, known)):
+        numbers = np.array(values, dtype=np.float64)
+        edges = np.unique(np.quantile(numbers, np.linspace(0, 1, MOST_LEVELS + 1)[1:-1]))
+        return [int(number) for number in np.searchsorted(edges, numbers, side="right")]
+    places = {repr(value): place for place, value in enumerate(known)}
+    return [places[repr(value)] for value in values]
+
+
+def _order(value: Scalar) -> tuple[int, float, str]:
+    if is_number(value):
+        assert isinstance(value, int | float)
+        return 1, float(value), ""
+    return (0 if value is None else 2), 0.0, str(value)
+
+
+def _name_of(candidates: Sequence[Candidate], knob: str, groups: list[int], level: int) -> str:
+    own = sorted(
+        (c.knobs.get(knob) for c, g in zip(candidates, groups, strict=True) if g == level), key=_order
+    )
+    first, last = show_knob(own[0]), show_knob(own[-1])
+    return first if first == last else f"{first} to {last}"
+
+
+def _design(grouped: dict[str, list[int]]) -> tuple[FloatArray, dict[tuple[str, int], int]]:
+    """A column of ones, and one for each further level of each knob -> (configurations, columns), where each is."""
+    count = len(next(iter(grouped.values())))
+    columns: dict[tuple[str, int], int] = {}
+    parts = [np.ones(count)]
+    for knob, groups in grouped.items():
+        for level in sorted(set(groups))[1:]:
+            columns[knob, level] = len(parts)
+            parts.append(np.array([float(group == level) for group in groups]))
+    return np.stack(parts, axis=1), columns
+
+
+def _averaged(design: FloatArray, columns: dict[tuple[str, int], int], knob: str, level: int) -> FloatArray:
+    """The mean row of the design if every configuration had that level."""
+    row: FloatArray = design.mean(axis=0)
+    for (name, own), place in columns.items():
+        if name == knob:
+            row[place] = float(own == level)
+    return row
+
+
+def _fit(design: FloatArray, values: FloatArray) -> tuple[FloatArray, FloatArray | None]:
+    """Least squares -> weights, and their covariance where configurations are left to judge the residuals by."""
+    inverse = np.linalg.pinv(design.T @ design)
+    weights = inverse @ design.T @ values
+    free = len(values) - int(np.linalg.matrix_rank(design))
+    if free < 1:
+        return weights, None
+    residuals = values - design @ weights
+    return weights, inverse * float(residuals @ residuals) / free
+
+
+def _importances(candidates: Sequence[Candidate], knobs: list[str], metric: str) -> dict[str, float]:
+    """The parts of the variance by fANOVA; empty where configurations are too few, or all values are one."""
+    if len(candidates) < ENOUGH_FOR_FANOVA or len({c.metrics[metric] for c in candidates}) < 2:
+        return {}
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    distributions = {knob: _distribution([c.knobs.get(knob) for c in candidates]) for knob in knobs}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # values of choices that Optuna could not store in a database
+        study = optuna.create_study()
+        for c in candidates:
+            params = {knob: _value(distributions[knob], c.knobs.get(knob)) for knob in knobs}
+            study.add_trial(
+                optuna.trial.create_trial(params=params, distributions=distributions, value=c.metrics[metric])
+            )
+        evaluator = optuna.importance.FanovaImportanceEvaluator(n_trees=_TREES, seed=0)
+        found = optuna.importance.get_param_importances(study, evaluator=evaluator, normalize=False)
+    return {str(name): float(part) for name, part in found.items()}
+
+
+def _distribution(values: list[Scalar]) -> Any:
+    import optuna
+
+    if all(map(is_number, values)):
+        numbers = [float(value) for value in values if isinstance(value, int | float)]
+        return optuna.distributions.FloatDistribution(min(numbers), max(numbers))
+    return optuna.distributions.CategoricalDistribution(sorted({str(value) for value in values}))
+
+
+def _value(distribution: Any, value: Scalar) -> Any:
+    return str(value) if hasattr(distribution, "choices") else value

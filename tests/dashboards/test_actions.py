@@ -1,0 +1,46 @@
+"""What may be done from a page, and by whom."""
+
+import pytest
+
+from recallfront.dashboards import actions
+from recallfront.dashboards.choices import Constraint, choice
+from recallfront.dashboards.views import view_of
+from recallfront.platform.errors import UsageError
+from recallfront.platform.results.records import SweepRecord
+
+
+def test_nothing_may_be_done_unless_the_server_was_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(actions.ALLOWED, raising=False)
+    assert actions.token() == ""
+    with pytest.raises(UsageError, match="start it with `recallfront ui --allow-actions`"):
+        actions.check("")
+    monkeypatch.setenv(actions.ALLOWED, "1")
+    assert len(actions.token()) >= 40
+    actions.check(actions.token())
+    for wrong in (None, "", actions.token() + "x", "é"):
+        with pytest.raises(UsageError, match="load it again"):
+            actions.check(wrong)
+
+
+def test_only_a_trial_of_the_sweep_is_run_again(record: SweepRecord) -> None:
+    view = view_of(record, "7")
+    for run in ("f" * 32, "; rm -rf .", "--home=x", ""):
+        with pytest.raises(UsageError, match="the sweep has no trial of run"):
+            actions.rerun(view, run, "uri")
+
+
+def test_a_choice_has_its_reason_and_its_command(record: SweepRecord) -> None:
+    view = view_of(record, "7")
+    found = choice(
+        view, Constraint.read({"where": "recall >= 0.9", "by": "max decode_tokens_per_second"}), "http://h:1"
+    )
+    assert found["reason"].startswith("based · window_size 8 · feature_dim 8 has the highest decode tokens/s")
+    command = "recallfront pick 5eed00000000 --where 'recall >= 0.9' --max decode_tokens_per_second"
+    assert found["command"] == command + " --tracking-uri http://h:1"
+    assert choice(view, Constraint.read({"by": "knee"}), "u")["reason"].startswith(
+        "griffin · window_size 16 is the knee"
+    )
+    with pytest.raises(UsageError, match="what is chosen by the test split"):
+        choice(view, Constraint.read({"by": "max test_recall"}), "u")
+    with pytest.raises(UsageError, match="at most 2000 characters"):
+        Constraint.read({"where": "x" * 2001})

@@ -1,0 +1,212 @@
+"""The pages in a real headless Chromium: clicked, typed into and read as a person does."""
+
+import shutil
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from tests.dashboards.served import Served
+
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright drives the browser")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed"),
+    # SQLAlchemy 2.1 finds fault with MLflow's models as they are imported
+    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy"),
+]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with playwright.sync_playwright() as driver:
+        started = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield started
+        started.close()
+
+
+class Looked:
+    """A page that is being looked at, with all that it complains about or fetches from elsewhere."""
+
+    def __init__(self, browser: Any, served: Served, **kind: Any) -> None:
+        self.context = browser.new_context(viewport={"width": 1400, "height": 1000}, **kind)
+        self.page = self.context.new_page()
+        self.page.set_default_timeout(30_000)
+        self.complaints: list[str] = []
+        self.page.on("console", self._hear)
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("request", self._check)
+        self.served = served
+
+    def _hear(self, said: Any) -> None:
+        if said.type == "error":
+            self.complaints.append(said.text)
+
+    def _check(self, request: Any) -> None:
+        if not request.url.startswith((self.served.uri, "data:", "blob:")):
+            self.complaints.append(f"asked for {request.url}")
+
+    def open(self, path: str) -> Any:
+        self.page.goto(self.served.uri + path)
+        return self.page
+
+    def sweep(self, name: str, asked: str = "") -> Any:
+        """The page of a sweep, once it is drawn."""
+        page = self.open(f"/recallfront/sweeps/{self.served.sweeps[name]}{asked}")
+        page.wait_for_selector("#configurations tbody tr")
+        page.wait_for_selector("#plot-front .scatterlayer")
+        return page
+
+    def asked(self) -> dict[str, list[str]]:
+        return parse_qs(urlsplit(self.page.url).query)
+
+
+@pytest.fixture(scope="module")
+def finished(browser: Any, served: Served) -> Iterator[Looked]:
+    """The page of a finished sweep, opened once."""
+    found = Looked(browser, served)
+    found.sweep("finished")
+    yield found
+    found.context.close()
+
+
+@pytest.fixture
+def looked(finished: Looked) -> Iterator[Looked]:
+    """The same as it was when it was opened; what it complains about fails the test."""
+    finished.page.keyboard.press("Escape")
+    finished.page.click("#reset")
+    expect(finished.page.locator("#found")).to_have_text("12 of 12 configurations")
+    assert finished.asked() == {}
+    yield finished
+    # what the server refuses is said on the page, and logged by Chromium as well
+    assert [text for text in finished.complaints if "422" not in text] == []
+
+
+def expect(locator: Any) -> Any:
+    playwright.expect.set_options(timeout=30_000)
+    return playwright.expect(locator)
+
+
+def rows(page: Any) -> list[str]:
+    names = page.locator("#configurations tbody .what-ran").all_inner_texts()
+    return [str(text).removesuffix(" knee") for text in names]
+
+
+def test_the_filters_and_the_axes_are_in_the_address(looked: Looked) -> None:
+    page = looked.page
+    assert len(rows(page)) == 12
+    page.select_option("[name=x]", "state_bytes")
+    page.select_option("[name=ys]", "errors")
+    page.select_option("[name=colour]", "decode_tokens_per_second")
+    page.uncheck("#architectures >> [value=based]")
+    assert len(rows(page)) == 8
+    page.fill("[name=where]", "recall >= 0.7 and architecture != hawk")
+    expect(page.locator("#found")).to_have_text("6 of 12 configurations")
+    page.click("[data-sort=decode_tokens_per_second]")
+    first = rows(page)
+    assert first[0].startswith("griffin · window_size 8")
+    asked = looked.asked()
+    assert asked["x"] == ["state_bytes"] and asked["without"] == ["based"] and asked["ys"] == ["errors"]
+
+    again = Looked(looked.context.browser, looked.served)
+    again.open(page.url.removeprefix(looked.served.uri))
+    expect(again.page.locator("#found")).to_have_text("6 of 12 configurations")
+    assert rows(again.page) == first and again.page.input_value("[name=x]") == "state_bytes"
+    assert "1 − recall" in again.page.locator("#plot-front").text_content()
+    again.context.close()
+
+
+def test_what_is_wrong_with_a_condition_is_said_at_its_field(looked: Looked) -> None:
+    page = looked.page
+    page.fill("[name=where]", "recal >= 0.7")
+    expect(page.locator("#where-error")).to_contain_text("did you mean recall?")
+    assert page.get_attribute("[name=where]", "aria-invalid") == "true"
+    page.fill("[name=where]", "recall >= 0.9")
+    expect(page.locator("#found")).to_have_text("4 of 12 configurations")
+    expect(page.locator("#where-error")).to_be_hidden()
+
+
+def test_knobs_filter(looked: Looked) -> None:
+    page = looked.page
+    page.click("#knobs summary")
+    page.fill("[data-knob=window_size][data-end='0']", "16")
+    assert sorted(rows(page)) == ["griffin · window_size 16", "window · window_size 16"]
+    assert looked.asked()["knob"] == ["window_size|16|"]
+
+
+def test_a_click_on_a_mark_shows_its_panel_and_its_curves(looked: Looked) -> None:
+    page = looked.page
+    box = page.locator("#plot-front .scatterlayer .points path").nth(3).bounding_box()
+    page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    panel = page.locator("#panel")
+    expect(panel.locator(".curve .scatterlayer .trace")).to_have_count(4)  # two seeds, loss and recall
+    said = panel.inner_text()
+    assert "recallfront pick 5eed00000000 --where" in said and "recallfront rerun" in said
+    assert "seed 0" in said and "seed 1" in said and "recallfront run quickstart.yaml" in said
+    assert panel.locator("a[href*='/#/experiments/']").count() == 2
+    page.keyboard.press("Escape")
+    expect(panel).to_be_hidden()
+
+
+def test_with_the_keyboard_alone_two_are_compared(looked: Looked) -> None:
+    page = looked.page
+    page.focus("#configurations tbody input >> nth=0")
+    page.keyboard.press("Space")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Space")
+    expect(page.locator("#panel h2")).to_have_text("2 configurations")
+    assert page.locator("#panel article").count() == 2 and len(looked.asked()["show"]) == 2
+
+
+def test_a_choice_is_explained_picked_and_remembered(looked: Looked) -> None:
+    page = looked.page
+    decide = page.locator("#decide")
+    decide.locator("[name=where]").fill("recall > 2")
+    decide.locator("form button").click()
+    expect(decide.locator("#choice-error")).to_contain_text("there is no member of the front with recall > 2")
+    decide.locator("[name=where]").fill("architecture == griffin")
+    decide.locator("[name=by]").select_option("max recall")
+    decide.locator("form button").click()
+    expect(decide.locator(".reason")).to_contain_text("griffin · window_size 16 has the highest")
+    command = "recallfront pick 5eed00000000 --where 'architecture == griffin' --max recall"
+    assert decide.locator(".outcome code").inner_text().startswith(command)
+    decide.locator("[data-pick]").click()
+    expect(decide.locator(".done")).to_contain_text(
+        "registered quickstart version 1 as models:/quickstart@pareto-pick"
+    )
+    expect(decide.locator(".picked tbody tr")).to_have_count(1)
+    assert "griffin · window_size 16" in decide.locator(".picked").inner_text()
+    decide.locator("[data-look]").click()
+    expect(page.locator("#panel h3").last).to_be_visible()
+
+
+def test_hostile_names_stay_text(browser: Any, served: Served) -> None:
+    hostile = Looked(browser, served)
+    page = hostile.sweep("running", "?status=finished&status=failed&status=running&status=pruned")
+    assert any("<img src=x onerror=alert(1)>" in text for text in rows(page))
+    page.check("#configurations tbody tr:has-text('onerror') input >> nth=0")
+    page.check("#configurations tbody tr:has-text('failed') >> nth=-1 >> input")
+    expect(page.locator("#panel article")).to_have_count(2)
+    page.click("#panel details summary")
+    expect(page.locator("#panel .log")).to_contain_text("RuntimeError: the end")
+    assert page.locator("img").count() == 0
+    hostile.context.close()
+    assert hostile.complaints == []
+
+
+def test_a_phone_has_room_for_every_page(browser: Any, served: Served) -> None:
+    phone = Looked(browser, served, color_scheme="dark", has_touch=True, is_mobile=True)
+    phone.page.set_viewport_size({"width": 390, "height": 844})
+    page = phone.sweep("finished")
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(18, 22, 27)"
+    first, second = served.sweeps["finished"], served.sweeps["running"]
+    for path in ("", f"sweeps/{first}/understand", f"compare?sweep={first}&sweep={second}"):
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390, page.url
+        phone.open(f"/recallfront/{path}")
+        drawn = page.locator("[data-figure]").count()
+        expect(page.locator("[data-figure] .main-svg:first-child")).to_have_count(drawn)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    phone.context.close()
+    assert phone.complaints == []

@@ -1,0 +1,97 @@
+"""What the explorer of a sweep's page is given."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from recallfront.dashboards import explore
+from recallfront.dashboards.explore import Explorer
+from recallfront.dashboards.views import view_of
+from recallfront.platform.errors import UsageError
+from recallfront.platform.front.pick import pick
+from recallfront.platform.results.records import SweepRecord
+from recallfront.platform.results.status import Status
+
+MakeRecord = Callable[..., SweepRecord]
+OTHERS = (Status.DIVERGED, Status.ERROR, Status.PRUNED, Status.RUNNING)
+
+
+def explorer(record: SweepRecord) -> Explorer:
+    return Explorer(view_of(record, "7"))
+
+
+def test_the_front_comes_first_and_every_configuration_has_a_row(record: SweepRecord) -> None:
+    found = explorer(record).to_json()
+    rows = found["rows"]
+    assert len(rows) == found["total"] == 12
+    assert [row["front"] for row in rows] == sorted((row["front"] for row in rows), reverse=True)
+    assert rows[0]["label"] == "attention" and rows[0]["mark"] == "●"
+    assert rows[0]["shown"] == ["0.993 ±0.000", "0.989 ±0.000", "1,450 ±29", "1.0 MiB"]
+    assert sum(row["knee"] for row in rows) == 1 and 0 < sum(row["share"] for row in rows) <= 1
+    by_name = {metric["name"]: metric for metric in found["metrics"]}
+    assert by_name["validation_recall"]["isShare"] and not by_name["validation_recall"]["isLog"]
+    assert by_name["state_bytes"]["isLog"] and by_name["state_bytes"]["values"][0] == 1048576.0
+    assert all(len(metric["values"]) == 12 for metric in found["metrics"])
+    (window,) = (knob for knob in found["knobs"] if knob["name"] == "window_size")
+    assert window["isNumber"] and window["values"].count(None) == 4
+
+
+def test_what_has_not_finished_has_a_row_as_well(make_record: MakeRecord) -> None:
+    view = view_of(make_record(8, OTHERS, tags={"status": "running"}), "7")
+    rows = Explorer(view).rows
+    assert [row.status for row in rows[8:]] == ["failed", "failed", "pruned", "running"]
+    killed = view_of(make_record(8, OTHERS, tags={"status": "running"}), "7", driverless=True)
+    assert Explorer(killed).rows[-1].status == "unfinished"
+
+
+def test_conditions_are_those_of_pick(record: SweepRecord) -> None:
+    found = explorer(record)
+    keys = found.matching("recall >= 0.9 and architecture == grouped")
+    assert [found.row(key).candidate.architecture for key in keys] == ["grouped", "grouped"]
+    assert len(found.matching("  ")) == 12
+    with pytest.raises(UsageError, match="did you mean recall"):
+        found.matching("recal >= 0.9")
+
+
+def test_a_row_is_found_by_any_of_its_trials(record: SweepRecord) -> None:
+    found = explorer(record)
+    for trial in record.trials:
+        assert trial in found.row(trial.trial_key).trials
+    for wrong in ("", "00", "f" * 64, "<b>"):
+        with pytest.raises(UsageError, match="no configuration"):
+            found.row(wrong)
+
+
+def test_the_commands_of_a_panel_pick_that_configuration(record: SweepRecord) -> None:
+    found = explorer(record)
+    for row in found.rows[::5]:
+        where = found._only(row)
+        assert pick(record, where=where, members_only=False).candidate == row.candidate
+    commands = dict(found.panel(found.rows[0], {}, "http://host:1")["commands"])
+    assert commands["Continue the sweep"] == "recallfront run quickstart.yaml --tracking-uri http://host:1"
+
+
+def test_what_is_sent_is_bounded_and_strict_json(
+    record: SweepRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = {"model": {"architecture": "x" * 9000, "knob": "y" * 9000}, "seed": 0}
+    odd = replace(record.trials[0], config=long, metrics=record.trials[0].metrics | {"loss": float("inf")})
+    infinite = {"model": {"architecture": "x" * 9000, "knob": float("inf")}, "seed": 0}
+    other = replace(record.trials[1], config=infinite)
+    text = json.dumps(explorer(replace(record, trials=(odd, other))).to_json(), allow_nan=False)
+    assert len(text) < 15_000
+    monkeypatch.setattr(explore, "MOST_ROWS", 5)
+    found = explorer(record).to_json()
+    assert len(found["rows"]) == 5 and found["total"] == 12
+
+
+def test_a_curve_is_thinned_and_keeps_its_end(record: SweepRecord) -> None:
+    found = explorer(record)
+    trial = found.rows[0].trials[0]
+    curve = [(step, float("nan") if step == 0 else 1.0) for step in range(1001)]
+    curves = found.panel(found.rows[0], {trial.run_id: {"loss": curve}}, "")["curves"]
+    ((seed,),) = (one["seeds"] for one in curves if one["title"] == "training loss")
+    assert len(seed["steps"]) <= explore.MOST_POINTS + 1 and seed["steps"][-1] == 1000
+    assert seed["values"][0] is None

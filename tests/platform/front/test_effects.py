@@ -1,0 +1,77 @@
+"""The effects of knobs: recovered from configurations of which they are known."""
+
+import io
+from contextlib import redirect_stderr
+
+import numpy as np
+import pytest
+
+from recallfront.platform.front.candidates import Candidate
+from recallfront.platform.front.effects import effects
+
+
+def candidate(architecture: str, recall: float, **knobs: float | str | None) -> Candidate:
+    return Candidate(architecture, dict(knobs), {"recall": recall}, {}, ("r",), ("k",))
+
+
+def test_partial_means_are_not_biased_by_unequal_numbers() -> None:
+    """Recall is 0.1 a + 0.5 b without noise; plain means would mix the two, as a = 1 is mostly seen with b = 1."""
+    pairs = [(0, 0), (0, 0), (0, 0), (0, 1), (1, 0), (1, 1), (1, 1), (1, 1)]
+    found = effects([candidate("based", 0.1 * a + 0.5 * b, a=a, b=b) for a, b in pairs], "recall")
+    (of_a, of_b) = found
+    assert [level.name for level in of_a.levels] == ["0", "1"]
+    assert of_a.levels[1].mean - of_a.levels[0].mean == pytest.approx(0.1)
+    assert of_b.levels[1].mean - of_b.levels[0].mean == pytest.approx(0.5)
+    assert [level.count for level in of_b.levels] == [4, 4]
+    assert of_a.levels[0].error == pytest.approx(0.0, abs=1e-9)
+
+
+def test_the_interval_of_one_knob_is_that_of_a_mean() -> None:
+    """With a single knob the model is the means of its levels, whose standard error is s / sqrt(n)."""
+    random = np.random.default_rng(3)
+    values = {16: random.normal(0.5, 0.1, 8), 32: random.normal(0.7, 0.1, 8)}
+    found = effects(
+        [candidate("window", v, window_size=w) for w, own in values.items() for v in own], "recall"
+    )
+    pooled = np.sqrt(sum(((own - own.mean()) ** 2).sum() for own in values.values()) / 14)
+    for level, own in zip(found[0].levels, values.values(), strict=True):
+        assert level.mean == pytest.approx(own.mean())
+        assert level.error == pytest.approx(pooled / np.sqrt(8))
+        assert level.ends is not None and level.ends[0] < own.mean() < level.ends[1]
+
+
+def test_architectures_are_apart_and_too_few_have_no_interval() -> None:
+    both = [
+        candidate("based", 0.5, a=1),
+        candidate("based", 0.7, a=2),
+        candidate("hawk", 0.1),
+        candidate("x", 0.2, a=1),
+    ]
+    (effect,) = effects(both, "recall")
+    assert effect.architecture == "based" and [level.error for level in effect.levels] == [None, None]
+    assert effects([], "recall") == [] and effects(both, "unknown") == []
+
+
+def test_many_values_are_taken_in_groups_and_words_by_themselves() -> None:
+    random = np.random.default_rng(5)
+    rates = [float(rate) for rate in 10 ** random.uniform(-4, -2, 30)]
+    some = [candidate("based", r, rate=r, kind=["one", "two", None][i % 3]) for i, r in enumerate(rates)]
+    of_rate, of_kind = effects(some, "recall")
+    assert len(of_rate.levels) == 6 and [level.count for level in of_rate.levels] == [5] * 6
+    assert of_rate.levels[0].name.startswith(f"{min(rates):.6g} to ")
+    assert [level.name for level in of_kind.levels] == ["none", "one", "two"]
+
+
+def test_importances_are_fanova_s_from_enough_configurations() -> None:
+    random = np.random.default_rng(7)
+    some = [
+        candidate("based", 0.9 * a + 0.05 * b + 0.001 * random.normal(), a=a, b=b)
+        for a in range(5)
+        for b in range(5)
+    ]
+    said = io.StringIO()
+    with redirect_stderr(said):
+        of_a, of_b = effects(some, "recall")
+    assert of_a.importance is not None and of_b.importance is not None and said.getvalue() == ""
+    assert of_a.importance > 0.8 > 0.2 > of_b.importance
+    assert effects(some[:19], "recall")[0].importance is None
