@@ -187,7 +187,7 @@ def test_hostile_names_stay_text(browser: Any, served: Served) -> None:
     page = hostile.sweep("running", "?status=finished&status=failed&status=running&status=pruned")
     assert any("<img src=x onerror=alert(1)>" in text for text in rows(page))
     page.check("#configurations tbody tr:has-text('onerror') input >> nth=0")
-    page.check("#configurations tbody tr:has-text('failed') >> nth=-1 >> input")
+    page.check("#configurations tbody tr:has-text('window_size 4 · feature_dim 4') input >> nth=0")
     expect(page.locator("#panel article")).to_have_count(2)
     page.click("#panel details summary")
     expect(page.locator("#panel .log")).to_contain_text("RuntimeError: the end")
