@@ -8,8 +8,8 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from recallfront.platform.sweep.lock import only_driver
 from recallfront.platform.tracking.client import open_client
 from recallfront.platform.tracking.ledger import read_sweep
 from recallfront.platform.tracking.writer import TrackingWriter
+from recallfront.platform.trial.body import run_trial
 from recallfront.platform.trial.workplace import Workplace
 from recallfront.sweeps import SweepSpec, load_spec
 from recallfront.sweeps.data import prepare
@@ -190,54 +191,102 @@ def test_a_trial_that_takes_its_node_s_memory_is_not_tried_again(tmp_path: Path)
     assert str(next(iter(status.columns[3].cells))) == "0 of 1 finished, 1 failed"
 
 
-def test_a_killed_driver_loses_nothing(tmp_path: Path) -> None:
+def test_an_interrupted_and_then_a_killed_driver_lose_nothing(tmp_path: Path) -> None:
     spec = tiny(
-        name="killed",
+        name="disturbed",
         space=[{"architecture": "window", "window_size": [2, 4, 8]}],
-        training={"steps": 60, "evaluate_every": 20},
+        training={"steps": 120, "evaluate_every": 20},
+        concurrent=1,
     )
-    file = tmp_path / "killed.yaml"
+    file, home = tmp_path / "disturbed.yaml", tmp_path / "home"
     file.write_text(yaml.safe_dump(spec))
+    checked = SweepSpec.model_validate(spec)
+    with _driver(file, home) as driver:
+        _wait_for(lambda: bool(list(home.glob("trials/*/checkpoint/deepspeed"))), driver)
+        _interrupt(driver, signal.SIGINT, checked, home)
+    with _driver(file, home) as driver:
+        _wait_for(
+            lambda: _has_a_result(home) and bool(list(home.glob("trials/*/checkpoint/deepspeed"))), driver
+        )
+        os.kill(driver.pid, signal.SIGKILL)
+    kept = {path.parent.name for path in home.glob("trials/*/result.json")}
+    assert 0 < len(kept) < 3
+
+    resumed = run_sweep(checked, home=home)
+    after = {trial.trial_key: trial for trial in stored(resumed)}
+    assert len(stored(resumed)) == len(after) == 3, "no run is doubled"
+    place = _place(checked, tmp_path / "undisturbed")
+    for block, knobs in checked.grid():
+        config = checked.trial(block, knobs, 0)
+        reports, twin = list(run_trial(config, place)), after[config.key]
+        assert twin.status is Status.FINISHED and twin.metrics["recall"] == reports[-1].figures["recall"]
+        rows = [row for report in reports for row in report.rows]
+        losses = [(step, value) for name, value, step, _ in rows if name == "loss"]
+        assert history(resumed, twin.run_id, "loss") == losses
+
+
+def test_a_sweep_that_is_told_to_end_says_so(tmp_path: Path) -> None:
+    """As a scheduler's SIGTERM may: early, when the first trial is about to start."""
+    spec = tiny(name="ended", space=[{"architecture": "window", "window_size": [2, 4, 6]}], concurrent=1)
+    file, home = tmp_path / "ended.yaml", tmp_path / "home"
+    file.write_text(yaml.safe_dump(spec))
+    ready_home(home)
+    checked = SweepSpec.model_validate(spec)
+    with _driver(file, home) as driver:
+        _wait_for(lambda: bool(list(home.glob("trials/*/"))), driver)
+        _interrupt(driver, signal.SIGTERM, checked, home)
+
+
+@contextmanager
+def _driver(file: Path, home: Path) -> Iterator["subprocess.Popen[str]"]:
     driver = subprocess.Popen(
-        [sys.executable, "-m", "recallfront", "run", str(file), "--home", str(tmp_path / "disturbed")],
+        # a shell's background job ignores SIGINT, and hands that on
+        [
+            "env",
+            "--default-signal=INT",
+            sys.executable,
+            "-m",
+            "recallfront",
+            "run",
+            str(file),
+            "--home",
+            str(home),
+        ],
         stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
         start_new_session=True,
     )
     try:
-        _wait_for_a_result(tmp_path / "disturbed", driver)
+        yield driver
     finally:
-        os.kill(driver.pid, signal.SIGKILL)
-        driver.wait()
-    kept = {path.parent.name for path in (tmp_path / "disturbed").glob("trials/*/result.json")}
-    undisturbed = run_sweep(SweepSpec.model_validate(spec), home=tmp_path / "undisturbed")
-    resumed = run_sweep(SweepSpec.model_validate(spec), home=tmp_path / "disturbed")
-    assert 0 < len(kept) < 3
-
-    after = {trial.trial_key: trial for trial in stored(resumed)}
-    assert len(stored(resumed)) == len(after) == 3, "no run is doubled"
-    for trial in stored(undisturbed):
-        twin = after[trial.trial_key]
-        assert twin.status is Status.FINISHED
-        assert twin.metrics["recall"] == trial.metrics["recall"]
-        assert history(resumed, twin.run_id, "loss") == history(undisturbed, trial.run_id, "loss")
+        driver.kill()
+        driver.communicate()
 
 
-def _wait_for_a_result(home: Path, driver: "subprocess.Popen[bytes]") -> None:
-    """Until one trial has ended and another has a checkpoint."""
+def _wait_for(condition: Callable[[], bool], driver: "subprocess.Popen[str]") -> None:
     deadline = time.monotonic() + 300
-    while time.monotonic() < deadline and driver.poll() is None:
-        ended = list(home.glob("trials/*/result.json"))
-        going = list(home.glob("trials/*/checkpoint/deepspeed"))
-        if ended and going:
-            return
+    while not condition():
+        assert time.monotonic() < deadline and driver.poll() is None, "the driver ended, or took too long"
         time.sleep(0.05)
-    raise AssertionError("the driver ended, or its first trial took too long")
+
+
+def _interrupt(driver: "subprocess.Popen[str]", number: signal.Signals, spec: SweepSpec, home: Path) -> None:
+    """What a sweep says and records that is interrupted."""
+    driver.send_signal(number)
+    _, errors = driver.communicate(timeout=90)
+    assert driver.returncode == 130, errors
+    assert errors.strip() == "recallfront: interrupted; run the sweep again to resume it"
+    record = read_sweep(f"sqlite:///{home / 'mlflow.db'}", spec.key)
+    assert record.tags["status"] == "interrupted"
+    assert Status.RUNNING not in {trial.status for trial in record.trials}
+
+
+def _has_a_result(home: Path) -> bool:
+    return bool(list(home.glob("trials/*/result.json")))
 
 
 def test_a_resumed_trial_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
-    from recallfront.platform.trial.body import run_trial
-
     spec = tiny_spec(training={"steps": 40})
     config = spec.trial(spec.blocks[0], {}, 0)
     whole = [row for report in run_trial(config, _place(spec, tmp_path / "a")) for row in report.rows]
@@ -313,6 +362,7 @@ def test_no_two_drivers_on_one_sweep(tmp_path: Path) -> None:
     from recallfront.platform import UsageError
 
     spec = tiny_spec()
+    ready_home(tmp_path)
     (tmp_path / "sweeps").mkdir()
     with FileLock(tmp_path / "sweeps" / f"{spec.key[:16]}.lock"):
         with pytest.raises(UsageError, match="is being run by another process"):
@@ -343,40 +393,3 @@ def test_a_record_is_of_one_version_of_the_code(swept: SweepResult) -> None:
     )
     mixed = dataclasses.replace(record, trials=(*record.trials, newer))
     assert mixed.current().trials == (newer,)
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_sweep_says_so_and_goes_on_later(tmp_path: Path, number: signal.Signals) -> None:
-    spec = tiny(
-        name="interrupted",
-        space=[{"architecture": "window", "window_size": [2, 4, 6]}],
-        training={"steps": 3000, "evaluate_every": 50},
-    )
-    file, home = tmp_path / "interrupted.yaml", tmp_path / "home"
-    file.write_text(yaml.safe_dump(spec))
-    command = [sys.executable, "-m", "recallfront", "run", str(file), "--home", str(home)]
-    driver = subprocess.Popen(
-        ["env", "--default-signal=INT", *command],  # a shell's background job ignores it, and hands that on
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        _wait_for(lambda: bool(list(home.glob("trials/*/checkpoint/deepspeed"))), driver)
-        driver.send_signal(number)
-        _, errors = driver.communicate(timeout=90)
-    finally:
-        driver.kill()
-    assert driver.returncode == 130, errors
-    assert errors.strip() == "recallfront: interrupted; run the sweep again to resume it"
-    record = read_sweep(f"sqlite:///{home / 'mlflow.db'}", SweepSpec.model_validate(spec).key)
-    assert record.tags["status"] == "interrupted"
-    assert Status.RUNNING not in {trial.status for trial in record.trials}
-
-
-def _wait_for(condition: Callable[[], bool], driver: "subprocess.Popen[str]") -> None:
-    deadline = time.monotonic() + 300
-    while not condition():
-        assert time.monotonic() < deadline and driver.poll() is None, "the driver ended, or took too long"
-        time.sleep(0.05)
