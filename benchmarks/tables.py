@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from recallfront.benchmarks.platform.architectures import architecture_tables
 from recallfront.benchmarks.platform.writer_rate import writer_rate
+from recallfront.benchmarks.search.table import search_table
 from recallfront.platform.errors import UsageError
 from recallfront.platform.metrics import THROUGHPUTS
 
@@ -120,8 +121,6 @@ def _models(home: Path) -> "Table":
 
 
 def _search(home: Path) -> "Table":
-    from recallfront.benchmarks.search.table import search_table
-
     return search_table()
 
 

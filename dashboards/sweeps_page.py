@@ -55,7 +55,7 @@ class SweepLine:
 
 
 @dataclass(frozen=True)
-class Asked:
+class Listing:
     """What the reader wants to see of the list."""
 
     search: str = ""
@@ -66,7 +66,7 @@ class Asked:
     def address(self, **changes: Any) -> str:
         """The list's address with some of it changed; what is as usual is left out."""
         wanted = vars(self) | changes
-        usual = vars(Asked())
+        usual = vars(Listing())
         return "?" + urlencode({name: value for name, value in wanted.items() if value != usual[name]})
 
     def of(self, lines: Sequence[SweepLine]) -> list[SweepLine]:
@@ -152,9 +152,9 @@ def _sparks(uri: str, runs: tuple[str, ...], moment: float) -> dict[str, list[fl
     return found
 
 
-def _asked(given: Any) -> Asked:
+def _asked(given: Any) -> Listing:
     sort, number = given.get("sort", "started"), given.get("page", "1")
-    return Asked(
+    return Listing(
         search=given.get("search", "")[:200],
         state=given.get("state", "")[:20],
         sort=sort if sort in SORTS else "started",
@@ -162,7 +162,7 @@ def _asked(given: Any) -> Asked:
     )
 
 
-def _shown(lines: list[SweepLine], asked: Asked) -> dict[str, Any]:
+def _shown(lines: list[SweepLine], asked: Listing) -> dict[str, Any]:
     found = asked.of(lines)
     pages = max(-(-len(found) // ON_A_PAGE), 1)
     first = (min(asked.page, pages) - 1) * ON_A_PAGE

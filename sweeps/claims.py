@@ -59,7 +59,7 @@ class Measure:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Threshold:
     """A formula over the measures' names, and the threshold that it is compared with."""
 
     formula: str
@@ -128,7 +128,7 @@ class Claim(Frozen):
             raise ValueError(f"measures: {' and '.join(error.args[1][1:])} refer to each other") from None
 
     @cached_property
-    def comparison(self) -> Comparison:
+    def comparison(self) -> Threshold:
         """The condition, read."""
         match = _COMPARISON.fullmatch(self.condition.strip()) if len(self.condition) <= _MOST else None
         if match is None:
@@ -136,7 +136,7 @@ class Claim(Frozen):
                 f"condition={self.condition[:80]!r}: write `FORMULA >= NUMBER` (or <=, >, <), "
                 "such as 'based - window >= 0.05'"
             )
-        return Comparison(match["left"].strip(), match["op"], float(match["right"]))
+        return Threshold(match["left"].strip(), match["op"], float(match["right"]))
 
 
 def parse_measure(text: str, choosing: Collection[str] = ()) -> Measure:

@@ -32,6 +32,7 @@ LATE = {
     *HEAVY,
     "torch",
     "numpy",
+    "scipy",
     "triton",
     "transformers",
     "plotly",

@@ -24,7 +24,7 @@ _NUMBER_BYTES: Final = 2  # bfloat16
 
 
 @dataclass(frozen=True)
-class Curves:
+class RecordedCurves:
     """What was recorded of the C configurations of `space()`, in the order of its grid.
 
     `recall` and `loss` (nats) are (seeds, C, evaluations), of the validation split; the others are (C,).
@@ -91,7 +91,7 @@ def modelled_decode(model: Architecture, context: int, rows: int) -> float:
 
 
 @lru_cache(maxsize=1)
-def curves() -> Curves:
+def curves() -> RecordedCurves:
     """The recorded table.
 
     Raises:
@@ -102,7 +102,7 @@ def curves() -> Curves:
             raise ValueError(
                 f"{TABLE.name}: was recorded of another space than {_SPACE.name}: record it again"
             )
-        return Curves(
+        return RecordedCurves(
             recall=table["recall"] * _RECALL_UNIT,
             loss=table["loss"] * _LOSS_UNIT,
             decode_tokens_per_second=table["decode_tokens_per_second"],

@@ -8,7 +8,7 @@ from random import Random
 
 import numpy as np
 
-from recallfront.benchmarks.search.curves import Curves
+from recallfront.benchmarks.search.curves import RecordedCurves
 from recallfront.platform.pareto import hypervolume, non_dominated
 from recallfront.platform.results.status import Status
 from recallfront.platform.search.planner import Impossible, Outcome, PlannedTrial, Planner
@@ -50,7 +50,7 @@ class Simulated:
 class Truth:
     """What a grid finds on one seed's curves."""
 
-    def __init__(self, spec: SweepSpec, curves: Curves, seed: int) -> None:
+    def __init__(self, spec: SweepSpec, curves: RecordedCurves, seed: int) -> None:
         self.recall, self.loss = curves.recall[seed], curves.loss[seed]
         self.decode, self.state = curves.decode_tokens_per_second, curves.state_bytes
         self.every = spec.training.evaluate_every

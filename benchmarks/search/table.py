@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from recallfront.benchmarks.search.curves import Curves, curves, space
+from recallfront.benchmarks.search.curves import RecordedCurves, curves, space
 from recallfront.benchmarks.search.simulate import Point, Simulated, Truth, simulate
 from recallfront.platform.search.samplers import make_search
 from recallfront.platform.search.stopping import make_rules
@@ -31,7 +31,7 @@ METHODS: Final[dict[str, dict[str, Any]]] = {
 
 
 @dataclass(frozen=True)
-class Row:
+class MethodRow:
     """A method's sweeps, one a seed."""
 
     method: str
@@ -49,13 +49,13 @@ class Row:
         return statistics.median(p.hypervolume for p in points), statistics.median(p.members for p in points)
 
 
-def rows(methods: Iterable[str] = METHODS, seeds: int = SEEDS) -> Iterable[Row]:
+def rows(methods: Iterable[str] = METHODS, seeds: int = SEEDS) -> Iterable[MethodRow]:
     """Simulate `seeds` sweeps of each method, fewer of slow ones; recorded seeds serve them in turn."""
     recorded = curves()
     truths: dict[tuple[str, int], Truth] = {}
     for method in methods:
         number = min(seeds, _FEWER.get(method, seeds))
-        yield Row(method, tuple(_sweep(method, seed, recorded, truths) for seed in range(number)))
+        yield MethodRow(method, tuple(_sweep(method, seed, recorded, truths) for seed in range(number)))
 
 
 def search_table(methods: Iterable[str] = METHODS, seeds: int = SEEDS) -> "Table":
@@ -105,7 +105,9 @@ def specification(method: str, seed: int) -> SweepSpec:
     )
 
 
-def _sweep(method: str, seed: int, recorded: Curves, truths: dict[tuple[str, int], Truth]) -> Simulated:
+def _sweep(
+    method: str, seed: int, recorded: RecordedCurves, truths: dict[tuple[str, int], Truth]
+) -> Simulated:
     spec = specification(method, seed)
     of = seed % len(recorded.seeds)
     # a trial's identity, and with it the truth's, depends on when it stops

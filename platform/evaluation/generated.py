@@ -31,14 +31,14 @@ class Asked(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Task:
+class GeneratedTask:
     """How questions are drawn, and how many tokens answer them."""
 
     draw: Callable[[Subject, int, int], list[Asked]]  # model, tokens of the context, questions
     answer_tokens: int
 
 
-def _ruler(make: Callable[..., list[Question]], answer_tokens: int, **settings: int) -> Task:
+def _ruler(make: Callable[..., list[Question]], answer_tokens: int, **settings: int) -> GeneratedTask:
     def draw(subject: Subject, length: int, questions: int) -> list[Asked]:
         found = make(
             count=lambda text: len(subject.encode(text)),
@@ -49,7 +49,7 @@ def _ruler(make: Callable[..., list[Question]], answer_tokens: int, **settings: 
         )
         return [Asked(one.prompt + one.answer_prefix, one.answers) for one in found]
 
-    return Task(draw, answer_tokens)
+    return GeneratedTask(draw, answer_tokens)
 
 
 def _phonebook(subject: Subject, length: int, questions: int) -> list[Asked]:
@@ -71,7 +71,7 @@ def _phonebook(subject: Subject, length: int, questions: int) -> list[Asked]:
     return draw(least, questions)
 
 
-SUITES: Final[dict[str, dict[str, Task]]] = {
+SUITES: Final[dict[str, dict[str, GeneratedTask]]] = {
     "ruler": {
         "single": _ruler(needles, 128),
         "multikey": _ruler(needles, 128, num_needle_k=4),
@@ -79,7 +79,7 @@ SUITES: Final[dict[str, dict[str, Task]]] = {
         "multiquery": _ruler(needles, 128, num_needle_q=4),
         "tracking": _ruler(variable_tracking, 30),
     },
-    "phonebook": {"phonebook": Task(_phonebook, 24)},
+    "phonebook": {"phonebook": GeneratedTask(_phonebook, 24)},
 }
 
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from recallfront.platform.results.status import Status
 from recallfront.platform.search.planner import Outcome, PlannedTrial
-from recallfront.platform.search.rules import Verdict
+from recallfront.platform.search.rules import Ruling
 from recallfront.sweeps.spec import SweepSpec
 
 
@@ -23,7 +23,7 @@ class Dominated:
             str, dict[int, list[float]]
         ] = {}  # configuration -> seed -> values, to be maximised
 
-    def judge(self, plan: PlannedTrial, step: int, figures: Mapping[str, float]) -> Verdict | None:
+    def judge(self, plan: PlannedTrial, step: int, figures: Mapping[str, float]) -> Ruling | None:
         if step > 0 or plan.config.configuration_key in self._values:
             return None
         known = [o for o in self._objectives if not o.is_on_both_splits]
@@ -33,7 +33,7 @@ class Dominated:
         if not any(all(a >= b for a, b in zip(own, best, strict=True)) for own in self._finished()):
             return None
         shown = ", ".join(f"{o.metric} {figures[o.metric]:.6g}" for o in known)
-        return Verdict(
+        return Ruling(
             Status.DOMINATED, f"even at a recall of 1 a finished configuration is at least as good ({shown})"
         )
 

@@ -15,7 +15,7 @@ from recallfront.platform.search.forecast import Curves
 from recallfront.platform.search.gain import expected_gains
 from recallfront.platform.search.planner import Outcome, PlannedTrial
 from recallfront.platform.search.proposals import Ending, Proposal, Told, proposal_from_json
-from recallfront.platform.search.rules import Verdict
+from recallfront.platform.search.rules import Ruling
 from recallfront.platform.search.surrogate import Features, GaussianProcess
 from recallfront.sweeps.space import TRAINING_PREFIX, Domain, Knobs, Range, Scalar, SpaceBlock
 from recallfront.sweeps.spec import SweepSpec
@@ -145,7 +145,7 @@ class FrontSearch:
         best = int(np.argmax(gains))
         return self._all[best] if gains[best] > 0 else None
 
-    def judge(self, plan: PlannedTrial, step: int, figures: Mapping[str, float]) -> Verdict | None:
+    def judge(self, plan: PlannedTrial, step: int, figures: Mapping[str, float]) -> Ruling | None:
         key = plan.config.key
         candidate = self._candidate(plan.proposal)
         self._live[key] = self._partial[key] = candidate
@@ -154,7 +154,7 @@ class FrontSearch:
         self._curves.add(key, step, figures)
         self._forget()
         if candidate.is_stopped:
-            return Verdict(Status.PRUNED, "another seed of its configuration was stopped")
+            return Ruling(Status.PRUNED, "another seed of its configuration was stopped")
         if step < _PATIENCE * self._spec.training.evaluate_every or len(self._ended) < 3:
             return None
         return self._judge_running(key, candidate)
@@ -175,7 +175,7 @@ class FrontSearch:
             self._partial.pop(key, None)
         self._forget()
 
-    def _judge_running(self, key: str, candidate: _Candidate) -> Verdict | None:
+    def _judge_running(self, key: str, candidate: _Candidate) -> Ruling | None:
         """Whether a running trial has too little chance to be on the front, by the model and by its curve."""
         from scipy.special import ndtr
 
@@ -194,7 +194,7 @@ class FrontSearch:
         if chance >= _LEAST_CHANCE:
             return None
         candidate.is_stopped = True
-        return Verdict(Status.PRUNED, f"its chance to be on the front in the end was {chance:.1%}")
+        return Ruling(Status.PRUNED, f"its chance to be on the front in the end was {chance:.1%}")
 
     def _forget(self) -> None:
         self._is_fit = False

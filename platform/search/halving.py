@@ -9,7 +9,7 @@ import numpy as np
 from recallfront.platform.results.status import Status
 from recallfront.platform.search.forecast import LOSS, Curves
 from recallfront.platform.search.planner import Outcome, PlannedTrial
-from recallfront.platform.search.rules import Verdict
+from recallfront.platform.search.rules import Ruling
 from recallfront.sweeps.objectives import Objective
 from recallfront.sweeps.spec import EarlyStopping, SweepSpec
 
@@ -55,10 +55,10 @@ class Halving:
         self._curves = Curves(spec.training.steps)
         self._trials: dict[str, set[str]] = {}  # architecture -> trials
 
-    def judge(self, plan: PlannedTrial, step: int, figures: Mapping[str, float]) -> Verdict | None:
+    def judge(self, plan: PlannedTrial, step: int, figures: Mapping[str, float]) -> Ruling | None:
         own = self._configuration(plan)
         if own.is_stopped:
-            return Verdict(Status.PRUNED, "its configuration was stopped at an earlier rung")
+            return Ruling(Status.PRUNED, "its configuration was stopped at an earlier rung")
         if self._recall is None or self._recall.reading not in figures:
             return None
         self._curves.add(plan.config.key, step, figures)
@@ -87,7 +87,7 @@ class Halving:
     def _others(self) -> list[Objective]:
         return [objective for objective in self._objectives if objective is not self._recall]
 
-    def _judge_at(self, rung: int, own: _Configuration, plan: PlannedTrial) -> Verdict | None:
+    def _judge_at(self, rung: int, own: _Configuration, plan: PlannedTrial) -> Ruling | None:
         rivals = [other for other in self._all.values() if other is not own and _is_rival(other, own)]
         there = [other for other in rivals if other.rungs.get(rung, {}).keys() >= self._seeds]
         ahead = sum(_is_ahead(_mean(other.rungs[rung]), _mean(own.rungs[rung])) for other in there)
@@ -103,7 +103,7 @@ class Halving:
         if own.behind < self._patience:
             return None
         own.is_stopped = True
-        return Verdict(
+        return Ruling(
             Status.PRUNED,
             f"at step {rung} {ahead} of {len(there)} rivals were ahead, and it may reach a recall of {may:.3f} "
             f"where one of them has {best:.3f}",

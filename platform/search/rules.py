@@ -13,7 +13,7 @@ from recallfront.sweeps.spec import SweepSpec
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Ruling:
     """That a trial ends now, and why."""
 
     status: Status  # pruned, or dominated
@@ -23,7 +23,7 @@ class Verdict:
 class Rule(Protocol):
     """Sees what trials report, and may end them."""
 
-    def judge(self, plan: PlannedTrial, step: int, figures: Mapping[str, float]) -> Verdict | None:
+    def judge(self, plan: PlannedTrial, step: int, figures: Mapping[str, float]) -> Ruling | None:
         """Whether a running trial that has reported `figures` after `step` steps ends now; None: it goes on.
 
         Before the first step the figures are those of the measurement. A resumed trial may report a step again.
@@ -44,7 +44,7 @@ class Rules:
         self._path = path if self._rules else None
         self._tell_again()
 
-    def judge(self, plan: PlannedTrial, step: int, figures: Mapping[str, float]) -> Verdict | None:
+    def judge(self, plan: PlannedTrial, step: int, figures: Mapping[str, float]) -> Ruling | None:
         """The first rule's verdict on a running trial; None: it goes on."""
         self._append(plan, step, Status.RUNNING, figures)
         return self._judge(plan, step, figures)
@@ -55,7 +55,7 @@ class Rules:
             self._append(plan, None, outcome.status, outcome.figures)
         self._end(plan, outcome)
 
-    def _judge(self, plan: PlannedTrial, step: int, figures: Mapping[str, float]) -> Verdict | None:
+    def _judge(self, plan: PlannedTrial, step: int, figures: Mapping[str, float]) -> Ruling | None:
         verdicts = [rule.judge(plan, step, figures) for rule in self._rules]
         return next((verdict for verdict in verdicts if verdict is not None), None)
 

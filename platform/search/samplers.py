@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from recallfront.platform.errors import UsageError, one_line
+from recallfront.platform.search.front_search import FrontSearch
 from recallfront.platform.search.grid import GridSearch
 from recallfront.platform.search.proposals import Ending, Proposal, Search, Told
 from recallfront.sweeps.space import Domain, Knobs, Range, Scalar, SpaceBlock
@@ -34,8 +35,6 @@ def make_search(
     if spec.search.method == "grid":
         return GridSearch(spec)
     if spec.search.method == "front":
-        from recallfront.platform.search.front_search import FrontSearch
-
         return FrontSearch(spec, told, proposed, unfinished)
     return OptunaSearch(spec, list(told), proposed, unfinished)
 

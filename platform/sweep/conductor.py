@@ -13,7 +13,7 @@ from recallfront.platform.results.reports import Report
 from recallfront.platform.results.status import Lost, Status
 from recallfront.platform.results.tags import elapsed_seconds
 from recallfront.platform.search.planner import Impossible, Outcome, PlannedTrial, Planner
-from recallfront.platform.search.rules import Rules, Verdict
+from recallfront.platform.search.rules import Rules, Ruling
 from recallfront.platform.sweep.budget import Budget
 from recallfront.platform.sweep.recorder import Recorder
 from recallfront.platform.sweep.tally import Tally
@@ -30,7 +30,7 @@ class _Live:
     plan: PlannedTrial
     started: float = field(default_factory=time.time)
     last: Report = field(default_factory=lambda: Report(step=0))
-    verdict: Verdict | None = None  # by which it ends before its last step
+    verdict: Ruling | None = None  # by which it ends before its last step
     attempts: int = 1
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, Protocol, Self, TypeVar
 
+import numpy as np
 from pydantic import Field, model_validator
 
 from recallfront.sweeps.base import Frozen
@@ -17,7 +18,6 @@ from recallfront.sweeps.base import Frozen
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import numpy as np
     from torch import Tensor
 
     Rows = np.ndarray[tuple[int, int], np.dtype[np.int64]]
@@ -262,8 +262,6 @@ class DrawnTask(SplitTask[R]):
         Training seeds come from the lower half of the range and the others from the upper, as zoology draws them; the
         first of those are the test's, and validation takes the next ones.
         """
-        import numpy as np
-
         random = np.random.RandomState(self.seed)
         train = random.randint(0, 2**31, size=len(self.train)).tolist()
         test = random.randint(2**31, 2**32, size=len(self.test)).tolist()

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from recallfront.benchmarks.search import curves as recorded
-from recallfront.benchmarks.search.curves import Curves, curves, pack, space
+from recallfront.benchmarks.search.curves import RecordedCurves, curves, pack, space
 from recallfront.benchmarks.search.record import learning_curve
 from recallfront.benchmarks.search.simulate import Simulated, Truth, simulate
-from recallfront.benchmarks.search.table import Row, specification
+from recallfront.benchmarks.search.table import MethodRow, specification
 from recallfront.platform.search.samplers import make_search
 from recallfront.platform.search.stopping import make_rules
 from tests.platform.specs import tiny_spec
@@ -22,7 +22,9 @@ def sweep(method: str, seed: int = 0) -> Simulated:
     return simulate(spec, Truth(spec, curves(), 0), search, make_rules(spec, search), seed=seed)
 
 
-def best_of(table: Curves, architecture: str) -> tuple[np.ndarray[tuple[int], np.dtype[np.float64]], float]:
+def best_of(
+    table: RecordedCurves, architecture: str
+) -> tuple[np.ndarray[tuple[int], np.dtype[np.float64]], float]:
     """The curve of an architecture's best configuration, and its recall at the end."""
     own = [at for at, (block, _) in enumerate(space().grid()) if block.architecture == architecture]
     best = own[int(np.argmax(table.recall[0, own, -1]))]
@@ -71,6 +73,6 @@ def test_a_grid_finds_the_whole_front_and_halving_the_same_with_fewer_steps() ->
 
 
 def test_the_front_is_found_with_a_third_of_the_steps() -> None:
-    found = Row("front", (sweep("front, stop_at 0.99"),))
+    found = MethodRow("front", (sweep("front, stop_at 0.99"),))
     share = found.until(lambda point: point.hypervolume >= 0.99)
     assert share is not None and share <= 1 / 3

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import pytest
 
 from recallfront.dashboards.rendering import render
-from recallfront.dashboards.sweeps_page import ON_A_PAGE, Asked, SweepLine, _shown, line_of
+from recallfront.dashboards.sweeps_page import ON_A_PAGE, Listing, SweepLine, _shown, line_of
 from recallfront.platform.tracking.ledger import SweepSummary
 
 
@@ -37,16 +37,16 @@ def test_a_line_is_read_off_its_run_alone() -> None:
 
 def test_it_is_searched_sorted_and_filtered() -> None:
     known = [*lines(12), line_of(summary(12, status="running"))]
-    assert names(Asked(search="study-1 00000b").of(known)) == ["Study-11"]
-    assert names(Asked(state="running").of(known)) == ["Study-12"]
-    assert names(Asked(sort="hypervolume").of(known))[0] == "Study-12"
-    assert names(Asked(sort="name").of(known))[:3] == ["Study-0", "Study-1", "Study-10"]
-    assert Asked(search="a b", page=3).address(page=4) == "?search=a+b&page=4"
+    assert names(Listing(search="study-1 00000b").of(known)) == ["Study-11"]
+    assert names(Listing(state="running").of(known)) == ["Study-12"]
+    assert names(Listing(sort="hypervolume").of(known))[0] == "Study-12"
+    assert names(Listing(sort="name").of(known))[:3] == ["Study-0", "Study-1", "Study-10"]
+    assert Listing(search="a b", page=3).address(page=4) == "?search=a+b&page=4"
 
 
 @pytest.mark.parametrize(("page", "first"), [(1, "Study-0"), (3, "Study-100"), (99, "Study-100")])
 def test_a_page_has_fifty(page: int, first: str) -> None:
-    shown = _shown(lines(120), Asked(page=page))
+    shown = _shown(lines(120), Listing(page=page))
     assert shown["lines"][0].name == first and len(shown["lines"]) <= ON_A_PAGE
     html = render("sweeps.html", "", **shown)
     assert html.count("data-spark=") == len(shown["lines"]) and "120 of 120" in html
@@ -54,6 +54,6 @@ def test_a_page_has_fifty(page: int, first: str) -> None:
 
 def test_a_thousand_are_written_in_a_moment() -> None:
     start = time.process_time()
-    render("sweeps.html", "", **_shown(lines(1000), Asked(search="study")))
+    render("sweeps.html", "", **_shown(lines(1000), Listing(search="study")))
     # of this process alone, whatever runs beside it; the target for the whole answer is 0.5 s
     assert time.process_time() - start < 0.5
