@@ -43,7 +43,8 @@ REAL: list[dict[str, Any]] = [
     ),
     tiny() | {"task": {"name": "text", "source": {"files": "no such file"}, "length": 16, "held_out": 0.2}},
     tiny() | {"start": {"folder": "no such folder"}},
-    *(yaml.safe_load(text) for text in studies().values()),
+    # reading the long ones takes most of the time
+    *(yaml.safe_load(text) for text in studies().values() if len(text) < 2000),
 ]
 ODD: list[Any] = [
     *(

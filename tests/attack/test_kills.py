@@ -38,6 +38,8 @@ STORM = tiny(
     name="storm",
     space=[{"architecture": "window", "window_size": [2, 4]}],
     training={"steps": 400, "evaluate_every": 50},
+    # each trial at once is a process that imports everything
+    concurrent=1,
 )
 # of a driver that lost its Ray; of processes whose driver is gone; of a run that goes on, on a busy machine
 _LOST_SECONDS, _GONE_SECONDS, _RUN_SECONDS = 30, 10, 300
@@ -107,7 +109,7 @@ class Sweep:
             and (from_start or any(self.home.glob("trials/*/checkpoint")))
         ):
             time.sleep(0.1)
-        time.sleep(self.rng.uniform(0, 12 if from_start else 3))
+        time.sleep(self.rng.uniform(0, 8 if from_start else 3))
         with suppress(psutil.NoSuchProcess):
             family = psutil.Process(driver.pid).children(recursive=True)
             if victim == "server" and self.server is not None:

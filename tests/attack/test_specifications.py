@@ -15,6 +15,7 @@ from recallfront.platform import plugins
 from recallfront.platform.search.planner import Planner
 from recallfront.platform.search.samplers import make_search
 from recallfront.platform.sweep import run as sweep_run
+from recallfront.platform.sweep import suite
 from recallfront.sweeps import SweepSpec
 from tests.attack.specifications import odd_specification
 
@@ -38,6 +39,10 @@ def _plan(spec: SweepSpec, *_: Any) -> None:
     raise Accepted
 
 
+def _accept(*_: Any) -> None:
+    raise Accepted
+
+
 def _ring(*_: object) -> None:
     raise TooLong
 
@@ -51,6 +56,7 @@ def test_an_odd_specification_is_refused_in_one_sentence_or_is_a_sweep(
     seed: int,
 ) -> None:
     monkeypatch.setattr(sweep_run, "_run_sweep", _plan)
+    monkeypatch.setattr(suite, "prepare_store", _accept)
     # both look alike for every specification, and take longer than all else
     monkeypatch.setattr(plugins, "_installed", lru_cache(plugins._installed))
     monkeypatch.setattr(typer.main, "get_command", lru_cache(typer.main.get_command))
