@@ -362,12 +362,12 @@ def test_the_version_is_told_without_what_sweeps_need() -> None:
 
 
 def test_a_mistake_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
-    import recallfront.sweeps
+    import recallfront.sweeps.load
 
     def broken(name: str) -> None:
         raise RuntimeError("ours")
 
-    monkeypatch.setattr(recallfront.sweeps, "load_spec", broken)
+    monkeypatch.setattr(recallfront.sweeps.load, "load_study", broken)
     with pytest.raises(RuntimeError, match="ours"):
         run(["run", "quickstart"])
 

@@ -20,7 +20,7 @@ from recallfront.platform.results.status import COUNTED, Lost, Status
 from recallfront.platform.search.planner import PlannedTrial, Planner
 from recallfront.platform.search.samplers import make_search
 from recallfront.platform.search.stopping import make_rules
-from recallfront.platform.sweep import progress
+from recallfront.platform.sweep import progress as progress_module
 from recallfront.platform.sweep.conductor import Conductor
 from recallfront.platform.sweep.progress import Progress
 from recallfront.platform.sweep.publisher import Publisher
@@ -329,7 +329,7 @@ def test_the_live_picture_has_a_line_for_each_running_trial(stage: Stages) -> No
 
 
 def test_without_a_terminal_progress_is_plain_lines(stage: Stages, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(progress, "_LINE_SECONDS", 0.05)
+    monkeypatch.setattr(progress_module, "_LINE_SECONDS", 0.05)
     shown, text = progress(stage(), force_terminal=False)
     with shown:
         for _ in range(100):
