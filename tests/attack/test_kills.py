@@ -1,5 +1,6 @@
 """Parts of a sweep are killed at random moments; however often, it ends as one that nobody disturbed."""
 
+import os
 import random
 import subprocess
 import sys
@@ -30,6 +31,9 @@ from tests.platform.stores import ready_home
 pytestmark = [
     pytest.mark.attack,
     pytest.mark.slow,
+    pytest.mark.skipif(
+        "ATTACK_SECONDS" not in os.environ, reason="make attack: it needs the machine to itself"
+    ),
     pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:.torch.distributed:FutureWarning"),
 ]
