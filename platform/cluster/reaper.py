@@ -4,6 +4,7 @@ Its standard input is a pipe from the driver, which the kernel closes when the d
 Ray's agents have no parent, and titles of their own, to be found by: the processes are noted while Ray starts.
 """
 
+import os
 import select
 import sys
 from collections.abc import Iterable
@@ -32,8 +33,9 @@ def main() -> None:
 
 
 def _is_of(folder: str, process: psutil.Process) -> bool:
+    """Whether a child of the driver runs something of that folder: this program, which names it, is not meant."""
     with suppress(psutil.NoSuchProcess):
-        return folder in " ".join(process.cmdline())
+        return process.pid != os.getpid() and folder in " ".join(process.cmdline())
     return False
 
 

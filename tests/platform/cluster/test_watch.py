@@ -18,8 +18,8 @@ with ray_cluster(None):
 
 
 @pytest.mark.slow
-def test_a_driver_whose_ray_is_killed_ends_in_one_sentence_and_leaves_no_process() -> None:
-    """A driver that is killed itself is for `make attack`: agents of its Ray that have just started may outlive it."""
+@pytest.mark.parametrize("victim", ["raylet", "driver"])
+def test_no_process_stays_when_ray_or_its_driver_is_killed(victim: str) -> None:
     driver = subprocess.Popen(
         [sys.executable, "-c", _DRIVER], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -27,10 +27,11 @@ def test_a_driver_whose_ray_is_killed_ends_in_one_sentence_and_leaves_no_process
         assert driver.stdout is not None and driver.stdout.readline() == "up\n"
         family = psutil.Process(driver.pid).children(recursive=True)
         (raylet,) = [process for process in family if process.name() == "raylet"]
-        raylet.kill()
+        (raylet if victim == "raylet" else driver).kill()
         _, errors = driver.communicate(timeout=30)
     finally:
         driver.kill()
-    assert "RayLost: Ray on this machine was killed" in errors.splitlines()[-1]
+    if victim == "raylet":
+        assert "RayLost: Ray on this machine was killed" in errors.splitlines()[-1]
     _, alive = psutil.wait_procs(family, timeout=20)
     assert not [p for p in alive if p.status() != psutil.STATUS_ZOMBIE]
