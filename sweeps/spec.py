@@ -254,6 +254,11 @@ class SweepSpec(Frozen):
             raise ValueError(
                 f"early_stopping.first_rung_steps={first}: must be below training.steps={self.training.steps}"
             )
+        if self.early_stopping and not recalls:
+            raise ValueError(
+                f"early_stopping: stops by recall, which is not among objectives={metrics}; search.skip_dominated ends "
+                "trials by what is known before training"
+            )
         for block in self.blocks:
             self._check_block(block)
             self._check_rungs(block)

@@ -99,6 +99,8 @@ def _body(config: TrialConfig, place: Workplace, notices: list[str]) -> Iterator
         figures, details = _measure(config, place, device)
         measure_seconds = time.perf_counter() - start
         notices += [notice for notice in (damage, details.pop("notice", None)) if notice]
+        model = starting_model(config)
+        figures["parameters"] = float(sum(p.numel() for p in model.parameters()))
         yield Report(
             step=0,
             figures=dict(figures),
@@ -107,9 +109,6 @@ def _body(config: TrialConfig, place: Workplace, notices: list[str]) -> Iterator
             environment=_environment(place.home, place.code_version),
             notices=list(notices),
         )
-
-        model = starting_model(config)
-        figures["parameters"] = float(sum(p.numel() for p in model.parameters()))
         with closing(Training(config, model, data, place, device)) as training:
             for report in training.run(figures):
                 report.seconds["measure"] = measure_seconds

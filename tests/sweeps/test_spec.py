@@ -309,6 +309,13 @@ def test_a_specification_cannot_be_changed() -> None:
             "search.method='front': models one recall; the objectives have none",
         ),
         (
+            {
+                "early_stopping": {"first_rung_steps": 5},
+                "objectives": [{"metric": "state_bytes"}, {"metric": "parameters"}],
+            },
+            "early_stopping: stops by recall, which is not among objectives=['state_bytes', 'parameters']",
+        ),
+        (
             {"early_stopping": {"first_rung_steps": 11}, "training": {"evaluate_every": 10}},
             "early_stopping.first_rung_steps=11: no trial is evaluated between this step and its last (20)",
         ),

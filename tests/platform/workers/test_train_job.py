@@ -119,24 +119,24 @@ def test_a_trial_that_always_loses_its_workers_is_lost_in_the_end(tmp_path: Path
     assert_nothing_is_held()
 
 
-def test_pruned_trials_give_their_workers_back(tmp_path: Path) -> None:
-    # Two objectives that depend on the configuration alone: a larger window is dominated, and pruned at the first rung.
+def test_trials_that_a_rule_ends_give_their_workers_back(tmp_path: Path) -> None:
+    # Two objectives that depend on the configuration alone: a larger window is dominated, and ended before it trains.
     spec = tiny_spec(
         space=[{"architecture": "window", "window_size": [4, 8]}],
         objectives=[
             {"metric": "state_bytes", "direction": "min", "reference": 1e6},
             {"metric": "parameters", "direction": "min", "reference": 1e6},
         ],
-        early_stopping={"first_rung_steps": 10, "reduction": 2},
+        search={"skip_dominated": True},
         resources={"workers": 2},
-        training={"steps": 40},
+        concurrent=1,
     )
     result = run_sweep(spec, home=ready_home(tmp_path))
     by_window = {trial.config["model"]["window_size"]: trial for trial in stored(result)}
     statuses = {window: trial.status for window, trial in by_window.items()}
     failures = [trial.failure for trial in by_window.values()]
-    assert statuses == {4: Status.FINISHED, 8: Status.PRUNED}, failures
-    assert max(point[0] for point in points(result, by_window[8])) <= 20
+    assert statuses == {4: Status.FINISHED, 8: Status.DOMINATED}, failures
+    assert not losses(result, by_window[8])
     assert_nothing_is_held()
 
 
