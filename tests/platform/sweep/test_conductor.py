@@ -27,6 +27,7 @@ from recallfront.platform.sweep.publisher import Publisher
 from recallfront.platform.sweep.recorder import Recorder
 from recallfront.platform.sweep.run import _proposals
 from recallfront.platform.sweep.second_measurement import measure_again
+from recallfront.platform.tracking.client import open_client
 from recallfront.platform.tracking.ledger import read_sweep
 from recallfront.platform.tracking.writer import TrackingWriter
 from recallfront.platform.trial import measure
@@ -367,3 +368,21 @@ def test_a_measurement_in_doubt_is_made_again_after_the_trials(
     for trials in (sweep.stored().trials, sweep.conductor.record().trials):
         assert [(t.metrics[MEASURED_AGAIN], t.metrics[BUSY_CORES]) for t in trials] == [(1, 0), (1, 0)]
     assert measure_again(sweep.conductor, place, joined=False) is None, "nothing is in doubt any more"
+
+
+def test_the_hypervolume_that_is_told_last_is_that_of_figures_measured_again(
+    stage: Stages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep = stage()
+    for name in ("a", "b"):
+        sweep.start(name)
+        sweep.end(name)
+    publisher = Publisher(sweep.conductor, sweep.conductor.recorder, tmp_path / "fronts")
+    publisher._try_to_publish()
+    for trial in sweep.conductor.record().trials:
+        assert sweep.conductor.measured_again(trial, {"decode_tokens_per_second": 7.0}, {})
+    monkeypatch.setattr(sweep.conductor, "elapsed", lambda: 100.0)
+    publisher.finish()
+    told = open_client(sweep.uri).get_run(sweep.stored().run_id).data.metrics
+    assert publisher.front is not None and publisher.front.hypervolume == pytest.approx(0.5 * 7.0)
+    assert told["hypervolume_by_elapsed_seconds"] == publisher.front.hypervolume < told["hypervolume"]
