@@ -142,6 +142,7 @@ def _scale(home: Path) -> "Table":
         after = f"after {window.trials:,} trials: driver's CPU a trial"
         table.add_row(after, f"{window.driver:.1f} ms")
         table.add_row("  with MLflow's writing", f"{window.driver + window.writing:.1f} ms")
+        table.add_row("  drawing the front, beside", f"{window.drawing:.1f} ms")
         table.add_row("  requests to MLflow, a trial", f"{window.requests:.1f}")
     for name, seconds in found.seconds.items():
         table.add_row(name, f"{seconds:.2f} s")

@@ -60,7 +60,7 @@ def test_a_late_trial_costs_the_driver_as_much_as_an_early_one(
 
     monkeypatch.setattr(benchmark, "EARLY", 30)
     monkeypatch.setattr(benchmark, "WINDOW", 20)
-    found = benchmark.scale(tmp_path, trials=300)
+    found = benchmark.scale(tmp_path, trials=200)
     print(f"scale: {found.windows}, {found.seconds}")
     assert found.growth <= 1.5
     assert all(window.requests <= 5.5 for window in found.windows), (
