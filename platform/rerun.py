@@ -8,7 +8,7 @@ import shutil
 import uuid
 from collections.abc import Generator, Iterable
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -75,7 +75,7 @@ class Rerun:
     rerun_of: str
     verdict: Verdict
     reason: str
-    comparisons: tuple[Comparison, ...]
+    comparisons: tuple[Comparison, ...] = field(repr=False)
     differences: tuple[str, ...]  # of code, packages and machine, in words
 
     def table(self) -> "Table":

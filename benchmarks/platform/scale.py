@@ -163,7 +163,9 @@ def _window(conductor: Conductor, count: Callable[[], int]) -> Window:
     since, requests = _spent(), count()
     _run(conductor, WINDOW, _PAUSE)
     time.sleep(4)  # what the writer collects before it sends
-    process, writing, drawing = (1e3 * (now - then) / WINDOW for now, then in zip(_spent(), since, strict=True))
+    process, writing, drawing = (
+        1e3 * (now - then) / WINDOW for now, then in zip(_spent(), since, strict=True)
+    )
     asked = (count() - requests) / WINDOW
     return Window(before, process - writing - drawing, writing, drawing, asked)
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import median, stdev
 from typing import Any, Final
 
@@ -35,10 +35,12 @@ class Candidate:
 
     architecture: str
     knobs: dict[str, Scalar]  # what varies within the sweep
-    metrics: dict[str, float]  # joined over seeds as `platform/metrics` says
-    spreads: dict[str, float]  # in the metric's unit; a metric whose spread is not known is absent
+    metrics: dict[str, float] = field(repr=False)  # joined over seeds as `platform/metrics` says
+    spreads: dict[str, float] = field(
+        repr=False
+    )  # in the metric's unit; a metric whose spread is not known is absent
     run_ids: tuple[str, ...]  # one a seed, best validation recall first
-    trial_keys: tuple[str, ...]  # in the same order
+    trial_keys: tuple[str, ...] = field(repr=False)  # in the same order
     on_front: bool = False
     # its place on or off the front holds when every value moves within its spread, and nothing is in doubt
     certain: bool = True

@@ -5,7 +5,7 @@ import io
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -45,11 +45,13 @@ class SweepComparison:
 
     before: Front
     after: Front
-    rows: tuple[Compared, ...]  # new and lost ones first
+    rows: tuple[Compared, ...] = field(repr=False)  # new and lost ones first
     hypervolumes: tuple[float, float]  # both against the first sweep's reference
     # of the second less the first, as 95 of 100 draws have it; none where nothing is known of the errors
     interval: tuple[float, float] | None
-    differences: tuple[tuple[str, str, str], ...]  # of the specifications: key, in the first, in the second
+    differences: tuple[tuple[str, str, str], ...] = field(
+        repr=False
+    )  # of the specifications: key, in the first, in the second
 
     @property
     def difference(self) -> float:

@@ -30,11 +30,15 @@ class Front:
     sweep: str  # the study's name
     sweep_key: str
     run_id: str
-    objectives: tuple[Objective, ...]
-    candidates: tuple[Candidate, ...] = ()  # in the order of the second objective, worst first
+    objectives: tuple[Objective, ...] = field(repr=False)
+    candidates: tuple[Candidate, ...] = field(
+        default=(), repr=False
+    )  # in the order of the second objective, worst first
     hypervolume: float = 0.0
     knee: Candidate | None = None  # None if the front has none: `knee_of`
-    left_out: tuple[str, ...] = field(default=())  # runs that finished without a value for every objective
+    left_out: tuple[str, ...] = field(
+        default=(), repr=False
+    )  # runs that finished without a value for every objective
 
     @property
     def members(self) -> tuple[Candidate, ...]:

@@ -20,9 +20,9 @@ class TrialRecord:
     run_id: str
     trial_key: str
     status: Status
-    config: dict[str, Any]  # the resolved TrialConfig as JSON
-    metrics: dict[str, float]  # last value of each
-    tags: dict[str, str] = field(default_factory=dict)  # without the prefix `recallfront.`
+    config: dict[str, Any] = field(repr=False)  # the resolved TrialConfig as JSON
+    metrics: dict[str, float] = field(repr=False)  # last value of each
+    tags: dict[str, str] = field(default_factory=dict, repr=False)  # without the prefix `recallfront.`
     failure: str | None = None
     start_time: float = 0.0  # seconds since the epoch
     end_time: float | None = None
@@ -50,9 +50,9 @@ class SweepRecord:
     run_id: str
     sweep_key: str
     name: str  # the study: the experiment's name
-    spec: dict[str, Any]  # the SweepSpec as JSON
-    trials: tuple[TrialRecord, ...]
-    tags: dict[str, str] = field(default_factory=dict)
+    spec: dict[str, Any] = field(repr=False)  # the SweepSpec as JSON
+    trials: tuple[TrialRecord, ...] = field(repr=False)
+    tags: dict[str, str] = field(default_factory=dict, repr=False)
 
     def current(self) -> "SweepRecord":
         """The same with the trials of the newest code and data alone: results belong to these, and do not mix."""

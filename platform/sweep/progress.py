@@ -1,6 +1,7 @@
-"""Live progress of a sweep in the terminal; plain lines where there is no terminal."""
+"""Live progress of a sweep in the terminal and in a notebook; plain lines elsewhere."""
 
 import time
+from html import escape
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -28,6 +29,9 @@ class Progress(Companion):
         super().__init__("progress")
 
     def _run(self) -> None:
+        if self._console.is_jupyter:
+            self._show_in_notebook()
+            return
         if not self._console.is_terminal:
             while not self._done.wait(_LINE_SECONDS):
                 self._console.print(self.line(), highlight=False, markup=False, soft_wrap=True)
@@ -35,6 +39,19 @@ class Progress(Companion):
         with Live(self.picture(), console=self._console, refresh_per_second=4, transient=True) as live:
             while not self._done.wait(_LIVE_SECONDS):
                 live.update(self.picture())
+
+    def _show_in_notebook(self) -> None:
+        from IPython.display import HTML, display
+
+        shown = display(HTML(self.html()), display_id=True)
+        while not self._done.wait(_LIVE_SECONDS):
+            shown.update(HTML(self.html()))
+        shown.update(HTML(self.html()))
+
+    def html(self) -> str:
+        """The state as a bar and one line of figures."""
+        done = f' value="{ended(self._conductor.counts())}" max="{self._total}"' if self._total else ""
+        return f"<progress{done}></progress> {escape(self.line())}"
 
     def line(self) -> str:
         """The state in one line."""

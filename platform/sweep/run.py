@@ -6,7 +6,7 @@ Ray is imported after the checks, so that the command starts fast and refuses a 
 import time
 from collections.abc import Iterable
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -63,12 +63,12 @@ class SweepResult:
     seconds: float
     home: Path
     tracking_uri: str
-    front_files: dict[str, Path]
+    front_files: dict[str, Path] = field(repr=False)
     undelivered: int  # events that wait in the spool for the tracking server
     refused: int  # events that it will not take, kept in the spool's table `rejected`
     spool: Path
     notes: tuple[str, ...] = ()  # what the user should know of how the search went
-    judgements: tuple[Judgement, ...] = ()  # the verdicts on its claims
+    judgements: tuple[Judgement, ...] = field(default=(), repr=False)  # the verdicts on its claims
 
 
 def run_sweep(
@@ -87,7 +87,7 @@ def run_sweep(
         home: the folder of all outputs; by default RECALLFRONT_HOME, else ./recallfront-home.
         tracking_uri: of the MLflow store; by default MLFLOW_TRACKING_URI, else a SQLite file in the home.
         address: of a Ray cluster to join; by default RAY_ADDRESS, else Ray is started on this machine.
-        console: shows progress; by default nothing does.
+        console: shows progress; by default a bar does in a notebook, and nothing elsewhere.
         plugins: files with mixers and tasks that the specification names; installed ones are loaded in any case.
 
     Raises:
@@ -101,7 +101,14 @@ def run_sweep(
     with nullcontext() if address is None else ray_cluster(address):  # a wrong address leaves nothing behind
         check_resources(spec.resources)
         check_start(spec.start)
-        return _run_sweep(spec, folder, tracking_uri, address, console or Console(quiet=True))
+        return _run_sweep(spec, folder, tracking_uri, address, console or _console())
+
+
+def _console() -> Console:
+    """What shows progress if the caller has nothing for it."""
+    console = Console()
+    console.quiet = not console.is_jupyter
+    return console
 
 
 def _run_sweep(

@@ -12,6 +12,22 @@ from recallfront.platform.results.status import Status
 from tests.dashboards.served import EVIL, write
 from tests.platform.stores import ready_store
 
+# a sweep of two trials, one of which ends while a cell shows its progress
+PROGRESS = """
+import time
+from types import SimpleNamespace
+from recallfront.platform.sweep.progress import Progress
+from recallfront.platform.sweep.run import _console
+from tests.platform.specs import tiny_spec
+from recallfront.platform.results.status import COUNTED
+counts = dict.fromkeys(COUNTED, 0) | {"running": 1}
+conductor = SimpleNamespace(spec=tiny_spec(), started=time.time(), counts=lambda: counts, best=lambda: None,
+                            mean_seconds=lambda: None, budget_left=lambda: "<i>")
+with Progress(conductor, _console(), total=2, concurrent=1):
+    time.sleep(0.2)
+    counts["finished"] = 1
+"""
+
 NOTEBOOK = Path(__file__).parents[2] / "docs" / "notebook.ipynb"
 MakeRecord = Callable[..., SweepRecord]
 
@@ -26,6 +42,7 @@ def uri(tmp_path_factory: pytest.TempPathFactory, make_record: MakeRecord) -> st
 def test_a_sweep_s_results_are_frames(uri: str) -> None:
     found = sweep("quickstart", tracking_uri=uri)
     trials, configurations = found.trials(), found.configurations()
+    assert len(repr(found)) < 400 and "spec" not in repr(found.front)
     assert len(trials) == 13 and set(trials["status"]) == {"finished", "diverged"}
     assert trials["failure"].dropna().tolist() == ["loss is nan at step 120"]
     assert len(configurations) == 12 and configurations["on_front"].sum() == len(found.front.members)
@@ -54,15 +71,20 @@ def test_a_front_shows_its_picture_and_its_table(uri: str, make_record: MakeReco
 
 def test_the_notebook_of_the_documents_runs(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its outputs are stripped, and each cell gives what it promises."""
-    nbclient = pytest.importorskip("nbclient", reason="nbclient runs the notebook")
+    import nbclient
     import nbformat
+    from traitlets.config import Config
 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     monkeypatch.setenv("RECALLFRONT_HOME", uri.removeprefix("sqlite:///").rpartition("/")[0])
     monkeypatch.setenv("PYTHONPATH", str(NOTEBOOK.parents[1]))
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     assert not [cell for cell in notebook.cells if cell.get("outputs")]
-    nbclient.NotebookClient(notebook, timeout=120).execute()
+    notebook.cells.append(nbformat.v4.new_code_cell(PROGRESS))
+    files = Config(ConnectionFileMixin={"transport": "ipc"})
+    nbclient.NotebookClient(notebook, timeout=120, config=files).execute()
+    (bar,) = notebook.cells.pop().outputs
+    assert '<progress value="1" max="2">' in bar.data["text/html"] and "&lt;i&gt;" in bar.data["text/html"]
     shown = [cell.outputs[-1].data for cell in notebook.cells if cell.get("outputs")]
     assert len(shown) == 6 and "Plotly.newPlot" in shown[0]["text/html"]
     assert all("<table" in one["text/html"] for one in shown[:3]) and "hypervolume" in shown[-1]["text/plain"]
