@@ -1,16 +1,90 @@
-"""Errors that the user can fix, and what any error says in one line."""
+"""Errors that the user can fix, and what any error says in one line: never a secret."""
+
+import os
+import re
+from typing import Final
+from urllib.parse import urlsplit
+
+# Of environment variables whose values are secrets; a path or a plain word is none.
+_SECRET_NAME: Final = re.compile(
+    r"(PASSWORD|PASSWD|PASSPHRASE|TOKEN|SECRET|API_?KEY|(ACCESS|ACCOUNT|PRIVATE|SECRET|STORAGE)_KEY(_ID)?"
+    r"|CONNECTION_STRING)$",
+    re.IGNORECASE,
+)
+_LEAST_LENGTH: Final = 8  # of a value that is searched for: a shorter one is part of other words
+_SECRET_QUERY: Final = r"[?&](?:password|passwd|token|access_token|secret|api_?key|sig|x-amz-signature)="
+# What looks like a secret wherever it stands, and what it is. `{` and `$` make a template of a URI.
+_SHAPES: Final = (
+    # one slash: a URI that was taken for a path
+    (re.compile(r"(?P<name>:/{1,2})[^\s/:@'\"{}$<>]*:[^\s/@'\"{}$<>]+(?=@)"), "a URI with a password in it"),
+    (re.compile(r"(?P<name>\bhttps?:/{1,2})[^\s/:@'\"{}$<>]+(?=@)"), "a URI with a user in it"),
+    (re.compile(rf"(?i:(?P<name>{_SECRET_QUERY}))[^&\s'\"{{}}$<>]+"), "a URI with a password in it"),
+    (re.compile(r"(?P<name>\b(?:Bearer|Basic)\s+)[\w.~+/=-]{16,}"), "an authorization"),
+    (re.compile(r"\bAKIA[0-9A-Z]{16}\b"), "an access key of AWS"),
+    (re.compile(r"\b(?:gh[pousr]_|github_pat_|hf_|glpat-|xox[abp]-)[\w-]{20,}"), "a token"),
+    (
+        re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL),
+        "a private key",
+    ),
+)
 
 
 class UsageError(Exception):
     """What was asked for cannot be done as asked; the message names the input, its value and what is allowed.
 
-    The command line prints it in one sentence and exits with 2.
+    The command line prints it in one sentence and exits with 2. Secrets in it are shown as `...`.
     """
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(without_secrets(str(message)))
+
+
+def without_secrets(text: str) -> str:
+    """Text with `...` for passwords in URIs, tokens, keys, and the values of variables such as RAY_AUTH_TOKEN."""
+    for value in sorted(_secret_values().values(), key=len, reverse=True):
+        text = text.replace(value, "...")
+    for shape, _ in _SHAPES:
+        text = shape.sub(lambda found: f"{found.groupdict().get('name') or ''}...", text)
+    return text
+
+
+def secret_in(text: str) -> str | None:
+    """What secret a text holds, in words that do not show it; None if there is none."""
+    for name, value in _secret_values().items():
+        if value in text:
+            return f"the value of {name}"
+    return next((what for shape, what in _SHAPES if shape.search(text)), None)
+
+
+def refuse_secrets(what: str, text: str) -> None:
+    """Raise UsageError where a text that is stored with runs holds a secret; `what` names it."""
+    found = secret_in(text)
+    if found is not None:
+        raise UsageError(
+            f"{what} holds {found}, and is stored with the runs: take it out, and let what needs it read it from the "
+            "environment"
+        )
+
+
+def refuse_credentials(what: str, uri: str, instead: str) -> None:
+    """Raise UsageError where a URI cannot be read, or holds a user or a password: it would be printed and stored.
+
+    `instead` says where they belong.
+    """
+    try:
+        parts = urlsplit(uri)
+        holds = parts.password is not None or (parts.scheme in ("http", "https") and bool(parts.username))
+    except ValueError as error:
+        raise UsageError(f"a {what} cannot be read ({error}): write http://HOST:PORT") from None
+    # a password with a slash in it: what follows the colon is no port
+    slashed = re.match(r"[^/]+://[^/@]+:(?!\d+(/|$))[^@]*@", uri)
+    if holds or slashed or re.search(_SECRET_QUERY, uri, re.IGNORECASE):
+        raise UsageError(f"{what} {_without_user(uri)!r} has a password in it: {instead}")
 
 
 def one_line(text: object, most: int = 500) -> str:
     """Text, or what an error says, in one line of at most so many characters."""
-    return " ".join(str(text).split())[:most]
+    return " ".join(without_secrets(str(text)).split())[:most]
 
 
 def root_cause(error: BaseException) -> str:
@@ -21,7 +95,21 @@ def root_cause(error: BaseException) -> str:
             reason = link
         link = _behind(link)
     text = str(getattr(reason, "strerror", None) or reason).strip() or type(reason).__name__
-    return text.splitlines()[0][:300]
+    return without_secrets(text).splitlines()[0][:300]
+
+
+def _without_user(uri: str) -> str:
+    """Also where the password has characters that a URI's should not have."""
+    return re.sub(r"(?<=//).*(?=@)", "...", uri)
+
+
+def _secret_values() -> dict[str, str]:
+    """The environment's secrets. A value of letters alone is a word, which texts may hold by chance."""
+    return {
+        name: value.strip()
+        for name, value in os.environ.items()
+        if _SECRET_NAME.search(name) and len(value.strip()) >= _LEAST_LENGTH and not value.strip().isalpha()
+    }
 
 
 def _behind(error: BaseException) -> BaseException | None:

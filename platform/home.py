@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import uuid
+from contextlib import suppress
 from pathlib import Path
 
 from recallfront.platform.errors import UsageError
@@ -27,6 +28,19 @@ def home_folder(home: Path | str | None = None) -> Path:
         return Path(given).expanduser()
     except RuntimeError:
         raise UsageError(f"home {given!r}: there is no such user") from None
+
+
+def private_folder(folder: Path) -> Path:
+    """`folder`, made if need be with the folders that it is in, and closed to others if it is this user's."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with suppress(PermissionError):
+        folder.chmod(0o700)
+    return folder
+
+
+def private_opener(path: str, flags: int) -> int:
+    """Opens, as the `opener` of `open`, a file that is made for this user alone."""
+    return os.open(path, flags, 0o600)
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -18,7 +18,7 @@ from typing import Any, Final
 from recallfront.models.configs.frozen import Frozen
 from recallfront.models.configs.mixer import MixerConfig
 from recallfront.models.mixers import registry as mixers
-from recallfront.platform.errors import UsageError, one_line
+from recallfront.platform.errors import UsageError, one_line, refuse_secrets
 from recallfront.platform.home import write_whole
 from recallfront.sweeps.tasks import registry as tasks
 from recallfront.sweeps.tasks.base import Task
@@ -82,6 +82,7 @@ def load_file(path: Path) -> Plugin:
         raise UsageError(f"plug-in {str(path)!r}: the installed package {name} is a plug-in of this name")
     if path.suffix != ".py":
         raise UsageError(f"plug-in {str(path)!r}: must be a Python file, such as my_mixer.py")
+    refuse_secrets(f"plug-in {str(path)!r}", source.decode(errors="replace"))
     if before is not None:
         _take_out(before.plugin)
     module = _run(name, path, source)
@@ -269,10 +270,10 @@ def _sources_of(module: ModuleType) -> Iterator[tuple[str, bytes]]:
 
 
 def _names(value: object) -> Iterator[str]:
-    """What stands under `mixer` or `architecture` anywhere within a configuration."""
+    """What stands under `mixer`, `NAME.mixer` or `architecture` anywhere within a configuration."""
     if isinstance(value, Mapping):
         for key, inner in value.items():
-            if key in ("mixer", "architecture"):
+            if str(key).rpartition(".")[2] in ("mixer", "architecture"):
                 yield from (str(one) for one in (inner if isinstance(inner, list | tuple) else [inner]))
             else:
                 yield from _names(inner)

@@ -6,6 +6,7 @@ What a command needs is imported where it is first used, so that `--help` and `-
 import errno
 import os
 import sys
+import traceback
 from typing import TextIO
 
 USAGE, INTERRUPTED, READER_LEFT = 2, 130, 141  # exit codes
@@ -15,7 +16,13 @@ _INTERRUPTION = "interrupted; run the sweep again to resume it"
 
 def main() -> None:
     """Run the `recallfront` command."""
-    sys.exit(run(sys.argv[1:] or ["--help"]))
+    try:
+        sys.exit(run(sys.argv[1:] or ["--help"]))
+    except Exception:
+        from recallfront.platform.errors import without_secrets
+
+        print(without_secrets(traceback.format_exc()), end="", file=sys.stderr)
+        sys.exit(1)
 
 
 def run(arguments: list[str]) -> int:
@@ -81,7 +88,9 @@ def _prepare_streams() -> None:
 
 
 def _told(message: str, code: int = USAGE) -> int:
-    print("recallfront:", " ".join(message.split()), file=sys.stderr)
+    from recallfront.platform.errors import one_line
+
+    print("recallfront:", one_line(message, most=10_000), file=sys.stderr)
     return code
 
 

@@ -16,7 +16,7 @@ import yaml
 
 from recallfront.platform.cluster.tokens import HOW_TO_GIVE_A_TOKEN, find_token
 from recallfront.platform.cluster.wheel import build_wheel
-from recallfront.platform.errors import UsageError, one_line, root_cause
+from recallfront.platform.errors import UsageError, one_line, refuse_credentials, refuse_secrets, root_cause
 from recallfront.platform.plugins import load, sources_in_use, use, used_by
 from recallfront.platform.tracking.store import refuse_password
 from recallfront.sweeps.load import load_spec
@@ -46,6 +46,8 @@ def submit(
     load(plugins)
     spec = load_spec(study_or_file)
     use(used_by(spec.model_dump(mode="json")))
+    text = yaml.safe_dump(spec.model_dump(mode="json", exclude_unset=True), sort_keys=False)
+    refuse_secrets(f"sweep {spec.name}: the specification", text)
     refuse_password(tracking_uri)
     sources = sources_in_use()
     entrypoint = _entrypoint(home, tracking_uri, sources)
@@ -61,7 +63,6 @@ def submit(
     with tempfile.TemporaryDirectory() as folder:
         working_dir = Path(folder) / "job"
         working_dir.mkdir()
-        text = yaml.safe_dump(spec.model_dump(mode="json", exclude_unset=True), sort_keys=False)
         (working_dir / _SPEC_FILE).write_text(text)
         for name, source in sources.items():
             (working_dir / name).write_text(source)
@@ -146,6 +147,7 @@ def _entrypoint(home: str, tracking_uri: str, plugins: Iterable[str] = ()) -> st
 def _client(address: str) -> "JobSubmissionClient":
     if not address.startswith(("http://", "https://")):
         raise UsageError(f"address {address!r}: must be the cluster's dashboard, such as http://HEAD:8265")
+    refuse_credentials("address", address, HOW_TO_GIVE_A_TOKEN)
     token, source = find_token()
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     _check_dashboard(address, headers, source)

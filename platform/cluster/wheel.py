@@ -12,7 +12,7 @@ from importlib.resources import files
 from pathlib import Path
 
 import recallfront
-from recallfront.platform.lineage.source import SOURCE_FILE, source_json
+from recallfront.platform.lineage.source import SOURCE_FILE, looks_secret, source_json
 
 _SUFFIXES = {".py", ".typed", ".yaml", ".html", ".css", ".js"}
 
@@ -42,7 +42,7 @@ def _package_files() -> dict[str, bytes]:
     found = {}
     for folder, _, names in os.walk(root, followlinks=True):  # in a checkout the areas are links
         for path in (Path(folder) / name for name in names):
-            if path.suffix in _SUFFIXES:
+            if path.suffix in _SUFFIXES and not looks_secret(path.relative_to(root).as_posix()):
                 found[f"recallfront/{path.relative_to(root).as_posix()}"] = path.read_bytes()
     return dict(sorted(found.items()))
 

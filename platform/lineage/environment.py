@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict
 
 import recallfront
 from recallfront.platform.lineage.code_version import code_version
-from recallfront.platform.lineage.source import _SECONDS, _git, _shipped_source, diff_text
+from recallfront.platform.lineage.source import _SECONDS, _git, _shipped_source, changes_code, diff_text
 from recallfront.platform.plugins import Plugin, in_use
 
 DIFF_FILE: Final = "lineage/diff.patch"
@@ -110,7 +110,7 @@ def collect(home: Path | None = None) -> Lineage:
         recallfront=recallfront.__version__,
         code_version=code_version(),
         git_commit=_git("rev-parse", "HEAD") or _shipped_source().get("git_commit"),
-        git_dirty=diff_text(home) is not None,
+        git_dirty=changes_code(diff_text(home)),
         python=host.python_version(),
         platform=host.platform(),
         libraries={name: _version(name) for name in LIBRARIES},

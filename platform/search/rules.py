@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from recallfront.platform.home import private_folder, private_opener
 from recallfront.platform.results.status import Status
 from recallfront.platform.search.planner import Outcome, PlannedTrial
 from recallfront.platform.search.proposals import proposal_from_json
@@ -68,7 +69,7 @@ class Rules:
     ) -> None:
         if self._path is None:
             return
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        private_folder(self._path.parent)
         entry: dict[str, Any] = {
             "proposal": plan.proposal.to_json(),
             "seed": plan.seed,
@@ -76,7 +77,7 @@ class Rules:
             "status": status.value,
             "figures": {name: value for name, value in figures.items() if name in self._read_by_rules},
         }
-        with self._path.open("a") as file:
+        with open(self._path, "a", opener=private_opener) as file:
             file.write(seal(entry, indent=None) + "\n")
 
     def _tell_again(self) -> None:

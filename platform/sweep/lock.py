@@ -7,6 +7,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from recallfront.platform.errors import UsageError
+from recallfront.platform.home import private_folder
 from recallfront.sweeps.spec import SweepSpec
 
 # longer than another process needs to see whether the sweep is driven, or a killed driver takes to be gone
@@ -21,9 +22,9 @@ def only_driver(spec: SweepSpec, home: Path) -> Iterator[None]:
         UsageError: another process holds it.
     """
     path = _lock_file(home, spec.key)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    private_folder(path.parent)
     try:
-        with FileLock(path, timeout=_PROBE_SECONDS):
+        with FileLock(path, timeout=_PROBE_SECONDS, mode=0o600):
             yield
     except Timeout:
         raise UsageError(
@@ -37,7 +38,7 @@ def driver_is_gone(sweep_key: str, home: Path) -> bool:
     if not path.exists():
         return False
     try:
-        with FileLock(path, timeout=0):
+        with FileLock(path, timeout=0, mode=0o600):
             return True
     except Timeout:
         return False

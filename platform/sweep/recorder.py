@@ -8,7 +8,7 @@ from typing import Any
 from recallfront.platform.front.claims import Judgement, as_json
 from recallfront.platform.home import user_name
 from recallfront.platform.lineage.environment import Lineage, TrialLineage, packages_text
-from recallfront.platform.lineage.source import diff_text
+from recallfront.platform.lineage.source import diff_text, left_out
 from recallfront.platform.results.labels import label_of, varying_in
 from recallfront.platform.results.records import TAG
 from recallfront.platform.results.reports import Report, now_ms
@@ -42,6 +42,7 @@ class Recorder:
         self._data_path, self._data_digest = data
         self._varying = varying_in(spec)
         self._diff, self._packages = diff_text(data[0].parents[1]), packages_text()
+        self.left_out = left_out(self._diff)  # of the diff, as it may hold secrets
         self._lineage_due: dict[str, PlannedTrial] = {}  # until the trial's process has said where it runs
         self._noticed: dict[str, list[str]] = {}  # what was told of a trial already
         self.sweep_run = f"sweep:{spec.key}"

@@ -19,6 +19,7 @@ from recallfront.platform.cluster.connection import (
     trials_at_once,
 )
 from recallfront.platform.cluster.watch import RayLost
+from recallfront.platform.errors import refuse_secrets
 from recallfront.platform.front.claims import Judgement
 from recallfront.platform.front.front import Front
 from recallfront.platform.home import home_folder
@@ -44,6 +45,7 @@ from recallfront.platform.tracking.store import prepare_store
 from recallfront.platform.tracking.writer import TrackingWriter
 from recallfront.platform.trial.start import check_start
 from recallfront.platform.trial.workplace import Workplace
+from recallfront.sweeps.base import canonical_json
 from recallfront.sweeps.data import prepare
 from recallfront.sweeps.load import load_spec
 from recallfront.sweeps.spec import SweepSpec
@@ -96,6 +98,7 @@ def run_sweep(
     load(plugins)
     address = named_cluster() if address is None else address
     spec = spec if isinstance(spec, SweepSpec) else load_spec(str(spec))
+    refuse_secrets(f"sweep {spec.name}: the specification", canonical_json(spec))
     use(used_by(spec.model_dump(mode="json")))
     folder = home_folder(home).resolve()
     with nullcontext() if address is None else ray_cluster(address):  # a wrong address leaves nothing behind
@@ -133,6 +136,10 @@ def _run_sweep(
         try:
             writer.flush(_DELIVERY_SECONDS)  # what a killed driver left behind belongs to the ledger
             conductor, publisher = _set_up(spec, place, writer, uri, collect(folder))
+            for name in conductor.recorder.left_out:
+                console.print(
+                    f"the recorded diff leaves out {name}", markup=False, highlight=False, soft_wrap=True
+                )
             try:
                 _run(conductor, publisher, place, address, console)
                 again = measure_again(conductor, place, joined=address is not None)

@@ -7,10 +7,12 @@ from typing import Any
 
 from ray import tune
 from ray.tune import Callback
+from ray.tune.execution import class_cache
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
+from recallfront.platform.home import private_folder
 from recallfront.platform.results.reports import Report
 from recallfront.platform.results.status import Lost, Status
 from recallfront.platform.sweep.conductor import Conductor
@@ -21,10 +23,16 @@ from recallfront.platform.workers.actor import TrialActor
 from recallfront.platform.workers.train_job import PLACEMENT_GROUP, release_placement_group
 from recallfront.sweeps.trial import ResourceConfig
 
+_SECRET_VARIABLES = frozenset(
+    {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SECURITY_TOKEN", "AWS_SESSION_TOKEN"}
+)
+
 
 def run_trials(conductor: Conductor, place: Workplace, *, concurrent: int) -> None:
     """Run every trial that the conductor has, at most `concurrent` at once, on the Ray cluster that is connected."""
     spec = conductor.spec
+    # Tune would put the driver's into the runtime environment of its actors, which Ray logs
+    class_cache.ENV_VARS_TO_PROPAGATE.difference_update(_SECRET_VARIABLES)
     trainable = tune.with_resources(TrialActor, trial_resources(spec.resources))
     tuner = tune.Tuner(
         trainable,
@@ -37,7 +45,7 @@ def run_trials(conductor: Conductor, place: Workplace, *, concurrent: int) -> No
         ),
         run_config=tune.RunConfig(
             name=f"{spec.name}-{spec.key[:8]}",
-            storage_path=str(place.home / "tune"),
+            storage_path=str(private_folder(place.home / "tune")),
             callbacks=[_Ends(conductor, place)],
             failure_config=tune.FailureConfig(max_failures=spec.retries),
             checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from recallfront.platform.errors import UsageError, one_line
+from recallfront.platform.home import private_folder, private_opener
 from recallfront.platform.tracking.places import sqlite_path
 
 logger = logging.getLogger(__name__)
@@ -51,7 +52,7 @@ class Spool:
     """
 
     def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        private_folder(path.parent)
         self.path, self._folder = path, path.parent.resolve()
         self._lock = threading.Lock()
         self._db = self._open()
@@ -78,6 +79,8 @@ class Spool:
             return self._connect()
 
     def _connect(self) -> sqlite3.Connection:
+        # SQLite gives its other files the mode of the first
+        os.close(private_opener(str(self.path), os.O_CREAT | os.O_CLOEXEC))
         db = sqlite3.connect(self.path, timeout=0.5, isolation_level=None, check_same_thread=False)
         try:
             db.execute("PRAGMA locking_mode=EXCLUSIVE")  # also keeps a second writer out

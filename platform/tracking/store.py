@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from filelock import FileLock
 
-from recallfront.platform.errors import UsageError, root_cause
+from recallfront.platform.errors import UsageError, refuse_credentials, root_cause
 from recallfront.platform.tracking.client import fail_fast, open_client
 from recallfront.platform.tracking.places import ARTIFACTS, sqlite_path
 
@@ -62,17 +62,12 @@ def find_store(tracking_uri: str | None, home: Path) -> str:
 
 
 def refuse_password(tracking_uri: str) -> None:
-    """Raise UsageError where a URI cannot be read, or holds a password: it would be printed, and stored with runs."""
-    try:
-        password = urlsplit(tracking_uri).password
-    except ValueError as error:
-        raise UsageError(f"a tracking URI cannot be read ({error}): write http://HOST:PORT") from None
-    if password is not None:
-        shown = tracking_uri.replace(f":{password}@", ":...@")
-        raise UsageError(
-            f"tracking URI {shown!r} has a password in it: a server's user and password are read from "
-            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
-        )
+    """Raise UsageError where a URI cannot be read, or holds a user or a password."""
+    refuse_credentials(
+        "tracking URI",
+        tracking_uri,
+        "a server's user and password are read from MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD",
+    )
 
 
 def _chosen_uri(tracking_uri: str | None, home: Path) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from recallfront.platform.errors import root_cause
+from recallfront.platform.errors import root_cause, without_secrets
 from recallfront.platform.results.reports import MetricRow
 from recallfront.platform.tracking.client import fail_fast
 from recallfront.platform.tracking.sender import MAX_OF_KIND, NotYet, Refusal, Sender, judge
@@ -254,7 +254,7 @@ class TrackingWriter:
         refusal = judge(error)
         doubts = wait.doubts + (refusal is Refusal.DOUBTFUL)
         if refusal is Refusal.PERMANENT or doubts >= DOUBTFUL_TRIES:
-            self._sender.reject(run_key, str(error) or type(error).__name__)
+            self._sender.reject(run_key, without_secrets(str(error)) or type(error).__name__)
             return
         backoff = min(FIRST_BACKOFF * 2.0 ** min(wait.tries, 10), LAST_BACKOFF) * random.uniform(0.5, 1.0)
         self._waits[run_key] = _Wait(wait.tries + 1, doubts, time.monotonic() + backoff)

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from recallfront.models import save as save_model
-from recallfront.platform.errors import one_line, root_cause
+from recallfront.platform.errors import one_line, root_cause, without_secrets
 from recallfront.platform.home import check_files, file_digests, write_whole
 from recallfront.platform.lineage.code_version import code_version
 from recallfront.platform.lineage.environment import collect
@@ -84,7 +84,7 @@ def run_trial(config: TrialConfig, place: Workplace) -> Generator[Report, None, 
             seconds=last.seconds,
             status=status,
             failure=failure,
-            traceback=traceback.format_exc() if status is Status.ERROR else None,
+            traceback=without_secrets(traceback.format_exc()) if status is Status.ERROR else None,
         )
 
 

@@ -69,7 +69,8 @@ class Cluster:
     def __init__(self, nodes: int = 2) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="rf-"))  # short: Ray's sockets lie below it
         self.token_file = self.folder / "token"
-        self.token_file.write_text(secrets.token_hex(32))
+        self.token = secrets.token_hex(32)
+        self.token_file.write_text(self.token)
         self.environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("RAY_")},
             "RAY_AUTH_MODE": "token",
@@ -103,7 +104,7 @@ class Cluster:
 
         request = urllib.request.Request(
             f"{self.dashboard}/nodes?view=summary",
-            headers={"Authorization": f"Bearer {self.token_file.read_text()}"},
+            headers={"Authorization": f"Bearer {self.token}"},
         )
         try:
             with urllib.request.urlopen(request, timeout=5) as answer:

@@ -18,21 +18,15 @@ from recallfront.platform.lineage.comparison import compare
 from recallfront.platform.lineage.environment import Lineage, TrialLineage, collect, packages_text
 from recallfront.platform.tracking.lineage import read_lineage
 from recallfront.platform.tracking.writer import TrackingWriter
+from tests.platform.checkouts import ROOT, clean_checkout, git
 from tests.platform.stores import ready_store
 
-ROOT = Path(recallfront.__file__).resolve().parent.parent
 PROBE = """
 import json
 from recallfront.platform.lineage.environment import collect
 from recallfront.platform.lineage.source import diff_text
 print(json.dumps([collect().model_dump(mode="json"), diff_text()]))
 """
-
-
-def git(folder: Path, *arguments: str) -> str:
-    identity = ["-c", "user.name=Test", "-c", "user.email=test@example.org"]
-    command = ["git", "-C", str(folder), *identity, *arguments]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
 def probe(root: Path) -> tuple[Lineage, str | None]:
@@ -46,23 +40,7 @@ def probe(root: Path) -> tuple[Lineage, str | None]:
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """A clean checkout of the sources as they are now."""
-    folder = tmp_path / "checkout"
-    folder.mkdir()
-    for area in ("kernels", "models", "sweeps", "platform", "dashboards", "benchmarks"):
-        if (ROOT / area).exists():
-            shutil.copytree(ROOT / area, folder / area, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copytree(
-        ROOT / "recallfront",
-        folder / "recallfront",
-        symlinks=True,
-        ignore=shutil.ignore_patterns("__pycache__"),
-    )
-    (folder / ".gitignore").write_text("__pycache__/\nignored.py\n")
-    git(folder, "init", "-q")
-    git(folder, "add", "-A")
-    git(folder, "commit", "-q", "-m", "all")
-    return folder
+    return clean_checkout(tmp_path / "checkout")
 
 
 def test_a_clean_checkout_is_its_commit(checkout: Path) -> None:

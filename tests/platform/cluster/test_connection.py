@@ -13,23 +13,29 @@ from pathlib import Path
 
 import pytest
 import yaml
+from ray.job_submission import JobSubmissionClient
 
 from recallfront.platform.results.status import Status
 from recallfront.platform.tracking.client import open_client
 from recallfront.platform.tracking.ledger import read_sweep
 from recallfront.sweeps import load_spec
 from tests.platform.clusters import Cluster
+from tests.platform.planted import MARK, SECRETS, holding
 from tests.platform.servers import MlflowServer, free_port
 from tests.platform.specs import tiny
 
 pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
+# Ray's own token is real
+PLANTED = {name: value for name, value in SECRETS.items() if name != "RAY_AUTH_TOKEN"}
 STEPS = 2500  # long enough for the second node to have a trial while the first one trains
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
-    with Cluster(nodes=2) as started:
+    cluster = Cluster(nodes=2)
+    cluster.environment |= PLANTED
+    with cluster as started:
         yield started
 
 
@@ -129,7 +135,7 @@ def test_an_address_that_does_not_answer_is_refused_at_once(study: Path, tmp_pat
 
 @pytest.mark.timeout(480)
 def test_a_node_is_killed_and_the_sweep_finishes(cluster: Cluster, study: Path, tmp_path: Path) -> None:
-    token = {"RAY_AUTH_TOKEN_PATH": str(cluster.token_file)}
+    token = {"RAY_AUTH_TOKEN_PATH": str(cluster.token_file), **PLANTED}
     home, spec = tmp_path / "home", load_spec(str(study))
     with MlflowServer(tmp_path / "server") as server:
         send = ["submit", str(study), "--address", cluster.dashboard, "--tracking-uri", server.uri]
@@ -165,6 +171,13 @@ def test_a_node_is_killed_and_the_sweep_finishes(cluster: Cluster, study: Path, 
     # a third, if Ray puts the second on the dead node before it knows
     assert {"2", "3"} & set(attempts), f"the lost trial was retried, and that is recorded: {attempts}"
     print(f"attempts: {attempts}")
+
+    jobs = JobSubmissionClient(
+        cluster.dashboard, headers={"Authorization": f"Bearer {cluster.token}"}
+    ).list_jobs()
+    assert jobs and not [job for job in map(str, jobs) if MARK in job or cluster.token in job]
+    for folder in (home, server.folder, cluster.folder):
+        assert set(holding(folder, cluster.token)) <= {cluster.token_file}
 
 
 def submit_and_leave(arguments: list[str], environment: dict[str, str]) -> str:

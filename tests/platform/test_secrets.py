@@ -1,0 +1,205 @@
+"""Secrets in the environment, in `.env` and in URIs: used where they are needed, and found nowhere afterwards."""
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from recallfront.__main__ import run
+from recallfront.platform.errors import UsageError, refuse_secrets, secret_in, without_secrets
+from recallfront.platform.lineage.source import changes_code, left_out, looks_secret
+from recallfront.platform.results.status import Status
+from recallfront.platform.tracking.ledger import read_artifact, read_sweep, reading
+from tests.platform.checkouts import ROOT, clean_checkout, git
+from tests.platform.planted import BASIC, MARK, SECRETS, holding
+from tests.platform.specs import tiny
+from tests.platform.stores import ready_store
+
+
+@pytest.fixture
+def planted(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in SECRETS.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        (f"the key is {MARK}-aws-key.", "the key is ...."),
+        (f"GET postgresql://me:{MARK}@h/d failed", "GET postgresql://...@h/d failed"),
+        (f"https://{MARK}@host:1/x", "https://...@host:1/x"),
+        (f"http://h/x?a=1&token={MARK}&b=2", "http://h/x?a=1&token=...&b=2"),
+        (f"Authorization: Basic {BASIC}", "Authorization: Basic ..."),
+        (f"-----BEGIN RSA PRIVATE KEY-----\n{MARK}\n-----END RSA PRIVATE KEY----- z", "... z"),
+        ("AKIA0123456789ABCDEF", "..."),
+        ("ghp_0123456789abcdefghij", "..."),
+        (
+            "s3://bucket/file@v1, me@example.org, http://h:1/",
+            "s3://bucket/file@v1, me@example.org, http://h:1/",
+        ),
+        ('f"http://{user}:{password}@{host}"', 'f"http://{user}:{password}@{host}"'),
+        ("RAY_AUTH_TOKEN_PATH=/a/token: cannot be read", "RAY_AUTH_TOKEN_PATH=/a/token: cannot be read"),
+    ],
+)
+def test_secrets_are_not_shown_and_the_rest_is(planted: None, text: str, shown: str) -> None:
+    assert without_secrets(text) == shown
+    assert (secret_in(text) is not None) == (text != shown)
+    assert str(UsageError(text)) == shown
+
+
+def test_a_plain_word_is_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("POSTGRES_PASSWORD", "recallfront")
+    monkeypatch.setenv("SHORT_TOKEN", "a1")
+    assert without_secrets("recallfront a1") == "recallfront a1"
+
+
+def test_a_refusal_names_the_variable_alone(planted: None) -> None:
+    with pytest.raises(
+        UsageError, match="plug-in 'x.py' holds the value of HF_TOKEN, and is stored"
+    ) as refusal:
+        refuse_secrets("plug-in 'x.py'", f"TOKEN = '{MARK}-hf'")
+    assert MARK not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "secret"),
+    [
+        *(
+            (name, True)
+            for name in (".env", "a/.env.local", "prod.env", "id_rsa", "tls.KEY", "a/.aws/config")
+        ),
+        *(
+            (name, True)
+            for name in ("client_secret.json", "secrets/prod.yaml", "db-credentials.toml", ".netrc")
+        ),
+        *((name, False) for name in ("environment.py", "tests/test_secrets.py", "kernels/key.cu", "a.yaml")),
+        *((name, False) for name in ("platform/cluster/tokens.py", "monkey.py", "lineage/environment.yaml")),
+    ],
+)
+def test_names_of_files_with_secrets(name: str, secret: bool) -> None:
+    assert looks_secret(name) == secret
+
+
+def test_no_source_of_ours_is_taken_for_a_secret() -> None:
+    names = git(ROOT, "ls-files", "kernels", "models", "sweeps", "platform", "dashboards").splitlines()
+    assert names and not [name for name in names if looks_secret(name)]
+
+
+FAILING: list[tuple[str, ...]] = [
+    ("run", "quickstart", "--tracking-uri", f"http://me:{MARK}@127.0.0.1:1"),
+    ("run", "quickstart", "--tracking-uri", f"http://{MARK}@127.0.0.1:1"),
+    ("run", "quickstart", "--tracking-uri", f"http://127.0.0.1:1/?token={MARK}"),
+    ("run", "quickstart", "--tracking-uri", f"postgresql://me:{MARK}/with@slash@h/d"),
+    ("run", "quickstart", "--home", f"s3://key:{MARK}@bucket/x"),
+    ("run", "quickstart", "--address", f"ray://me:{MARK}@127.0.0.1:1"),
+    ("run", "leaky.yaml"),
+    ("run", "quickstart", "--plugin", "holding.py"),
+    ("run", "quickstart", "--plugin", "raising.py"),
+    ("front", "x", "--tracking-uri", f"sqlite://me:{MARK}@h/x.db"),
+    ("pick", "x"),
+    ("status", "--address", f"http://me:{MARK}@127.0.0.1:1"),
+    ("submit", "quickstart", "--address", f"http://me:{MARK}@127.0.0.1:1", "--tracking-uri", "http://h"),
+    ("submit", "quickstart", "--address", "http://127.0.0.1:1", "--tracking-uri", f"http://me:{MARK}@h"),
+    ("submit", "leaky.yaml", "--address", "http://127.0.0.1:1", "--tracking-uri", "http://127.0.0.1:2"),
+]
+
+
+@pytest.mark.parametrize("command", FAILING, ids=lambda command: " ".join(command).replace(MARK, "_"))
+def test_commands_that_fail_say_so_without_the_secret(
+    planted: None,
+    command: tuple[str, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:{MARK}@127.0.0.1:1")
+    leaky = tiny(description=f"data of https://me:{MARK}@example.org")
+    Path("leaky.yaml").write_text(yaml.safe_dump(leaky))
+    Path("holding.py").write_text(f"TOKEN = '{MARK}-hf'\n")
+    Path("raising.py").write_text("import os\nraise ValueError(os.environ['HF_TOKEN'])\n")
+    assert run(list(command)) != 0
+    output = capfd.readouterr()
+    assert MARK not in output.out + output.err
+    assert "Traceback" not in output.err and output.err
+    assert {path.name for path in tmp_path.iterdir()} == {"leaky.yaml", "holding.py", "raising.py"}
+
+
+PLUGIN = """
+import os
+from typing import Literal
+from recallfront.models.mixers.retnet import RetNetConfig
+class Leaking(RetNetConfig):
+    mixer: Literal["leaking"] = "leaking"
+    def build(self):
+        raise RuntimeError(f"{os.environ['AWS_SECRET_ACCESS_KEY']} at {os.environ['DATABASE_URL']}")
+"""
+
+
+@pytest.fixture
+def short_folder() -> Iterator[Path]:
+    """Ray's sockets lie below it."""
+    with tempfile.TemporaryDirectory(prefix="rf-") as folder:
+        yield Path(folder)
+
+
+@pytest.mark.slow
+def test_nothing_that_a_sweep_leaves_behind_holds_a_secret(tmp_path: Path, short_folder: Path) -> None:
+    checkout, home = clean_checkout(tmp_path / "checkout"), tmp_path / "home"
+    uri = ready_store(home)
+    (checkout / "settings.toml").write_text("region = 'here'\n")
+    git(checkout, "add", "-A")
+    git(checkout, "commit", "-q", "-m", "settings")
+    env = "".join(f"{name}={value}\n" for name, value in SECRETS.items())
+    (checkout / ".env").write_text(env)
+    (checkout / "settings.toml").write_text(f"password = '{SECRETS['HF_TOKEN']}'\n")
+    (checkout / "models" / "brand_new.py").write_text("NEW = 1\n")
+    (checkout / "recallfront" / "credentials.yaml").write_text(env)
+    (tmp_path / "leaking.py").write_text(PLUGIN)
+    spec = tiny(
+        name="leaks",
+        space=[
+            {"architecture": "attention"},
+            {"architecture": "hybrid", "mixers": {"L": {"mixer": "leaking"}}, "pattern": "L"},
+        ],
+        training={"steps": 2, "evaluate_every": 2},
+        concurrent=1,
+    )
+    (tmp_path / "leaks.yaml").write_text(yaml.safe_dump(spec))
+    done = subprocess.run(
+        [sys.executable, "-m", "recallfront", "run", str(tmp_path / "leaks.yaml"), "--home", str(home)]
+        + ["--plugin", str(tmp_path / "leaking.py")],
+        env=os.environ
+        | SECRETS
+        | {"PYTHONPATH": str(checkout), "RAY_TMPDIR": str(short_folder), "OMP_NUM_THREADS": "1"}
+        | {"PYTHONDONTWRITEBYTECODE": ""},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    record = read_sweep(uri, "leaks")
+    statuses = {trial.status for trial in record.trials}
+    assert statuses == {Status.FINISHED, Status.ERROR}, [trial.failure for trial in record.trials]
+    with reading(uri) as client:
+        diff = read_artifact(client, record.run_id, "lineage/diff.patch") or ""
+    assert "brand_new" in diff and changes_code(diff)
+    assert left_out(diff) == [
+        ".env: files with this name usually hold secrets",
+        "recallfront/credentials.yaml: files with this name usually hold secrets",
+        "settings.toml: it holds the value of HF_TOKEN",
+    ]
+    assert "the recorded diff leaves out .env" in done.stdout
+    said = {"stdout": done.stdout, "stderr": done.stderr}
+    assert not {where for where, text in said.items() if MARK in text or BASIC in text}
+    assert holding(home) == holding(short_folder) == []
+    private = [home / "spool", home / "sweeps", home / "tune"]
+    files = [path for folder in private[:2] for path in folder.rglob("*") if path.is_file()]
+    assert len(files) > 1 and not [path for path in files if path.stat().st_mode & 0o077]
+    assert not [folder for folder in private if folder.stat().st_mode & 0o077]
