@@ -14,7 +14,8 @@ from typing import Any, Final, Literal
 from recallfront.platform.errors import root_cause, without_secrets
 from recallfront.platform.results.reports import MetricRow
 from recallfront.platform.tracking.client import fail_fast
-from recallfront.platform.tracking.sender import MAX_OF_KIND, NotYet, Refusal, Sender, judge
+from recallfront.platform.tracking.refusals import NotYet, Refusal, judge
+from recallfront.platform.tracking.sender import MAX_OF_KIND, Sender
 from recallfront.platform.tracking.spool import Spool
 
 logger = logging.getLogger(__name__)
