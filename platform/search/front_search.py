@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from math import prod
-from statistics import fmean
+from statistics import fmean, median
 from typing import Final
 
 import numpy as np
@@ -17,6 +17,7 @@ from recallfront.platform.search.planner import Outcome, PlannedTrial
 from recallfront.platform.search.proposals import Ending, Proposal, Told, proposal_from_json
 from recallfront.platform.search.rules import Ruling
 from recallfront.platform.search.surrogate import Features, GaussianProcess
+from recallfront.platform.search.warm_start import Earlier
 from recallfront.sweeps.space import TRAINING_PREFIX, Domain, Knobs, Range, Scalar, SpaceBlock
 from recallfront.sweeps.spec import SweepSpec
 
@@ -49,7 +50,8 @@ class FrontSearch:
 
     A Gaussian process models final recall over the blocks and knobs. It learns from finished trials, and from running
     and stopped ones by what their curves promise. What else is an objective depends on the shape alone: it is read
-    from the first report of any trial of that shape, and modelled in the same way until there is one.
+    from the first report of any trial of that shape, and modelled in the same way until there is one. Trials of an
+    earlier sweep, maybe of another machine, tell recall, and the rest up to a factor.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class FrontSearch:
         told: Iterable[Told] = (),
         proposed: int = 0,
         unfinished: Iterable[Proposal] = (),
+        earlier: Iterable[Earlier] = (),
     ) -> None:
         self._spec = spec
         self._random = np.random.default_rng(spec.search.seed)
@@ -84,6 +87,9 @@ class FrontSearch:
         self._is_fit = False
         self._known: FloatArray | None = None
         self._features = features
+        self._earlier: list[tuple[FloatArray, float]] = []
+        self._promised: dict[str, dict[str, float]] = {}  # shape -> figures of an earlier sweep
+        self._take(earlier)
         for raw, ending, values in told:
             proposal = proposal_from_json(spec, raw)
             self._candidate(proposal).is_asked = True
@@ -91,6 +97,14 @@ class FrontSearch:
         for proposal in unfinished:
             self._candidate(proposal).is_asked = True
         self._number = proposed
+
+    def _take(self, earlier: Iterable[Earlier]) -> None:
+        reading = self._spec.objectives[self._recall].reading
+        others = [o.metric for at, o in enumerate(self._spec.objectives) if at != self._recall]
+        for trial in earlier:
+            self._earlier.append((self._features.row(trial.block, trial.knobs), trial.metrics[reading]))
+            if all(trial.metrics.get(metric, 0.0) > 0 for metric in others):
+                self._promised[shape(trial.block, trial.knobs)] = {m: trial.metrics[m] for m in others}
 
     def ask(self) -> Proposal | None:
         trials = self._spec.search.trials
@@ -136,7 +150,9 @@ class FrontSearch:
         open_ = [c for c in self._all if not c.is_asked]
         if not open_:
             return None
-        if self._number < (self._spec.search.startup_trials or 10) or len(self._ended) < 3:
+        seen = len(self._ended) + len(self._earlier)
+        startup = (self._spec.search.startup_trials or 10) - len(self._earlier)
+        if self._number < startup or seen < 3:
             asked = [c.block.label for c in self._all if c.is_asked]
             fewest = min(asked.count(c.block.label) for c in open_)
             rarest = [c for c in open_ if asked.count(c.block.label) == fewest]
@@ -212,7 +228,7 @@ class FrontSearch:
         """Tell the model of recall what is known by now."""
         if self._is_fit:
             return
-        seen: list[tuple[FloatArray, float, float]] = []
+        seen = [(row, recall, 0.0) for row, recall in self._earlier]
         for candidate in self._ended:
             seen += [(candidate.row, recall, 0.0) for recall in candidate.finished.values()]
         for key, candidate in self._partial.items():
@@ -236,10 +252,11 @@ class FrontSearch:
 
     def _exact(self, metric: str) -> FloatArray:
         """A metric of every candidate: as measured, else as modelled over the knobs by its logarithm."""
-        known = [at for at, candidate in enumerate(self._all) if metric in candidate.exact]
+        figures = self._figures(metric)
+        known = [at for at, candidate in enumerate(self._all) if candidate.shape in figures]
         if not known:
             return np.ones(len(self._all))
-        measured = np.log([self._all[at].exact[metric] for at in known])
+        measured = np.log([figures[self._all[at].shape] for at in known])
         model = self._shapes.setdefault(metric, GaussianProcess(self._groups))
         once = list({self._all[at].shape: place for place, at in enumerate(known)}.values())
         model.fit(
@@ -251,6 +268,13 @@ class FrontSearch:
         values = np.asarray(np.exp(model.predict(self._rows)[0]))
         values[known] = np.exp(measured)
         return values
+
+    def _figures(self, metric: str) -> dict[str, float]:
+        """A metric by shape: as measured, else as an earlier sweep has it, times what the measured ones differ by."""
+        measured = {c.shape: c.exact[metric] for c in self._all if metric in c.exact}
+        promised = {key: figures[metric] for key, figures in self._promised.items()}
+        factor = median([measured[key] / promised[key] for key in measured.keys() & promised.keys()] or [1.0])
+        return {key: factor * value for key, value in promised.items()} | measured
 
     def _gains(self) -> FloatArray:
         """The gain of every candidate that was not asked for, beside what runs; 0 for the others."""

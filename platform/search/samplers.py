@@ -11,8 +11,10 @@ from recallfront.platform.errors import UsageError, one_line
 from recallfront.platform.search.front_search import FrontSearch
 from recallfront.platform.search.grid import GridSearch
 from recallfront.platform.search.proposals import Ending, Proposal, Search, Told
+from recallfront.platform.search.warm_start import Earlier
+from recallfront.sweeps.search import SearchConfig
 from recallfront.sweeps.space import Domain, Knobs, Range, Scalar, SpaceBlock
-from recallfront.sweeps.spec import SearchConfig, SweepSpec
+from recallfront.sweeps.spec import SweepSpec
 
 if TYPE_CHECKING:
     import optuna
@@ -23,7 +25,11 @@ _ASKED_AGAIN, _DRAWN_AT_RANDOM = 2, 256  # times
 
 
 def make_search(
-    spec: SweepSpec, told: Iterable[Told] = (), proposed: int = 0, unfinished: Iterable[Proposal] = ()
+    spec: SweepSpec,
+    told: Iterable[Told] = (),
+    proposed: int = 0,
+    unfinished: Iterable[Proposal] = (),
+    earlier: Iterable[Earlier] = (),
 ) -> Search:
     """The search of a specification.
 
@@ -31,11 +37,12 @@ def make_search(
         told: what earlier runs found: `Proposal.to_json`, ending, values.
         proposed: how many configurations they proposed, those included that have no ending yet.
         unfinished: the latter, which are not proposed again.
+        earlier: trials of the sweep that `search.warm_start` names.
     """
     if spec.search.method == "grid":
         return GridSearch(spec)
     if spec.search.method == "front":
-        return FrontSearch(spec, told, proposed, unfinished)
+        return FrontSearch(spec, told, proposed, unfinished, earlier)
     return OptunaSearch(spec, list(told), proposed, unfinished)
 
 

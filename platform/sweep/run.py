@@ -33,6 +33,7 @@ from recallfront.platform.search.planner import Outcome, Planner
 from recallfront.platform.search.proposals import Proposal, Told, proposal_from_json
 from recallfront.platform.search.samplers import make_search
 from recallfront.platform.search.stopping import make_rules
+from recallfront.platform.search.warm_start import earlier_trials
 from recallfront.platform.sweep.conductor import Conductor
 from recallfront.platform.sweep.lock import only_driver
 from recallfront.platform.sweep.progress import Progress
@@ -178,7 +179,9 @@ def _set_up(
     record = _ledger(spec, uri, place)
     known = replace(record, trials=tuple(trial for trial in record.trials if trial.status.is_final))
     told, unfinished, proposed = _proposals(spec, record, place)
-    search = make_search(spec, told, proposed, unfinished)
+    named = spec.search.warm_start
+    earlier = earlier_trials(spec, read_sweep(uri, named)) if named else []
+    search = make_search(spec, told, proposed, unfinished, earlier)
     planner = Planner(
         spec,
         search,

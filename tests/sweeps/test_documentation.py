@@ -9,8 +9,9 @@ import recallfront
 from recallfront.models.configs import architectures
 from recallfront.sweeps.documentation import specification_page
 from recallfront.sweeps.objectives import Objective
+from recallfront.sweeps.search import BudgetConfig, EarlyStopping, SearchConfig
 from recallfront.sweeps.space import Range
-from recallfront.sweeps.spec import BudgetConfig, EarlyStopping, SearchConfig, SweepSpec
+from recallfront.sweeps.spec import SweepSpec
 from recallfront.sweeps.start import LoRAConfig, StartConfig
 from recallfront.sweeps.suite import TASKS
 from recallfront.sweeps.trial import (

@@ -11,8 +11,8 @@ from recallfront.platform.search.planner import Outcome, PlannedTrial
 from recallfront.platform.search.proposals import Proposal
 from recallfront.platform.search.rules import Rules
 from recallfront.sweeps import SweepSpec
+from recallfront.sweeps.search import EarlyStopping
 from recallfront.sweeps.space import Knobs
-from recallfront.sweeps.spec import EarlyStopping
 from tests.platform.specs import tiny_spec
 
 RATES = [0.001 + 0.0001 * at for at in range(12)]
