@@ -41,7 +41,10 @@ LATE = {
     "pandas",
     "fastapi",
     "starlette",
-} | {*("anyio", "jinja2", "requests", "psutil", "fla", "jax", "peft", "pyarrow", "tokenizers", "lm_eval")}
+} | {
+    *("anyio", "jinja2", "requests", "psutil", "fla", "jax", "peft", "pyarrow", "tokenizers", "lm_eval"),
+    "IPython",  # is there in a notebook only
+}
 
 
 def sources(area: str) -> list[Path]:
