@@ -11,7 +11,8 @@ from recallfront.platform.search.forecast import LOSS, Curves
 from recallfront.platform.search.planner import Outcome, PlannedTrial
 from recallfront.platform.search.rules import Ruling
 from recallfront.sweeps.objectives import Objective
-from recallfront.sweeps.spec import EarlyStopping, SweepSpec
+from recallfront.sweeps.search import EarlyStopping
+from recallfront.sweeps.spec import SweepSpec
 
 _ALIKE: Final = 0.01  # recalls this near say nothing, nor do other objectives that differ by this share
 _MARGIN: Final = 0.02  # by which a rival's final recall must exceed what a trial may still become
