@@ -12,6 +12,7 @@ from recallfront.platform.front.candidates import read_objectives
 from recallfront.platform.front.front import build_front
 from recallfront.platform.home import home_folder
 from recallfront.platform.metrics import columns_of, show
+from recallfront.platform.results.cancellation import CancelRequest
 from recallfront.platform.results.labels import trial_label, varying_knobs
 from recallfront.platform.results.records import counts_of, planned, say_counts
 from recallfront.platform.results.status import Status
@@ -33,6 +34,8 @@ def sweeps_table(*, home: Path | str | None = None, tracking_uri: str | None = N
     table = _table("sweep", "key", "status", "trials", "started", "run")
     for sweep in list_sweeps(uri):
         status = sweep.tags.get("status", sweep.status.lower())
+        if status == "interrupted" and (request := CancelRequest.read(sweep.tags)) is not None:
+            status = str(request)
         if status == "running" and driver_is_gone(sweep.sweep_key, folder):
             status = "killed: run it again to resume"
         told = (

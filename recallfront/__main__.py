@@ -9,7 +9,9 @@ import sys
 import traceback
 from typing import TextIO
 
-USAGE, INTERRUPTED, READER_LEFT = 2, 130, 141  # exit codes
+from recallfront.terminal import INTERRUPTED
+
+USAGE, READER_LEFT = 2, 141  # exit codes
 _OF_THE_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EIO)  # a full or broken disk: a sentence says it all
 _INTERRUPTION = "interrupted; run the sweep again to resume it"
 

@@ -41,6 +41,7 @@ for command in (
     sweeps.clean,
     sweeps.submit,
     sweeps.status,
+    sweeps.cancel,
     sweeps.scores,
     fronts.front,
     fronts.compare,

@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+INTERRUPTED = 130  # exit code of a command that Ctrl-C or another process has ended
+
 if TYPE_CHECKING:
     from rich.console import Console
 

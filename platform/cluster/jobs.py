@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 _SPEC_FILE = "sweep.yaml"
 _SWEEP_KEY = "recallfront_sweep_key"
 _STUDY = "recallfront_study"
+_STORE = "recallfront_tracking_uri"
+_END_SECONDS = 15.0  # for a job whose sweep has ended to end, too
 _ANSWER_SECONDS = 5.0  # for a dashboard to say that it is one; Ray's own client would wait for ever
 
 
@@ -73,7 +75,7 @@ def submit(
                 "working_dir": str(working_dir),
                 "py_modules": [str(build_wheel(Path(folder)))],
             },
-            metadata={_SWEEP_KEY: spec.key, _STUDY: spec.name},
+            metadata={_SWEEP_KEY: spec.key, _STUDY: spec.name, _STORE: tracking_uri},
         )
         return str(job_id), True
 
@@ -110,6 +112,32 @@ def jobs(address: str, job: str | None = None) -> "list[JobDetails]":
     if job is not None:
         return [_job_details(client, job)]
     return [found for found in client.list_jobs() if _SWEEP_KEY in (found.metadata or {})]
+
+
+def job_of_sweep(address: str, job: str) -> tuple[str, str]:
+    """The key of the sweep that a job runs, and the tracking URI that it uses.
+
+    Raises:
+        UsageError: there is no such job, or it has ended, or it runs no sweep of a present version.
+    """
+    found = _job_details(_client(address), job)
+    metadata = found.metadata or {}
+    if found.status.is_terminal():
+        raise UsageError(f"job {job} does not run: it is {found.status.value.lower()}")
+    if _SWEEP_KEY not in metadata or _STORE not in metadata:
+        raise UsageError(f"job {job} runs no sweep that this version has submitted: use `ray job stop`")
+    return metadata[_SWEEP_KEY], metadata[_STORE]
+
+
+def end_job(address: str, job: str, *, at_once: bool = False) -> None:
+    """Wait until a job has ended; if that takes too long, or `at_once`, Ray stops it."""
+    client = _client(address)
+    deadline = time.monotonic() + (0 if at_once else _END_SECONDS)
+    while not _job_details(client, job).status.is_terminal():
+        if time.monotonic() > deadline:
+            client.stop_job(job)
+            deadline = float("inf")
+        time.sleep(0.5)
 
 
 def study_of(job: "JobDetails") -> str:

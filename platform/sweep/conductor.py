@@ -8,6 +8,7 @@ from typing import Any
 
 from recallfront.platform.front.history import Growth
 from recallfront.platform.metrics import MEASURED_AGAIN
+from recallfront.platform.results.cancellation import CancelRequest
 from recallfront.platform.results.records import SweepRecord, TrialRecord
 from recallfront.platform.results.reports import Report
 from recallfront.platform.results.status import Lost, Status
@@ -54,6 +55,7 @@ class Conductor:
         self._lock = threading.Lock()
         self._peeked: PlannedTrial | None = None
         self._proposed = 0  # as last recorded
+        self.cancellation: CancelRequest | None = None  # once somebody has asked for the sweep's end
         self.ran = 0  # trials that this run of the sweep ended
         self.changed = threading.Event()  # a trial finished: what shows the front reads it again
         self.started = time.time()
@@ -81,7 +83,7 @@ class Conductor:
     def next(self, trial_id: str) -> PlannedTrial | None:
         """The next trial to run, known from now on by `trial_id`; None where there is no further one."""
         plan = self.peek()
-        if plan is None or self.out_of_budget() is not None:
+        if plan is None or self.out_of_budget() is not None or self.cancellation is not None:
             return None
         self._peeked = None
         with self._lock:
@@ -166,12 +168,19 @@ class Conductor:
         self.changed.set()
         return True
 
+    def cancel(self, request: CancelRequest) -> None:
+        """Somebody asks for the sweep's end: no further trial begins."""
+        self.cancellation = request
+
     def interrupted(self) -> None:
         """The driver is asked to stop: running trials are lost for now, and the same sweep resumes them later."""
+        reason = "interrupted" if self.cancellation is None else str(self.cancellation)
         with self._lock:
-            live, self._live = list(self._live.values()), {}
+            live, left, self._live = list(self._live.values()), self._running(), {}
+            for record in left:
+                self._put(replace(record, status=Status.LOST))
         for trial in live:
-            lost = replace(trial.last, rows=[], status=Status.LOST, failure="the sweep was interrupted")
+            lost = replace(trial.last, rows=[], status=Status.LOST, failure=f"the sweep was {reason}")
             self.recorder.report(trial.plan.config.key, lost)
         self.recorder.spent(self.elapsed(), self._budget.steps)
         self.recorder.interrupt_sweep()

@@ -78,7 +78,7 @@ class Publisher(Companion):
             self._recorder.sweep_tags({f"{TAG}publishing_failure": reason})
 
     def _publish(self, *, last: bool = False) -> None:
-        self._tell_counts()
+        self.tell_counts()
         finished, growth = self._conductor.counts()["finished"], self._conductor.growth()
         if not finished:
             return
@@ -113,7 +113,8 @@ class Publisher(Companion):
         take_place(new, folder)
         return {Path(name).suffix[1:]: folder / name for name in names}
 
-    def _tell_counts(self) -> None:
+    def tell_counts(self) -> None:
+        """Note how many trials have ended and how, and what they took, with the sweep."""
         elapsed, busy = self._spent()
         self._recorder.sweep_tags(
             {f"{TAG}trials_{name}": str(number) for name, number in self._conductor.counts().items()}

@@ -1,6 +1,7 @@
 """What a sweep's driver writes to MLflow: the parent run, a child run a trial, and the front whenever it changes."""
 
 import json
+import uuid
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from recallfront.platform.front.claims import Judgement, as_json
 from recallfront.platform.home import user_name
 from recallfront.platform.lineage.environment import Lineage, TrialLineage, packages_text
 from recallfront.platform.lineage.source import diff_text, left_out
+from recallfront.platform.results.cancellation import DRIVER
 from recallfront.platform.results.labels import label_of, varying_in
 from recallfront.platform.results.records import TAG
 from recallfront.platform.results.reports import Report, now_ms
@@ -44,6 +46,7 @@ class Recorder:
         self._diff, self._packages = diff_text(data[0].parents[1]), packages_text()
         self.left_out = left_out(self._diff)  # of the diff, as it may hold secrets
         self._lineage_due: dict[str, PlannedTrial] = {}  # until the trial's process has said where it runs
+        self.driver = uuid.uuid4().hex[:12]  # names this run of the sweep
         self._noticed: dict[str, list[str]] = {}  # what was told of a trial already
         self.sweep_run = f"sweep:{spec.key}"
         self.version = {"code_version": lineage.code_version, "data_digest": self._data_digest}
@@ -60,6 +63,7 @@ class Recorder:
                 f"{TAG}kind": "sweep",
                 f"{TAG}sweep_key": spec.key,
                 f"{TAG}status": "running",
+                f"{TAG}{DRIVER}": self.driver,
                 f"{TAG}trials_planned": str(spec.number_of_trials),
                 **self._owner,
             },

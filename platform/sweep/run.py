@@ -34,6 +34,7 @@ from recallfront.platform.search.proposals import Proposal, Told, proposal_from_
 from recallfront.platform.search.samplers import make_search
 from recallfront.platform.search.stopping import make_rules
 from recallfront.platform.search.warm_start import earlier_trials
+from recallfront.platform.sweep.cancelled import Cancellation
 from recallfront.platform.sweep.conductor import Conductor
 from recallfront.platform.sweep.lock import only_driver
 from recallfront.platform.sweep.progress import Progress
@@ -95,6 +96,7 @@ def run_sweep(
 
     Raises:
         UsageError, SpecError: the request is not possible; raised before anything is computed.
+        Cancelled: another process has cancelled the sweep; it is a KeyboardInterrupt.
     """
     load(plugins)
     address = named_cluster() if address is None else address
@@ -142,10 +144,11 @@ def _run_sweep(
                     f"the recorded diff leaves out {name}", markup=False, highlight=False, soft_wrap=True
                 )
             try:
-                _run(conductor, publisher, place, address, console)
+                _run(conductor, publisher, place, uri, address, console)
                 again = measure_again(conductor, place, joined=address is not None)
             except (KeyboardInterrupt, RayLost):
                 conductor.interrupted()
+                publisher.tell_counts()
                 writer.flush(_FAREWELL_SECONDS)
                 raise
             record = conductor.record()
@@ -202,7 +205,12 @@ def _set_up(
 
 
 def _run(
-    conductor: Conductor, publisher: Publisher, place: Workplace, address: str | None, console: Console
+    conductor: Conductor,
+    publisher: Publisher,
+    place: Workplace,
+    uri: str,
+    address: str | None,
+    console: Console,
 ) -> None:
     """Run what is left to run; Ray is started only where there is something, and before anything is recorded."""
     spec, recorder = conductor.spec, conductor.recorder
@@ -219,7 +227,8 @@ def _run(
 
         concurrent = min(trials_at_once(spec.resources), spec.concurrent or 10**6)
         recorder.open_sweep()
-        with publisher, Progress(conductor, console, total=spec.number_of_trials, concurrent=concurrent):
+        progress = Progress(conductor, console, total=spec.number_of_trials, concurrent=concurrent)
+        with publisher, progress, Cancellation(conductor, uri):
             run_trials(conductor, place, concurrent=concurrent)
 
 

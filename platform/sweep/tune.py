@@ -15,11 +15,12 @@ from ray.tune.search import Searcher
 from recallfront.platform.home import private_folder
 from recallfront.platform.results.reports import Report
 from recallfront.platform.results.status import Lost, Status
+from recallfront.platform.sweep.cancelled import Farewell, Worker
 from recallfront.platform.sweep.conductor import Conductor
 from recallfront.platform.trial.training import remove_checkpoint
 from recallfront.platform.trial.watchdog import leave_word
 from recallfront.platform.trial.workplace import Workplace, workplace_json
-from recallfront.platform.workers.actor import TrialActor
+from recallfront.platform.workers.actor import NODE, PROCESS, TrialActor
 from recallfront.platform.workers.train_job import PLACEMENT_GROUP, release_placement_group
 from recallfront.sweeps.trial import ResourceConfig
 
@@ -121,7 +122,12 @@ class _Ends(_NeverRestored, Callback):
     def __init__(self, conductor: Conductor, place: Workplace) -> None:
         self._conductor, self._place = conductor, place
         self._groups: dict[str, str] = {}
+        self._workers: dict[str, Worker] = {}  # of trials that have something to save
+        self._farewell = Farewell(conductor)
         self._over: list[Path] = []  # folders of trials that have ended for good
+
+    def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
+        self._farewell.step(self._workers)
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
@@ -129,10 +135,12 @@ class _Ends(_NeverRestored, Callback):
         report = read_report(result)
         if PLACEMENT_GROUP in report.details:
             self._groups[trial.trial_id] = report.details[PLACEMENT_GROUP]
+        self._workers[trial.trial_id] = Worker(result[NODE], result[PROCESS])
         self._conductor.report(trial.trial_id, report)
 
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         self._release(trial)
+        self._workers.pop(trial.trial_id, None)
         lost = _how_lost(trial)
         if lost.status is Status.LOST:
             self._conductor.retried(trial.trial_id)
@@ -156,6 +164,7 @@ class _Ends(_NeverRestored, Callback):
 
     def _end(self, trial: Trial, lost: Lost | None = None) -> None:
         """Record the end; a trial that has ended for good, as pruned or failed say, needs no checkpoint."""
+        self._workers.pop(trial.trial_id, None)
         folder = self._place.folder(self._conductor.config(trial.trial_id))
         if self._conductor.ended(trial.trial_id, lost=lost).is_final:
             remove_checkpoint(folder)

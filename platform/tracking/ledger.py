@@ -9,7 +9,7 @@ import re
 import sqlite3
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -23,6 +23,8 @@ from recallfront.platform.tracking.sqlite import SqliteReader, StoreReader
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
+
+    from recallfront.platform.tracking.artifacts import GuardedClient
 
 CONFIG_TAG: Final = TAG + "config"
 MAX_CONFIG_TAG: Final = 6000  # characters; a longer config is read from the artifact config.json
@@ -60,6 +62,12 @@ def list_sweeps(tracking_uri: str) -> list[SweepSummary]:
     """Every sweep of the store, the newest first. Raises UsageError where the store cannot be read."""
     with reading(tracking_uri) as client:
         return _summaries(client)
+
+
+def find_sweep(tracking_uri: str, sweep: str) -> SweepSummary:
+    """The sweep that `sweep` names, without its trials; raises as `read_sweep` does."""
+    with reading(tracking_uri) as client:
+        return _choose(_summaries(client), sweep, tracking_uri)
 
 
 def read_sweep(tracking_uri: str, sweep: str) -> SweepRecord:
@@ -151,19 +159,26 @@ def reading(tracking_uri: str) -> Iterator[StoreReader]:
                 return
     except (sqlite3.Error, OSError) as error:
         raise UsageError(f"the MLflow store {tracking_uri!r} cannot be read: {root_cause(error)}") from error
-    with _reading_through_mlflow(tracking_uri) as client:
+    with _through_mlflow(tracking_uri, "read") as client:
         yield client
 
 
+def writing(tracking_uri: str) -> "AbstractContextManager[GuardedClient]":
+    """A client to change a store with, outside of a sweep's own run; failures are raised as with `reading`."""
+    return _through_mlflow(tracking_uri, "changed")
+
+
 @contextmanager
-def _reading_through_mlflow(tracking_uri: str) -> Iterator[StoreReader]:
+def _through_mlflow(tracking_uri: str, what: str) -> "Iterator[GuardedClient]":
     from mlflow.exceptions import MlflowException
 
     try:
         with fail_fast(_REQUEST_SECONDS):
             yield open_client(tracking_uri)
     except (MlflowException, OSError) as error:
-        raise UsageError(f"the MLflow store {tracking_uri!r} cannot be read: {root_cause(error)}") from error
+        raise UsageError(
+            f"the MLflow store {tracking_uri!r} cannot be {what}: {root_cause(error)}"
+        ) from error
 
 
 def _summaries(client: StoreReader) -> list[SweepSummary]:

@@ -12,6 +12,7 @@ from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
 from functools import lru_cache
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import torch
@@ -54,10 +55,13 @@ class OtherCode(TrialFailure):
     status = Status.LOST
 
 
-def run_trial(config: TrialConfig, place: Workplace) -> Generator[Report, None, None]:
+def run_trial(
+    config: TrialConfig, place: Workplace, told_to_leave: Event | None = None
+) -> Generator[Report, None, None]:
     """Run a trial and report; the last report has the status it ended with. Raises nothing that the trial does.
 
     A trial that has a checkpoint in its folder continues from it; one that has ended there only reports how.
+    Once `told_to_leave` is set, a trial that is trained is checkpointed at its next step, and its last report is lost.
     """
     notices: list[str] = []
     ended = _read_result(place.folder(config), notices)
@@ -67,7 +71,7 @@ def run_trial(config: TrialConfig, place: Workplace) -> Generator[Report, None, 
     last = Report(step=0)
     try:
         _check_code(place)
-        for report in _body(config, place, notices):
+        for report in _body(config, place, notices, told_to_leave or Event()):
             last = report
             yield report
         return
@@ -88,7 +92,9 @@ def run_trial(config: TrialConfig, place: Workplace) -> Generator[Report, None, 
         )
 
 
-def _body(config: TrialConfig, place: Workplace, notices: list[str]) -> Iterator[Report]:
+def _body(
+    config: TrialConfig, place: Workplace, notices: list[str], told_to_leave: Event
+) -> Iterator[Report]:
     prepare_process(threads=config.resources.threads, use_gpu=place.device.startswith("cuda"))
     with (
         closing(Device(place.device)) as device,
@@ -109,7 +115,7 @@ def _body(config: TrialConfig, place: Workplace, notices: list[str]) -> Iterator
             environment=_environment(place.home, place.code_version),
             notices=list(notices),
         )
-        with closing(Training(config, model, data, place, device)) as training:
+        with closing(Training(config, model, data, place, device, told_to_leave)) as training:
             for report in training.run(figures):
                 report.seconds["measure"] = measure_seconds
                 report.notices[:0] = notices

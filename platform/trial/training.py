@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import torch
@@ -26,6 +27,7 @@ from recallfront.platform.trial.engine import (
     make_engine,
     save_checkpoint,
 )
+from recallfront.platform.trial.leaving import Leaving
 from recallfront.platform.trial.quiet import Device
 from recallfront.platform.trial.recall import shares
 from recallfront.platform.trial.workplace import Workplace
@@ -54,8 +56,15 @@ class Training:
     """One rank's share of a trial's training, from its last checkpoint on."""
 
     def __init__(
-        self, config: TrialConfig, model: Any, data: TaskData, place: Workplace, device: Device
+        self,
+        config: TrialConfig,
+        model: Any,
+        data: TaskData,
+        place: Workplace,
+        device: Device,
+        told_to_leave: Event,
     ) -> None:
+        self._told_to_leave = told_to_leave
         self.config, self.data, self.place, self.device = config, data, place, device
         self.dtype = getattr(torch, config.training.precision)
         training = config.training
@@ -80,6 +89,7 @@ class Training:
         Raises:
             Diverged: the loss is not finite.
             OutOfTime: it has trained and evaluated for longer than the time limit, earlier attempts included.
+            Leaving: its process is to leave, and a checkpoint was written.
         """
         if self.history:
             yield self._report(list(self.history), figures)
@@ -99,8 +109,11 @@ class Training:
             rows += [(f"validation_{name}", value, self.step, now_ms()) for name, value in found.items()]
             self.history += rows
             if not self._is_over():
-                self._save_if_due()
+                leaves = self._is_to_leave()
+                self._save_if_due(now=leaves)
                 yield self._report(rows, figures)
+                if leaves:
+                    raise self._leaving()
         with self._holding_device("evaluate"):
             found = self.evaluate("test")
         figures |= {"test_loss" if name == "loss" else name: value for name, value in found.items()}
@@ -154,7 +167,27 @@ class Training:
                 self.step += 1
                 if self.step == stop or len(self._unread) == _MOST_STEPS_UNREAD:
                     rows += self._read_losses()
+            if self.step < stop and self._is_to_leave():
+                # what this interval has found so far is reported by whoever goes on from here
+                self.history += rows + self._read_losses()
+                self._save_if_due(now=True)
+                raise self._leaving()
         return rows
+
+    def _is_to_leave(self) -> bool:
+        """Whether the process is to leave; several ranks leave together, and agree whenever losses were read."""
+        told = self._told_to_leave.is_set()
+        if self.place.world == 1:
+            return told
+        if self._unread:
+            return False
+        flag = torch.tensor(int(told), device=self.place.device)
+        dist.all_reduce(flag, dist.ReduceOp.MAX)
+        return bool(flag)
+
+    def _leaving(self) -> Leaving:
+        steps = self.config.training.steps
+        return Leaving(f"its process was told to end; it is saved at step {self.step} of {steps}")
 
     def _train_step(self, inputs: Tensor, labels: Tensor) -> Tensor:
         """One optimizer step on this rank's share of the rows; returns the mean loss, not yet read."""
@@ -197,6 +230,8 @@ class Training:
         return answer_in_pieces(model, inputs, at.to(device), answers.to(device))
 
     def _read_losses(self) -> list[MetricRow]:
+        if not self._unread:
+            return []
         losses = torch.stack(self._unread).float()
         self._unread = []
         if self.place.world > 1:
@@ -290,8 +325,8 @@ class Training:
             notices=list(self.notices),
         )
 
-    def _save_if_due(self) -> None:
-        if time.monotonic() - self._saved_at < self.config.training.checkpoint_seconds:
+    def _save_if_due(self, *, now: bool = False) -> None:
+        if not now and time.monotonic() - self._saved_at < self.config.training.checkpoint_seconds:
             return
         state = {"step": self.step, "seconds": self.seconds, "history": self.history}
         replace_folder(

@@ -1,24 +1,31 @@
 """A trial inside Ray Tune: a warm actor runs one-worker trials itself and launches Ray Train for larger ones."""
 
 import json
+import os
 from typing import Any
 
+import ray
 from ray import tune
 
 from recallfront.platform.plugins import receive
+from recallfront.platform.results.status import Status
+from recallfront.platform.trial.leaving import Leaving, heed_termination
 from recallfront.platform.trial.workplace import read_workplace
 from recallfront.platform.workers.run import trial_reports
 from recallfront.sweeps.trial import TrialConfig
+
+NODE, PROCESS = "ray_node_id", "process_id"  # keys of a result: where the trial's actor is
 
 
 class TrialActor(tune.Trainable):
     """Runs trial after trial in one process: imports, device context, compiled kernels and data stay warm.
 
     Its configuration is `{"trial": TrialConfig, "place": Workplace}`, each as JSON text; a step is one report of the
-    trial's body.
+    trial's body. SIGTERM makes the actor leave once its trial is checkpointed.
     """
 
     def setup(self, config: dict[str, Any]) -> None:
+        self._told_to_leave = heed_termination()
         self._start(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -28,7 +35,14 @@ class TrialActor(tune.Trainable):
 
     def step(self) -> dict[str, Any]:
         report = next(self._reports)
-        return {"report": json.dumps(report.to_json()), "done": report.status.value != "running"}
+        if report.status is Status.LOST and self._told_to_leave.is_set():
+            raise Leaving(report.failure)  # the trial goes on elsewhere: Tune gives it another actor
+        return {
+            "report": json.dumps(report.to_json()),
+            "done": report.status is not Status.RUNNING,
+            NODE: ray.get_runtime_context().get_node_id(),
+            PROCESS: os.getpid(),
+        }
 
     def cleanup(self) -> None:
         self._stop()
@@ -37,7 +51,7 @@ class TrialActor(tune.Trainable):
         place = read_workplace(json.loads(config["place"]))
         receive(place.plugins)  # the trial's configuration may name what they define
         trial = TrialConfig.model_validate_json(config["trial"])
-        self._reports = trial_reports(trial, place)
+        self._reports = trial_reports(trial, place, self._told_to_leave)
 
     def _stop(self) -> None:
         self._reports.close()  # lets the body give its engine and its device back

@@ -5,11 +5,11 @@ from typing import Any
 
 
 class Mailbox:
-    """Reports one way, the wish to stop the other."""
+    """Reports one way, the wish to stop or to leave the other."""
 
     def __init__(self) -> None:
         self._reports: deque[dict[str, Any]] = deque()
-        self._stopped = False
+        self._stopped = self._left = False
 
     def post(self, report: dict[str, Any]) -> bool:
         """Leave a report; returns whether the trial must stop."""
@@ -23,4 +23,13 @@ class Mailbox:
         return taken
 
     def stop(self) -> None:
+        """The trial must stop at its next report."""
         self._stopped = True
+
+    def leave(self) -> None:
+        """The trial's processes must end, and save it first."""
+        self._left = True
+
+    def must_leave(self) -> bool:
+        """Whether `leave` was called."""
+        return self._left

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Generator
 from dataclasses import replace
+from threading import Event
 from typing import Any
 
 import ray
@@ -37,6 +38,7 @@ from recallfront.sweeps.trial import TrialConfig
 PLACEMENT_GROUP = "placement_group"  # key in the first report's details
 
 _POLL_SECONDS = 0.05
+_LISTEN_SECONDS = 1.0
 _STOP_SECONDS = 120.0  # for the workers to reach their next report and leave
 _END_SECONDS = 60.0  # for the trainer to end after the last report
 # What a rank says that only lost its peer: the peer's own death or failure is the cause.
@@ -49,9 +51,12 @@ class WorkersLost(TrialFailure):
     status = Status.LOST
 
 
-def run_distributed_trial(config: TrialConfig, place: Workplace) -> Generator[Report, None, None]:
+def run_distributed_trial(
+    config: TrialConfig, place: Workplace, told_to_leave: Event | None = None
+) -> Generator[Report, None, None]:
     """The reports of a trial that Ray Train runs; closing the generator stops its workers at their next report.
 
+    Once `told_to_leave` is set they are told, too: they save the trial, and its last report is lost.
     The last report comes when the workers have left and what they held is free.
 
     Raises:
@@ -64,6 +69,8 @@ def run_distributed_trial(config: TrialConfig, place: Workplace) -> Generator[Re
         give_up = float("inf")
         running = True
         while running and time.monotonic() < give_up:
+            if told_to_leave is not None and told_to_leave.is_set():
+                mailbox.leave.remote()
             running = run.is_alive()  # asked before the mailbox is emptied: nothing can be posted after that
             for report in map(Report.from_json, ray.get(mailbox.take.remote())):
                 run.placement_group = report.details.get(PLACEMENT_GROUP, run.placement_group)
@@ -159,9 +166,10 @@ def _worker(loop: dict[str, Any]) -> None:
     )
     if place.device.startswith("cuda"):
         place = replace(place, device=str(ray.train.torch.get_device()))
-    post = loop["mailbox"].post.remote
-    reports = run_trial(config, place)
+    post, told_to_leave = loop["mailbox"].post.remote, Event()
+    reports = run_trial(config, place, told_to_leave)
     if place.rank == 0:
+        _Listener(loop["mailbox"], told_to_leave).start()
         group = ray.util.get_current_placement_group()
         details = {PLACEMENT_GROUP: group.id.hex()} if group else {}
         ray.get(post(Report(step=0, details=details).to_json()))
@@ -175,6 +183,20 @@ def _worker(loop: dict[str, Any]) -> None:
         if report.status is Status.RUNNING and _agree(stop, place, dist.get_backend()):
             reports.close()
             return
+
+
+class _Listener(threading.Thread):
+    """Sets an event once the trial's processes must leave."""
+
+    def __init__(self, mailbox: Any, told_to_leave: Event) -> None:
+        super().__init__(name="listener", daemon=True)
+        self._mailbox, self._told_to_leave = mailbox, told_to_leave
+
+    def run(self) -> None:
+        with contextlib.suppress(RayActorError):  # the trial is over
+            while not ray.get(self._mailbox.must_leave.remote()):
+                time.sleep(_LISTEN_SECONDS)
+            self._told_to_leave.set()
 
 
 def _agree(stop: bool, place: Workplace, backend: str) -> bool:

@@ -1,12 +1,19 @@
 """Commands on whole sweeps: run them, submit them, see where they are, tidy up after them."""
 
 import sys
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from recallfront.commands.options import Home, Plugins, TrackingUri
-from recallfront.terminal import show_result, table_width
+from recallfront.terminal import INTERRUPTED, show_result, table_width
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from recallfront.sweeps.spec import SweepSpec
+    from recallfront.sweeps.suite import Suite
 
 
 def run(
@@ -28,7 +35,7 @@ def run(
 
     from recallfront.platform.home import home_folder
     from recallfront.platform.plugins import load
-    from recallfront.platform.sweep.run import SweepResult, run_sweep
+    from recallfront.platform.sweep.cancelled import Cancelled
     from recallfront.sweeps.load import load_study
     from recallfront.sweeps.suite import Suite
 
@@ -45,14 +52,31 @@ def run(
         markup=False,
         highlight=False,
     )
+    try:
+        found_any = _run(study, home, tracking_uri, address, console)
+    except Cancelled as request:
+        print(f"recallfront: {request}; run it again to resume it", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+    if not found_any:
+        sys.exit(1)
+
+
+def _run(
+    study: "SweepSpec | Suite",
+    home: Path | None,
+    tracking_uri: str | None,
+    address: str | None,
+    console: "Console",
+) -> bool:
+    """Run a study and print how it ended -> whether any of its trials finished."""
+    from recallfront.platform.sweep.run import SweepResult, run_sweep
+    from recallfront.platform.sweep.suite import run_suite
+    from recallfront.sweeps.suite import Suite
+
     if not isinstance(study, Suite):
         result = run_sweep(study, home=home, tracking_uri=tracking_uri, address=address, console=console)
         show_result(result, console)
-        if result.front is None:
-            sys.exit(1)
-        return
-
-    from recallfront.platform.sweep.suite import run_suite
+        return result.front is not None
 
     def ended(result: SweepResult) -> None:
         console.print(f"{result.record.name}:", markup=False, highlight=False)
@@ -62,8 +86,7 @@ def run(
         study, home=home, tracking_uri=tracking_uri, address=address, console=console, ended=ended
     )
     console.print(found.shown())
-    if not found.table:
-        sys.exit(1)
+    return bool(found.table)
 
 
 def studies() -> None:
@@ -124,6 +147,20 @@ def submit(
     print(f"{done} {job}; join again with: recallfront status {job} --address {address} --follow")
     if follow:
         sys.exit(0 if follow_job(job, address=address) else 1)
+
+
+def cancel(
+    name: Annotated[str, typer.Argument(help="A sweep that runs, or the job that submit has made of it.")],
+    home: Home = None,
+    tracking_uri: TrackingUri = None,
+    address: Annotated[
+        str | None, typer.Option(help="Dashboard of a cluster: cancel a job there.", show_default="none")
+    ] = None,
+) -> None:
+    """Cancel a sweep: what runs is checkpointed, its workers end, and it can be resumed."""
+    from recallfront.platform.sweep.cancel import cancel as cancel_sweep
+
+    print(cancel_sweep(name, home=home, tracking_uri=tracking_uri, address=address))
 
 
 def status(

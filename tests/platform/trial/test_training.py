@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ from recallfront.platform.results.status import Status
 from recallfront.platform.trial import body, measure
 from recallfront.platform.trial.body import run_trial
 from recallfront.platform.trial.engine import learning_rate_ratio
-from recallfront.platform.trial.training import has_stopped_learning, replace_folder
+from recallfront.platform.trial.training import Training, has_stopped_learning, replace_folder
 from recallfront.platform.trial.workplace import Workplace
 from recallfront.sweeps import SweepSpec, TrialConfig, data
 from recallfront.sweeps.data import load_or_rebuild, prepare
@@ -136,6 +137,33 @@ def test_a_resumed_trial_ends_as_an_undisturbed_one(tmp_path: Path, stage: int) 
         assert rows_of(rest, metric) == rows_of(whole, metric)
     assert rest[-1].figures["recall"] == whole[-1].figures["recall"]
     assert not (place.folder(config) / "checkpoint").exists()
+
+
+@pytest.mark.parametrize("at", [13, 20], ids=["within an interval", "at an evaluation"])
+def test_a_trial_that_is_told_to_leave_is_saved_there_and_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    """Though no checkpoint is due; whoever goes on ends as an undisturbed trial, every row told once."""
+    settings = {"training": {"steps": 30, "checkpoint_seconds": 1e6}}
+    whole = run(tmp_path / "whole", **settings)
+    config, place = setting(tmp_path / "told", **settings)
+    told, train_step = Event(), Training._train_step
+
+    def step(training: Training, *rows: Any) -> Any:
+        if training.step == at - 1:
+            told.set()
+        return train_step(training, *rows)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Training, "_train_step", step)
+        *_, last = run_trial(config, place, told)
+    assert last.status is Status.LOST
+    assert last.failure == f"its process was told to end; it is saved at step {at} of 30"
+    rest = list(run_trial(config, place))
+    assert rest[1].step == at
+    for metric in ("loss", "learning_rate", "validation_recall", "validation_loss"):
+        assert rows_of(rest, metric) == rows_of(whole, metric)
+    assert rest[-1].figures["recall"] == whole[-1].figures["recall"]
 
 
 def test_a_checkpoint_that_is_malicious_is_dropped_and_runs_nothing(tmp_path: Path) -> None:
