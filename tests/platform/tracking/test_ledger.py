@@ -16,7 +16,7 @@ from recallfront.platform.results.status import Status
 from recallfront.platform.tracking.client import open_client
 from recallfront.platform.tracking.ledger import (
     UnknownRecord,
-    _reading_through_mlflow,
+    _through_mlflow,
     config_tags,
     find_run,
     list_sweeps,
@@ -126,7 +126,7 @@ def test_a_sqlite_store_is_read_without_mlflow_and_as_mlflow_reads_it(
     assert done.stdout.splitlines()[-1] == "[2, 2, 0] []", done.stderr  # these sweeps have no objectives
     assert "long study" in done.stdout and "no specification in the store yet" in done.stderr
     for name in ("sweep:second", "sweep:third"):
-        with reading(uri) as own, _reading_through_mlflow(uri) as client:
+        with reading(uri) as own, _through_mlflow(uri, "read") as client:
             ours, theirs = (map(vars, read_trials(reader, runs[name])) for reader in (own, client))
             for mine, other in zip(ours, theirs, strict=True):
                 assert str(mine) == str(other), "not a number is not equal to itself"
