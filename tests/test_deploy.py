@@ -1,0 +1,328 @@
+"""The image and the manifests of deploy/: well-formed, in step with each other, and their commands can be run."""
+
+import fnmatch
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+import typer.main
+import yaml
+from pydantic import BaseModel, ConfigDict, Field
+
+from recallfront.cli import app
+from tests.platform.servers import free_port
+from tests.platform.stores import ready_store
+
+ROOT = Path(__file__).parents[1]
+DEPLOY = ROOT / "deploy"
+DOCKERFILE = (ROOT / "Dockerfile").read_text()
+COMPOSE = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
+SLURM = DEPLOY / "slurm" / "sweep.sbatch"
+PINS = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line)
+SECRET = re.compile(r"(PASSWORD|TOKEN|SECRET|KEY)$")
+
+
+def documents() -> Iterator[tuple[str, dict[str, Any]]]:
+    for path in sorted((DEPLOY / "kuberay").glob("*.yaml")):
+        for document in yaml.safe_load_all(path.read_text()):
+            yield f"{path.name}, {document['kind']} {document['metadata']['name']}", document
+
+
+MANIFESTS = dict(documents())
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Named(Strict):
+    name: str
+
+
+class Pod(Strict):
+    """A pod's template; its content is Kubernetes' own, which kubernetes-validate knows."""
+
+    spec: dict[str, Any]
+    metadata: dict[str, Any] = {}
+
+
+class Head(Strict):
+    rayStartParams: dict[str, str]
+    template: Pod
+
+
+class Workers(Head):
+    groupName: str
+    replicas: int
+    minReplicas: int
+    maxReplicas: int
+
+
+class Auth(Strict):
+    mode: Literal["token", "disabled"]
+
+
+class RayClusterSpec(Strict):
+    """The fields of ray.io/v1 that we use, as KubeRay's definition of the resource has them."""
+
+    rayVersion: str
+    authOptions: Auth
+    enableInTreeAutoscaling: bool = False
+    headGroupSpec: Head
+    workerGroupSpecs: list[Workers]
+
+
+class RayCluster(Strict):
+    apiVersion: Literal["ray.io/v1"]
+    kind: Literal["RayCluster"]
+    metadata: Named
+    spec: RayClusterSpec
+
+
+class RayJobSpec(Strict):
+    entrypoint: str
+    shutdownAfterJobFinishes: bool
+    ttlSecondsAfterFinished: int = Field(ge=0)
+    rayClusterSpec: RayClusterSpec
+
+
+class RayJob(Strict):
+    apiVersion: Literal["ray.io/v1"]
+    kind: Literal["RayJob"]
+    metadata: Named
+    spec: RayJobSpec
+
+
+RAY: dict[str, type[BaseModel]] = {"RayCluster": RayCluster, "RayJob": RayJob}
+
+
+def tool(name: str) -> str:
+    found = shutil.which(name, path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    if found is None:
+        pytest.skip(f"needs {name}")
+    return found
+
+
+def test_linters_find_nothing() -> None:
+    for command in ([tool("hadolint"), "Dockerfile"], [tool("shellcheck"), str(SLURM)]):
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+def instructions(name: str) -> list[str]:
+    joined = re.sub(r" *\\\n", " ", re.sub(r"^#.*\n", "", DOCKERFILE, flags=re.MULTILINE))
+    return [line.partition(" ")[2].strip() for line in joined.splitlines() if line.startswith(f"{name} ")]
+
+
+def test_the_image_has_the_sources_and_nothing_else_of_the_checkout() -> None:
+    copied = {part for line in instructions("COPY") if "--from" not in line for part in line.split()[:-1]}
+    lines = (ROOT / ".dockerignore").read_text().splitlines()
+    patterns = [line for line in lines if not line.startswith("#")]
+    assert patterns[0] == "*" and {line[1:] for line in patterns if line.startswith("!")} == copied
+    links = {path.name for path in (ROOT / "recallfront").iterdir() if path.is_symlink()}
+    assert links | {"recallfront", "pyproject.toml", "constraints.txt", "README.md", "LICENSE"} == copied
+    assert all((ROOT / name).exists() for name in copied)
+    kept_out = [line for line in patterns if line.startswith("**/")]
+    for name in ("platform/.env", "models/.env.local", "sweeps/a.pem", "recallfront/__pycache__"):
+        assert any(fnmatch.fnmatch(name, line) for line in kept_out), name
+
+
+def test_the_image_is_not_root_s_and_names_no_host() -> None:
+    assert instructions("USER") == ["1000:1000"]
+    assert DOCKERFILE.index("USER 1000") > DOCKERFILE.rindex("FROM ")
+    assert "://" not in DOCKERFILE and all("constraints.txt" in line for line in installs())
+    images = [service["image"] for service in COMPOSE["services"].values()]
+    images += [c["image"] for _, pod in pods() for c in pod["containers"]]
+    assert {image.partition(":")[0] for image in images} == {"recallfront", "postgres"}
+
+
+def installs() -> list[str]:
+    found = re.findall(r"pip install [^&;]*", " ".join(instructions("RUN")))
+    assert len(found) == 4
+    return found
+
+
+def test_an_unknown_variant_is_refused_before_anything_is_installed() -> None:
+    (run,) = [line for line in instructions("RUN") if "VARIANT" in line]
+    done = subprocess.run(
+        ["sh", "-c", run], cwd=ROOT, env={"VARIANT": "tpu", "PATH": "/usr/bin:/bin"}, capture_output=True
+    )
+    assert done.returncode == 1 and b"VARIANT is cuda or cpu, not tpu" in done.stderr
+
+
+def pods() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every pod that the manifests describe."""
+    for name, document in MANIFESTS.items():
+        spec = document["spec"]
+        cluster = spec.get("rayClusterSpec", spec)
+        templates = [cluster.get("headGroupSpec"), *cluster.get("workerGroupSpecs", [])]
+        for holder in [part for part in templates if part] or [spec]:
+            if "template" in holder:
+                yield name, holder["template"]["spec"]
+
+
+@pytest.mark.parametrize("name", MANIFESTS)
+def test_manifests_are_of_their_kind(name: str) -> None:
+    document = MANIFESTS[name]
+    if kind := RAY.get(document["kind"]):
+        kind.model_validate(document)
+    else:
+        assert document["kind"] in ("Service", "Deployment", "StatefulSet", "PersistentVolumeClaim")
+        assert set(document) == {"apiVersion", "kind", "metadata", "spec"}
+
+
+@pytest.mark.parametrize("name", MANIFESTS)
+def test_manifests_are_as_kubernetes_describes_them(name: str) -> None:
+    kubernetes_validate = pytest.importorskip("kubernetes_validate", reason="needs kubernetes-validate")
+    document = MANIFESTS[name]
+    if document["kind"] not in RAY:
+        kubernetes_validate.validate(document, "1.34", strict=True)
+    for owner, pod in pods():
+        if owner == name:
+            bare = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x"}, "spec": pod}
+            kubernetes_validate.validate(bare, "1.34", strict=True)
+
+
+def test_manifests_name_what_there_is() -> None:
+    claims = {d["metadata"]["name"] for d in MANIFESTS.values() if d["kind"] == "PersistentVolumeClaim"}
+    services = {d["metadata"]["name"] for d in MANIFESTS.values() if d["kind"] == "Service"}
+    assert services == {"mlflow", "mlflow-postgres"}
+    for name, pod in pods():
+        volumes = {volume["name"] for volume in pod.get("volumes", [])}
+        mounted = [volume.get("persistentVolumeClaim") for volume in pod.get("volumes", [])]
+        asked = [claim["claimName"] for claim in mounted if claim]
+        assert set(asked) <= claims, name
+        assert pod["securityContext"]["runAsNonRoot"] is True, name
+        for container in pod["containers"]:
+            mounts = {mount["name"] for mount in container["volumeMounts"]}
+            assert mounts <= volumes | {"data"}, name
+            assert container["securityContext"]["allowPrivilegeEscalation"] is False, name
+    for document in MANIFESTS.values():
+        spec = document["spec"].get("rayClusterSpec", document["spec"])
+        assert spec.get("rayVersion", PINS["ray"]) == PINS["ray"]
+    used = {volume.partition(":")[0] for s in COMPOSE["services"].values() for volume in s.get("volumes", [])}
+    assert used == set(COMPOSE["volumes"])
+    waited = {name for s in COMPOSE["services"].values() for name in s.get("depends_on", [])}
+    assert waited <= set(COMPOSE["services"])
+
+
+def test_secrets_are_references() -> None:
+    variables = [v for _, pod in pods() for c in pod["containers"] for v in c.get("env", [])]
+    secret = [variable for variable in variables if SECRET.search(variable["name"])]
+    assert len(secret) == 2 and all("secretKeyRef" in variable["valueFrom"] for variable in secret)
+    given = [pair for s in COMPOSE["services"].values() for pair in s.get("environment", {}).items()]
+    secret = [value for name, value in given if SECRET.search(name)]
+    assert len(secret) == 4 and all(re.fullmatch(r"\$\{[A-Z_]+:\?is in deploy/\.env\}", v) for v in secret)
+    texts = [path.read_text() for path in DEPLOY.rglob("*") if path.is_file()]
+    assert not [text for text in texts if re.search(r"://[^\s/@]+:[^\s/@]+@", text)]
+
+
+def commands() -> list[list[str]]:
+    """Every command of the image and the manifests, as words."""
+    found = [service["command"] for service in COMPOSE["services"].values() if "command" in service]
+    found += [c["command"] for _, pod in pods() for c in pod["containers"] if "command" in c]
+    found += [shlex.split(d["spec"]["entrypoint"]) for d in MANIFESTS.values() if d["kind"] == "RayJob"]
+    script = re.sub(r" *\\\n\s*", " ", SLURM.read_text())
+    script = re.sub(r"\$\{?\w+\}?", "1", script.replace('"$head:$port"', "10.0.0.1:6379"))
+    for line in re.findall(r"\b(?:ray start|recallfront run) [^&\n]*&", script):
+        found.append(shlex.split(line.rstrip("&")))
+    return found
+
+
+def test_commands_can_be_typed() -> None:
+    groups = {"recallfront": typer.main.get_command(app), "ray": import_module("ray.scripts.scripts").cli}
+    typed = []
+    for program, name, *arguments in commands():
+        if program != "mlflow":  # the next test runs it
+            typed.append((program, name))
+            groups[program].commands[name].make_context(name, arguments)
+    assert sorted(typed) == [("ray", "start")] * 4 + [("recallfront", "run")] * 2
+
+
+@pytest.mark.slow
+def test_the_server_of_the_manifests_serves_the_pages(tmp_path: Path) -> None:
+    first, second = [words for words in commands() if words[0] == "mlflow"]
+    (tmp_path / "store").mkdir()
+    port = free_port()
+    here = {
+        "--backend-store-uri": ready_store(tmp_path / "store"),
+        "--host": "127.0.0.1",
+        "--port": str(port),
+    }
+    here["--artifacts-destination"] = str(tmp_path / "artifacts")
+    options = [word.partition("=") for word in first[2:]]
+    assert {name for name, _, _ in options} == {word.partition("=")[0] for word in second[2:]} > set(here)
+    command = [sys.executable, "-m", *first[:2], *(f"{n}={here.get(n, value)}" for n, _, value in options)]
+    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    server = subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    try:
+        deadline = time.monotonic() + 120
+        while (status := answer(port, "mlflow:5000")) is None:
+            assert server.poll() is None and time.monotonic() < deadline
+            time.sleep(0.2)
+        assert status == 200
+        assert answer(port, "elsewhere:5000") == 403
+    finally:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+
+
+def answer(port: int, host: str) -> int | None:
+    """The status that the pages answer to a browser that names this host; None as long as there is no server."""
+    request = urllib.request.Request(f"http://127.0.0.1:{port}/recallfront/", headers={"Host": host})
+    try:
+        with urllib.request.urlopen(request, timeout=30) as found:
+            assert b"recallfront" in found.read()
+            return int(found.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+    except OSError:
+        return None
+
+
+STUBS = {
+    "scontrol": 'echo "${@: -1}" | tr , "\\n"',
+    "srun": 'while [[ $1 == --* ]]; do shift; done; exec "$@"',
+}
+
+
+@pytest.mark.slow
+def test_the_script_for_slurm_starts_a_cluster_runs_the_sweep_and_tidies_up(tmp_path: Path) -> None:
+    """Slurm's two commands are stand-ins for one node; Ray and recallfront are real, and refuse the study."""
+    for name, body in STUBS.items():
+        (tmp_path / name).write_text(f"#!/usr/bin/env bash\n{body}\n")
+        (tmp_path / name).chmod(0o755)
+    job, home = str(os.getpid()), tmp_path / "home"
+    places = [str(tmp_path), str(Path(sys.executable).parent), os.environ["PATH"]]
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    environment = kept | {
+        "PATH": os.pathsep.join(places),
+        "STUDY": "no-such-study",
+        "RECALLFRONT_HOME": str(home),
+        "SLURM_JOB_ID": job,
+        "SLURM_JOB_NODELIST": "127.0.0.1",
+    }
+    try:
+        done = subprocess.run(
+            ["bash", str(SLURM)], env=environment, cwd=ROOT, capture_output=True, text=True, timeout=240
+        )
+    finally:
+        shutil.rmtree(f"/tmp/ray-{job}", ignore_errors=True)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "recallfront: no-such-study: is neither a file nor one of the studies" in done.stderr
+    assert "Ray runtime started" in done.stdout
+    assert home.stat().st_mode & 0o777 == 0o700 and not list(home.iterdir())
