@@ -42,6 +42,7 @@ for command in (
     sweeps.submit,
     sweeps.status,
     sweeps.cancel,
+    sweeps.logs,
     sweeps.scores,
     fronts.front,
     fronts.compare,

@@ -25,6 +25,8 @@ class Report:
     environment: dict[str, Any] | None = None  # the process's `Lineage`, in a trial's first report
     # sentences for the user, on damage that was found and mended
     notices: list[str] = field(default_factory=list)
+    # what the process has printed since the report before
+    output: list[str] = field(default_factory=list)
     weights: str | None = None  # folder with recallfront.json and model.safetensors
 
     def to_json(self) -> dict[str, Any]:

@@ -183,7 +183,7 @@ class Conductor:
             lost = replace(trial.last, rows=[], status=Status.LOST, failure=f"the sweep was {reason}")
             self.recorder.report(trial.plan.config.key, lost)
         self.recorder.spent(self.elapsed(), self._budget.steps)
-        self.recorder.interrupt_sweep()
+        self.recorder.interrupt_sweep(reason)
 
     def record(self) -> SweepRecord:
         """The sweep as it stands, trials that run included."""

@@ -79,6 +79,7 @@ class Publisher(Companion):
 
     def _publish(self, *, last: bool = False) -> None:
         self.tell_counts()
+        self._recorder.send_log()
         finished, growth = self._conductor.counts()["finished"], self._conductor.growth()
         if not finished:
             return

@@ -1,6 +1,7 @@
 """What a sweep's driver writes to MLflow: the parent run, a child run a trial, and the front whenever it changes."""
 
 import json
+import socket
 import uuid
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from recallfront.platform.results.reports import Report, now_ms
 from recallfront.platform.results.status import Status
 from recallfront.platform.search.planner import Impossible, PlannedTrial
 from recallfront.platform.search.proposals import Proposal
+from recallfront.platform.sweep.log import LOG_FILE, SweepLog
 from recallfront.platform.tracking.ledger import config_tags
 from recallfront.platform.tracking.runs import trial_params, write_end, write_lineage
 from recallfront.platform.tracking.writer import TrackingWriter
@@ -37,8 +39,10 @@ class Recorder:
         lineage: Lineage,
         data: tuple[Path, str],
         stored: Collection[str] = (),
+        log: SweepLog | None = None,
     ) -> None:
-        """`stored`: keys of the trials that the store has runs of already."""
+        """`stored`: keys of the trials that the store has runs of already; `log`: where to write what happens."""
+        self._log = log
         self._stored = frozenset(stored)
         self._writer, self._spec, self._lineage = writer, spec, lineage
         self._data_path, self._data_digest = data
@@ -55,6 +59,8 @@ class Recorder:
     def open_sweep(self) -> None:
         """Open, or on a resumed sweep reopen, the parent run."""
         spec = self._spec
+        by = f"{user_name() or 'somebody'}@{socket.gethostname()}"
+        self._note(f"sweep {spec.name} ({spec.key[:8]}) is run by {by}")
         self._writer.open_run(
             self.sweep_run,
             experiment=spec.name,
@@ -103,6 +109,7 @@ class Recorder:
             context="training",
         )
         self._lineage_due[config.key] = plan
+        self._note(f"begins: {label_of(config.model_dump(mode='json'), self._varying)}", config.key)
 
     def impossible(self, trial: Impossible) -> str:
         """Record a trial that can never run; returns the key that stands for its settings."""
@@ -118,11 +125,14 @@ class Recorder:
             more_tags={f"{TAG}failure": trial.reason, **config_tags(trial.settings)},
         )
         self._writer.close_run(key, "FAILED")
+        self._note(f"invalid: {trial.reason}", trial_key)
         return trial_key
 
     def report(self, trial_key: str, report: Report) -> None:
         """Record a trial's progress, and how it ended where it has."""
         key = self.run_key(trial_key)
+        if self._log is not None:
+            self._log.report(trial_key, report)
         told = report.environment is not None or report.status is not Status.RUNNING
         if told and (plan := self._lineage_due.pop(trial_key, None)) is not None:
             lineage = self._trial_lineage(plan, report.environment)
@@ -138,6 +148,7 @@ class Recorder:
     def retried(self, trial_key: str, attempts: int) -> None:
         """Record that a trial was lost and runs for the `attempts`-th time."""
         self._writer.tags(self.run_key(trial_key), {f"{TAG}attempts": str(attempts)})
+        self._note(f"was lost: attempt {attempts} begins", trial_key)
 
     def knows(self, trial_key: str) -> bool:
         """Whether the run of a trial was opened in this home, and can be written to."""
@@ -183,17 +194,31 @@ class Recorder:
         self.sweep_tags(told | {"mlflow.loggedArtifacts": json.dumps(table)})
         self._writer.text(self.sweep_run, as_json(judgements), CLAIMS_FILE)
 
+    def send_log(self, *, last: bool = False) -> None:
+        """Let MLflow have the sweep's log as it is, now and then, and in the end."""
+        kept = None if self._log is None else self._log.due(last=last)
+        if kept is not None:
+            self._writer.text(self.sweep_run, kept.decode("utf-8", "replace"), LOG_FILE)
+
+    def _note(self, text: str, trial_key: str | None = None) -> None:
+        if self._log is not None:
+            self._log.write(text, trial_key)
+
     def front_files(self, folder: Path) -> None:
         """Log the folder that describes the front, in place of what was logged before."""
         self._writer.artifact(self.sweep_run, folder, ephemeral=True)
 
     def close_sweep(self, *, finished: bool) -> None:
         """End the parent run; `finished` unless not one trial of it has."""
+        self._note("the sweep has ended")
+        self.send_log(last=True)
         self._writer.tags(self.sweep_run, {f"{TAG}status": "finished" if finished else "error"})
         self._writer.close_run(self.sweep_run, "FINISHED" if finished else "FAILED")
 
-    def interrupt_sweep(self) -> None:
-        """End the parent run for now: the sweep can be gone on with."""
+    def interrupt_sweep(self, reason: str) -> None:
+        """End the parent run for now, because of `reason`: the sweep can be gone on with."""
+        self._note(f"the sweep was {reason}")
+        self.send_log(last=True)
         self._writer.tags(self.sweep_run, {f"{TAG}status": "interrupted"})
         self._writer.close_run(self.sweep_run, "KILLED")
 

@@ -37,6 +37,7 @@ from recallfront.platform.search.warm_start import earlier_trials
 from recallfront.platform.sweep.cancelled import Cancellation
 from recallfront.platform.sweep.conductor import Conductor
 from recallfront.platform.sweep.lock import only_driver
+from recallfront.platform.sweep.log import SweepLog, log_path
 from recallfront.platform.sweep.progress import Progress
 from recallfront.platform.sweep.publisher import Publisher
 from recallfront.platform.sweep.recorder import Recorder
@@ -197,6 +198,7 @@ def _set_up(
         lineage=lineage,
         data=(place.data, place.data_digest),
         stored=[trial.trial_key for trial in record.trials],
+        log=SweepLog(log_path(spec.key, place.home)),
     )
     version = f"{place.code_version}-{place.data_digest[:8]}"
     path = place.home / "sweeps" / spec.key[:16] / f"reports-{version}.jsonl"

@@ -26,6 +26,7 @@ from recallfront.platform.results.reports import Report
 from recallfront.platform.results.status import Status, TrialFailure
 from recallfront.platform.trial.engine import prepare_process, whole_weights
 from recallfront.platform.trial.measure import as_metrics, measured
+from recallfront.platform.trial.output import Output
 from recallfront.platform.trial.quiet import Device
 from recallfront.platform.trial.start import merge_adapters, starting_model
 from recallfront.platform.trial.training import Training, remove_checkpoint
@@ -68,12 +69,14 @@ def run_trial(
     if ended is not None:
         yield ended
         return
-    last = Report(step=0)
+    last, output = Report(step=0), Output()
     try:
         _check_code(place)
-        for report in _body(config, place, notices, told_to_leave or Event()):
-            last = report
-            yield report
+        with output.heard():
+            for report in _body(config, place, notices, told_to_leave or Event()):
+                report.output = output.take()
+                last = report
+                yield report
         return
     except (
         Exception
@@ -89,6 +92,7 @@ def run_trial(
             status=status,
             failure=failure,
             traceback=without_secrets(traceback.format_exc()) if status is Status.ERROR else None,
+            output=output.take(),
         )
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from recallfront.commands.options import Home, Plugins, TrackingUri
+from recallfront.commands.options import Home, Plugins, Sweep, TrackingUri
 from recallfront.terminal import INTERRUPTED, show_result, table_width
 
 if TYPE_CHECKING:
@@ -161,6 +161,23 @@ def cancel(
     from recallfront.platform.sweep.cancel import cancel as cancel_sweep
 
     print(cancel_sweep(name, home=home, tracking_uri=tracking_uri, address=address))
+
+
+def logs(
+    name: Sweep,
+    trial: Annotated[
+        str | None,
+        typer.Argument(help="Run id or key of a trial; the first 6 digits are enough.", show_default="all"),
+    ] = None,
+    home: Home = None,
+    tracking_uri: TrackingUri = None,
+    follow: Annotated[bool, typer.Option("--follow", help="Go on until the sweep has ended.")] = False,
+) -> None:
+    """Show the log of a sweep, or of one of its trials: what they did, reported and printed."""
+    from recallfront.platform.sweep.log import read_log
+
+    for line in read_log(name, trial, home=home, tracking_uri=tracking_uri, follow=follow):
+        print(line, flush=follow)
 
 
 def status(

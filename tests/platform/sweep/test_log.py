@@ -1,0 +1,118 @@
+"""The log of a sweep, and of one trial of it: read, followed, and what a trial prints in it."""
+
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from recallfront.platform.errors import UsageError
+from recallfront.platform.results.records import TAG
+from recallfront.platform.results.reports import Report
+from recallfront.platform.results.status import Status
+from recallfront.platform.sweep.log import SweepLog, log_path, read_log
+from recallfront.platform.tracking.client import open_client
+from recallfront.platform.tracking.places import artifact_location
+from recallfront.platform.trial.output import Output
+from tests.platform.stores import ready_store
+
+KEY, FIRST, SECOND = "ab" * 32, "1f" * 32, "2e" * 32
+
+
+@pytest.fixture
+def stored(tmp_path: Path) -> tuple[str, str]:
+    """A sweep of two trials in a store -> its tracking URI and run id."""
+    uri = ready_store(tmp_path)
+    client = open_client(uri)
+    experiment = client.create_experiment("mine", artifact_location(uri, "mine"))
+
+    def run(**tags: str) -> str:
+        own = {TAG + name: value for name, value in ({"sweep_key": KEY} | tags).items()}
+        return str(client.create_run(experiment, tags=own).info.run_id)
+
+    sweep = run(kind="sweep", status="running")
+    for key in (FIRST, SECOND):
+        run(kind="trial", trial_key=key, status="running", config="{}")
+    return uri, sweep
+
+
+def texts(lines: list[str]) -> list[str]:
+    return [line.split("  ", 2)[2] for line in lines]
+
+
+def test_a_log_is_told_whole_or_of_one_trial(stored: tuple[str, str], tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"sweep mine \(abababab\) has no log yet"):
+        list(read_log("mine", home=tmp_path))
+    log = SweepLog(log_path(KEY, tmp_path))
+    log.write("it begins")
+    log.report(FIRST, Report(step=10, rows=[("loss", 0.5, 10, 0)], output=["a warning", "  of two lines"]))
+    failed = Report(step=12, status=Status.ERROR, failure="ValueError: no", traceback="Traceback:\n  line 1")
+    log.report(SECOND, failed)
+    assert texts(list(read_log("mine", home=tmp_path))) == [
+        "it begins",
+        "a warning",
+        "  of two lines",
+        "step 10: loss 0.5",
+        "error at step 12: ValueError: no",
+        "Traceback:",
+        "  line 1",
+    ]
+    assert texts(list(read_log("mine", FIRST[:8], home=tmp_path))) == [
+        "a warning",
+        "  of two lines",
+        "step 10: loss 0.5",
+    ]
+    with pytest.raises(UsageError, match="there is no run 'abcdef99'"):
+        list(read_log("mine", "abcdef99", home=tmp_path))
+
+
+def test_a_log_is_read_from_the_store_where_the_home_is_another(
+    stored: tuple[str, str], tmp_path: Path
+) -> None:
+    uri, run_id = stored
+    open_client(uri).log_text(run_id, "t  ------------  it begins\n", "log.txt")
+    assert texts(list(read_log("mine", home=tmp_path / "other", tracking_uri=uri))) == ["it begins"]
+
+
+def test_a_log_is_followed_until_the_sweep_has_ended(stored: tuple[str, str], tmp_path: Path) -> None:
+    uri, run_id = stored
+    log, found = SweepLog(log_path(KEY, tmp_path)), list[str]()
+    log.write("one")
+    reader = threading.Thread(target=lambda: found.extend(read_log("mine", home=tmp_path, follow=True)))
+    reader.start()
+    log.write("two")
+    time.sleep(1.5)
+    log.write("three")
+    open_client(uri).set_tag(run_id, f"{TAG}status", "finished")
+    reader.join(30)
+    assert texts(found) == ["one", "two", "three"]
+
+
+def test_secrets_are_not_logged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_TOKEN", "s3cr3t-value-9")
+    log = SweepLog(tmp_path / "a.log")
+    log.write("it says s3cr3t-value-9")
+    assert log.path.read_text().endswith("it says ...\n")
+
+
+def test_a_log_is_sent_when_it_has_grown_and_in_the_end(tmp_path: Path) -> None:
+    log = SweepLog(tmp_path / "a.log")
+    assert log.due(last=True) is None
+    log.write("one")
+    first = log.due()
+    assert first is not None and first.endswith(b"one\n")
+    log.write("two")
+    assert log.due() is None, "not so soon"
+    assert (log.due(last=True) or b"").endswith(b"two\n") and log.due(last=True) is None
+
+
+def test_what_a_process_prints_is_heard_and_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    output = Output()
+    with output.heard():
+        print("one\ntwo", end="")
+        print(" and more")
+        print("bad", file=sys.stderr)
+    print("after")
+    assert output.take() == ["one", "two and more", "bad"] and output.take() == []
+    assert capsys.readouterr() == ("one\ntwo and more\nafter\n", "bad\n")
