@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Iterator
+from importlib import resources
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -210,3 +211,33 @@ def test_a_phone_has_room_for_every_page(browser: Any, served: Served) -> None:
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     phone.context.close()
     assert phone.complaints == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_no_page_bars_anyone(browser: Any, served: Served, scheme: str) -> None:
+    """By axe-core's rules of WCAG and of good practice, what is serious or critical."""
+    rules = (resources.files("axe_playwright_python") / "axe.min.js").read_text()
+    reader = Looked(browser, served, color_scheme=scheme)
+    first, second = served.sweeps["finished"], served.sweeps["running"]
+    pages = {
+        "sweeps": "",
+        "panel": f"sweeps/{first}",
+        "running": f"sweeps/{second}",
+        "understand": f"sweeps/{first}/understand",
+        "compare": f"compare?sweep={first}&sweep={second}",
+    }
+    found = {}
+    for name, path in pages.items():
+        page = reader.open(f"/recallfront/{path}")
+        drawn = page.locator("[data-figure]").count()
+        expect(page.locator("[data-figure] .main-svg:first-child")).to_have_count(drawn)
+        if name == "panel":
+            page.check("#configurations tbody tr input >> nth=0")
+            expect(page.locator("#panel article")).to_have_count(1)
+        page.evaluate(rules)
+        violations = page.evaluate("async () => (await axe.run()).violations")
+        for one in violations:
+            if one["impact"] in ("serious", "critical"):
+                found[name, one["id"]] = [node["html"] for node in one["nodes"]][:3]
+    reader.context.close()
+    assert reader.complaints == [] and not found
