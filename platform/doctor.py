@@ -113,7 +113,7 @@ def _plugin(load: Callable[[Any], Plugin], what: str | Path) -> str:
 def _devices() -> str:
     import torch
 
-    from recallfront.platform.trial.measure import device_kind
+    from recallfront.platform.trial.figures import device_kind
 
     cpu = f"CPU: {device_kind('cpu')}, {torch.get_num_threads()} threads"
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]

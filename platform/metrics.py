@@ -14,7 +14,13 @@ from math import inf
 from statistics import fmean, median
 from typing import Final, Literal, get_args
 
-from recallfront.sweeps.objectives import Objective, ObjectiveMetric
+from recallfront.sweeps.objectives import (
+    AT_CONTEXTS,
+    Objective,
+    ObjectiveMetric,
+    at_context,
+    split_context,
+)
 
 SPREAD: Final = "_spread"  # ends the name of a measurement's own spread
 BUSY_CORES: Final = "busy_cores"  # that other processes kept busy as a measurement began
@@ -58,7 +64,7 @@ class Metric:
         return f"{value:.{digits}f}" + (f" ±{spread:.{digits}f}" if spread is not None else "")
 
 
-METRICS: Final = (
+_FIGURES: Final = (
     Metric(
         "validation_recall",
         "validation recall",
@@ -87,6 +93,15 @@ METRICS: Final = (
     Metric(
         "state_bytes", "state", "decode state (bytes)", unit="bytes", column=True, detail=True, rerun="final"
     ),
+    Metric("max_batch_size", "largest batch", "largest batch (rows)", join=median),
+    Metric("time_to_first_token_p50_ms", "time to first token, p50 (ms)", join=median),
+    Metric("time_to_first_token_p95_ms", "time to first token, p95 (ms)", join=median),
+    Metric("time_between_tokens_p50_ms", "time between tokens, p50 (ms)", join=median),
+    Metric("time_between_tokens_p95_ms", "time between tokens, p95 (ms)", join=median),
+    Metric("decode_roofline_share", "decode, share of the roofline", join=median),
+    Metric("prefill_roofline_share", "prefill, share of the roofline", join=median),
+    Metric("train_roofline_share", "training, share of the roofline", join=median),
+    Metric("decode_joules_per_token", "decode, joules a token", join=median),
     Metric("materialised_state_bytes", "state, materialised", unit="bytes", detail=True),
     Metric(BUSY_CORES, "cores busy beside the measurement", join=max),
     Metric(MEASURED_AGAIN, "times measured again", join=max),
@@ -94,7 +109,37 @@ METRICS: Final = (
     Metric("*_bytes", "{}", unit="bytes"),
     Metric("*_seconds", "{} time", unit="seconds"),
 )
+
+
+def _at_contexts(known: Metric) -> Metric:
+    """The family of a metric's figures at several contexts."""
+    axis = known.axis and f"{known.axis}, context of {{}}"
+    name, title = f"{known.name}_at_*", f"{known.title} at {{}}"
+    return replace(known, name=name, title=title, axis=axis, column=False, detail=False, rerun=None)
+
+
+METRICS: Final = (*(_at_contexts(known) for known in _FIGURES if known.name in AT_CONTEXTS), *_FIGURES)
 THROUGHPUTS: Final = ("prefill_tokens_per_second", "decode_tokens_per_second", "train_tokens_per_second")
+_RATES: Final = {
+    "decode_roofline_share": "decode_tokens_per_second",
+    "time_between_tokens_p50_ms": "decode_tokens_per_second",
+    "time_between_tokens_p95_ms": "decode_tokens_per_second",
+    "decode_joules_per_token": "decode_tokens_per_second",
+    "prefill_roofline_share": "prefill_tokens_per_second",
+    "time_to_first_token_p50_ms": "prefill_tokens_per_second",
+    "time_to_first_token_p95_ms": "prefill_tokens_per_second",
+    "train_roofline_share": "train_tokens_per_second",
+} | {name: name for name in THROUGHPUTS}
+
+
+def rates_of(objectives: Iterable[Objective]) -> tuple[str, ...]:
+    """The throughputs whose precision the objectives depend on: a latency is as precise as the rate it belongs to."""
+    found = []
+    for objective in objectives:
+        name, context = split_context(objective.metric)
+        if (rate := _RATES.get(name)) is not None:
+            found.append(rate if context is None else at_context(rate, context))
+    return tuple(dict.fromkeys(found))
 
 
 def most_rate_spread(target: float) -> float:
@@ -115,7 +160,8 @@ def metric(name: str) -> Metric:
         before, star, after = family.name.partition("*")
         found = re.fullmatch(f"{re.escape(before)}(.+){re.escape(after)}", name) if star else None
         if found:
-            return replace(family, name=name, title=family.title.format(_words(found[1])))
+            part = _words(found[1])
+            return replace(family, name=name, title=family.title.format(part), axis=family.axis.format(part))
     return Metric(name, _words(name))
 
 

@@ -15,23 +15,64 @@ ObjectiveMetric = Literal[
     "train_tokens_per_second",
     "state_bytes",
     "parameters",
+    "max_batch_size",
+    "time_to_first_token_p50_ms",
+    "time_to_first_token_p95_ms",
+    "time_between_tokens_p50_ms",
+    "time_between_tokens_p95_ms",
+    "decode_roofline_share",
+    "prefill_roofline_share",
+    "train_roofline_share",
+    "decode_joules_per_token",
 ]
+# Of these a trial has a figure for each of `measurement.contexts`, called `<metric>_at_<context>`.
+AT_CONTEXTS: Final = (
+    "decode_tokens_per_second",
+    "prefill_tokens_per_second",
+    "state_bytes",
+    "max_batch_size",
+    "time_to_first_token_p50_ms",
+    "time_to_first_token_p95_ms",
+    "time_between_tokens_p50_ms",
+    "time_between_tokens_p95_ms",
+    "decode_roofline_share",
+    "prefill_roofline_share",
+    "decode_joules_per_token",
+)
 # Of these a trial has the test split's figure under the plain name, and the validation split's as `validation_...`.
 ON_BOTH_SPLITS: Final = ("recall",)
 _AT: Final = "recall_at_"  # of rows of so many tokens
 _RECALL_AT_LENGTH: Final = rf"^{_AT}[1-9][0-9]*$"
+_AT_CONTEXT: Final = rf"^({'|'.join(AT_CONTEXTS)})_at_[1-9][0-9]*$"
+
+
+def at_context(name: str, context: int) -> str:
+    """What a metric is called where it is measured at one of several contexts, of so many tokens."""
+    return f"{name}_at_{context}"
+
+
+def split_context(name: str) -> tuple[str, int | None]:
+    """A metric of a measurement, and its context if it is that of one of several: `at_context` the other way round."""
+    found = re.fullmatch(_AT_CONTEXT, name)
+    return (found[1], int(name.rpartition("_")[2])) if found else (name, None)
 
 
 def _known(name: str) -> str:
     """Raise ValidationError unless a metric of this name can be an objective."""
-    if name not in get_args(ObjectiveMetric) and not re.fullmatch(_RECALL_AT_LENGTH, name):
-        allowed = near_first(name, (*get_args(ObjectiveMetric), f"{_AT}<length>"))
+    families = (_RECALL_AT_LENGTH, _AT_CONTEXT)
+    if name not in get_args(ObjectiveMetric) and not any(re.fullmatch(own, name) for own in families):
+        at = (f"{known}_at_<context>" for known in AT_CONTEXTS)
+        allowed = near_first(name, (*get_args(ObjectiveMetric), f"{_AT}<length>", *at))
         raise told((), name, f"={shown(name)}: must be one of {allowed}")
     return name
 
 
 _NAMES: Final = {
-    "anyOf": [{"enum": list(get_args(ObjectiveMetric))}, {"pattern": _RECALL_AT_LENGTH}],
+    "anyOf": [
+        {"enum": list(get_args(ObjectiveMetric))},
+        {"pattern": _RECALL_AT_LENGTH},
+        {"pattern": _AT_CONTEXT},
+    ],
     "type": "string",
 }
 
@@ -41,7 +82,7 @@ class Objective(Frozen):
 
     metric: Annotated[str, AfterValidator(_known), WithJsonSchema(_NAMES)] = Field(
         description="What is compared; recall is that of the validation split, `recall_at_<length>` of its rows of one "
-        "length."
+        "length; `decode_tokens_per_second_at_<context>` and its like are those of one of `measurement.contexts`."
     )
     direction: Literal["max", "min"] = Field(
         default="max", description="Whether more or less of the metric is better."
@@ -74,6 +115,11 @@ class Objective(Frozen):
     def length(self) -> int | None:
         """Of recall at one length of rows, that length."""
         return int(self.metric.removeprefix(_AT)) if self.metric.startswith(_AT) else None
+
+    @property
+    def context(self) -> int | None:
+        """Of a figure that is measured at several contexts, its context."""
+        return split_context(self.metric)[1]
 
     @property
     def sign(self) -> float:

@@ -10,7 +10,7 @@ from recallfront.models.configs.explain import explain, told
 from recallfront.models.configs.frozen import added_field
 from recallfront.sweeps.base import Frozen, canonical_json, digest
 from recallfront.sweeps.claims import Claim
-from recallfront.sweeps.objectives import Objective
+from recallfront.sweeps.objectives import Objective, split_context
 from recallfront.sweeps.possible import impossible
 from recallfront.sweeps.protocols import PROTOCOLS, ProtocolName
 from recallfront.sweeps.search import BudgetConfig, EarlyStopping, SearchConfig
@@ -146,6 +146,7 @@ class SweepSpec(Frozen):
                     f"objectives: metric={objective.metric!r}: task.validation has rows of {known} tokens; recall at a "
                     "length can be an objective if validation has rows of that length and of others"
                 )
+        self._check_measured()
         first = self.early_stopping.first_rung_steps if self.early_stopping else 0
         if first >= self.training.steps:
             raise ValueError(
@@ -161,6 +162,24 @@ class SweepSpec(Frozen):
             self._check_rungs(block)
         self._check_claims()
         return self
+
+    def _check_measured(self) -> None:
+        """Figures that are objectives have to be measured."""
+        protocol = self.measurement
+        protocol.check_memory(self.resources)
+        for objective in self.objectives:
+            name, context = split_context(objective.metric)
+            where = f"objectives: metric={objective.metric!r}"
+            if context is not None and context not in protocol.contexts:
+                raise ValueError(
+                    f"{where}: {context} is not among measurement.contexts={list(protocol.contexts)}"
+                )
+            if name == "max_batch_size" and protocol.batch_size != "max":
+                raise ValueError(f"{where}: is measured with measurement.batch_size: max only")
+            if name.endswith("_roofline_share") and not protocol.roofline:
+                raise ValueError(f"{where}: is measured with measurement.roofline: true only")
+            if name == "decode_joules_per_token" and not self.resources.gpus:
+                raise ValueError(f"{where}: only GPUs tell their energy, and resources.gpus=0")
 
     def _check_claims(self) -> None:
         ids = [claim.id for claim in self.claims]

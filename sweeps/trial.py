@@ -1,17 +1,19 @@
 """A trial as configuration: everything that determines its result, and the key that names it."""
 
 from functools import cached_property
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from recallfront.models import Architecture, ModelConfig
-from recallfront.models.configs.explain import explain
+from recallfront.models.configs.explain import explain, shown, told
 from recallfront.models.configs.frozen import added_field
 from recallfront.sweeps.base import Frozen, canonical_json, digest
 from recallfront.sweeps.start import StartConfig
 from recallfront.sweeps.tasks.registry import TaskConfig
 
+_MOST_ROWS = 2**24
+_ROWS = 8  # that are prefilled together if the largest batch decodes
 Decay = Annotated[float, Field(ge=0, lt=1)]  # of a running mean
 
 
@@ -110,6 +112,14 @@ class TrainingConfig(Frozen):
         return self
 
 
+def _rows_or_max(value: Any) -> Any:
+    """Raise ValidationError for what is neither: of a union pydantic would tell why it is none of the two."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if value != "max" and not (is_number and value == int(value) and 1 <= value <= _MOST_ROWS):
+        raise told((), value, f"={shown(value)}: must be a number of rows from 1 to {_MOST_ROWS}, or 'max'")
+    return value
+
+
 class DeploymentConfig(Frozen):
     """The model size at which throughput is measured; null keeps the trial's own.
 
@@ -129,11 +139,26 @@ class MeasurementConfig(Frozen):
     deployment: DeploymentConfig = Field(
         default=DeploymentConfig(), description="Size of the model that is measured."
     )
-    batch_size: int = Field(
-        default=8, ge=1, le=2**24, description="Rows that are prefilled or decoded together."
+    batch_size: Annotated[
+        Annotated[int, Field(ge=1, le=_MOST_ROWS)] | Literal["max"], BeforeValidator(_rows_or_max)
+    ] = Field(
+        default=8,
+        description="Rows that are prefilled or decoded together; `max` decodes the largest batch that fits the "
+        "device's memory, all rows at the end of one prompt, and prefills 8.",
+    )
+    memory_gb: float | None = added_field(
+        None,
+        gt=0,
+        description="Memory of `batch_size: max`, weights included, in GiB; null is the GPU's own, and a CPU needs a "
+        "number.",
     )
     context_length: int = Field(
         default=512, ge=1, description="Tokens that are prefilled, and held when decoding starts."
+    )
+    contexts: tuple[Annotated[int, Field(ge=1, le=2**24)], ...] = added_field(
+        (),
+        description="Contexts at which prefill and decoding are measured as well: each figure is then also reported "
+        "as `<metric>_at_<context>`.",
     )
     decode_tokens: int = Field(default=32, ge=1, le=2**24, description="Decode steps per repeat.")
     train_length: int = Field(default=256, ge=1, le=2**24, description="Tokens per row of a training step.")
@@ -148,6 +173,54 @@ class MeasurementConfig(Frozen):
     target_spread: float = Field(
         default=0.03, gt=0, description="Spread to reach: half the p20..p80 width over the median."
     )
+
+    roofline: bool = added_field(
+        False,
+        description="Whether throughputs are also given as shares of what the device allows: bytes of weights and "
+        "state over its measured copy bandwidth, operations over its measured matrix rate.",
+    )
+
+    @property
+    def rows(self) -> int:
+        """Rows that are prefilled and trained on together."""
+        return _ROWS if self.batch_size == "max" else self.batch_size
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest text that is measured."""
+        return max(max(self.context_length, *self.contexts, 0) + self.decode_tokens, self.train_length)
+
+    def check_memory(self, resources: "ResourceConfig") -> None:
+        """Raise ValueError unless the largest batch has a bound."""
+        if self.batch_size != "max":
+            if self.memory_gb is not None:
+                raise ValueError(
+                    f"measurement.memory_gb={self.memory_gb:g}: is a setting of batch_size: max, "
+                    f"and batch_size={self.batch_size}"
+                )
+            return
+        if self.memory_gb is None and not resources.gpus:
+            raise ValueError(
+                "measurement.batch_size='max': on a CPU it needs measurement.memory_gb, "
+                "the memory that the batch may take"
+            )
+        limit = resources.memory_gb
+        if (
+            self.memory_gb is not None
+            and limit is not None
+            and not resources.gpus
+            and self.memory_gb >= limit
+        ):
+            raise ValueError(
+                f"measurement.memory_gb={self.memory_gb:g}: must be below resources.memory_gb={limit:g}, "
+                "which also holds all else of the trial"
+            )
+
+    @model_validator(mode="after")
+    def _contexts_differ(self) -> Self:
+        if len(set(self.contexts)) < len(self.contexts):
+            raise ValueError(f"contexts={list(self.contexts)}: each context may appear only once")
+        return self
 
     @model_validator(mode="after")
     def _repeats_in_order(self) -> Self:
@@ -207,14 +280,13 @@ class TrialConfig(Frozen):
             )
         for letter in self.model.letters:
             self.model.mixer(letter).check_longest(self.task.longest)
-        rows, measured = self.model.learned_positions, self.measurement
-        longest = max(
-            self.task.longest, measured.context_length + measured.decode_tokens, measured.train_length
-        )
+        rows = self.model.learned_positions
+        longest = max(self.task.longest, self.measurement.longest)
         if 0 < rows < longest:
             raise ValueError(
                 f"learned_positions={rows}: must be at least {longest}, the longest measured text"
             )
+        self.measurement.check_memory(self.resources)
         try:
             _ = self.deployment_model
         except ValidationError as error:

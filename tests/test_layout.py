@@ -44,6 +44,7 @@ LATE = {
 } | {
     *("anyio", "jinja2", "requests", "psutil", "fla", "jax", "peft", "pyarrow", "tokenizers", "lm_eval"),
     "IPython",  # is there in a notebook only
+    "pynvml",  # is there with a GPU only
 }
 
 

@@ -65,7 +65,7 @@ def pack(lines: Iterable[Mapping[str, Any]], path: Path = TABLE) -> int:
         values = [[found[seed][at][name] for at in range(len(configs))] for seed in seeds]
         return np.minimum(np.round(np.array(values) / unit), _MISSING).astype(np.uint16)
 
-    context, rows = measurement.context_length, measurement.batch_size
+    context, rows = measurement.context_length, measurement.rows
     np.savez_compressed(
         path,
         sweep_key=np.array(spec.key),

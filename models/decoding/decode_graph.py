@@ -51,7 +51,7 @@ class StaticStep:
         self.logits = logits
 
     def load(self, state: State) -> None:
-        """Continue from another state of as many rows, which is used up."""
+        """Continue from another state of as many rows, or of one row for all, which is used up."""
         if state.longest >= self.capacity:
             raise ValueError(f"the state has {state.longest} tokens; capacity {self.capacity} allows fewer")
         layers = zip(self.model.layers, self.state.layers, state.layers, strict=True)
@@ -72,17 +72,20 @@ class StaticStep:
 class DecodeGraph:
     """A model's decode step as a CUDA graph; `step` continues from the state it was made with, which is used up.
 
+    With `spoil` no copy of the state is made to warm up on, for batches as large as memory: its numbers are then of no
+    use, and `load` must give others before the first step.
+
     Raises ValueError where the model is not on a GPU or no further token fits `capacity`.
     """
 
-    def __init__(self, model: LanguageModel, state: State, capacity: int) -> None:
+    def __init__(self, model: LanguageModel, state: State, capacity: int, *, spoil: bool = False) -> None:
         if not state.lengths.is_cuda:
             raise ValueError(f"a decode graph needs a GPU; the model is on {state.lengths.device.type}")
         self._step = StaticStep(model, state, capacity)
         side = torch.cuda.Stream(state.lengths.device)
         side.wait_stream(torch.cuda.current_stream(state.lengths.device))
         with torch.cuda.stream(side):
-            trial = self._step.copy()
+            trial = self._step if spoil else self._step.copy()
             for _ in range(min(_WARM_UPS, capacity - state.longest)):
                 trial.run()
         torch.cuda.current_stream(state.lengths.device).wait_stream(side)

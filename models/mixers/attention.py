@@ -267,19 +267,21 @@ class Attention(Mixer):
         state["values"] = ring_write(state["values"], v, block)
 
     def reserve(self, state: LayerState, tokens: int) -> None:
-        if self.window_size is None:
-            self._reserve(state, tokens)
+        if self.window_size is None and tokens > state["keys"].shape[2]:
+            self._grow(state, tokens)
 
     @staticmethod
     def _reserve(state: LayerState, needed: int) -> None:
         """Grow the cache by doubling, so that no token pays for copying all before it."""
         slots = state["keys"].shape[2]
-        if needed <= slots:
-            return
-        grown = max(needed, 2 * slots)
+        if needed > slots:
+            Attention._grow(state, max(needed, 2 * slots))
+
+    @staticmethod
+    def _grow(state: LayerState, slots: int) -> None:
         for name, old in state.items():
-            new = old.new_zeros(*old.shape[:2], grown, old.shape[3])
-            new[:, :, :slots] = old
+            new = old.new_zeros(*old.shape[:2], slots, old.shape[3])
+            new[:, :, : old.shape[2]] = old
             state[name] = new
 
     def step(self, x: Tensor, state: LayerState, step: Step) -> Tensor:

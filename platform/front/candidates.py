@@ -13,9 +13,9 @@ from recallfront.platform.metrics import (
     BUSY_CORES,
     IDLE_CORES,
     SPREAD,
-    THROUGHPUTS,
     metric,
     most_rate_spread,
+    rates_of,
     show,
     title_of,
 )
@@ -108,7 +108,7 @@ def doubts_of(trials: Sequence[TrialRecord], objectives: Sequence[Objective], se
     beside other work, or varied more than its protocol asks for.
     """
     told = [f"{len(trials)} of {seeds} seeds"] if len(trials) < seeds else []
-    measured = [objective.metric for objective in objectives if objective.metric in THROUGHPUTS]
+    measured = rates_of(objectives)
     for name in measured:
         missed = [spread for t in trials if (spread := _relative_spread(t, name)) > _most_spread(t)]
         if missed:
@@ -120,7 +120,7 @@ def doubts_of(trials: Sequence[TrialRecord], objectives: Sequence[Objective], se
 
 
 def _relative_spread(trial: TrialRecord, name: str) -> float:
-    return trial.metrics.get(name + SPREAD, 0.0) / max(abs(trial.metrics[name]), 1e-12)
+    return trial.metrics.get(name + SPREAD, 0.0) / max(abs(trial.metrics.get(name, 0.0)), 1e-12)
 
 
 def _most_spread(trial: TrialRecord) -> float:

@@ -25,7 +25,7 @@ from recallfront.platform.front.front import Front
 from recallfront.platform.home import home_folder
 from recallfront.platform.lineage.code_version import code_version
 from recallfront.platform.lineage.environment import Lineage, collect
-from recallfront.platform.metrics import THROUGHPUTS
+from recallfront.platform.metrics import rates_of
 from recallfront.platform.plugins import load, ship, use, used_by
 from recallfront.platform.results import tags
 from recallfront.platform.results.records import SweepRecord, TrialRecord, count
@@ -132,7 +132,7 @@ def _run_sweep(
             data=data[0],
             data_digest=data[1],
             code_version=code_version(),
-            precise=tuple(o.metric for o in spec.objectives if o.metric in THROUGHPUTS),
+            precise=rates_of(spec.objectives),
             plugins=ship(folder),
         )
         spool = folder / "spool" / f"{spec.key[:16]}.sqlite"

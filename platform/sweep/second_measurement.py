@@ -7,7 +7,6 @@ import json
 from typing import TYPE_CHECKING
 
 from recallfront.platform.front.candidates import doubts_of
-from recallfront.platform.metrics import THROUGHPUTS
 from recallfront.platform.results.status import Status
 from recallfront.platform.sweep.conductor import Conductor
 from recallfront.platform.trial.workplace import Workplace, workplace_json
@@ -29,11 +28,10 @@ def measure_again(conductor: Conductor, place: Workplace, *, joined: bool) -> st
     spec = conductor.spec
     if spec.measurement.max_repeats == spec.measurement.repeats or conductor.out_of_budget():
         return None
-    rates = [objective for objective in spec.objectives if objective.metric in THROUGHPUTS]
     found: dict[str, Again | None] = {}
     better = left = 0
     for trial in conductor.record().with_status(Status.FINISHED):
-        if not conductor.recorder.knows(trial.trial_key) or not doubts_of([trial], rates, 1):
+        if not conductor.recorder.knows(trial.trial_key) or not doubts_of([trial], spec.objectives, 1):
             continue
         config = TrialConfig.model_validate(trial.config)
         # seeds share a measurement

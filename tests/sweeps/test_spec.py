@@ -30,6 +30,18 @@ def refusal(**changes: Any) -> str:
     return str(refused.value)
 
 
+def test_a_setting_that_is_not_used_leaves_keys_as_they_were() -> None:
+    spec = SweepSpec.model_validate(TINY)
+    told = spec.measurement.model_dump(mode="json")
+    assert not {"contexts", "memory_gb", "roofline", "also"} & told.keys()
+    # recorded before there were these settings
+    assert spec.trial(spec.blocks[0], {}, 0).key.startswith("723bb7af711d7bc8")
+    for more in ({"contexts": [64]}, {"roofline": True}):
+        other = SweepSpec.model_validate(tiny(measurement=more))
+        assert other.key != spec.key
+        assert other.trial(other.blocks[0], {}, 0).key != spec.trial(spec.blocks[0], {}, 0).key
+
+
 def test_what_is_not_set_is_no_part_of_an_identity() -> None:
     """Trials and sweeps of before these settings keep their keys."""
     spec = tiny_spec(early_stopping={"first_rung_steps": 5})
@@ -357,6 +369,47 @@ def test_a_specification_cannot_be_changed() -> None:
         ({"name": "a b"}, "name='a b': string should match pattern"),
         ({"resources": {"workers": 2, "gpus": 0.5}}, "gpus=0.5: must be a whole number with workers=2"),
         ({"measurement": {"repeats": 9, "max_repeats": 4}}, "max_repeats=4: must be at least repeats=9"),
+        (
+            {"measurement": {"batch_size": "all"}},
+            "measurement.batch_size='all': must be a number of rows from 1 to 16777216, or 'max'",
+        ),
+        ({"measurement": {"batch_size": 0}}, "measurement.batch_size=0: must be a number of rows from 1"),
+        ({"measurement": {"batch_size": "8"}}, "measurement.batch_size='8': must be a number of rows"),
+        (
+            {"measurement": {"batch_size": "max"}},
+            "measurement.batch_size='max': on a CPU it needs measurement.memory_gb",
+        ),
+        ({"measurement": {"memory_gb": 2}}, "measurement.memory_gb=2: is a setting of batch_size: max"),
+        (
+            {"measurement": {"batch_size": "max", "memory_gb": 2}, "resources": {"memory_gb": 1.5}},
+            "measurement.memory_gb=2: must be below resources.memory_gb=1.5",
+        ),
+        ({"measurement": {"contexts": [64, 64]}}, "contexts=[64, 64]: each context may appear only once"),
+        ({"measurement": {"contexts": [0]}}, "measurement.contexts[0]=0: input should be greater than"),
+        (
+            {"measurement": {"contexts": [128]}, "model": {"learned_positions": 100}},
+            "learned_positions=100: must be at least 132, the longest measured text",
+        ),
+        *(
+            (
+                {"objectives": [{"metric": "recall"}, {"metric": metric}], "measurement": {"contexts": [64]}},
+                why,
+            )
+            for metric, why in (
+                (
+                    "decode_tokens_per_second_at_128",
+                    "objectives: metric='decode_tokens_per_second_at_128': 128 is not among "
+                    "measurement.contexts=[64]",
+                ),
+                (
+                    "train_tokens_per_second_at_64",
+                    "metric='train_tokens_per_second_at_64': must be one of train_tokens_per_second,",
+                ),
+                ("max_batch_size_at_64", "is measured with measurement.batch_size: max only"),
+                ("decode_roofline_share_at_64", "is measured with measurement.roofline: true only"),
+                ("decode_joules_per_token", "only GPUs tell their energy, and resources.gpus=0"),
+            )
+        ),
         (
             {"early_stopping": {"first_rung_steps": 20}},
             "first_rung_steps=20: must be below training.steps=20",

@@ -30,7 +30,7 @@ from recallfront.platform.sweep.second_measurement import measure_again
 from recallfront.platform.tracking.client import open_client
 from recallfront.platform.tracking.ledger import read_sweep
 from recallfront.platform.tracking.writer import TrackingWriter
-from recallfront.platform.trial import measure
+from recallfront.platform.trial import figures, measure
 from recallfront.platform.trial.quiet import Device
 from recallfront.platform.trial.workplace import Workplace, trial_folder
 from recallfront.sweeps import SweepSpec
@@ -345,8 +345,8 @@ def test_a_measurement_in_doubt_is_made_again_after_the_trials(
     stage: Stages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     busy = 2.0
-    monkeypatch.setattr(measure, "_seconds", lambda run, device: run() or 0.01)
-    monkeypatch.setattr(measure, "_wait_for_idle_neighbours", lambda threads: busy)
+    monkeypatch.setattr(figures, "_seconds", lambda run, device: run() or 0.01)
+    monkeypatch.setattr(figures, "_wait_for_idle_neighbours", lambda threads: busy)
     place = Workplace(home=tmp_path, data=tmp_path, data_digest="d", code_version="c")
     sweep = stage(
         space=[{"architecture": "window", "window_size": 4}], seeds=[0, 1], measurement={"max_repeats": 4}
@@ -354,15 +354,15 @@ def test_a_measurement_in_doubt_is_made_again_after_the_trials(
     for name in ("a", "b"):
         config = sweep.start(name).config
         with closing(Device("cpu", tmp_path / "locks")) as device:
-            figures = measure.measured(config, device=device, folder=place.measurements, code_version="c")
-        numbers, _ = measure.as_metrics(figures)
+            found = measure.measured(config, device=device, folder=place.measurements, code_version="c")
+        numbers, _ = measure.as_metrics(found)
         sweep.conductor.report(name, Report(step=20, figures=FIGURES | numbers, status=Status.FINISHED))
         sweep.conductor.ended(name)
     monkeypatch.setattr(sweep.conductor, "out_of_budget", lambda: True)
     assert measure_again(sweep.conductor, place, joined=False) is None
     monkeypatch.undo()
-    monkeypatch.setattr(measure, "_seconds", lambda run, device: run() or 0.01)
-    monkeypatch.setattr(measure, "_wait_for_idle_neighbours", lambda threads: 0.0)
+    monkeypatch.setattr(figures, "_seconds", lambda run, device: run() or 0.01)
+    monkeypatch.setattr(figures, "_wait_for_idle_neighbours", lambda threads: 0.0)
     told = measure_again(sweep.conductor, place, joined=False)
     assert told is not None and "2 trials have better figures, 0 are still in doubt" in told
     for trials in (sweep.stored().trials, sweep.conductor.record().trials):

@@ -12,15 +12,16 @@ import torch
 
 from recallfront.models.configs import architectures
 from recallfront.platform.metrics import THROUGHPUTS
-from recallfront.platform.trial import measure
+from recallfront.platform.trial import figures
+from recallfront.platform.trial.figures import device_kind
 from recallfront.platform.trial.measure import (
-    device_kind,
     in_doubt,
     measured,
     measured_again,
     measurement_key,
 )
 from recallfront.platform.trial.quiet import Device
+from recallfront.platform.trial.workloads import Workloads
 from recallfront.sweeps import TrialConfig
 from recallfront.sweeps.base import unseal
 from tests.platform.specs import tiny_spec
@@ -32,7 +33,7 @@ pytestmark = pytest.mark.usefixtures("quick_collections")
 def _usual(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.set_num_threads(1)
     # for other processes: figures do not matter here
-    monkeypatch.setattr(measure, "_wait_for_idle_neighbours", lambda threads: 0.0)
+    monkeypatch.setattr(figures, "_wait_for_idle_neighbours", lambda threads: 0.0)
 
 
 def config_of(architecture: str = "window", **changes: Any) -> TrialConfig:
@@ -102,6 +103,8 @@ def test_a_measurement_is_made_once_and_anew_when_asked(tmp_path: Path) -> None:
     assert set(first) == {
         *THROUGHPUTS,
         *(f"{name}_spread" for name in THROUGHPUTS),
+        *(f"time_to_first_token_{part}_ms" for part in ("p50", "p95")),
+        *(f"time_between_tokens_{part}_ms" for part in ("p50", "p95")),
         "state_bytes",
         "materialised_state_bytes",
         "measurement",
@@ -154,7 +157,7 @@ def test_a_slow_machine_does_not_make_a_model_slow(tmp_path: Path, monkeypatch: 
         spent.append(seconds)
         return seconds
 
-    monkeypatch.setattr(measure, "_seconds", clocked)
+    monkeypatch.setattr(figures, "_seconds", clocked)
     config = config_of()
     usual = figures_of(config, tmp_path, fresh=True)
     speed = 2.0
@@ -184,8 +187,8 @@ def test_a_busy_first_measurement_does_not_set_the_scale_for_ever(
         run()
         return 0.01 * speed
 
-    monkeypatch.setattr(measure, "_seconds", clocked)
-    monkeypatch.setattr(measure, "_wait_for_idle_neighbours", lambda threads: busy)
+    monkeypatch.setattr(figures, "_seconds", clocked)
+    monkeypatch.setattr(figures, "_wait_for_idle_neighbours", lambda threads: busy)
     figures_of(config_of(), tmp_path, fresh=True)
     speed, busy = 1.0, 0.0
     quiet = figures_of(config_of(), tmp_path, fresh=True)
@@ -200,11 +203,12 @@ def test_rounds_go_on_while_the_spread_is_wide_and_the_spread_is_told(
     times: dict[str, list[float]] = {}
 
     def clocked(run: Any, device: torch.device) -> float:
+        run()
         seen = times.setdefault(run.__name__, [])
         seen.append(1.0 if run.__name__ != "decode" else [1.0, 2.0, 4.0, 2.0, 2.0, 2.0, 2.0][len(seen)])
         return seen[-1]
 
-    monkeypatch.setattr(measure, "_seconds", clocked)
+    monkeypatch.setattr(figures, "_seconds", clocked)
     steady = config_of(measurement={"max_repeats": 7, "target_spread": 0.3})
     found = figures_of(steady, tmp_path)
     assert 3 < found["measurement"]["rounds"] <= 7 and len({len(t) for t in times.values()}) == 1
@@ -218,17 +222,17 @@ def test_what_is_no_objective_is_measured_roughly(tmp_path: Path, monkeypatch: p
     config = config_of(measurement={"repeats": 5, "max_repeats": 7, "target_spread": 1e-9})
     counts = dict.fromkeys(("reference", "prefill", "decode", "train"), 0)
     for name in counts:
-        real = getattr(measure._Workloads, name)
+        real = getattr(Workloads, name)
 
         def counted(self: Any, name: str = name, real: Any = real) -> None:
             counts[name] += 1
             real(self)
 
-        monkeypatch.setattr(measure._Workloads, name, counted)
+        monkeypatch.setattr(Workloads, name, counted)
     figures_of(config, tmp_path, precise=("decode_tokens_per_second",))
-    assert counts == {"reference": 8, "prefill": 8, "decode": 8, "train": 4}, "rounds, and one of warm-up"
+    assert counts == {"reference": 8, "prefill": 4, "decode": 8, "train": 4}, "rounds, and one of warm-up"
     figures_of(config, tmp_path, precise=("train_tokens_per_second",))
-    assert counts == {"reference": 16, "prefill": 12, "decode": 12, "train": 12}
+    assert counts == {"reference": 16, "prefill": 8, "decode": 12, "train": 12}
     assert len(results(tmp_path)) == 2, "another protocol is another measurement"
 
 
@@ -239,6 +243,7 @@ def test_measuring_holds_the_device_alone(tmp_path: Path, monkeypatch: pytest.Mo
     held = []
 
     def clocked(run: Any, device: torch.device) -> float:
+        run()
         lock = os.open(tmp_path / "locks" / "cpu.use", os.O_RDWR)
         try:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -249,7 +254,7 @@ def test_measuring_holds_the_device_alone(tmp_path: Path, monkeypatch: pytest.Mo
             os.close(lock)
         return 1.0
 
-    monkeypatch.setattr(measure, "_seconds", clocked)
+    monkeypatch.setattr(figures, "_seconds", clocked)
     figures_of(config_of(), tmp_path)
     assert held and all(held)
 
@@ -257,8 +262,8 @@ def test_measuring_holds_the_device_alone(tmp_path: Path, monkeypatch: pytest.Mo
 def test_the_better_of_two_measurements_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seconds: Iterator[float] = cycle([0.01])
     busy = 2.0
-    monkeypatch.setattr(measure, "_seconds", lambda run, device: run() or next(seconds))
-    monkeypatch.setattr(measure, "_wait_for_idle_neighbours", lambda threads: busy)
+    monkeypatch.setattr(figures, "_seconds", lambda run, device: run() or next(seconds))
+    monkeypatch.setattr(figures, "_wait_for_idle_neighbours", lambda threads: busy)
     config = config_of()
 
     def again() -> dict[str, Any] | None:
@@ -275,3 +280,29 @@ def test_the_better_of_two_measurements_stays(tmp_path: Path, monkeypatch: pytes
     assert second is not None and not in_doubt(second, config) and figures_of(config, tmp_path) == second
     seconds = iter(())
     assert again() == second, "and that is not measured again"
+
+
+def test_the_largest_batch_falls_with_the_context_as_the_state_formula_says(tmp_path: Path) -> None:
+    cap = 2.0**-9  # GiB
+    protocol = {"batch_size": "max", "memory_gb": cap, "contexts": [64, 256], "train_length": 4}
+    found, models = {}, {}
+    for name in ("attention", "hawk"):
+        config = config_of(name, measurement=protocol)
+        models[name] = config.model
+        found[name] = figures_of(config, tmp_path)
+    model = models["attention"]
+    # the cache has room for the tokens that are decoded
+    states = [4 * model.state_elements(context + 4) for context in (64, 256)]
+    batches = [found["attention"][f"max_batch_size_at_{context}"] for context in (64, 256)]
+    free = cap * 2**30 - 4 * model.parameter_count()
+    # a step needs more than state and weights, by at most a kilobyte a row: logits over 32 tokens, and width 16
+    for batch, state in zip(batches, states, strict=True):
+        assert free / (state + 1024) <= batch <= free / state, (batch, state)
+    assert batches[0] > 3 * batches[1]
+    first, last = (found["hawk"][f"max_batch_size_at_{context}"] for context in (64, 256))
+    assert first == last > batches[0]
+    for context in (64, 256):
+        rate = found["attention"][f"decode_tokens_per_second_at_{context}"]
+        assert rate > 0 and found["attention"][f"decode_tokens_per_second_at_{context}_spread"] >= 0
+    described = found["attention"]["measurement"]["contexts"]
+    assert set(described) == {"64", "256"} and all(own["rounds"] == 3 for own in described.values())

@@ -14,7 +14,7 @@ from recallfront.models.pretrained.transformers_weights import from_transformers
 from recallfront.platform.errors import UsageError
 from recallfront.platform.results.status import Status
 from recallfront.platform.sweep.run import run_sweep
-from recallfront.platform.trial import measure
+from recallfront.platform.trial import figures
 from recallfront.platform.trial.start import starting_model
 from tests.platform.specs import tiny_spec
 from tests.platform.trial.test_training import run, setting
@@ -31,7 +31,7 @@ BLOCK = {"architecture": "grouped", "pattern": "G", "group_size": 4, "conv_size"
 
 @pytest.fixture(autouse=True)
 def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measure, "_LONGEST_WAIT_FOR_IDLE", 0.0)
+    monkeypatch.setattr(figures, "_LONGEST_WAIT_FOR_IDLE", 0.0)
 
 
 @pytest.fixture

@@ -1,0 +1,27 @@
+"""Energy of a GPU, as NVIDIA's management library tells it; other devices tell none."""
+
+from collections.abc import Callable
+
+import torch
+
+
+def energy_counter(device: torch.device) -> Callable[[], float] | None:
+    """What reads the joules that a device has used since its driver was loaded; None if it does not tell.
+
+    A GPU tells if the package nvidia-ml-py is installed and the GPU counts: those before Volta, and parts of one (MIG),
+    do not.
+    """
+    if device.type != "cuda":
+        return None
+    try:
+        import pynvml
+    except ImportError:
+        return None
+    try:
+        pynvml.nvmlInit()
+        uuid = f"GPU-{torch.cuda.get_device_properties(device).uuid}"
+        handle = pynvml.nvmlDeviceGetHandleByUUID(uuid)
+        pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)
+    except pynvml.NVMLError:
+        return None
+    return lambda: float(pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)) / 1e3

@@ -1,0 +1,306 @@
+"""The figures of a measurement: at each context interleaved rounds of workloads, and what follows from their times.
+
+psutil is imported where it is first used, so that the command starts fast.
+"""
+
+import gc
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from recallfront.models import LanguageModel, build
+from recallfront.platform.errors import one_line
+from recallfront.platform.home import write_whole
+from recallfront.platform.metrics import IDLE_CORES, SPREAD, THROUGHPUTS
+from recallfront.platform.trial.energy import energy_counter
+from recallfront.platform.trial.largest_batch import largest_batch, peak_bytes
+from recallfront.platform.trial.roofline import measured_roofs, prefill_cost, step_cost, train_cost
+from recallfront.platform.trial.workloads import Workloads
+from recallfront.sweeps.base import seal, unseal
+from recallfront.sweeps.objectives import AT_CONTEXTS, at_context
+from recallfront.sweeps.trial import MeasurementConfig, TrialConfig
+
+_MOST_ROWS = 2**24  # of a largest batch
+_ENERGY_SECONDS = 1.0  # of decoding: a GPU's counter moves some ten times a second
+_LEAST_ROUNDS = 3  # that give a median and its spread
+# seconds; a machine that others keep busy is measured all the same, and the record says so
+_LONGEST_WAIT_FOR_IDLE = 2.0
+
+
+def device_kind(name: str) -> str:
+    """The model name of a device: figures of different kinds are not comparable."""
+    if name.startswith("cuda"):
+        return torch.cuda.get_device_name(name)
+    for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else ():
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return "unknown CPU"
+
+
+def figures_of(
+    config: TrialConfig, device_name: str, nominal_path: Path, precise: Collection[str]
+) -> dict[str, Any]:
+    """Measure now, the device being held: the figures that `measure.measured` returns, without where they are from.
+
+    Args:
+        nominal_path: file that the time of the reference workload on a quiet machine is kept in.
+        precise: throughputs, also `<name>_at_<context>`, that the protocol's repeats and spread hold for.
+    """
+    protocol = config.measurement
+    device = torch.device(device_name)
+    model = build(config.deployment_model, seed=0).to(device=device, dtype=_dtype(config))
+    busy = _wait_for_idle_neighbours(config.resources.threads)
+    machine = _Machine(device, busy, nominal_path)
+    main = protocol.context_length
+    asked = {name for name in THROUGHPUTS if {name, at_context(name, main)} & set(precise)}
+    figures, details = _at_one_context(config, model, machine, main, asked, trains=True)
+    twice = model.config.materialised_state_elements(main) - model.config.state_elements(main)
+    # of sums over the text
+    wide = torch.promote_types(_dtype(config), torch.float32)
+    figures["materialised_state_bytes"] = figures["state_bytes"] + twice * wide.itemsize
+    others: dict[str, Any] = {}
+    for context in protocol.contexts:
+        own, about = figures, details
+        if context != main:
+            asked = {name for name in THROUGHPUTS if at_context(name, context) in precise}
+            own, about = _at_one_context(config, model, machine, context, asked, trains=False)
+            others[str(context)] = about
+        for name in AT_CONTEXTS:
+            for figure in (name, name + SPREAD):
+                if figure in own:
+                    figures[at_context(name, context) + figure.removeprefix(name)] = own[figure]
+    figures["measurement"] = details | {
+        "precise": sorted(precise),
+        "neighbours_cores_busy": busy,
+        "threads": torch.get_num_threads(),
+    }
+    if others:
+        figures["measurement"]["contexts"] = others
+    del model
+    gc.collect()
+    return figures
+
+
+@dataclass(frozen=True)
+class _Machine:
+    """Where a measurement is made."""
+
+    device: torch.device
+    busy: float  # cores that others keep so
+    nominal: Path  # where the scale of throughput is kept
+
+
+def _at_one_context(
+    config: TrialConfig,
+    model: LanguageModel,
+    machine: _Machine,
+    context: int,
+    precise: Collection[str],
+    *,
+    trains: bool,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The figures at one context, and what describes their measurement."""
+    protocol, device = config.measurement, machine.device
+    lesson = _tokens(config, protocol.train_length, device) if trains else None
+    work = Workloads(model, _tokens(config, context, device), lesson, protocol.decode_tokens)
+    figures: dict[str, Any] = {}
+    if protocol.batch_size == "max":
+        figures["max_batch_size"] = _use_largest_batch(work, config, device, context)
+    seconds = _rounds(work, protocol, device, precise)
+    reference = np.array(seconds["reference"])
+    middle = float(np.median(reference))
+    quiet = machine.busy <= IDLE_CORES and _relative_spread(reference) <= protocol.target_spread
+    nominal, damage = _nominal_seconds(machine.nominal, middle, quiet=quiet)
+    slowdown = middle / nominal
+    for name in work.all().keys() - {"reference"}:
+        rates = work.tokens_of[name] / np.array(seconds[name]) * slowdown
+        low, rate, high = np.percentile(rates, [20, 50, 80])
+        figures |= {name: float(rate), name + SPREAD: float(high - low) / 2}
+    figures["state_bytes"] = work.state_bytes
+    for figure, values in (
+        ("time_to_first_token", seconds["prefill_tokens_per_second"]),
+        ("time_between_tokens", work.step_seconds),
+    ):
+        half, most = np.percentile(np.array(values) / slowdown * 1e3, [50, 95])
+        figures |= {f"{figure}_p50_ms": float(half), f"{figure}_p95_ms": float(most)}
+    if protocol.roofline:
+        figures |= _shares(work, config, machine, context, figures)
+    figures |= _energy(work, device)
+    details = {
+        "rounds": len(reference),
+        "slowdown": slowdown,
+        "reference_seconds": middle,
+        "reference_spread": _relative_spread(reference),
+    } | ({"notice": damage} if damage else {})
+    return figures, details
+
+
+def _tokens(config: TrialConfig, length: int, device: torch.device) -> torch.Tensor:
+    shape = config.measurement.rows, length
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(config.deployment_model.vocab_size, shape, generator=generator).to(device)
+
+
+def _dtype(config: TrialConfig) -> torch.dtype:
+    dtype: torch.dtype = getattr(torch, config.training.precision)
+    return dtype
+
+
+def _use_largest_batch(work: Workloads, config: TrialConfig, device: torch.device, context: int) -> int:
+    """Find the largest batch that decodes at the context, and let the workloads decode it; returns its rows.
+
+    Raises:
+        MemoryError: not even one row fits, or the machine has less memory than the specification allows.
+    """
+    gigabytes = config.measurement.memory_gb
+    weights = sum(p.numel() * p.element_size() for p in work.model.parameters())
+    bound = None
+    if gigabytes is not None:
+        bound = int(gigabytes * 2**30) - weights
+        free = _free_memory(device)
+        if bound > free:
+            raise MemoryError(
+                f"measurement.memory_gb={gigabytes:g}: only {(free + weights) / 2**30:.1f} GiB are free for it"
+            )
+    work.prompt_one()
+    rows = largest_batch(
+        lambda batch: peak_bytes(lambda: work.try_batch(batch), device),
+        bound,
+        work.state_bytes,
+        most=_MOST_ROWS,
+    )
+    if not rows:
+        asked = "the memory of the device" if gigabytes is None else f"measurement.memory_gb={gigabytes:g}"
+        raise MemoryError(f"{asked}: does not hold the weights and one row at a context of {context} tokens")
+    work.batch_size = rows
+    work.step_seconds.clear()
+    return rows
+
+
+def _free_memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    import psutil
+
+    return int(psutil.virtual_memory().available)
+
+
+def _shares(
+    work: Workloads, config: TrialConfig, machine: _Machine, context: int, figures: dict[str, Any]
+) -> dict[str, float]:
+    """Each throughput as a share of what the device allows."""
+    model, rows = config.deployment_model, len(work.prompt)
+    kind = device_kind(str(machine.device))
+    roofs = measured_roofs(machine.nominal.parent, machine.device, kind, _dtype(config))
+    sizes = {"state_bytes": work.state_bytes, "number_bytes": _dtype(config).itemsize, "context": context}
+    costs = {
+        "decode": (work.batch_size, step_cost(model, rows=work.batch_size, **sizes)),
+        "prefill": (rows * context, prefill_cost(model, rows=rows, **sizes)),
+    }
+    if work.lesson is not None:
+        length = work.lesson.shape[1]
+        cost = train_cost(model, rows=rows, length=length, number_bytes=sizes["number_bytes"])
+        costs["train"] = rows * length, cost
+    return {
+        f"{name}_roofline_share": roofs.share(cost, tokens / figures[f"{name}_tokens_per_second"])
+        for name, (tokens, cost) in costs.items()
+    }
+
+
+def _energy(work: Workloads, device: torch.device) -> dict[str, float]:
+    """Joules that a decoded token costs, where the device tells."""
+    counter = energy_counter(device)
+    if counter is None:
+        return {}
+    tokens, start, before = 0, time.perf_counter(), counter()
+    while time.perf_counter() - start < _ENERGY_SECONDS:
+        work.begin_decoding()
+        work.decode()
+        tokens += work.tokens_of["decode_tokens_per_second"]
+    return {"decode_joules_per_token": (counter() - before) / tokens}
+
+
+def _rounds(
+    work: Workloads, protocol: MeasurementConfig, device: torch.device, precise: Collection[str]
+) -> dict[str, list[float]]:
+    """Seconds of each workload in each round, after one round of warm-up; more rounds while the spread is too wide.
+
+    What need not be precise is left out of later rounds.
+    """
+    needed = {"reference", *precise} & work.all().keys()
+    least = protocol.repeats if precise else _LEAST_ROUNDS
+    seconds: dict[str, list[float]] = {name: [] for name in work.all()}
+    for name, run in work.all().items():
+        if name == "decode_tokens_per_second":
+            work.begin_decoding()
+        run()
+    work.step_seconds.clear()
+    while (number := len(seconds["reference"])) < protocol.max_repeats:
+        for name, run in work.all().items():
+            if number < _LEAST_ROUNDS or name in needed:
+                if name == "decode_tokens_per_second":
+                    work.begin_decoding()
+                seconds[name].append(_seconds(run, device))
+        settled = max(_relative_spread(np.array(seconds[name])) for name in needed) <= protocol.target_spread
+        if number + 1 >= least and settled:
+            break
+    return seconds
+
+
+def _seconds(run: Callable[[], None], device: torch.device) -> float:
+    if device.type != "cuda":
+        start = time.perf_counter()
+        run()
+        return time.perf_counter() - start
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    begin.record()
+    run()
+    end.record()
+    end.synchronize()
+    return float(begin.elapsed_time(end)) / 1e3
+
+
+def _nominal_seconds(path: Path, seconds: float, *, quiet: bool) -> tuple[float, str | None]:
+    """What the reference workload takes on this kind of device: as the first quiet measurement of this home found it.
+
+    Machines change speed: a shared host, a hot chip. Figures of different hours are made comparable by the ratio of
+    the reference's time to this one, which is recorded as `slowdown`. A measurement with other load beside it sets the
+    scale only until a quiet one does. If the scale was damaged it is set anew, and the second value says so.
+    """
+    damage = None
+    try:
+        scale = unseal(path.read_bytes())
+        if scale["quiet"] or not quiet:
+            return float(scale["seconds"]), None
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        damage = f"the damaged scale of throughput was set anew ({path.name}: {one_line(error)})"
+    write_whole(path, seal({"seconds": seconds, "quiet": quiet}))
+    return seconds, damage
+
+
+def _relative_spread(values: "np.ndarray[Any, np.dtype[np.float64]]") -> float:
+    low, middle, high = np.percentile(values, [20, 50, 80])
+    return float((high - low) / 2 / middle)
+
+
+def _wait_for_idle_neighbours(threads: int) -> float:
+    """Wait until processes that are not ours leave `threads` cores free; returns the cores they kept busy at the end.
+
+    Trials wait for a measurement by themselves (`quiet`); this is for what knows nothing of it, such as a worker that
+    is still importing.
+    """
+    import psutil
+
+    deadline = time.monotonic() + _LONGEST_WAIT_FOR_IDLE
+    cores = psutil.cpu_count() or 1
+    while True:
+        busy = psutil.cpu_percent(interval=0.1) / 100 * cores
+        if busy <= IDLE_CORES or time.monotonic() > deadline:
+            return round(busy, 2)
