@@ -1,6 +1,7 @@
 """The image and the manifests of deploy/: well-formed, in step with each other, and their commands can be run."""
 
 import fnmatch
+import json
 import os
 import re
 import shlex
@@ -22,6 +23,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
 from recallfront.cli import app
+from recallfront.platform.sweep.gauges import GAUGES
 from tests.platform.servers import free_port
 from tests.platform.stores import ready_store
 
@@ -227,6 +229,20 @@ def test_secrets_are_references() -> None:
     assert len(secret) == 4 and all(re.fullmatch(r"\$\{[A-Z_]+:\?is in deploy/\.env\}", v) for v in secret)
     texts = [path.read_text() for path in DEPLOY.rglob("*") if path.is_file()]
     assert not [text for text in texts if re.search(r"://[^\s/@]+:[^\s/@]+@", text)]
+
+
+def test_the_dashboard_shows_every_metric_of_a_sweep_and_no_other() -> None:
+    dashboard = json.loads((DEPLOY / "grafana" / "sweeps.json").read_text())
+    panels = dashboard["panels"]
+    queries = [target["expr"] for panel in panels for target in panel["targets"]]
+    named = re.findall(r"\bray_(\w+)\{", " ".join(queries))
+    assert sorted(named) == sorted(GAUGES)
+    variables = {variable["name"]: variable for variable in dashboard["templating"]["list"]}
+    assert variables["sweep"]["query"]["query"] == "label_values(ray_recallfront_trials, sweep)"
+    assert {name for query in queries for name in re.findall(r"\$(\w+)", query)} == {"sweep"}
+    assert len({panel["id"] for panel in panels}) == len(panels)
+    documented = re.findall(r"^\| `ray_(\w+)`", (ROOT / "docs" / "cluster.md").read_text(), re.MULTILINE)
+    assert sorted(documented) == sorted(GAUGES)
 
 
 def commands() -> list[list[str]]:

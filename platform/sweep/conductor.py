@@ -277,6 +277,10 @@ class Conductor:
             self._proposed = self._planner.proposed
             self.recorder.proposed(self._proposed)
 
+    def steps(self) -> int:
+        """Steps that the sweep has trained, in all its runs."""
+        return self._budget.steps
+
     def out_of_budget(self) -> str | None:
         """Which part of its budget the sweep has used up, in all its runs; None: it may go on."""
         return self._budget.used_up(self.elapsed())

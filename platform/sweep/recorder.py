@@ -162,6 +162,10 @@ class Recorder:
         self._writer.metrics(key, [(name, value, step, at) for name, value in figures.items()])
         self._writer.text(key, json.dumps(details, indent=1), "measurement.json")
 
+    def backlog(self) -> int:
+        """Events that wait for the tracking server."""
+        return self._writer.backlog()
+
     def run_id(self, trial_key: str) -> str:
         """The MLflow run of a trial, or "" as long as the server has not made it."""
         return self._writer.run_id(self.run_key(trial_key)) or ""

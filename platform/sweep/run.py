@@ -36,6 +36,7 @@ from recallfront.platform.search.stopping import make_rules
 from recallfront.platform.search.warm_start import earlier_trials
 from recallfront.platform.sweep.cancelled import Cancellation
 from recallfront.platform.sweep.conductor import Conductor
+from recallfront.platform.sweep.gauges import Gauges
 from recallfront.platform.sweep.lock import only_driver
 from recallfront.platform.sweep.log import SweepLog, log_path
 from recallfront.platform.sweep.progress import Progress
@@ -230,7 +231,8 @@ def _run(
         concurrent = min(trials_at_once(spec.resources), spec.concurrent or 10**6)
         recorder.open_sweep()
         progress = Progress(conductor, console, total=spec.number_of_trials, concurrent=concurrent)
-        with publisher, progress, Cancellation(conductor, uri):
+        gauges = Gauges(conductor, recorder.backlog)
+        with publisher, progress, gauges, Cancellation(conductor, uri):
             run_trials(conductor, place, concurrent=concurrent)
 
 

@@ -83,6 +83,7 @@ class Cluster:
         self.port, self.dashboard_port = free_port(), free_port()
         self.dashboard = f"http://127.0.0.1:{self.dashboard_port}"
         self.nodes: list[Node] = []
+        self.metrics_ports: list[int] = []  # of the nodes
         self._wanted = nodes
 
     def start(self) -> Self:
@@ -121,6 +122,7 @@ class Cluster:
 
     def _add(self, *arguments: str) -> None:
         name = f"n{len(self.nodes)}"
+        self.metrics_ports.append(free_port())
         common = [
             "--num-cpus=1",
             "--node-ip-address=127.0.0.1",
@@ -130,7 +132,7 @@ class Cluster:
             f"--dashboard-agent-listen-port={free_port()}",
             f"--dashboard-agent-grpc-port={free_port()}",
             f"--runtime-env-agent-port={free_port()}",
-            f"--metrics-export-port={free_port()}",
+            f"--metrics-export-port={self.metrics_ports[-1]}",
             "--disable-usage-stats",
         ]
         self.nodes.append(Node([*common, *arguments], self.environment, self.folder / f"{name}.log"))

@@ -1,5 +1,6 @@
 """Sweeps on a Ray cluster of two nodes: sent as a job, joined again, and a node lost while trials run on it."""
 
+import contextlib
 import os
 import signal
 import socket
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +18,7 @@ import yaml
 from ray.job_submission import JobSubmissionClient
 
 from recallfront.platform.results.status import Status
+from recallfront.platform.sweep.gauges import GAUGES
 from recallfront.platform.tracking.client import open_client
 from recallfront.platform.tracking.ledger import read_sweep
 from recallfront.sweeps import load_spec
@@ -148,6 +151,7 @@ def test_a_node_is_killed_and_the_sweep_finishes(cluster: Cluster, study: Path, 
         again = recallfront("submit", *send[1:], "--no-follow", **token)
         assert again.returncode == 0 and job in again.stdout, "a sweep that runs is not sent twice"
 
+        wait_for(lambda: metrics_of(cluster) == set(GAUGES), 120)
         joined = recallfront("status", job, "--address", cluster.dashboard, "--follow", **token)
         killer.join()
         assert joined.returncode == 0, joined.stdout + joined.stderr
@@ -199,6 +203,23 @@ def submit_and_leave(arguments: list[str], environment: dict[str, str]) -> str:
         assert process.wait(60) == 0, rest
         assert "left the log; the job continues" in rest
     return first.split()[1].rstrip(";")
+
+
+def metrics_of(cluster: Cluster) -> set[str]:
+    """The metrics of sweeps that a node tells Prometheus, once it has told them all with a label and a value."""
+    found = set()
+    for port in cluster.metrics_ports:
+        with (
+            contextlib.suppress(OSError),
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer,
+        ):
+            lines = answer.read().decode().splitlines()
+            found |= {
+                line.partition("{")[0].removeprefix("ray_")
+                for line in lines
+                if line.startswith("ray_recallfront_") and 'sweep="two-nodes"' in line
+            }
+    return found
 
 
 def kill_node_with_a_trial(cluster: Cluster, home: Path, killed: list[str]) -> None:
