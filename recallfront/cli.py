@@ -43,6 +43,7 @@ for command in (
     sweeps.status,
     sweeps.cancel,
     sweeps.logs,
+    sweeps.delete,
     sweeps.scores,
     fronts.front,
     fronts.compare,

@@ -24,7 +24,7 @@ FLOORS = (  # of platform/: a room may import those on the floors below
     {"front.pictures"},
     {"sweep"},
     {"rerun", "doctor", "evaluation"},
-    {"status", "clean"},
+    {"status", "keeping"},
 )
 HEAVY = ("ray", "mlflow", "deepspeed", "datasets", "optuna")
 # What is kept out of the driver's start besides: an import of these may stand inside a function.

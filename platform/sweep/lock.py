@@ -21,14 +21,21 @@ def only_driver(spec: SweepSpec, home: Path) -> Iterator[None]:
     Raises:
         UsageError: another process holds it.
     """
-    path = _lock_file(home, spec.key)
+    with only_driver_of(spec.key, spec.name, home):
+        yield
+
+
+@contextmanager
+def only_driver_of(sweep_key: str, name: str, home: Path) -> Iterator[None]:
+    """The same of a sweep that is known by its key."""
+    path = _lock_file(home, sweep_key)
     private_folder(path.parent)
     try:
         with FileLock(path, timeout=_PROBE_SECONDS, mode=0o600):
             yield
     except Timeout:
         raise UsageError(
-            f"sweep {spec.name} ({spec.key[:8]}) is being run by another process on {home}"
+            f"sweep {name} ({sweep_key[:8]}) is being run by another process on {home}"
         ) from None
 
 

@@ -42,6 +42,7 @@ from recallfront.platform.sweep.log import SweepLog, log_path
 from recallfront.platform.sweep.progress import Progress
 from recallfront.platform.sweep.publisher import Publisher
 from recallfront.platform.sweep.recorder import Recorder
+from recallfront.platform.sweep.remains import forget_deleted
 from recallfront.platform.sweep.second_measurement import measure_again
 from recallfront.platform.sweep.variables import passed_over
 from recallfront.platform.tracking.ledger import UnknownRecord, read_sweep
@@ -241,6 +242,7 @@ def _ledger(spec: SweepSpec, uri: str, place: Workplace) -> SweepRecord:
     try:
         record = read_sweep(uri, spec.key)
     except UnknownRecord:
+        forget_deleted(uri, spec.key, place.home)
         record = SweepRecord(run_id="", sweep_key=spec.key, name=spec.name, spec={}, trials=())
     usable = tuple(
         trial for trial in record.trials if trial.version == (place.code_version, place.data_digest)

@@ -100,6 +100,49 @@ def read_trials(client: StoreReader, parent_run_id: str) -> tuple[TrialRecord, .
     )
 
 
+def runs_of(client: "GuardedClient", record: SweepRecord) -> list[str]:
+    """The ids of a sweep's runs: its own, its trials' of any version, and those of their reruns."""
+    trials = [trial.run_id for trial in read_trials(client, record.run_id)]
+    reruns = [
+        run.info.run_id
+        for run in _search(client, list(_experiments(client)), f"tags.`{TAG}kind` = 'rerun'")
+        if run.data.tags.get(TAG + "rerun_of") in trials
+    ]
+    return [record.run_id, *trials, *reruns]
+
+
+def read_deleted(tracking_uri: str, sweep_key: str) -> SweepRecord | None:
+    """A sweep that was deleted in MLflow, with its trials, deleted or not, as far as their keys; None if none was."""
+    from mlflow.entities import ViewType
+
+    with _through_mlflow(tracking_uri, "read") as client:
+        everywhere = [
+            e.experiment_id for e in client.search_experiments(view_type=ViewType.ALL, max_results=PAGE)
+        ]
+        own = f"tags.`{TAG}sweep_key` = '{sweep_key}' AND tags.`{TAG}kind` = "
+        gone = client.search_runs(everywhere, own + "'sweep'", ViewType.DELETED_ONLY, max_results=PAGE)
+        if not gone:
+            return None
+        trials = client.search_runs(everywhere, own + "'trial'", ViewType.ALL, max_results=PAGE)
+    return SweepRecord(
+        run_id=gone[0].info.run_id,
+        sweep_key=sweep_key,
+        name="",
+        spec={},
+        trials=tuple(
+            TrialRecord(
+                run_id=run.info.run_id,
+                trial_key=run.data.tags.get(TAG + "trial_key", ""),
+                status=Status.LOST,
+                config={},
+                metrics={},
+                tags=_own_tags(run) | {"deleted": str(run.info.lifecycle_stage == "deleted")},
+            )
+            for run in trials
+        ),
+    )
+
+
 def find_run(tracking_uri: str, run: str) -> TrialRecord:
     """The trial (or rerun) named by a run id, or >= 6 first digits of a run id or trial key.
 

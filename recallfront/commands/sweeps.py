@@ -213,13 +213,40 @@ def status(
     Console(width=table_width()).print(table)
 
 
+def delete(
+    name: Sweep,
+    home: Home = None,
+    tracking_uri: TrackingUri = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    versions: Annotated[
+        bool, typer.Option("--versions", help="Delete the registered models of its trials, too.")
+    ] = False,
+) -> None:
+    """Delete a sweep: its runs in MLflow, and what the home keeps of it."""
+    from recallfront.platform.errors import UsageError
+    from recallfront.platform.keeping.delete import delete as delete_sweep
+    from recallfront.platform.keeping.delete import find_deletion
+
+    found = find_deletion(name, home=home, tracking_uri=tracking_uri)
+    print(found)
+    if found.versions:
+        models = ", ".join(f"{model} version {version}" for model, version in found.versions)
+        print(f"registered models, which are {'deleted, too' if versions else 'kept'}: {models}")
+    if not yes:
+        if not sys.stdin.isatty():
+            raise UsageError("to delete it where nobody can be asked, say --yes")
+        typer.confirm("Delete them?", abort=True)
+    delete_sweep(found, versions=versions)
+    print("deleted; MLflow keeps the runs' artifacts until `mlflow gc`")
+
+
 def clean(
     home: Home = None,
     tracking_uri: TrackingUri = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be deleted.")] = False,
 ) -> None:
     """Delete the checkpoints of trials that have ended for good; current versions do so when a trial ends."""
-    from recallfront.platform.clean import clean as clean_home
+    from recallfront.platform.keeping.clean import clean as clean_home
 
     found = clean_home(home=home, tracking_uri=tracking_uri, dry_run=dry_run)
     for leftover in found:

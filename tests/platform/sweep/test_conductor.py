@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from recallfront.platform.clean import clean
+from recallfront.platform.keeping.clean import clean
 from recallfront.platform.lineage.environment import collect
 from recallfront.platform.metrics import BUSY_CORES, MEASURED_AGAIN
 from recallfront.platform.results.records import SweepRecord, TrialRecord, count

@@ -1,0 +1,59 @@
+"""What a home keeps of a sweep."""
+
+import re
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+from recallfront.platform.results.records import SweepRecord
+from recallfront.platform.tracking.ledger import list_sweeps, read_deleted, read_sweep, writing
+from recallfront.platform.trial.workplace import TRIALS, trial_folder
+
+
+def remains(record: SweepRecord, home: Path, others: Iterable[SweepRecord] = ()) -> list[Path]:
+    """The files and folders of a sweep, but for folders of trials that other sweeps have as well.
+
+    Its key and those of its trials come from a store, which may be edited: only keys of digits lead to a path.
+    """
+    short = record.sweep_key[:16]
+    if not re.fullmatch("[0-9a-f]{64}", record.sweep_key):
+        return []
+    shared = {name for other in others for name in trial_folders(other)}
+    found = [home / TRIALS / name for name in sorted(trial_folders(record) - shared)]
+    found += [path for folder in ("sweeps", "spool") for path in sorted((home / folder).glob(f"{short}*"))]
+    # of these the name holds the study's, which only the folder itself can tell
+    found += [
+        path for folder in ("fronts", "tune") for path in sorted((home / folder).glob(f"*-{short[:8]}"))
+    ]
+    # the lock is held while the rest is deleted, and says nothing of a sweep
+    return [path for path in found if (path.exists() or path.is_symlink()) and path.suffix != ".lock"]
+
+
+def forget_deleted(tracking_uri: str, sweep_key: str, home: Path) -> None:
+    """Delete what the home keeps of a sweep that was deleted in MLflow: else its next run would bring it back."""
+    gone = read_deleted(tracking_uri, sweep_key)
+    if gone is None:
+        return
+    others = [read_sweep(tracking_uri, other.run_id) for other in list_sweeps(tracking_uri)]
+    for path in remains(gone, home, others):
+        # the log is this run's by now, and the spool makes anew what is gone
+        if path.is_dir() and not path.is_symlink() and path.parent.name in (TRIALS, "sweeps"):
+            shutil.rmtree(path)
+    with writing(tracking_uri) as client:
+        for trial in gone.trials:
+            if trial.tags["deleted"] == "False":
+                client.delete_run(trial.run_id)
+
+
+def trial_folders(record: SweepRecord) -> set[str]:
+    """The names of the folders of a sweep's trials."""
+    return {
+        trial_folder(trial.trial_key, code, data)
+        for trial in record.trials
+        for code, data in [trial.version]
+        if code
+        and data
+        and re.fullmatch("[0-9a-f]{64}", trial.trial_key)
+        and re.fullmatch("[0-9a-f]+", code)
+        and re.fullmatch("[0-9a-f]+", data)
+    }
