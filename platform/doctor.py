@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from recallfront.platform.errors import UsageError
 from recallfront.platform.home import home_folder
+from recallfront.platform.home.address import address_behind, shown
+from recallfront.platform.home.vault import check_home
 from recallfront.platform.lineage.environment import LIBRARIES
 from recallfront.platform.plugins import Plugin, installed, load_file, load_installed
 from recallfront.platform.tracking.ledger import list_sweeps
@@ -129,6 +131,7 @@ def _kernels() -> str:
 
 
 def _storage(home: Path) -> str:
+    check_home(home)
     there = next(folder for folder in (home, *home.parents) if folder.exists())
     with tempfile.TemporaryFile(dir=there):
         pass
@@ -137,11 +140,13 @@ def _storage(home: Path) -> str:
         raise UsageError(
             f"{home}: only {free / 2**20:.0f} MiB are free; choose another folder with --home or RECALLFRONT_HOME"
         )
-    return f"{home}, {free / 2**30:.0f} GiB free"
+    return (
+        f"{shown(home)}, {free / 2**30:.0f} GiB free{'' if address_behind(home) is None else f' in {there}'}"
+    )
 
 
 def _mlflow(home: Path, tracking_uri: str | None) -> str:
-    if tracking_uri is None and not (home / "mlflow.db").exists():
+    if tracking_uri is None and address_behind(home) is None and not (home / "mlflow.db").exists():
         return f"no store in {home} yet: the first sweep creates it"
     uri = prepare_store(tracking_uri, home, create=False)
     return f"{uri} answers, {len(list_sweeps(uri))} sweeps"

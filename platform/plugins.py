@@ -20,6 +20,7 @@ from recallfront.models.configs.mixer import MixerConfig
 from recallfront.models.mixers import registry as mixers
 from recallfront.platform.errors import UsageError, one_line, refuse_secrets
 from recallfront.platform.home import write_whole
+from recallfront.platform.home.vault import fetch_file, keep_file
 from recallfront.sweeps.tasks import registry as tasks
 from recallfront.sweeps.tasks.base import Task
 
@@ -145,7 +146,7 @@ def sources_in_use() -> dict[str, str]:
 
 
 def ship(home: Path) -> dict[str, str | None]:
-    """Put the files in use where other processes of this home find them -> name: path, None for a package."""
+    """Put the files in use where other processes of this home find them -> name: path in it, None for a package."""
     places: dict[str, str | None] = {}
     for name in _used:
         one, places[name] = _loaded[name], None
@@ -154,17 +155,21 @@ def ship(home: Path) -> dict[str, str | None]:
             path.parent.mkdir(parents=True, exist_ok=True)
             if not path.exists():
                 write_whole(path, one.source.decode())
-            places[name] = str(path)
+            keep_file(path)
+            places[name] = path.relative_to(home).as_posix()
     return places
 
 
-def receive(places: Mapping[str, str | None]) -> None:
+def receive(places: Mapping[str, str | None], home: Path) -> None:
     """Load and use, in another process, what `ship` told of; that it is the same the code version tells.
 
     Raises:
         UsageError: one cannot be loaded here.
     """
-    use([load_installed(name) if path is None else load_file(Path(path)) for name, path in places.items()])
+    for path in filter(None, places.values()):
+        if not (home / path).exists():
+            fetch_file(home / path)
+    use([load_installed(name) if path is None else load_file(home / path) for name, path in places.items()])
 
 
 def require(needed: Iterable[Plugin], run: str) -> None:

@@ -19,6 +19,8 @@ from recallfront.models.configs.explain import explain
 from recallfront.platform.cluster.connection import ray_cluster
 from recallfront.platform.errors import UsageError
 from recallfront.platform.home import home_folder
+from recallfront.platform.home.data import prepared
+from recallfront.platform.home.vault import check_home
 from recallfront.platform.lineage.code_version import code_version
 from recallfront.platform.lineage.comparison import compare
 from recallfront.platform.lineage.environment import Lineage, TrialLineage, collect, packages_text
@@ -36,7 +38,6 @@ from recallfront.platform.tracking.store import prepare_store
 from recallfront.platform.tracking.writer import TrackingWriter
 from recallfront.platform.trial.body import run_trial
 from recallfront.platform.trial.workplace import Workplace
-from recallfront.sweeps.data import prepare
 from recallfront.sweeps.data import questions as questions_of
 from recallfront.sweeps.trial import TrialConfig
 
@@ -134,7 +135,8 @@ def rerun(
             f"run {first.run_id} starts from {config.start.folder!r} without a digest: a model that a server names is "
             "not taken from this machine unless the specification gave start.sha256"
         )
-    data, data_digest = prepare(config.task, folder / "data")
+    check_home(folder)
+    data, data_digest = prepared(config.task, folder)
     scratch = f"reruns/{uuid.uuid4().hex[:12]}"
     place = Workplace(
         home=folder,

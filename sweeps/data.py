@@ -28,8 +28,7 @@ def prepare(task: Task, folder: Path) -> tuple[Path, str]:
     Safe to call from several processes at once; a build that was interrupted leaves nothing behind that is used.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    state = f"-{task.fingerprint()[:8]}" if isinstance(task, StoredTask) else ""
-    path = folder / f"{task.name}-{digest(canonical_json(task))[:16]}{state}"
+    path = data_folder(task, folder)
     with FileLock(f"{path}.lock"):
         try:
             manifest = _read_manifest(path)
@@ -37,6 +36,12 @@ def prepare(task: Task, folder: Path) -> tuple[Path, str]:
             _build(task, path)
             manifest = _read_manifest(path)
     return path, str(manifest["digest"])
+
+
+def data_folder(task: Task, folder: Path) -> Path:
+    """Where `prepare` builds the task's dataset below `folder`."""
+    state = f"-{task.fingerprint()[:8]}" if isinstance(task, StoredTask) else ""
+    return folder / f"{task.name}-{digest(canonical_json(task))[:16]}{state}"
 
 
 def load_or_rebuild(task: Task, path: Path, expected_digest: str) -> tuple[TaskData, str | None]:

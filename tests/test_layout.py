@@ -39,6 +39,7 @@ LATE = {
     "matplotlib",
     "rich",
     "pandas",
+    "fsspec",
     "fastapi",
     "starlette",
 } | {

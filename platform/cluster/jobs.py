@@ -17,6 +17,7 @@ import yaml
 from recallfront.platform.cluster.tokens import HOW_TO_GIVE_A_TOKEN, find_token
 from recallfront.platform.cluster.wheel import build_wheel
 from recallfront.platform.errors import UsageError, one_line, refuse_credentials, refuse_secrets, root_cause
+from recallfront.platform.home.address import address_of
 from recallfront.platform.plugins import load, sources_in_use, use, used_by
 from recallfront.platform.tracking.store import refuse_password
 from recallfront.sweeps.load import load_spec
@@ -159,12 +160,12 @@ def _entrypoint(home: str, tracking_uri: str, plugins: Iterable[str] = ()) -> st
         raise UsageError(
             f"tracking URI {tracking_uri!r}: a job needs an MLflow server that the cluster can reach, http(s)://HOST:PORT"
         )
-    if not home.startswith(("/", "~/")):
+    if (address := address_of(home)) is None and not home.startswith(("/", "~/")):
         raise UsageError(
-            f"home {home!r}: must be an absolute path that all nodes share, or start with ~/ (of the cluster's user): "
-            "the folder of a job is deleted when it ends, and each node has its own"
+            f"home {home!r}: must be an absolute path that all nodes share, start with ~/ (the cluster's user's) or be "
+            "an address as s3://BUCKET/FOLDER: the folder of a job is deleted when it ends, and each node has its own"
         )
-    folder = f'"$HOME"/{shlex.quote(home[2:])}' if home.startswith("~/") else shlex.quote(home)
+    folder = f'"$HOME"/{shlex.quote(home[2:])}' if home.startswith("~/") else shlex.quote(address or home)
     given = "".join(f" --plugin {shlex.quote(name)}" for name in plugins)
     return (
         f"python -m recallfront run {_SPEC_FILE} --address auto --home {folder} "

@@ -19,10 +19,12 @@ from recallfront.models.decoding.generation import generate
 from recallfront.platform.errors import UsageError, one_line, root_cause
 from recallfront.platform.front.registry import model_files
 from recallfront.platform.home import home_folder
+from recallfront.platform.home.data import bring_data
 from recallfront.platform.tracking.client import open_client
 from recallfront.platform.tracking.ledger import find_run
 from recallfront.platform.tracking.store import prepare_store
 from recallfront.sweeps.base import SpecError
+from recallfront.sweeps.data import data_folder
 from recallfront.sweeps.tasks.text import Text
 from recallfront.sweeps.text.tokenizer import Tokenizer, find_tokenizer, kept_tokenizer
 from recallfront.sweeps.trial import TrialConfig
@@ -142,5 +144,6 @@ def _of_trial(config: dict[str, Any], run: str, home: Path) -> Tokenizer:
         raise UsageError(
             f"run {run} was trained on task {task.name!r}: the suite is text, and needs a text trial"
         )
+    bring_data(data_folder(task, home / "data"))
     kept = task.kept_in(home / "data")
     return _named(task.tokenizer) if kept is None else kept_tokenizer(kept)

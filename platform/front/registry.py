@@ -13,6 +13,8 @@ from recallfront.platform.errors import UsageError, root_cause
 from recallfront.platform.front.pick import Picked
 from recallfront.platform.front.pyfunc import write_mlflow_files
 from recallfront.platform.home import home_folder, user_name
+from recallfront.platform.home.address import shown
+from recallfront.platform.home.vault import fetch_folder, kept_folders
 from recallfront.platform.results.records import TAG
 from recallfront.platform.tracking.client import open_client
 from recallfront.platform.tracking.runs import sha256_of
@@ -135,6 +137,9 @@ def _own_weights(client: "MlflowClient", run_id: str, home: Path) -> Path | None
     tags = client.get_run(run_id).data.tags
     key, digest = (tags.get(TAG + name, "") for name in ("trial_key", "weights_sha256"))
     if re.fullmatch("[0-9a-f]{64}", key) and re.fullmatch("[0-9a-f]{64}", digest):
+        for name in kept_folders(home / "trials"):
+            if name.startswith(f"{key[:16]}-"):
+                fetch_folder(home / "trials" / name / WEIGHTS)
         for folder in sorted((home / "trials").glob(f"{key[:16]}-*/{WEIGHTS}")):
             inside = folder.resolve().is_relative_to((home / "trials").resolve())
             files = [folder / name for name in MODEL_FILES]
@@ -146,7 +151,7 @@ def _own_weights(client: "MlflowClient", run_id: str, home: Path) -> Path | None
                 return folder
     raise UsageError(
         f"the model of run {run_id} cannot be written or registered: it is not among the run's artifacts, and "
-        f"{home / 'trials'} has no weights of its key and digest; give the --home that the trial ran in, or run it "
+        f"{shown(home)}/trials has no weights of its key and digest; give the --home that the trial ran in, or run it "
         "again with `recallfront rerun`"
     )
 

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from recallfront.platform.home import home_folder
+from recallfront.platform.home.vault import kept_files, kept_folders
 from recallfront.platform.results.status import Status
 from recallfront.platform.tracking.ledger import list_sweeps, read_sweep
 from recallfront.platform.tracking.store import prepare_store
-from recallfront.platform.trial.training import checkpoints, remove_checkpoint
+from recallfront.platform.trial.training import CHECKPOINT, checkpoints, remove_checkpoint
 from recallfront.platform.trial.workplace import TRIALS, trial_folder
 
 
@@ -46,10 +47,14 @@ def clean(
                 statuses[trial_folder(trial.trial_key, code or "", data)].add(trial.status)
     found = []
     # names from the store are only compared: a path that it names is never deleted
-    for folder in sorted((root / TRIALS).glob("*")):
+    names = {folder.name for folder in (root / TRIALS).glob("*")} | {*kept_folders(root / TRIALS)}
+    for folder in (root / TRIALS / name for name in sorted(names)):
         known = statuses[folder.name]
+        if not known:
+            continue
         size = sum(_bytes(path) for path in checkpoints(folder))
-        if not size or not known or not all(status.is_final for status in known):
+        size += sum(kept_files(folder / CHECKPOINT).values())
+        if not size or not all(status.is_final for status in known):
             continue
         found.append(Leftover(folder, min(known), size))
         if not dry_run:

@@ -8,6 +8,9 @@ from filelock import FileLock, Timeout
 
 from recallfront.platform.errors import UsageError
 from recallfront.platform.home import private_folder
+from recallfront.platform.home.address import shown
+from recallfront.platform.home.vault import is_remote
+from recallfront.platform.sweep.lease import Lease
 from recallfront.sweeps.spec import SweepSpec
 
 # longer than another process needs to see whether the sweep is driven, or a killed driver takes to be gone
@@ -28,21 +31,22 @@ def only_driver(spec: SweepSpec, home: Path) -> Iterator[None]:
 @contextmanager
 def only_driver_of(sweep_key: str, name: str, home: Path) -> Iterator[None]:
     """The same of a sweep that is known by its key."""
-    path = _lock_file(home, sweep_key)
+    path, sweep = _lock_file(home, sweep_key), f"sweep {name} ({sweep_key[:8]})"
     private_folder(path.parent)
     try:
-        with FileLock(path, timeout=_PROBE_SECONDS, mode=0o600):
+        with (
+            FileLock(path, timeout=_PROBE_SECONDS, mode=0o600),
+            Lease(path.with_suffix(".driver"), sweep),
+        ):
             yield
     except Timeout:
-        raise UsageError(
-            f"sweep {name} ({sweep_key[:8]}) is being run by another process on {home}"
-        ) from None
+        raise UsageError(f"{sweep} is being run by another process on {shown(home)}") from None
 
 
 def driver_is_gone(sweep_key: str, home: Path) -> bool:
     """Whether a sweep was driven in this home, and no process holds it now; False where it was never driven here."""
     path = _lock_file(home, sweep_key)
-    if not path.exists():
+    if is_remote(path) or not path.exists():  # another machine may drive it
         return False
     try:
         with FileLock(path, timeout=0, mode=0o600):

@@ -23,6 +23,8 @@ from recallfront.platform.errors import refuse_secrets
 from recallfront.platform.front.claims import Judgement
 from recallfront.platform.front.front import Front
 from recallfront.platform.home import home_folder
+from recallfront.platform.home.data import prepared
+from recallfront.platform.home.vault import check_home
 from recallfront.platform.lineage.code_version import code_version
 from recallfront.platform.lineage.environment import Lineage, collect
 from recallfront.platform.metrics import rates_of
@@ -39,6 +41,7 @@ from recallfront.platform.sweep.conductor import Conductor
 from recallfront.platform.sweep.gauges import Gauges
 from recallfront.platform.sweep.lock import only_driver
 from recallfront.platform.sweep.log import SweepLog, log_path
+from recallfront.platform.sweep.mirror import Mirror
 from recallfront.platform.sweep.progress import Progress
 from recallfront.platform.sweep.publisher import Publisher
 from recallfront.platform.sweep.recorder import Recorder
@@ -51,7 +54,6 @@ from recallfront.platform.tracking.writer import TrackingWriter
 from recallfront.platform.trial.start import check_start
 from recallfront.platform.trial.workplace import Workplace
 from recallfront.sweeps.base import canonical_json
-from recallfront.sweeps.data import prepare
 from recallfront.sweeps.load import load_spec
 from recallfront.sweeps.spec import SweepSpec
 
@@ -91,7 +93,8 @@ def run_sweep(
 
     Args:
         spec: a specification, the name of a study, or the path of a YAML file.
-        home: the folder of all outputs; by default RECALLFRONT_HOME, else ./recallfront-home.
+        home: the folder of all outputs, or an address as s3://BUCKET/FOLDER; by default RECALLFRONT_HOME, else
+            ./recallfront-home.
         tracking_uri: of the MLflow store; by default MLFLOW_TRACKING_URI, else a SQLite file in the home.
         address: of a Ray cluster to join; by default RAY_ADDRESS, else Ray is started on this machine.
         console: shows progress; by default a bar does in a notebook, and nothing elsewhere.
@@ -126,9 +129,13 @@ def _run_sweep(
     started = time.time()
     for note in (*spec.notes, *passed_over()):
         console.print(note, markup=False, highlight=False, soft_wrap=True)
+    check_home(folder)
     uri = prepare_store(tracking_uri, folder)
-    with only_driver(spec, folder):
-        data = prepare(spec.task, folder / "data")
+    with (
+        only_driver(spec, folder),
+        Mirror(_reports_folder(spec, folder), _fronts_folder(spec, folder) / "front"),
+    ):
+        data = prepared(spec.task, folder)
         place = Workplace(
             home=folder,
             data=data[0],
@@ -203,9 +210,17 @@ def _set_up(
         log=SweepLog(log_path(spec.key, place.home)),
     )
     version = f"{place.code_version}-{place.data_digest[:8]}"
-    path = place.home / "sweeps" / spec.key[:16] / f"reports-{version}.jsonl"
+    path = _reports_folder(spec, place.home) / f"reports-{version}.jsonl"
     conductor = Conductor(spec, planner, recorder, known, make_rules(spec, search, path))
-    return conductor, Publisher(conductor, recorder, place.home / "fronts" / f"{spec.name}-{spec.key[:8]}")
+    return conductor, Publisher(conductor, recorder, _fronts_folder(spec, place.home))
+
+
+def _reports_folder(spec: SweepSpec, home: Path) -> Path:
+    return home / "sweeps" / spec.key[:16]
+
+
+def _fronts_folder(spec: SweepSpec, home: Path) -> Path:
+    return home / "fronts" / f"{spec.name}-{spec.key[:8]}"
 
 
 def _run(

@@ -12,14 +12,17 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
+from recallfront.platform.errors import one_line
 from recallfront.platform.home import private_folder
+from recallfront.platform.home.transport import HomeAway
+from recallfront.platform.home.vault import fetch_folder, is_remote
 from recallfront.platform.results.reports import Report
 from recallfront.platform.results.status import Lost, Status
 from recallfront.platform.sweep.cancelled import Farewell, Worker
 from recallfront.platform.sweep.conductor import Conductor
 from recallfront.platform.trial.training import remove_checkpoint
 from recallfront.platform.trial.watchdog import leave_word
-from recallfront.platform.trial.workplace import Workplace, workplace_json
+from recallfront.platform.trial.workplace import WEIGHTS, Workplace, workplace_json
 from recallfront.platform.workers.actor import NODE, PROCESS, TrialActor
 from recallfront.platform.workers.train_job import PLACEMENT_GROUP, release_placement_group
 from recallfront.sweeps.trial import ResourceConfig
@@ -136,6 +139,15 @@ class _Ends(_NeverRestored, Callback):
         if PLACEMENT_GROUP in report.details:
             self._groups[trial.trial_id] = report.details[PLACEMENT_GROUP]
         self._workers[trial.trial_id] = Worker(result[NODE], result[PROCESS])
+        if report.weights is not None and is_remote(self._place.data):
+            # they were saved on the trial's node, in a folder of its own
+            here = self._place.folder(self._conductor.config(trial.trial_id)) / WEIGHTS
+            try:
+                report.notices += fetch_folder(here)
+                report.weights = str(here)
+            except HomeAway as error:
+                report.weights = None
+                report.notices.append(f"its weights could not be fetched ({one_line(error)})")
         self._conductor.report(trial.trial_id, report)
 
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:

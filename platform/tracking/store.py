@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from filelock import FileLock
 
 from recallfront.platform.errors import UsageError, refuse_credentials, root_cause
+from recallfront.platform.home.address import address_behind
 from recallfront.platform.tracking.client import fail_fast, open_client
 from recallfront.platform.tracking.places import ARTIFACTS, sqlite_path
 
@@ -85,6 +86,11 @@ def _require_store(database: Path) -> None:
 
 
 def _default_uri(home: Path) -> str:
+    if (address := address_behind(home)) is not None:
+        raise UsageError(
+            f"home {address!r}: name the MLflow store with --tracking-uri or MLFLOW_TRACKING_URI: http(s)://HOST:PORT "
+            "of a server, or sqlite:///FILE for records on this machine alone"
+        )
     database = (home / "mlflow.db").resolve()
     if any(mark in str(database) for mark in "?#%"):
         raise UsageError(

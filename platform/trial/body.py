@@ -20,6 +20,8 @@ import torch
 from recallfront.models import save as save_model
 from recallfront.platform.errors import one_line, root_cause, without_secrets
 from recallfront.platform.home import check_files, file_digests, write_whole
+from recallfront.platform.home.data import bring_data
+from recallfront.platform.home.vault import fetch_file, fetch_folder, forget, keep_file, keep_folder
 from recallfront.platform.lineage.code_version import code_version
 from recallfront.platform.lineage.environment import collect
 from recallfront.platform.results.reports import Report
@@ -30,7 +32,7 @@ from recallfront.platform.trial.output import Output
 from recallfront.platform.trial.quiet import Device
 from recallfront.platform.trial.start import merge_adapters, starting_model
 from recallfront.platform.trial.training import Training, remove_checkpoint
-from recallfront.platform.trial.workplace import Workplace
+from recallfront.platform.trial.workplace import TRIALS, WEIGHTS, Workplace
 from recallfront.sweeps.base import seal, unseal
 from recallfront.sweeps.data import load_or_rebuild
 from recallfront.sweeps.trial import TrialConfig
@@ -47,7 +49,6 @@ _MACHINE_FAULTS = (
     errno.EMFILE,
     errno.ENFILE,
 )
-_WEIGHTS = "model"
 
 
 class OtherCode(TrialFailure):
@@ -65,12 +66,12 @@ def run_trial(
     Once `told_to_leave` is set, a trial that is trained is checkpointed at its next step, and its last report is lost.
     """
     notices: list[str] = []
-    ended = _read_result(place.folder(config), notices)
-    if ended is not None:
-        yield ended
-        return
     last, output = Report(step=0), Output()
     try:
+        ended = _read_result(place.folder(config), notices)
+        if ended is not None:
+            yield ended
+            return
         _check_code(place)
         with output.heard():
             for report in _body(config, place, notices, told_to_leave or Event()):
@@ -104,6 +105,7 @@ def _body(
         closing(Device(place.device)) as device,
         _limited_memory(config.resources.memory_gb),
     ):
+        notices += bring_data(place.data)
         data, damage = load_or_rebuild(config.task, place.data, place.data_digest)
         start = time.perf_counter()
         figures, details = _measure(config, place, device)
@@ -125,6 +127,7 @@ def _body(
                 report.notices[:0] = notices
                 # of the test split: its training is over
                 if "recall" in report.figures:
+                    training.uploads.close()
                     report = _finish(config, place, model, report, details, training.history)
                 yield report
 
@@ -174,33 +177,47 @@ def _finish(
     with whole_weights(model):
         if place.rank == 0:
             merge_adapters(model, config)
-            save_model(model, folder / _WEIGHTS)
+            save_model(model, folder / WEIGHTS)
     if place.rank == 0:
-        report.weights = str(folder / _WEIGHTS)
+        report.weights = str(folder / WEIGHTS)
         whole = report.to_json() | {
             "rows": history,
             "environment": _environment(place.home, place.code_version),
-            _WEIGHT_DIGESTS: file_digests(folder / _WEIGHTS),
+            _WEIGHT_DIGESTS: file_digests(folder / WEIGHTS),
         }
         write_whole(folder / _RESULT, seal(whole))
+        if place.scratch == TRIALS:
+            _keep_result(folder)
         remove_checkpoint(folder)
     return report
+
+
+def _keep_result(folder: Path) -> None:
+    """The weights first: whoever finds the result finds them."""
+    keep_folder(folder / WEIGHTS)
+    keep_file(folder / _RESULT)
 
 
 def _read_result(folder: Path, notices: list[str]) -> Report | None:
     """How a trial ended in this folder; a damaged result is dropped with a notice, and the trial runs again."""
     path = folder / _RESULT
-    if not path.exists():
+    is_own = path.exists()
+    if not is_own and not fetch_file(path):
         return None
     try:
         document = unseal(path.read_bytes())
-        check_files(folder / _WEIGHTS, document.pop(_WEIGHT_DIGESTS))
+        if not is_own:
+            notices += fetch_folder(folder / WEIGHTS)
+        check_files(folder / WEIGHTS, document.pop(_WEIGHT_DIGESTS))
         report = Report.from_json(document)
     except (OSError, ValueError, TypeError, KeyError) as error:
         notices.append(f"a damaged result was dropped and the trial run again ({_RESULT}: {one_line(error)})")
         path.unlink(missing_ok=True)
+        forget(path)
         return None
-    report.weights = str(folder / _WEIGHTS)  # the home may have been moved
+    if is_own:  # its process may have been killed before it had kept it
+        _keep_result(folder)
+    report.weights = str(folder / WEIGHTS)  # the home may have been moved
     return report
 
 

@@ -11,6 +11,7 @@ from filelock import FileLock
 
 from recallfront.platform.errors import one_line
 from recallfront.platform.home import write_whole
+from recallfront.platform.home.vault import fetch_file, keep_file
 from recallfront.platform.metrics import BUSY_CORES, IDLE_CORES, SPREAD, THROUGHPUTS, most_rate_spread
 from recallfront.platform.trial.figures import device_kind, figures_of
 from recallfront.platform.trial.quiet import Device
@@ -66,13 +67,16 @@ def measured(
         cached, damage = (None, None) if fresh else _read_cached(path)
         if cached is not None:
             return cached
+        scale = folder / f"reference-{_reference_key(config, kind)}.json"
+        fetch_file(scale)  # as the first quiet measurement on any node set it
         with device.alone():
-            scale = folder / f"reference-{_reference_key(config, kind)}.json"
             figures = figures_of(config, device.name, scale, precise)
         details = figures["measurement"]
         details |= {"device": kind, "torch": torch.__version__, "code_version": code_version}
         damages = [damage, details.pop("notice", None)]
         write_whole(path, seal(figures))
+        keep_file(scale)
+        keep_file(path)
     if any(damages):
         details["notice"] = "; ".join(filter(None, damages))
     return figures
@@ -101,6 +105,7 @@ def measured_again(
     if _doubt(figures) < _doubt(before):
         return figures
     write_whole(path, seal(before))
+    keep_file(path)
     return before
 
 
@@ -138,6 +143,8 @@ def _reference_key(config: TrialConfig, kind: str) -> str:
 
 def _read_cached(path: Path) -> tuple[dict[str, Any] | None, str | None]:
     """A cached measurement, or None; and if there is a damaged one, a sentence on it."""
+    if not path.exists():
+        fetch_file(path)  # of another node
     try:
         figures = unseal(path.read_bytes())
         wanted = [name for figure in THROUGHPUTS for name in (figure, f"{figure}_spread")]

@@ -5,7 +5,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -18,6 +18,9 @@ from recallfront.models.decoding.reading import PIECE, answer_in_pieces
 from recallfront.models.parts.answers import Answered
 from recallfront.platform.errors import one_line
 from recallfront.platform.home import check_folder, seal_folder, take_place
+from recallfront.platform.home.transport import HomeAway
+from recallfront.platform.home.upload import Upload
+from recallfront.platform.home.vault import fetch_folder, forget, is_remote
 from recallfront.platform.results.reports import MetricRow, Report, now_ms
 from recallfront.platform.results.status import Status, TrialFailure
 from recallfront.platform.trial.batches import Order, training_batches
@@ -30,13 +33,16 @@ from recallfront.platform.trial.engine import (
 from recallfront.platform.trial.leaving import Leaving
 from recallfront.platform.trial.quiet import Device
 from recallfront.platform.trial.recall import shares
-from recallfront.platform.trial.workplace import Workplace
+from recallfront.platform.trial.workplace import TRIALS, Workplace
 from recallfront.sweeps.tasks.base import IGNORED, Counts, Segment, Split, TaskData
 from recallfront.sweeps.trial import PlateauConfig, TrialConfig
 
-_CHECKPOINT = "checkpoint"
+CHECKPOINT = "checkpoint"
 # where a whole checkpoint may be, the newest first: a kill between two renames leaves it under another name
-_CHECKPOINTS = (f"{_CHECKPOINT}.new", _CHECKPOINT, f"{_CHECKPOINT}.old")
+_CHECKPOINTS = (f"{CHECKPOINT}.new", CHECKPOINT, f"{CHECKPOINT}.old")
+_STEP = "step"  # file of a checkpoint of a home at an address
+_LAST_UPLOAD_SECONDS = 30.0  # for the newest checkpoint, when the trial ends before its last step
+_FORGET_SECONDS = 5.0
 _MOST_STEPS_UNREAD = 50  # losses are read from the device in such chunks: reading each would stall a GPU
 
 
@@ -79,6 +85,9 @@ class Training:
         # sentences for the user, on damage that was found and mended
         self.notices: list[str] = []
         self._folder = place.folder(config)
+        # to the home's address, where it has one
+        self.uploads = Upload(self._folder / CHECKPOINT)
+        self._is_kept = place.scratch == TRIALS and place.rank == 0
         self._unread: list[Tensor] = []
         self._saved_at = time.monotonic()
         self._resume()
@@ -149,6 +158,8 @@ class Training:
         return figures
 
     def close(self) -> None:
+        self.uploads.finish(_LAST_UPLOAD_SECONDS)
+        self.uploads.close()
         self.engine.destroy()
 
     def _train_until_evaluation(self, batches: Iterator[tuple[Tensor, Tensor]]) -> list[MetricRow]:
@@ -322,19 +333,32 @@ class Training:
             rows=rows,
             figures=dict(figures),
             seconds=dict(self.seconds),
-            notices=list(self.notices),
+            notices=[*self.notices, *self.uploads.notices],
         )
 
     def _save_if_due(self, *, now: bool = False) -> None:
         if not now and time.monotonic() - self._saved_at < self.config.training.checkpoint_seconds:
             return
-        state = {"step": self.step, "seconds": self.seconds, "history": self.history}
         replace_folder(
-            self._folder / _CHECKPOINT,
-            lambda folder: save_checkpoint(self.engine, folder, {"json": json.dumps(state)}),
+            self._folder / CHECKPOINT,
+            self._write_checkpoint,
             self.place,
         )
+        if self._is_kept:
+            self.uploads.offer(self.step)
         self._saved_at = time.monotonic()
+
+    def _write_checkpoint(self, folder: Path) -> None:
+        state = {"step": self.step, "seconds": self.seconds, "history": self.history}
+        save_checkpoint(self.engine, folder, {"json": json.dumps(state)})
+        if self._is_kept and is_remote(folder):
+            (folder / _STEP).write_text(str(self.step))
+
+    def _newest_here(self) -> int:
+        """The step of the newest checkpoint of this machine; -1 where there is none."""
+        files = [folder / _STEP for folder in checkpoints(self._folder)]
+        told = [file.read_text() for file in files if file.exists()]
+        return max([int(text) for text in told if text.isdecimal()], default=-1)
 
     def _resume(self) -> None:
         """Go on from the newest whole checkpoint; a damaged one is reported and dropped, and the next is tried."""
@@ -346,6 +370,9 @@ class Training:
         self.history = [(k, v, s, t) for k, v, s, t in state["history"]]
 
     def _choose_checkpoint(self) -> str | None:
+        if self._is_kept:
+            # another node may have trained it further than this one
+            self.notices += fetch_folder(self._folder / CHECKPOINT, newer_than=self._newest_here())
         for folder in checkpoints(self._folder):
             try:
                 check_folder(folder)
@@ -382,6 +409,9 @@ def remove_checkpoint(folder: Path) -> None:
     """Delete a trial's training checkpoints: it has ended."""
     for path in checkpoints(folder):
         shutil.rmtree(path, ignore_errors=True)
+    # one that stays harms nothing, and `recallfront clean` deletes it
+    with suppress(HomeAway):
+        forget(folder / CHECKPOINT, patience=_FORGET_SECONDS)
 
 
 def replace_folder(path: Path, write: Callable[[Path], None], place: Workplace) -> None:

@@ -7,6 +7,8 @@ from collections.abc import Generator
 from pathlib import Path
 
 from recallfront.platform.home import write_whole
+from recallfront.platform.home.transport import HomeAway
+from recallfront.platform.home.vault import fetch_file, forget, keep_file
 from recallfront.platform.results.reports import Report
 from recallfront.platform.results.status import Status
 from recallfront.platform.trial.quiet import aside_seconds
@@ -18,6 +20,7 @@ _GRACE = 30.0  # seconds beyond the time limit: the trial ends itself between tw
 # seconds of measuring and waiting for others' that do not count; a hung one ends then
 _LONGEST_ASIDE = 3600.0
 _WORD = "ended.json"
+_WORD_SECONDS = 30.0  # for a home at an address to take or give word; without it the attempt is made again
 
 
 class Watchdog:
@@ -68,8 +71,10 @@ class Watchdog:
             left = self._limit + _GRACE - (time.monotonic() - self._began - aside)
             if left <= 0:
                 failure = f"exceeded the time limit of {self._limit:g} s, and had to be ended from outside"
-                leave_word(self._folder, Report(step=0, status=Status.TIMEOUT, failure=failure))
-                os._exit(1)
+                try:
+                    leave_word(self._folder, Report(step=0, status=Status.TIMEOUT, failure=failure))
+                finally:
+                    os._exit(1)
             self._timer = threading.Timer(left + 0.01, self._look)
             self._timer.daemon = True
             self._timer.start()
@@ -79,6 +84,7 @@ def leave_word(folder: Path, report: Report) -> None:
     """Have the next attempt of the trial of this folder end at once, with this report."""
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / _WORD, seal(report.to_json()))
+    keep_file(folder / _WORD, patience=_WORD_SECONDS)
 
 
 def take_word(folder: Path) -> Report | None:
@@ -89,8 +95,13 @@ def take_word(folder: Path) -> Report | None:
     """
     path = folder / _WORD
     try:
+        fetch_file(path, patience=_WORD_SECONDS)
+    except HomeAway:  # the trial itself says so, where it needs more
+        return None
+    try:
         text = path.read_bytes()
     except FileNotFoundError:
         return None
     path.unlink()
+    forget(path, patience=_WORD_SECONDS)
     return Report.from_json(unseal(text))

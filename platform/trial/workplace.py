@@ -4,17 +4,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from recallfront.platform.home import home_folder
+from recallfront.platform.home.address import address_behind
 from recallfront.platform.metrics import THROUGHPUTS
 from recallfront.sweeps.trial import TrialConfig
 
 TRIALS: Final = "trials"
+WEIGHTS: Final = "model"  # the folder within a trial's
 
 
 @dataclass(frozen=True)
 class Workplace:
     """Where one process runs a trial: its folders, its device and its place among the trial's ranks."""
 
-    home: Path  # of all outputs; shared by the nodes of a cluster
+    home: Path  # of all outputs; shared by the nodes of a cluster, or a node's own for a home at an address
     data: Path
     data_digest: str
     code_version: str
@@ -44,11 +47,12 @@ def trial_folder(key: str, code_version: str, data_digest: str) -> str:
 
 
 def workplace_json(place: Workplace) -> dict[str, Any]:
-    """A workplace as plain values, for another process."""
-    return {name: str(value) if isinstance(value, Path) else value for name, value in vars(place).items()}
+    """A workplace as plain values, for another process; on another node its home is another folder."""
+    home = address_behind(place.home) or str(place.home)
+    return {**vars(place), "home": home, "data": place.data.relative_to(place.home).as_posix()}
 
 
 def read_workplace(raw: dict[str, Any]) -> Workplace:
-    """The workplace that `workplace_json` wrote."""
-    paths = {name: Path(raw[name]) for name in ("home", "data")}
-    return Workplace(**{**raw, **paths, "precise": tuple(raw["precise"])})
+    """The workplace that `workplace_json` wrote, on this machine."""
+    home = home_folder(raw["home"])
+    return Workplace(**{**raw, "home": home, "data": home / raw["data"], "precise": tuple(raw["precise"])})

@@ -49,7 +49,7 @@ class TrialActor(tune.Trainable):
 
     def _start(self, config: dict[str, Any]) -> None:
         place = read_workplace(json.loads(config["place"]))
-        receive(place.plugins)  # the trial's configuration may name what they define
+        receive(place.plugins, place.home)  # the trial's configuration may name what they define
         trial = TrialConfig.model_validate_json(config["trial"])
         self._reports = trial_reports(trial, place, self._told_to_leave)
 

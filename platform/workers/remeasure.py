@@ -21,7 +21,7 @@ def remeasure(trial: str, place: str) -> Again | None:
     Both arguments are JSON text, as `TrialActor` takes them. None if this kind of device has not measured it before.
     """
     where = read_workplace(json.loads(place))
-    receive(where.plugins)
+    receive(where.plugins, where.home)
     config = TrialConfig.model_validate_json(trial)
     before = torch.get_num_threads()
     torch.set_num_threads(config.resources.threads)

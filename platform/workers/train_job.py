@@ -156,7 +156,7 @@ def _worker(loop: dict[str, Any]) -> None:
     """One rank of the trial: rank 0 posts its reports, every rank its failure; all stop together when asked to."""
     context = ray.train.get_context()
     place = read_workplace(loop["place"])
-    receive(place.plugins)
+    receive(place.plugins, place.home)
     config = TrialConfig.model_validate(loop["trial"])
     place = replace(
         place,

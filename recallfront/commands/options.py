@@ -6,20 +6,20 @@ from typing import Annotated
 import typer
 
 
-def _folder(text: str) -> Path:
-    """A folder as given; an empty one, as of an unset variable, would be the working directory."""
+def _home(text: str) -> str:
+    """A folder or an address as given; an empty one, as of an unset variable, would be the working directory."""
     if not text.strip():
         raise typer.BadParameter("is empty: name a folder, or leave it out")
-    return Path(text)
+    return text
 
 
 Home = Annotated[
-    Path | None,
+    str | None,
     typer.Option(
-        parser=_folder,
-        metavar="PATH",
+        parser=_home,
+        metavar="PATH|URI",
         envvar="RECALLFRONT_HOME",
-        help="Folder for all outputs.",
+        help="Folder for all outputs, or the address of one: s3://BUCKET/FOLDER.",
         show_default="./recallfront-home",
     ),
 ]

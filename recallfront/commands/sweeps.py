@@ -1,7 +1,6 @@
 """Commands on whole sweeps: run them, submit them, see where they are, tidy up after them."""
 
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -34,6 +33,7 @@ def run(
     from rich.console import Console
 
     from recallfront.platform.home import home_folder
+    from recallfront.platform.home.address import shown
     from recallfront.platform.plugins import load
     from recallfront.platform.sweep.cancelled import Cancelled
     from recallfront.sweeps.load import load_study
@@ -48,7 +48,7 @@ def run(
         else f"sweep {study.name}"
     )
     console.print(
-        f"{kind} ({study.key[:8]}): {study.number_of_trials} trials, outputs in {home_folder(home).resolve()}",
+        f"{kind} ({study.key[:8]}): {study.number_of_trials} trials, outputs in {shown(home_folder(home).resolve())}",
         markup=False,
         highlight=False,
     )
@@ -63,7 +63,7 @@ def run(
 
 def _run(
     study: "SweepSpec | Suite",
-    home: Path | None,
+    home: str | None,
     tracking_uri: str | None,
     address: str | None,
     console: "Console",
@@ -129,7 +129,12 @@ def submit(
         ),
     ],
     home: Annotated[
-        str, typer.Option(help="Folder for all outputs on the cluster, shared by its nodes.")
+        str,
+        typer.Option(
+            metavar="PATH|URI",
+            help="Folder for all outputs on the cluster, shared by its nodes; or the address of one: "
+            "s3://BUCKET/FOLDER.",
+        ),
     ] = "~/recallfront-home",
     follow: Annotated[
         bool, typer.Option(help="Follow the log of the job; Ctrl-C leaves the log, and the job continues.")

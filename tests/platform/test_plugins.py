@@ -115,8 +115,9 @@ def test_other_processes_take_what_was_shipped(tmp_path: Path) -> None:
     plugins.use([plugins.load_file(written(tmp_path, "mine.py", MIXER.format(name="mine")))])
     version, places = code_version(), plugins.ship(tmp_path / "home")
     script = (
-        "from recallfront.platform import plugins; from recallfront.platform.lineage.code_version import code_version;"
-        f"plugins.receive({places!r}); print(code_version())"
+        "from pathlib import Path; from recallfront.platform import plugins; "
+        "from recallfront.platform.lineage.code_version import code_version; "
+        f"plugins.receive({places!r}, Path({str(tmp_path / 'home')!r})); print(code_version())"
     )
     told = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT

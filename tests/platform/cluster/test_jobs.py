@@ -50,6 +50,7 @@ def test_the_wheel_is_the_package_as_imported_and_installs(tmp_path: Path) -> No
 def test_the_command_quotes_what_it_is_given() -> None:
     command = submitting._entrypoint("/shared/my outputs", "http://mlflow:5000")
     assert "--home '/shared/my outputs' --tracking-uri http://mlflow:5000" in command
+    assert "--home s3://bucket/x --tracking-uri" in submitting._entrypoint("s3://bucket/x/", "http://m")
     assert '--home "$HOME"/recallfront-home ' in submitting._entrypoint("~/recallfront-home", "https://m")
 
 

@@ -1,15 +1,15 @@
-"""The home: the one folder of all outputs, and how files get there whole or not at all."""
+"""The home: the one place of all outputs, and how files get there whole or not at all."""
 
 import getpass
 import hashlib
 import os
-import re
 import shutil
 import uuid
 from contextlib import suppress
 from pathlib import Path
 
 from recallfront.platform.errors import UsageError
+from recallfront.platform.home.address import address_of, local_folder
 from recallfront.sweeps.base import seal, unseal
 
 _SEAL_FILE = "digests.json"
@@ -18,12 +18,15 @@ _SEAL_FILE = "digests.json"
 def home_folder(home: Path | str | None = None) -> Path:
     """The folder of all outputs: as given, else RECALLFRONT_HOME, else `recallfront-home` here; `~` is the user's.
 
+    Of a home at an address, as s3://BUCKET/FOLDER, it is the folder in which this machine works for it: `home.vault`
+    brings files there and takes them back.
+
     Raises:
-        UsageError: it is an address, not a folder, or of a user that there is not.
+        UsageError: it is of a user that there is not, or an address that cannot be a home.
     """
     given = str(home or os.environ.get("RECALLFRONT_HOME") or "recallfront-home")
-    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*:/", given):
-        raise UsageError(f"home {given!r}: must be a folder of this machine; object stores are not supported")
+    if (uri := address_of(given)) is not None:
+        return local_folder(uri)
     try:
         return Path(given).expanduser()
     except RuntimeError:

@@ -1,0 +1,108 @@
+"""Which machine drives a sweep whose home is at an address: no file lock reaches from one machine to another.
+
+The driver writes a small file there again and again. Another one watches it before it begins: a file that changes is a
+driver's that lives. No clock of two machines is compared.
+"""
+
+import json
+import logging
+import os
+import platform
+import signal
+import threading
+import time
+import uuid
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from recallfront.platform.errors import UsageError
+from recallfront.platform.home import write_whole
+from recallfront.platform.home.transport import HomeAway
+from recallfront.platform.home.vault import forget, is_remote, keep_file, read_kept
+from recallfront.platform.sweep.background import Companion
+
+_BEAT_SECONDS = 5.0  # between two writings of a driver
+_WATCH_SECONDS = 20.0  # in which one that lives has written
+_RACE_SECONDS = 1.0  # for two that begin at once to see which of them wrote last
+_LOG = logging.getLogger("recallfront")
+
+
+class Lease(Companion):
+    """Holds a sweep for this process for as long as it is entered; within a local home it does nothing."""
+
+    def __init__(self, path: Path, sweep: str) -> None:
+        super().__init__("lease")
+        self._path, self._sweep, self._remote = path, sweep, is_remote(path)
+        self._token, self._beats = uuid.uuid4().hex, 0
+
+    def __enter__(self) -> Self:
+        """Raises UsageError: a driver on another machine has the sweep."""
+        if not self._remote:
+            return self
+        before = read_kept(self._path)
+        give_up = time.monotonic() + _WATCH_SECONDS
+        while before is not None and time.monotonic() < give_up:
+            time.sleep(min(1.0, _BEAT_SECONDS))
+            if (now := read_kept(self._path)) != before:
+                if now is not None:
+                    raise self._refusal(now)
+                break
+        self._write()
+        time.sleep(_RACE_SECONDS)
+        after = read_kept(self._path)
+        if not self._is_own(after):
+            raise self._refusal(after)
+        return super().__enter__()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if not self._remote:
+            return
+        super().__exit__(kind, error, trace)
+        try:
+            if self._is_own(read_kept(self._path, patience=_BEAT_SECONDS)):
+                forget(self._path, patience=_BEAT_SECONDS)
+        except HomeAway:  # the next driver waits until it sees that this one is gone
+            return
+
+    def _run(self) -> None:
+        while not self._done.wait(_BEAT_SECONDS):
+            try:
+                if not self._is_own(read_kept(self._path, patience=_BEAT_SECONDS)):
+                    _LOG.error("%s is driven by another machine now: this driver ends", self._sweep)
+                    # as Ctrl-C does, also where the main thread waits
+                    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+                    return
+                self._write()
+            except HomeAway:  # nor can another driver reach it
+                continue
+
+    def _write(self) -> None:
+        self._beats += 1
+        told = {
+            "token": self._token,
+            "beats": self._beats,
+            "machine": platform.node(),
+            "process": os.getpid(),
+        }
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(self._path, json.dumps(told))
+        keep_file(self._path, patience=_BEAT_SECONDS if self._beats > 1 else _WATCH_SECONDS)
+
+    def _is_own(self, content: bytes | None) -> bool:
+        return content is not None and _told(content).get("token") == self._token
+
+    def _refusal(self, content: bytes | None) -> UsageError:
+        told = _told(content or b"{}")
+        where = f"process {told.get('process')} of {str(told.get('machine'))[:80]}"
+        return UsageError(f"{self._sweep} is being run by {where}")
+
+
+def _told(content: bytes) -> dict[str, object]:
+    try:
+        found = json.loads(content)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}

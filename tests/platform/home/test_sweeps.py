@@ -1,0 +1,153 @@
+"""Whole sweeps whose home is at an address, and who may drive them."""
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from recallfront.benchmarks.platform.trials import small_ray
+from recallfront.platform import run_sweep
+from recallfront.platform.errors import UsageError
+from recallfront.platform.front.pick import pick
+from recallfront.platform.front.registry import export
+from recallfront.platform.home import home_folder, vault
+from recallfront.platform.results.status import Status
+from recallfront.platform.sweep import lease
+from recallfront.platform.sweep.lease import Lease
+from recallfront.platform.sweep.mirror import Mirror
+from recallfront.platform.tracking.client import open_client
+from recallfront.platform.tracking.ledger import read_sweep
+from tests.platform.home.s3 import BUCKET, ENVIRONMENT, S3Server
+from tests.platform.specs import tiny_spec
+from tests.platform.stores import ready_store
+
+HOME = f"s3://{BUCKET}/sweeps"
+SPEC = tiny_spec(space=[{"architecture": "window", "window_size": [4, 8]}])
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """S3 that fails now and then, and a Ray whose workers have a folder of their own."""
+    with pytest.MonkeyPatch.context() as patched, S3Server(failing=0.1) as server:
+        patched.setenv("RECALLFRONT_STATE", str(tmp_path_factory.mktemp("node")))
+        vault._transport.cache_clear()
+        with small_ray():
+            yield server
+    vault._transport.cache_clear()
+
+
+@pytest.mark.slow
+def test_a_sweep_on_s3_is_gone_on_with_from_anywhere(
+    server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """S3 fails in a tenth of requests, and is away for a while; then other machines see the sweep."""
+
+    def elsewhere(name: str) -> None:
+        monkeypatch.setenv("RECALLFRONT_STATE", str(tmp_path / name))
+
+    elsewhere("first")
+    uri = ready_store(tmp_path / "mlflow")
+    outage = [threading.Timer(at, act) for at, act in ((6, server.away.set), (10, server.away.clear))]
+    for timer in outage:
+        timer.start()
+    first = run_sweep(SPEC, home=HOME, tracking_uri=uri)
+    for timer in outage:
+        timer.join()
+    assert (first.ran, first.answered) == (2, 0) and server.failed > 5
+    assert {trial.status for trial in first.record.trials} == {Status.FINISHED}
+
+    elsewhere("second")
+    picked = pick(SPEC.name, tracking_uri=uri)
+    exported = export(picked, tmp_path / "model", home=HOME, tracking_uri=uri)
+    assert all(file.stat().st_size for file in exported.values())
+
+    # a driver that has lost the records learns of S3 how each trial ended, and nothing is trained again
+    elsewhere("third")
+    other = ready_store(tmp_path / "other")
+    third = run_sweep(SPEC, home=HOME, tracking_uri=other)
+    assert third.ran == 2
+    for store, again in zip(_losses(uri), _losses(other), strict=True):
+        assert store == again
+    for name in ("first", "second", "third", "mlflow", "other"):
+        for file in (tmp_path / name).rglob("*"):
+            if file.is_file():
+                content = file.read_bytes()
+                assert not any(ENVIRONMENT[key].encode() in content for key in _SECRETS), file
+
+
+_SECRETS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+
+
+def _losses(uri: str) -> list[tuple[str, list[tuple[int, float, int]]]]:
+    """Of every trial its key and its losses, with the moments at which they were noted."""
+    client = open_client(uri)
+    return sorted(
+        (
+            trial.trial_key,
+            sorted((m.step, m.value, m.timestamp) for m in client.get_metric_history(trial.run_id, "loss")),
+        )
+        for trial in read_sweep(uri, SPEC.key).trials
+    )
+
+
+def test_a_home_at_an_address_needs_a_named_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RECALLFRONT_STATE", str(tmp_path / "state"))
+    with pytest.raises(UsageError, match="name the MLflow store with --tracking-uri or MLFLOW_TRACKING_URI"):
+        run_sweep(SPEC, home=(tmp_path / "store").as_uri())
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name, seconds in (("_BEAT_SECONDS", 0.05), ("_WATCH_SECONDS", 1.0), ("_RACE_SECONDS", 0.01)):
+        monkeypatch.setattr(lease, name, seconds)
+    monkeypatch.setenv("RECALLFRONT_STATE", str(tmp_path / "state"))
+    return home_folder((tmp_path / "store").as_uri())
+
+
+def test_one_driver_of_all_machines(home: Path) -> None:
+    path = home / "sweeps" / "x.driver"
+    with Lease(path, "sweep x"):
+        with (
+            pytest.raises(UsageError, match=r"sweep x is being run by process \d+ of "),
+            Lease(path, "sweep x"),
+        ):
+            pass
+    with Lease(path, "sweep x"):
+        assert vault.read_kept(path)
+    assert vault.read_kept(path) is None
+
+
+def test_a_driver_that_is_gone_is_followed(home: Path) -> None:
+    path = home / "sweeps" / "x.driver"
+    path.parent.mkdir(parents=True)
+    path.write_text('{"token": "of a driver that was killed", "beats": 7}')
+    vault.keep_file(path)
+    with Lease(path, "sweep x"):
+        assert b"killed" not in (vault.read_kept(path) or b"")
+
+
+def test_a_driver_that_was_followed_ends(home: Path) -> None:
+    path = home / "sweeps" / "x.driver"
+    with pytest.raises(KeyboardInterrupt), Lease(path, "sweep x"):
+        path.write_text('{"token": "of another machine"}')
+        vault.keep_file(path)
+        assert not threading.Event().wait(30)
+
+
+def test_what_a_driver_wrote_is_there_for_the_next(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    appended, replaced = Path("sweeps", "x"), Path("fronts", "x", "front")
+    for folder, name in ((appended, "reports-1.jsonl"), (replaced, "front.json")):
+        (home / folder).mkdir(parents=True)
+        (home / folder / name).write_text("1\n")
+    with Mirror(home / appended, home / replaced):
+        (home / appended / "reports-1.jsonl").write_text("1\n2\n")
+    monkeypatch.setenv("RECALLFRONT_STATE", str(tmp_path / "elsewhere"))
+    other = home_folder((tmp_path / "store").as_uri())
+    with Mirror(other / appended, other / replaced):
+        assert (other / appended / "reports-1.jsonl").read_text() == "1\n2\n"
+    assert (
+        vault.fetch_folder(other / replaced) == [] and (other / replaced / "front.json").read_text() == "1\n"
+    )

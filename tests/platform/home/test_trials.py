@@ -1,0 +1,108 @@
+"""A trial whose home is at an address: it moves from machine to machine, and each has only what it needs."""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from recallfront.platform.home import home_folder
+from recallfront.platform.home.data import prepared
+from recallfront.platform.lineage.code_version import code_version
+from recallfront.platform.results.reports import Report
+from recallfront.platform.results.status import Status
+from recallfront.platform.trial import figures, measure
+from recallfront.platform.trial.body import run_trial
+from recallfront.platform.trial.watchdog import leave_word, take_word
+from recallfront.platform.trial.workplace import Workplace, read_workplace, workplace_json
+from recallfront.sweeps.trial import TrialConfig
+from tests.platform.specs import tiny_spec
+
+# DeepSpeed's ZeRO uses what torch deprecates.
+pytestmark = [
+    pytest.mark.usefixtures("quick_collections"),
+    pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:.torch.distributed:FutureWarning"),
+]
+
+Machine = Callable[[str], Workplace]
+SPEC = tiny_spec(space=[{"architecture": "window", "window_size": 4}])
+
+
+@pytest.fixture
+def config() -> TrialConfig:
+    block, knobs = next(SPEC.grid())
+    return SPEC.trial(block, knobs, 0)
+
+
+@pytest.fixture
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
+    """Makes this process a machine of a name -> where a trial runs there, as the driver tells it."""
+    # for other processes: figures do not matter here
+    monkeypatch.setattr(figures, "_LONGEST_WAIT_FOR_IDLE", 0.0)
+    monkeypatch.setenv("RECALLFRONT_STATE", str(tmp_path / "driver"))
+    home = home_folder((tmp_path / "store").as_uri())
+    path, digest = prepared(SPEC.task, home)
+    told = workplace_json(Workplace(home=home, data=path, data_digest=digest, code_version=code_version()))
+    assert str(tmp_path / "driver") not in str(told), "paths of the driver's machine mean nothing elsewhere"
+
+    def become(name: str) -> Workplace:
+        monkeypatch.setenv("RECALLFRONT_STATE", str(tmp_path / name))
+        return read_workplace(told)
+
+    return become
+
+
+def losses(reports: list[Report]) -> dict[int, float]:
+    return {step: value for report in reports for name, value, step, _ in report.rows if name == "loss"}
+
+
+def test_a_trial_moves_and_ends_as_if_it_had_stayed(
+    machine: Machine, config: TrialConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    undisturbed = list(run_trial(config, replace(machine("still"), scratch="alone")))
+    assert not (tmp_path / "store" / "alone").exists(), "scratch is nobody else's"
+
+    first = run_trial(config, machine("a"))
+    before = [next(first), next(first)]
+    assert before[-1].step == 10
+    # waits for the upload; a machine that is lost instead leaves what it had uploaded
+    first.close()
+    shutil.rmtree(tmp_path / "a")
+    with monkeypatch.context() as patched:
+        patched.setattr(measure, "figures_of", None)
+        patched.setattr("recallfront.sweeps.data._build", None)
+        after = list(run_trial(config, machine("b")))
+    assert after[-1].status is Status.FINISHED, after[-1].traceback
+    assert after[1].step == 10, "it went on from the checkpoint"
+    assert losses(after) == losses(undisturbed) == losses(before) | losses(after)
+    assert after[-1].figures["test_loss"] == undisturbed[-1].figures["test_loss"]
+
+    # a driver elsewhere learns how it ended, and trains nothing
+    shutil.rmtree(tmp_path / "b")
+    place = machine("c")
+    told = list(run_trial(config, place))
+    assert len(told) == 1 and told[0].status is Status.FINISHED
+    assert told[0].figures == after[-1].figures and told[0].weights == str(place.folder(config) / "model")
+    kept = {path.name for path in (tmp_path / "store" / "trials").glob("*/*")}
+    assert kept == {"model", "result.json"}, "a trial that has ended needs no checkpoint"
+
+
+def test_a_damaged_result_is_told_and_the_trial_run_again(
+    machine: Machine, config: TrialConfig, tmp_path: Path
+) -> None:
+    first = list(run_trial(config, machine("a")))
+    weights = next((tmp_path / "store" / "trials").rglob("model.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:-1] + b"?")
+    again = list(run_trial(config, machine("b")))
+    assert again[-1].status is Status.FINISHED and losses(again) == losses(first)
+    said = " ".join(again[-1].notices)
+    assert "a damaged model was dropped" in said and "a damaged result was dropped" in said
+
+
+def test_word_of_a_killed_attempt_reaches_the_next_machine(machine: Machine, config: TrialConfig) -> None:
+    word = Report(step=3, status=Status.TIMEOUT, failure="too long")
+    leave_word(machine("a").folder(config), word)
+    assert take_word(machine("b").folder(config)) == word
+    assert take_word(machine("c").folder(config)) is None

@@ -1,0 +1,178 @@
+"""What is kept at a home's address, whole or not at all, and brought to other machines."""
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from recallfront.platform.home import home_folder
+from recallfront.platform.home.transport import HomeAway, Transport
+from recallfront.platform.home.upload import Upload
+from recallfront.platform.home.vault import (
+    fetch_file,
+    fetch_folder,
+    forget,
+    keep_file,
+    keep_folder,
+    kept_files,
+    kept_folders,
+)
+from recallfront.sweeps.base import seal
+
+Machine = Callable[[str], Path]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    """The folder at the address."""
+    return tmp_path / "store"
+
+
+@pytest.fixture
+def machine(tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
+    """Makes this process a machine of a name -> its folder for the home."""
+
+    def become(name: str) -> Path:
+        monkeypatch.setenv("RECALLFRONT_STATE", str(tmp_path / name))
+        return home_folder(store.as_uri())
+
+    return become
+
+
+def write(folder: Path, **files: str) -> Path:
+    for name, text in files.items():
+        file = folder / name.replace("__", "/")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    return folder
+
+
+def read(folder: Path) -> dict[str, str]:
+    return {str(f.relative_to(folder)): f.read_text() for f in folder.rglob("*") if f.is_file()}
+
+
+def test_a_file_goes_from_machine_to_machine(machine: Machine) -> None:
+    path = machine("a") / "measurements" / "x.json"
+    write(path.parent, **{"x.json": "1"})
+    keep_file(path)
+    path = machine("b") / "measurements" / "x.json"
+    assert fetch_file(path) and path.read_text() == "1"
+    assert not fetch_file(path.with_name("y.json")) and not path.with_name("y.json").exists()
+    forget(path)
+    assert not fetch_file(path) and path.read_text() == "1"
+
+
+def test_a_folder_goes_whole_and_the_newest_is_the_one(machine: Machine, store: Path) -> None:
+    path = write(machine("a") / "trials" / "t" / "checkpoint", step="1", deep__state="x")
+    keep_folder(path, order=1)
+    write(path, step="2")
+    keep_folder(path, order=2)
+    # an older one that comes late, as from a machine that was thought lost, is not in the way
+    keep_folder(path, source=write(store.parent / "late", step="0"), order=0)
+    path = machine("b") / "trials" / "t" / "checkpoint"
+    assert fetch_folder(path, newer_than=2) == [] and not path.exists()
+    assert fetch_folder(path, newer_than=1) == [] and read(path) == {"step": "2", "deep/state": "x"}
+    assert [p.name for p in path.parent.iterdir()] == ["checkpoint"]
+    assert kept_folders(path.parent.parent) == ["t"] and kept_files(path)
+    forget(path)
+    assert kept_files(path) == {} and not list((store / "trials" / "t").rglob("step"))
+
+
+def test_older_versions_are_deleted_when_a_newer_one_is_whole(machine: Machine, store: Path) -> None:
+    path = machine("a") / "checkpoint"
+    for step in (1, 2, 3):
+        keep_folder(write(path, step=str(step)), order=step)
+        assert [int(p.name[:12]) for p in (store / "checkpoint").iterdir() if any(p.iterdir())] == [step]
+
+
+@pytest.mark.parametrize("damage", ["changed", "missing", "half", "manifest"])
+def test_a_damaged_or_half_version_is_told_and_dropped(
+    damage: str, machine: Machine, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(machine("a") / "checkpoint", step="1")
+    keep_folder(path, order=1)
+    with monkeypatch.context() as patched:
+        # as where the process is killed before it has deleted the older one
+        patched.setattr(Transport, "remove", lambda *arguments, **options: None)
+        keep_folder(write(path, step="2"), order=2)
+    newest = max((store / "checkpoint").iterdir())
+    if damage == "changed":
+        (newest / "files" / "step").write_text("3")
+    elif damage == "missing":
+        (newest / "files" / "step").unlink()
+    elif damage == "half":
+        (newest / "manifest.json").unlink()
+    else:
+        (newest / "manifest.json").write_text("{")
+    path = machine("b") / "checkpoint"
+    told = fetch_folder(path)
+    assert read(path) == {"step": "1"} and len(told) == 1
+    assert ("half a checkpoint" if damage == "half" else "a damaged checkpoint") in told[0]
+    assert fetch_folder(path) == [] and not newest.exists()
+
+
+def test_what_is_always_the_same_is_kept_once(machine: Machine, store: Path) -> None:
+    path = write(machine("a") / "data" / "mqar", rows="1")
+    keep_folder(path, once=True)
+    before = {file: file.stat().st_mtime_ns for file in store.rglob("*")}
+    keep_folder(path, once=True)
+    keep_folder(write(path, rows="2"), once=True)
+    assert {file: file.stat().st_mtime_ns for file in store.rglob("*")} == before
+
+
+def test_a_manifest_leads_nowhere_else(machine: Machine, store: Path) -> None:
+    folder = write(store / "data" / "000000000000-aaaaaaaaaaaa", **{"manifest.json": ""})
+    (folder / "manifest.json").write_text(seal({"files": {"../../../outside": "0" * 64}}))
+    told = fetch_folder(machine("b") / "data")
+    assert "leaves its folder" in told[0] and not list(store.parent.rglob("outside"))
+
+
+def test_within_a_local_home_nothing_is_done(tmp_path: Path) -> None:
+    path = write(home_folder(tmp_path / "home") / "trials" / "t", step="1")
+    keep_folder(path)
+    keep_file(path / "step")
+    forget(path)
+    upload = Upload(path)
+    upload.offer(1)
+    assert upload.finish(0) and fetch_folder(path) == [] and not fetch_file(path / "step")
+    assert read(tmp_path) == {"home/trials/t/step": "1"}
+
+
+def test_a_store_that_stays_away_is_said(machine: Machine, tmp_path: Path) -> None:
+    path = write(machine("a") / "x", step="1") / "step"
+    (tmp_path / "store").write_text("a file, where the folder was")
+    with pytest.raises(HomeAway, match="home 'file://.*/store': cannot be written to"):
+        keep_file(path, patience=0.2)
+
+
+def test_uploads_run_beside_and_only_the_newest_counts(
+    machine: Machine, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+
+    may, began = threading.Event(), threading.Event()
+    kept: list[str] = []
+    real = Transport.upload
+
+    def slow(self: Transport, file: Path, name: str) -> None:
+        began.set()
+        assert may.wait(30)
+        kept.append(file.read_text())
+        real(self, file, name)
+
+    monkeypatch.setattr(Transport, "upload", slow)
+    path = machine("a") / "checkpoint"
+    upload = Upload(path)
+    for step in (1, 2, 3):
+        # as training does: a new folder in the place of the old one
+        write(path.with_name("new"), step=str(step)).rename(path)
+        upload.offer(step)
+        assert began.wait(30)
+        path.rename(path.with_name(f"old-{step}"))
+    assert not upload.finish(0.01)
+    may.set()
+    assert upload.finish(30) and kept == ["1", "3"]
+    upload.close()
+    assert upload.notices == [] and not list(path.parent.glob(".*"))
+    path = machine("b") / "checkpoint"
+    assert fetch_folder(path) == [] and read(path) == {"step": "3"}
