@@ -291,6 +291,8 @@ def test_the_server_of_the_manifests_serves_the_pages(tmp_path: Path) -> None:
             assert server.poll() is None and time.monotonic() < deadline
             time.sleep(0.2)
         assert status == 200
+        # the pages themselves ask the server by that name, if its store is no SQLite file
+        assert answer(port, f"127.0.0.1:{port}") == 200
         assert answer(port, "elsewhere:5000") == 403
     finally:
         os.killpg(server.pid, signal.SIGKILL)
