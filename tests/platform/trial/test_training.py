@@ -18,7 +18,7 @@ from recallfront.models.configs import architectures
 from recallfront.platform.lineage.code_version import code_version
 from recallfront.platform.results.reports import Report
 from recallfront.platform.results.status import Status
-from recallfront.platform.trial import body, measure
+from recallfront.platform.trial import body, figures
 from recallfront.platform.trial.body import run_trial
 from recallfront.platform.trial.engine import learning_rate_ratio
 from recallfront.platform.trial.training import Training, has_stopped_learning, replace_folder
@@ -39,7 +39,7 @@ pytestmark = [
 @pytest.fixture(autouse=True)
 def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     # for other processes: figures do not matter here
-    monkeypatch.setattr(measure, "_LONGEST_WAIT_FOR_IDLE", 0.0)
+    monkeypatch.setattr(figures, "_LONGEST_WAIT_FOR_IDLE", 0.0)
 
 
 def setting(home: Path, **changes: Any) -> tuple[TrialConfig, Workplace]:
