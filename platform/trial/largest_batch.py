@@ -47,7 +47,7 @@ def largest_batch(taken: Callable[[int], int | None], bound: int | None, row_byt
     return low
 
 
-def peak_bytes(run: Callable[[], None], device: torch.device) -> int | None:
+def peak_bytes(run: Callable[[], object], device: torch.device) -> int | None:
     """Bytes of tensors that `run` holds at its peak, beyond what there is before; None if memory runs out."""
     if device.type != "cuda":
         return _peak_on_cpu(run)
@@ -58,7 +58,7 @@ def peak_bytes(run: Callable[[], None], device: torch.device) -> int | None:
     return peak
 
 
-def _peak_on_gpu(run: Callable[[], None], device: torch.device) -> int | None:
+def _peak_on_gpu(run: Callable[[], object], device: torch.device) -> int | None:
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(device)
     before = torch.cuda.memory_allocated(device)
@@ -70,7 +70,7 @@ def _peak_on_gpu(run: Callable[[], None], device: torch.device) -> int | None:
     return int(torch.cuda.max_memory_allocated(device) - before)
 
 
-def _peak_on_cpu(run: Callable[[], None]) -> int | None:
+def _peak_on_cpu(run: Callable[[], object]) -> int | None:
     """The allocator's own account, through PyTorch's profiler: the process's size also counts what was freed."""
     # otherwise it tells of every start on stderr
     os.environ.setdefault("KINETO_LOG_LEVEL", "7")
