@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from recallfront.models.configs.explain import explain
 from recallfront.platform.cluster.connection import ray_cluster
 from recallfront.platform.errors import UsageError
-from recallfront.platform.home import home_folder
+from recallfront.platform.home import home_folder, user_name
 from recallfront.platform.home.data import prepared
 from recallfront.platform.home.vault import check_home
 from recallfront.platform.lineage.code_version import code_version
@@ -276,7 +276,7 @@ def _log(
             key,
             experiment=client.get_experiment(run.info.experiment_id).name,
             name=f"rerun of {run.info.run_name}",
-            tags=told | parent,
+            tags=told | parent | ({"mlflow.user": user} if (user := user_name()) else {}),
             params=trial_params(config),
         )
         write_lineage(writer, key, lineage.model_dump_json(indent=1), diff_text(home), packages_text())

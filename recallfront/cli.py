@@ -43,6 +43,7 @@ for command in (
     sweeps.status,
     sweeps.cancel,
     sweeps.logs,
+    sweeps.export,
     sweeps.delete,
     sweeps.scores,
     fronts.front,
@@ -59,3 +60,4 @@ for command in (
     machine.doctor,
 ):
     app.command()(command)
+app.command("import")(sweeps.import_)

@@ -218,6 +218,33 @@ def status(
     Console(width=table_width()).print(table)
 
 
+def export(
+    name: Sweep,
+    file: Annotated[Path, typer.Argument(help="The archive to write, a zip file.")],
+    weights: Annotated[bool, typer.Option("--weights", help="With the weights of its trials.")] = False,
+    home: Home = None,
+    tracking_uri: TrackingUri = None,
+) -> None:
+    """Write a sweep into one archive: specification, trials, curves, lineage and front."""
+    from recallfront.platform.keeping.export import export as export_sweep
+
+    done = export_sweep(name, file, weights=weights, home=home, tracking_uri=tracking_uri)
+    size = f"{done.bytes / 2**20:.1f} MiB"
+    print(f"sweep {done.name} ({done.sweep_key[:8]}): {done.runs} runs, {size}, in {done.file}")
+
+
+def import_(
+    file: Annotated[Path, typer.Argument(help="An archive that `recallfront export` has written.")],
+    home: Home = None,
+    tracking_uri: TrackingUri = None,
+) -> None:
+    """Take a sweep out of an archive into a store; nothing of the archive is run."""
+    from recallfront.platform.keeping.load import load_archive
+
+    done = load_archive(file, home=home, tracking_uri=tracking_uri)
+    print(f"sweep {done.name} ({done.sweep_key[:8]}): {done.runs} runs, as run {done.run_id[:8]}")
+
+
 def delete(
     name: Sweep,
     home: Home = None,

@@ -18,7 +18,10 @@ import yaml
 from rich.console import Console
 
 from recallfront.__main__ import run
-from recallfront.platform import SweepResult, rerun, run_sweep
+from recallfront.platform import SweepResult, front, pick, rerun, run_sweep
+from recallfront.platform.front.registry import export as write_model
+from recallfront.platform.keeping.export import export
+from recallfront.platform.keeping.load import load_archive
 from recallfront.platform.lineage.code_version import code_version
 from recallfront.platform.rerun import Verdict
 from recallfront.platform.results.records import TrialRecord
@@ -102,6 +105,25 @@ def test_a_claim_can_be_added_to_a_finished_sweep(
     assert "claims.json" in [artifact.path for artifact in client.list_artifacts(run_id)]
     assert run(["claims", "tiny", "--home", str(swept.home)]) == 0
     assert "supported" in capsys.readouterr().out
+
+
+def test_a_sweep_goes_into_another_store_as_one_file(swept: SweepResult, tmp_path: Path) -> None:
+    """Front, pick and status are the same there, no trial runs twice, and one is run again from its lineage."""
+    file, home = tmp_path / "tiny.zip", ready_home(tmp_path / "home")
+    export("tiny", file, weights=True, home=swept.home)
+    load_archive(file, home=home)
+    there, here = front("tiny", home=home), front("tiny", home=swept.home)
+    assert there.hypervolume == here.hypervolume
+    assert [(c.label, c.metrics) for c in there.members] == [(c.label, c.metrics) for c in here.members]
+    picked = pick("tiny", home=home)
+    assert picked.reason == pick("tiny", home=swept.home).reason
+    assert (write_model(picked, tmp_path / "model", home=home)["model.safetensors"]).stat().st_size > 1000
+    assert [str(c) for c in sweeps_table(home=home).columns[3].cells] == ["3 of 3 finished"]
+    again = run_sweep(tiny_spec(concurrent=1), home=home)
+    assert (again.ran, again.answered) == (0, 3)
+    trial = stored(again)[0]
+    assert history(again, trial.run_id, "loss") == history(swept, stored(swept)[0].run_id, "loss")
+    assert rerun(trial.run_id, home=home).verdict is Verdict.IDENTICAL
 
 
 def test_the_report_of_a_sweep_tells_how_to_run_it_again(swept: SweepResult, tmp_path: Path) -> None:

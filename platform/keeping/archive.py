@@ -1,0 +1,167 @@
+"""A sweep as one file: a zip archive of plain files, each with its digest in a manifest; reading it runs nothing.
+
+`manifest.json` comes last and lists every other member: what lacks it, or does not match it, is no archive of ours.
+"""
+
+import hashlib
+import json
+import re
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import Any, Final
+
+from recallfront.platform.errors import UsageError
+
+FORMAT: Final = 1
+MANIFEST: Final = "manifest.json"
+MOST_FILES: Final = 200_000
+MOST_BYTES: Final = 64 * 2**30  # of all members together, unpacked
+MOST_JSON: Final = 256 * 2**20  # of a member that is read as JSON
+_CHUNK = 2**20
+_PART = re.compile(r"[A-Za-z0-9_.+=@ -]+")  # of a member's path
+_REGULAR = 0o100000  # the type of a plain file in a Unix mode
+_TYPE = 0o170000
+
+
+class ArchiveWriter:
+    """Writes members one after another."""
+
+    def __init__(self, archive: zipfile.ZipFile) -> None:
+        self._archive = archive
+        self._members: dict[str, list[Any]] = {}
+
+    def json(self, name: str, value: Any) -> None:
+        """Add a value as JSON; numbers that JSON lacks are written as Python writes them."""
+        content = json.dumps(value, separators=(",", ":")).encode()
+        self._archive.writestr(name, content)
+        self._members[name] = [len(content), hashlib.sha256(content).hexdigest()]
+
+    def file(self, name: str, path: Path) -> None:
+        """Add a file's content."""
+        digest, size = hashlib.sha256(), 0
+        with path.open("rb") as source, self._archive.open(name, "w", force_zip64=True) as target:
+            while chunk := source.read(_CHUNK):
+                digest.update(chunk)
+                size += len(chunk)
+                target.write(chunk)
+        self._members[name] = [size, digest.hexdigest()]
+
+    def seal(self, about: dict[str, Any]) -> None:
+        """Add the manifest."""
+        self._archive.writestr(MANIFEST, json.dumps(about | {"format": FORMAT, "members": self._members}))
+
+
+class ArchiveReader:
+    """Reads members, each checked against the manifest."""
+
+    def __init__(self, archive: zipfile.ZipFile) -> None:
+        self._archive = archive
+        self.about = self._json(MANIFEST, None)
+        if self.about.get("format") != FORMAT:
+            raise ValueError(f"its format is {self.about.get('format')!r}; this version reads {FORMAT}")
+        self._members = _checked(self.about.get("members"), archive.infolist())
+
+    def names(self, under: str = "") -> list[str]:
+        """The members below a folder, in order."""
+        return sorted(name for name in self._members if name.startswith(under))
+
+    def json(self, name: str) -> dict[str, Any]:
+        """A member that is a JSON object."""
+        if name not in self._members:
+            raise ValueError(f"{name} is missing")
+        return self._json(name, self._members[name])
+
+    def unpack(self, name: str, path: Path) -> None:
+        """Write a member's content to a new file."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("xb") as target:
+            for chunk in self._chunks(name, self._members[name]):
+                target.write(chunk)
+
+    def _json(self, name: str, member: tuple[int, str] | None) -> dict[str, Any]:
+        content = bytearray()
+        for chunk in self._chunks(name, member):
+            content += chunk
+            if len(content) > MOST_JSON:
+                raise ValueError(f"{name} is larger than {MOST_JSON / 2**20:.0f} MiB")
+        try:
+            found = json.loads(content)
+        except RecursionError:
+            found = None
+        if not isinstance(found, dict):
+            raise ValueError(f"{name} is no JSON object")
+        return found
+
+    def _chunks(self, name: str, member: tuple[int, str] | None) -> Iterator[bytes]:
+        """A member's content: never more than its size, and an error at its end unless it has the digest."""
+        digest, left = hashlib.sha256(), member[0] if member else MOST_JSON
+        with self._archive.open(name) as source:
+            while chunk := source.read(min(_CHUNK, left + 1)):
+                left -= len(chunk)
+                if left < 0:
+                    raise ValueError(f"{name} is larger than it should be")
+                digest.update(chunk)
+                yield chunk
+        if member and (left or digest.hexdigest() != member[1]):
+            raise ValueError(f"{name} does not match its digest")
+
+
+@contextmanager
+def writing_archive(file: Path) -> Iterator[ArchiveWriter]:
+    """A new archive, at its place once it is whole. Raises UsageError if there is a file already."""
+    if file.exists():
+        raise UsageError(f"{file} is there already: name another file")
+    new = file.with_name(f".{file.name}.new")
+    try:
+        with zipfile.ZipFile(new, "w", zipfile.ZIP_DEFLATED) as archive:
+            yield ArchiveWriter(archive)
+        new.rename(file)
+    finally:
+        new.unlink(missing_ok=True)
+
+
+@contextmanager
+def reading_archive(file: Path) -> Iterator[ArchiveReader]:
+    """An archive that was written as above. Raises UsageError if it is none, or is damaged, or was tampered with."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            yield ArchiveReader(archive)
+    # a member that uses what zipfile lacks, such as encryption, raises the last two
+    except (
+        zipfile.BadZipFile,
+        ValueError,
+        KeyError,
+        TypeError,
+        EOFError,
+        NotImplementedError,
+        RuntimeError,
+    ) as error:
+        raise UsageError(f"{file} is no whole archive of a sweep: {error}") from None
+
+
+def check_path(name: object) -> str:
+    """A member's path. Raises ValueError unless it is relative, of plain names, and leads nowhere else."""
+    parts = PurePosixPath(name).parts if isinstance(name, str) else ()
+    plain = all(_PART.fullmatch(part) and part.strip(" .") for part in parts)
+    if not parts or not plain or str(PurePosixPath(*parts)) != name or len(str(name)) > 500:
+        raise ValueError(f"the path {str(name)[:80]!r} is not allowed")
+    return str(name)
+
+
+def _checked(members: object, found: list[zipfile.ZipInfo]) -> dict[str, tuple[int, str]]:
+    """The manifest's members, once they are those of the archive, plain files, and not too many or too large."""
+    if not isinstance(members, dict) or len(members) > MOST_FILES:
+        raise ValueError("its manifest lists no members, or too many")
+    names = [member.filename for member in found if member.filename != MANIFEST]
+    if sorted(names) != sorted(members):
+        raise ValueError("its members are not those of its manifest")
+    for member in found:
+        check_path(member.filename)
+        if (member.external_attr >> 16) & _TYPE not in (0, _REGULAR):
+            raise ValueError(f"{member.filename} is no plain file")
+    sizes = {name: (int(size), str(digest)) for name, (size, digest) in members.items()}
+    if any(size < 0 for size, _ in sizes.values()) or sum(size for size, _ in sizes.values()) > MOST_BYTES:
+        raise ValueError(f"its members are larger than {MOST_BYTES / 2**30:.0f} GiB")
+    return sizes
