@@ -4,7 +4,6 @@ MLflow is imported where it is first used, so that the command starts fast.
 """
 
 import re
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from recallfront.platform.errors import UsageError
 from recallfront.platform.home import home_folder
 from recallfront.platform.results.records import TAG, SweepRecord
 from recallfront.platform.sweep.lock import driver_is_gone, only_driver_of
-from recallfront.platform.sweep.remains import remains
+from recallfront.platform.sweep.remains import remains, remove
 from recallfront.platform.tracking.ledger import list_sweeps, read_sweep, runs_of, writing
 from recallfront.platform.tracking.store import prepare_store
 
@@ -86,7 +85,4 @@ def delete(deletion: Deletion, *, versions: bool = False) -> None:
         for run in reversed(deletion.runs):
             client.delete_run(run)
         for path in deletion.paths:
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
+            remove(path)

@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
+from recallfront.platform.home.vault import forget, is_remote
 from recallfront.platform.results.records import SweepRecord
 from recallfront.platform.tracking.ledger import list_sweeps, read_deleted, read_sweep, writing
 from recallfront.platform.trial.workplace import TRIALS, trial_folder
@@ -26,7 +27,20 @@ def remains(record: SweepRecord, home: Path, others: Iterable[SweepRecord] = ())
         path for folder in ("fronts", "tune") for path in sorted((home / folder).glob(f"*-{short[:8]}"))
     ]
     # the lock is held while the rest is deleted, and says nothing of a sweep
-    return [path for path in found if (path.exists() or path.is_symlink()) and path.suffix != ".lock"]
+    return [
+        path
+        for path in found
+        if path.suffix != ".lock" and (path.exists() or path.is_symlink() or is_remote(path))
+    ]
+
+
+def remove(path: Path) -> None:
+    """Delete a file or folder of a home, at its address as well."""
+    forget(path)
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def forget_deleted(tracking_uri: str, sweep_key: str, home: Path) -> None:
@@ -37,8 +51,8 @@ def forget_deleted(tracking_uri: str, sweep_key: str, home: Path) -> None:
     others = [read_sweep(tracking_uri, other.run_id) for other in list_sweeps(tracking_uri)]
     for path in remains(gone, home, others):
         # the log is this run's by now, and the spool makes anew what is gone
-        if path.is_dir() and not path.is_symlink() and path.parent.name in (TRIALS, "sweeps"):
-            shutil.rmtree(path)
+        if path.parent.name in (TRIALS, "sweeps") and path.suffix != ".log":
+            remove(path)
     with writing(tracking_uri) as client:
         for trial in gone.trials:
             if trial.tags["deleted"] == "False":

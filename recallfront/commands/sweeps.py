@@ -1,6 +1,7 @@
 """Commands on whole sweeps: run them, submit them, see where they are, tidy up after them."""
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
