@@ -14,8 +14,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from recallfront.models.decoding.reading import PIECE, answer_in_pieces
-from recallfront.models.parts.answers import Answered
 from recallfront.platform.errors import one_line
 from recallfront.platform.home import check_folder, seal_folder, take_place
 from recallfront.platform.home.transport import HomeAway
@@ -30,11 +28,11 @@ from recallfront.platform.trial.engine import (
     make_engine,
     save_checkpoint,
 )
+from recallfront.platform.trial.evaluating import answered, evaluated
 from recallfront.platform.trial.leaving import Leaving
 from recallfront.platform.trial.quiet import Device
-from recallfront.platform.trial.recall import shares
 from recallfront.platform.trial.workplace import TRIALS, Workplace
-from recallfront.sweeps.tasks.base import IGNORED, Counts, Segment, Split, TaskData
+from recallfront.sweeps.tasks.base import Split, TaskData
 from recallfront.sweeps.trial import PlateauConfig, TrialConfig
 
 CHECKPOINT = "checkpoint"
@@ -142,19 +140,11 @@ class Training:
             return True
         return training.plateau is not None and has_stopped_learning(training.plateau, recall, loss)
 
-    @torch.no_grad()
     def evaluate(self, split: Split) -> dict[str, float]:
         """The task's figures on a split: `recall` and `loss` over its labelled positions, and those of its parts."""
-        segments, slices = {}, dict[str, Counts]()
-        self.engine.eval()
-        for segment in self.data.splits[split]:
-            segments[segment.name] = self._count(split, segment, slices)
-        self.engine.train()
-        figures = self.config.task.figures(segments, slices)
+        figures = evaluated(self.engine, self.config, self.data, split, self.place)
         if not math.isfinite(figures["loss"]):
             raise Diverged(f"loss of the {split} split is {figures['loss']} at step {self.step}")
-        if split in self.data.bytes_per_token:
-            figures["bits_per_byte"] = figures["loss"] / math.log(2) / self.data.bytes_per_token[split]
         return figures
 
     def close(self) -> None:
@@ -207,38 +197,12 @@ class Training:
         losses = []
         with self._drawing():
             for x, y in zip(inputs[share].chunk(parts), labels[share].chunk(parts), strict=True):
-                found = self._answered(self.engine, x, y)
+                found = answered(self.engine, x, y, self.data, self.place.device)
                 loss = found.loss / len(found.losses)
                 self.engine.backward(loss)
                 self.engine.step()
                 losses.append(loss.detach())
         return torch.stack(losses).mean()
-
-    def _answered(self, model: Any, inputs: Tensor, labels: Tensor) -> Answered:
-        """What the labelled positions of rows come to; they are found before the device has the rows."""
-        at, answers = _asked(labels)
-        device, positions = self.place.device, self.data.positions(inputs)
-        found: Answered = model(
-            inputs.to(device),
-            None if positions is None else positions.to(device),
-            at=at.to(device),
-            answers=answers.to(device),
-        )
-        return found
-
-    def _evaluated(self, inputs: Tensor, labels: Tensor) -> Answered:
-        """The same in evaluation: of long rows a piece at a time, so that memory does not grow with their length.
-
-        Rows of packed documents, whose positions restart, are read whole; so are all under ZeRO-3, where a layer has
-        its weights only while it runs forward.
-        """
-        model = self.engine.module
-        whole = self.data.end is not None or self.config.training.zero_stage == 3
-        if whole or inputs.shape[1] <= PIECE:
-            return self._answered(model, inputs, labels)
-        at, answers = _asked(labels)
-        device = self.place.device
-        return answer_in_pieces(model, inputs, at.to(device), answers.to(device))
 
     def _read_losses(self) -> list[MetricRow]:
         if not self._unread:
@@ -271,33 +235,6 @@ class Training:
             dist.all_reduce(finite, dist.ReduceOp.MIN)
         if not finite:
             raise Diverged(f"the weights are not finite at step {self.step} of {self.config.training.steps}")
-
-    def _count(self, split: Split, segment: Segment, slices: dict[str, Counts]) -> Counts:
-        """What one segment's labelled positions come to; those of the task's slices are added to `slices`."""
-        found = Counts(0.0, 0.0, 0.0, 0)
-        size = self.config.training.evaluation_batch_size
-        parts = self.data.parts.get(split, {}).get(segment.name)
-        for first in range(0, len(segment.inputs), size):
-            rows = slice(first, first + size)
-            x, y = segment.inputs[rows], segment.labels[rows]
-            answers = self._evaluated(x, y)
-            found = found.plus(self._counts(answers, y, y != IGNORED))
-            masks = {**self.config.task.slices(x, y), **(parts(rows) if parts else {})}
-            for name, mask in masks.items():
-                before = slices.get(name, Counts(0.0, 0.0, 0.0, 0))
-                slices[name] = before.plus(self._counts(answers, y, mask))
-        return found
-
-    def _counts(self, answers: Answered, labels: Tensor, mask: Tensor) -> Counts:
-        """What those labelled positions of a batch (B, T) come to that are in the mask (B, T)."""
-        asked = labels != IGNORED
-        device = self.place.device
-        own = mask[asked].to(device)
-        predicted, wanted = answers.predicted[own], labels[asked].to(device)[own]
-        rows = asked.nonzero()[:, 0].to(device)[own]
-        right, loss = (predicted == wanted).sum(), answers.losses[own].sum()
-        counted = shares(self.config.training.recall_over, predicted, wanted, rows)
-        return Counts(float(right), float(loss), float(own.sum()), labels.shape[1], *counted)
 
     @contextmanager
     def _drawing(self) -> Iterator[None]:
@@ -382,12 +319,6 @@ class Training:
                 if folder.name != _CHECKPOINTS[0]:  # an interruption may leave half of a new one
                     self.notices.append(f"a damaged checkpoint was dropped ({one_line(error)})")
         return None
-
-
-def _asked(labels: Tensor) -> tuple[Tensor, Tensor]:
-    """The labelled places of the B * T, and the answers there."""
-    at = (labels.flatten() != IGNORED).nonzero()[:, 0]
-    return at, labels.flatten()[at]
 
 
 def has_stopped_learning(plateau: PlateauConfig, recall: Sequence[float], loss: Sequence[float]) -> bool:

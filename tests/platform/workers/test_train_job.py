@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -20,16 +21,21 @@ from recallfront.platform.results.status import Status
 from recallfront.platform.tracking.client import open_client
 from recallfront.platform.tracking.ledger import read_sweep
 from recallfront.platform.trial.body import run_trial
+from recallfront.platform.trial.evaluating import evaluated
 from recallfront.platform.trial.workplace import Workplace
 from recallfront.sweeps import SweepSpec
-from recallfront.sweeps.data import prepare
+from recallfront.sweeps.data import load_or_rebuild, prepare
 from recallfront.sweeps.trial import ResourceConfig, TrialConfig
 from tests.platform.specs import tiny_spec
 from tests.platform.stores import ready_home
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("local_ray")]
 
-TWO_WORKERS: dict[str, Any] = {"resources": {"workers": 2}, "training": {"gradient_clipping": 0.0}}
+# 64 rows of validation are three batches: of the second round one rank has none
+TWO_WORKERS: dict[str, Any] = {
+    "resources": {"workers": 2},
+    "training": {"gradient_clipping": 0.0, "evaluation_batch_size": 24},
+}
 
 
 def test_two_workers_find_what_one_finds_at_every_zero_stage(tmp_path: Path) -> None:
@@ -50,6 +56,11 @@ def test_two_workers_find_what_one_finds_at_every_zero_stage(tmp_path: Path) -> 
     for trial in trials:
         found = losses(result, trial)
         assert found == pytest.approx(alone, abs=tolerance, rel=0), f"tolerance {tolerance:.1e}"
+        # what the ranks evaluate together is what this process does alone with the weights of the trial
+        told = trial.metrics["validation_loss"], trial.metrics["validation_recall"]
+        config = TrialConfig.model_validate(trial.config)
+        folder = place(spec, tmp_path).folder(config) / "model"
+        assert told == pytest.approx(evaluated_alone(config, folder, tmp_path), abs=1e-6), config.training
         weights = load(place(spec, tmp_path).folder(TrialConfig.model_validate(trial.config)) / "model")
         trained = dict(weights.named_parameters())
         for name, start in build(config.model, seed=0).named_parameters():
@@ -192,6 +203,16 @@ def losses_of_one_worker(config: TrialConfig, home: Path) -> list[float]:
     reports = list(run_trial(alone, here))
     assert reports[-1].status is Status.FINISHED, reports[-1].traceback
     return [value for report in reports for name, value, *_ in report.rows if name == "loss"]
+
+
+def evaluated_alone(config: TrialConfig, weights: Path, home: Path) -> tuple[float, float]:
+    """Validation loss and recall of saved weights, by one rank."""
+    path, digest = prepare(config.task, home / "data")
+    data, _ = load_or_rebuild(config.task, path, digest)
+    model = load(weights)
+    engine = SimpleNamespace(module=model, eval=model.eval, train=model.train)
+    found = evaluated(engine, config, data, "validation", Workplace(home, path, digest, code_version()))
+    return found["loss"], found["recall"]
 
 
 def stored(result: SweepResult) -> tuple[TrialRecord, ...]:
