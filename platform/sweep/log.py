@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from recallfront.platform.errors import UsageError, without_secrets
-from recallfront.platform.home import home_folder
+from recallfront.platform.home import home_folder, private_folder, private_opener
 from recallfront.platform.results.reports import Report
 from recallfront.platform.results.status import Status
 from recallfront.platform.sweep.lock import driver_is_gone
@@ -35,12 +35,12 @@ class SweepLog:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._due_at, self._sent = 0.0, 0
-        path.parent.mkdir(parents=True, exist_ok=True)
+        private_folder(path.parent)
 
     def write(self, text: str, trial_key: str | None = None) -> None:
         """Add lines about a trial, or about the sweep."""
         head = f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {(trial_key or _OF_THE_SWEEP)[:_DIGITS]}  "
-        with self.path.open("a", encoding="utf-8") as file:
+        with open(self.path, "a", encoding="utf-8", opener=private_opener) as file:
             file.writelines(f"{head}{line}\n" for line in without_secrets(text).splitlines())
 
     def report(self, trial_key: str, report: Report) -> None:
