@@ -9,7 +9,7 @@ from recallfront.platform.home.vault import kept_files, kept_folders
 from recallfront.platform.results.status import Status
 from recallfront.platform.tracking.ledger import list_sweeps, read_sweep
 from recallfront.platform.tracking.store import prepare_store
-from recallfront.platform.trial.training import CHECKPOINT, checkpoints, remove_checkpoint
+from recallfront.platform.trial.checkpoints import CHECKPOINT, checkpoints, remove_checkpoint
 from recallfront.platform.trial.workplace import TRIALS, trial_folder
 
 

@@ -20,7 +20,7 @@ from recallfront.platform.results.reports import Report
 from recallfront.platform.results.status import Lost, Status
 from recallfront.platform.sweep.cancelled import Farewell, Worker
 from recallfront.platform.sweep.conductor import Conductor
-from recallfront.platform.trial.training import remove_checkpoint
+from recallfront.platform.trial.checkpoints import remove_checkpoint
 from recallfront.platform.trial.watchdog import leave_word
 from recallfront.platform.trial.workplace import WEIGHTS, Workplace, workplace_json
 from recallfront.platform.workers.actor import NODE, PROCESS, TrialActor

@@ -26,12 +26,13 @@ from recallfront.platform.lineage.code_version import code_version
 from recallfront.platform.lineage.environment import collect
 from recallfront.platform.results.reports import Report
 from recallfront.platform.results.status import Status, TrialFailure
+from recallfront.platform.trial.checkpoints import remove_checkpoint
 from recallfront.platform.trial.engine import prepare_process, whole_weights
 from recallfront.platform.trial.measure import as_metrics, measured
 from recallfront.platform.trial.output import Output
 from recallfront.platform.trial.quiet import Device
 from recallfront.platform.trial.start import merge_adapters, starting_model
-from recallfront.platform.trial.training import Training, remove_checkpoint
+from recallfront.platform.trial.training import Training
 from recallfront.platform.trial.workplace import TRIALS, WEIGHTS, Workplace
 from recallfront.sweeps.base import seal, unseal
 from recallfront.sweeps.data import load_or_rebuild

@@ -4,8 +4,8 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -15,13 +15,20 @@ import torch.distributed as dist
 from torch import Tensor
 
 from recallfront.platform.errors import one_line
-from recallfront.platform.home import check_folder, seal_folder, take_place
-from recallfront.platform.home.transport import HomeAway
+from recallfront.platform.home import check_folder
 from recallfront.platform.home.upload import Upload
-from recallfront.platform.home.vault import fetch_folder, forget, is_remote
+from recallfront.platform.home.vault import fetch_folder, is_remote
 from recallfront.platform.results.reports import MetricRow, Report, now_ms
 from recallfront.platform.results.status import Status, TrialFailure
 from recallfront.platform.trial.batches import Order, training_batches
+from recallfront.platform.trial.checkpoints import (
+    CHECKPOINT,
+    CHECKPOINTS,
+    barrier,
+    checkpoints,
+    on_every_rank,
+    replace_folder,
+)
 from recallfront.platform.trial.engine import (
     learning_rate_ratio,
     load_checkpoint,
@@ -35,12 +42,8 @@ from recallfront.platform.trial.workplace import TRIALS, Workplace
 from recallfront.sweeps.tasks.base import Split, TaskData
 from recallfront.sweeps.trial import PlateauConfig, TrialConfig
 
-CHECKPOINT = "checkpoint"
-# where a whole checkpoint may be, the newest first: a kill between two renames leaves it under another name
-_CHECKPOINTS = (f"{CHECKPOINT}.new", CHECKPOINT, f"{CHECKPOINT}.old")
 _STEP = "step"  # file of a checkpoint of a home at an address
 _LAST_UPLOAD_SECONDS = 30.0  # for the newest checkpoint, when the trial ends before its last step
-_FORGET_SECONDS = 5.0
 _MOST_STEPS_UNREAD = 50  # losses are read from the device in such chunks: reading each would stall a GPU
 
 
@@ -56,6 +59,12 @@ class OutOfTime(TrialFailure):
     status = Status.TIMEOUT
 
 
+class HomeNotShared(TrialFailure):
+    """The trial's workers are on several nodes, and the folders in which these work for its home are not one."""
+
+    status = Status.LOST
+
+
 class Training:
     """One rank's share of a trial's training, from its last checkpoint on."""
 
@@ -69,6 +78,10 @@ class Training:
         told_to_leave: Event,
     ) -> None:
         self._told_to_leave = told_to_leave
+        if place.local_rank != place.rank and is_remote(place.data):
+            raise HomeNotShared(
+                "its workers are on several nodes: that needs a home in a folder that they share"
+            )
         self.config, self.data, self.place, self.device = config, data, place, device
         self.dtype = getattr(torch, config.training.precision)
         training = config.training
@@ -256,7 +269,7 @@ class Training:
         """
         asked = time.perf_counter()
         with self.device.shared() if self.place.local_rank == 0 else nullcontext():
-            _barrier(self.place)
+            barrier(self.place)
             start = time.perf_counter()
             self.seconds["wait"] += start - asked
             try:
@@ -299,7 +312,7 @@ class Training:
 
     def _resume(self) -> None:
         """Go on from the newest whole checkpoint; a damaged one is reported and dropped, and the next is tried."""
-        chosen = _on_every_rank(self._choose_checkpoint, self.place)
+        chosen = on_every_rank(self._choose_checkpoint, self.place)
         if chosen is None:
             return
         state = json.loads(load_checkpoint(self.engine, self._folder / chosen)["json"])
@@ -316,7 +329,7 @@ class Training:
                 return folder.name
             except ValueError as error:
                 shutil.rmtree(folder)
-                if folder.name != _CHECKPOINTS[0]:  # an interruption may leave half of a new one
+                if folder.name != CHECKPOINTS[0]:  # an interruption may leave half of a new one
                     self.notices.append(f"a damaged checkpoint was dropped ({one_line(error)})")
         return None
 
@@ -329,45 +342,3 @@ def has_stopped_learning(plateau: PlateauConfig, recall: Sequence[float], loss: 
     risen = max(recall[-last:]) - max(recall[:-last])
     fallen = 1 - min(loss[-last:]) / max(min(loss[:-last]), 1e-12)
     return risen < plateau.min_gain and fallen < plateau.min_gain
-
-
-def checkpoints(folder: Path) -> list[Path]:
-    """A trial's training checkpoints, half-written ones included."""
-    return [folder / name for name in _CHECKPOINTS if (folder / name).is_dir()]
-
-
-def remove_checkpoint(folder: Path) -> None:
-    """Delete a trial's training checkpoints: it has ended."""
-    for path in checkpoints(folder):
-        shutil.rmtree(path, ignore_errors=True)
-    # one that stays harms nothing, and `recallfront clean` deletes it
-    with suppress(HomeAway):
-        forget(folder / CHECKPOINT, patience=_FORGET_SECONDS)
-
-
-def replace_folder(path: Path, write: Callable[[Path], None], place: Workplace) -> None:
-    """Write a folder whole or not at all: every rank writes into a new one, which is sealed and renamed."""
-    new = path.with_name(f"{path.name}.new")
-    if place.rank == 0:
-        shutil.rmtree(new, ignore_errors=True)
-        new.mkdir(parents=True)
-    _barrier(place)
-    write(new)
-    _barrier(place)
-    if place.rank == 0:
-        seal_folder(new)
-        take_place(new, path)
-    _barrier(place)
-
-
-def _on_every_rank(ask: Callable[[], str | None], place: Workplace) -> str | None:
-    """What rank 0 says, on every rank."""
-    said = [ask() if place.rank == 0 else None]
-    if place.world > 1:
-        dist.broadcast_object_list(said, src=0)
-    return said[0]
-
-
-def _barrier(place: Workplace) -> None:
-    if place.world > 1:
-        dist.barrier()

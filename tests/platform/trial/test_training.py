@@ -20,8 +20,9 @@ from recallfront.platform.results.reports import Report
 from recallfront.platform.results.status import Status
 from recallfront.platform.trial import body, figures
 from recallfront.platform.trial.body import run_trial
+from recallfront.platform.trial.checkpoints import replace_folder
 from recallfront.platform.trial.engine import learning_rate_ratio
-from recallfront.platform.trial.training import Training, has_stopped_learning, replace_folder
+from recallfront.platform.trial.training import Training, has_stopped_learning
 from recallfront.platform.trial.workplace import Workplace
 from recallfront.sweeps import SweepSpec, TrialConfig, data
 from recallfront.sweeps.data import load_or_rebuild, prepare
