@@ -9,6 +9,8 @@ from pathlib import Path
 
 from recallfront.platform.errors import UsageError
 from recallfront.platform.home import home_folder
+from recallfront.platform.home.address import shown
+from recallfront.platform.home.vault import kept_files
 from recallfront.platform.results.records import TAG, SweepRecord
 from recallfront.platform.sweep.lock import driver_is_gone, only_driver_of
 from recallfront.platform.sweep.remains import remains, remove
@@ -31,11 +33,12 @@ class Deletion:
     def bytes(self) -> int:
         """What the paths hold."""
         files = [file for path in self.paths for file in ([path] if path.is_file() else path.rglob("*"))]
-        return sum(file.lstat().st_size for file in files if file.is_file())
+        here = sum(file.lstat().st_size for file in files if file.is_file())
+        return here + sum(sum(kept_files(path).values()) for path in self.paths)
 
     def __str__(self) -> str:
         record = self.record
-        kept = f"{len(self.paths)} files and folders of {self.bytes / 2**20:.1f} MiB in {self.home}"
+        kept = f"{len(self.paths)} files and folders of {self.bytes / 2**20:.1f} MiB in {shown(self.home)}"
         return f"sweep {record.name} ({record.sweep_key[:8]}): {len(self.runs)} runs, {kept}"
 
 

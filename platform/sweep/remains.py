@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-from recallfront.platform.home.vault import forget, is_remote
+from recallfront.platform.home.vault import forget, kept_folders
 from recallfront.platform.results.records import SweepRecord
 from recallfront.platform.tracking.ledger import list_sweeps, read_deleted, read_sweep, writing
 from recallfront.platform.trial.workplace import TRIALS, trial_folder
@@ -20,27 +20,34 @@ def remains(record: SweepRecord, home: Path, others: Iterable[SweepRecord] = ())
     if not re.fullmatch("[0-9a-f]{64}", record.sweep_key):
         return []
     shared = {name for other in others for name in trial_folders(other)}
-    found = [home / TRIALS / name for name in sorted(trial_folders(record) - shared)]
-    found += [path for folder in ("sweeps", "spool") for path in sorted((home / folder).glob(f"{short}*"))]
+    own = trial_folders(record) - shared
+    found = [path for path in _inside(home / TRIALS) if path.name in own]
+    found += [
+        path for folder in ("sweeps", "spool") for path in _inside(home / folder) if path.name.startswith(short)
+    ]
     # of these the name holds the study's, which only the folder itself can tell
     found += [
-        path for folder in ("fronts", "tune") for path in sorted((home / folder).glob(f"*-{short[:8]}"))
+        path
+        for folder in ("fronts", "tune")
+        for path in _inside(home / folder)
+        if path.name.endswith(f"-{short[:8]}")
     ]
     # the lock is held while the rest is deleted, and says nothing of a sweep
-    return [
-        path
-        for path in found
-        if path.suffix != ".lock" and (path.exists() or path.is_symlink() or is_remote(path))
-    ]
+    return [path for path in found if path.suffix not in (".lock", ".driver")]
+
+
+def _inside(folder: Path) -> list[Path]:
+    """What is in a folder, here or at the home's address."""
+    return [folder / name for name in sorted({path.name for path in folder.glob("*")} | {*kept_folders(folder)})]
 
 
 def remove(path: Path) -> None:
-    """Delete a file or folder of a home, at its address as well."""
-    forget(path)
+    """Delete a file or a folder with all in it, here and at the home's address; of a link only the link."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+    forget(path)
 
 
 def forget_deleted(tracking_uri: str, sweep_key: str, home: Path) -> None:
@@ -51,7 +58,8 @@ def forget_deleted(tracking_uri: str, sweep_key: str, home: Path) -> None:
     others = [read_sweep(tracking_uri, other.run_id) for other in list_sweeps(tracking_uri)]
     for path in remains(gone, home, others):
         # the log is this run's by now, and the spool makes anew what is gone
-        if path.parent.name in (TRIALS, "sweeps") and path.suffix != ".log":
+        is_folder = not path.is_symlink() and (path.is_dir() or not path.exists())
+        if is_folder and path.parent.name in (TRIALS, "sweeps"):
             remove(path)
     with writing(tracking_uri) as client:
         for trial in gone.trials:

@@ -135,7 +135,9 @@ class Cluster:
             f"--metrics-export-port={self.metrics_ports[-1]}",
             "--disable-usage-stats",
         ]
-        self.nodes.append(Node([*common, *arguments], self.environment, self.folder / f"{name}.log"))
+        # what a node keeps of a home at an address is its own
+        environment = self.environment | {"RECALLFRONT_STATE": str(self.folder / f"{name}-state")}
+        self.nodes.append(Node([*common, *arguments], environment, self.folder / f"{name}.log"))
 
     def _wait(self, condition: Callable[[], bool], seconds: float = 120.0) -> None:
         deadline = time.monotonic() + seconds

@@ -1,0 +1,140 @@
+"""A sweep on nodes that share no folder, with its home on S3: a node, the store and the driver are lost on the way."""
+
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from recallfront.platform.home import home_folder, vault
+from recallfront.platform.home.data import prepared
+from recallfront.platform.lineage.code_version import code_version
+from recallfront.platform.results.status import Status
+from recallfront.platform.tracking.client import open_client
+from recallfront.platform.tracking.ledger import read_sweep
+from recallfront.platform.trial.body import run_trial
+from recallfront.platform.trial.workplace import Workplace
+from recallfront.sweeps import SweepSpec, load_spec
+from tests.platform.clusters import Cluster
+from tests.platform.home.s3 import BUCKET, S3Server
+from tests.platform.specs import tiny
+from tests.platform.stores import ready_store
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.alone,
+    # DeepSpeed's ZeRO uses what torch deprecates.
+    pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:.torch.distributed:FutureWarning"),
+]
+
+HOME = f"s3://{BUCKET}/cluster"
+STEPS = 1500
+# seconds; RECALLFRONT_OUTAGE=60 for a whole minute
+OUTAGE = float(os.environ.get("RECALLFRONT_OUTAGE", "5"))
+
+
+@pytest.mark.timeout(900)
+def test_a_node_the_store_and_the_driver_are_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RECALLFRONT_STATE", str(tmp_path / "here"))
+    vault._transport.cache_clear()
+    study = tmp_path / "three-nodes.yaml"
+    training = {"steps": STEPS, "evaluate_every": 50, "checkpoint_seconds": 0}
+    space = [{"architecture": "window", "window_size": 4}]
+    study.write_text(
+        yaml.safe_dump(tiny(name="three-nodes", space=space, training=training, seeds=[0, 1, 2]))
+    )
+    spec, uri = load_spec(str(study)), ready_store(tmp_path / "mlflow")
+    with S3Server(failing=0.02) as server, Cluster(nodes=3) as cluster:
+        arguments = ["run", str(study), "--address", f"127.0.0.1:{cluster.port}", "--home", HOME]
+        arguments += ["--tracking-uri", uri]
+        token = {"RAY_AUTH_TOKEN_PATH": str(cluster.token_file)}
+        with driver(
+            arguments, token | {"RECALLFRONT_STATE": str(tmp_path / "a")}, tmp_path / "a.log"
+        ) as first:
+            lost = cluster.nodes[1]
+            wait_for(lambda: lost.runs("TrialActor") and len(checkpoints()) == 3, first)
+            lost.kill()
+            server.away.set()
+            time.sleep(OUTAGE)
+            server.away.clear()
+            before = checkpoints()
+            wait_for(lambda: len(checkpoints() - before) >= 2, first)
+            # with its machine: nothing is told to anybody
+            first.kill()
+            first.wait(60)
+        with driver(
+            arguments, token | {"RECALLFRONT_STATE": str(tmp_path / "b")}, tmp_path / "b.log"
+        ) as second:
+            assert second.wait(480) == 0, (tmp_path / "b.log").read_text()[-3000:]
+        assert server.failed > 0
+        undisturbed = losses_alone(spec)
+        states = [path for path in cluster.folder.glob("*-state/*/trials/*")]
+    trials = read_sweep(uri, spec.key).trials
+    assert Counter(trial.status for trial in trials) == {Status.FINISHED: 3}
+    client = open_client(uri)
+    for trial in trials:
+        found = sorted((m.step, m.value) for m in client.get_metric_history(trial.run_id, "loss"))
+        assert found == undisturbed[trial.trial_key], "every step is there once, with the loss of a still run"
+    assert len(trials) == len(undisturbed) and len({path.parents[2] for path in states}) >= 2
+    vault._transport.cache_clear()
+
+
+def checkpoints() -> set[str]:
+    """The whole checkpoints in the bucket."""
+    found = vault.kept_files(home_folder(HOME) / "trials")
+    return {name for name in found if name.endswith("/manifest.json") and "/checkpoint/" in name}
+
+
+def losses_alone(spec: SweepSpec) -> dict[str, list[tuple[int, float]]]:
+    """The losses of every trial of the sweep when it is run in this process, by the trial's key."""
+    home = home_folder(HOME)
+    path, digest = prepared(spec.task, home)
+    place = replace(
+        Workplace(home=home, data=path, data_digest=digest, code_version=code_version()), scratch="still"
+    )
+    found = {}
+    for block, knobs in spec.grid():
+        for seed in spec.seeds:
+            trial = spec.trial(block, knobs, seed)
+            reports = list(run_trial(trial, place))
+            rows = [row for report in reports for row in report.rows if row[0] == "loss"]
+            found[trial.key] = sorted((step, value) for _, value, step, _ in rows)
+    return found
+
+
+@contextmanager
+def driver(
+    arguments: list[str], environment: dict[str, str], log: Path
+) -> Iterator["subprocess.Popen[bytes]"]:
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    with log.open("wb") as output:
+        process: subprocess.Popen[Any] = subprocess.Popen(
+            [sys.executable, "-m", "recallfront", *arguments],
+            env=inherited | environment,
+            stdout=output,
+            stderr=output,
+        )
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.wait()
+
+
+def wait_for(
+    condition: Callable[[], bool], process: "subprocess.Popen[bytes]", seconds: float = 240.0
+) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, "the driver ended"
+        assert time.monotonic() < deadline, f"not within {seconds:g} s"
+        time.sleep(0.2)
