@@ -23,7 +23,10 @@ def remains(record: SweepRecord, home: Path, others: Iterable[SweepRecord] = ())
     own = trial_folders(record) - shared
     found = [path for path in _inside(home / TRIALS) if path.name in own]
     found += [
-        path for folder in ("sweeps", "spool") for path in _inside(home / folder) if path.name.startswith(short)
+        path
+        for folder in ("sweeps", "spool")
+        for path in _inside(home / folder)
+        if path.name.startswith(short)
     ]
     # of these the name holds the study's, which only the folder itself can tell
     found += [
@@ -38,7 +41,9 @@ def remains(record: SweepRecord, home: Path, others: Iterable[SweepRecord] = ())
 
 def _inside(folder: Path) -> list[Path]:
     """What is in a folder, here or at the home's address."""
-    return [folder / name for name in sorted({path.name for path in folder.glob("*")} | {*kept_folders(folder)})]
+    return [
+        folder / name for name in sorted({path.name for path in folder.glob("*")} | {*kept_folders(folder)})
+    ]
 
 
 def remove(path: Path) -> None:

@@ -53,31 +53,12 @@ def test_a_node_the_store_and_the_driver_are_lost(tmp_path: Path, monkeypatch: p
         yaml.safe_dump(tiny(name="three-nodes", space=space, training=training, seeds=[0, 1, 2]))
     )
     spec, uri = load_spec(str(study)), ready_store(tmp_path / "mlflow")
-    with S3Server(failing=0.02) as server, Cluster(nodes=3) as cluster:
-        arguments = ["run", str(study), "--address", f"127.0.0.1:{cluster.port}", "--home", HOME]
-        arguments += ["--tracking-uri", uri]
-        token = {"RAY_AUTH_TOKEN_PATH": str(cluster.token_file)}
-        with driver(
-            arguments, token | {"RECALLFRONT_STATE": str(tmp_path / "a")}, tmp_path / "a.log"
-        ) as first:
-            lost = cluster.nodes[1]
-            wait_for(lambda: lost.runs("TrialActor") and len(checkpoints()) == 3, first)
-            lost.kill()
-            server.away.set()
-            time.sleep(OUTAGE)
-            server.away.clear()
-            before = checkpoints()
-            wait_for(lambda: len(checkpoints() - before) >= 2, first)
-            # with its machine: nothing is told to anybody
-            first.kill()
-            first.wait(60)
-        with driver(
-            arguments, token | {"RECALLFRONT_STATE": str(tmp_path / "b")}, tmp_path / "b.log"
-        ) as second:
-            assert second.wait(480) == 0, (tmp_path / "b.log").read_text()[-3000:]
+    with S3Server(failing=0.02) as server:
+        with Cluster(nodes=3) as cluster:
+            lose_all_but_the_trials(cluster, server, study, uri, tmp_path)
+            states = [path for path in cluster.folder.glob("*-state/*/trials/*")]
         assert server.failed > 0
         undisturbed = losses_alone(spec)
-        states = [path for path in cluster.folder.glob("*-state/*/trials/*")]
     trials = read_sweep(uri, spec.key).trials
     assert Counter(trial.status for trial in trials) == {Status.FINISHED: 3}
     client = open_client(uri)
@@ -86,6 +67,27 @@ def test_a_node_the_store_and_the_driver_are_lost(tmp_path: Path, monkeypatch: p
         assert found == undisturbed[trial.trial_key], "every step is there once, with the loss of a still run"
     assert len(trials) == len(undisturbed) and len({path.parents[2] for path in states}) >= 2
     vault._transport.cache_clear()
+
+
+def lose_all_but_the_trials(cluster: Cluster, server: S3Server, study: Path, uri: str, folder: Path) -> None:
+    """Run the sweep: a node is killed, the store is away, and the driver is followed by one of another machine."""
+    arguments = ["run", str(study), "--address", f"127.0.0.1:{cluster.port}", "--home", HOME]
+    arguments += ["--tracking-uri", uri]
+    token = {"RAY_AUTH_TOKEN_PATH": str(cluster.token_file)}
+    with driver(arguments, token | {"RECALLFRONT_STATE": str(folder / "a")}, folder / "a.log") as first:
+        lost = cluster.nodes[1]
+        wait_for(lambda: lost.runs("TrialActor") and len(checkpoints()) >= 2, first)
+        lost.kill()
+        server.away.set()
+        time.sleep(OUTAGE)
+        server.away.clear()
+        before = checkpoints()
+        wait_for(lambda: bool(checkpoints() - before), first)
+        # as with its machine: nothing is told to anybody
+        first.kill()
+        first.wait(60)
+    with driver(arguments, token | {"RECALLFRONT_STATE": str(folder / "b")}, folder / "b.log") as second:
+        assert second.wait(480) == 0, (folder / "b.log").read_text()[-3000:]
 
 
 def checkpoints() -> set[str]:

@@ -12,10 +12,12 @@ from recallfront.platform.errors import UsageError
 from recallfront.platform.front.pick import pick
 from recallfront.platform.front.registry import export
 from recallfront.platform.home import home_folder, vault
+from recallfront.platform.results.records import SweepRecord
 from recallfront.platform.results.status import Status
 from recallfront.platform.sweep import lease
 from recallfront.platform.sweep.lease import Lease
 from recallfront.platform.sweep.mirror import Mirror
+from recallfront.platform.sweep.remains import remains, remove
 from recallfront.platform.tracking.client import open_client
 from recallfront.platform.tracking.ledger import read_sweep
 from tests.platform.home.s3 import BUCKET, ENVIRONMENT, S3Server
@@ -151,3 +153,26 @@ def test_what_a_driver_wrote_is_there_for_the_next(
     assert (
         vault.fetch_folder(other / replaced) == [] and (other / replaced / "front.json").read_text() == "1\n"
     )
+
+
+def test_what_another_machine_kept_of_a_sweep_is_deleted(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = SweepRecord(run_id="", sweep_key="ab" * 32, name="x", spec={}, trials=())
+    names = (
+        f"sweeps/{'ab' * 8}/reports-1.jsonl",
+        f"fronts/x-{'ab' * 4}/front.json",
+        "sweeps/cd/reports-1.jsonl",
+    )
+    for name in names:
+        (home / name).parent.mkdir(parents=True)
+        (home / name).write_text("1")
+        vault.keep_file(home / name)
+    monkeypatch.setenv("RECALLFRONT_STATE", str(tmp_path / "elsewhere"))
+    other = home_folder((tmp_path / "store").as_uri())
+    found = remains(record, other)
+    assert found == [other / Path(name).parent for name in names[:2]]
+    for path in found:
+        remove(path)
+    assert [name for name in names if vault.read_kept(other / name)] == [names[2]]
+    assert remains(record, other) == []
