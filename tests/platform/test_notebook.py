@@ -69,7 +69,9 @@ def test_a_front_shows_its_picture_and_its_table(uri: str, make_record: MakeReco
         sweep("quickstart", home=tmp_path)
 
 
-def test_the_notebook_of_the_documents_runs(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_notebook_of_the_documents_runs(
+    uri: str, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     """Its outputs are stripped, and each cell gives what it promises."""
     import nbclient
     import nbformat
@@ -81,7 +83,8 @@ def test_the_notebook_of_the_documents_runs(uri: str, monkeypatch: pytest.Monkey
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     assert not [cell for cell in notebook.cells if cell.get("outputs")]
     notebook.cells.append(nbformat.v4.new_code_cell(PROGRESS))
-    files = Config(ConnectionFileMixin={"transport": "ipc"})
+    sockets = tmp_path_factory.mktemp("k") / "s"
+    files = Config(ConnectionFileMixin={"transport": "ipc", "ip": str(sockets)})
     nbclient.NotebookClient(notebook, timeout=120, config=files).execute()
     (bar,) = notebook.cells.pop().outputs
     assert '<progress value="1" max="2">' in bar.data["text/html"] and "&lt;i&gt;" in bar.data["text/html"]
