@@ -1,7 +1,8 @@
 """Figures that explain a sweep: what its knobs do, recall by slice, recall against state, and when its trials ran."""
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from recallfront.platform.front.front import Front
 from recallfront.platform.front.history import devices
 from recallfront.platform.front.pictures.appearance import by_architecture, mark_of, short_label
 from recallfront.platform.front.pictures.figures import GRID, RING, layout_of
-from recallfront.platform.metrics import metric, title_of, title_of_objective
+from recallfront.platform.metrics import metric, show, title_of, title_of_objective
 from recallfront.platform.results.labels import show_knob, trial_label, varying_knobs
 from recallfront.platform.results.records import TrialRecord
 from recallfront.platform.results.status import Status
@@ -248,7 +249,11 @@ def parallel_figure(front: Front) -> "Figure | None":
     axes = [*front.knob_names[:MOST_KNOBS], *figures]
     if not front.candidates or not front.knob_names:
         return None
-    scales = [_Scale([_read(c, name) for c in front.candidates]) for name in axes]
+    shown = [partial(show, name) if name in figures else show_knob for name in axes]
+    scales = [
+        _Scale([_read(c, name) for c in front.candidates], text)
+        for name, text in zip(axes, shown, strict=True)
+    ]
     figure = Figure()
     for architecture, candidates in by_architecture(front).items():
         for on_front in (False, True):
@@ -285,14 +290,14 @@ def parallel_figure(front: Front) -> "Figure | None":
 class _Scale:
     """One axis of parallel coordinates: numbers by their size, anything else by its rank."""
 
-    def __init__(self, values: Sequence[Any]) -> None:
+    def __init__(self, values: Sequence[Any], text: Callable[[Any], str]) -> None:
         own = [value for value in values if value is not None]
         self._numeric = all(map(is_number, own))
         self._ranks = {str(value): rank for rank, value in enumerate(sorted(set(map(str, own))))}
         places = [self._place(value) for value in own]
         self._least, self._most = min(places, default=0.0), max(places, default=0.0)
         ordered = sorted(own, key=self._place)
-        self.low, self.high = (show_knob(ordered[0]), show_knob(ordered[-1])) if ordered else ("", "")
+        self.low, self.high = (text(ordered[0]), text(ordered[-1])) if ordered else ("", "")
 
     def _place(self, value: Any) -> float:
         return float(value) if self._numeric else float(self._ranks[str(value)])

@@ -17,7 +17,10 @@ export class Panel {
   async show(keys, labels, at) {
     const asked = ++this.asked;
     this.place.hidden = !keys.length;
-    document.body.classList.toggle("beside-panel", keys.length > 0);
+    const before = document.body.classList.contains("beside-panel");
+    if (before !== document.body.classList.toggle("beside-panel", keys.length > 0)) {
+      dispatchEvent(new Event("resize")); // the page has another width now, which the plots hear of in no other way
+    }
     if (!keys.length) return this.place.replaceChildren();
     if (!this.place.firstChild) this.place.append(element("p", { class: "faint" }, "Reading the curves…"));
     await Promise.all(keys.map((key) => this.read(key, at)));

@@ -1,7 +1,7 @@
 """The pages in a real headless Chromium: clicked, typed into and read as a person does."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib import resources
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -149,6 +149,26 @@ def test_a_click_on_a_mark_shows_its_panel_and_its_curves(looked: Looked) -> Non
     assert panel.locator("a[href*='/#/experiments/']").count() == 2
     page.keyboard.press("Escape")
     expect(panel).to_be_hidden()
+
+
+def test_the_picture_makes_room_for_the_panel(looked: Looked) -> None:
+    page = looked.page
+    page.check("#configurations tbody tr input >> nth=0")
+    expect(page.locator("#panel article")).to_have_count(1)
+    assert right_ends(page, lambda plot, place: plot <= place < 950)
+    page.keyboard.press("Escape")
+    assert right_ends(page, lambda plot, place: plot == place > 1100)
+
+
+def right_ends(page: Any, holds: Callable[[int, int], bool]) -> bool:
+    """Whether the right ends of the picture and of its place come to lie so, in pixels."""
+    asked = "['#plot-front .main-svg', '#plot-front'].map("
+    asked += "(part) => Math.round(document.querySelector(part).getBoundingClientRect().right))"
+    for _ in range(100):
+        if holds(*page.evaluate(asked)):
+            return True
+        page.wait_for_timeout(100)
+    return False
 
 
 def test_with_the_keyboard_alone_two_are_compared(looked: Looked) -> None:
