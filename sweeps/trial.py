@@ -174,6 +174,16 @@ class MeasurementConfig(Frozen):
         default=0.03, gt=0, description="Spread to reach: half the p20..p80 width over the median."
     )
 
+    also: (
+        tuple[
+            Literal["decode_tokens_per_second", "prefill_tokens_per_second", "train_tokens_per_second"], ...
+        ]
+        | None
+    ) = added_field(
+        None,
+        description="Throughputs that are measured although they are no objectives, at every context; null is all. An "
+        "empty list saves their time.",
+    )
     roofline: bool = added_field(
         False,
         description="Whether throughputs are also given as shares of what the device allows: bytes of weights and "

@@ -58,7 +58,8 @@ def figures_of(
     machine = _Machine(device, busy, nominal_path)
     main = protocol.context_length
     asked = {name for name in THROUGHPUTS if {name, at_context(name, main)} & set(precise)}
-    figures, details = _at_one_context(config, model, machine, main, asked, trains=True)
+    also = THROUGHPUTS if protocol.also is None else protocol.also
+    figures, details = _at_one_context(config, model, machine, main, asked, also)
     twice = model.config.materialised_state_elements(main) - model.config.state_elements(main)
     # of sums over the text
     wide = torch.promote_types(_dtype(config), torch.float32)
@@ -68,7 +69,8 @@ def figures_of(
         own, about = figures, details
         if context != main:
             asked = {name for name in THROUGHPUTS if at_context(name, context) in precise}
-            own, about = _at_one_context(config, model, machine, context, asked, trains=False)
+            beside = [name for name in also if name in AT_CONTEXTS]
+            own, about = _at_one_context(config, model, machine, context, asked, beside)
             others[str(context)] = about
         for name in AT_CONTEXTS:
             for figure in (name, name + SPREAD):
@@ -101,13 +103,12 @@ def _at_one_context(
     machine: _Machine,
     context: int,
     precise: Collection[str],
-    *,
-    trains: bool,
+    also: Collection[str],
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The figures at one context, and what describes their measurement."""
     protocol, device = config.measurement, machine.device
-    lesson = _tokens(config, protocol.train_length, device) if trains else None
-    work = Workloads(model, _tokens(config, context, device), lesson, protocol.decode_tokens)
+    prompt, lesson = (_tokens(config, length, device) for length in (context, protocol.train_length))
+    work = Workloads(model, prompt, lesson, protocol.decode_tokens, {*precise, *also})
     figures: dict[str, Any] = {}
     if protocol.batch_size == "max":
         figures["max_batch_size"] = _use_largest_batch(work, config, device, context)
@@ -123,9 +124,11 @@ def _at_one_context(
         figures |= {name: float(rate), name + SPREAD: float(high - low) / 2}
     figures["state_bytes"] = work.state_bytes
     for figure, values in (
-        ("time_to_first_token", seconds["prefill_tokens_per_second"]),
+        ("time_to_first_token", seconds.get("prefill_tokens_per_second")),
         ("time_between_tokens", work.step_seconds),
     ):
+        if not values:
+            continue
         half, most = np.percentile(np.array(values) / slowdown * 1e3, [50, 95])
         figures |= {f"{figure}_p50_ms": float(half), f"{figure}_p95_ms": float(most)}
     if protocol.roofline:
@@ -201,21 +204,22 @@ def _shares(
     costs = {
         "decode": (work.batch_size, step_cost(model, rows=work.batch_size, **sizes)),
         "prefill": (rows * context, prefill_cost(model, rows=rows, **sizes)),
+        "train": (
+            work.lesson.numel(),
+            train_cost(model, rows=rows, length=work.lesson.shape[1], number_bytes=sizes["number_bytes"]),
+        ),
     }
-    if work.lesson is not None:
-        length = work.lesson.shape[1]
-        cost = train_cost(model, rows=rows, length=length, number_bytes=sizes["number_bytes"])
-        costs["train"] = rows * length, cost
     return {
         f"{name}_roofline_share": roofs.share(cost, tokens / figures[f"{name}_tokens_per_second"])
         for name, (tokens, cost) in costs.items()
+        if f"{name}_tokens_per_second" in work.wanted
     }
 
 
 def _energy(work: Workloads, device: torch.device) -> dict[str, float]:
     """Joules that a decoded token costs, where the device tells."""
     counter = energy_counter(device)
-    if counter is None:
+    if counter is None or "decode_tokens_per_second" not in work.wanted:
         return {}
     tokens, start, before = 0, time.perf_counter(), counter()
     while time.perf_counter() - start < _ENERGY_SECONDS:

@@ -64,7 +64,7 @@ def measured(
     path = folder / f"{measurement_key(config, kind, code_version, precise)}.json"
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{path}.lock"):
-        cached, damage = (None, None) if fresh else _read_cached(path)
+        cached, damage = (None, None) if fresh else _read_cached(path, config)
         if cached is not None:
             return cached
         scale = folder / f"reference-{_reference_key(config, kind)}.json"
@@ -96,7 +96,7 @@ def measured_again(
     in doubt, as a second sweep may have left it, is the answer as it is.
     """
     path = folder / f"{measurement_key(config, device_kind(device.name), code_version, precise)}.json"
-    before, _ = _read_cached(path)
+    before, _ = _read_cached(path, config)
     if before is None or not in_doubt(before, config):
         return before
     figures = measured(
@@ -141,13 +141,15 @@ def _reference_key(config: TrialConfig, kind: str) -> str:
     return digest(json.dumps(identity, sort_keys=True))[:16]
 
 
-def _read_cached(path: Path) -> tuple[dict[str, Any] | None, str | None]:
+def _read_cached(path: Path, config: TrialConfig) -> tuple[dict[str, Any] | None, str | None]:
     """A cached measurement, or None; and if there is a damaged one, a sentence on it."""
     if not path.exists():
         fetch_file(path)  # of another node
     try:
         figures = unseal(path.read_bytes())
-        wanted = [name for figure in THROUGHPUTS for name in (figure, f"{figure}_spread")]
+        also = config.measurement.also
+        rates = {*(THROUGHPUTS if also is None else also), *figures["measurement"]["precise"]}
+        wanted = [name for figure in rates for name in (figure, f"{figure}_spread")]
         if not all(math.isfinite(figures[name]) for name in (*wanted, "state_bytes")):
             raise ValueError("a figure is not finite")
         return figures, None

@@ -1,7 +1,7 @@
 """What a measurement runs: a fixed reference, prefill and decoding at one context, and a training step."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
@@ -19,12 +19,15 @@ class Workloads:
     Args:
         model: on the device, in the precision that is measured.
         prompt: (R, C) tokens that are prefilled together.
-        lesson: (R, L) tokens of a training step; None leaves it out.
+        lesson: (R, L) tokens of a training step.
         decode_tokens: steps of one decoding.
+        wanted: the throughputs that are measured.
     """
 
-    def __init__(self, model: Any, prompt: Tensor, lesson: Tensor | None, decode_tokens: int) -> None:
-        self.model, self.prompt, self.lesson = model, prompt, lesson
+    def __init__(
+        self, model: Any, prompt: Tensor, lesson: Tensor, decode_tokens: int, wanted: Collection[str]
+    ) -> None:
+        self.model, self.prompt, self.lesson, self.wanted = model, prompt, lesson, wanted
         self.decode_tokens = decode_tokens
         self.batch_size = len(prompt)  # rows that are decoded together
         # of each decode step since the list was emptied
@@ -42,8 +45,9 @@ class Workloads:
             "reference": self.reference,
             "prefill_tokens_per_second": self.prefill,
             "decode_tokens_per_second": self.decode,
+            "train_tokens_per_second": self.train,
         }
-        return named if self.lesson is None else named | {"train_tokens_per_second": self.train}
+        return {name: run for name, run in named.items() if name == "reference" or name in self.wanted}
 
     @property
     def tokens_of(self) -> dict[str, int]:
@@ -51,7 +55,7 @@ class Workloads:
         return {
             "prefill_tokens_per_second": self.prompt.numel(),
             "decode_tokens_per_second": self.batch_size * self.decode_tokens,
-            "train_tokens_per_second": 0 if self.lesson is None else self.lesson.numel(),
+            "train_tokens_per_second": self.lesson.numel(),
         }
 
     def reference(self) -> None:
@@ -85,12 +89,14 @@ class Workloads:
     @property
     def state_bytes(self) -> int:
         """Bytes that a row carries after its prompt."""
-        assert self._prompted is not None
-        return int(self.model.state_bytes(self._prompted)) // self._prompted.batch_size
+        prompted = self._prompted or self.prompt_one()
+        return int(self.model.state_bytes(prompted)) // prompted.batch_size
 
     @torch.no_grad()
     def begin_decoding(self) -> None:
         """Put every row at the end of its prompt; this is not timed."""
+        if self._prompted is None:
+            self.prefill()
         assert self._prompted is not None
         self._state = None
         device = self.prompt.device
@@ -148,7 +154,6 @@ class Workloads:
 
     def train(self) -> None:
         """Forward and backward, without an optimizer's step."""
-        assert self.lesson is not None
         logits = self.model(self.lesson)
         torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), self.lesson.flatten()).backward()
         self.model.zero_grad(set_to_none=True)

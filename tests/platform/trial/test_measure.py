@@ -12,7 +12,7 @@ import torch
 
 from recallfront.models.configs import architectures
 from recallfront.platform.metrics import THROUGHPUTS
-from recallfront.platform.trial import figures
+from recallfront.platform.trial import figures, roofline
 from recallfront.platform.trial.figures import device_kind
 from recallfront.platform.trial.measure import (
     in_doubt,
@@ -234,6 +234,30 @@ def test_what_is_no_objective_is_measured_roughly(tmp_path: Path, monkeypatch: p
     figures_of(config, tmp_path, precise=("train_tokens_per_second",))
     assert counts == {"reference": 16, "prefill": 8, "decode": 12, "train": 12}
     assert len(results(tmp_path)) == 2, "another protocol is another measurement"
+
+
+def test_what_is_not_asked_for_is_not_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Workloads, "train", lambda self: pytest.fail("training is measured"))
+    protocol: dict[str, Any] = {"also": [], "contexts": [8], "roofline": True}
+    monkeypatch.setitem(roofline._COPIED, "cpu", 1 << 16)
+    decode = figures_of(config_of(measurement=protocol), tmp_path, precise=("decode_tokens_per_second_at_8",))
+    assert {name for name in decode if name.endswith(("second", "_share", "_ms"))} == set()
+    assert {name for name in decode if name.endswith("_at_8")} == {
+        "decode_tokens_per_second_at_8",
+        "decode_roofline_share_at_8",
+        "time_between_tokens_p50_ms_at_8",
+        "time_between_tokens_p95_ms_at_8",
+        "state_bytes_at_8",
+    }
+    assert decode["decode_tokens_per_second_at_8"] > 0 and decode["state_bytes"] > 0
+    protocol["also"] = ["prefill_tokens_per_second"]
+    both = figures_of(config_of(measurement=protocol), tmp_path, precise=("decode_tokens_per_second",))
+    assert {"prefill_tokens_per_second", "prefill_tokens_per_second_at_8", "decode_tokens_per_second"} <= set(
+        both
+    )
+    assert "decode_tokens_per_second_at_8" not in both
+    again = figures_of(config_of(measurement=protocol), tmp_path, precise=("decode_tokens_per_second",))
+    assert again == both, "it is cached"
 
 
 def test_measuring_holds_the_device_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
