@@ -1,4 +1,4 @@
-"""What may be done from a page where the server was started with `--allow-actions`: pick, and run a trial again."""
+"""What may be done from a page where the server was started with `--allow-actions`: pick, rerun and cancel."""
 
 import hmac
 import os
@@ -14,6 +14,7 @@ from recallfront.dashboards.views import SweepView
 from recallfront.platform.errors import UsageError
 from recallfront.platform.front import registry
 from recallfront.platform.home import home_folder
+from recallfront.platform.sweep.cancel import request
 
 ALLOWED = "RECALLFRONT_ALLOW_ACTIONS"  # set for the server by `recallfront ui --allow-actions`
 TOKEN_HEADER = "x-recallfront-token"
@@ -65,6 +66,12 @@ def rerun(view: SweepView, run_id: str, tracking_uri: str) -> str:
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=False
             )
     return f"run {run_id[:8]} is run again; {folder / _LOG} has its output, and MLflow gets a run with the verdict"
+
+
+def cancel(view: SweepView, tracking_uri: str) -> str:
+    """Ask the driver of the sweep to end it -> what was done, in one sentence."""
+    sweep = request(view.record.run_id, tracking_uri=tracking_uri)
+    return f"asked the driver of {sweep.name}: what trains is checkpointed and ends, and the sweep can be resumed"
 
 
 @cache

@@ -103,6 +103,8 @@ def add_sweep_pages(router: "APIRouter", prefix: str, limiter: "CapacityLimiter"
                 asked = partial(actions.register, view, Constraint.read(given), own_address(request))
             elif action == "rerun":
                 asked = partial(actions.rerun, view, given.get("run", ""), own_address(request))
+            elif action == "cancel":
+                asked = partial(actions.cancel, view, own_address(request))
             else:
                 raise UsageError(f"there is no action {action[:40]!r}")
             return as_json(request, {"done": await run_sync(asked, limiter=limiter)})

@@ -256,6 +256,11 @@ class ResourceConfig(Frozen):
         description="Limit on training and evaluation; measuring, and waiting for measurements, do not count.",
     )
 
+    placement: Literal["PACK", "SPREAD"] = added_field(
+        "PACK",
+        description="Where a trial's workers go: `PACK` on as few nodes as possible, `SPREAD` on as many.",
+    )
+
     @model_validator(mode="after")
     def _whole_gpus_for_several_workers(self) -> Self:
         if self.workers > 1 and self.gpus % 1:

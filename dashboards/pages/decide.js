@@ -11,6 +11,8 @@ export class Decision {
     document.addEventListener("click", (event) => {
       const again = event.target.closest("[data-rerun]");
       if (again) this.act("rerun", { run: again.dataset.rerun }, again);
+      const cancel = event.target.closest("[data-cancel]");
+      if (cancel) this.act("cancel", {}, cancel);
     });
     this.readPicked();
   }

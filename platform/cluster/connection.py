@@ -24,6 +24,8 @@ _CONNECT_SECONDS = 5.0
 _HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"  # RFC 9113, section 3.4
 # the longest name below a temporary folder, and what Linux allows (`sun_path` in unix(7), less the final 0)
 _SOCKET, _LONGEST_SOCKET = "ray/session_2026-11-28_11-06-37_603681_4194304/sockets/plasma_store", 107
+# Ray's names of accelerators besides GPUs
+_OTHER_ACCELERATORS = {"TPU", "NPU", "HPU", "neuron_cores", "RBLN", "FURIOSA"}
 _LOG = logging.getLogger("recallfront")
 _EMPTY_SETTINGS = bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 
@@ -175,12 +177,18 @@ def _how_many(resources: ResourceConfig, nodes: list[dict[str, float]], where: s
     """A worker is a process: its CPUs and GPUs are those of one node; a trial's workers may be on several."""
     asked = {"CPU": float(resources.cpus), "GPU": float(resources.gpus)}
     asked = {name: amount for name, amount in asked.items() if amount}
-    fits = [min(int(node.get(name, 0.0) / amount + 1e-9) for name, amount in asked.items()) for node in nodes]
+    fits = [
+        min(_times(name, node.get(name, 0.0), amount) for name, amount in asked.items()) for node in nodes
+    ]
     workers = resources.workers
     if sum(fits) >= workers:
         return sum(fits) // workers
     largest = max(nodes, key=lambda node: [node.get(name, 0.0) for name in reversed(asked)], default={})
     has = ", ".join(f"{largest.get(name, 0.0):g} {name}" for name in ("CPU", "GPU"))
+    if asked.get("GPU") and (
+        others := sorted(_OTHER_ACCELERATORS & {name for node in nodes for name in node})
+    ):
+        has += f"; it has {' and '.join(others)} as well, which recallfront does not compute on"
     wants = ", ".join(f"{amount:g} {name}" for name, amount in asked.items())
     if workers == 1:
         raise UsageError(f"resources: a trial asks for {wants}; {where} has {has}")
@@ -188,6 +196,13 @@ def _how_many(resources: ResourceConfig, nodes: list[dict[str, float]], where: s
         f"resources: a trial asks for {workers} workers of {wants} each; {where} has {has}, and there is room for "
         f"{sum(fits)}"
     )
+
+
+def _times(name: str, has: float, amount: float) -> int:
+    """How often a node has an amount: a fraction of a GPU is of one device."""
+    if name != "GPU" or amount >= 1:
+        return int(has / amount + 1e-9)
+    return int(has) * int(1 / amount + 1e-9) + int((has - int(has)) / amount + 1e-9)
 
 
 def _join(address: str) -> None:

@@ -116,6 +116,7 @@ class _TrainRun(threading.Thread):
                 num_workers=resources.workers,
                 use_gpu=resources.gpus > 0,
                 resources_per_worker=per_worker,
+                placement_strategy=resources.placement,
             ),
             run_config=RunConfig(
                 name=f"train-{config.key[:16]}",

@@ -1,12 +1,18 @@
 """What may be done from a page, and by whom."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 
 from recallfront.dashboards import actions
 from recallfront.dashboards.choices import Constraint, choice
 from recallfront.dashboards.views import view_of
 from recallfront.platform.errors import UsageError
-from recallfront.platform.results.records import SweepRecord
+from recallfront.platform.results.cancellation import CancelRequest
+from recallfront.platform.results.records import TAG, SweepRecord
+from recallfront.platform.tracking.client import open_client
+from tests.platform.stores import ready_store
 
 
 def test_nothing_may_be_done_unless_the_server_was_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -27,6 +33,31 @@ def test_only_a_trial_of_the_sweep_is_run_again(record: SweepRecord) -> None:
     for run in ("f" * 32, "; rm -rf .", "--home=x", ""):
         with pytest.raises(UsageError, match="the sweep has no trial of run"):
             actions.rerun(view, run, "uri")
+
+
+def test_a_sweep_that_runs_is_cancelled_and_another_is_not(record: SweepRecord, tmp_path: Path) -> None:
+    uri = ready_store(tmp_path)
+    client = open_client(uri)
+    run = client.create_run(
+        client.create_experiment("x"),
+        tags={
+            TAG + name: value
+            for name, value in {
+                "kind": "sweep",
+                "sweep_key": "ab" * 32,
+                "status": "running",
+                "driver": "d1",
+            }.items()
+        },
+    )
+    view = view_of(replace(record, run_id=run.info.run_id), "7")
+    assert actions.cancel(view, uri).startswith("asked the driver of x: ")
+    tags = client.get_run(run.info.run_id).data.tags
+    asked = CancelRequest.read({name: tags[TAG + name] for name in ("driver", "cancel")})
+    assert asked is not None and "@" in asked.by
+    client.set_tag(run.info.run_id, TAG + "status", "finished")
+    with pytest.raises(UsageError, match="does not run: it is finished"):
+        actions.cancel(view, uri)
 
 
 def test_a_choice_has_its_reason_and_its_command(record: SweepRecord) -> None:

@@ -1,8 +1,12 @@
 """How many trials fit: a worker is a process, and has its CPUs and GPUs on one node."""
 
-import pytest
+import warnings
 
-from recallfront.platform.cluster.connection import _how_many
+import pytest
+import ray
+from ray.util.placement_group import placement_group
+
+from recallfront.platform.cluster.connection import _how_many, set_environment, trials_at_once
 from recallfront.platform.errors import UsageError
 from recallfront.sweeps.trial import ResourceConfig
 
@@ -17,10 +21,13 @@ FOUR = [{"CPU": 4.0}] * 4
         ({"cpus": 1}, FOUR, 16),
         ({"cpus": 4, "workers": 2}, FOUR, 2),
         ({"cpus": 3, "workers": 3}, FOUR, 1),
+        ({"cpus": 0.4}, [{"CPU": 2.0}], 5),
+        ({"cpus": 1, "gpus": 0.25}, [{"CPU": 8.0, "GPU": 1.0}], 4),
+        ({"cpus": 1, "gpus": 0.4}, [{"CPU": 8.0, "GPU": 2.0}], 4),
         ({"cpus": 2, "gpus": 1}, [{"CPU": 8.0, "GPU": 2.0}, {"CPU": 8.0}], 2),
     ],
 )
-def test_what_fits(asked: dict[str, int], nodes: list[dict[str, float]], fits: int) -> None:
+def test_what_fits(asked: dict[str, float], nodes: list[dict[str, float]], fits: int) -> None:
     assert _how_many(ResourceConfig(**asked), nodes, "here") == fits
 
 
@@ -31,10 +38,31 @@ def test_what_fits(asked: dict[str, int], nodes: list[dict[str, float]], fits: i
         ({"cpus": 3, "workers": 5}, FOUR, "there is room for 4"),
         ({"cpus": 1, "gpus": 1}, [{"CPU": 8.0}, {"CPU": 1.0, "GPU": 0.5}], "has 1 CPU, 0.5 GPU"),
         ({"cpus": 1}, [], "has 0 CPU"),
+        (
+            {"cpus": 1, "gpus": 1},
+            [{"CPU": 8.0, "TPU": 4.0}],
+            "has TPU as well, which recallfront does not",
+        ),
     ],
 )
 def test_what_never_fits_is_refused_with_what_the_largest_node_has(
-    asked: dict[str, int], nodes: list[dict[str, float]], has: str
+    asked: dict[str, float], nodes: list[dict[str, float]], has: str
 ) -> None:
     with pytest.raises(UsageError, match=has):
         _how_many(ResourceConfig(**asked), nodes, "the largest node")
+
+
+@pytest.mark.slow
+def test_fractions_of_gpus_are_counted_as_ray_gives_them_away() -> None:
+    """By Ray's own bookkeeping, which needs no GPU: of 0.4, two go on each of two, not five on both."""
+    asked = ResourceConfig(cpus=1, gpus=0.4)
+    set_environment()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        ray.init(num_cpus=8, num_gpus=2, include_dashboard=False, log_to_driver=False)
+    try:
+        groups = [placement_group([{"CPU": asked.cpus, "GPU": asked.gpus}]) for _ in range(5)]
+        at_once = trials_at_once(asked)
+        assert at_once == 4 and all(group.wait(30) for group in groups[:4]) and not groups[4].wait(1)
+    finally:
+        ray.shutdown()
