@@ -1,6 +1,7 @@
 """How many trials fit: a worker is a process, and has its CPUs and GPUs on one node."""
 
 import warnings
+from typing import Any
 
 import pytest
 import ray
@@ -27,7 +28,7 @@ FOUR = [{"CPU": 4.0}] * 4
         ({"cpus": 2, "gpus": 1}, [{"CPU": 8.0, "GPU": 2.0}, {"CPU": 8.0}], 2),
     ],
 )
-def test_what_fits(asked: dict[str, float], nodes: list[dict[str, float]], fits: int) -> None:
+def test_what_fits(asked: dict[str, Any], nodes: list[dict[str, float]], fits: int) -> None:
     assert _how_many(ResourceConfig(**asked), nodes, "here") == fits
 
 
@@ -46,7 +47,7 @@ def test_what_fits(asked: dict[str, float], nodes: list[dict[str, float]], fits:
     ],
 )
 def test_what_never_fits_is_refused_with_what_the_largest_node_has(
-    asked: dict[str, float], nodes: list[dict[str, float]], has: str
+    asked: dict[str, Any], nodes: list[dict[str, float]], has: str
 ) -> None:
     with pytest.raises(UsageError, match=has):
         _how_many(ResourceConfig(**asked), nodes, "the largest node")
