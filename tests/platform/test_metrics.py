@@ -12,6 +12,7 @@ from recallfront.platform.metrics import (
     metric,
     name_for_condition,
     named_in_condition,
+    rates_of,
     show,
     title_of,
 )
@@ -32,6 +33,30 @@ def test_members_of_a_family_are_told_by_their_part_of_the_name() -> None:
     assert show("scratch_bytes", 2048) == "2.0 KiB"
     assert show("wait_seconds", 75) == "1 min 15 s"
     assert metric("new_figure").title == "new figure" and metric("new_figure").unit == ""
+
+
+def test_figures_at_a_context_are_shown_as_those_without_one() -> None:
+    name = "decode_tokens_per_second_at_4096"
+    assert title_of(name) == "decode tokens/s at 4096"
+    assert metric(name).axis == "decoding throughput (tokens/s), context of 4096"
+    assert metric(name).join([1.0, 2.0, 9.0]) == 2.0
+    assert show("state_bytes_at_512", 2048) == "2.0 KiB"
+    assert title_of("time_between_tokens_p95_ms_at_512") == "time between tokens, p95 (ms) at 512"
+    assert (named_in_condition(name), name_for_condition(name)) == (name, name)
+    told = columns_of([Objective(metric="recall"), Objective(metric=name)])
+    assert told[name] == title_of(name) and "state_bytes_at_*" not in told
+
+
+def test_a_latency_is_as_precise_as_the_rate_it_belongs_to() -> None:
+    names = (
+        "time_between_tokens_p95_ms_at_512",
+        "decode_roofline_share_at_512",
+        "time_to_first_token_p50_ms",
+        "max_batch_size",
+        "recall_at_64",
+    )
+    objectives = [Objective(metric=name, direction="min", reference=1.0) for name in names]
+    assert rates_of(objectives) == ("decode_tokens_per_second_at_512", "prefill_tokens_per_second")
 
 
 def test_seeds_are_joined_by_the_mean_or_for_what_is_timed_by_the_median() -> None:

@@ -4,6 +4,7 @@ import pytest
 
 from recallfront.platform.metrics import named_in_condition
 from recallfront.sweeps.load import load_spec, studies
+from recallfront.sweeps.objectives import split_context
 from recallfront.sweeps.tasks.forgetting_mqar import ForgettingMQAR
 
 # both scales of each: on two cores, and on a GPU
@@ -41,8 +42,10 @@ def test_a_claim_about_rows_names_rows_that_the_study_tests(name: str) -> None:
     for claim in spec.claims:
         for measure in claim.parsed.values():
             metric = named_in_condition(measure.metric)
-            at = metric.rpartition("_at_")[2] if "_at_" in metric else None
+            context = split_context(metric)[1]
+            at = metric.rpartition("_at_")[2] if "_at_" in metric and context is None else None
             assert at is None or at in lengths, (claim.id, metric)
+            assert context is None or context in spec.measurement.contexts, (claim.id, metric)
             if "_updates_" in metric:
                 assert isinstance(spec.task, ForgettingMQAR)
                 segments = {rows.segment for rows in spec.task.rows_of("test")}
