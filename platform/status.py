@@ -4,6 +4,9 @@ rich is imported where it is first used, so that the command starts fast.
 """
 
 import datetime
+import time
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +17,7 @@ from recallfront.platform.home import home_folder
 from recallfront.platform.metrics import columns_of, show
 from recallfront.platform.results.cancellation import CancelRequest
 from recallfront.platform.results.labels import trial_label, varying_knobs
-from recallfront.platform.results.records import counts_of, planned, say_counts
+from recallfront.platform.results.records import SweepRecord, counts_of, ended, planned, say_counts
 from recallfront.platform.results.status import Status
 from recallfront.platform.sweep.lock import driver_is_gone
 from recallfront.platform.tracking.ledger import list_sweeps
@@ -22,6 +25,8 @@ from recallfront.platform.tracking.records import read_record
 from recallfront.platform.tracking.store import find_store
 from recallfront.sweeps.load import load_study, studies
 from recallfront.sweeps.suite import Suite
+
+_BAR = 10  # cells of a bar
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -31,7 +36,7 @@ def sweeps_table(*, home: Path | str | None = None, tracking_uri: str | None = N
     """One line a sweep of the store."""
     folder = home_folder(home)
     uri = find_store(tracking_uri, folder)
-    table = _table("sweep", "key", "status", "trials", "started", "run")
+    table = _table("sweep", "key", "status", "trials", "progress", "expected end", "started", "run")
     for sweep in list_sweeps(uri):
         status = sweep.tags.get("status", sweep.status.lower())
         if status == "interrupted" and (request := CancelRequest.read(sweep.tags)) is not None:
@@ -42,7 +47,15 @@ def sweeps_table(*, home: Path | str | None = None, tracking_uri: str | None = N
             say_counts(counts_of(sweep.tags), planned(sweep.tags)) if "trials_planned" in sweep.tags else ""
         )
         _add_row(
-            table, sweep.name, sweep.sweep_key[:8], status, told, _when(sweep.start_time), sweep.run_id[:8]
+            table,
+            sweep.name,
+            sweep.sweep_key[:8],
+            status,
+            told,
+            _bar(sweep.tags),
+            _when(end) if status == "running" and (end := expected_end(sweep.tags)) else "",
+            _when(sweep.start_time),
+            sweep.run_id[:8],
         )
     return table
 
@@ -63,9 +76,44 @@ def sweep_table(sweep: str, *, home: Path | str | None = None, tracking_uri: str
             trial.run_id[:8],
             "; ".join(filter(None, (trial.failure, trial.tags.get("notice")))),
         )
-    if record.with_status(Status.FINISHED):
-        table.caption = f"hypervolume {build_front(record).hypervolume:,.4g}"
+    table.caption = "\n".join(_captions(record)) or None
     return table
+
+
+def expected_end(tags: Mapping[str, str], now: float | None = None) -> float | None:
+    """When a sweep is to end (seconds since the epoch), if its other trials take as long as those that have ended.
+
+    None before a trial has ended, or where its tags do not tell.
+    """
+    done, total, spent = ended(counts_of(tags)), planned(tags), tags.get("elapsed_seconds", "")
+    if not 0 < done < total or not spent.isdecimal() or len(spent) > 10:
+        return None
+    return (time.time() if now is None else now) + int(spent) * (total - done) / done
+
+
+def _bar(tags: Mapping[str, str]) -> str:
+    total = planned(tags)
+    done = min(ended(counts_of(tags)), total) * _BAR // total if total else 0
+    return "█" * done + "░" * (_BAR - done) if total else ""
+
+
+def _captions(record: SweepRecord) -> list[str]:
+    """What is to be said below a sweep's trials."""
+    running = record.tags.get("status") == "running"
+    nodes = Counter(trial.tags.get("node", "") for trial in record.with_status(Status.RUNNING))
+    nodes.pop("", None)
+    captions = []
+    if record.with_status(Status.FINISHED):
+        captions.append(f"hypervolume {build_front(record).hypervolume:,.4g}")
+    if running and nodes:
+        captions.append(
+            "running on " + ", ".join(f"{node}: {number}" for node, number in sorted(nodes.items()))
+        )
+    if running and record.tags.get("waiting"):
+        captions.append(record.tags["waiting"])
+    if running and (end := expected_end(record.tags)) is not None:
+        captions.append(f"expected end {_when(end)}")
+    return captions
 
 
 def studies_table() -> "Table":

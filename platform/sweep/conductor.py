@@ -33,6 +33,7 @@ class _Live:
     last: Report = field(default_factory=lambda: Report(step=0))
     verdict: Ruling | None = None  # by which it ends before its last step
     attempts: int = 1
+    node: str = ""  # the machine that it runs on
 
 
 class Conductor:
@@ -112,6 +113,13 @@ class Conductor:
     def config(self, trial_id: str) -> TrialConfig:
         """What a trial that runs was made of."""
         return self._live[trial_id].plan.config
+
+    def placed(self, trial_id: str, node: str) -> None:
+        """A trial has reported from a machine of this name."""
+        live = self._live[trial_id]
+        if live.node != node:
+            live.node = node
+            self.recorder.placed(live.plan.config.key, node)
 
     def retried(self, trial_id: str) -> None:
         """A trial was lost and begins again, from its last checkpoint."""

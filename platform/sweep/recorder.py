@@ -145,6 +145,10 @@ class Recorder:
         if report.status is not Status.RUNNING:
             write_end(self._writer, key, report)
 
+    def placed(self, trial_key: str, node: str) -> None:
+        """Record the name of the machine that a trial runs on."""
+        self._writer.tags(self.run_key(trial_key), {f"{TAG}node": node})
+
     def retried(self, trial_key: str, attempts: int) -> None:
         """Record that a trial was lost and runs for the `attempts`-th time."""
         self._writer.tags(self.run_key(trial_key), {f"{TAG}attempts": str(attempts)})

@@ -20,6 +20,7 @@ from recallfront.platform.results.reports import Report
 from recallfront.platform.results.status import Lost, Status
 from recallfront.platform.sweep.cancelled import Farewell, Worker
 from recallfront.platform.sweep.conductor import Conductor
+from recallfront.platform.sweep.waiting import Waiting
 from recallfront.platform.trial.checkpoints import remove_checkpoint
 from recallfront.platform.trial.watchdog import leave_word
 from recallfront.platform.trial.workplace import WEIGHTS, Workplace, workplace_json
@@ -127,10 +128,12 @@ class _Ends(_NeverRestored, Callback):
         self._groups: dict[str, str] = {}
         self._workers: dict[str, Worker] = {}  # of trials that have something to save
         self._farewell = Farewell(conductor)
+        self._waiting = Waiting(conductor.recorder, conductor.spec.resources)
         self._over: list[Path] = []  # folders of trials that have ended for good
 
     def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         self._farewell.step(self._workers)
+        self._waiting.look(sum(trial.status == Trial.PENDING for trial in trials))
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
@@ -148,6 +151,7 @@ class _Ends(_NeverRestored, Callback):
             except HomeAway as error:
                 report.weights = None
                 report.notices.append(f"its weights could not be fetched ({one_line(error)})")
+        self._conductor.placed(trial.trial_id, str(result.get("hostname", "")))
         self._conductor.report(trial.trial_id, report)
 
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:

@@ -1,0 +1,78 @@
+"""What `status` says of a sweep: how far it is, where it runs, what waits, and when it ends."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from recallfront.platform.results.records import TAG, SweepRecord
+from recallfront.platform.results.status import Status
+from recallfront.platform.status import expected_end, sweep_table, sweeps_table
+from recallfront.platform.sweep.waiting import what_waits
+from recallfront.platform.tracking.client import open_client
+from recallfront.sweeps.trial import ResourceConfig
+from tests.platform.stores import ready_store
+
+TAGS = {
+    "status": "running",
+    "trials_planned": "10",
+    "trials_finished": "3",
+    "trials_failed": "1",
+    "elapsed_seconds": "400",
+}
+
+
+def test_the_end_is_that_of_the_mean_pace() -> None:
+    assert expected_end(TAGS, now=1000.0) == 1000.0 + 400 * 6 / 4
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"trials_finished": "0", "trials_failed": "0"},
+        {"trials_finished": "9"},
+        {"elapsed_seconds": "x"},
+        {"elapsed_seconds": "9" * 400},
+        {"trials_planned": "0"},
+    ],
+    ids=["none has ended", "all have", "edited", "too long", "no plan"],
+)
+def test_no_end_is_expected(changes: dict[str, str]) -> None:
+    assert expected_end(TAGS | changes) is None
+
+
+def test_a_sweep_has_a_bar_and_an_expected_end_while_it_runs(tmp_path: Path) -> None:
+    client = open_client(ready_store(tmp_path))
+    experiment = client.create_experiment("mine")
+    for status in ("running", "finished"):
+        tags = TAGS | {"kind": "sweep", "sweep_key": "ab" * 32, "status": status}
+        client.create_run(experiment, tags={TAG + name: value for name, value in tags.items()})
+    table = sweeps_table(home=tmp_path)
+    status, _, bars, ends = ([str(cell) for cell in column.cells] for column in table.columns[2:6])
+    assert bars == ["████░░░░░░"] * 2
+    assert {name: bool(end) for name, end in zip(status, ends, strict=True)} == {
+        "running": True,
+        "finished": False,
+    }
+
+
+def test_where_trials_run_and_what_waits_is_below_them(record: SweepRecord) -> None:
+    trials = [
+        replace(trial, status=Status.RUNNING, tags=trial.tags | {"node": node})
+        for trial, node in zip(record.trials, ("b", "a", "b"), strict=False)
+    ]
+    tags = TAGS | {"waiting": "1 trial waits for 2 CPU each, of which 0 are free"}
+    running = replace(record, trials=tuple(trials), tags=tags)
+    caption = str(sweep_table(running).caption)
+    assert caption.splitlines()[:2] == ["running on a: 1, b: 2", tags["waiting"]]
+    assert caption.splitlines()[2].startswith("expected end 20")
+    assert "running on" not in str(sweep_table(replace(running, tags=tags | {"status": "finished"})).caption)
+
+
+def test_what_is_waited_for_is_said() -> None:
+    asked = ResourceConfig(cpus=2, gpus=1, workers=2)
+    assert what_waits(3, asked, {"CPU": 8.0}) == "3 trials wait for 2 GPU each, of which 0 are free"
+    assert (
+        what_waits(1, ResourceConfig(), {"CPU": 0.5}) == "1 trial waits for 1 CPU each, of which 0.5 are free"
+    )
+    assert what_waits(1, ResourceConfig(), {"CPU": 1.0}) == "1 trial waits for a process to start"
