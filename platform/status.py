@@ -60,7 +60,9 @@ def sweeps_table(*, home: Path | str | None = None, tracking_uri: str | None = N
     return table
 
 
-def sweep_table(sweep: str, *, home: Path | str | None = None, tracking_uri: str | None = None) -> "Table":
+def sweep_table(
+    sweep: str | SweepRecord, *, home: Path | str | None = None, tracking_uri: str | None = None
+) -> "Table":
     """One line a trial of a sweep."""
     record = read_record(sweep, home=home, tracking_uri=tracking_uri).current()
     columns = columns_of(read_objectives(record.spec))

@@ -48,9 +48,9 @@ def test_a_sweep_has_a_bar_and_an_expected_end_while_it_runs(tmp_path: Path) -> 
         tags = TAGS | {"kind": "sweep", "sweep_key": "ab" * 32, "status": status}
         client.create_run(experiment, tags={TAG + name: value for name, value in tags.items()})
     table = sweeps_table(home=tmp_path)
-    status, _, bars, ends = ([str(cell) for cell in column.cells] for column in table.columns[2:6])
+    states, _, bars, ends = ([str(cell) for cell in column.cells] for column in table.columns[2:6])
     assert bars == ["████░░░░░░"] * 2
-    assert {name: bool(end) for name, end in zip(status, ends, strict=True)} == {
+    assert {name: bool(end) for name, end in zip(states, ends, strict=True)} == {
         "running": True,
         "finished": False,
     }
