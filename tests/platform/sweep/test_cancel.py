@@ -71,6 +71,7 @@ def test_what_cannot_be_cancelled_is_said(name: str, tags: dict[str, str], says:
 
 
 @pytest.mark.slow
+@pytest.mark.alone  # nothing of another Ray may come or go meanwhile
 def test_a_sweep_is_cancelled_from_another_process_and_leaves_nothing_but_a_checkpoint(
     tmp_path: Path,
 ) -> None:
