@@ -41,7 +41,7 @@ FROM ${PYTHON_IMAGE}
 # hadolint ignore=DL3008
 RUN apt-get update && apt-get install --yes --no-install-recommends wget && rm -rf /var/lib/apt/lists/*
 RUN groupadd --gid 1000 recallfront \
- && useradd --uid 1000 --gid 1000 --create-home recallfront \
+ && useradd --uid 1000 --gid 1000 --create-home --home-dir /var/lib/recallfront recallfront \
  && install --directory --owner recallfront --group recallfront /shared
 COPY --from=build /opt/recallfront /opt/recallfront
 ENV PATH=/opt/recallfront/bin:$PATH \
@@ -50,5 +50,5 @@ ENV PATH=/opt/recallfront/bin:$PATH \
     MLFLOW_DISABLE_TELEMETRY=true \
     MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false
 USER 1000:1000
-WORKDIR /home/recallfront
+WORKDIR /var/lib/recallfront
 CMD ["recallfront", "--help"]
