@@ -12,8 +12,16 @@ from recallfront.platform.results.status import Status
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The platform's long tests first: of two processes one has them, with a Ray at a time, the other the rest."""
-    items.sort(key=lambda item: "platform" not in item.path.relative_to(item.config.rootpath).parts)
+    """The platform's long tests first: of two processes one has them, with a Ray at a time, the other the rest.
+
+    Those of several workers, the longest, lead: what comes last is short, and the process that is done takes some.
+    """
+
+    def is_late(item: pytest.Item) -> tuple[bool, bool]:
+        parts = item.path.relative_to(item.config.rootpath).parts
+        return "platform" not in parts, "workers" not in parts
+
+    items.sort(key=is_late)
 
 
 @pytest.fixture(scope="module")
