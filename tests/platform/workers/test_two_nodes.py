@@ -1,5 +1,7 @@
 """Trials whose ranks are on two nodes of a Ray cluster, and one that loses a node."""
 
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -7,15 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
-from recallfront.platform import run_sweep
 from recallfront.platform.home import file_digests
 from recallfront.platform.results.records import TrialRecord
 from recallfront.platform.results.status import Status
 from recallfront.platform.tracking.client import open_client
 from recallfront.platform.tracking.ledger import read_sweep
+from recallfront.sweeps import SweepSpec
 from tests.platform.clusters import Cluster, Node
-from tests.platform.specs import tiny_spec
+from tests.platform.specs import tiny
 from tests.platform.stores import ready_home
 
 pytestmark = [pytest.mark.slow, pytest.mark.alone, pytest.mark.timeout(600)]
@@ -27,24 +30,30 @@ DISTURBED = [1]  # stages of ZeRO: each takes a node
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
     """Nodes of one CPU, so that each rank is on one of its own; two are left in the end."""
-    with pytest.MonkeyPatch.context() as patch, Cluster(nodes=2 + len(DISTURBED)) as started:
-        patch.setenv("RAY_AUTH_TOKEN_PATH", str(started.token_file))
+    with Cluster(nodes=2 + len(DISTURBED)) as started:
         yield started
 
 
 def trials(cluster: Cluster, home: Path, stages: list[int]) -> list[TrialRecord]:
-    """The trials of a sweep over stages of ZeRO, in that order."""
-    spec = tiny_spec(
+    """The trials of a sweep over stages of ZeRO, in that order.
+
+    The command runs it: Ray keeps the token of the first cluster that a process has joined.
+    """
+    spec = tiny(
         name="nodes",
         space=[{"architecture": "window", "window_size": 4, "training.zero_stage": stages}],
         resources={"workers": 2},
         concurrent=1,
         training={"steps": STEPS, "evaluate_every": 100, "gradient_clipping": 0.0},
     )
-    result = run_sweep(spec, home=ready_home(home), address=f"127.0.0.1:{cluster.port}")
-    by_stage = {
-        t.config["training"]["zero_stage"]: t for t in read_sweep(result.tracking_uri, spec.key).trials
-    }
+    file = ready_home(home) / "nodes.yaml"
+    file.write_text(yaml.safe_dump(spec))
+    command = [sys.executable, "-m", "recallfront", "run", str(file), "--home", str(home)]
+    command += ["--address", f"127.0.0.1:{cluster.port}"]
+    ran = subprocess.run(command, env=cluster.environment, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    found = read_sweep(f"sqlite:///{home / 'mlflow.db'}", SweepSpec.model_validate(spec).key).trials
+    by_stage = {trial.config["training"]["zero_stage"]: trial for trial in found}
     return [by_stage[stage] for stage in stages]
 
 
