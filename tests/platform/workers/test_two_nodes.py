@@ -21,7 +21,7 @@ from tests.platform.clusters import Cluster, Node
 from tests.platform.specs import tiny
 from tests.platform.stores import ready_home
 
-pytestmark = [pytest.mark.slow, pytest.mark.alone, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.alone, pytest.mark.timeout(900)]
 
 STEPS = 300
 DISTURBED = [1]  # stages of ZeRO: each takes a node
