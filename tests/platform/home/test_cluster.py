@@ -76,7 +76,8 @@ def lose_all_but_the_trials(cluster: Cluster, server: S3Server, study: Path, uri
     token = {"RAY_AUTH_TOKEN_PATH": str(cluster.token_file)}
     with driver(arguments, token | {"RECALLFRONT_STATE": str(folder / "a")}, folder / "a.log") as first:
         lost = cluster.nodes[1]
-        wait_for(lambda: lost.runs("TrialActor") and len(checkpoints()) >= 2, first)
+        # Ray names a process after the method that it runs, and after its class between two methods alone
+        wait_for(lambda: lost.runs("ResourceTrainable.train") and bool(checkpoints()), first)
         lost.kill()
         server.away.set()
         time.sleep(OUTAGE)
