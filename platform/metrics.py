@@ -152,7 +152,15 @@ def most_rate_spread(target: float) -> float:
 
 @lru_cache(maxsize=1024)
 def metric(name: str) -> Metric:
-    """What is known of a metric: its own line of `METRICS`, else the first family that it belongs to."""
+    """What is known of a metric: its own line of `METRICS`, else the first family that it belongs to.
+
+    One that is named after a task of a suite, such as `text.perplexity`, is what it is in that task's sweep.
+    """
+    task, dot, own = name.rpartition(".")
+    if dot:
+        known = metric(own)
+        title, axis = (text and f"{_words(task)}: {text}" for text in (known.title, known.axis))
+        return replace(known, name=name, title=title, axis=axis)
     exact = next((known for known in METRICS if known.name == name), None)
     if exact is not None:
         return replace(exact, title=exact.title or _words(name))
@@ -205,17 +213,24 @@ def compared(how: Literal["curve", "final"]) -> tuple[str, ...]:
 
 def named_in_condition(name: str) -> str:
     """The metric that a name in a condition stands for: plain `recall` is validation recall, since selection must not
-    look at the test split; `test_recall` is the other."""
-    if re.fullmatch(r"test_recall(_.+)?", name):
-        return name.removeprefix("test_")
-    return f"validation_{name}" if re.fullmatch(r"recall(_.+)?", name) else name
+    look at the test split; `test_recall` is the other. In a suite a metric is named after its task: `text.test_recall`.
+    """
+    task, dot, own = name.rpartition(".")
+    if re.fullmatch(r"test_recall(_.+)?", own):
+        own = own.removeprefix("test_")
+    elif re.fullmatch(r"recall(_.+)?", own):
+        own = f"validation_{own}"
+    return f"{task}{dot}{own}"
 
 
 def name_for_condition(name: str) -> str:
     """What a metric is called in a condition: the other way around."""
-    if re.fullmatch(r"validation_recall(_.+)?", name):
-        return name.removeprefix("validation_")
-    return f"test_{name}" if re.fullmatch(r"recall(_.+)?", name) else name
+    task, dot, own = name.rpartition(".")
+    if re.fullmatch(r"validation_recall(_.+)?", own):
+        own = own.removeprefix("validation_")
+    elif re.fullmatch(r"recall(_.+)?", own):
+        own = f"test_{own}"
+    return f"{task}{dot}{own}"
 
 
 def show(name: str, value: float, spread: float | None = None) -> str:

@@ -14,6 +14,7 @@ INTERRUPTED = 130  # exit code of a command that Ctrl-C or another process has e
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from recallfront.platform.front.scores import Scores
     from recallfront.platform.sweep.run import SweepResult
 
 
@@ -46,6 +47,15 @@ def show_result(result: "SweepResult", console: "Console", *, short: bool = Fals
     for kind, path in result.front_files.items():
         print(f"{kind}: {path}")
     _show_next(result)
+
+
+def show_scores(found: "Scores", console: "Console") -> None:
+    """Print the scores of a suite, and the verdicts on its claims."""
+    from recallfront.platform.front.tables import claims_table
+
+    console.print(found.shown())
+    if found.judgements:
+        console.print(claims_table(found.judgements))
 
 
 def _show_next(result: "SweepResult") -> None:

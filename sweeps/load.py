@@ -10,7 +10,7 @@ from recallfront.models.configs.explain import explain, near_first
 from recallfront.sweeps.base import SpecError as SpecError
 from recallfront.sweeps.plain_yaml import MOST_BYTES, NotPlain, read_yaml
 from recallfront.sweeps.spec import SweepSpec
-from recallfront.sweeps.suite import TASKS, Part, Suite, raw_parts
+from recallfront.sweeps.suite import TASKS, Part, Suite, check_claims, raw_parts
 
 
 def studies() -> dict[str, str]:
@@ -29,7 +29,7 @@ def load_spec(study_or_file: str) -> SweepSpec:
     Raises:
         SpecError: there is neither, it is not YAML, it asks for code to be run, or it is no possible sweep.
     """
-    return parse_spec(_read(study_or_file), source=study_or_file)
+    return parse_spec(read_text(study_or_file), source=study_or_file)
 
 
 def load_study(study_or_file: str) -> SweepSpec | Suite:
@@ -38,7 +38,7 @@ def load_study(study_or_file: str) -> SweepSpec | Suite:
     Raises:
         SpecError: as `load_spec` does.
     """
-    text = _read(study_or_file)
+    text = read_text(study_or_file)
     raw = _mapping(text, study_or_file)
     return _suite(raw, study_or_file) if TASKS in raw else parse_spec(text, source=study_or_file)
 
@@ -51,7 +51,12 @@ def parse_spec(text: str, *, source: str) -> SweepSpec:
     return _spec(raw, source)
 
 
-def _read(study_or_file: str) -> str:
+def read_text(study_or_file: str) -> str:
+    """The YAML text of the study of that name, or else of the file.
+
+    Raises:
+        SpecError: there is neither, or it cannot be read.
+    """
     built_in = studies()
     if study_or_file in built_in:
         return built_in[study_or_file]
@@ -89,8 +94,16 @@ def _suite(raw: dict[str, Any], source: str) -> Suite:
         raise SpecError(f"{source}: {error}") from None
     sweeps = [Part(task, _spec(own, f"{source}, {own['name']}")) for task, own in parts]
     # what is said of the suite as a whole is checked as a sweep's is
-    whole = _spec(parts[0][1] | {key: raw[key] for key in ("name", "expected_minutes") if key in raw}, source)
-    return Suite(whole.name, tuple(sweeps), whole.description, whole.question, whole.expected_minutes)
+    own = {key: raw[key] for key in ("name", "expected_minutes", "claims") if key in raw}
+    whole = _spec(parts[0][1] | {"claims": []} | own, source)
+    suite = Suite(
+        whole.name, tuple(sweeps), whole.description, whole.question, whole.expected_minutes, whole.claims
+    )
+    try:
+        check_claims(suite.claims, suite.tasks)
+    except SpecError as error:
+        raise SpecError(f"{source}: {error}") from None
+    return suite
 
 
 def _spec(raw: dict[str, Any], source: str) -> SweepSpec:

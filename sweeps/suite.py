@@ -1,15 +1,19 @@
 """A suite: one sweep a task, with all else in common; a task may have several settings."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from recallfront.models.configs.explain import shown
 from recallfront.sweeps.base import SpecError, canonical_json, digest
+from recallfront.sweeps.claims import Claim
 from recallfront.sweeps.spec import SweepSpec
 
 TASKS = "tasks"  # the key that makes a suite of a specification
+_TASK_NAME = "[a-zA-Z0-9_-]+"
+_OWN = (TASKS, "expected_minutes", "claims")  # of the suite, not of each of its sweeps
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,8 @@ class Suite:
     A specification becomes a suite by `tasks` in the place of `task`: a name for each task, with a list of its
     settings. A setting is a part of a specification, which has `task` and may have more, such as `training: {steps:
     400}`: what it says comes before what the suite says. Each is an ordinary sweep, called after the suite, the task
-    and the setting's number.
+    and the setting's number. The suite's `claims` are about all of them: their metrics are called `TASK.METRIC`, such
+    as `text.perplexity`. A setting may have claims of its own sweep.
     """
 
     name: str
@@ -35,6 +40,7 @@ class Suite:
     description: str = ""
     question: str = ""
     expected_minutes: float | None = None  # of all sweeps together
+    claims: tuple[Claim, ...] = ()
 
     @cached_property
     def key(self) -> str:
@@ -66,10 +72,12 @@ def raw_parts(raw: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
             f"tasks={shown(tasks)}: must be a mapping of names to lists of settings, such as "
             "{recall: [{task: {name: mqar, ...}}]}"
         )
-    rest = {key: value for key, value in raw.items() if key not in (TASKS, "expected_minutes")}
+    rest = {key: value for key, value in raw.items() if key not in _OWN}
     found = []
     for task, settings in tasks.items():
         where = f"tasks.{task}"
+        if not re.fullmatch(_TASK_NAME, str(task)):
+            raise SpecError(f"{where}: a task is called by letters, digits, _ and -")
         if not isinstance(settings, list) or not settings:
             raise SpecError(f"{where}={shown(settings)}: must be a list of settings, at least one")
         for number, setting in enumerate(settings, start=1):
@@ -82,6 +90,23 @@ def raw_parts(raw: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
             called = f"{name}-{task}-{number}" if len(settings) > 1 else f"{name}-{task}"
             found.append((str(task), _over(rest, setting) | {"name": called}))
     return found
+
+
+def check_claims(claims: Iterable[Claim], tasks: Collection[str]) -> None:
+    """Raise SpecError unless each claim's metrics are called after a task, and none rests on one sweep's objective."""
+    for claim in claims:
+        for name, measure in claim.parsed.items():
+            where = f"claims.{claim.id}.measures.{name}={shown(claim.measures[name])}"
+            if measure.statistic == "best":
+                raise SpecError(
+                    f"{where}: best is by a sweep's objective: write highest or lowest in a suite"
+                )
+            for metric in filter(None, (measure.metric, measure.over)):
+                task, dot, _ = metric.partition(".")
+                if not dot or task not in tasks:
+                    raise SpecError(
+                        f"{where}: {metric!r} is of no task: write TASK.METRIC, a task being one of {', '.join(tasks)}"
+                    )
 
 
 def _over(rest: Mapping[str, Any], setting: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 
 from recallfront.models.configs.explain import explain
 from recallfront.platform.errors import UsageError
+from recallfront.platform.front.across import across_tasks
 from recallfront.platform.front.candidates import by_configuration, read_objectives
 from recallfront.platform.front.measures import Floats, Reading, Resampled, read_measure
 from recallfront.platform.results.labels import varying_knobs
@@ -25,6 +26,7 @@ from recallfront.platform.results.status import Status
 from recallfront.platform.tracking.records import read_record
 from recallfront.sweeps.claims import Claim
 from recallfront.sweeps.objectives import Objective
+from recallfront.sweeps.suite import Suite
 
 _SURE: Final = 0.95  # the interval's level, and the share of draws that must give a number
 
@@ -94,6 +96,19 @@ def judge(record: SweepRecord) -> tuple[Judgement, ...]:
     return tuple(_judge(claim, resampled, objective, pending) for claim in asked)
 
 
+def judge_suite(suite: Suite, sweeps: Sequence[tuple[str, SweepRecord]]) -> tuple[Judgement, ...]:
+    """The verdict on each claim of a suite, from the sweeps of its tasks; each stands with its task's name."""
+    if not suite.claims:
+        return ()
+    joined = across_tasks(sweeps)
+    varying = varying_knobs(trial for trials in joined for trial in trials)
+    resampled = [Resampled(trials, varying) for trials in joined]
+    waiting = [f"sweep {record.name}: {why}" for _, record in sweeps if (why := _pending(record))]
+    if len(sweeps) < len(suite.parts):
+        waiting.append(f"{len(sweeps)} of {len(suite.parts)} sweeps have begun")
+    return tuple(_judge(claim, resampled, None, "; ".join(waiting)) for claim in suite.claims)
+
+
 def _claims_of(record: SweepRecord) -> list[Claim]:
     try:
         return [Claim.model_validate(raw) for raw in record.spec.get("claims", ())]
@@ -112,7 +127,7 @@ def _pending(record: SweepRecord) -> str:
 
 
 def _judge(
-    claim: Claim, configurations: Sequence[Resampled], objective: Objective, pending: str
+    claim: Claim, configurations: Sequence[Resampled], objective: Objective | None, pending: str
 ) -> Judgement:
     found: dict[str, Reading] = {}
     for name, measure in claim.parsed.items():

@@ -114,9 +114,10 @@ class Reading:
 def read_measure(
     measure: Measure,
     configurations: Sequence[Resampled],
-    objective: Objective,
+    objective: Objective | None,
     found: Mapping[str, Reading],
 ) -> Reading:
+    """Read a measure off the configurations; `objective` is what the best one is chosen by, if there is one."""
     nothing = Reading(np.full(1 + DRAWS, np.nan))
     names = [name for name in (measure.metric, measure.over) if name]
     for name in names:
@@ -148,9 +149,10 @@ def read_measure(
         return Reading(how(across, values, mask), at_first)
 
 
-def _order(measure: Measure, objective: Objective) -> tuple[str, float]:
+def _order(measure: Measure, objective: Objective | None) -> tuple[str, float]:
     """By what a configuration is chosen: best is by the sweep's first objective, on the validation split."""
     if measure.statistic == "best":
+        assert objective is not None, "the claims of a suite have no such measure"
         return objective.metric, objective.sign
     return measure.metric, 1.0 if measure.statistic == "highest" else -1.0
 

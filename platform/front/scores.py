@@ -1,7 +1,7 @@
 """The scores of a suite: what each architecture reaches on each task, from the sweeps in the store."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
 
@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from recallfront.platform.front.candidates import by_configuration, gather
+from recallfront.platform.front.claims import Judgement, judge_suite
 from recallfront.platform.results.records import SweepRecord
 from recallfront.platform.results.status import Status
 from recallfront.platform.tracking.ledger import UnknownRecord, read_sweep
@@ -40,6 +41,7 @@ class Scores:
     tasks: tuple[str, ...]
     settings: dict[str, int]  # of each task
     table: dict[str, dict[str, Reached]]  # architecture -> task -> score; the highest mean first
+    judgements: tuple[Judgement, ...] = ()  # the verdicts on the suite's claims
 
     @property
     def means(self) -> dict[str, float]:
@@ -81,14 +83,24 @@ def scores(suite: Suite, tracking_uri: str) -> Scores:
     Raises:
         UsageError: the store cannot be read.
     """
-    records = []
+    records = sweeps_of(suite, tracking_uri)
+    settings = {task: sum(part.task == task for part in suite.parts) for task in suite.tasks}
+    return replace(build_scores(suite.name, settings, records), judgements=judge_suite(suite, records))
+
+
+def sweeps_of(suite: Suite, tracking_uri: str) -> list[tuple[str, SweepRecord]]:
+    """The sweeps of a suite that have begun, each with its task's name.
+
+    Raises:
+        UsageError: the store cannot be read.
+    """
+    found = []
     for part in suite.parts:
         try:
-            records.append((part.task, read_sweep(tracking_uri, part.spec.key).current()))
+            found.append((part.task, read_sweep(tracking_uri, part.spec.key).current()))
         except UnknownRecord:
             continue
-    settings = {task: sum(part.task == task for part in suite.parts) for task in suite.tasks}
-    return build_scores(suite.name, settings, records)
+    return found
 
 
 def build_scores(name: str, settings: dict[str, int], records: Iterable[tuple[str, SweepRecord]]) -> Scores:

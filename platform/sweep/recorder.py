@@ -28,6 +28,11 @@ from recallfront.sweeps.spec import SweepSpec
 CLAIMS_FILE = "claims.json"
 
 
+def claim_tags(judgements: Sequence[Judgement]) -> dict[str, str]:
+    """The verdict on each claim as a tag."""
+    return {f"{TAG}claim.{j.claim.id}": f"{j.verdict}: {j.number}" for j in judgements}
+
+
 class Recorder:
     """Writes one sweep. Every method returns at once; the writer's thread does the talking."""
 
@@ -197,9 +202,8 @@ class Recorder:
 
     def claims(self, judgements: Sequence[Judgement]) -> None:
         """Write the verdicts on the sweep's claims: a tag each, and a table that MLflow's pages show."""
-        told = {f"{TAG}claim.{j.claim.id}": f"{j.verdict}: {j.number}" for j in judgements}
         table = [{"path": CLAIMS_FILE, "type": "table"}]
-        self.sweep_tags(told | {"mlflow.loggedArtifacts": json.dumps(table)})
+        self.sweep_tags(claim_tags(judgements) | {"mlflow.loggedArtifacts": json.dumps(table)})
         self._writer.text(self.sweep_run, as_json(judgements), CLAIMS_FILE)
 
     def send_log(self, *, last: bool = False) -> None:

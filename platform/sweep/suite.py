@@ -11,10 +11,12 @@ from rich.console import Console
 
 from recallfront.platform.cluster.connection import named_cluster, ray_cluster
 from recallfront.platform.errors import UsageError
+from recallfront.platform.front.claims import as_json
 from recallfront.platform.front.scores import Scores, scores
 from recallfront.platform.home import home_folder
 from recallfront.platform.plugins import load
 from recallfront.platform.results.records import TAG
+from recallfront.platform.sweep.recorder import CLAIMS_FILE, claim_tags
 from recallfront.platform.sweep.run import SweepResult, run_sweep
 from recallfront.platform.tracking.store import find_store, prepare_store
 from recallfront.platform.tracking.writer import TrackingWriter
@@ -22,7 +24,6 @@ from recallfront.sweeps.load import load_study
 from recallfront.sweeps.suite import Suite
 
 _TABLE: Final = "scores.json"
-_AS_TABLE: Final = {"mlflow.loggedArtifacts": json.dumps([{"path": _TABLE, "type": "table"}])}
 
 
 def run_suite(
@@ -78,7 +79,10 @@ def _log(suite: Suite, found: Scores, writer: TrackingWriter) -> None:
     """Put the scores into the suite's own run; MLflow shows what is tagged so as a table."""
     run, now = f"suite:{suite.key}", time.time_ns() // 1_000_000
     about = f"{suite.description}\n\nScores are in {_TABLE}."
-    tags = {f"{TAG}kind": "suite", f"{TAG}suite_key": suite.key, f"{TAG}missing": found.missing, **_AS_TABLE}
+    tags = {f"{TAG}kind": "suite", f"{TAG}suite_key": suite.key, f"{TAG}missing": found.missing}
+    files = [_TABLE, *([CLAIMS_FILE] if found.judgements else [])]
+    tags |= {"mlflow.loggedArtifacts": json.dumps([{"path": name, "type": "table"} for name in files])}
+    tags |= claim_tags(found.judgements)
     writer.open_run(run, experiment=suite.name, name=suite.name, tags=tags, description=about.strip())
     reached = {
         f"score/{task}/{name}": score.recall
@@ -91,4 +95,6 @@ def _log(suite: Suite, found: Scores, writer: TrackingWriter) -> None:
     columns = found.columns()
     table = {"columns": list(columns), "data": [list(row) for row in zip(*columns.values(), strict=True)]}
     writer.text(run, json.dumps(table), _TABLE)
+    if found.judgements:
+        writer.text(run, as_json(found.judgements), CLAIMS_FILE)
     writer.close_run(run, "FINISHED")

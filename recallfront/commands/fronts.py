@@ -65,15 +65,19 @@ def claims(sweep: Sweep, home: Home = None, tracking_uri: TrackingUri = None) ->
 
 
 def report(
-    sweep: Sweep,
+    sweep: Annotated[
+        str, typer.Argument(help="A sweep: its study, run id or key; or a suite: its study or file.")
+    ],
     out: Annotated[Path, typer.Option(help="Folder to write to; made if need be.")],
     home: Home = None,
     tracking_uri: TrackingUri = None,
 ) -> None:
-    """Write the report of a sweep: a self-contained HTML page, Markdown, and its figures as SVG and PNG."""
+    """Write the report of a sweep or a suite: a self-contained HTML page, Markdown, and its figures as SVG and PNG."""
     from recallfront.platform.front.pictures.report import write_report
+    from recallfront.platform.front.pictures.suite_report import is_suite, write_suite_report
 
-    for kind, path in write_report(sweep, out, home=home, tracking_uri=tracking_uri).items():
+    write = write_suite_report if is_suite(sweep) else write_report
+    for kind, path in write(sweep, out, home=home, tracking_uri=tracking_uri).items():
         print(f"{kind}: {path}")
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from recallfront.commands.options import Home, Plugins, Sweep, TrackingUri
-from recallfront.terminal import INTERRUPTED, show_result, table_width
+from recallfront.terminal import INTERRUPTED, show_result, show_scores, table_width
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -86,7 +86,7 @@ def _run(
     found = run_suite(
         study, home=home, tracking_uri=tracking_uri, address=address, console=console, ended=ended
     )
-    console.print(found.shown())
+    show_scores(found, console)
     return bool(found.table)
 
 
@@ -106,14 +106,13 @@ def scores(
     home: Home = None,
     tracking_uri: TrackingUri = None,
 ) -> None:
-    """Show the scores of a suite by task and architecture, as far as its sweeps have come."""
+    """Show the scores of a suite by task and architecture, and the verdicts on its claims."""
     from rich.console import Console
 
     from recallfront.platform.sweep.suite import read_scores
 
-    Console(width=table_width()).print(
-        read_scores(study_or_file, home=home, tracking_uri=tracking_uri).shown()
-    )
+    found = read_scores(study_or_file, home=home, tracking_uri=tracking_uri)
+    show_scores(found, Console(width=table_width()))
 
 
 def submit(

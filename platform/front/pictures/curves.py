@@ -12,6 +12,7 @@ from recallfront.platform.front.candidates import Candidate
 from recallfront.platform.front.claims import ClaimVerdict, Judgement
 from recallfront.platform.front.front import Front
 from recallfront.platform.front.pictures.appearance import FAINT, INK, LINE, by_architecture, mark_of
+from recallfront.platform.metrics import title_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -106,6 +107,32 @@ def kinds_picture(candidates: Sequence[Candidate], kinds: Kinds) -> "Figure":
         )
     axes.set_xticks(list(places), list(kinds.names.values()))
     axes.set(xlabel=kinds.title, ylabel="recall on test")
+    _legend(figure)
+    return figure
+
+
+def scatter_picture(candidates: Sequence[Candidate], across: str, up: str, *, log: bool = False) -> "Figure":
+    """One figure of each configuration against another, with the spreads over seeds."""
+    figure, axes = _new(4.6)
+    told: set[str] = set()
+    for candidate in candidates:
+        mark, name = mark_of(candidate.architecture), candidate.architecture
+        axes.errorbar(
+            candidate.metrics[across],
+            candidate.metrics[up],
+            xerr=candidate.spreads.get(across, 0.0),
+            yerr=candidate.spreads.get(up, 0.0),
+            color=mark.colour,
+            marker=mark.marker,
+            markersize=8,
+            capsize=2,
+            linestyle="none",
+            label="_" if name in told else name,
+        )
+        told.add(name)
+    if log:
+        axes.set_xscale("log", base=2)
+    axes.set(xlabel=title_of(across), ylabel=title_of(up))
     _legend(figure)
     return figure
 

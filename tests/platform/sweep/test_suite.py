@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from recallfront.platform.front.pictures.suite_report import is_suite, write_suite_report
 from recallfront.platform.sweep.suite import read_scores, run_suite
 from recallfront.platform.tracking.client import open_client
 from recallfront.platform.tracking.store import prepare_store
@@ -17,6 +18,15 @@ from tests.platform.stores import ready_home
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("local_ray")]
 
 
+CLAIM = {
+    "id": "recalls-something",
+    "sentence": "A window recalls.",
+    "measures": {"recall": "highest recall.test_recall"},
+    "condition": "recall >= 0",
+    "seeds": 1,
+}
+
+
 def test_a_suite_runs_its_sweeps_and_logs_their_scores(tmp_path: Path) -> None:
     short = TINY["task"] | {"train": [SEGMENT | {"examples": 32}]}
     settings = [{"task": TINY["task"], "training": {"steps": 10}}, {"task": short, "training": {"steps": 5}}]
@@ -25,11 +35,12 @@ def test_a_suite_runs_its_sweeps_and_logs_their_scores(tmp_path: Path) -> None:
         "name": "pair",
         "tasks": {"recall": settings},
         "space": [{"architecture": "window", "window_size": 4}],
+        "claims": [CLAIM],
     }
     file = tmp_path / "pair.yaml"
     file.write_text(yaml.safe_dump(raw))
     suite = load_study(str(file))
-    assert isinstance(suite, Suite)
+    assert isinstance(suite, Suite) and is_suite(str(file)) and not is_suite("quickstart")
     home, ran = ready_home(tmp_path / "home"), []
     found = run_suite(suite, home=home, ended=lambda result: ran.append((result.record.name, result.ran)))
     assert ran == [("pair-recall-1", 1), ("pair-recall-2", 1)]
@@ -44,6 +55,17 @@ def test_a_suite_runs_its_sweeps_and_logs_their_scores(tmp_path: Path) -> None:
         "columns": ["architecture", "recall", "mean"],
         "data": [["window", *[found.means["window"]] * 2]],
     }
+    assert logged.data.tags["recallfront.claim.recalls-something"].startswith("supported: ")
+    claims = json.loads(Path(client.download_artifacts(logged.info.run_id, "claims.json")).read_text())
+    assert claims["data"][0][2] == pytest.approx(found.means["window"])
+    paths = write_suite_report(str(file), tmp_path / "report", home=home)
+    report = paths["markdown"].read_text()
+    assert (
+        "A window recalls." in report
+        and "pair-recall-2" in report
+        and (tmp_path / "report/claims.svg").exists()
+    )
+    assert load_study(str(paths["specification"])) == suite
     again = run_suite(suite, home=home, ended=lambda result: ran.append((result.record.name, result.ran)))
     assert ran[2:] == [("pair-recall-1", 0), ("pair-recall-2", 0)] and again == found
     assert read_scores(str(file), home=home) == found
