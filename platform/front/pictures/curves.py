@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING
 from recallfront.platform.front.candidates import Candidate
 from recallfront.platform.front.claims import ClaimVerdict, Judgement
 from recallfront.platform.front.front import Front
-from recallfront.platform.front.pictures.appearance import FAINT, INK, LINE, by_architecture, mark_of
+from recallfront.platform.front.pictures.appearance import (
+    FAINT,
+    INK,
+    LINE,
+    by_architecture,
+    mark_of,
+    short_label,
+)
 from recallfront.platform.metrics import title_of
 
 if TYPE_CHECKING:
@@ -21,6 +28,9 @@ if TYPE_CHECKING:
 DPI = 110
 _WIDTH = 9.0  # inches
 _MOST_KINDS = 12
+_MOST_LINES = 8  # up to so many configurations are all drawn, else the best of each architecture
+_LEGEND = 120  # letters that stand beside each other in the width of a picture
+_STROKES = ("solid", "dashed", "dotted", "dashdot")
 _FAR = 10.0  # from its threshold: with such a number the axis of the claims is logarithmic, as those on recall share it
 # Okabe and Ito's, told apart by their symbols as well
 _VERDICTS = {
@@ -46,6 +56,11 @@ def best_of_each(front: Front) -> list[Candidate]:
         max(own, key=lambda c: first.sign * c.metrics[first.reading])
         for own in by_architecture(front).values()
     ]
+
+
+def drawn_by_kind(front: Front) -> list[Candidate]:
+    """Those whose recall is told by kind of rows: all if they are few, else the best of each architecture."""
+    return list(front.candidates) if len(front.candidates) <= _MOST_LINES else best_of_each(front)
 
 
 def curves_picture(courses: Sequence[Course]) -> "Figure":
@@ -89,11 +104,15 @@ def kinds_of(candidates: Sequence[Candidate]) -> Kinds | None:
 
 
 def kinds_picture(candidates: Sequence[Candidate], kinds: Kinds) -> "Figure":
-    """Recall on test of each configuration by kind of rows, with the spread over seeds."""
+    """Recall on test of each configuration by kind of rows, with the spread over seeds.
+
+    Those of one architecture have its colour and mark, and lines of different strokes.
+    """
     figure, axes = _new(4.2)
     places = range(len(kinds.names))
-    for candidate in candidates:
-        mark = mark_of(candidate.architecture)
+    architectures = [candidate.architecture for candidate in candidates]
+    for number, candidate in enumerate(candidates):
+        mark, stroke = mark_of(candidate.architecture), architectures[:number].count(candidate.architecture)
         own = [(x, name) for x, name in zip(places, kinds.names, strict=True) if name in candidate.metrics]
         axes.errorbar(
             [x for x, _ in own],
@@ -103,7 +122,10 @@ def kinds_picture(candidates: Sequence[Candidate], kinds: Kinds) -> "Figure":
             marker=mark.marker,
             markersize=6,
             capsize=2,
-            label=candidate.architecture,
+            linestyle=_STROKES[stroke % len(_STROKES)],
+            label=short_label(candidate)
+            if architectures.count(candidate.architecture) > 1
+            else candidate.architecture,
         )
     axes.set_xticks(list(places), list(kinds.names.values()))
     axes.set(xlabel=kinds.title, ylabel="recall on test")
@@ -187,4 +209,8 @@ def _new(height: float) -> "tuple[Figure, Axes]":
 
 
 def _legend(figure: "Figure") -> None:
-    figure.legend(loc="outside upper center", ncols=7, frameon=False, handletextpad=0.4, columnspacing=1.4)
+    longest = max(len(str(text)) for text in figure.axes[0].get_legend_handles_labels()[1])
+    columns = max(1, min(7, _LEGEND // (longest + 6)))  # a mark takes as much as six letters
+    figure.legend(
+        loc="outside upper center", ncols=columns, frameon=False, handletextpad=0.4, columnspacing=1.4
+    )

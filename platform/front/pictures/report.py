@@ -16,6 +16,7 @@ from recallfront.platform.front.pictures.curves import (
     Course,
     best_of_each,
     curves_picture,
+    drawn_by_kind,
     kinds_of,
     kinds_picture,
 )
@@ -109,10 +110,11 @@ def _blocks(found: _Findings, folder: Path) -> Iterator[Block]:
         "Recall on validation data while the best configuration of each architecture is trained: the mean of its "
         "seeds, and the band between the least and the most.",
     )
-    best = [course.candidate for course in found.courses]
-    if kinds := kinds_of(best):
-        caption = "Recall on test by kind of rows, of the best configuration of each architecture."
-        yield draw(kinds_picture(best, kinds), folder, "kinds", caption)
+    told = drawn_by_kind(front)
+    if kinds := kinds_of(told):
+        which = "each configuration" if len(told) == len(front.candidates) else "each architecture's best"
+        caption = f"Recall on test by kind of rows, of {which}."
+        yield draw(kinds_picture(told, kinds), folder, "kinds", caption)
     yield Heading("How to run it again")
     yield Commands(_again(found))
     yield Heading("Lineage")
