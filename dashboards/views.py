@@ -67,6 +67,11 @@ class SweepView:
         return say_counts(self.counts, self.planned)
 
     @property
+    def budget_left(self) -> str:
+        """What is left of the sweep's budget, as its driver last told; empty if it has none."""
+        return self.record.tags.get("budget_left", "")
+
+    @property
     def is_running(self) -> bool:
         return self.state == "running"
 
@@ -117,7 +122,10 @@ class SweepView:
         ):
             if isinstance(spec.get(part), dict) and spec[part]:
                 told.append((part.replace("_", " "), _in_words(spec[part])))
-        for part in ("seeds", "concurrent", "retries", "budget_hours"):
+        limits = spec.get("budget")
+        if isinstance(limits, dict) and any(v is not None for k, v in limits.items() if k != "gain_trials"):
+            told.append(("budget", _in_words(limits)))
+        for part in ("seeds", "concurrent", "retries"):
             if spec.get(part) is not None:
                 told.append((part.replace("_", " "), _in_words(spec[part])))
         return told

@@ -113,6 +113,8 @@ def _captions(record: SweepRecord) -> list[str]:
         )
     if running and record.tags.get("waiting"):
         captions.append(record.tags["waiting"])
+    if record.tags.get("budget_left"):
+        captions.append(record.tags["budget_left"])
     if running and (end := expected_end(record.tags)) is not None:
         captions.append(f"expected end {_when(end)}")
     return captions

@@ -10,10 +10,12 @@ import numpy as np
 
 from recallfront.benchmarks.search.curves import RecordedCurves
 from recallfront.platform.pareto import hypervolume, non_dominated
+from recallfront.platform.results.records import SweepRecord, TrialRecord
 from recallfront.platform.results.status import Status
 from recallfront.platform.search.planner import Impossible, Outcome, PlannedTrial, Planner
 from recallfront.platform.search.proposals import Search
 from recallfront.platform.search.rules import Rules
+from recallfront.platform.sweep.budget import Budget
 from recallfront.sweeps.spec import SweepSpec
 
 NOISE = 0.02  # of recall: what a validation split of 1,000 questions leaves open
@@ -36,6 +38,7 @@ class Simulated:
     points: tuple[Point, ...]
     grid_steps: int
     lost: tuple[str, ...]  # labels of true members that were trained, and stopped before their end
+    ended: str | None = None  # what of its budget was used up
 
     def share_until(self, reached: Callable[[Point], bool]) -> float | None:
         """The share of the grid's steps until a point is reached; None if none is."""
@@ -94,10 +97,12 @@ def simulate(
 ) -> Simulated:
     """Run a sweep: `workers` trials at once, each at a speed of its own, reports in the order in which they come.
 
-    It ends when the search has nothing to propose, or when all of the grid's front has been found.
+    It ends when the search has nothing to propose, when a part of its budget is used up, or when all of the grid's
+    front has been found.
     """
     random = Random(seed)
     planner = Planner(spec, search, {})
+    budget = Budget(spec, SweepRecord("", spec.key, spec.name, {}, ()))
     order = count()
     queue: list[tuple[float, int, PlannedTrial, int, float]] = []
     points: list[Point] = []
@@ -106,8 +111,13 @@ def simulate(
     steps, now = 0, 0.0
     target = spec.training.stop_at.recall if spec.training.stop_at else None
 
+    ended: str | None = None
+
     def start() -> None:
-        plan = planner.next()
+        nonlocal ended
+        # as in a driver, which starts nothing more even if those that still run add something
+        ended = ended or budget.used_up(0.0)
+        plan = planner.next() if ended is None else None
         while isinstance(plan, Impossible):
             plan = planner.next()
         if plan is not None:
@@ -121,6 +131,7 @@ def simulate(
         at = truth.number[plan.config.configuration_key]
         figures = truth.figures(at, step)
         steps += truth.every if step else 0
+        budget.steps = steps
         solved = target is not None and figures.get("validation_recall", 0.0) >= target
         if step == truth.steps or solved:
             finished.append((figures["validation_recall"], figures["decode_tokens_per_second"]))
@@ -136,8 +147,15 @@ def simulate(
             continue
         rules.ended(plan, outcome)
         planner.ended(plan, outcome)
+        budget.ended(_record(plan, outcome))
         if points and points[-1].members == 1.0 and points[-1].hypervolume >= 0.995:
             break
         start()
     grid_steps = truth.steps * len(truth.number)
-    return Simulated(tuple(points), grid_steps, tuple(map(str, lost)))
+    return Simulated(tuple(points), grid_steps, tuple(map(str, lost)), ended)
+
+
+def _record(plan: PlannedTrial, outcome: Outcome) -> TrialRecord:
+    """A trial that has ended, as a budget counts it."""
+    config = plan.config.model_dump(mode="json")
+    return TrialRecord("", plan.config.key, outcome.status, config, dict(outcome.figures))

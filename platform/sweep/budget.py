@@ -57,6 +57,7 @@ class Budget:
 
     def left(self, elapsed: float) -> str:
         """What is left after so many seconds, in words; empty if there is no limit."""
+        limits = self._limits
         told = []
         for name, most, used in self._parts(elapsed):
             if most is not None:
@@ -65,6 +66,10 @@ class Budget:
                 shown = duration(rest * 3600) if hours else f"{rest:,.0f}"
                 unit = {"hours": "", "device_hours": " of devices"}.get(name, f" {name.replace('_', ' ')}")
                 told.append(shown + unit)
+        if limits.min_gain is not None:
+            gain, last = self._gain(), limits.gain_trials
+            added = "not known yet" if gain is None else f"{gain:.2%} of the hypervolume"
+            told.append(f"gain of the last {last} trials {added} (ends below {limits.min_gain:.2%})")
         return f"budget left: {', '.join(told)}" if told else ""
 
     def _parts(self, elapsed: float) -> list[tuple[str, float | None, float]]:

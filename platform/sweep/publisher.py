@@ -117,9 +117,11 @@ class Publisher(Companion):
     def tell_counts(self) -> None:
         """Note how many trials have ended and how, and what they took, with the sweep."""
         elapsed, busy = self._spent()
+        left = self._conductor.budget_left()
         self._recorder.sweep_tags(
             {f"{TAG}trials_{name}": str(number) for name, number in self._conductor.counts().items()}
             | {f"{TAG}elapsed_seconds": f"{elapsed:.0f}", f"{TAG}device_seconds": f"{busy:.0f}"}
+            | ({f"{TAG}budget_left": left} if left else {})
         )
 
     def _tell_hypervolume(self, hypervolume: float, finished: int) -> None:

@@ -13,6 +13,7 @@ from recallfront.benchmarks.search.simulate import Simulated, Truth, simulate
 from recallfront.benchmarks.search.table import MethodRow, specification
 from recallfront.platform.search.samplers import make_search
 from recallfront.platform.search.stopping import make_rules
+from recallfront.sweeps.search import BudgetConfig
 from tests.platform.specs import tiny_spec
 
 
@@ -70,6 +71,23 @@ def test_a_grid_finds_the_whole_front_and_halving_the_same_with_fewer_steps() ->
     whole, halved = sweep("grid"), sweep("grid, halving")
     assert whole.points[-1].members == halved.points[-1].members == 1.0
     assert halved.points[-1].steps < whole.points[-1].steps and not halved.lost
+
+
+def test_a_sweep_ends_when_what_the_last_trials_added_is_below_the_share_and_not_before() -> None:
+    last, least, workers = 20, 0.005, 4
+    plain = specification("grid", 0)
+    spec = plain.model_copy(update={"budget": BudgetConfig(min_gain=least, gain_trials=last)})
+    truth = Truth(spec, curves(), 0)
+    whole, ended = (
+        simulate(one, truth, make_search(one), make_rules(one, make_search(one)), workers=workers)
+        for one in (plain, spec)
+    )
+    volumes = [0.0, *(point.hypervolume for point in whole.points)]
+    ends = next(at for at in range(last, len(volumes)) if 1 - volumes[at - last] / volumes[at] < least)
+    # those that run when it ends go on
+    assert len(ended.points) == ends + workers - 1 < len(whole.points)
+    assert [point.hypervolume for point in ended.points] == volumes[1 : len(ended.points) + 1]
+    assert ended.ended is not None and "lower it to go on" in ended.ended and whole.ended is None
 
 
 def test_the_front_is_found_with_a_third_of_the_steps() -> None:

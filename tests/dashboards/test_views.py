@@ -79,9 +79,11 @@ def test_what_a_sweep_was_asked_to_do_is_told(record: SweepRecord) -> None:
         "task": {"name": "mqar", "train": [{"input_seq_len": 64, "num_kv_pairs": 8}], "extra": None},
         "space": [{"architecture": "based", "feature_dim": [4, 8]}, {"architecture": "hawk"}],
         "training": {"steps": 300, "learning_rate": 0.003},
-        "budget_hours": 2.0,
+        "budget": {"hours": 2.0, "trials": None, "gain_trials": 20},
     }
-    view = view_of(replace(record, spec=spec), "7", owner="ada")
+    tags = record.tags | {"budget_left": "budget left: 1h 5m"}
+    view = view_of(replace(record, spec=spec, tags=tags), "7", owner="ada")
+    assert view.budget_left == "budget left: 1h 5m"
     assert view.description == "why <b>this</b> was run"
     assert dict(view.settings) == {
         "ran by": "ada",
@@ -89,7 +91,7 @@ def test_what_a_sweep_was_asked_to_do_is_told(record: SweepRecord) -> None:
         "task": "name mqar, train (input_seq_len 64, num_kv_pairs 8)",
         "training": "steps 300, learning_rate 0.003",
         "seeds": "0, 1",
-        "budget hours": "2",
+        "budget": "hours 2, gain_trials 20",
     }
 
 

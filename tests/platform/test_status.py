@@ -61,11 +61,14 @@ def test_where_trials_run_and_what_waits_is_below_them(record: SweepRecord) -> N
         replace(trial, status=Status.RUNNING, tags=trial.tags | {"node": node})
         for trial, node in zip(record.trials, ("b", "a", "b"), strict=False)
     ]
-    tags = TAGS | {"waiting": "1 trial waits for 2 CPU each, of which 0 are free"}
+    tags = TAGS | {
+        "waiting": "1 trial waits for 2 CPU each, of which 0 are free",
+        "budget_left": "budget left: 3 trials",
+    }
     running = replace(record, trials=tuple(trials), tags=tags)
     caption = str(sweep_table(running).caption)
-    assert caption.splitlines()[:2] == ["running on a: 1, b: 2", tags["waiting"]]
-    assert caption.splitlines()[2].startswith("expected end 20")
+    assert caption.splitlines()[:3] == ["running on a: 1, b: 2", tags["waiting"], tags["budget_left"]]
+    assert caption.splitlines()[3].startswith("expected end 20")
     assert "running on" not in str(sweep_table(replace(running, tags=tags | {"status": "finished"})).caption)
 
 

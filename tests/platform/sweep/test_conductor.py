@@ -193,6 +193,24 @@ def test_steps_and_trials_are_counted_over_all_runs(stage: Stages) -> None:
     )
 
 
+def test_what_is_left_of_the_gain_is_told_and_a_sweep_that_adds_nothing_ends(
+    stage: Stages, tmp_path: Path
+) -> None:
+    block = {"architecture": "window", "window_size": [2, 4, 6, 8]}
+    sweep = stage(space=[block], budget={"min_gain": 0.01, "gain_trials": 1})
+    sweep.start("a")
+    left = "budget left: gain of the last 1 trials {} (ends below 1.00%)"
+    assert sweep.conductor.budget_left() == left.format("not known yet")
+    sweep.end("a")
+    assert sweep.conductor.budget_left() == left.format("100.00% of the hypervolume")
+    sweep.start("b")
+    sweep.end("b")
+    assert sweep.conductor.next("c") is None
+    assert str(sweep.conductor.out_of_budget()).startswith("budget.min_gain: its last 1 trials added 0.00%")
+    Publisher(sweep.conductor, sweep.conductor.recorder, tmp_path / "fronts").tell_counts()
+    assert sweep.stored().tags["budget_left"] == left.format("0.00% of the hypervolume")
+
+
 def test_a_drawing_error_is_recorded_and_the_next_attempt_draws(
     stage: Stages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
