@@ -151,6 +151,23 @@ def _scale(home: Path) -> "Table":
     return table
 
 
+def _pages(home: Path) -> "Table":
+    from rich.table import Table
+
+    from recallfront.benchmarks.dashboards.pages import looks
+
+    table = Table(title="pages: a sweep's page in Chromium, medians", title_justify="left", box=None)
+    columns = ("first paint", "picture drawn", "a filter", "a condition", "sent beyond Plotly", "looks")
+    for column in ("trials", *columns):
+        table.add_column(column, justify="right")
+    for trials, own in looks(home).items():
+        waits = ((o.first_paint, o.drawn, o.filtered, o.condition) for o in own)
+        times = [f"{statistics.median(values):,.0f} ms" for values in zip(*waits, strict=True)]
+        sent = f"{statistics.median(o.sent for o in own) / 1e3:,.0f} kB"
+        table.add_row(f"{trials:,}", *times, sent, str(len(own)))
+    return table
+
+
 def _table(title: str) -> "Table":
     from rich.table import Table
 
@@ -173,4 +190,5 @@ _BENCHMARKS: dict[str, Callable[[Path], "Table"]] = {
     "models": _models,
     "search": _search,
     "scale": _scale,
+    "pages": _pages,
 }

@@ -16,7 +16,7 @@ from recallfront.platform.front.conditions import parse_conditions
 from recallfront.platform.front.pictures.appearance import MARKS, mark_of
 from recallfront.platform.front.tables import PLACE_MARKS
 from recallfront.platform.metrics import compared, details_of, metric, show, title_of
-from recallfront.platform.results.labels import show_knob, varying_knobs
+from recallfront.platform.results.labels import show_knob
 from recallfront.platform.results.records import TrialRecord
 from recallfront.platform.tracking.curves import Curve
 from recallfront.sweeps.conditions import is_number
@@ -51,13 +51,12 @@ class Explorer:
         """The front first, each part slowest first; then what has not finished."""
         record = self.view.record
         candidates = {c.run_ids[0]: c for c in self.view.front.candidates}
-        varying = varying_knobs(record.trials)
         done, others = list[Row](), list[Row]()
         for trials in by_configuration(record.trials).values():
             status = self._status(trials)
             key = min(trial.trial_key for trial in trials)[:_KEY]
             found = next((candidates[t.run_id] for t in trials if t.run_id in candidates), None)
-            row = Row(key, status, found or gather(trials, varying), tuple(trials))
+            row = Row(key, status, found or gather(trials, self.view.varying), tuple(trials))
             (done if found else others).append(row)
         place = {c.run_ids[0]: number for number, c in enumerate(self.view.front.candidates)}
         done.sort(key=lambda row: (not row.candidate.on_front, place[row.candidate.run_ids[0]]))

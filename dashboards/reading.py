@@ -1,5 +1,6 @@
-"""Sweeps as the pages read them: through this very server, shared by who looks within two seconds."""
+"""Sweeps as the pages read them: from this server's own store, shared by who looks within two seconds."""
 
+import os
 import time
 from typing import TYPE_CHECKING
 
@@ -8,7 +9,7 @@ from recallfront.dashboards.kept import Kept
 from recallfront.dashboards.views import SweepView, view_of
 from recallfront.platform.home import home_folder
 from recallfront.platform.sweep.lock import driver_is_gone
-from recallfront.platform.tracking.ledger import read_sweep, reading
+from recallfront.platform.tracking.ledger import find_sweep, read_sweep, reading
 
 if TYPE_CHECKING:
     from fastapi import Request
@@ -23,7 +24,7 @@ def explorer_of(uri: str, run_id: str, moment: float) -> Explorer:
     """A sweep as it stood at a moment that its page was told, or as it is now; raises UsageError."""
     known = 0 <= now() - moment <= _KEPT_SECONDS and moment % _FRESH_SECONDS == 0
     moment = moment if known else now()
-    return Explorer(_kept.get((uri, run_id), moment, lambda: _read(uri, run_id)))
+    return _kept.get((uri, run_id), moment, lambda: Explorer(_read(uri, run_id)))
 
 
 def now() -> float:
@@ -42,9 +43,21 @@ def public_address(request: "Request") -> str:
     return str(request.base_url).rstrip("/")
 
 
+def own_store(uri: str) -> str:
+    """Where this server is asked for runs: its own SQLite file, which answers at once, or its address."""
+    from mlflow.server.constants import BACKEND_STORE_URI_ENV_VAR
+
+    backend = os.environ.get(BACKEND_STORE_URI_ENV_VAR, "")
+    return backend if backend.startswith("sqlite:") else uri
+
+
 def _read(uri: str, run_id: str) -> SweepView:
-    record = read_sweep(uri, run_id)
-    with reading(uri) as client:
-        run = client.get_run(record.run_id)
+    store = own_store(uri)
+    sweep = find_sweep(store, run_id)
+    with reading(store) as client:
+        run = client.get_run(sweep.run_id)
+    # what a sweep wrote through this server is asked of it
+    through = (run.info.artifact_uri or "").startswith("mlflow-artifacts:")
+    record = read_sweep(uri if through else store, sweep.run_id)
     owner, driverless = run.data.tags.get("mlflow.user", ""), driver_is_gone(record.sweep_key, home_folder())
     return view_of(record, run.info.experiment_id, owner=owner, driverless=driverless)

@@ -1,13 +1,12 @@
 """The list of sweeps: searched, sorted and filtered, read off their runs alone so that a thousand answer at once."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
-from recallfront.dashboards.reading import now, own_address
+from recallfront.dashboards.reading import now, own_address, own_store
 from recallfront.dashboards.rendering import as_json, page
 from recallfront.dashboards.views import STATES
 from recallfront.platform.home import home_folder
@@ -108,7 +107,7 @@ def add_sweeps_page(router: "APIRouter", prefix: str, limiter: "CapacityLimiter"
 
 def read_lines(uri: str) -> list[SweepLine]:
     """Every sweep of the store, the newest first."""
-    return _read_lines(_store(uri), now())
+    return _read_lines(own_store(uri), now())
 
 
 def line_of(sweep: SweepSummary) -> SweepLine:
@@ -134,14 +133,6 @@ def line_of(sweep: SweepSummary) -> SweepLine:
 @lru_cache(maxsize=4)
 def _read_lines(uri: str, moment: float) -> list[SweepLine]:
     return [line_of(sweep) for sweep in list_sweeps(uri)]
-
-
-def _store(uri: str) -> str:
-    """Where the list is read: this server's own SQLite file, which answers at once, or this server."""
-    from mlflow.server.constants import BACKEND_STORE_URI_ENV_VAR
-
-    backend = os.environ.get(BACKEND_STORE_URI_ENV_VAR, "")
-    return backend if backend.startswith("sqlite:") else uri
 
 
 @lru_cache(maxsize=16)

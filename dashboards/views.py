@@ -86,12 +86,16 @@ class SweepView:
         """Metric -> heading, in both tables: the objectives, recall on both splits, and the state."""
         return columns_of(self.front.objectives)
 
+    @cached_property
+    def varying(self) -> tuple[str, ...]:
+        """The knobs that tell its trials apart."""
+        return varying_knobs(self.record.trials)
+
     @property
     def trials(self) -> list[TrialLine]:
         """Running ones first, then the latest to start: no more than a person reads."""
-        varying = varying_knobs(self.record.trials)
         ordered = sorted(self.record.trials, key=lambda t: (t.status is not Status.RUNNING, -t.start_time))
-        return [self._trial(trial, varying) for trial in ordered[:MOST_TRIALS]]
+        return [self._trial(trial, self.varying) for trial in ordered[:MOST_TRIALS]]
 
     @property
     def unlisted(self) -> int:

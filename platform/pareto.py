@@ -116,6 +116,7 @@ class GrowingFront:
         self._reference = np.asarray(reference, dtype=np.float64)
         self._points: dict[Hashable, FloatArray] = {}
         self._members: dict[Hashable, FloatArray] = {}
+        self._edge: FloatArray = np.zeros((0, len(self._reference)))  # the members' points
         self.hypervolume = 0.0
         self.changes = 0  # how many times the front has become another one
 
@@ -125,15 +126,21 @@ class GrowingFront:
         before, self._points[name] = self._points.get(name), own
         if before is not None and np.array_equal(before, own):
             return
+        if name not in self._members and self._is_dominated(own):
+            return
         # what a member leaves behind may now belong to others
         rivals = self._points if name in self._members else self._members | {name: own}
         names, points = list(rivals), np.array(list(rivals.values()))
         kept = non_dominated(points)
         members = {names[index]: points[index] for index in np.flatnonzero(kept)}
         if name in members or name in self._members:
-            self._members = members
+            self._members, self._edge = members, points[kept]
             self.hypervolume = hypervolume(points[kept], self._reference)
             self.changes += 1
+
+    def _is_dominated(self, point: FloatArray) -> bool:
+        nowhere_worse, somewhere_better = self._edge >= point, self._edge > point
+        return bool((nowhere_worse.all(axis=1) & somewhere_better.any(axis=1)).any())
 
 
 def chord_distances(values: npt.ArrayLike) -> FloatArray:

@@ -31,7 +31,7 @@ from recallfront.platform.search.stopping import make_rules
 from recallfront.platform.sweep.conductor import Conductor
 from recallfront.platform.sweep.publisher import Publisher
 from recallfront.platform.sweep.recorder import Recorder
-from recallfront.platform.tracking.ledger import read_sweep
+from recallfront.platform.tracking.ledger import find_sweep, read_sweep
 from recallfront.platform.tracking.store import prepare_store
 from recallfront.platform.tracking.writer import TrackingWriter
 from recallfront.sweeps.data import prepare
@@ -87,7 +87,7 @@ def scale(home: Path, *, trials: int = 1000) -> Scale:
                     _run(conductor, at - conductor.ran)
                     writer.flush(3600)
                     found.windows.append(_window(conductor, count))
-            publisher.finish()
+        publisher.finish()
         conductor.recorder.close_sweep(finished=True)
         writer.flush(600)
     finally:
@@ -97,6 +97,23 @@ def scale(home: Path, *, trials: int = 1000) -> Scale:
     found.seconds["hypervolume's history"] = _seconds(lambda: hypervolume_history(record))
     _read(found, home, record)
     return found
+
+
+def fill(home: Path, spec: SweepSpec, trials: int) -> str:
+    """Write a sweep of `trials` trials into the store in `home`, as its driver does -> the id of its run."""
+    uri = prepare_store(None, home)
+    writer = TrackingWriter(uri, home / "spool" / f"{spec.name}.sqlite")
+    try:
+        conductor, publisher = _driver(spec, home, writer)
+        with publisher:
+            _run(conductor, trials)
+            writer.flush(3600)
+        publisher.finish()
+        conductor.recorder.close_sweep(finished=True)
+        writer.flush(600)
+    finally:
+        writer.close()
+    return find_sweep(uri, spec.key).run_id
 
 
 def scale_spec(trials: int) -> SweepSpec:
@@ -114,10 +131,10 @@ def _driver(spec: SweepSpec, home: Path, writer: TrackingWriter) -> tuple[Conduc
     plain = spec.model_dump(mode="json")
     known = SweepRecord(run_id="", sweep_key=spec.key, name=spec.name, spec=plain, trials=())
     search = make_search(spec)
-    rules = make_rules(spec, search, home / "sweeps" / "scale.jsonl")
+    rules = make_rules(spec, search, home / "sweeps" / f"{spec.name}.jsonl")
     conductor = Conductor(spec, Planner(spec, search, {}), recorder, known, rules)
     recorder.open_sweep()
-    return conductor, Publisher(conductor, recorder, home / "fronts" / "scale")
+    return conductor, Publisher(conductor, recorder, home / "fronts" / spec.name)
 
 
 def _run(conductor: Conductor, trials: int, pause: float = 0.0) -> None:
@@ -218,7 +235,7 @@ def _read(found: Scale, home: Path, record: SweepRecord) -> None:
         found.seconds[f"recallfront {command[0]}{' SWEEP' * (len(command) > 1)}"] = _seconds(run)
     pages = {"the first page": "", "a sweep's page": f"sweeps/{record.run_id}"}
     pages["what it polls"] = f"sweeps/{record.run_id}/live"
-    with _served(home) as address:
+    with served(home) as address:
         for name, path in pages.items():
             for again in ("", ", again"):
                 ask = partial(_fetch, f"{address}/recallfront/{path}")
@@ -231,7 +248,8 @@ def _fetch(address: str) -> int:
 
 
 @contextmanager
-def _served(home: Path) -> Iterator[str]:
+def served(home: Path) -> Iterator[str]:
+    """The address of `recallfront ui` over a home, which ends with the block."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

@@ -5,7 +5,7 @@ import { drawPicture, metricOf } from "./picture.js";
 
 const TABLE_ROWS = 100;
 const MOST_CHOSEN = 8;
-const TYPING_MS = 250;
+const TYPING_MS = 80;
 
 export class Explorer {
   constructor(place, data, source, at) {

@@ -6,23 +6,24 @@ from typing import Any
 from recallfront.dashboards.kept import Kept
 
 
-def test_one_view_a_sweep_is_kept_and_only_so_many_trials() -> None:
+def test_each_sweep_once_is_kept_and_only_so_many_trials() -> None:
     kept, read = Kept(most_trials=10), list[str]()
 
-    def view(name: str, trials: int = 4) -> Any:
+    def sweep(name: str, trials: int = 4) -> Any:
         read.append(name)
-        return SimpleNamespace(record=SimpleNamespace(trials=range(trials)))
+        record = SimpleNamespace(trials=range(trials))
+        return SimpleNamespace(view=SimpleNamespace(record=record))
 
-    first = kept.get("a", 1.0, lambda: view("a"))
-    assert kept.get("a", 1.0, lambda: view("a")) is first and read == ["a"]
-    assert kept.get("a", 2.0, lambda: view("a")) is not first, "a later moment is read"
-    kept.get("b", 1.0, lambda: view("b"))
-    kept.get("a", 2.0, lambda: view("a"))
-    kept.get("c", 1.0, lambda: view("c"))
+    first = kept.get("a", 1.0, lambda: sweep("a"))
+    assert kept.get("a", 1.0, lambda: sweep("a")) is first and read == ["a"]
+    assert kept.get("a", 2.0, lambda: sweep("a")) is not first, "a later moment is read"
+    kept.get("b", 1.0, lambda: sweep("b"))
+    kept.get("a", 2.0, lambda: sweep("a"))
+    kept.get("c", 1.0, lambda: sweep("c"))
     assert read == ["a", "a", "b", "c"]
-    kept.get("a", 2.0, lambda: view("a"))
+    kept.get("a", 2.0, lambda: sweep("a"))
     assert read == ["a", "a", "b", "c"], "b was asked for longest ago, and made room"
-    kept.get("b", 1.0, lambda: view("b"))
+    kept.get("b", 1.0, lambda: sweep("b"))
     assert read == ["a", "a", "b", "c", "b"]
-    large = kept.get("d", 1.0, lambda: view("d", 50))
-    assert kept.get("d", 1.0, lambda: view("d", 50)) is large, "the latest stays, however large"
+    large = kept.get("d", 1.0, lambda: sweep("d", 50))
+    assert kept.get("d", 1.0, lambda: sweep("d", 50)) is large, "the latest stays, however large"
