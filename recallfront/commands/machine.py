@@ -35,7 +35,8 @@ def bench(
     what: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Any of overhead, warm, quiet, tracking, models, search and scale.", show_default="all"
+            help="Any of overhead, warm, quiet, tracking, models, search, scale and pages.",
+            show_default="all",
         ),
     ] = None,
     against: Annotated[
