@@ -15,9 +15,7 @@ import yaml
 
 import recallfront
 from recallfront.__main__ import run
-from recallfront.platform.cluster.connection import _temporary_folder
 from recallfront.platform.errors import UsageError
-from recallfront.platform.sweep.variables import passed_over
 from recallfront.platform.tracking.client import open_client
 from recallfront.platform.tracking.store import prepare_store
 from tests.platform.specs import tiny
@@ -243,30 +241,6 @@ def test_the_variables_of_mlflow_and_ray_are_obeyed(
     monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "http://127.0.0.1:3")
     assert "127.0.0.1:3" in refused("submit", "quickstart")
     assert not home.exists()
-
-
-def test_variables_that_a_sweep_passes_over_are_told() -> None:
-    told = passed_over(
-        {"MLFLOW_EXPERIMENT_NAME": "mine", "HF_DATASETS_CACHE": "/x", "MLFLOW_RUN_ID": "", "HF_HOME": "/y"}
-    )
-    assert told == [
-        "MLFLOW_EXPERIMENT_NAME is not used: the experiment of a sweep has the sweep's name",
-        "HF_DATASETS_CACHE is not used: the data of a sweep lie in its home",
-    ]
-
-
-def test_sockets_of_ray_are_found_a_shorter_folder(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Batch systems give jobs a long TMPDIR; the names of sockets have at most 107 characters."""
-    monkeypatch.delenv("RAY_TMPDIR", raising=False)
-    monkeypatch.setattr("tempfile.tempdir", "/scratch/" + 30 * "j")
-    assert _temporary_folder() is None
-    monkeypatch.setattr("tempfile.tempdir", "/scratch/" + 31 * "j")
-    assert _temporary_folder() == "/tmp/ray" and "TMPDIR is too long" in caplog.text
-    monkeypatch.setenv("RAY_TMPDIR", "/scratch/" + 70 * "j")
-    with pytest.raises(UsageError, match="RAY_TMPDIR .* is too long .* a folder of at most 39 characters"):
-        _temporary_folder()
 
 
 @pytest.mark.parametrize("stream", ["closed", "full"])

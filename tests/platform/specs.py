@@ -2,7 +2,11 @@
 
 from typing import Any
 
-from recallfront.sweeps import SweepSpec
+import pytest
+import yaml
+
+from recallfront.sweeps import SpecError, SweepSpec
+from recallfront.sweeps.load import parse_spec
 
 SEGMENT = {"input_seq_len": 16, "num_kv_pairs": 2}
 
@@ -40,3 +44,11 @@ def tiny(**changes: Any) -> dict[str, Any]:
 
 def tiny_spec(**changes: Any) -> SweepSpec:
     return SweepSpec.model_validate(tiny(**changes))
+
+
+def refusal(**changes: Any) -> str:
+    """The message that a changed specification is refused with."""
+    with pytest.raises(SpecError) as refused:
+        parse_spec(yaml.safe_dump(tiny(**changes)), source="f.yaml")
+    assert "\n" not in str(refused.value)
+    return str(refused.value)

@@ -1,33 +1,17 @@
-"""A specification's identity, objectives, schema, and what of it is refused before anything is computed."""
+"""A specification's identity, objectives, notes, and what in it is possible."""
 
 import json
 import subprocess
 import sys
-from importlib import resources
-from pathlib import Path
 from typing import Any
 
-import jsonschema
 import pytest
 import yaml
 from pydantic import ValidationError
 
-import recallfront
-from recallfront.models.configs import architectures
-from recallfront.sweeps import SpecError, SweepSpec
+from recallfront.sweeps import SweepSpec
 from recallfront.sweeps.load import parse_spec
-from recallfront.sweeps.schema import schema_text, specification_schema
-from recallfront.sweeps.space import RawBlock
-from recallfront.sweeps.suite import TASKS
-from tests.platform.specs import SEGMENT, TINY, tiny, tiny_spec
-
-
-def refusal(**changes: Any) -> str:
-    """The message that a changed specification is refused with."""
-    with pytest.raises(SpecError) as refused:
-        parse_spec(yaml.safe_dump(tiny(**changes)), source="f.yaml")
-    assert "\n" not in str(refused.value)
-    return str(refused.value)
+from tests.platform.specs import SEGMENT, TINY, refusal, tiny, tiny_spec
 
 
 def test_a_setting_that_is_not_used_leaves_keys_as_they_were() -> None:
@@ -64,79 +48,6 @@ def test_a_record_of_before_there_was_a_budget_can_be_read() -> None:
 )
 def test_the_budget_is_no_part_of_the_identity(budget: dict[str, Any]) -> None:
     assert tiny_spec(**budget).key == tiny_spec().key
-
-
-@pytest.mark.parametrize(
-    ("changes", "told"),
-    [
-        (
-            {"objectives": [{"metric": "accuracy"}, {"metric": "decode_tokens_per_second"}]},
-            "objectives[0].metric='accuracy': must be one of ",
-        ),
-        (
-            {"task": {"train": [SEGMENT | {"examples": 0}]}},
-            "task.train[0].examples=0: input should be greater than 0",
-        ),
-    ],
-    ids=["an objective", "a segment of the task"],
-)
-def test_of_a_list_with_a_wrong_member_only_the_member_is_told(changes: dict[str, Any], told: str) -> None:
-    message = refusal(**changes)
-    assert message.startswith(f"f.yaml: {told}") and "needs at least" not in message
-
-
-@pytest.mark.parametrize(
-    ("changes", "told"),
-    [
-        (
-            {"model": {"width": [16, 32]}},
-            "model.width=[16, 32]: must be one value; put what is explored under space, as",
-        ),
-        (
-            {"model": {"window_size": {"low": 1, "high": 4}}},
-            "model.window_size={'high': 4, 'low': 1}: must be one value",
-        ),
-        ({"training": {"steps": [10, 20]}}, "under space, as training.steps"),
-        (
-            {"training": {"window_size": 4}},
-            "training.window_size: is a setting of the model; put it under space, or",
-        ),
-        (
-            {"model": {"learning_rate": 0.1}},
-            "model.learning_rate: is a setting of the training; write training.learning",
-        ),
-        (
-            {"space": [{"architecture": "window", "steps": 3}]},
-            "space[0].steps: is a setting of the training; write",
-        ),
-    ],
-    ids=[
-        "values in model",
-        "a range in model",
-        "values in training",
-        "a knob in training",
-        "steps in model",
-        "in space",
-    ],
-)
-def test_a_knob_in_the_wrong_place_is_sent_to_its_own(changes: dict[str, Any], told: str) -> None:
-    message = refusal(**changes)
-    assert told in message and message.count(";") == 1
-
-
-@pytest.mark.parametrize(
-    ("search", "told"),
-    [
-        (
-            {"method": "tpe", "trials": 20, "population": 8},
-            "population=8: it is a setting of method nsga2, not of tpe",
-        ),
-        ({"startup_trials": 3}, "startup_trials=3: it is a setting of method tpe, gp or front, not of grid"),
-    ],
-    ids=["population", "startup"],
-)
-def test_a_setting_of_another_method_is_refused(search: dict[str, Any], told: str) -> None:
-    assert told in refusal(search=search)
 
 
 def test_a_search_that_only_draws_at_random_is_told() -> None:
@@ -263,204 +174,9 @@ def test_objectives_select_on_validation_and_minimised_ones_need_a_reference() -
     assert [o.metric for o in tiny_spec().objectives] == ["recall", "decode_tokens_per_second"]
 
 
-def test_the_schema_describes_every_key() -> None:
-    schema = specification_schema()
-    assert set(schema["properties"]) == {*SweepSpec.model_fields, TASKS}
-    assert schema["required"] == ["name", "space"]
-    assert schema["oneOf"] == [{"required": ["task"]}, {"required": [TASKS]}], "a sweep, or a suite of them"
-    assert schema["additionalProperties"] is False
-    assert {"TrainingConfig", "MeasurementConfig", "Range", "MQARConfig"} <= set(schema["$defs"])
-    blocks = {name.removesuffix(" block") for name in schema["$defs"] if name.endswith(" block")}
-    assert blocks == set(architectures())
-
-
-def test_the_schema_in_the_documentation_is_of_this_version() -> None:
-    path = Path(recallfront.__file__).parents[1] / "docs" / "sweep.schema.json"
-    assert path.read_text() == schema_text(), "python -m recallfront.sweeps.schema > docs/sweep.schema.json"
-
-
-@pytest.mark.parametrize(
-    ("block", "fits"),
-    [
-        ({"architecture": "window", "window_size": [4, 8]}, True),
-        ({"architecture": "window", "window_size": {"low": 4, "high": 8}}, True),
-        ({"architecture": "attention", "training.learning_rate": [1e-3, 3e-3]}, True),
-        ({"architecture": "window", "feature_dim": 4}, False),
-        ({"architecture": "window", "window_size": 0}, False),
-        ({"architecture": "window", "window_size": []}, False),
-        ({"architecture": "atention"}, False),
-        ({"window_size": 4}, False),
-    ],
-    ids=str,
-)
-def test_the_schema_knows_the_knobs_of_each_architecture(block: dict[str, Any], fits: bool) -> None:
-    validator = jsonschema.Draft202012Validator(specification_schema())
-    study = yaml.safe_load(
-        (resources.files("recallfront.sweeps") / "studies" / "quickstart.yaml").read_text()
-    )
-    assert validator.is_valid(study)
-    assert validator.is_valid(study | {"space": [block]}) is fits
-
-
 def test_a_specification_cannot_be_changed() -> None:
     with pytest.raises(ValidationError):
         tiny_spec().name = "other"
-
-
-@pytest.mark.parametrize(
-    ("change", "told"),
-    [
-        ({"budget_hours": 2}, "budget_hours=2: is now written as budget: {hours: 2}"),
-        ({"budget": {"steps": 2}}, "budget.steps: unknown key; allowed are"),
-        ({"training": {"stop_at": {"recall": 1.5}}}, "training.stop_at.recall=1.5"),
-        (
-            {
-                "search": {"method": "front", "trials": 3},
-                "objectives": [{"metric": "state_bytes"}, {"metric": "decode_tokens_per_second"}],
-            },
-            "search.method='front': models one recall; the objectives have none",
-        ),
-        (
-            {
-                "early_stopping": {"first_rung_steps": 5},
-                "objectives": [{"metric": "state_bytes"}, {"metric": "parameters"}],
-            },
-            "early_stopping: stops by recall, which is not among objectives=['state_bytes', 'parameters']",
-        ),
-        (
-            {"early_stopping": {"first_rung_steps": 11}, "training": {"evaluate_every": 10}},
-            "early_stopping.first_rung_steps=11: no trial is evaluated between this step and its last (20)",
-        ),
-        ({"bogus": 1}, "bogus: unknown key; allowed are"),
-        ({"trainign": {}}, "trainign: unknown key; allowed are training,"),
-        ({"training": {"stepz": 3}}, "training.stepz: unknown key; allowed are steps,"),
-        (
-            {"measurement": {"deployment": {"widht": 8}}},
-            "measurement.deployment.widht: unknown key; allowed are width,",
-        ),
-        ({"task": {"trian": []}}, "task.trian: unknown key; allowed are train,"),
-        ({"task": {"train": [SEGMENT]}}, "task.train[0].examples: is missing; needed are examples,"),
-        ({"training": {"steps": "many"}}, "training.steps='many': input should be a valid integer"),
-        ({"training": {"steps": 0}}, "training.steps=0: input should be greater than or equal to 1"),
-        (
-            {"training": {"learning_rate": float("inf")}},
-            "training.learning_rate=inf: input should be a finite",
-        ),
-        ({"training": {"precision": "float16"}}, "input should be 'float32' or 'bfloat16'"),
-        ({"training": 3}, "training=3: must be a mapping of keys to values"),
-        ({"model": {"widht": 3}}, "model.widht: architecture 'attention' has no such knob; it has width,"),
-        ({"model": {"width": -3}}, "model.width=-3: input should be greater than or equal to 1"),
-        ({"task": {"name": "mqr"}}, "task.name='mqr': must be one of mqar"),
-        ({"task": {"test": []}}, "task.test=[]: needs at least 1"),
-        ({"task": {"vocab_size": 16}}, "vocab_size=16: must be above input_seq_len=16"),
-        ({"search": {"method": "bayes"}}, "search.method='bayes': input should be 'grid',"),
-        ({"search": {"method": "tpe"}}, "trials: is missing; method 'tpe'"),
-        ({"search": {"trials": 3}}, "trials=3: a grid tries every configuration"),
-        ({"objectives": [{"metric": "recall"}]}, "needs at least 2"),
-        (
-            {"objectives": [{"metric": "recall"}] * 2},
-            "objectives=['recall', 'recall']: each metric may appear only once",
-        ),
-        ({"objectives": [{"metric": "recal"}]}, "objectives[0].metric='recal': must be one of recall,"),
-        ({"seeds": []}, "seeds=[]: needs at least 1"),
-        ({"seeds": [0, 0]}, "seeds=[0, 0]: each seed may appear only once"),
-        ({"seeds": [0, -1]}, "seeds[1]=-1: input should be greater than or equal to 0"),
-        ({"seeds": 3}, "seeds=3: must be a list"),
-        ({"name": "a b"}, "name='a b': string should match pattern"),
-        ({"resources": {"workers": 2, "gpus": 0.5}}, "gpus=0.5: must be a whole number with workers=2"),
-        ({"measurement": {"repeats": 9, "max_repeats": 4}}, "max_repeats=4: must be at least repeats=9"),
-        (
-            {"measurement": {"batch_size": "all"}},
-            "measurement.batch_size='all': must be a number of rows from 1 to 16777216, or 'max'",
-        ),
-        ({"measurement": {"batch_size": 0}}, "measurement.batch_size=0: must be a number of rows from 1"),
-        ({"measurement": {"batch_size": "8"}}, "measurement.batch_size='8': must be a number of rows"),
-        (
-            {"measurement": {"batch_size": "max"}},
-            "measurement.batch_size='max': on a CPU it needs measurement.memory_gb",
-        ),
-        ({"measurement": {"memory_gb": 2}}, "measurement.memory_gb=2: is a setting of batch_size: max"),
-        (
-            {"measurement": {"batch_size": "max", "memory_gb": 2}, "resources": {"memory_gb": 1.5}},
-            "measurement.memory_gb=2: must be below resources.memory_gb=1.5",
-        ),
-        ({"measurement": {"contexts": [64, 64]}}, "contexts=[64, 64]: each context may appear only once"),
-        ({"measurement": {"contexts": [0]}}, "measurement.contexts[0]=0: input should be greater than"),
-        (
-            {"measurement": {"contexts": [128]}, "model": {"learned_positions": 100}},
-            "learned_positions=100: must be at least 132, the longest measured text",
-        ),
-        *(
-            (
-                {"objectives": [{"metric": "recall"}, {"metric": metric}], "measurement": {"contexts": [64]}},
-                why,
-            )
-            for metric, why in (
-                (
-                    "decode_tokens_per_second_at_128",
-                    "objectives: metric='decode_tokens_per_second_at_128': 128 is not among "
-                    "measurement.contexts=[64]",
-                ),
-                (
-                    "train_tokens_per_second_at_64",
-                    "metric='train_tokens_per_second_at_64': must be one of train_tokens_per_second,",
-                ),
-                ("max_batch_size_at_64", "is measured with measurement.batch_size: max only"),
-                ("decode_roofline_share_at_64", "is measured with measurement.roofline: true only"),
-                ("decode_joules_per_token", "only GPUs tell their energy, and resources.gpus=0"),
-            )
-        ),
-        (
-            {"early_stopping": {"first_rung_steps": 20}},
-            "first_rung_steps=20: must be below training.steps=20",
-        ),
-    ],
-    ids=str,
-)
-def test_a_refusal_names_key_value_and_what_is_allowed(change: dict[str, Any], told: str) -> None:
-    assert told in refusal(**change)
-
-
-@pytest.mark.parametrize(
-    ("value", "told"),
-    [
-        ({"low": 4}, "f.yaml: space[0].window_size.high: is missing; needed are low, high"),
-        ({"low": 4, "high": 8, "stp": 2}, "f.yaml: space[0].window_size.stp: unknown key; allowed are step,"),
-        ({"low": 4, "high": 2}, "f.yaml: space[0].window_size: low=4: must be below high=2"),
-        ([[4]], "f.yaml: space[0].window_size: [4]: must be a number, a word, true, false or null"),
-        ([4, float("nan")], "f.yaml: space[0].window_size: nan: must be a finite number"),
-    ],
-    ids=str,
-)
-def test_a_wrong_knob_is_told_as_the_form_it_was_meant_in(value: Any, told: str) -> None:
-    message = refusal(space=[{"architecture": "window", "window_size": value}])
-    assert message.startswith(told) and message.count("space[0]") == 1
-
-
-@pytest.mark.parametrize("key", ["name", "task", "space"])
-def test_what_is_missing_is_named(key: str) -> None:
-    text = yaml.safe_dump({k: v for k, v in TINY.items() if k != key})
-    with pytest.raises(SpecError, match=f"^f.yaml: {key}: is missing; needed are name, task, space$"):
-        parse_spec(text, source="f.yaml")
-
-
-@pytest.mark.parametrize(
-    ("block", "told"),
-    [
-        ({"architecture": "attention", "num_heads": 3}, "num_heads is 3, which does not divide width=16"),
-        ({"architecture": "window", "window_size": [17, 18]}, "window_size=17: longer than"),
-        (
-            {"architecture": "hawk", "training.batch_size": 7, "training.accumulation": 2},
-            "training.batch_size=7",
-        ),
-        ({"architecture": "attention", "pattern": "CW"}, "allows the letters C, A"),
-        ({"architecture": "attention", "learned_positions": 16}, "learned_positions=16: must be at least 36"),
-    ],
-)
-def test_a_block_in_which_nothing_is_possible_is_refused(block: RawBlock, told: str) -> None:
-    message = refusal(space=[{"architecture": "window"}, block])
-    assert f"space {block['architecture']}" in message and "no configuration is possible" in message
-    assert told in message
 
 
 def test_a_block_in_which_something_is_possible_is_taken() -> None:
@@ -475,18 +191,3 @@ def test_a_possible_value_in_the_middle_of_a_range_is_found() -> None:
     search = {"method": "random", "trials": 2}
     space = [{"architecture": "attention", "num_heads": {"low": 3, "high": 5}}]
     assert tiny_spec(space=space, search=search).blocks  # 4 divides the width, 3 and 5 do not
-
-
-def test_a_deployment_that_cannot_be_is_refused() -> None:
-    message = refusal(measurement={"deployment": {"width": 100, "num_heads": 3}})
-    assert "measurement.deployment: num_heads is 3, which does not divide width=100" in message
-
-
-def test_a_grid_of_a_range_needs_a_step_and_has_an_end() -> None:
-    def space(**window: Any) -> list[dict[str, Any]]:
-        return [{"architecture": "window", "window_size": window}]
-
-    assert "a grid needs a list of values, or a range with a step" in refusal(space=space(low=2, high=4))
-    many = {f"training.{k}": {"low": 1, "high": 999, "step": 1} for k in ("steps", "warmup_steps")}
-    assert "a grid of 998001 trials" in refusal(space=[{"architecture": "window"} | many])
-    assert "gives more than 100000 values" in refusal(space=space(low=1, high=10**9, step=1))

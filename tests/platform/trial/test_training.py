@@ -4,9 +4,6 @@ import errno
 import json
 import math
 import os
-import shutil
-from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -18,46 +15,19 @@ from recallfront.models.configs import architectures
 from recallfront.platform.lineage.code_version import code_version
 from recallfront.platform.results.reports import Report
 from recallfront.platform.results.status import Status
-from recallfront.platform.trial import body, figures
+from recallfront.platform.trial import body
 from recallfront.platform.trial.body import run_trial
-from recallfront.platform.trial.checkpoints import replace_folder
 from recallfront.platform.trial.engine import learning_rate_ratio
 from recallfront.platform.trial.training import Training, has_stopped_learning
 from recallfront.platform.trial.workplace import Workplace
-from recallfront.sweeps import SweepSpec, TrialConfig, data
-from recallfront.sweeps.data import load_or_rebuild, prepare
+from recallfront.sweeps import SweepSpec
+from recallfront.sweeps.data import prepare
 from recallfront.sweeps.trial import PlateauConfig
-from tests.platform.specs import SEGMENT, tiny, tiny_spec
+from tests.platform.specs import SEGMENT, tiny
+from tests.platform.trial import trials
+from tests.platform.trial.trials import rows_of, run, setting
 
-# DeepSpeed's ZeRO uses what torch deprecates.
-pytestmark = [
-    pytest.mark.usefixtures("quick_collections"),
-    pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:.torch.distributed:FutureWarning"),
-]
-
-
-@pytest.fixture(autouse=True)
-def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    # for other processes: figures do not matter here
-    monkeypatch.setattr(figures, "_LONGEST_WAIT_FOR_IDLE", 0.0)
-
-
-def setting(home: Path, **changes: Any) -> tuple[TrialConfig, Workplace]:
-    spec: SweepSpec = tiny_spec(**{"space": [{"architecture": "window", "window_size": 4}]} | changes)
-    block, knobs = next(spec.grid())
-    path, digest = prepare(spec.task, home / "data")
-    return spec.trial(block, knobs, 0), Workplace(
-        home=home, data=path, data_digest=digest, code_version=code_version()
-    )
-
-
-def run(home: Path, **changes: Any) -> list[Report]:
-    return list(run_trial(*setting(home, **changes)))
-
-
-def rows_of(reports: list[Report], metric: str) -> list[tuple[int, float]]:
-    return [(step, value) for report in reports for name, value, step, _ in report.rows if name == metric]
+pytestmark = trials.MARKS
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
@@ -167,23 +137,6 @@ def test_a_trial_that_is_told_to_leave_is_saved_there_and_loses_nothing(
     assert rest[-1].figures["recall"] == whole[-1].figures["recall"]
 
 
-def test_a_checkpoint_that_is_malicious_is_dropped_and_runs_nothing(tmp_path: Path) -> None:
-    import pickle
-
-    config, place = setting(tmp_path)
-    folder, mark = place.folder(config) / "checkpoint" / "deepspeed", tmp_path / "mark"
-    folder.mkdir(parents=True)
-
-    class Malicious:
-        def __reduce__(self) -> Any:
-            return os.mkdir, (str(mark),)
-
-    (folder / "mp_rank_00_model_states.pt").write_bytes(pickle.dumps(Malicious()))
-    last = list(run_trial(config, place))[-1]
-    assert last.status is Status.FINISHED and not mark.exists()
-    assert "damaged checkpoint was dropped" in " ".join(last.notices)
-
-
 def test_a_trial_that_diverges_says_at_which_step(tmp_path: Path) -> None:
     reports = run(tmp_path, training={"learning_rate": 1e6, "gradient_clipping": 0.0, "steps": 60})
     assert reports[-1].status is Status.DIVERGED
@@ -251,189 +204,6 @@ def test_seeds_differ_and_nothing_depends_on_what_ran_before(tmp_path: Path) -> 
     different = rows_of(list(run_trial(other, place)), "loss")
     fresh = Workplace(**{**vars(place), "scratch": "again"})
     assert rows_of(list(run_trial(config, fresh)), "loss") == first != different
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Iterator[Workplace]:
-    yield Workplace(home=tmp_path, data=tmp_path, data_digest="d", code_version="c")
-
-
-def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path: Path, place: Workplace) -> None:
-    target = tmp_path / "checkpoint"
-
-    def write(name: str) -> Callable[[Path], None]:
-        return lambda folder: (folder / name).touch()
-
-    replace_folder(target, write("a"), place)
-
-    def fail(folder: Path) -> None:
-        (folder / "half").touch()
-        raise OSError("disk full")
-
-    with pytest.raises(OSError, match="disk full"):
-        replace_folder(target, fail, place)
-    assert sorted(p.name for p in target.iterdir()) == ["a", "digests.json"]
-    replace_folder(target, write("b"), place)
-    assert sorted(p.name for p in target.iterdir()) == ["b", "digests.json"]
-    assert [p.name for p in tmp_path.iterdir() if p.name.startswith("checkpoint")] == ["checkpoint"]
-
-
-def moved(home: Path, trial: tuple[TrialConfig, Workplace]) -> tuple[TrialConfig, Workplace]:
-    """A copy of a trial's home."""
-    config, place = trial
-    return config, replace(place, home=Path(shutil.copytree(place.home, home)))
-
-
-@pytest.fixture(scope="module")
-def stopped(tmp_path_factory: pytest.TempPathFactory) -> tuple[TrialConfig, Workplace]:
-    """A trial that was left after its checkpoint at step 20 of 30."""
-    config, place = setting(tmp_path_factory.mktemp("stopped"), training={"steps": 30})
-    reports = run_trial(config, place)
-    for report in reports:
-        if report.step == 20:
-            reports.close()
-    return config, place
-
-
-@pytest.fixture(scope="module")
-def ended(tmp_path_factory: pytest.TempPathFactory) -> tuple[TrialConfig, Workplace]:
-    config, place = setting(tmp_path_factory.mktemp("ended"))
-    list(run_trial(config, place))
-    return config, place
-
-
-@pytest.fixture
-def interrupted(stopped: tuple[TrialConfig, Workplace], tmp_path: Path) -> tuple[TrialConfig, Workplace]:
-    return moved(tmp_path / "home", stopped)
-
-
-def _flip(path: Path) -> None:
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
-
-
-def _truncate(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
-def _empty(path: Path) -> None:
-    path.write_bytes(b"")
-
-
-def _change_a_digit(path: Path) -> None:
-    document = json.loads(path.read_text())
-    document["figures"]["recall"] = 0.999
-    path.write_text(json.dumps(document))
-
-
-DAMAGE: dict[str, Callable[[Path], None]] = {
-    "a digit": _change_a_digit,
-    "flipped": _flip,
-    "truncated": _truncate,
-    "empty": _empty,
-    "missing": Path.unlink,
-}
-
-
-@pytest.mark.parametrize("damage", ["flipped", "truncated", "missing"])
-def test_a_damaged_checkpoint_is_told_and_dropped_and_the_trial_begins_again(
-    interrupted: tuple[TrialConfig, Workplace], damage: str
-) -> None:
-    config, place = interrupted
-    (file,) = (place.folder(config) / "checkpoint" / "deepspeed").glob("*.pt")
-    DAMAGE[damage](file)
-    reports = list(run_trial(config, place))
-    assert reports[-1].status is Status.FINISHED, reports[-1].traceback
-    assert [step for step, _ in rows_of(reports, "loss")] == list(range(1, 31))
-    assert sum("damaged checkpoint" in notice for notice in reports[-1].notices) == 1
-    assert not any(place.folder(config).glob("checkpoint*"))
-
-
-@pytest.mark.parametrize("renames", [1, 2])
-def test_a_checkpoint_is_whole_at_any_moment(
-    interrupted: tuple[TrialConfig, Workplace], monkeypatch: pytest.MonkeyPatch, renames: int
-) -> None:
-    """The process is killed before the first rename of the folder, or before the second."""
-    config, place = interrupted
-    rename, done = Path.rename, []
-
-    def dies(path: Path, target: Path) -> Path:
-        if path.name.startswith("checkpoint"):
-            done.append(path.name)
-            if len(done) == renames:
-                raise SystemExit
-        return rename(path, target)
-
-    folder = place.folder(config) / "checkpoint"
-    content = {file.name: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
-
-    def write(new: Path) -> None:
-        for name, text in content.items():
-            if name != "digests.json":
-                path = new / ("deepspeed" if name.endswith(".pt") else ".") / name
-                path.parent.mkdir(exist_ok=True)
-                path.write_bytes(text)
-
-    monkeypatch.setattr(Path, "rename", dies)
-    with pytest.raises(SystemExit):
-        replace_folder(folder, write, place)
-    monkeypatch.undo()
-    reports = list(run_trial(config, place))
-    assert reports[1].step == 20 and reports[-1].status is Status.FINISHED and not reports[-1].notices
-
-
-@pytest.mark.parametrize(
-    ("file", "damage"),
-    [
-        ("result.json", "a digit"),
-        ("result.json", "empty"),
-        ("model/model.safetensors", "flipped"),
-        ("model/recallfront.json", "missing"),
-    ],
-)
-def test_a_damaged_result_is_computed_again(
-    ended: tuple[TrialConfig, Workplace], tmp_path: Path, file: str, damage: str
-) -> None:
-    (whole,) = run_trial(*ended)
-    config, place = moved(tmp_path / "home", ended)
-    DAMAGE[damage](place.folder(config) / file)
-    again = list(run_trial(config, place))
-    assert again[-1].status is Status.FINISHED and again[-1].figures["recall"] == whole.figures["recall"]
-    assert len(again[-1].notices) == 1 and "a damaged result was dropped" in again[-1].notices[0]
-    assert len(list(run_trial(config, place))) == 1, "and this result is whole"
-
-
-def test_a_home_that_was_moved_says_where_the_weights_are_now(
-    ended: tuple[TrialConfig, Workplace], tmp_path: Path
-) -> None:
-    (report,) = run_trial(*moved(tmp_path / "new", ended))
-    assert str(report.weights).startswith(str(tmp_path / "new"))
-
-
-@pytest.mark.parametrize(
-    ("file", "damage"),
-    [
-        ("manifest.json", "flipped"),
-        ("manifest.json", "missing"),
-        ("train/*.arrow", "flipped"),
-        ("train/*.arrow", "truncated"),
-        ("train/dataset_info.json", "empty"),
-    ],
-)
-def test_damaged_data_are_built_again(tmp_path: Path, file: str, damage: str) -> None:
-    config, place = setting(tmp_path)
-    whole = load_or_rebuild(config.task, place.data, place.data_digest)[0]
-    data.load.cache_clear()
-    (path,) = place.data.glob(file)
-    DAMAGE[damage](path)
-    again, said = load_or_rebuild(config.task, place.data, place.data_digest)
-    assert again.digest == whole.digest and said is not None and "damaged data were built again" in said
-    data.load.cache_clear()
-    assert load_or_rebuild(config.task, place.data, place.data_digest)[1] is None
-    (path,) = place.data.glob("manifest.json")
-    path.write_text("{}")
-    assert prepare(config.task, tmp_path / "data") == (place.data, place.data_digest)
 
 
 def test_a_step_that_ruins_the_weights_is_no_result(tmp_path: Path) -> None:
