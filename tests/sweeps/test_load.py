@@ -184,10 +184,10 @@ LAUGHS = "[&a0 [l,l,l,l,l,l,l,l,l], " + ", ".join(
     "where", ["seeds", "description", "space", "task", "name", "objectives", "<<", "new"]
 )
 def test_aliases_grow_to_a_bound_wherever_they_stand(where: str) -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     message = refusal(f"{where}: {LAUGHS}]")
     assert "has more than 5000 values, those that aliases repeat included" in message
-    assert time.perf_counter() - started < 1
+    assert time.process_time() - started < 1
 
 
 def test_a_long_text_counts_each_time_that_an_alias_repeats_it() -> None:
