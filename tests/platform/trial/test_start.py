@@ -14,24 +14,16 @@ from recallfront.models.pretrained.transformers_weights import from_transformers
 from recallfront.platform.errors import UsageError
 from recallfront.platform.results.status import Status
 from recallfront.platform.sweep.run import run_sweep
-from recallfront.platform.trial import figures
 from recallfront.platform.trial.start import starting_model
 from tests.platform.specs import tiny_spec
-from tests.platform.trial.test_training import run, setting
+from tests.platform.trial import trials
+from tests.platform.trial.trials import run, setting
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:.torch.distributed:FutureWarning"),
-]
+pytestmark = trials.MARKS
 
 SIZES = {"width": 16, "num_heads": 2, "num_layers": 2, "mlp_expansion": 2, "mlp": "swiglu"}
 SHARED = SIZES | {"tied_embeddings": False}
 BLOCK = {"architecture": "grouped", "pattern": "G", "group_size": 4, "conv_size": 3, "positions": "rope"}
-
-
-@pytest.fixture(autouse=True)
-def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(figures, "_LONGEST_WAIT_FOR_IDLE", 0.0)
 
 
 @pytest.fixture
