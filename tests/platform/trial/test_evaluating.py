@@ -1,4 +1,4 @@
-"""Evaluation shared between ranks finds, to the last bit, what one rank finds."""
+"""Evaluation: shared between ranks it finds, to the last bit, what one rank finds; long rows take no more memory."""
 
 from contextlib import suppress
 from dataclasses import replace
@@ -7,13 +7,16 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 import torch.distributed as dist
 
 from recallfront.models import build
 from recallfront.platform.trial.evaluating import evaluated
+from recallfront.platform.trial.largest_batch import peak_bytes
 from recallfront.platform.trial.workplace import Workplace
+from recallfront.sweeps import SweepSpec
 from recallfront.sweeps.data import load_or_rebuild, prepare
-from tests.platform.specs import SEGMENT, tiny_spec
+from tests.platform.specs import SEGMENT, tiny, tiny_spec
 
 
 @pytest.mark.parametrize("world", [2, 3, 7])
@@ -62,3 +65,39 @@ def test_any_number_of_ranks_finds_the_same_bits(
     assert sum(counts) == 6 or stage == 3
     assert max(counts) == -(-6 // world) and (stage != 3 or len(set(counts)) == 1)
     assert sum(map(len, said)) == 6
+
+
+@pytest.mark.parametrize(
+    "model",
+    [{"architecture": "hawk"}, {"architecture": "griffin", "window_size": 16}, {"architecture": "based"}],
+    ids=lambda model: str(model["architecture"]),
+)
+def test_evaluating_rows_of_any_length_takes_the_same_memory(model: dict[str, Any], tmp_path: Path) -> None:
+    lengths = [64, 1024, 4096, 16_384]
+    task = {
+        "name": "induction_heads",
+        "vocab_size": 16,
+        "train": [{"length": 64, "examples": 16}],
+        "validation": [{"length": 64, "examples": 2}],
+        "test": [{"length": length, "examples": 2} for length in lengths],
+    }
+    spec = SweepSpec.model_validate(tiny(space=[model]) | {"task": task})
+    config = spec.trial(spec.blocks[0], {}, 0)
+    path, digest = prepare(config.task, tmp_path)
+    data, _ = load_or_rebuild(config.task, path, digest)
+    place = Workplace(tmp_path, path, digest, "c")
+    built = build(config.model, seed=0)
+    engine: Any = SimpleNamespace(module=built, eval=built.eval, train=built.train)
+
+    def peak(length: int) -> int:
+        (rows,) = [segment for segment in data.splits["test"] if segment.inputs.shape[1] == length]
+        own = replace(data, splits={"test": [rows]})
+        found = peak_bytes(lambda: evaluated(engine, config, own, "test", place), torch.device("cpu"))
+        # what says which places are labelled grows with the rows: two rows of at most 12 bytes a token
+        return (found or 0) - 2 * 12 * length
+
+    # the process keeps one table of rotary angles, as long as the longest row, whatever is evaluated
+    peak(lengths[-1])
+    peaks = {length: peak(length) for length in lengths}
+    assert peaks[64] < peaks[1024], "longer than a piece alone is read in pieces"
+    assert peaks[16_384] <= 1.05 * peaks[4096], peaks
