@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def run_benchmarks(names: list[str], against: Path | None = None) -> None:
     """Run the benchmarks of these names, or all of them, and print a table for each.
 
-    `against`: a checkout of google-deepmind/recurrentgemma, which `models` is compared with.
+    `against`: a checkout of google-deepmind/recurrentgemma or HazyResearch/zoology, which `models` is compared with.
 
     Raises:
         UsageError: there is no benchmark of that name.

@@ -11,7 +11,8 @@ if TYPE_CHECKING:
 def architecture_tables(against: Path | None = None, show: Callable[["Table | str"], None] = print) -> None:
     """Measure on two threads of the CPU and show one table after the other, each as soon as it is known.
 
-    `against` is a checkout of google-deepmind/recurrentgemma; without one that comparison is skipped with a sentence.
+    `against` is a checkout of google-deepmind/recurrentgemma or HazyResearch/zoology; without one that comparison is
+    skipped with a sentence.
     """
     import torch
 
@@ -23,7 +24,11 @@ def architecture_tables(against: Path | None = None, show: Callable[["Table | st
     try:
         show(_training())
         show(_decoding())
-        show(_released(against))
+        show(
+            _zoology(against)
+            if against is not None and (against / "zoology").is_dir()
+            else _released(against)
+        )
     finally:
         torch.set_num_threads(before)
 
@@ -61,11 +66,31 @@ def _decoding() -> "Table":
     return table
 
 
+def _zoology(against: Path) -> "Table | str":
+    from recallfront.benchmarks.platform.zoology import BATCH, LENGTH, WIDTH, against_zoology, why_not
+
+    if reason := why_not(against):
+        return f"zoology's trainer: skipped; {reason}"
+    table = _table(
+        f"a training step against zoology's trainer: width {WIDTH}, {BATCH} x {LENGTH} tokens, one thread, ms",
+        ("", "vocabulary", "ours", "theirs", "ratio"),
+    )
+    for found in against_zoology(against):
+        ours, theirs = found.ours * 1e3, found.theirs * 1e3
+        table.add_row(
+            found.architecture, f"{found.vocabulary:,}", f"{ours:.1f}", f"{theirs:.1f}", f"{found.ratio:.2f}"
+        )
+    return table
+
+
 def _released(against: Path | None) -> "Table | str":
     from recallfront.benchmarks.models.released import comparisons, why_not
 
     if against is None:
-        return "released code: skipped; name a checkout of google-deepmind/recurrentgemma with --against"
+        return (
+            "released code: skipped; name a checkout of google-deepmind/recurrentgemma or HazyResearch/zoology with "
+            "--against"
+        )
     reason = why_not(against)
     if reason is not None:
         return f"released code: skipped; {reason}"

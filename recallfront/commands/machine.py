@@ -41,7 +41,9 @@ def bench(
     ] = None,
     against: Annotated[
         Path | None,
-        typer.Option(help="Checkout of google-deepmind/recurrentgemma to compare the models with."),
+        typer.Option(
+            help="Checkout of google-deepmind/recurrentgemma or HazyResearch/zoology to compare the models with."
+        ),
     ] = None,
 ) -> None:
     """Measure recallfront itself."""

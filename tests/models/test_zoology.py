@@ -3,19 +3,17 @@
 RECALLFRONT_ZOOLOGY names the folder of github.com/HazyResearch/zoology at dbcb60d, the last commit that trains MQAR.
 """
 
-import importlib
 import math
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from recallfront.benchmarks.platform.zoology import imported, their_model
 from recallfront.models import LanguageModel
 from recallfront.models.building import build
 from recallfront.models.configs import architecture as architecture_of
@@ -24,46 +22,21 @@ from recallfront.sweeps.protocols import PROTOCOLS
 
 CHECKOUT = os.environ.get("RECALLFRONT_ZOOLOGY", "")
 VOCABULARY, WIDTH, LENGTH, BLOCK = 64, 32, 24, 5
+# knobs of ours, and what zoology's mixer has otherwise than in a benchmark
 MIXERS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    "attention": ({}, {"name": "attention.MHA", "kwargs": {"dropout": 0.1, "num_heads": 1}}),
-    "window": (
-        {"window_size": BLOCK + 1},
-        {"name": "slide_attn.SlidingAttn", "kwargs": {"block_size": BLOCK}},
-    ),
-    "based": (
-        {"feature_dim": 8},
-        {
-            "name": "based.Based",
-            "kwargs": {
-                "l_max": LENGTH,
-                "feature_dim": 8,
-                "feature_name": "taylor_exp",
-                "num_key_value_heads": 1,
-                "num_heads": 1,
-                "train_view": "quadratic",
-            },
-        },
-    ),
+    "attention": ({}, {}),
+    "window": ({"window_size": BLOCK + 1}, {"block_size": BLOCK}),
+    "based": ({"feature_dim": 8}, {"feature_dim": 8}),
 }
 
 
 @pytest.fixture
-def zoology(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
-    """Zoology's `model`, without the packages that it imports and does nothing with here."""
+def zoology() -> Iterator[None]:
+    """Zoology's modules can be imported."""
     if not CHECKOUT:
         pytest.skip("RECALLFRONT_ZOOLOGY names no checkout of zoology")
-    assert (Path(CHECKOUT) / "zoology" / "model.py").is_file()
-    operators = ModuleType("torchvision.ops")
-    # at drop_path 0 every path is kept
-    operators.StochasticDepth = lambda p, mode: nn.Identity()  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "torchvision.ops", operators)
-    for unused in ("torchvision", "opt_einsum", "wandb"):
-        monkeypatch.setitem(sys.modules, unused, ModuleType(unused))
-    monkeypatch.syspath_prepend(CHECKOUT)
-    before = set(sys.modules)
-    yield importlib.import_module("zoology.model")
-    for name in set(sys.modules) - before:
-        del sys.modules[name]
+    with imported(Path(CHECKOUT)):
+        yield
 
 
 def ours(name: str) -> LanguageModel:
@@ -74,24 +47,8 @@ def ours(name: str) -> LanguageModel:
     return build(parse_config(made))
 
 
-def theirs(model: ModuleType, name: str) -> nn.Module:
-    config = sys.modules["zoology.config"]
-    convolution = {
-        "name": "zoology.mixers.base_conv.BaseConv",
-        "kwargs": {"l_max": LENGTH, "kernel_size": 3, "implicit_long_conv": True},
-    }
-    mixer = {**MIXERS[name][1], "name": f"zoology.mixers.{MIXERS[name][1]['name']}"}
-    hybrid = {"name": "zoology.mixers.hybrid.Hybrid", "kwargs": {"configs": [convolution, mixer]}}
-    settings = config.ModelConfig(
-        sequence_mixer=hybrid,
-        state_mixer={"name": "torch.nn.Identity", "kwargs": {}},
-        d_model=WIDTH,
-        n_layers=2,
-        max_position_embeddings=0,
-        vocab_size=VOCABULARY,
-    )
-    made: nn.Module = model.LanguageModel(settings)
-    return made
+def theirs(name: str) -> nn.Module:
+    return their_model(name, vocabulary=VOCABULARY, width=WIDTH, length=LENGTH, **MIXERS[name][1])
 
 
 def as_ours(weights: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -122,9 +79,10 @@ def as_ours(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     return found
 
 
+@pytest.mark.usefixtures("zoology")
 @pytest.mark.parametrize("name", MIXERS)
-def test_the_same_weights_give_zoologys_logits(zoology: ModuleType, name: str) -> None:
-    model, original = ours(name).double().eval(), theirs(zoology, name).double().eval()
+def test_the_same_weights_give_zoologys_logits(name: str) -> None:
+    model, original = ours(name).double().eval(), theirs(name).double().eval()
     model.load_state_dict(as_ours(original.state_dict()))
     tokens = torch.randint(VOCABULARY, (3, LENGTH), generator=torch.Generator().manual_seed(0))
     # of Based, 1e-6 is added to a sum of weights that is at least 1/2, in zoology 1e-12
@@ -136,11 +94,12 @@ def test_the_same_weights_give_zoologys_logits(zoology: ModuleType, name: str) -
         )
 
 
+@pytest.mark.usefixtures("zoology")
 @pytest.mark.parametrize("name", MIXERS)
-def test_weights_are_drawn_as_zoology_draws_them(zoology: ModuleType, name: str) -> None:
+def test_weights_are_drawn_as_zoology_draws_them(name: str) -> None:
     """Each matrix has the standard deviation of zoology's; vectors have its values."""
     torch.manual_seed(0)
-    drawn, expected = ours(name).state_dict(), as_ours(theirs(zoology, name).state_dict())
+    drawn, expected = ours(name).state_dict(), as_ours(theirs(name).state_dict())
     assert drawn.keys() == expected.keys()
     for key, value in expected.items():
         spread = float(value.std()) if value.numel() > WIDTH * 3 else math.nan
