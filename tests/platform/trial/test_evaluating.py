@@ -90,7 +90,7 @@ def test_evaluating_rows_of_any_length_takes_the_same_memory(model: dict[str, An
     engine: Any = SimpleNamespace(module=built, eval=built.eval, train=built.train)
 
     def peak(length: int) -> int:
-        (rows,) = [segment for segment in data.splits["test"] if segment.inputs.shape[1] == length]
+        (rows,) = [segment for segment in data.splits["test"] if segment.inputs[:1].shape[1] == length]
         own = replace(data, splits={"test": [rows]})
         found = peak_bytes(lambda: evaluated(engine, config, own, "test", place), torch.device("cpu"))
         # what says which places are labelled grows with the rows: two rows of at most 12 bytes a token
