@@ -169,7 +169,9 @@ def test_the_doctor_lists_plug_ins(
 
 
 @pytest.mark.slow
-def test_the_documentation_s_plug_ins_run_and_are_kept_with_their_runs(tmp_path: Path) -> None:
+def test_the_documentation_s_plug_ins_run_and_are_kept_with_their_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """As they stand, by the real command; then the rerun, without them, with them, and with one that has changed."""
     shown = blocks()
     assert {
@@ -177,15 +179,11 @@ def test_the_documentation_s_plug_ins_run_and_are_kept_with_their_runs(tmp_path:
     } == {True}
     for name, text in shown.items():
         written(tmp_path, name, text)
-
-    def command(*words: str) -> subprocess.CompletedProcess[str]:
-        line = [sys.executable, "-m", "recallfront", *words, "--home", "home"]
-        return subprocess.run(line, capture_output=True, text=True, cwd=tmp_path, timeout=300)
-
+    monkeypatch.chdir(tmp_path)
     given = ("--plugin", "fading.py", "--plugin", "lookback.py")
-    done = command("run", "sweep.yaml", *given)
+    line = [sys.executable, "-m", "recallfront", "run", "sweep.yaml", *given, "--home", "home"]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0 and "3 finished" in done.stdout, done.stdout + done.stderr
-    assert "0 trials run, 3 answered" in command("run", "sweep.yaml", *given).stdout
     store = f"sqlite:///{tmp_path}/home/mlflow.db"
     trial = read_sweep(store, "lookback").trials[0]
     kept = {plugin.name: plugin for plugin in read_lineage(store, trial.run_id).environment.plugins}
@@ -193,14 +191,20 @@ def test_the_documentation_s_plug_ins_run_and_are_kept_with_their_runs(tmp_path:
     with reading(store) as client:
         assert read_artifact(client, trial.run_id, "lineage/plugins/fading.py") == shown["fading.py"]
 
-    unknown = command("run", "sweep.yaml", "--plugin", "fading.py")
-    assert unknown.returncode == 2 and "lookback" in unknown.stderr, unknown.stderr
-    without = command("rerun", trial.run_id)
-    assert without.returncode == 2 and "needs the plug-in file" in without.stderr, without.stderr
-    again = command("rerun", trial.run_id, *given)
-    assert again.returncode == 0 and "verdict: identical" in again.stdout, again.stdout + again.stderr
+    def command(*words: str) -> tuple[int, str, str]:
+        """In this process, which knows no plug-in but those of the commands before: the exit code and what is said."""
+        code = run([*words, "--home", "home"])
+        return code, *capsys.readouterr()
+
+    code, _, errors = command("rerun", trial.run_id)
+    assert code == 2 and "needs the plug-in file" in errors, errors
+    code, _, errors = command("run", "sweep.yaml", "--plugin", "fading.py")
+    assert code == 2 and "lookback" in errors, errors
+    assert "0 trials run, 3 answered" in command("run", "sweep.yaml", *given)[1]
+    code, told, errors = command("rerun", trial.run_id, *given)
+    assert code == 0 and "verdict: identical" in told, told + errors
     written(tmp_path, "fading.py", shown["fading.py"] + "\n# changed\n")
     for name in ("rerun", "lineage"):
-        refused = command(name, trial.run_id, *given)
-        assert refused.returncode == 2 and refused.stderr.count("\n") == 1, refused.stderr
-        assert "fading.py" in refused.stderr and "which is now" in refused.stderr
+        code, _, errors = command(name, trial.run_id, *given)
+        assert code == 2 and errors.count("\n") == 1, errors
+        assert "fading.py" in errors and "which is now" in errors

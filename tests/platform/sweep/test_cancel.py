@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -24,6 +23,7 @@ from recallfront.platform.tracking.ledger import UnknownRecord, read_sweep
 from recallfront.sweeps import SweepSpec
 from tests.platform.specs import tiny
 from tests.platform.stores import ready_home, ready_store
+from tests.platform.sweeps import wait_for
 
 REQUEST = CancelRequest("d1", "ada@lab", 1.8e9)
 
@@ -87,7 +87,7 @@ def test_a_sweep_is_cancelled_from_another_process_and_leaves_nothing_but_a_chec
     command = [sys.executable, "-m", "recallfront", "run", str(file), "--home", str(home)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as driver:
         try:
-            _wait_for(lambda: _trains(home, key), driver)
+            wait_for(lambda: _trains(home, key), driver=driver, pause=0.2)
             started = _below(driver.pid)
             assert any("ray::" in " ".join(process.cmdline()) for process in started)
             began = time.monotonic()
@@ -122,10 +122,3 @@ def _trains(home: Path, key: str) -> bool:
 
 def _below(pid: int) -> list[psutil.Process]:
     return psutil.Process(pid).children(recursive=True)
-
-
-def _wait_for(condition: Callable[[], bool], driver: "subprocess.Popen[str]") -> None:
-    deadline = time.monotonic() + 200
-    while not condition():
-        assert time.monotonic() < deadline and driver.poll() is None, "the driver ended, or took too long"
-        time.sleep(0.2)

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,9 +22,7 @@ from recallfront.platform import SweepResult, front, pick, rerun, run_sweep
 from recallfront.platform.front.registry import export as write_model
 from recallfront.platform.keeping.export import export
 from recallfront.platform.keeping.load import load_archive
-from recallfront.platform.lineage.code_version import code_version
 from recallfront.platform.rerun import Verdict
-from recallfront.platform.results.records import TrialRecord
 from recallfront.platform.results.status import Status
 from recallfront.platform.status import sweeps_table
 from recallfront.platform.sweep.lock import only_driver
@@ -32,24 +30,13 @@ from recallfront.platform.tracking.client import open_client
 from recallfront.platform.tracking.ledger import read_sweep
 from recallfront.platform.tracking.writer import TrackingWriter
 from recallfront.platform.trial.body import run_trial
-from recallfront.platform.trial.workplace import Workplace
 from recallfront.sweeps import SweepSpec, load_spec
-from recallfront.sweeps.data import prepare
 from recallfront.terminal import show_result
 from tests.platform.specs import tiny, tiny_spec
 from tests.platform.stores import ready_home, ready_store
+from tests.platform.sweeps import history, stored, trials_of, wait_for, workplace
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("local_ray")]
-
-
-def history(result: SweepResult | str, run_id: str, metric: str) -> list[tuple[int, float]]:
-    """(step, value) of every point that a run has of a metric, doubled ones included."""
-    uri = result if isinstance(result, str) else result.tracking_uri
-    return sorted((m.step, m.value) for m in open_client(uri).get_metric_history(run_id, metric))
-
-
-def stored(result: SweepResult) -> tuple[TrialRecord, ...]:
-    return read_sweep(result.tracking_uri, result.record.sweep_key).trials
 
 
 @pytest.fixture(scope="module")
@@ -168,8 +155,9 @@ def test_each_failure_is_recorded_with_its_status_and_the_others_finish(tmp_path
         ],
         resources={"memory_gb": 2.0, "time_limit_seconds": 15.0},
         training={"gradient_clipping": 0.0},
+        concurrent=1,
     )
-    folder = _place(spec, tmp_path).folder(spec.trial(spec.blocks[4], {}, 0))
+    folder = workplace(spec, tmp_path).folder(spec.trial(spec.blocks[4], {}, 0))
     folder.mkdir(parents=True)
     (folder / "model").write_text("no folder")
 
@@ -199,7 +187,7 @@ def test_each_failure_is_recorded_with_its_status_and_the_others_finish(tmp_path
 def test_a_trial_that_takes_its_node_s_memory_is_not_tried_again(tmp_path: Path) -> None:
     """Ray's own monitor ends it, as it would on a node that is full: here it takes any node for full."""
     spec = tiny(space=[{"architecture": "window", "window_size": 4}])
-    file = tmp_path / "full.yaml"
+    file = ready_home(tmp_path) / "full.yaml"
     file.write_text(yaml.safe_dump(spec))
     full = {"RAY_memory_usage_threshold": "0.001", "RAY_memory_monitor_refresh_ms": "100"}
     command = [sys.executable, "-m", "recallfront", "run", str(file), "--home", str(tmp_path)]
@@ -216,30 +204,36 @@ def test_a_trial_that_takes_its_node_s_memory_is_not_tried_again(tmp_path: Path)
 def test_an_interrupted_and_then_a_killed_driver_lose_nothing(tmp_path: Path) -> None:
     spec = tiny(
         name="disturbed",
-        space=[{"architecture": "window", "window_size": [2, 4, 8]}],
-        training={"steps": 120, "evaluate_every": 20},
+        space=[{"architecture": "window", "window_size": [2, 4, 6, 8]}],
+        training={"steps": 60, "evaluate_every": 20},
         concurrent=1,
     )
-    file, home = tmp_path / "disturbed.yaml", tmp_path / "home"
+    file, home = tmp_path / "disturbed.yaml", ready_home(tmp_path / "home")
     file.write_text(yaml.safe_dump(spec))
     checked = SweepSpec.model_validate(spec)
+
+    def results() -> set[str]:
+        return {path.parent.name for path in home.glob("trials/*/result.json")}
+
+    def is_saved() -> bool:
+        return any(home.glob("trials/*/checkpoint/deepspeed"))
+
+    # both in the middle of a trial; should that have ended before it is seen, the next has begun
     with _driver(file, home) as driver:
-        _wait_for(lambda: bool(list(home.glob("trials/*/checkpoint/deepspeed"))), driver)
+        wait_for(lambda: is_saved() or results(), driver=driver)
         _interrupt(driver, signal.SIGINT, checked, home)
+    known = len(results())
     with _driver(file, home) as driver:
-        _wait_for(
-            lambda: _has_a_result(home) and bool(list(home.glob("trials/*/checkpoint/deepspeed"))), driver
-        )
+        wait_for(lambda: len(results()) > known, driver=driver)
+        wait_for(lambda: is_saved() or len(results()) > known + 1, driver=driver)
         os.kill(driver.pid, signal.SIGKILL)
-    kept = {path.parent.name for path in home.glob("trials/*/result.json")}
-    assert 0 < len(kept) < 3
+    assert 0 < len(results()) < 4
 
     resumed = run_sweep(checked, home=home)
     after = {trial.trial_key: trial for trial in stored(resumed)}
-    assert len(stored(resumed)) == len(after) == 3, "no run is doubled"
-    place = _place(checked, tmp_path / "undisturbed")
-    for block, knobs in checked.grid():
-        config = checked.trial(block, knobs, 0)
+    assert len(stored(resumed)) == len(after) == 4, "no run is doubled"
+    place = workplace(checked, tmp_path / "undisturbed")
+    for config in trials_of(checked):
         reports, twin = list(run_trial(config, place)), after[config.key]
         assert twin.status is Status.FINISHED and twin.metrics["recall"] == reports[-1].figures["recall"]
         rows = [row for report in reports for row in report.rows]
@@ -249,13 +243,12 @@ def test_an_interrupted_and_then_a_killed_driver_lose_nothing(tmp_path: Path) ->
 
 def test_a_sweep_that_is_told_to_end_says_so(tmp_path: Path) -> None:
     """As a scheduler's SIGTERM may: early, when the first trial is about to start."""
-    spec = tiny(name="ended", space=[{"architecture": "window", "window_size": [2, 4, 6]}], concurrent=1)
-    file, home = tmp_path / "ended.yaml", tmp_path / "home"
+    spec = tiny(name="ended", space=[{"architecture": "window"}], training={"steps": 10**6}, concurrent=1)
+    file, home = tmp_path / "ended.yaml", ready_home(tmp_path / "home")
     file.write_text(yaml.safe_dump(spec))
-    ready_home(home)
     checked = SweepSpec.model_validate(spec)
     with _driver(file, home) as driver:
-        _wait_for(lambda: bool(list(home.glob("trials/*/"))), driver)
+        wait_for(lambda: bool(list(home.glob("trials/*/"))), driver=driver)
         _interrupt(driver, signal.SIGTERM, checked, home)
 
 
@@ -286,13 +279,6 @@ def _driver(file: Path, home: Path) -> Iterator["subprocess.Popen[str]"]:
         driver.communicate()
 
 
-def _wait_for(condition: Callable[[], bool], driver: "subprocess.Popen[str]") -> None:
-    deadline = time.monotonic() + 300
-    while not condition():
-        assert time.monotonic() < deadline and driver.poll() is None, "the driver ended, or took too long"
-        time.sleep(0.05)
-
-
 def _interrupt(driver: "subprocess.Popen[str]", number: signal.Signals, spec: SweepSpec, home: Path) -> None:
     """What a sweep says and records that is interrupted."""
     driver.send_signal(number)
@@ -304,15 +290,11 @@ def _interrupt(driver: "subprocess.Popen[str]", number: signal.Signals, spec: Sw
     assert Status.RUNNING not in {trial.status for trial in record.trials}
 
 
-def _has_a_result(home: Path) -> bool:
-    return bool(list(home.glob("trials/*/result.json")))
-
-
 def test_a_resumed_trial_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     spec = tiny_spec(training={"steps": 40})
     config = spec.trial(spec.blocks[0], {}, 0)
-    whole = [row for report in run_trial(config, _place(spec, tmp_path / "a")) for row in report.rows]
-    place = _place(spec, tmp_path / "b")
+    whole = [row for report in run_trial(config, workplace(spec, tmp_path / "a")) for row in report.rows]
+    place = workplace(spec, tmp_path / "b")
     interrupted = run_trial(config, place)
     for report in interrupted:
         if report.step == 20:
@@ -371,11 +353,6 @@ def test_a_search_resumes_where_it_was(tmp_path: Path) -> None:
     assert len({trial.trial_key for trial in trials}) == len(trials) <= 8
     assert more.ran + len(stored(fewer)) >= len(trials) - 1
     assert more.front is not None and all(c.n_seeds == 2 for c in more.front.candidates)
-
-
-def _place(spec: SweepSpec, home: Path) -> Workplace:
-    path, digest = prepare(spec.task, home / "data")
-    return Workplace(home=home.resolve(), data=path, data_digest=digest, code_version=code_version())
 
 
 def test_no_two_drivers_on_one_sweep(tmp_path: Path) -> None:
