@@ -39,6 +39,8 @@ _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "120",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # at Ray's 2 s an end, or a loss, is heard of a second late
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # a process of each trial that only informs its training loop
     "RAY_worker_niceness": "0",  # at Ray's 15 a trial gets 3 % of a core that anything else computes on
 }
 

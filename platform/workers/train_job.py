@@ -5,6 +5,7 @@ order; where the actor is killed, the driver removes it (`release_placement_grou
 """
 
 import contextlib
+import json
 import threading
 import time
 from collections.abc import Generator
@@ -37,10 +38,12 @@ from recallfront.sweeps.trial import TrialConfig
 
 PLACEMENT_GROUP = "placement_group"  # key in the first report's details
 
-_POLL_SECONDS = 0.05
+_PATIENCE_SECONDS = 0.5  # for a report, until it is asked again whether the workers have ended
 _LISTEN_SECONDS = 1.0
 _STOP_SECONDS = 120.0  # for the workers to reach their next report and leave
 _END_SECONDS = 60.0  # for the trainer to end after the last report
+# They remove the placement group of a killed trainer, which the driver does here; and share out data of Ray Data.
+_NEEDLESS = frozenset({"PlacementGroupCleanerCallback", "DatasetsCallback"})
 # What a rank says that only lost its peer: the peer's own death or failure is the cause.
 _PEER_IS_GONE = ("gloo", "nccl", "connection closed", "connection reset", "broken pipe")
 
@@ -72,14 +75,14 @@ def run_distributed_trial(
             if told_to_leave is not None and told_to_leave.is_set():
                 mailbox.leave.remote()
             running = run.is_alive()  # asked before the mailbox is emptied: nothing can be posted after that
-            for report in map(Report.from_json, ray.get(mailbox.take.remote())):
+            taken = ray.get(mailbox.take.remote(_PATIENCE_SECONDS if running else 0.0))
+            for report in (Report.from_json(json.loads(text)) for text in taken):
                 run.placement_group = report.details.get(PLACEMENT_GROUP, run.placement_group)
                 if report.status is Status.RUNNING:
                     yield report
                 else:
                     ends.append(report)
                     give_up = time.monotonic() + _END_SECONDS
-            run.join(timeout=_POLL_SECONDS)
     finally:
         with contextlib.suppress(RayActorError):  # its node is gone
             ray.get(mailbox.stop.remote())
@@ -96,6 +99,14 @@ def release_placement_group(hexadecimal: str | None) -> None:
     remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(hexadecimal))))
 
 
+class _Trainer(TorchTrainer):
+    """Without two processes of Ray's that every worker waits for until they have imported Ray Train, some seconds."""
+
+    def _create_default_callbacks(self) -> list[Any]:
+        callbacks: list[Any] = super()._create_default_callbacks()  # type: ignore[misc]  # stubs of the old one
+        return [one for one in callbacks if type(one).__name__ not in _NEEDLESS]
+
+
 class _TrainRun(threading.Thread):
     """`TorchTrainer.fit` in a thread of the trial's actor."""
 
@@ -105,7 +116,7 @@ class _TrainRun(threading.Thread):
         self.placement_group: str | None = None
         resources = config.resources
         per_worker = {"CPU": resources.cpus} | ({"GPU": resources.gpus} if resources.gpus else {})
-        self._trainer = TorchTrainer(
+        self._trainer = _Trainer(
             _worker,
             train_loop_config={
                 "trial": config.model_dump(mode="json"),
@@ -173,12 +184,12 @@ def _worker(loop: dict[str, Any]) -> None:
         _Listener(loop["mailbox"], told_to_leave).start()
         group = ray.util.get_current_placement_group()
         details = {PLACEMENT_GROUP: group.id.hex()} if group else {}
-        ray.get(post(Report(step=0, details=details).to_json()))
+        ray.get(post(json.dumps(Report(step=0, details=details).to_json())))
         reports = Watchdog(config, place).guard(reports)
     for report in reports:
         stop = False
         if place.rank == 0 or report.status.is_failure:
-            stop = ray.get(post(report.to_json()))
+            stop = ray.get(post(json.dumps(report.to_json())))
         if report.status.is_failure:
             raise RuntimeError(report.failure)  # the other ranks may wait in a collective: ends the group
         if report.status is Status.RUNNING and _agree(stop, place, dist.get_backend()):
