@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from torch import Tensor, nn
 
@@ -133,7 +133,8 @@ def against_zoology(
             config = _trial(architecture, vocabulary, steps)
             data, digest = prepare(config.task, Path(folder))
             rows = load_or_rebuild(config.task, data, digest)[0].splits["train"][0]
-            batches = list(zip(rows.inputs.split(BATCH), rows.labels.split(BATCH), strict=True))
+            inputs, labels = (cast(Tensor, rows_of) for rows_of in (rows.inputs, rows.labels))
+            batches = list(zip(inputs.split(BATCH), labels.split(BATCH), strict=True))
             with imported(path):
                 theirs = _their_epochs(architecture, vocabulary, batches)
             seconds = []
@@ -180,7 +181,7 @@ def _our_seconds(config: TrialConfig, place: Workplace) -> float:
 
 def _their_epochs(architecture: str, vocabulary: int, batches: Batches) -> Callable[[], float]:
     """Seconds of an epoch of zoology's trainer over these batches, each time it is asked."""
-    train = importlib.import_module("zoology.train")
+    train: Any = importlib.import_module("zoology.train")
     train.tqdm = lambda rows, **_: _Silent(rows)
     trainer = train.Trainer(
         their_model(architecture, vocabulary=vocabulary),

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
-import torch.multiprocessing as multiprocessing
+from torch.multiprocessing.spawn import spawn
 
 from recallfront.platform.trial.body import run_trial
 from recallfront.platform.trial.workplace import Workplace
@@ -21,7 +21,7 @@ def run_with_ranks(config: TrialConfig, place: Workplace, world: int) -> list[Ro
     """The metrics that the first of `world` ranks reports; all have to finish."""
     told = place.home / f"{world}-ranks.json"
     environment = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "OMP_NUM_THREADS": "1"}
-    multiprocessing.spawn(_rank, (world, config, place, told, environment), nprocs=world)
+    spawn(_rank, (world, config, place, told, environment), nprocs=world)
     return [(name, value, step) for name, value, step in json.loads(told.read_text())]
 
 
