@@ -7,16 +7,18 @@ import pytest
 
 from recallfront.benchmarks.tables import run_benchmarks
 from recallfront.platform.errors import UsageError
+from tests.platform.stores import ready_home
 
-pytestmark = [pytest.mark.slow, pytest.mark.alone]
+pytestmark = pytest.mark.slow
 
 
+@pytest.mark.alone
 def test_a_warm_trial_costs_half_a_second_at_most_and_30_times_less_than_a_nested_one(tmp_path: Path) -> None:
     from recallfront.benchmarks.platform.overhead import overheads
 
-    found = overheads(tmp_path, warm=20, nested=1)
+    found = overheads(ready_home(tmp_path), warm=10, nested=1)
     warm, nested = statistics.median(found.warm), statistics.median(found.nested)
-    print(f"overhead: warm {warm:.3f} s (median of 20), nested {nested:.1f} s, ratio {found.ratio:.0f}")
+    print(f"overhead: warm {warm:.3f} s (median of 10), nested {nested:.1f} s, ratio {found.ratio:.0f}")
     assert warm <= 0.5
     assert found.ratio >= 30
 
@@ -30,6 +32,7 @@ def test_fifty_trials_in_one_actor_leave_its_memory_and_each_other_alone(tmp_pat
     assert len(found.first_losses) == 20 and found.identical
 
 
+@pytest.mark.alone
 def test_a_measurement_does_not_notice_trials_on_every_core(tmp_path: Path) -> None:
     from recallfront.benchmarks.platform.quietness import quietness
 
@@ -40,10 +43,11 @@ def test_a_measurement_does_not_notice_trials_on_every_core(tmp_path: Path) -> N
         assert low <= 1.1 and high >= 0.9, f"rounds show that it is noticed: {ratios}"
 
 
+@pytest.mark.alone
 def test_tracking_does_not_slow_training(tmp_path: Path) -> None:
     from recallfront.benchmarks.platform.tracking_cost import tracking_cost
 
-    found = tracking_cost(tmp_path, pairs=6, steps=200)
+    found = tracking_cost(ready_home(tmp_path), pairs=6, steps=200)
     low, high = found.bounds
     print(
         f"tracking: {found.slowdown:+.2%} training time ({low:+.2%} to {high:+.2%}), {found.rows} rows, "
@@ -53,6 +57,7 @@ def test_tracking_does_not_slow_training(tmp_path: Path) -> None:
     assert found.driver_share <= 0.06, "of a core, at 80 steps a second"
 
 
+@pytest.mark.alone
 def test_a_late_trial_costs_the_driver_as_much_as_an_early_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -60,7 +65,7 @@ def test_a_late_trial_costs_the_driver_as_much_as_an_early_one(
 
     monkeypatch.setattr(benchmark, "EARLY", 30)
     monkeypatch.setattr(benchmark, "WINDOW", 20)
-    found = benchmark.scale(tmp_path, trials=200)
+    found = benchmark.scale(ready_home(tmp_path), trials=200)
     print(f"scale: {found.windows}, {found.seconds}")
     assert found.growth <= 1.5
     assert all(window.requests <= 5.5 for window in found.windows), (

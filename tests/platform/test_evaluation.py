@@ -16,6 +16,7 @@ from recallfront.sweeps import SweepSpec
 from recallfront.sweeps.recall_suite import DATA_SETS, contains
 from recallfront.sweeps.text.tokenizer import ByteTokenizer
 from tests.platform.specs import tiny
+from tests.platform.stores import ready_home
 
 DOCUMENTS: dict[str, list[dict[str, Any]]] = {
     "swde": [
@@ -120,11 +121,12 @@ def test_a_text_trial_of_a_sweep_is_evaluated_and_its_run_has_the_figures(
     changes = {"task": task, "space": [{"architecture": "hawk"}]}
     changes["objectives"] = [{"metric": "recall_at_16"}, {"metric": "decode_tokens_per_second"}]
     spec = SweepSpec.model_validate(tiny(name="text", training={"steps": 4, "evaluate_every": 2}) | changes)
-    result = run_sweep(spec, home=tmp_path / "home")
+    home = ready_home(tmp_path / "home")
+    result = run_sweep(spec, home=home)
     (trial,) = result.record.trials
     assert {"validation_recall_at_16", "validation_perplexity", "perplexity", "bits_per_byte"} <= set(
         trial.metrics
     )
-    found = evaluate(trial.run_id[:10], suite, home=tmp_path / "home")
+    found = evaluate(trial.run_id[:10], suite, home=home)
     assert found.run_id == trial.run_id
     assert found.metrics.items() <= find_run(result.tracking_uri, trial.run_id).metrics.items()

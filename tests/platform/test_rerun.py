@@ -20,7 +20,7 @@ from recallfront.sweeps import SweepSpec
 from tests.platform.specs import SEGMENT, tiny_spec
 from tests.platform.stores import ready_home
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_collections")]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_collections", "no_waiting")]
 ARCHITECTURES = ("attention", "window", "hawk", "griffin", "based", "grouped")
 
 
@@ -32,6 +32,7 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> SweepResult:
         name="rerun",
         task={"test": [SEGMENT | {"examples": 500}]},
         space=[*({"architecture": name} for name in ARCHITECTURES), diverges],
+        concurrent=1,
     )
     return run_sweep(spec, home=ready_home(tmp_path_factory.mktemp("home")))
 

@@ -22,13 +22,14 @@ BUCKET = "bucket"
 class S3Server:
     """S3 in a thread of this process; as a context manager, which sets the environment to find it by.
 
-    `failing` is the share of requests that get a 503, drawn from a seed; while `away` is set, all of them do. A request
-    without credentials is refused, as by AWS.
+    `failing` is the share of requests that get a 503, drawn from a seed; while `away` is set, all of them do, and so do
+    those whose number, from 1, is in `outage`. A request without credentials is refused, as by AWS.
     """
 
     def __init__(self, failing: float = 0.0) -> None:
         self.failing, self.away = failing, threading.Event()
         self.requests = self.failed = 0
+        self.outage = range(0)
         self._draws, self._lock = random.Random(0), threading.Lock()
 
     def __enter__(self) -> Self:
@@ -71,7 +72,8 @@ class S3Server:
     def _answer(self, request: dict[str, Any], start: Any) -> Iterable[bytes]:
         with self._lock:
             self.requests += 1
-            fails = self.away.is_set() or self._draws.random() < self.failing
+            is_away = self.away.is_set() or self.requests in self.outage
+            fails = is_away or self._draws.random() < self.failing
             self.failed += fails
         if fails:
             return _error(start, "503 Slow Down", "SlowDown")
