@@ -55,7 +55,7 @@ def test_every_mixer_is_among_what_is_compiled() -> None:
 
 
 def logits_and_gradients(model: LanguageModel, run: object) -> tuple[Tensor, ...]:
-    logits = run(draw_tokens(2, 12))  # type: ignore[operator]
+    logits = run(draw_tokens(2, 9))  # type: ignore[operator]
     return logits, *torch.autograd.grad(logits.square().sum(), list(model.parameters()))
 
 
