@@ -11,8 +11,10 @@ EXACT := --constraint $(LOCK)
 endif
 BIN := $(VENV)/bin
 
+# Where it is set, every process compiles all that it imports of this checkout: a second of each that the tests start.
+unexport PYTHONDONTWRITEBYTECODE
+
 # pip compiles one file after another; all processors do it together. What does not compile is for another Python.
-# Python's own compiling is no help where PYTHONDONTWRITEBYTECODE is set: every process would compile what it imports.
 define install
 $(PYTHON) -m venv $(VENV)
 $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --no-compile "pip>=25.1"
