@@ -64,6 +64,7 @@ attack: SECONDS ?= 600
 attack: SEED ?= 0
 attack: setup  ## each kind of attack for so many seconds, from this seed: odd specifications, kills, damaged files
 	ATTACK_SECONDS=$(SECONDS) ATTACK_SEED=$(SEED) $(PYTEST) -s -m attack tests/attack
+	OUTAGE_SECONDS=60 $(PYTEST) -s tests/platform/sweep/test_outage.py
 
 docs: $(VENV)/.user  ## the pages that are generated: every key of a sweep, its JSON schema, the public names
 	$(BIN)/python -m recallfront.sweeps.documentation > docs/specification.md

@@ -1,5 +1,6 @@
-"""The tracking server goes away for a minute while a sweep runs: nothing is lost, nothing is doubled, nobody waits."""
+"""The tracking server goes away while a sweep runs: nothing is lost, nothing is doubled, nobody waits."""
 
+import os
 import statistics
 import threading
 import time
@@ -15,18 +16,22 @@ from recallfront.platform.tracking.ledger import read_sweep
 from tests.platform.servers import MlflowServer
 from tests.platform.specs import tiny_spec
 
-AWAY_SECONDS = 60.0
-STEPS, EVERY = 1500, 250
+# at least; `make attack` takes it away for a minute
+AWAY_SECONDS = float(os.environ.get("OUTAGE_SECONDS", "4"))
+TRIALS, STEPS, EVERY = 9, 600, 100
+# one that had begun before, then those that are compared, then one whose end shows that theirs were recorded
+ENDED_MEANWHILE = 1 + 3 + 1
 
 pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 
-def test_a_minute_without_the_server_costs_only_delay(tmp_path: Path) -> None:
+def test_an_outage_of_the_server_costs_only_delay(tmp_path: Path) -> None:
     spec = tiny_spec(
         name="outage",
         space=[{"architecture": "window", "window_size": [4]}],
-        training={"steps": STEPS, "evaluate_every": EVERY, "checkpoint_seconds": 20},
-        seeds=list(range(10)),
+        training={"steps": STEPS, "evaluate_every": EVERY, "checkpoint_seconds": 5},
+        seeds=list(range(TRIALS)),
+        concurrent=1,
     )
     home = tmp_path / "home"
     with MlflowServer(tmp_path / "server") as server:
@@ -45,7 +50,7 @@ def test_a_minute_without_the_server_costs_only_delay(tmp_path: Path) -> None:
 
     assert times["back"] - times["away"] >= AWAY_SECONDS
     assert result.undelivered == 0
-    assert Counter(trial.status for trial in record.trials) == {Status.FINISHED: 10}
+    assert Counter(trial.status for trial in record.trials) == {Status.FINISHED: TRIALS}
     every, evaluated, once = list(range(1, STEPS + 1)), list(range(EVERY, STEPS + 1, EVERY)), [STEPS]
     expected = {
         "loss": every,
@@ -62,19 +67,29 @@ def test_a_minute_without_the_server_costs_only_delay(tmp_path: Path) -> None:
     for trial in result.record.trials:
         away = times["away"] < trial.start_time and (trial.end_time or 0.0) < times["back"]
         (during if away else others).append(trial.metrics["train_seconds"])
-    assert len(during) >= 4 and others
+    assert len(during) >= 3 and others
     slowdown = statistics.median(during) / statistics.median(others)
     print(f"training seconds without the server over with it: {slowdown:.3f}")
     assert slowdown < 1.5, "had a trial waited for the server, it would have taken several times as long"
 
 
 def _take_away(server: MlflowServer, home: Path, times: dict[str, float]) -> None:
-    """Kill the server when the first trials have ended, and start it again a minute later."""
-    deadline = time.monotonic() + 120
-    while len(list(home.glob("trials/*/result.json"))) < 2 and time.monotonic() < deadline:
-        time.sleep(0.05)
+    """Kill the server when the first trials have ended, and start it again when enough others have."""
+    _wait_for_results(home, 2)
     server.kill()
     times["away"] = time.time()
+    began = _results(home)
     time.sleep(AWAY_SECONDS)
+    _wait_for_results(home, began + ENDED_MEANWHILE)
     server.start()
     times["back"] = time.time()
+
+
+def _results(home: Path) -> int:
+    return len(list(home.glob("trials/*/result.json")))
+
+
+def _wait_for_results(home: Path, count: int) -> None:
+    deadline = time.monotonic() + 120
+    while _results(home) < min(count, TRIALS) and time.monotonic() < deadline:
+        time.sleep(0.05)
