@@ -17,6 +17,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
+import kubernetes_validate
 import pytest
 import typer.main
 import yaml
@@ -187,7 +188,6 @@ def test_manifests_are_of_their_kind(name: str) -> None:
 
 @pytest.mark.parametrize("name", MANIFESTS)
 def test_manifests_are_as_kubernetes_describes_them(name: str) -> None:
-    kubernetes_validate = pytest.importorskip("kubernetes_validate", reason="needs kubernetes-validate")
     document = MANIFESTS[name]
     if document["kind"] not in RAY:
         kubernetes_validate.validate(document, "1.34", strict=True)
