@@ -19,6 +19,7 @@ from recallfront.platform.results.cancellation import CancelRequest
 from recallfront.platform.results.labels import trial_label, varying_knobs
 from recallfront.platform.results.records import SweepRecord, counts_of, ended, planned, say_counts
 from recallfront.platform.results.status import Status
+from recallfront.platform.sweep.lease import CERTAIN_SECONDS
 from recallfront.platform.sweep.lock import driver_is_gone
 from recallfront.platform.tracking.ledger import list_sweeps
 from recallfront.platform.tracking.records import read_record
@@ -41,7 +42,7 @@ def sweeps_table(*, home: Path | str | None = None, tracking_uri: str | None = N
         status = sweep.tags.get("status", sweep.status.lower())
         if status == "interrupted" and (request := CancelRequest.read(sweep.tags)) is not None:
             status = str(request)
-        if status == "running" and driver_is_gone(sweep.sweep_key, folder):
+        if status == "running" and driver_is_gone(sweep.sweep_key, folder, patience=CERTAIN_SECONDS):
             status = "killed: run it again to resume"
         told = (
             say_counts(counts_of(sweep.tags), planned(sweep.tags)) if "trials_planned" in sweep.tags else ""

@@ -14,6 +14,7 @@ from recallfront.platform.errors import UsageError
 from recallfront.platform.home import home_folder, user_name
 from recallfront.platform.results.cancellation import CANCEL, DRIVER, CancelRequest
 from recallfront.platform.results.records import TAG, counts_of, say_counts
+from recallfront.platform.sweep.lease import CERTAIN_SECONDS
 from recallfront.platform.sweep.lock import driver_is_gone
 from recallfront.platform.tracking.ledger import SweepSummary, UnknownRecord, find_sweep, writing
 from recallfront.platform.tracking.store import find_store, prepare_store
@@ -68,7 +69,7 @@ def request(
     called = f"sweep {sweep.name} ({sweep.sweep_key[:8]})"
     if state != "running":
         raise UsageError(f"{called} does not run: it is {state}")
-    if driver_is_gone(sweep.sweep_key, home_folder(home)):
+    if driver_is_gone(sweep.sweep_key, home_folder(home), patience=CERTAIN_SECONDS):
         raise UsageError(f"{called} does not run: its driver was killed; run it again to resume it")
     driver = sweep.tags.get(DRIVER)
     if driver is None:

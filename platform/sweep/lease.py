@@ -23,7 +23,8 @@ from recallfront.platform.home.vault import forget, is_remote, keep_file, read_k
 from recallfront.platform.sweep.background import Companion
 
 _BEAT_SECONDS = 5.0  # between two writings of a driver
-_WATCH_SECONDS = 20.0  # in which one that lives has written
+WATCH_SECONDS = 20.0  # in which one that lives has written
+CERTAIN_SECONDS = 22.0  # to watch until it is certain that one does not
 _RACE_SECONDS = 1.0  # for two that begin at once to see which of them wrote last
 _LOG = logging.getLogger("recallfront")
 
@@ -41,7 +42,7 @@ class Lease(Companion):
         if not self._remote:
             return self
         before = read_kept(self._path)
-        give_up = time.monotonic() + _WATCH_SECONDS
+        give_up = time.monotonic() + WATCH_SECONDS
         while before is not None and time.monotonic() < give_up:
             time.sleep(min(1.0, _BEAT_SECONDS))
             if (now := read_kept(self._path)) != before:
@@ -89,7 +90,7 @@ class Lease(Companion):
         }
         self._path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(self._path, json.dumps(told))
-        keep_file(self._path, patience=_BEAT_SECONDS if self._beats > 1 else _WATCH_SECONDS)
+        keep_file(self._path, patience=_BEAT_SECONDS if self._beats > 1 else WATCH_SECONDS)
 
     def _is_own(self, content: bytes | None) -> bool:
         return content is not None and _told(content).get("token") == self._token
@@ -98,6 +99,31 @@ class Lease(Companion):
         told = _told(content or b"{}")
         where = f"process {told.get('process')} of {str(told.get('machine'))[:80]}"
         return UsageError(f"{self._sweep} is being run by {where}")
+
+
+def is_silent(path: Path, *, patience: float = 0.0) -> bool:
+    """Whether nobody has rewritten a driver's file for 20 s, as far as this machine has seen; False if there is none.
+
+    What is seen is kept in the local copy, whose age is that of its content by this machine's own clock: the driver's
+    machine knows at once. Another one watches for `patience` seconds at most, and else knows when it looks again.
+    """
+    give_up, seen = time.monotonic() + patience, None
+    while True:
+        try:
+            content = read_kept(path, patience=_BEAT_SECONDS)
+        except HomeAway:  # nobody knows
+            return False
+        if content is None or seen not in (None, content):
+            return False
+        seen = content
+        if not path.exists() or path.read_bytes() != content:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(path, content.decode("utf-8", errors="replace"))
+        if time.time() - path.stat().st_mtime > WATCH_SECONDS:
+            return True
+        if time.monotonic() >= give_up:
+            return False
+        time.sleep(min(1.0, _BEAT_SECONDS))
 
 
 def _told(content: bytes) -> dict[str, object]:

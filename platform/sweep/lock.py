@@ -10,7 +10,7 @@ from recallfront.platform.errors import UsageError
 from recallfront.platform.home import private_folder
 from recallfront.platform.home.address import shown
 from recallfront.platform.home.vault import is_remote
-from recallfront.platform.sweep.lease import Lease
+from recallfront.platform.sweep.lease import Lease, is_silent
 from recallfront.sweeps.spec import SweepSpec
 
 # longer than another process needs to see whether the sweep is driven, or a killed driver takes to be gone
@@ -43,10 +43,15 @@ def only_driver_of(sweep_key: str, name: str, home: Path) -> Iterator[None]:
         raise UsageError(f"{sweep} is being run by another process on {shown(home)}") from None
 
 
-def driver_is_gone(sweep_key: str, home: Path) -> bool:
-    """Whether a sweep was driven in this home, and no process holds it now; False where it was never driven here."""
+def driver_is_gone(sweep_key: str, home: Path, *, patience: float = 0.0) -> bool:
+    """Whether a sweep was driven in this home, and no process holds it now; False where it was never driven here.
+
+    A home at an address tells after `patience` seconds at most (`CERTAIN_SECONDS` are enough), or when asked again.
+    """
     path = _lock_file(home, sweep_key)
-    if is_remote(path) or not path.exists():  # another machine may drive it
+    if is_remote(path):
+        return is_silent(path.with_suffix(".driver"), patience=patience)
+    if not path.exists():
         return False
     try:
         with FileLock(path, timeout=0, mode=0o600):

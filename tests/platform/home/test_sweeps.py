@@ -16,6 +16,7 @@ from recallfront.platform.results.records import SweepRecord
 from recallfront.platform.results.status import Status
 from recallfront.platform.sweep import lease
 from recallfront.platform.sweep.lease import Lease
+from recallfront.platform.sweep.lock import driver_is_gone
 from recallfront.platform.sweep.mirror import Mirror
 from recallfront.platform.sweep.remains import remains, remove
 from recallfront.platform.tracking.client import open_client
@@ -100,7 +101,7 @@ def test_a_home_at_an_address_needs_a_named_store(tmp_path: Path, monkeypatch: p
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for name, seconds in (("_BEAT_SECONDS", 0.05), ("_WATCH_SECONDS", 1.0), ("_RACE_SECONDS", 0.01)):
+    for name, seconds in (("_BEAT_SECONDS", 0.05), ("WATCH_SECONDS", 1.0), ("_RACE_SECONDS", 0.01)):
         monkeypatch.setattr(lease, name, seconds)
     monkeypatch.setenv("RECALLFRONT_STATE", str(tmp_path / "state"))
     return home_folder((tmp_path / "store").as_uri())
@@ -126,6 +127,24 @@ def test_a_driver_that_is_gone_is_followed(home: Path) -> None:
     vault.keep_file(path)
     with Lease(path, "sweep x"):
         assert b"killed" not in (vault.read_kept(path) or b"")
+
+
+def test_a_driver_that_was_killed_is_known_to_be_gone(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    key = "ab" * 32
+    path = home / "sweeps" / f"{key[:16]}.driver"
+    assert not driver_is_gone(key, home, patience=30), "it was never driven there"
+    monkeypatch.setattr(lease, "WATCH_SECONDS", 100.0)
+    with Lease(path, "sweep x"):
+        assert not driver_is_gone(key, home, patience=30)
+        killed = vault.read_kept(path)
+    assert not driver_is_gone(key, home, patience=30), "it ended in order"
+    assert killed is not None
+    path.write_bytes(killed)
+    vault.keep_file(path)
+    path.unlink()
+    assert not driver_is_gone(key, home), "this machine has not seen it for long enough"
+    monkeypatch.setattr(lease, "WATCH_SECONDS", 0.1)
+    assert driver_is_gone(key, home, patience=30)
 
 
 def test_a_driver_that_was_followed_ends(home: Path) -> None:
