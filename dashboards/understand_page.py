@@ -4,18 +4,19 @@ import json
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from recallfront.dashboards.curves import RECALL, chosen_trials, contexts_figure, learning_figure
 from recallfront.dashboards.reading import explorer_of, now, own_address
 from recallfront.dashboards.rendering import page
+from recallfront.dashboards.timeline import device_seconds, timeline_figure
 from recallfront.dashboards.understanding import (
-    device_seconds,
     effects_figure,
     parallel_figure,
     slices_figure,
     state_figure,
-    timeline_figure,
 )
 from recallfront.platform.front.effects import effects
 from recallfront.platform.metrics import title_of_objective
+from recallfront.platform.tracking.curves import read_curves
 
 if TYPE_CHECKING:
     from anyio import CapacityLimiter
@@ -38,10 +39,13 @@ def _shown(uri: str, run_id: str) -> dict[str, Any]:
     view = explorer_of(uri, run_id, 0.0).view
     front = view.front
     found = {o.reading: effects(front.candidates, o.reading) for o in front.objectives}
+    curves = read_curves(uri, [trial.run_id for trial in chosen_trials(view)], [RECALL])
     drawn = {
         "effects": effects_figure([effect for own in found.values() for effect in own], front),
+        "learning": learning_figure(view, curves),
         "slices": slices_figure(front),
         "state": state_figure(front),
+        "contexts": contexts_figure(front),
         "parallel": parallel_figure(front),
         "timeline": timeline_figure(view, now()),
     }

@@ -1,39 +1,24 @@
 """Figures that explain a sweep: what its knobs do, recall by slice, recall against state, and when its trials ran."""
 
-import heapq
 from collections.abc import Callable, Sequence
 from functools import partial
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from recallfront.dashboards.views import SweepView
 from recallfront.platform.front.candidates import Candidate
 from recallfront.platform.front.effects import Effect
 from recallfront.platform.front.front import Front
-from recallfront.platform.front.history import devices
 from recallfront.platform.front.pictures.appearance import by_architecture, mark_of, short_label
 from recallfront.platform.front.pictures.figures import GRID, RING, layout_of
 from recallfront.platform.metrics import metric, show, title_of, title_of_objective
-from recallfront.platform.results.labels import show_knob, trial_label, varying_knobs
-from recallfront.platform.results.records import TrialRecord
-from recallfront.platform.results.status import Status
+from recallfront.platform.results.labels import show_knob
 from recallfront.sweeps.conditions import is_number
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 MOST_LINES = 60  # configurations of a heat map
-MOST_BARS = 1500  # trials of a timeline
 MOST_KNOBS = 12
-_BEFORE_TRAINING = ("wait_seconds", "measure_seconds")
-_COLOURS = {
-    "finished": "#009E73",
-    "running": "#0072B2",
-    "pruned": "#7fb8a4",
-    "failed": "#D55E00",
-    "invalid": "#D55E00",
-    "unfinished": "#999999",
-}
 
 
 def effects_figure(effects: Sequence[Effect], front: Front) -> "Figure | None":
@@ -80,7 +65,7 @@ def effects_figure(effects: Sequence[Effect], front: Front) -> "Figure | None":
     for row, name in enumerate(metrics, start=1):
         figure.update_yaxes(title_text=escape(headings.get(name, title_of(name))), row=row, col=1)
     legend = {"orientation": "h", "x": 0, "y": -0.12, "yanchor": "top"}
-    return figure.update_layout(_layout("effects", 130 + 240 * len(metrics)), legend=legend)
+    return figure.update_layout(layout("effects", 130 + 240 * len(metrics)), legend=legend)
 
 
 def _told_level(effect: Effect, number: int) -> str:
@@ -114,7 +99,7 @@ def slices_figure(front: Front) -> "Figure | None":
         colorbar={"title": {"text": "recall"}, "thickness": 12},
         hovertemplate="%{y}<br>%{x}: %{z:.3f}<extra></extra>",
     )
-    figure = Figure(heat).update_layout(_layout("slices", 140 + 22 * len(candidates)))
+    figure = Figure(heat).update_layout(layout("slices", 140 + 22 * len(candidates)))
     figure.update_yaxes(autorange="reversed", automargin=True, type="category")
     return figure.update_xaxes(automargin=True, type="category")
 
@@ -169,74 +154,7 @@ def state_figure(front: Front) -> "Figure | None":
     figure.update_yaxes(gridcolor=GRID, zeroline=False, automargin=True)
     figure.update_yaxes(title_text=escape(metric(up.reading).axis or up.metric), row=1, col=1)
     legend = {"orientation": "h", "x": 0, "y": -0.2, "yanchor": "top"}
-    return figure.update_layout(_layout("state", 440), legend=legend)
-
-
-def timeline_figure(view: SweepView, now: float) -> "Figure | None":
-    """The trials as bars over time, on as many lines as ran at once: waiting and measuring paler than training."""
-    from plotly.graph_objects import Bar, Figure
-
-    trials = sorted(view.record.trials, key=lambda t: t.start_time)[-MOST_BARS:]
-    trials = [t for t in trials if t.end_time is not None or view.is_running]
-    if not trials:
-        return None
-    start, varying = trials[0].start_time, varying_knobs(view.record.trials)
-    lanes, parts = lanes_of(trials, now), dict[tuple[str, bool], list[tuple[int, float, float, str]]]()
-    for trial, lane in zip(trials, lanes, strict=True):
-        seconds = (trial.end_time or now) - trial.start_time
-        early = min(sum(trial.metrics.get(name, 0.0) for name in _BEFORE_TRAINING), seconds)
-        told = f"{trial_label(trial, varying)}: {trial.status.value}, {seconds:.0f} s" + (
-            f", {trial.failure}" if trial.failure else ""
-        )
-        begun = trial.start_time - start
-        parts.setdefault((trial.status.counts_as, True), []).append((lane, begun, early, told))
-        parts.setdefault((trial.status.counts_as, False), []).append(
-            (lane, begun + early, seconds - early, told)
-        )
-    figure = Figure()
-    for (status, is_early), bars in sorted(parts.items()):
-        figure.add_trace(
-            Bar(
-                orientation="h",
-                y=[lane + 1 for lane, *_ in bars],
-                base=[at / 60 for _, at, _, _ in bars],
-                x=[length / 60 for _, _, length, _ in bars],
-                name=status,
-                legendgroup=status,
-                showlegend=not is_early,
-                marker={
-                    "color": _COLOURS[status],
-                    "opacity": 0.45 if is_early else 1.0,
-                    "line": {"color": "rgba(255,255,255,0.7)", "width": 0.6},
-                },
-                hovertext=[escape(told) for *_, told in bars],
-                hoverinfo="text",
-            )
-        )
-    figure.update_layout(
-        _layout("timeline", min(150 + 26 * (max(lanes) + 1), 700)), barmode="overlay", bargap=0.2
-    )
-    figure.update_xaxes(
-        title_text="minutes since the first of these trials started", gridcolor=GRID, zeroline=False
-    )
-    figure.update_yaxes(
-        title_text="trials at once", dtick=1, gridcolor=GRID, automargin=True, autorange="reversed"
-    )
-    return figure.update_layout(legend={"orientation": "h", "x": 0, "y": -0.3, "yanchor": "top"})
-
-
-def lanes_of(trials: Sequence[TrialRecord], now: float) -> list[int]:
-    """For each trial, in the order they started, the first line that no earlier one is on any more."""
-    free: list[int] = []
-    busy: list[tuple[float, int]] = []  # until when, line
-    lanes = []
-    for trial in trials:
-        while busy and busy[0][0] <= trial.start_time:
-            heapq.heappush(free, heapq.heappop(busy)[1])
-        lane = heapq.heappop(free) if free else len(busy)
-        lanes.append(lane)
-        heapq.heappush(busy, (trial.end_time or now, lane))
-    return lanes
+    return figure.update_layout(layout("state", 440), legend=legend)
 
 
 def parallel_figure(front: Front) -> "Figure | None":
@@ -284,7 +202,7 @@ def parallel_figure(front: Front) -> "Figure | None":
     figure.update_xaxes(tickvals=list(range(len(axes))), ticktext=titles, showgrid=False, zeroline=False)
     figure.update_yaxes(visible=False, range=[-0.1, 1.1])
     legend = {"orientation": "h", "x": 0, "y": -0.2, "yanchor": "top"}
-    return figure.update_layout(_layout("parallel", 480), legend=legend)
+    return figure.update_layout(layout("parallel", 480), legend=legend)
 
 
 class _Scale:
@@ -313,15 +231,5 @@ def _read(candidate: Candidate, name: str) -> Any:
     return candidate.metrics.get(name, candidate.knobs.get(name))
 
 
-def device_seconds(view: SweepView) -> dict[str, float]:
-    """Where the device-seconds of the sweep went: status -> seconds of trials that ended so."""
-    spent: dict[str, float] = {}
-    for trial in view.record.trials:
-        if trial.end_time is not None and trial.status is not Status.RUNNING:
-            seconds = devices(trial) * (trial.end_time - trial.start_time)
-            spent[trial.status.counts_as] = spent.get(trial.status.counts_as, 0.0) + seconds
-    return spent
-
-
-def _layout(name: str, height: int) -> dict[str, Any]:
+def layout(name: str, height: int) -> dict[str, Any]:
     return layout_of(name) | {"height": height, "margin": {"l": 70, "r": 24, "t": 36, "b": 60}}

@@ -1,4 +1,4 @@
-"""How a sweep's hypervolume grew: by finished trials, by hours and by device-hours."""
+"""How a sweep's hypervolume grew: by finished trials, by hours, by device-hours and by training steps."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -47,6 +47,7 @@ class HistoryRow:
     trials: int  # finished so far
     hours: float  # since the first trial started
     device_hours: float  # of every trial that had ended by then, whatever its end
+    steps: int  # of training, of every trial that had ended by then
     hypervolume: float
 
 
@@ -62,12 +63,14 @@ def hypervolume_history(record: SweepRecord) -> list[HistoryRow]:
     start = min((trial.start_time for trial in ended), default=0.0)
     growth = Growth(objectives)
     rows: list[HistoryRow] = []
-    device_hours = 0.0
+    device_hours, steps = 0.0, 0
     for trial in ended:
         device_hours += devices(trial) * (_end(trial) - trial.start_time) / 3600
+        steps += trial.steps
         if trial.status is Status.FINISHED and growth.add(trial):
             hours = (_end(trial) - start) / 3600
-            rows.append(HistoryRow(trial.run_id, len(rows) + 1, hours, device_hours, growth.hypervolume))
+            told = hours, device_hours, steps, growth.hypervolume
+            rows.append(HistoryRow(trial.run_id, len(rows) + 1, *told))
     return rows
 
 

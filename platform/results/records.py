@@ -32,6 +32,15 @@ class TrialRecord:
         """Of code and data: trials of another version are not comparable."""
         return self.tags.get("code_version"), self.tags.get("data_digest")
 
+    @property
+    def steps(self) -> int:
+        """Steps that it was trained for; of one that is older than the tag, those it was to have if it finished."""
+        told = _number(self.tags.get("steps", ""))
+        if told or self.status is not Status.FINISHED:
+            return told
+        asked = self.config.get("training", {}).get("steps", 0)
+        return asked if isinstance(asked, int) else 0
+
     @cached_property
     def configuration(self) -> str:
         """What trials that differ in their seed alone have in common."""

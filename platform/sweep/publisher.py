@@ -138,6 +138,7 @@ class Publisher(Companion):
             [
                 ("hypervolume_by_elapsed_seconds", hypervolume, round(elapsed)),
                 ("hypervolume_by_device_seconds", hypervolume, round(busy)),
+                ("hypervolume_by_training_steps", hypervolume, self._conductor.steps()),
             ]
         )
 

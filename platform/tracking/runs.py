@@ -31,7 +31,7 @@ def write_end(writer: TrackingWriter, key: str, report: Report) -> None:
     writer.metrics(
         key, [(name, value, report.step, at) for name, value in report.figures.items() if name not in told]
     )
-    tags = {f"{TAG}status": report.status.value}
+    tags = {f"{TAG}status": report.status.value, f"{TAG}steps": str(report.step)}
     if report.failure:
         tags[f"{TAG}failure"] = report.failure
     if report.details:

@@ -5,14 +5,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from recallfront.dashboards.curves import contexts_figure, learning_figure
+from recallfront.dashboards.timeline import device_seconds, lanes_of, timeline_figure
 from recallfront.dashboards.understanding import (
-    device_seconds,
     effects_figure,
-    lanes_of,
     parallel_figure,
     slices_figure,
     state_figure,
-    timeline_figure,
 )
 from recallfront.dashboards.views import view_of
 from recallfront.platform.front.effects import effects
@@ -71,3 +70,43 @@ def test_the_timeline_has_as_many_lines_as_ran_at_once(make_record: MakeRecord) 
     assert {trace["name"] for trace in figure["data"]} == {"finished", "failed", "running"}
     assert device_seconds(view) == {"finished": 150.0, "failed": 15.0}
     assert timeline_figure(view_of(make_record(0), "7"), now) is None
+
+
+def test_the_timeline_tells_waiting_measuring_and_training_apart(make_record: MakeRecord) -> None:
+    record = make_record(1)
+    known = replace(record.trials[0], tags={"node": "<b>"})
+    trial = replace(known, metrics=known.metrics | {"wait_seconds": 2.0, "measure_seconds": 40.0})
+    figure = drawn(timeline_figure(view_of(replace(record, trials=(trial,)), "7"), 0.0))
+    told = [(trace["hovertext"][0].split(" ")[0], round(60 * trace["x"][0])) for trace in figure["data"]]
+    assert sorted(told) == [("measuring", 13), ("waiting", 2)], (
+        "no part is longer than what is left of the 15 s"
+    )
+    assert [trace["showlegend"] for trace in figure["data"]] == [True, False]
+    assert "on &lt;b&gt;" in figure["data"][0]["hovertext"][0]
+
+
+def test_curves_show_the_rungs_and_where_a_trial_was_stopped(make_record: MakeRecord) -> None:
+    record = make_record(3, (Status.PRUNED, Status.RUNNING, Status.DIVERGED), tags={"status": "running"})
+    spec = record.spec | {"early_stopping": {"first_rung_steps": 60, "reduction": 2}}
+    stopped = record.trials[3]
+    trials = tuple(replace(t, failure="at step 60 <b>") if t is stopped else t for t in record.trials)
+    view = view_of(replace(record, spec=spec, trials=trials), "7")
+    curves = {t.run_id: {"validation_recall": [(60, 0.1), (300, 0.5)]} for t in trials}
+    curves[stopped.run_id] = {"validation_recall": [(60, 0.05)]}
+    figure = drawn(learning_figure(view, curves))
+    assert [note["text"] for note in figure["layout"]["annotations"]] == ["rung 1", "rung 2", "rung 3"]
+    assert [line["x0"] for line in figure["layout"]["shapes"]] == [60, 120, 240]
+    cross = figure["data"][-1]
+    assert (cross["name"], cross["x"], cross["y"]) == ("stopped", [60], [0.05])
+    assert "at step 60 &lt;b&gt;" in cross["hovertext"][0]
+    assert len(figure["data"]) == 6, "four that ran to an end or on, the one that was stopped, and the cross"
+    assert learning_figure(view, {}) is None
+
+
+def test_throughput_over_context_needs_contexts(record: SweepRecord) -> None:
+    assert contexts_figure(build_front(record)) is None
+    rates = {f"decode_tokens_per_second_at_{context}": 1e6 / context for context in (4096, 64, 512)}
+    trials = tuple(replace(t, metrics=t.metrics | rates) for t in record.trials)
+    figure = drawn(contexts_figure(build_front(replace(record, trials=trials))))
+    assert len(figure["data"]) == 12 and figure["data"][0]["x"] == [64, 512, 4096]
+    assert figure["layout"]["xaxis"]["type"] == "log"

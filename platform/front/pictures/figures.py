@@ -154,15 +154,15 @@ def _recall_scales(figure: "Figure", up: Axis) -> list[dict[str, Any]]:
 
 
 def history_figure(rows: Sequence[HistoryRow]) -> "Figure":
-    """Hypervolume by finished trials, by hours and by device-hours; buttons choose which."""
+    """Hypervolume by finished trials, by hours, by device-hours and by training steps; buttons choose which."""
     from plotly.graph_objects import Figure, Scatter
 
     if len(rows) > _MOST_STEPS:
         # between them the line is flat
         steps = [row for before, row in pairwise(rows) if row.hypervolume != before.hypervolume]
         rows = [rows[0], *steps, rows[-1]]
-    told = [(row.trials, row.hours, row.device_hours) for row in rows]
-    columns = zip(*told, strict=True) if told else ((), (), ())
+    told = [(row.trials, row.hours, row.device_hours, row.steps) for row in rows]
+    columns = zip(*told, strict=True) if told else ((), (), (), ())
     figure = Figure(
         Scatter(
             x=[row.trials for row in rows],
@@ -172,7 +172,7 @@ def history_figure(rows: Sequence[HistoryRow]) -> "Figure":
             line={"shape": "hv", "color": mark_of("attention").colour, "width": 2},
             marker={"size": 5},
             hovertemplate="hypervolume %{y:,.4g}<br>after %{customdata[0]} trials, %{customdata[1]:.2f} "
-            "hours, %{customdata[2]:.2f} device-hours<extra></extra>",
+            "hours, %{customdata[2]:.2f} device-hours, %{customdata[3]:,} steps<extra></extra>",
         )
     )
     buttons = [
@@ -203,6 +203,7 @@ _SCALES = {
     "trials": "finished trials",
     "hours": "hours since the first trial started",
     "device-hours": "device-hours spent on all trials",
+    "training steps": "training steps of all trials",
 }
 
 

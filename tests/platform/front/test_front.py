@@ -62,6 +62,7 @@ def trial(
             "decode_tokens_per_second_spread": spread,
             "state_bytes": state,
         },
+        tags={"steps": "40"},
         start_time=start,
         end_time=None if status is Status.RUNNING else start + seconds,
     )
@@ -308,7 +309,8 @@ def test_history_counts_trials_hours_and_device_hours(record: SweepRecord) -> No
     ]
     assert [row.trials for row in rows] == [1, 2, 3, 4, 5]
     assert [row.hours for row in rows] == pytest.approx([t / 3600 for t in (36, 76, 116, 156, 276)])
-    # the pruned and the diverged trial cost device time too
+    # the pruned and the diverged trial cost device time and steps too
+    assert [row.steps for row in rows] == [40, 80, 120, 160, 280]
     assert [row.device_hours for row in rows] == pytest.approx([0.01, 0.02, 0.03, 0.04, 0.07])
     volumes = [row.hypervolume for row in rows]
     assert volumes == sorted(volumes)

@@ -245,6 +245,7 @@ def test_history_is_told_by_trials_hours_and_device_hours(record: SweepRecord) -
     by = {button["label"]: button["args"] for button in figure["layout"]["updatemenus"][0]["buttons"]}
     assert by["hours"][0] == {"x": [[row.hours for row in rows]]}
     assert by["device-hours"][0] == {"x": [[row.device_hours for row in rows]]}
+    assert by["training steps"][0] == {"x": [[300 * row.trials for row in rows]]}
     assert by["hours"][1] == {"xaxis.title.text": "hours since the first trial started"}
     assert json.loads(history_figure([]).to_json())["data"][0]["y"] == []
 

@@ -1,0 +1,127 @@
+"""When the trials of a sweep ran: each as a bar that tells waiting, measuring and training apart, and how it ended."""
+
+import heapq
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import TYPE_CHECKING, Final
+
+from recallfront.dashboards.understanding import layout
+from recallfront.dashboards.views import SweepView
+from recallfront.platform.front.history import devices
+from recallfront.platform.front.pictures.figures import GRID
+from recallfront.platform.metrics import duration
+from recallfront.platform.results.labels import trial_label
+from recallfront.platform.results.records import TrialRecord
+from recallfront.platform.results.status import Status
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+MOST_BARS: Final = 1500
+_COLOURS: Final = {
+    "finished": "#009E73",
+    "running": "#0072B2",
+    "pruned": "#7fb8a4",
+    "failed": "#D55E00",
+    "invalid": "#D55E00",
+    "unfinished": "#999999",
+}
+# what a trial does first, each with the figure that tells its seconds; training takes the rest
+_BEFORE: Final = {"waiting": "wait_seconds", "measuring": "measure_seconds"}
+_OPACITY: Final = {"waiting": 0.2, "measuring": 0.5, "training": 1.0}
+
+
+@dataclass(frozen=True)
+class _Bar:
+    """A part of a trial."""
+
+    lane: int
+    status: str
+    part: str
+    start: float  # seconds since the first trial
+    seconds: float
+    told: str
+
+
+def timeline_figure(view: SweepView, now: float) -> "Figure | None":
+    """The trials as bars over time, on as many lines as ran at once: waiting and measuring paler than training."""
+    from plotly.graph_objects import Bar, Figure
+
+    trials = sorted(view.record.trials, key=lambda t: t.start_time)[-MOST_BARS:]
+    trials = [t for t in trials if t.end_time is not None or view.is_running]
+    if not trials:
+        return None
+    figure, lanes, named = Figure(), lanes_of(trials, now), set[str]()
+    groups: dict[tuple[str, str], list[_Bar]] = {}
+    for bar in _bars(view, trials, lanes, now):
+        groups.setdefault((bar.status, bar.part), []).append(bar)
+    # the parts of a status follow each other; the last, training, stands in the legend
+    for (status, part), bars in sorted(groups.items(), key=lambda item: (item[0][0], -_OPACITY[item[0][1]])):
+        figure.add_trace(
+            Bar(
+                orientation="h",
+                y=[bar.lane + 1 for bar in bars],
+                base=[bar.start / 60 for bar in bars],
+                x=[bar.seconds / 60 for bar in bars],
+                name=status,
+                legendgroup=status,
+                showlegend=status not in named,
+                marker={
+                    "color": _COLOURS[status],
+                    "opacity": _OPACITY[part],
+                    "line": {"color": "rgba(255,255,255,0.7)", "width": 0.6},
+                },
+                hovertext=[escape(bar.told) for bar in bars],
+                hoverinfo="text",
+            )
+        )
+        named.add(status)
+    figure.update_layout(
+        layout("timeline", min(150 + 26 * (max(lanes) + 1), 700)), barmode="overlay", bargap=0.2
+    )
+    figure.update_xaxes(
+        title_text="minutes since the first of these trials started", gridcolor=GRID, zeroline=False
+    )
+    figure.update_yaxes(
+        title_text="trials at once", dtick=1, gridcolor=GRID, automargin=True, autorange="reversed"
+    )
+    return figure.update_layout(legend={"orientation": "h", "x": 0, "y": -0.3, "yanchor": "top"})
+
+
+def _bars(view: SweepView, trials: Sequence[TrialRecord], lanes: Sequence[int], now: float) -> Iterator[_Bar]:
+    for trial, lane in zip(trials, lanes, strict=True):
+        status, begun = trial.status.counts_as, trial.start_time - trials[0].start_time
+        left = max((trial.end_time or now) - trial.start_time, 0.0)
+        node = f", on {trial.tags['node']}" if trial.tags.get("node") else ""
+        told = f"{trial_label(trial, view.varying)}: {trial.status.value}, {duration(left)}{node}"
+        told += f", {trial.failure}" if trial.failure else ""
+        for part, name in (*_BEFORE.items(), ("training", "")):
+            seconds = min(max(trial.metrics.get(name, 0.0), 0.0), left) if name else left
+            if seconds > 0:
+                yield _Bar(lane, status, part, begun, seconds, f"{part} {duration(seconds)} of {told}")
+            begun, left = begun + seconds, left - seconds
+
+
+def lanes_of(trials: Sequence[TrialRecord], now: float) -> list[int]:
+    """For each trial, in the order they started, the first line that no earlier one is on any more."""
+    free: list[int] = []
+    busy: list[tuple[float, int]] = []  # until when, line
+    lanes = []
+    for trial in trials:
+        while busy and busy[0][0] <= trial.start_time:
+            heapq.heappush(free, heapq.heappop(busy)[1])
+        lane = heapq.heappop(free) if free else len(busy)
+        lanes.append(lane)
+        heapq.heappush(busy, (trial.end_time or now, lane))
+    return lanes
+
+
+def device_seconds(view: SweepView) -> dict[str, float]:
+    """Where the device-seconds of the sweep went: status -> seconds of trials that ended so."""
+    spent: dict[str, float] = {}
+    for trial in view.record.trials:
+        if trial.end_time is not None and trial.status is not Status.RUNNING:
+            seconds = devices(trial) * (trial.end_time - trial.start_time)
+            spent[trial.status.counts_as] = spent.get(trial.status.counts_as, 0.0) + seconds
+    return spent
