@@ -19,7 +19,7 @@ from recallfront.sweeps.ruler_text import Question, needles, variable_tracking
 if TYPE_CHECKING:
     from rich.table import Table
 
-_QUESTIONS: Final = 100  # of a task, if no number is given
+QUESTIONS: Final = 100  # of a task, if no number is given
 _LARGEST_BOOK: Final = 2**14  # entries
 
 
@@ -133,7 +133,7 @@ def evaluate_generated(
     found = GeneratedEvaluation(subject.run_id)
     for name, task in SUITES[suite].items():
         try:
-            asked = task.draw(subject, context_length, most or _QUESTIONS)
+            asked = task.draw(subject, context_length, most or QUESTIONS)
         except ModuleNotFoundError as error:
             raise UsageError(
                 f"--suite {suite}: needs the package {error.name}: pip install {error.name}"
@@ -151,13 +151,22 @@ def evaluate_generated(
 
 def _share(subject: Subject, asked: list[Asked], answer_tokens: int, batch_size: int) -> float:
     """The mean over questions of the share of answers that a continuation holds."""
-    prompts = [(subject.encode(one.prompt), one.answers) for one in asked]
-    subject.check_length(max(len(tokens) for tokens, _ in prompts) + answer_tokens)
-    prompts.sort(key=lambda prompt: len(prompt[0]))
-    held = 0.0
-    for first in range(0, len(prompts), batch_size):
-        batch = prompts[first : first + batch_size]
-        texts = subject.continued([tokens for tokens, _ in batch], answer_tokens)
-        for text, (_, answers) in zip(texts, batch, strict=True):
-            held += sum(contains(text, [answer]) for answer in answers) / len(answers)
-    return held / len(prompts)
+    return sum(shares(subject, asked, answer_tokens, batch_size)) / len(asked)
+
+
+def shares(
+    subject: Subject, asked: list[Asked], answer_tokens: int, batch_size: int, *, stop: str = ""
+) -> list[float]:
+    """For each question the share of its answers that the continuation holds, up to `stop` if that is given."""
+    prompts = [subject.encode(one.prompt) for one in asked]
+    subject.check_length(max(map(len, prompts)) + answer_tokens)
+    order = sorted(range(len(asked)), key=lambda number: len(prompts[number]))
+    held = [0.0] * len(asked)
+    for first in range(0, len(order), batch_size):
+        batch = order[first : first + batch_size]
+        texts = subject.continued([prompts[number] for number in batch], answer_tokens, stop=stop)
+        for number, text in zip(batch, texts, strict=True):
+            said = text.partition(stop)[0] if stop else text
+            answers = asked[number].answers
+            held[number] = sum(contains(said, [answer]) for answer in answers) / len(answers)
+    return held

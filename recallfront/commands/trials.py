@@ -26,14 +26,15 @@ def evaluate(
     data: Annotated[
         Path | None,
         typer.Option(
-            help="Folder with the data sets of the recall suite, or with task files for lm-eval.",
+            help="Folder with the data sets of the recall suite, the Factbook's files, or task files for lm-eval.",
             show_default="none",
         ),
     ] = None,
     suite: Annotated[
         str,
         typer.Option(
-            help="What to evaluate on: recall, ruler, phonebook, or lm-eval:TASK,TASK with recallfront[lm-eval]."
+            help="What to evaluate on: recall, ruler, phonebook, extraction, or lm-eval:TASK,TASK with "
+            "recallfront[lm-eval]."
         ),
     ] = "recall",
     twice: Annotated[bool, typer.Option("--twice", help="Put every document into its prompt twice.")] = False,
@@ -58,6 +59,8 @@ def evaluate(
     from rich.console import Console
 
     from recallfront.platform.errors import UsageError
+    from recallfront.platform.evaluation.extraction import SUITE as EXTRACTION
+    from recallfront.platform.evaluation.extraction import evaluate_extraction
     from recallfront.platform.evaluation.generated import SUITES, GeneratedEvaluation, evaluate_generated
     from recallfront.platform.evaluation.harness import PREFIX, HarnessEvaluation, evaluate_harness
     from recallfront.platform.evaluation.recall_suite import Evaluation
@@ -84,10 +87,22 @@ def evaluate(
             home=home,
             tracking_uri=tracking_uri,
         )
-    elif suite != "recall":
-        raise UsageError(f"--suite {suite}: must be recall, {', '.join(SUITES)}, or {PREFIX}TASK,TASK")
+    elif suite not in ("recall", EXTRACTION):
+        raise UsageError(
+            f"--suite {suite}: must be recall, {', '.join(SUITES)}, {EXTRACTION}, or {PREFIX}TASK,TASK"
+        )
     elif data is None:
         raise UsageError("--data: is missing: name the folder with the data sets of the suite")
+    elif suite == EXTRACTION:
+        found = evaluate_extraction(
+            model,
+            data,
+            context_length=context_length,
+            most=most,
+            tokenizer=tokenizer,
+            home=home,
+            tracking_uri=tracking_uri,
+        )
     else:
         found = evaluate_recall(
             model,
