@@ -20,11 +20,12 @@ if TYPE_CHECKING:
 # Settings of a configuration that change no logit of a model that is evaluated.
 _NO_MATTER = frozenset(
     """
-    _attn_implementation _name_or_path architectures attention_dropout attn_pdrop bos_token_id chunk_size_feed_forward
-    dtype embd_pdrop eos_token_id id2label initializer_range label2id max_position_embeddings model_type n_ctx
-    output_attentions output_hidden_states pad_token_id pretraining_tp problem_type reorder_and_upcast_attn resid_pdrop
-    return_dict summary_activation summary_first_dropout summary_proj_to_labels summary_type summary_use_proj
-    task_specific_params torch_dtype transformers_version use_cache
+    _attn_implementation _model_name_or_path _name_or_path architectures attention_dropout attn_pdrop bos_token_id
+    chunk_size_feed_forward dtype embd_pdrop eos_token_id id2label initializer_range label2id
+    max_position_embeddings model_type n_ctx output_attentions output_hidden_states pad_token_id pretraining_tp
+    problem_type reorder_and_upcast_attn resid_pdrop return_dict summary_activation summary_first_dropout
+    summary_proj_to_labels summary_type summary_use_proj task_specific_params torch_dtype transformers_version
+    use_cache
     """.split()
 )
 # Settings that the readers below take over, or refuse in words of their own.
