@@ -25,7 +25,7 @@ _NO_MATTER = frozenset(
     max_position_embeddings model_type n_ctx output_attentions output_hidden_states pad_token_id pretraining_tp
     problem_type reorder_and_upcast_attn resid_pdrop return_dict summary_activation summary_first_dropout
     summary_proj_to_labels summary_type summary_use_proj task_specific_params torch_dtype transformers_version
-    use_cache
+    unk_token_id use_cache
     """.split()
 )
 # Settings that the readers below take over, or refuse in words of their own.
