@@ -64,7 +64,11 @@ MODELS: dict[str, Callable[[], Any]] = {
     "llama": tiny_llama,
     "llama-tied": lambda: tiny_llama(tie_word_embeddings=True, rope_theta=500.0),
     "llama-settings": lambda: tiny_llama(
-        rms_norm_eps=0.1, hidden_act="silu", attention_dropout=0.5, head_dim=4
+        _model_name_or_path="a name that changes nothing",
+        rms_norm_eps=0.1,
+        hidden_act="silu",
+        attention_dropout=0.5,
+        head_dim=4,
     ),
     "mistral": lambda: tiny_mistral(sliding_window=None),
     "gpt2": tiny_gpt2,
