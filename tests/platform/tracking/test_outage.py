@@ -84,7 +84,7 @@ def test_a_killed_server_costs_no_metric_and_no_time(tmp_path: Path) -> None:
 
 def test_a_server_killed_in_the_middle_of_batches_gets_each_metric_once(tmp_path: Path) -> None:
     """The writer sends as fast as it can while the server dies twice."""
-    rows = 40_000
+    rows = 20_000
     with (
         MlflowServer(tmp_path / "server") as server,
         closing(TrackingWriter(server.uri, tmp_path / "s.db")) as writer,
@@ -97,18 +97,29 @@ def test_a_server_killed_in_the_middle_of_batches_gets_each_metric_once(tmp_path
                 "busy", [("loss", step * 0.5, step, NOW + step) for step in range(first, first + 500)]
             )
         for _ in range(2):
-            time.sleep(0.7)
-            assert writer.backlog() > 0, "the kill has to come before everything is sent"
+            _wait_until_some_are_sent(writer)
             server.kill()
+            assert writer.backlog() > 0, "the kill has to come before everything is sent"
             server.start()
         assert writer.flush(WAIT) and writer.rejected() == 0
         assert steps_of(server.uri, run_id, "loss") == list(range(rows))
 
 
+def _wait_until_some_are_sent(writer: TrackingWriter) -> None:
+    """Returns when another of the batches that wait has been sent: the next is on its way."""
+    deadline, before = time.monotonic() + WAIT, writer.backlog()
+    while writer.backlog() == before:
+        assert time.monotonic() < deadline, "nothing is sent"
+        time.sleep(0.001)
+
+
 class Proxy(BaseHTTPRequestHandler):
     """What a load balancer says while the server behind it is away."""
 
+    asked = threading.Semaphore(0)
+
     def do_GET(self) -> None:
+        self.asked.release()
         page = b"<html>no such backend</html>"
         self.send_response(404)
         self.send_header("Content-Length", str(len(page)))
@@ -127,7 +138,8 @@ def test_a_proxy_that_answers_for_the_server_costs_nothing(tmp_path: Path) -> No
             threading.Thread(target=proxy.serve_forever, daemon=True).start()
             writer.open_run("run", experiment="proxy", name="run", params={"p": 1})
             writer.metrics("run", [("loss", 0.0, 0, NOW)])
-            assert not writer.flush(4)
+            assert all(Proxy.asked.acquire(timeout=WAIT) for _ in range(2)), "it tries, and tries again"
+            assert not writer.flush(0.2)
             proxy.shutdown()
         assert writer.backlog() == 3 and writer.rejected() == 0
         with server:
