@@ -40,6 +40,7 @@ LATE = {
     "rich",
     "pandas",
     "fsspec",
+    "playwright",
     "fastapi",
     "starlette",
 } | {
