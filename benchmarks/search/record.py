@@ -58,8 +58,6 @@ def learning_curve(config: TrialConfig, data: dict[str, list[Segment]]) -> tuple
     training = config.training
     model = build(config.model, config.seed)
     optimizer, schedule = make_optimizer(model, training)
-    for group in optimizer.param_groups:
-        group["fused"] = True
     batches = training_batches(data["train"], Order(training.batch_size), seed=config.seed)
     (validation,) = data["validation"]
     recall: list[float] = []

@@ -37,8 +37,10 @@ class Simulated:
 
     points: tuple[Point, ...]
     grid_steps: int
-    lost: tuple[str, ...]  # labels of true members that were trained, and stopped before their end
+    lost: tuple[int, ...]  # numbers of true members that were trained, and stopped before their end
     ended: str | None = None  # what of its budget was used up
+    # of those, the ones that bloom late and in whose place nothing as good has finished
+    lost_late: tuple[int, ...] = ()
 
     def share_until(self, reached: Callable[[Point], bool]) -> float | None:
         """The share of the grid's steps until a point is reached; None if none is."""
@@ -62,6 +64,9 @@ class Truth:
         self.final = np.stack([self.recall[:, -1], self.decode], axis=1)
         self.front = np.flatnonzero(non_dominated(self.final))
         self.hypervolume = hypervolume(self.final, [0.0, 0.0])
+        # members of the front that have less than a quarter of their recall after a fifth of their steps
+        early = self.recall[:, : self.recall.shape[1] // 5].max(axis=1)
+        self.late = [at for at in self.front.tolist() if early[at] < self.recall[at, -1] / 4]
 
     def figures(self, at: int, step: int) -> dict[str, float]:
         """What configuration `at` reports after `step` steps."""
@@ -76,14 +81,12 @@ class Truth:
 
     def members_found(self, finished: Sequence[tuple[float, float]]) -> float:
         """The share of true members for which something at least as fast and as good within noise has finished."""
-        if not finished:
-            return 0.0
-        points = np.array(finished)
-        found = [
-            bool(((points[:, 0] >= r - NOISE) & (points[:, 1] >= d * (1 - 1e-9))).any())
-            for r, d in self.final[self.front]
-        ]
-        return float(np.mean(found))
+        return float(np.mean([self.is_found(at, finished) for at in self.front]))
+
+    def is_found(self, at: int, finished: Sequence[tuple[float, float]]) -> bool:
+        """Whether something at least as fast as configuration `at`, and as good within noise, has finished."""
+        recall, speed = self.final[at]
+        return any(r >= recall - NOISE and d >= speed * (1 - 1e-9) for r, d in finished)
 
 
 def simulate(
@@ -110,7 +113,6 @@ def simulate(
     lost: list[int] = []
     steps, now = 0, 0.0
     target = spec.training.stop_at.recall if spec.training.stop_at else None
-
     ended: str | None = None
 
     def start() -> None:
@@ -152,7 +154,8 @@ def simulate(
             break
         start()
     grid_steps = truth.steps * len(truth.number)
-    return Simulated(tuple(points), grid_steps, tuple(map(str, lost)), ended)
+    late = tuple(at for at in lost if at in truth.late and not truth.is_found(at, finished))
+    return Simulated(tuple(points), grid_steps, tuple(lost), ended, late)
 
 
 def _record(plan: PlannedTrial, outcome: Outcome) -> TrialRecord:

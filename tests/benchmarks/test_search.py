@@ -73,6 +73,24 @@ def test_a_grid_finds_the_whole_front_and_halving_the_same_with_fewer_steps() ->
     assert halved.points[-1].steps < whole.points[-1].steps and not halved.lost
 
 
+def test_late_bloomers_are_not_lost_by_halving() -> None:
+    spec = specification("random, halving", 0)
+    truth = Truth(spec, curves(), 0)
+    bloom_late = {list(space().grid())[at][0].architecture for at in truth.late}
+    assert {"attention", "based", "deltanet", "window"} == bloom_late
+    lost = []
+    for seed in range(2):  # `recallfront bench search` counts them in ten
+        spec = specification("random, halving", seed)
+        search = make_search(spec)
+        lost += simulate(spec, truth, search, make_rules(spec, search), seed=seed).lost_late
+    assert not lost
+
+
+def test_moasha_is_driven_where_syne_tune_is_installed() -> None:
+    pytest.importorskip("syne_tune", reason="syne-tune is not installed")
+    assert sweep("random, MOASHA").lost, "it compares the slow with the fast, and at a rung before the jump"
+
+
 def test_a_sweep_ends_when_what_the_last_trials_added_is_below_the_share_and_not_before() -> None:
     last, least, workers = 20, 0.005, 4
     plain = specification("grid", 0)
