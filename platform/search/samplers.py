@@ -63,7 +63,7 @@ class OptunaSearch:
         self._study = optuna.create_study(
             directions=["maximize" if o.direction == "max" else "minimize" for o in spec.objectives],
             # Resumed, the sampler must not draw again what it drew at first: what was proposed shifts its seed.
-            sampler=_sampler(spec.search, spec.search.seed + 7919 * proposed),
+            sampler=_sampler(spec.search, spec.search.seed + 7919 * proposed, _choices(spec)),
         )
         self._seed = spec.search.seed
         self._repeats = 0
@@ -178,7 +178,13 @@ def _name(block: SpaceBlock, knobs: Mapping[str, Scalar]) -> tuple[Any, ...]:
     return block.architecture, *sorted((key, repr(value)) for key, value in knobs.items())
 
 
-def _sampler(settings: SearchConfig, seed: int) -> "optuna.samplers.BaseSampler":
+def _choices(spec: SweepSpec) -> int:
+    """How many choices a configuration takes at most: its block, and its knobs."""
+    knobs = max(len(block.domains) for block in spec.blocks)
+    return max(1, knobs + (len(spec.blocks) > 1))
+
+
+def _sampler(settings: SearchConfig, seed: int, choices: int) -> "optuna.samplers.BaseSampler":
     import optuna
 
     drawn = settings.drawn_at_random or 1
@@ -191,7 +197,10 @@ def _sampler(settings: SearchConfig, seed: int) -> "optuna.samplers.BaseSampler"
             "tpe": lambda: optuna.samplers.TPESampler(
                 seed=seed, multivariate=True, group=True, n_startup_trials=drawn
             ),
-            "nsga2": lambda: optuna.samplers.NSGAIISampler(seed=seed, population_size=drawn),
+            # Of several blocks only the block itself has parents, and Optuna's own rate would draw it anew each time.
+            "nsga2": lambda: optuna.samplers.NSGAIISampler(
+                seed=seed, population_size=drawn, mutation_prob=1 / choices
+            ),
             # The first of a block's parameters, and all it has where blocks differ much, are drawn at random.
             "gp": lambda: optuna.samplers.GPSampler(
                 seed=seed, warn_independent_sampling=False, n_startup_trials=drawn
