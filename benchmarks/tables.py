@@ -168,6 +168,29 @@ def _pages(home: Path) -> "Table":
     return table
 
 
+def _short(home: Path) -> "Table":
+    from rich.table import Table
+
+    from recallfront.benchmarks.platform.short_trials import BODY_SECONDS, short_trials
+
+    found = short_trials(home)
+    table = Table(
+        title=f"short: {found.trials} trials of {BODY_SECONDS:g} s, two at once, in milliseconds a trial",
+        title_justify="left",
+        box=None,
+    )
+    table.add_column("")
+    table.add_column("", justify="right")
+    for name, seconds in (
+        ("wall time beyond the body", found.beyond),
+        ("CPU of the driver", found.driver),
+        ("CPU of MLflow's writing, beside", found.writing),
+        ("CPU of drawing the front, beside", found.drawing),
+    ):
+        table.add_row(name, f"{1000 * seconds:.0f}")
+    return table
+
+
 def _table(title: str) -> "Table":
     from rich.table import Table
 
@@ -191,4 +214,5 @@ _BENCHMARKS: dict[str, Callable[[Path], "Table"]] = {
     "search": _search,
     "scale": _scale,
     "pages": _pages,
+    "short": _short,
 }

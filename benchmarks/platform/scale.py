@@ -40,7 +40,7 @@ from recallfront.sweeps.spec import SweepSpec
 EARLY: Final = 100  # trials before the first window
 WINDOW: Final = 40  # trials whose costs are told
 _PAUSE: Final = 0.25  # seconds between the trials of a window: two at once of half a second
-_STEPS: Final = 20
+STEPS: Final = 20
 _START_SECONDS: Final = 120.0
 _WRITER: Final = "mlflow-writer"
 _PUBLISHER: Final = "publisher"
@@ -80,7 +80,7 @@ def scale(home: Path, *, trials: int = 1000) -> Scale:
     uri = prepare_store(None, home)
     writer = TrackingWriter(uri, home / "spool" / "scale.sqlite")
     try:
-        conductor, publisher = _driver(spec, home, writer)
+        conductor, publisher = driver(spec, home, writer)
         with publisher:
             with _counted_requests(writer) as count:
                 for at in (EARLY, trials - WINDOW):
@@ -125,7 +125,8 @@ def scale_spec(trials: int) -> SweepSpec:
     return bench_spec(block, name="scale")
 
 
-def _driver(spec: SweepSpec, home: Path, writer: TrackingWriter) -> tuple[Conductor, Publisher]:
+def driver(spec: SweepSpec, home: Path, writer: TrackingWriter) -> tuple[Conductor, Publisher]:
+    """A sweep's driver but for Ray: its conductor, whose sweep is open, and its publisher."""
     data = prepare(spec.task, home / "data")
     recorder = Recorder(writer, spec, lineage=collect(home), data=data)
     plain = spec.model_dump(mode="json")
@@ -148,10 +149,10 @@ def _run(conductor: Conductor, trials: int, pause: float = 0.0) -> None:
             key: measured.pop(key) for key in ("recall", "validation_recall", "loss", "validation_loss")
         }
         conductor.report(name, Report(step=0, figures=measured))
-        rows = [(key, value, _STEPS, now_ms()) for key, value in trained.items()]
-        rows += [("loss", 4.0 - step / _STEPS, step, now_ms()) for step in range(1, _STEPS)]
+        rows = [(key, value, STEPS, now_ms()) for key, value in trained.items()]
+        rows += [("loss", 4.0 - step / STEPS, step, now_ms()) for step in range(1, STEPS)]
         rows.sort(key=lambda row: row[2])
-        report = Report(step=_STEPS, rows=rows, figures=measured | trained, status=Status.FINISHED)
+        report = Report(step=STEPS, rows=rows, figures=measured | trained, status=Status.FINISHED)
         report.details = {"rounds": 3, "seconds": {"reference": [0.1] * 9}}
         conductor.report(name, report)
         conductor.ended(name)
@@ -177,17 +178,17 @@ def synthetic_figures(key: str) -> dict[str, float]:
 def _window(conductor: Conductor, count: Callable[[], int]) -> Window:
     """The costs of the next trials, at the pace of a sweep."""
     before = conductor.ran
-    since, requests = _spent(), count()
+    since, requests = spent(), count()
     _run(conductor, WINDOW, _PAUSE)
     time.sleep(4)  # what the writer collects before it sends
     process, writing, drawing = (
-        1e3 * (now - then) / WINDOW for now, then in zip(_spent(), since, strict=True)
+        1e3 * (now - then) / WINDOW for now, then in zip(spent(), since, strict=True)
     )
     asked = (count() - requests) / WINDOW
     return Window(before, process - writing - drawing, writing, drawing, asked)
 
 
-def _spent() -> tuple[float, float, float]:
+def spent() -> tuple[float, float, float]:
     """CPU seconds of the process, of the thread that writes to MLflow, and of the one that draws the front."""
     return time.process_time(), _thread_seconds(_WRITER), _thread_seconds(_PUBLISHER)
 

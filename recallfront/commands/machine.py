@@ -35,7 +35,7 @@ def bench(
     what: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Any of overhead, warm, quiet, tracking, models, search, scale and pages.",
+            help="Any of overhead, warm, quiet, tracking, models, search, scale, pages and short.",
             show_default="all",
         ),
     ] = None,

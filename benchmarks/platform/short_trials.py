@@ -1,0 +1,79 @@
+"""What a trial costs beyond its body: trials that only sleep and report, through Tune, conductor, writer and store."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from recallfront.benchmarks.platform.scale import STEPS, driver, scale_spec, spent, synthetic_figures
+from recallfront.benchmarks.platform.trials import small_ray, workplace
+from recallfront.platform.results.reports import Report, now_ms
+from recallfront.platform.results.status import Status
+from recallfront.platform.sweep import tune
+from recallfront.platform.tracking.store import prepare_store
+from recallfront.platform.tracking.writer import TrackingWriter
+from recallfront.platform.workers.actor import TrialActor
+from recallfront.sweeps.trial import TrialConfig
+
+BODY_SECONDS: Final = 0.5
+_AT_ONCE: Final = 2
+
+
+@dataclass(frozen=True)
+class ShortTrials:
+    """A trial's costs, of so many in a row, two at once; seconds."""
+
+    trials: int
+    beyond: float  # wall time of a trial beyond its body
+    driver: float  # CPU of the driver, without the two that follow
+    writing: float  # CPU of the thread that writes to MLflow
+    drawing: float  # CPU of the thread that draws the front
+
+
+def short_trials(home: Path, trials: int = 100) -> ShortTrials:
+    """Run `trials` trials or a few more; the first of each actor, which starts its process, are not counted."""
+    spec = scale_spec(trials)
+    writer = TrackingWriter(prepare_store(None, home), home / "spool" / "short.sqlite")
+    moments: list[tuple[float, ...]] = []
+    try:
+        conductor, publisher = driver(spec, home, writer)
+        ended = conductor.ended
+
+        def noted(*args: Any, **kwargs: Any) -> Status:
+            status = ended(*args, **kwargs)
+            moments.append((time.perf_counter(), *spent()))
+            return status
+
+        conductor.ended = noted  # type: ignore[method-assign]
+        actor, tune.TrialActor = tune.TrialActor, SleepingActor  # type: ignore[misc]
+        try:
+            with small_ray(), publisher:
+                tune.run_trials(conductor, workplace(spec, home), concurrent=_AT_ONCE)
+        finally:
+            tune.TrialActor = actor  # type: ignore[misc]
+        writer.flush(600)
+    finally:
+        writer.close()
+    counted = len(moments) - _AT_ONCE
+    wall, process, writing, drawing = (
+        (last - first) / counted for first, last in zip(moments[_AT_ONCE - 1], moments[-1], strict=True)
+    )
+    return ShortTrials(counted, _AT_ONCE * wall - BODY_SECONDS, process - writing - drawing, writing, drawing)
+
+
+class SleepingActor(TrialActor):
+    """Sleeps where a trial would train, and reports what one reports."""
+
+    def _start(self, config: dict[str, Any]) -> None:
+        self._reports = _reports(TrialConfig.model_validate_json(config["trial"]).key)
+
+
+def _reports(key: str) -> Iterator[Report]:
+    found = synthetic_figures(key)
+    trained = {name: found.pop(name) for name in ("recall", "validation_recall", "loss", "validation_loss")}
+    yield Report(step=0, figures=dict(found))
+    time.sleep(BODY_SECONDS)
+    rows = [("loss", 4.0 - step / STEPS, step, now_ms()) for step in range(1, STEPS)]
+    rows += [(name, value, STEPS, now_ms()) for name, value in trained.items()]
+    yield Report(step=STEPS, rows=rows, figures=found | trained, status=Status.FINISHED)
