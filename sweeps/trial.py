@@ -103,6 +103,20 @@ class TrainingConfig(Frozen):
         description="Ends a trial that has stopped learning; it counts as finished. Part of a trial's identity if set.",
     )
 
+    graph: bool = added_field(
+        False,
+        description="Whether training steps are captured as CUDA graphs: a small model's GPU waits for launches. "
+        "Needs one worker with a GPU, ZeRO 0, float32, accumulation 1 and a model without dropout.",
+    )
+
+    @model_validator(mode="after")
+    def _graph_can_hold(self) -> Self:
+        for name, needed in (("zero_stage", 0), ("precision", "float32"), ("accumulation", 1)):
+            value = getattr(self, name)
+            if self.graph and value != needed:
+                raise ValueError(f"graph=True: needs {name}={needed}, not {value}")
+        return self
+
     @model_validator(mode="after")
     def _warms_up_in_time(self) -> Self:
         if self.warmup_steps > self.steps:
@@ -302,6 +316,8 @@ class TrialConfig(Frozen):
                 f"learned_positions={rows}: must be at least {longest}, the longest measured text"
             )
         self.measurement.check_memory(self.resources)
+        if self.training.graph:
+            self._check_graph()
         try:
             _ = self.deployment_model
         except ValidationError as error:
@@ -313,6 +329,19 @@ class TrialConfig(Frozen):
                 f"accumulation x workers = {share}"
             )
         return self
+
+    def _check_graph(self) -> None:
+        """Raise ValueError unless a training step can be one CUDA graph."""
+        asked = self.resources
+        if asked.workers > 1 or not asked.gpus:
+            raise ValueError(
+                "training.graph=True: needs one worker with a GPU, "
+                f"not resources.workers={asked.workers} with resources.gpus={asked.gpus:g}"
+            )
+        if self.model.drops:
+            raise ValueError(
+                "training.graph=True: needs a model without dropout, whose draws a graph repeats"
+            )
 
     @cached_property
     def deployment_model(self) -> ModelConfig:

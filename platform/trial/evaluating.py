@@ -26,7 +26,7 @@ class _Counted(NamedTuple):
 
 def answered(model: Any, inputs: Tensor, labels: Tensor, data: TaskData, device: str) -> Answered:
     """What the labelled positions of rows (B, T) come to; they are found before the device has the rows."""
-    at, answers = _asked(labels)
+    at, answers = asked(labels)
     positions = data.positions(inputs)
     found: Answered = model(
         inputs.to(device),
@@ -131,11 +131,11 @@ def _read(
     whole = data.end is not None or config.training.zero_stage == 3
     if whole or inputs.shape[1] <= PIECE:
         return answered(model, inputs, labels, data, device)
-    at, answers = _asked(labels)
+    at, answers = asked(labels)
     return answer_in_pieces(model, inputs, at.to(device), answers.to(device))
 
 
-def _asked(labels: Tensor) -> tuple[Tensor, Tensor]:
+def asked(labels: Tensor) -> tuple[Tensor, Tensor]:
     """The labelled places of the B * T, and the answers there."""
     at = (labels.flatten() != IGNORED).nonzero()[:, 0]
     return at, labels.flatten()[at]

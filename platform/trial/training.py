@@ -38,6 +38,7 @@ from recallfront.platform.trial.engine import (
 from recallfront.platform.trial.evaluating import answered, evaluated
 from recallfront.platform.trial.leaving import Leaving
 from recallfront.platform.trial.quiet import Device
+from recallfront.platform.trial.step_graph import StepGraph
 from recallfront.platform.trial.workplace import TRIALS, Workplace
 from recallfront.sweeps.tasks.base import Split, TaskData
 from recallfront.sweeps.trial import PlateauConfig, TrialConfig
@@ -89,6 +90,7 @@ class Training:
         self._order = Order(training.batch_size, training.row_order == "given", share)
         self._epoch = self._order.epoch(data.splits["train"])
         self.engine = make_engine(model.to(place.device), training, self._epoch)
+        self._graph = self._make_graph() if training.graph else None
         self.step = 0
         self.seconds = {"train": 0.0, "evaluate": 0.0, "wait": 0.0}
         # every row so far: a checkpoint holds them, so that none is lost with a driver
@@ -205,6 +207,8 @@ class Training:
 
     def _train_step(self, inputs: Tensor, labels: Tensor) -> Tensor:
         """One optimizer step on this rank's share of the rows; returns the mean loss, not yet read."""
+        if self._graph is not None:
+            return self._graph.step(inputs, labels)
         share = slice(self.place.rank, None, self.place.world)
         parts = self.config.training.accumulation
         losses = []
@@ -216,6 +220,16 @@ class Training:
                 self.engine.step()
                 losses.append(loss.detach())
         return torch.stack(losses).mean()
+
+    def _make_graph(self) -> StepGraph:
+        training = self.config.training
+        return StepGraph(
+            self.engine,
+            self.data,
+            self.place.device,
+            clipping=training.gradient_clipping,
+            batch_size=training.batch_size,
+        )
 
     def _read_losses(self) -> list[MetricRow]:
         if not self._unread:

@@ -75,6 +75,16 @@ def test_the_deployment_has_the_trials_knobs_at_another_size() -> None:
         ({"training": {"batch_size": 9}, "resources": {"workers": 2}}, "accumulation x workers = 2"),
         ({"measurement": {"deployment": {"num_heads": 5}}}, "measurement.deployment: num_heads is 5"),
         ({"model": {"learned_positions": 35}}, "learned_positions=35: must be at least 36"),
+        (
+            {"training": {"graph": True}},
+            "training.graph=True: needs one worker with a GPU, not resources.workers=1 with resources.gpus=0",
+        ),
+        ({"training": {"graph": True, "zero_stage": 1}}, "graph=True: needs zero_stage=0, not 1"),
+        ({"training": {"graph": True, "precision": "bfloat16"}}, "needs precision=float32, not bfloat16"),
+        (
+            {"training": {"graph": True}, "resources": {"gpus": 1}, "model": {"embedding_dropout": 0.1}},
+            "training.graph=True: needs a model without dropout",
+        ),
         ({"seed": 2**31}, "less than 2147483648"),
         ({"model": {"architecture": "windw"}}, "windw"),
         ({"bogus": 1}, "bogus"),
