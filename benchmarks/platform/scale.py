@@ -104,7 +104,7 @@ def fill(home: Path, spec: SweepSpec, trials: int) -> str:
     uri = prepare_store(None, home)
     writer = TrackingWriter(uri, home / "spool" / f"{spec.name}.sqlite")
     try:
-        conductor, publisher = _driver(spec, home, writer)
+        conductor, publisher = driver(spec, home, writer)
         with publisher:
             _run(conductor, trials)
             writer.flush(3600)
