@@ -1,7 +1,7 @@
 """What a trial costs beyond its body: trials that only sleep and report, through Tune, conductor, writer and store."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -10,7 +10,7 @@ from recallfront.benchmarks.platform.scale import STEPS, driver, scale_spec, spe
 from recallfront.benchmarks.platform.trials import small_ray, workplace
 from recallfront.platform.results.reports import Report, now_ms
 from recallfront.platform.results.status import Status
-from recallfront.platform.sweep import tune
+from recallfront.platform.sweep.tune import run_trials
 from recallfront.platform.tracking.store import prepare_store
 from recallfront.platform.tracking.writer import TrackingWriter
 from recallfront.platform.workers.actor import TrialActor
@@ -46,12 +46,8 @@ def short_trials(home: Path, trials: int = 100) -> ShortTrials:
             return status
 
         conductor.ended = noted  # type: ignore[method-assign]
-        actor, tune.TrialActor = tune.TrialActor, SleepingActor  # type: ignore[misc]
-        try:
-            with small_ray(), publisher:
-                tune.run_trials(conductor, workplace(spec, home), concurrent=_AT_ONCE)
-        finally:
-            tune.TrialActor = actor  # type: ignore[misc]
+        with small_ray(), publisher:
+            run_trials(conductor, workplace(spec, home), concurrent=_AT_ONCE, actor=SleepingActor)
         writer.flush(600)
     finally:
         writer.close()
@@ -69,7 +65,7 @@ class SleepingActor(TrialActor):
         self._reports = _reports(TrialConfig.model_validate_json(config["trial"]).key)
 
 
-def _reports(key: str) -> Iterator[Report]:
+def _reports(key: str) -> Generator[Report, None, None]:
     found = synthetic_figures(key)
     trained = {name: found.pop(name) for name in ("recall", "validation_recall", "loss", "validation_loss")}
     yield Report(step=0, figures=dict(found))

@@ -81,7 +81,7 @@ class Truth:
 
     def members_found(self, finished: Sequence[tuple[float, float]]) -> float:
         """The share of true members for which something at least as fast and as good within noise has finished."""
-        return float(np.mean([self.is_found(at, finished) for at in self.front]))
+        return float(np.mean([self.is_found(at, finished) for at in self.front.tolist()]))
 
     def is_found(self, at: int, finished: Sequence[tuple[float, float]]) -> bool:
         """Whether something at least as fast as configuration `at`, and as good within noise, has finished."""

@@ -33,12 +33,14 @@ _SECRET_VARIABLES = frozenset(
 )
 
 
-def run_trials(conductor: Conductor, place: Workplace, *, concurrent: int) -> None:
+def run_trials(
+    conductor: Conductor, place: Workplace, *, concurrent: int, actor: type[TrialActor] = TrialActor
+) -> None:
     """Run every trial that the conductor has, at most `concurrent` at once, on the Ray cluster that is connected."""
     spec = conductor.spec
     # Tune would put the driver's into the runtime environment of its actors, which Ray logs
     class_cache.ENV_VARS_TO_PROPAGATE.difference_update(_SECRET_VARIABLES)
-    trainable = tune.with_resources(TrialActor, trial_resources(spec.resources))
+    trainable = tune.with_resources(actor, trial_resources(spec.resources))
     tuner = tune.Tuner(
         trainable,
         tune_config=tune.TuneConfig(

@@ -3,7 +3,6 @@
 psutil is imported where it is first used, so that the command starts fast.
 """
 
-import gc
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -42,18 +41,28 @@ def device_kind(name: str) -> str:
     return "unknown CPU"
 
 
+def measured_model(config: TrialConfig) -> LanguageModel:
+    """The model that is measured, in memory: it is built before a measurement has its device for itself."""
+    return build(config.deployment_model, seed=0).to(dtype=_dtype(config))
+
+
 def figures_of(
-    config: TrialConfig, device_name: str, nominal_path: Path, precise: Collection[str]
+    config: TrialConfig,
+    model: LanguageModel,
+    device_name: str,
+    nominal_path: Path,
+    precise: Collection[str],
 ) -> dict[str, Any]:
     """Measure now, the device being held: the figures that `measure.measured` returns, without where they are from.
 
     Args:
+        model: what `measured_model` has built.
         nominal_path: file that the time of the reference workload on a quiet machine is kept in.
         precise: throughputs, also `<name>_at_<context>`, that the protocol's repeats and spread hold for.
     """
     protocol = config.measurement
     device = torch.device(device_name)
-    model = build(config.deployment_model, seed=0).to(device=device, dtype=_dtype(config))
+    model = model.to(device)
     busy = _wait_for_idle_neighbours(config.resources.threads)
     machine = _Machine(device, busy, nominal_path)
     main = protocol.context_length
@@ -83,8 +92,6 @@ def figures_of(
     }
     if others:
         figures["measurement"]["contexts"] = others
-    del model
-    gc.collect()
     return figures
 
 

@@ -1,5 +1,6 @@
 """Throughput of an architecture: measured alone on its device, interleaved with a fixed reference workload, cached."""
 
+import gc
 import json
 import math
 from collections.abc import Collection, Mapping
@@ -13,7 +14,7 @@ from recallfront.platform.errors import one_line
 from recallfront.platform.home import write_whole
 from recallfront.platform.home.vault import fetch_file, keep_file
 from recallfront.platform.metrics import BUSY_CORES, IDLE_CORES, SPREAD, THROUGHPUTS, most_rate_spread
-from recallfront.platform.trial.figures import device_kind, figures_of
+from recallfront.platform.trial.figures import device_kind, figures_of, measured_model
 from recallfront.platform.trial.quiet import Device
 from recallfront.platform.trial.workloads import REFERENCE_SIZE
 from recallfront.sweeps.base import digest, seal, unseal
@@ -69,8 +70,13 @@ def measured(
             return cached
         scale = folder / f"reference-{_reference_key(config, kind)}.json"
         fetch_file(scale)  # as the first quiet measurement on any node set it
+        # beside training, so that nobody waits for it
+        with device.shared():
+            model = measured_model(config)
         with device.alone():
-            figures = figures_of(config, device.name, scale, precise)
+            figures = figures_of(config, model, device.name, scale, precise)
+        del model
+        gc.collect()
         details = figures["measurement"]
         details |= {"device": kind, "torch": torch.__version__, "code_version": code_version}
         damages = [damage, details.pop("notice", None)]

@@ -91,7 +91,8 @@ class StepGraph:
         self._optimizer.step()
         for group, rate in zip(self._optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
-        return loss.detach()
+        detached: Tensor = loss.detach()
+        return detached
 
     def _count(self) -> None:
         """What the engine counts in a step of its own."""

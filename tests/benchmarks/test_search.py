@@ -78,7 +78,7 @@ def test_late_bloomers_are_not_lost_by_halving() -> None:
     truth = Truth(spec, curves(), 0)
     bloom_late = {list(space().grid())[at][0].architecture for at in truth.late}
     assert {"attention", "based", "deltanet", "window"} == bloom_late
-    lost = []
+    lost: list[int] = []
     for seed in range(2):  # `recallfront bench search` counts them in ten
         spec = specification("random, halving", seed)
         search = make_search(spec)

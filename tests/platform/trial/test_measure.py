@@ -12,7 +12,7 @@ import torch
 
 from recallfront.models.configs import architectures
 from recallfront.platform.metrics import THROUGHPUTS
-from recallfront.platform.trial import figures, roofline
+from recallfront.platform.trial import figures, measure, roofline
 from recallfront.platform.trial.figures import device_kind
 from recallfront.platform.trial.measure import (
     in_doubt,
@@ -92,6 +92,28 @@ def test_trials_of_one_deployment_share_a_measurement() -> None:
     deployment = {"deployment": {"width": 64, "num_heads": 2, "num_layers": 2}}
     small, large = (config_of(model={"width": w}, measurement=deployment) for w in (16, 32))
     assert small.key != large.key and key(small) == key(large)
+
+
+def test_the_model_is_built_beside_training_and_measured_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events = []
+
+    def note(where: Any, name: str) -> None:
+        whole = getattr(where, name)
+
+        def noted(*given: Any) -> Any:
+            events.append(name)
+            return whole(*given)
+
+        monkeypatch.setattr(where, name, noted)
+
+    for name in ("measured_model", "figures_of"):
+        note(measure, name)
+    for name in ("shared", "alone"):
+        note(Device, name)
+    figures_of(config_of(), tmp_path)
+    assert events == ["shared", "measured_model", "alone", "figures_of"]
 
 
 def test_a_measurement_is_made_once_and_anew_when_asked(tmp_path: Path) -> None:
