@@ -1,6 +1,7 @@
 """Syne Tune's MOASHA as a rule of the simulated sweeps, where Syne Tune is installed."""
 
 from collections.abc import Mapping
+from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
@@ -21,13 +22,12 @@ class Moasha:
     """
 
     def __init__(self, spec: SweepSpec, *, first_rung_steps: int, reduction: int) -> None:
-        from syne_tune.backend.trial_status import Trial
-        from syne_tune.optimizer.schedulers.multiobjective.moasha import MOASHA
-
+        status = import_module("syne_tune.backend.trial_status")
+        moasha = import_module("syne_tune.optimizer.schedulers.multiobjective.moasha")
         self._readings = [objective.reading for objective in spec.objectives]
-        self._trial, self._trials = Trial, dict[str, Any]()
+        self._trial, self._trials = status.Trial, dict[str, Any]()
         self._last_step = spec.training.steps
-        self._scheduler = MOASHA(
+        self._scheduler = moasha.MOASHA(
             {},
             # all are turned so that less is better
             metrics=self._readings,
