@@ -1,6 +1,7 @@
 """Syne Tune's MOASHA as a rule of the simulated sweeps, where Syne Tune is installed."""
 
 from collections.abc import Mapping
+from datetime import datetime
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
@@ -55,8 +56,6 @@ class Moasha:
     def _known(self, plan: PlannedTrial) -> Any:
         key = plan.config.key
         if key not in self._trials:
-            from datetime import datetime
-
             self._trials[key] = self._trial(len(self._trials), {}, datetime.fromtimestamp(0))
             self._scheduler.on_trial_add(self._trials[key])
         return self._trials[key]
