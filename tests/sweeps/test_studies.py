@@ -13,7 +13,7 @@ TRIALS = {
     "augmented-linear": (39, 39),
     "forgetting": (42, 63),
     "griffin-extrapolation": (18, 36),
-    "hybrid-ratio": (21, 120),
+    "hybrid-ratio": (48, 120),
     "mqar-board": (162, 336),
     "throughput": (12, 13),
 }
