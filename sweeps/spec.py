@@ -147,10 +147,14 @@ class SweepSpec(Frozen):
                     "length can be an objective if validation has rows of that length and of others"
                 )
         self._check_measured()
-        first = self.early_stopping.first_rung_steps if self.early_stopping else 0
-        if first >= self.training.steps:
+        if self.early_stopping and self.early_stopping.first_rung_steps >= self.training.steps:
             raise ValueError(
-                f"early_stopping.first_rung_steps={first}: must be below training.steps={self.training.steps}"
+                f"early_stopping.first_rung_steps={self.early_stopping.first_rung_steps}: must be below "
+                f"training.steps={self.training.steps}"
+            )
+        if self.search.method == "front" and self.training.steps == 0:
+            raise ValueError(
+                "search.method='front': learns from trials that train; training.steps=0 leaves none"
             )
         if self.early_stopping and not recalls:
             raise ValueError(

@@ -42,7 +42,12 @@ class PlateauConfig(Frozen):
 class TrainingConfig(Frozen):
     """How a trial is trained: the settings of its DeepSpeed engine and its AdamW optimizer."""
 
-    steps: int = Field(default=1000, ge=1, le=10**9, description="Optimizer steps.")
+    steps: int = Field(
+        default=1000,
+        ge=0,
+        le=10**9,
+        description="Optimizer steps; 0 evaluates the model as it starts, such as a pretrained one.",
+    )
     batch_size: int = Field(
         default=64,
         ge=1,
@@ -86,10 +91,11 @@ class TrainingConfig(Frozen):
         default=100, ge=1, description="Steps between evaluations; early stopping compares trials at these."
     )
     evaluation_batch_size: int = Field(default=256, ge=1, description="Rows per evaluation batch.")
-    recall_over: Literal["positions", "rows", "classes"] = added_field(
+    recall_over: Literal["positions", "rows", "answers", "classes"] = added_field(
         "positions",
-        description="What recall is the mean of: labelled positions; the shares of rows, as zoology counts; or those "
-        "of labels and predictions within an evaluation batch, as MAD counts.",
+        description="What recall is the mean of: labelled positions; the shares of rows, as zoology counts; rows that "
+        "are right as a whole, as greedy decoding answers them; or the shares of labels and predictions within an "
+        "evaluation batch, as MAD counts.",
     )
     checkpoint_seconds: float = Field(
         default=20.0, ge=0, description="Least time between two checkpoints, in seconds."

@@ -31,6 +31,7 @@ HEAVY = ("ray", "mlflow", "deepspeed", "datasets", "optuna")
 LATE = {
     *HEAVY,
     "torch",
+    "safetensors",  # its functions for torch import torch
     "numpy",
     "scipy",
     "triton",

@@ -89,7 +89,7 @@ def learning_rate_ratio(training: TrainingConfig, step: int, epoch: int | None =
     """The share of the peak learning rate at an optimizer step (from 0); `epoch` is the number of steps of one."""
     if training.schedule == "cosine_by_epoch":
         assert epoch is not None
-        cosine = 0.5 * (1 + math.cos(math.pi * (step // epoch) / math.ceil(training.steps / epoch)))
+        cosine = 0.5 * (1 + math.cos(math.pi * (step // epoch) / max(1, math.ceil(training.steps / epoch))))
         return training.min_learning_rate_ratio + (1 - training.min_learning_rate_ratio) * cosine
     if step < training.warmup_steps:
         return (step + 1) / training.warmup_steps

@@ -121,14 +121,10 @@ class Training:
             seed=self.config.seed,
             first_step=self.step,
         )
-        rows: list[MetricRow] = []
+        # a trial of no steps is evaluated as it starts
+        rows = [] if self.config.training.steps else self._validate(figures)
         while not self._is_over():
-            rows = self._train_until_evaluation(batches)
-            with self._holding_device("evaluate"):
-                self._check_weights()
-                found = self.evaluate("validation")
-            figures |= {f"validation_{name}": value for name, value in found.items()}
-            rows += [(f"validation_{name}", value, self.step, now_ms()) for name, value in found.items()]
+            rows = self._train_until_evaluation(batches) + self._validate(figures)
             self.history += rows
             if not self._is_over():
                 leaves = self._is_to_leave()
@@ -141,6 +137,14 @@ class Training:
         figures |= {"test_loss" if name == "loss" else name: value for name, value in found.items()}
         figures |= {f"{phase}_seconds": spent for phase, spent in self.seconds.items()}
         yield self._report(rows, figures)
+
+    def _validate(self, figures: dict[str, float]) -> list[MetricRow]:
+        """Evaluate the validation split into `figures`."""
+        with self._holding_device("evaluate"):
+            self._check_weights()
+            found = {f"validation_{name}": value for name, value in self.evaluate("validation").items()}
+        figures |= found
+        return [(name, value, self.step, now_ms()) for name, value in found.items()]
 
     def _is_over(self) -> bool:
         """Whether the last step is done, or the trial is solved or has stopped learning (`stop_at`, `plateau`)."""

@@ -75,7 +75,7 @@ def test_every_knob_has_a_row() -> None:
 
 def test_types_and_defaults_are_shown() -> None:
     training = section("training")
-    assert training["steps"][:2] == ("integer ≥ 1, ≤ 1,000,000,000", "`1000`")
+    assert training["steps"][:2] == ("integer ≥ 0, ≤ 1,000,000,000", "`1000`")
     assert training["betas"][:2] == ("list of 2 x number ≥ 0, < 1", "`[0.9, 0.999]`")
     assert section("Keys at the top")["name"][1] == "", "a required key has no default"
     assert section("search")["trials"][:2] == ("integer ≥ 1 or null", "`null`")

@@ -118,7 +118,11 @@ def test_a_setting_of_another_method_is_refused(search: dict[str, Any], told: st
         ({"task": {"trian": []}}, "task.trian: unknown key; allowed are train,"),
         ({"task": {"train": [SEGMENT]}}, "task.train[0].examples: is missing; needed are examples,"),
         ({"training": {"steps": "many"}}, "training.steps='many': input should be a valid integer"),
-        ({"training": {"steps": 0}}, "training.steps=0: input should be greater than or equal to 1"),
+        ({"training": {"steps": -1}}, "training.steps=-1: input should be greater than or equal to 0"),
+        (
+            {"training": {"steps": 0}, "search": {"method": "front", "trials": 4}},
+            "search.method='front': learns from trials that train; training.steps=0 leaves none",
+        ),
         (
             {"training": {"learning_rate": float("inf")}},
             "training.learning_rate=inf: input should be a finite",

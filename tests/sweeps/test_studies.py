@@ -3,8 +3,9 @@
 import pytest
 
 from recallfront.platform.metrics import named_in_condition
-from recallfront.sweeps.load import load_spec, studies
+from recallfront.sweeps.load import load_spec, load_study, studies
 from recallfront.sweeps.objectives import split_context
+from recallfront.sweeps.suite import Suite
 from recallfront.sweeps.tasks.forgetting_mqar import ForgettingMQAR
 
 # both scales of each: on two cores, and on a GPU
@@ -14,9 +15,11 @@ TRIALS = {
     "forgetting": (42, 63),
     "griffin-extrapolation": (18, 36),
     "hybrid-ratio": (48, 120),
+    "linearize": (21, 21),
     "mqar-board": (162, 336),
     "throughput": (12, 13),
 }
+SUITES = {"extraction": (12, 14)}
 ON_TWO_CORES_MINUTES = 45
 
 
@@ -33,6 +36,15 @@ def test_a_study_has_two_scales(name: str) -> None:
             assert claim.source, claim.id
             assert claim.seeds <= len(spec.seeds), (claim.id, "would be undecided for ever")
     assert [c.id for c in gpu.claims if c.id in {own.id for own in cpu.claims}], "the scales share claims"
+
+
+@pytest.mark.parametrize("name", SUITES)
+def test_a_suite_has_two_scales(name: str) -> None:
+    cpu, gpu = load_study(name), load_study(f"{name}-gpu")
+    assert isinstance(cpu, Suite) and isinstance(gpu, Suite)
+    assert (cpu.number_of_trials, gpu.number_of_trials) == SUITES[name]
+    assert cpu.expected_minutes is not None and cpu.expected_minutes <= ON_TWO_CORES_MINUTES
+    assert cpu.question.endswith("?") and [claim.id for claim in cpu.claims] == [c.id for c in gpu.claims]
 
 
 @pytest.mark.parametrize("name", [name + scale for name in TRIALS for scale in ("", "-gpu")])

@@ -17,7 +17,7 @@ from recallfront.platform.sweep.run import run_sweep
 from recallfront.platform.trial.start import starting_model
 from tests.platform.specs import tiny_spec
 from tests.platform.trial import trials
-from tests.platform.trial.trials import run, setting
+from tests.platform.trial.trials import rows_of, run, setting
 
 pytestmark = trials.MARKS
 
@@ -104,6 +104,20 @@ def test_a_saved_model_of_ours_goes_on(tmp_path: Path) -> None:
     last = run(tmp_path / "second", start=start)[-1]
     assert last.status is Status.FINISHED, last.traceback
     assert dict(last.figures)["test_loss"] < dict(first.figures)["test_loss"]
+
+
+def test_a_trial_of_no_steps_evaluates_the_model_as_it_starts(tmp_path: Path) -> None:
+    first = run(tmp_path / "first")[-1]
+    start = {"folder": str(first.weights)}
+    reports = run(tmp_path / "second", start=start, training={"steps": 0})
+    last = reports[-1]
+    assert last.status is Status.FINISHED, last.traceback
+    for metric in ("recall", "test_loss", "validation_recall", "validation_loss"):
+        assert last.figures[metric] == first.figures[metric]
+    assert rows_of(reports, "validation_recall") == [(0, first.figures["validation_recall"])]
+    assert rows_of(reports, "loss") == []
+    before, after = load(str(first.weights)), load(str(last.weights))
+    assert all(torch.equal(a, b) for a, b in zip(before.parameters(), after.parameters(), strict=True))
 
 
 @pytest.mark.parametrize(
