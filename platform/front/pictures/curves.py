@@ -15,6 +15,7 @@ from recallfront.platform.front.pictures.appearance import (
     FAINT,
     INK,
     LINE,
+    MARKS,
     by_architecture,
     mark_of,
     short_label,
@@ -106,13 +107,16 @@ def kinds_of(candidates: Sequence[Candidate]) -> Kinds | None:
 def kinds_picture(candidates: Sequence[Candidate], kinds: Kinds) -> "Figure":
     """Recall on test of each configuration by kind of rows, with the spread over seeds.
 
-    Those of one architecture have its colour and mark, and lines of different strokes.
+    Those of one architecture have its colour and mark, and lines of different strokes. If all are of one, each has a
+    colour and a mark of its own.
     """
     figure, axes = _new(4.2)
     places = range(len(kinds.names))
     architectures = [candidate.architecture for candidate in candidates]
+    own_marks = list(MARKS.values()) if len(set(architectures)) == 1 else []
     for number, candidate in enumerate(candidates):
-        mark, stroke = mark_of(candidate.architecture), architectures[:number].count(candidate.architecture)
+        mark = own_marks[number % len(own_marks)] if own_marks else mark_of(candidate.architecture)
+        stroke = architectures[:number].count(candidate.architecture)
         own = [(x, name) for x, name in zip(places, kinds.names, strict=True) if name in candidate.metrics]
         axes.errorbar(
             [x for x, _ in own],

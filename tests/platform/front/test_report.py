@@ -113,3 +113,15 @@ def test_the_picture_of_claims_tells_each_number() -> None:
     untested = Judgement(claim, ClaimVerdict.NOT_TESTED, reason="nothing ran")
     told = texts(claims_picture([judged, untested]))
     assert "0.75 [0.7, 0.8]  asked >= 0.5  supported" in told and told.count("asked") == 1
+
+
+def test_configurations_of_one_architecture_are_told_apart_by_colour(record: SweepRecord) -> None:
+    from matplotlib.colors import to_hex
+
+    (first, *_) = build_front(record).candidates
+    own = {"recall_at_64": 0.9, "recall_at_512": 0.4}
+    same = [first.__class__(**vars(first) | {"metrics": first.metrics | own}) for _ in range(5)]
+    kinds = kinds_of(same)
+    assert kinds is not None
+    lines = [bars.lines[0] for bars in kinds_picture(same, kinds).axes[0].containers]  # type: ignore[attr-defined]
+    assert len({to_hex(line.get_color()) for line in lines}) == len(same)
