@@ -112,7 +112,7 @@ def _body(
         figures, details = _measure(config, place, device)
         measure_seconds = time.perf_counter() - start
         notices += [notice for notice in (damage, details.pop("notice", None)) if notice]
-        model = starting_model(config)
+        model = starting_model(config, place.directory)
         figures["parameters"] = float(sum(p.numel() for p in model.parameters()))
         yield Report(
             step=0,

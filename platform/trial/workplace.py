@@ -31,6 +31,8 @@ class Workplace:
     plugins: dict[str, str | None] = field(
         default_factory=dict
     )  # in use: name -> file, or None for a package
+    # what relative paths of a specification are below: the driver's working directory, as a worker has another one
+    directory: Path = field(default_factory=Path.cwd)
 
     def folder(self, config: TrialConfig) -> Path:
         """The trial's own folder."""
@@ -49,10 +51,16 @@ def trial_folder(key: str, code_version: str, data_digest: str) -> str:
 def workplace_json(place: Workplace) -> dict[str, Any]:
     """A workplace as plain values, for another process; on another node its home is another folder."""
     home = address_behind(place.home) or str(place.home)
-    return {**vars(place), "home": home, "data": place.data.relative_to(place.home).as_posix()}
+    return {
+        **vars(place),
+        "home": home,
+        "data": place.data.relative_to(place.home).as_posix(),
+        "directory": str(place.directory),
+    }
 
 
 def read_workplace(raw: dict[str, Any]) -> Workplace:
     """The workplace that `workplace_json` wrote, on this machine."""
     home = home_folder(raw["home"])
-    return Workplace(**{**raw, "home": home, "data": home / raw["data"], "precise": tuple(raw["precise"])})
+    paths = {"home": home, "data": home / raw["data"], "directory": Path(raw["directory"])}
+    return Workplace(**{**raw, **paths, "precise": tuple(raw["precise"])})

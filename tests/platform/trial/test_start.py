@@ -1,6 +1,7 @@
 """Trials that start from another model's weights: linearized, trained whole or through adapters."""
 
 import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ from recallfront.models.pretrained.transformers_weights import from_transformers
 from recallfront.platform.errors import UsageError
 from recallfront.platform.results.status import Status
 from recallfront.platform.sweep.run import run_sweep
+from recallfront.platform.trial.body import run_trial
 from recallfront.platform.trial.start import starting_model
+from recallfront.platform.trial.workplace import read_workplace, workplace_json
 from tests.platform.specs import tiny_spec
 from tests.platform.trial import trials
 from tests.platform.trial.trials import rows_of, run, setting
@@ -98,10 +101,14 @@ def test_adapters_are_trained_beside_frozen_weights_and_merged(tmp_path: Path, l
             assert values[2] < 1e-5 * values[0]
 
 
-def test_a_saved_model_of_ours_goes_on(tmp_path: Path) -> None:
+def test_a_saved_model_of_ours_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A relative folder is below the driver's working directory, whatever the worker's is."""
     first = run(tmp_path / "first")[-1]
-    start = {"folder": str(first.weights)}
-    last = run(tmp_path / "second", start=start)[-1]
+    monkeypatch.chdir(Path(str(first.weights)).parent)
+    config, place = setting(tmp_path / "second", start={"folder": Path(str(first.weights)).name})
+    monkeypatch.chdir(tmp_path)
+    told = json.loads(json.dumps(workplace_json(place)))
+    last = list(run_trial(config, read_workplace(told)))[-1]
     assert last.status is Status.FINISHED, last.traceback
     assert dict(last.figures)["test_loss"] < dict(first.figures)["test_loss"]
 
