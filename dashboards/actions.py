@@ -19,6 +19,7 @@ from recallfront.platform.sweep.cancel import request
 ALLOWED = "RECALLFRONT_ALLOW_ACTIONS"  # set for the server by `recallfront ui --allow-actions`
 TOKEN_HEADER = "x-recallfront-token"
 _LOG = "rerun.log"
+_VERDICT = "verdict: "  # begins the line in which `recallfront rerun` tells it
 
 _started: dict[str, "subprocess.Popen[bytes]"] = {}  # reruns by their trial's run
 _guard = Lock()
@@ -65,7 +66,24 @@ def rerun(view: SweepView, run_id: str, tracking_uri: str) -> str:
             _started[run_id] = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=False
             )
-    return f"run {run_id[:8]} is run again; {folder / _LOG} has its output, and MLflow gets a run with the verdict"
+    return f"run {run_id[:8]} is being run again; {folder / _LOG} has its output"
+
+
+def rerun_result(run_id: str) -> str:
+    """The verdict on a trial that was run again from here, or why there is none; empty as long as it runs.
+
+    Raises:
+        UsageError: it was not run again, or another one has been since.
+    """
+    with _guard:
+        process = _started.get(run_id)
+        if process is None:
+            raise UsageError(f"run {run_id[:8]} is not being run again")
+        if process.poll() is None:
+            return ""
+        lines = (home_folder() / _LOG).read_text(errors="replace").splitlines()
+    told = [line for line in lines if line.startswith(_VERDICT)]
+    return next(reversed(told or [line for line in lines if line.strip()]), "it ended without a word")
 
 
 def cancel(view: SweepView, tracking_uri: str) -> str:

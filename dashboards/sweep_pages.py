@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any
 from recallfront.dashboards import actions
 from recallfront.dashboards.choices import Constraint, choice, picked_before
 from recallfront.dashboards.explore import Explorer, Row
+from recallfront.dashboards.progress import budget_of, workers_of
 from recallfront.dashboards.reading import explorer_of, now, own_address, public_address
 from recallfront.dashboards.rendering import as_json, page, render
 from recallfront.platform.errors import UsageError
 from recallfront.platform.front.history import hypervolume_history
 from recallfront.platform.front.pictures.figures import history_figure
 from recallfront.platform.metrics import compared
+from recallfront.platform.results.records import expected_end
 from recallfront.platform.tracking.curves import read_curves
 from recallfront.platform.tracking.ledger import read_artifact, reading
 
@@ -111,6 +113,14 @@ def add_sweep_pages(router: "APIRouter", prefix: str, limiter: "CapacityLimiter"
         except UsageError as error:
             return as_json(request, {"error": str(error)}, 422)
 
+    @router.get("/sweeps/{run_id}/rerun")
+    async def run_again(run_id: str, request: Request) -> Response:
+        """How a trial that was run again from the page has ended; empty as long as it runs."""
+        try:
+            return as_json(request, {"told": actions.rerun_result(request.query_params.get("run", ""))})
+        except UsageError as error:
+            return as_json(request, {"told": str(error)}, 422)
+
     @router.get("/sweeps/{run_id}/specification")
     async def specification(run_id: str, request: Request) -> Response:
         """The sweep's specification as a file, which `recallfront run` takes."""
@@ -134,10 +144,14 @@ def _log_ends(uri: str, row: Row) -> dict[str, str]:
 
 def _shown(explorer: Explorer, address: str) -> dict[str, Any]:
     view = explorer.view
+    end = expected_end(view.record.tags)
     history = history_figure(hypervolume_history(view.record))
     return {
         "view": view,
         "at": now(),
+        "workers": workers_of(view.record, view.varying),
+        "budget": budget_of(view.record),
+        "ends": end and end // 60 * 60,  # an estimate, which changes by minutes
         "explore": explorer.to_json(),
         "figures": {"history": json.loads(history.to_json())},
         "commands": view.commands(address),

@@ -72,6 +72,11 @@ class SweepView:
         return self.record.tags.get("budget_left", "")
 
     @property
+    def waiting(self) -> str:
+        """What its driver waits for, as it last told; empty if for nothing."""
+        return self.record.tags.get("waiting", "")
+
+    @property
     def is_running(self) -> bool:
         return self.state == "running"
 

@@ -4,7 +4,6 @@ rich is imported where it is first used, so that the command starts fast.
 """
 
 import datetime
-import time
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +16,14 @@ from recallfront.platform.home import home_folder
 from recallfront.platform.metrics import columns_of, show
 from recallfront.platform.results.cancellation import CancelRequest
 from recallfront.platform.results.labels import trial_label, varying_knobs
-from recallfront.platform.results.records import SweepRecord, counts_of, ended, planned, say_counts
+from recallfront.platform.results.records import (
+    SweepRecord,
+    counts_of,
+    ended,
+    expected_end,
+    planned,
+    say_counts,
+)
 from recallfront.platform.results.status import Status
 from recallfront.platform.sweep.lease import CERTAIN_SECONDS
 from recallfront.platform.sweep.lock import driver_is_gone
@@ -81,17 +87,6 @@ def sweep_table(
         )
     table.caption = "\n".join(_captions(record)) or None
     return table
-
-
-def expected_end(tags: Mapping[str, str], now: float | None = None) -> float | None:
-    """When a sweep is to end (seconds since the epoch), if its other trials take as long as those that have ended.
-
-    None before a trial has ended, or where its tags do not tell.
-    """
-    done, total, spent = ended(counts_of(tags)), planned(tags), tags.get("elapsed_seconds", "")
-    if not 0 < done < total or not spent.isdecimal() or len(spent) > 10:
-        return None
-    return (time.time() if now is None else now) + int(spent) * (total - done) / done
 
 
 def _bar(tags: Mapping[str, str]) -> str:

@@ -1,6 +1,8 @@
 // Deciding: the choice that a constraint leads to, its reason and its command; and, where they are allowed, the actions.
 import { ask } from "./dom.js";
 
+const LOOK_MS = 2000; // between two looks at a trial that is run again
+
 export class Decision {
   constructor(place, source, explorer, written) {
     Object.assign(this, { place, source, explorer, written, key: null });
@@ -34,6 +36,7 @@ export class Decision {
 
   // The token shows that this server wrote the page: no other site can read it, nor send the header.
   async act(action, asked, button) {
+    if (button.dataset.confirm && !confirm(button.dataset.confirm)) return;
     const told = button.parentElement.querySelector("[role=status]");
     button.disabled = true;
     told.textContent = "…";
@@ -43,11 +46,21 @@ export class Decision {
       const found = await answer.json();
       told.textContent = found.done ?? found.error;
       if (answer.ok && action === "pick") this.readPicked();
+      if (answer.ok && action === "rerun") await this.awaitRerun(asked, told);
     } catch {
       told.textContent = "the server does not answer";
     } finally {
       button.disabled = false;
     }
+  }
+
+  async awaitRerun(asked, told) {
+    let found;
+    do {
+      await new Promise((done) => setTimeout(done, LOOK_MS));
+      ({ found } = await ask(`${this.source}/rerun`, asked));
+    } while (!found.told);
+    told.textContent = found.told;
   }
 
   async readPicked() {

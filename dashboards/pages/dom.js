@@ -10,6 +10,36 @@ export function element(tag, attributes = {}, ...children) {
   return made;
 }
 
+const keyOf = (node) => node.dataset?.key ?? (node.id || undefined);
+
+// Makes a place's children like others, and leaves alone what is the same: nodes stay the ones they are, and with them
+// focus, selection, scrolling and open details. Nodes that have keys are known by these, others by their order.
+export function patchChildren(place, fresh) {
+  const focused = document.activeElement, old = [...place.childNodes];
+  const keyed = new Map(old.filter(keyOf).map((node) => [keyOf(node), node])), others = old.filter((node) => !keyOf(node));
+  const taken = (node) => {
+    if (keyOf(node)) return keyed.get(keyOf(node));
+    const at = others.findIndex((one) => one.nodeName === node.nodeName);
+    return at < 0 ? undefined : others.splice(0, at + 1).pop();
+  };
+  const nodes = fresh.map((node) => patch(taken(node), node)), wanted = new Set(nodes);
+  old.filter((node) => !wanted.has(node)).forEach((node) => node.remove());
+  let at = place.firstChild;
+  for (const node of nodes) if (node === at) at = at.nextSibling; else place.insertBefore(node, at);
+  if (focused !== document.activeElement && place.contains(focused)) focused.focus({ preventScroll: true });
+}
+
+// Of `data-kept` nodes scripts alone change what is inside, and a reader opens details.
+function patch(old, fresh) {
+  if (old?.nodeName !== fresh.nodeName) return fresh;
+  if (old.isEqualNode(fresh) || old.dataset?.kept !== undefined) return old;
+  if (!old.attributes) { old.data = fresh.data; return old; }
+  for (const { name } of [...old.attributes]) if (name !== "open" && !fresh.hasAttribute(name)) old.removeAttribute(name);
+  for (const { name, value } of fresh.attributes) if (old.getAttribute(name) !== value) old.setAttribute(name, value);
+  patchChildren(old, [...fresh.childNodes]);
+  return old;
+}
+
 // Plotly reads some HTML in what it is given.
 export function plain(text) {
   return String(text).replace(/[&<>"']/g, (letter) => `&#${letter.charCodeAt(0)};`);

@@ -1,5 +1,5 @@
 // The explorer of a sweep: what is drawn, filtered, sorted and chosen. All of it is in the page's address.
-import { ask, element, number } from "./dom.js";
+import { ask, element, number, patchChildren } from "./dom.js";
 import { Panel } from "./panel.js";
 import { drawPicture, metricOf } from "./picture.js";
 
@@ -69,7 +69,7 @@ export class Explorer {
     for (const name of ["x", "y", "colour", "size"]) {
       const select = form.elements[name];
       const kept = ["colour", "size"].includes(name) ? [select.options[0]] : [];
-      select.replaceChildren(...kept, ...data.metrics.map((metric) => new Option(metric.title, metric.name)));
+      patchChildren(select, [...kept, ...data.metrics.map((metric) => option(metric.title, metric.name))]);
     }
     for (const name of ["x", "y", "xs", "ys", "colour", "size", "where"]) {
       if (document.activeElement !== form.elements[name]) form.elements[name].value = state[name];
@@ -79,7 +79,7 @@ export class Explorer {
     this.fillChoices("statuses", counted(data.rows.map((row) => row.status)), (name) => state.statuses.has(name));
     const architectures = counted(data.rows.map((row) => row.architecture));
     this.fillChoices("architectures", new Map(Object.keys(data.marks).map((name) => [name, architectures.get(name) ?? 0])), (name) => !state.hidden.has(name));
-    if (!this.place.querySelector("#knobs").contains(document.activeElement)) this.fillKnobs();
+    this.fillKnobs();
   }
 
   markScales() { // only a share has errors
@@ -93,35 +93,35 @@ export class Explorer {
 
   fillChoices(id, counts, isOn) {
     const group = this.place.querySelector(`#${id}`);
-    const before = group.contains(document.activeElement) ? document.activeElement.value : null;
-    group.replaceChildren(group.firstElementChild, ...[...counts].map(([name, count]) => {
+    patchChildren(group, [group.firstElementChild, ...[...counts].map(([name, count]) => {
       const box = element("input", { type: "checkbox", name: id, value: name });
-      box.checked = isOn(name);
       const colour = this.data.marks[name]?.colour;
       const swatch = element("span", { class: "swatch" });
       if (colour) swatch.style.background = colour;
-      return element("label", {}, box, ...(id === "architectures" ? [swatch] : []), `${name} (${count})`);
-    }));
-    if (before !== null) [...group.querySelectorAll("input")].find((box) => box.value === before)?.focus();
+      return element("label", { "data-key": name }, box, ...(id === "architectures" ? [swatch] : []), `${name} (${count})`);
+    })]);
+    for (const box of group.querySelectorAll("input")) box.checked = isOn(box.value);
   }
 
   fillKnobs() {
     const place = this.place.querySelector("#knobs .knobs");
     this.place.querySelector("#knobs").hidden = !this.data.knobs.length;
-    place.replaceChildren(...this.data.knobs.map((knob) => {
-      const [low, high] = this.state.knobs.get(knob.name) ?? ["", ""];
+    patchChildren(place, this.data.knobs.map((knob) => {
       const own = [...new Set(knob.values.filter((value) => value !== null))];
       if (!knob.isNumber) {
-        const select = element("select", { "data-knob": knob.name }, new Option("any", ""), ...own.sort().map((value) => new Option(value, value)));
-        select.value = low;
-        return element("label", {}, knob.name, select);
+        const select = element("select", { "data-knob": knob.name }, ...["", ...own.sort()].map((value) => option(value || "any", value)));
+        return element("label", { "data-key": knob.name }, knob.name, select);
       }
-      const end = (value, which, hint) => element("input", {
-        type: "number", step: "any", value, placeholder: number(hint), "data-knob": knob.name, "data-end": which,
+      const end = (which, hint) => element("input", {
+        type: "number", step: "any", placeholder: number(hint), "data-knob": knob.name, "data-end": which,
         "aria-label": `${knob.name}, ${which ? "at most" : "at least"}`,
       });
-      return element("div", {}, element("label", {}, knob.name), element("div", { class: "ends" }, end(low, 0, Math.min(...own)), end(high, 1, Math.max(...own))));
+      return element("div", { "data-key": knob.name }, element("label", {}, knob.name), element("div", { class: "ends" }, end(0, Math.min(...own)), end(1, Math.max(...own))));
     }));
+    for (const field of place.querySelectorAll("[data-knob]")) {
+      const value = this.state.knobs.get(field.dataset.knob)?.[Number(field.dataset.end ?? 0)] ?? "";
+      if (field.value !== value && field !== document.activeElement) field.value = value;
+    }
     if (this.state.knobs.size) this.place.querySelector("#knobs").open = true;
   }
 
@@ -247,16 +247,21 @@ export class Explorer {
     const known = keys.map((key) => this.data.rows[this.index(key)]).filter(Boolean);
     this.state.chosen = [...new Set(known.map((row) => row.key))];
     this.draw();
+    return this.showChosen();
+  }
+
+  showChosen() {
     const labels = this.state.chosen.map((key) => this.data.rows[this.index(key)].label);
     return this.panel.show(this.state.chosen, labels, this.at);
   }
 
   update(data, at) { // of a sweep that runs
     if (JSON.stringify(data) === JSON.stringify(this.data)) return;
+    const before = new Map(this.data.rows.map((row) => [row.key, JSON.stringify(row)]));
+    this.panel.forget(data.rows.filter((row) => row.status === "running" || before.get(row.key) !== JSON.stringify(row)).map((row) => row.key));
     Object.assign(this, { data, at });
-    this.panel.forget();
     this.fillControls();
-    this.filterOnServer().then(() => this.choose(this.state.chosen));
+    this.filterOnServer().then(() => this.showChosen());
   }
 
   draw() {
@@ -295,38 +300,37 @@ export class Explorer {
     const [before, direction] = this.state.sort.split(":");
     this.state.sort = before !== name ? `${name}:down` : direction === "down" ? `${name}:up` : "";
     this.draw();
-    this.place.querySelector(`[data-sort="${CSS.escape(name)}"]`)?.focus();
   }
 
   drawTable() {
     const table = this.place.querySelector("#configurations"), columns = this.columns();
     const [by, direction] = this.state.sort.split(":");
     const heading = (name, title, numeric = true) => element("th", {
-      class: numeric ? "num" : null, "aria-sort": by === name ? (direction === "down" ? "descending" : "ascending") : null, scope: "col",
+      "data-key": name, class: numeric ? "num" : null, "aria-sort": by === name ? (direction === "down" ? "descending" : "ascending") : null, scope: "col",
     }, element("button", { type: "button", "data-sort": name }, title));
-    table.tHead.replaceChildren(element("tr", {},
+    patchChildren(table.tHead, [element("tr", {},
       element("th", { scope: "col" }, element("span", { class: "hidden" }, "chosen")), element("th", { scope: "col" }, element("span", { class: "hidden" }, "place")),
       heading("label", "configuration", false), ...columns.map((column) => heading(column.name, column.metric.title)),
-      heading("share", "share"), heading("seeds", "seeds"), heading("status", "status", false)));
-    const rows = this.sorted(this.visible), focused = document.activeElement?.closest("tr[data-key]")?.dataset.key;
-    table.tBodies[0].replaceChildren(...rows.slice(0, this.shown).map((i) => this.line(i, columns)));
-    if (focused) table.querySelector(`tr[data-key="${CSS.escape(focused)}"] input`)?.focus();
+      heading("share", "share"), heading("seeds", "seeds"), heading("status", "status", false))]);
+    const rows = this.sorted(this.visible), chosen = new Set(this.state.chosen);
+    patchChildren(table.tBodies[0], rows.slice(0, this.shown).map((i) => this.line(i, columns, chosen)));
+    for (const box of table.tBodies[0].querySelectorAll("input")) box.checked = chosen.has(box.closest("tr").dataset.key);
     const more = this.place.querySelector("#more"), left = rows.length - this.shown;
     more.hidden = left <= 0;
     more.textContent = `Show ${Math.min(left, TABLE_ROWS)} more of ${left}`;
   }
 
-  line(i, columns) {
-    const row = this.data.rows[i], chosen = this.state.chosen.includes(row.key);
-    const box = element("input", { type: "checkbox", "aria-label": row.label });
-    box.checked = chosen;
+  line(i, columns, chosen) {
+    const row = this.data.rows[i], box = element("input", { type: "checkbox", "aria-label": row.label });
     const name = element("td", { class: "what-ran" }, row.label);
     if (row.knee) name.append(" ", element("span", { class: "tag" }, "knee"));
     if (row.doubts) name.append(element("div", { class: "faint" }, row.doubts));
     const figures = columns.map(({ n, metric }) => element("td", { class: "num" }, n === undefined ? number(metric.values[i]) : row.shown[n]));
-    return element("tr", { "data-key": row.key, class: `${row.front ? "" : "off"} ${chosen ? "ticked" : ""}` },
+    return element("tr", { "data-key": row.key, class: `${row.front ? "" : "off"} ${chosen.has(row.key) ? "ticked" : ""}` },
       element("td", {}, box), element("td", { class: "mark" }, row.mark), name, ...figures,
       element("td", { class: "num" }, row.front ? `${(100 * row.share).toFixed(1)} %` : ""),
       element("td", { class: "num" }, String(row.seeds)), element("td", {}, row.status));
   }
 }
+
+function option(title, value) { return element("option", { value, "data-key": value || "any" }, title); }

@@ -1,6 +1,7 @@
 // Every page: writes times as the reader's clock has them and copies commands. A sweep's: draws it and keeps it fresh.
-import { Explorer } from "./explore.js";
 import { Decision } from "./decide.js";
+import { patchChildren } from "./dom.js";
+import { Explorer } from "./explore.js";
 import { drawSparklines } from "./spark.js";
 
 const REFRESH_MS = 5000;
@@ -35,35 +36,11 @@ function put(object, path, value) {
   object[last] = value;
 }
 
-function writeTimes() {
-  for (const time of document.querySelectorAll("time[data-seconds]")) {
+function writeTimes(place = document) {
+  for (const time of place.querySelectorAll("time[data-seconds]")) {
     const date = new Date(1000 * Number(time.dataset.seconds));
     time.dateTime = date.toISOString();
     time.textContent = date.toLocaleString([], { dateStyle: "medium", timeStyle: "short" });
-  }
-}
-
-// The parts of a page as the server wrote them: those that it writes otherwise now are put in place, no other is touched.
-class Parts {
-  constructor(live) {
-    this.live = live;
-    this.written = new Map(this.of(live).map((part) => [part.dataset.part, part.innerHTML]));
-  }
-
-  of(root) { return [...root.querySelectorAll("[data-part]")]; }
-
-  replace(html) {
-    const fresh = document.createElement("div");
-    fresh.innerHTML = html; // of the server's template, which escapes every value
-    for (const part of this.of(fresh)) {
-      const name = part.dataset.part, place = this.live.querySelector(`[data-part="${name}"]`);
-      if (!place || part.innerHTML === this.written.get(name)) continue;
-      if (document.getSelection().toString() && document.getSelection().containsNode(place, true)) continue; // never under a selection
-      this.written.set(name, part.innerHTML);
-      const scrolled = [...place.querySelectorAll(".scroll")].map((box) => [box.scrollLeft, box.scrollTop]);
-      place.replaceChildren(...part.childNodes);
-      place.querySelectorAll(".scroll").forEach((box, i) => scrolled[i] && box.scrollTo(...scrolled[i]));
-    }
   }
 }
 
@@ -72,8 +49,10 @@ async function refresh(live, state) {
     const answer = await fetch(`${live.dataset.source}/live`);
     if (answer.ok) {
       const fresh = await answer.json();
-      state.parts.replace(fresh.html);
-      writeTimes();
+      const written = document.createElement("div");
+      written.innerHTML = fresh.html; // of the server's template, which escapes every value
+      writeTimes(written);
+      patchChildren(live, [...written.childNodes]);
       state.explorer?.update(fresh.explore, fresh.at);
       if (JSON.stringify(fresh.figures) !== JSON.stringify(state.figures)) draw(state.figures = fresh.figures);
       if (!fresh.running) return;
@@ -96,13 +75,16 @@ async function copy(button) {
 
 function start() {
   const live = document.getElementById("live"), state = {};
-  if (live) state.parts = new Parts(live);
   writeTimes();
   document.addEventListener("click", (event) => {
     const copied = event.target.closest("[data-copy]");
-    const wanted = event.target.closest("[data-scale]");
+    const wanted = event.target.closest("[data-scale]"), looked = event.target.closest("a[href^='?show=']");
     if (copied) { event.preventDefault(); copy(copied); }
     if (wanted) { chosen[wanted.dataset.of] = Number(wanted.dataset.scale); draw(state.figures); }
+    if (looked && state.explorer && !event.ctrlKey && !event.metaKey) { // the page is here already
+      event.preventDefault();
+      state.explorer.pick(new URLSearchParams(looked.search).get("show"), event);
+    }
   });
   const list = document.querySelector("[data-sparklines]");
   if (list) drawSparklines(list);

@@ -1,5 +1,5 @@
 // The panel beside the page: the chosen configurations one below the other, and their learning curves over each other.
-import { GRID, ask, element, plain, plotLayout } from "./dom.js";
+import { GRID, ask, element, patchChildren, plain, plotLayout } from "./dom.js";
 
 const COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#882255", "#44AA99"];
 const DASHES = ["solid", "dot", "dash", "dashdot", "longdash"];
@@ -11,7 +11,7 @@ export class Panel {
     document.addEventListener("keydown", (event) => { if (event.key === "Escape" && !place.hidden) close(); });
   }
 
-  forget() { this.known.clear(); }
+  forget(keys) { keys.forEach((key) => this.known.delete(key)); }
 
   // keys: the configurations in the order in which they were chosen; labels of the same.
   async show(keys, labels, at) {
@@ -25,18 +25,17 @@ export class Panel {
     if (!this.place.firstChild) this.place.append(element("p", { class: "faint" }, "Reading the curves…"));
     await Promise.all(keys.map((key) => this.read(key, at)));
     if (asked !== this.asked) return undefined; // something else was chosen meanwhile
-    const found = keys.map((key) => this.known.get(key));
+    const found = keys.map((key) => this.known.get(key) ?? { html: "<p>The server does not answer.</p>", curves: [] });
     const top = element("div", { class: "row" },
       element("h2", {}, keys.length === 1 ? "Configuration" : `${keys.length} configurations`),
       element("button", { type: "button", "data-close": true, "aria-label": "Close the panel (Escape)" }, "Close"));
-    const curves = element("div", { class: "curves" });
-    this.place.replaceChildren(top, curves);
-    for (const one of found) {
-      const part = element("div");
+    const curves = element("div", { class: "curves", "data-key": "curves", "data-kept": true });
+    patchChildren(this.place, [top, curves, ...found.map((one, n) => {
+      const part = element("div", { "data-key": keys[n] });
       part.innerHTML = one.html; // of the server's template, which escapes every value
-      this.place.append(part);
-    }
-    this.drawCurves(curves, found, labels);
+      return part;
+    })]);
+    this.drawCurves(this.place.querySelector(".curves"), found, labels);
     return undefined;
   }
 
@@ -51,23 +50,26 @@ export class Panel {
   }
 
   drawCurves(place, found, labels) {
-    const metrics = found.find((one) => one?.curves.length)?.curves ?? [];
-    metrics.forEach((metric, m) => {
-      const traces = found.flatMap((one, n) => (one?.curves[m]?.seeds ?? []).map((seed, s) => ({
-        type: "scatter", mode: seed.steps.length > 1 ? "lines" : "markers", x: seed.steps, y: seed.values,
-        name: plain(found.length > 1 ? labels[n] : `seed ${seed.seed}`), showlegend: found.length === 1 || s === 0,
-        legendgroup: String(n), line: { color: COLOURS[(found.length > 1 ? n : s) % COLOURS.length], width: 1.6, dash: DASHES[found.length > 1 ? s % DASHES.length : 0] },
-        hovertemplate: `%{y:.4g} at step %{x}<extra>${plain(labels[n])}, seed ${plain(seed.seed)}</extra>`,
-      })));
-      if (!traces.length) return;
-      const plot = element("div", { class: "curve", role: "img", "aria-label": `${metric.title} by training step` });
-      place.append(element("h3", {}, metric.title), plot);
-      const axis = { gridcolor: GRID, zeroline: false, automargin: true };
-      const last = m === metrics.length - 1 || !metrics.slice(m + 1).some((_, k) => found.some((one) => one?.curves[m + 1 + k]?.seeds.length));
-      Plotly.newPlot(plot, traces, plotLayout({
-        height: 230, margin: { l: 48, r: 8, t: 8, b: 36 }, showlegend: last, legend: { orientation: "h", y: -0.25, yanchor: "top" },
-        xaxis: { ...axis, title: { text: "step", standoff: 4 } }, yaxis: { ...axis, range: metric.isShare ? [0, 1.02] : undefined },
-      }), { displayModeBar: false, responsive: true });
-    });
+    const metrics = found.find((one) => one.curves.length)?.curves ?? [];
+    const drawn = metrics.map((metric, m) => ({ metric, traces: this.traces(found, labels, m) })).filter(({ traces }) => traces.length);
+    const before = new Map([...place.querySelectorAll(".curve")].map((plot) => [plot.dataset.key, plot]));
+    const plots = drawn.map(({ metric: { title } }) => before.get(title) ?? element("div", {
+      class: "curve", role: "img", "data-key": title, "aria-label": `${title} by training step`,
+    }));
+    patchChildren(place, plots.flatMap((plot, n) => [element("h3", {}, drawn[n].metric.title), plot]));
+    const axis = { gridcolor: GRID, zeroline: false, automargin: true };
+    drawn.forEach(({ metric, traces }, n) => Plotly.react(plots[n], traces, plotLayout({
+      height: 230, margin: { l: 48, r: 8, t: 8, b: 36 }, showlegend: n === drawn.length - 1, legend: { orientation: "h", y: -0.25, yanchor: "top" },
+      xaxis: { ...axis, title: { text: "step", standoff: 4 } }, yaxis: { ...axis, range: metric.isShare ? [0, 1.02] : undefined },
+    }), { displayModeBar: false, responsive: true }));
+  }
+
+  traces(found, labels, m) { // of the m-th metric: one a seed
+    return found.flatMap((one, n) => (one.curves[m]?.seeds ?? []).map((seed, s) => ({
+      type: "scatter", mode: seed.steps.length > 1 ? "lines" : "markers", x: seed.steps, y: seed.values,
+      name: plain(found.length > 1 ? labels[n] : `seed ${seed.seed}`), showlegend: found.length === 1 || s === 0,
+      legendgroup: String(n), line: { color: COLOURS[(found.length > 1 ? n : s) % COLOURS.length], width: 1.6, dash: DASHES[found.length > 1 ? s % DASHES.length : 0] },
+      hovertemplate: `%{y:.4g} at step %{x}<extra>${plain(labels[n])}, seed ${plain(seed.seed)}</extra>`,
+    })));
   }
 }

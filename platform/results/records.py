@@ -1,6 +1,7 @@
 """What a sweep has found so far, as plain records: read from MLflow (the ledger), used by front, pick and rerun."""
 
 import json
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -113,3 +114,14 @@ def say_counts(counts: Mapping[str, int], total: int | None = None) -> str:
 def ended(counts: Mapping[str, int]) -> int:
     """How many trials have ended for good."""
     return sum(counts[name] for name in ENDED)
+
+
+def expected_end(tags: Mapping[str, str], now: float | None = None) -> float | None:
+    """When a sweep is to end (seconds since the epoch), if its other trials take as long as those that have ended.
+
+    None before a trial has ended, or where its tags do not tell.
+    """
+    done, total, spent = ended(counts_of(tags)), planned(tags), tags.get("elapsed_seconds", "")
+    if not 0 < done < total or not spent.isdecimal() or len(spent) > 10:
+        return None
+    return (time.time() if now is None else now) + int(spent) * (total - done) / done

@@ -147,7 +147,9 @@ class Recorder:
         if report.notices and self._noticed.get(trial_key) != report.notices:
             self._noticed[trial_key] = list(report.notices)
             self._writer.tags(key, {f"{TAG}notice": "; ".join(report.notices)})
-        if report.status is not Status.RUNNING:
+        if report.status is Status.RUNNING:
+            self._writer.tags(key, {f"{TAG}steps": str(report.step)})
+        else:
             write_end(self._writer, key, report)
 
     def placed(self, trial_key: str, node: str) -> None:

@@ -1,11 +1,13 @@
-"""One server for all tests of the pages."""
+"""One server for all tests of the pages, and a browser for those of a file."""
 
 import signal
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
 from recallfront.platform.results.records import SweepRecord
+from tests.dashboards.browser import CHROMIUM
 from tests.dashboards.served import EVIL, OTHERS, Served, write
 from tests.platform.stores import ready_store
 
@@ -27,3 +29,14 @@ def served(
     found = Served(home, sweeps)
     yield found
     assert found.stop(signal.SIGINT) == 0
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright drives the browser")
+    if CHROMIUM is None:
+        pytest.skip("chromium is not installed")
+    with playwright.sync_playwright() as driver:
+        started = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield started
+        started.close()

@@ -61,10 +61,10 @@ def write(record: SweepRecord, uri: str, state: str) -> str:
 class Served:
     """`recallfront ui` in a process of its own, over one store with three sweeps."""
 
-    def __init__(self, home: Path, sweeps: dict[str, str]) -> None:
-        self.sweeps, port = sweeps, free_port()
+    def __init__(self, home: Path, sweeps: dict[str, str], *, allow_actions: bool = True) -> None:
+        self.home, self.sweeps, port = home, sweeps, free_port()
         code = "import sys; from pathlib import Path; from recallfront.dashboards.serving import serve; "
-        how = f"port={port}, allow_actions=True, tell=lambda line: print(line, flush=True)"
+        how = f"port={port}, allow_actions={allow_actions}, tell=lambda line: print(line, flush=True)"
         code += f"sys.exit(serve(Path({str(home)!r}), {how}))"
         self.log = open(home / "ui.log", "wb")
         self.process = subprocess.Popen(

@@ -1,67 +1,19 @@
 """The pages in a real headless Chromium: clicked, typed into and read as a person does."""
 
-import shutil
 from collections.abc import Callable, Iterator
 from importlib import resources
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+from tests.dashboards.browser import Looked, expect, rows
 from tests.dashboards.served import Served
 
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright drives the browser")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed"),
     # SQLAlchemy 2.1 finds fault with MLflow's models as they are imported
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy"),
 ]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as driver:
-        started = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield started
-        started.close()
-
-
-class Looked:
-    """A page that is being looked at, with all that it complains about or fetches from elsewhere."""
-
-    def __init__(self, browser: Any, served: Served, **kind: Any) -> None:
-        self.context = browser.new_context(viewport={"width": 1400, "height": 1000}, **kind)
-        self.page = self.context.new_page()
-        self.page.set_default_timeout(30_000)
-        self.complaints: list[str] = []
-        self.page.on("console", self._hear)
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        self.page.on("request", self._check)
-        self.served = served
-
-    def _hear(self, said: Any) -> None:
-        if said.type == "error":
-            self.complaints.append(said.text)
-
-    def _check(self, request: Any) -> None:
-        if not request.url.startswith((self.served.uri, "data:", "blob:")):
-            self.complaints.append(f"asked for {request.url}")
-
-    def open(self, path: str) -> Any:
-        self.page.goto(self.served.uri + path)
-        return self.page
-
-    def sweep(self, name: str, asked: str = "") -> Any:
-        """The page of a sweep, once it is drawn."""
-        page = self.open(f"/recallfront/sweeps/{self.served.sweeps[name]}{asked}")
-        page.wait_for_selector("#configurations tbody tr")
-        page.wait_for_selector("#plot-front .scatterlayer")
-        return page
-
-    def asked(self) -> dict[str, list[str]]:
-        return parse_qs(urlsplit(self.page.url).query)
 
 
 @pytest.fixture(scope="module")
@@ -83,16 +35,6 @@ def looked(finished: Looked) -> Iterator[Looked]:
     yield finished
     # what the server refuses is said on the page, and logged by Chromium as well
     assert [text for text in finished.complaints if "422" not in text] == []
-
-
-def expect(locator: Any) -> Any:
-    playwright.expect.set_options(timeout=30_000)
-    return playwright.expect(locator)
-
-
-def rows(page: Any) -> list[str]:
-    names = page.locator("#configurations tbody .what-ran").all_inner_texts()
-    return [str(text).removesuffix(" knee") for text in names]
 
 
 def test_the_filters_and_the_axes_are_in_the_address(looked: Looked) -> None:

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from recallfront.platform.results.records import TAG, SweepRecord
+from recallfront.platform.results.records import TAG, SweepRecord, expected_end
 from recallfront.platform.results.status import Status
-from recallfront.platform.status import expected_end, sweep_table, sweeps_table
+from recallfront.platform.status import sweep_table, sweeps_table
 from recallfront.platform.sweep.waiting import what_waits
 from recallfront.platform.tracking.client import open_client
 from recallfront.sweeps.trial import ResourceConfig

@@ -99,6 +99,7 @@ def test_trials_are_recorded_as_they_run_and_end(stage: Stages) -> None:
     sweep.conductor.report("a", Report(step=2, rows=rows, figures={"validation_recall": 0.1}))
     assert statuses(sweep.conductor.record()) == [Status.RUNNING, Status.RUNNING]
     assert sweep.conductor.record().trials[0].metrics == {"validation_recall": 0.1}
+    assert [t.tags.get("steps") for t in sweep.stored().trials] == ["2", None], "what the pages tell of them"
     sweep.end("a")
     sweep.end("b", Status.DIVERGED, failure="loss is nan at step 3 of 20")
     stored = sweep.stored().trials

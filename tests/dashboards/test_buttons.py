@@ -1,0 +1,154 @@
+"""What the buttons of a page do, in Chromium: pick, run again and cancel, and nothing where that is not allowed."""
+
+import json
+import signal
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from recallfront.platform.results.cancellation import CancelRequest
+from recallfront.platform.tracking.client import open_client
+from tests.dashboards.browser import Looked, expect
+from tests.dashboards.played import Played, played
+from tests.dashboards.served import Served
+from tests.platform.sweeps import workplace
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.usefixtures("quick_collections"),
+    # SQLAlchemy 2.1 finds fault with MLflow's models as they are imported
+    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy"),
+]
+RERUN_MS = 240_000  # a process that imports torch, trains and writes to MLflow
+
+
+@pytest.fixture(scope="module")
+def trained(served: Served) -> Iterator[tuple[Played, str]]:
+    """A sweep that runs, with one trial that was really trained, and that trial's run."""
+    with played(served.home, f"sqlite:///{served.home / 'mlflow.db'}", "buttons") as sweep:
+        yield sweep, sweep.train("a", workplace(sweep.conductor.spec, served.home))
+
+
+@contextmanager
+def opened(browser: Any, served: Served, sweep: Played) -> Iterator[Looked]:
+    """The sweep's page, of which the browser has nothing to complain."""
+    looked = Looked(browser, served)
+    looked.open(f"/recallfront/sweeps/{sweep.run_id}")
+    looked.page.wait_for_selector("#configurations tbody tr")
+    yield looked
+    looked.context.close()
+    assert looked.complaints == []
+
+
+def answer(page: Any, how: str) -> list[str]:
+    """Answer the next question of the page with `accept` or `dismiss`; the list gets it."""
+    asked: list[str] = []
+
+    def hear(dialog: Any) -> None:
+        asked.append(dialog.message)
+        getattr(dialog, how)()
+
+    page.once("dialog", hear)
+    return asked
+
+
+def test_a_choice_is_registered(browser: Any, served: Served, trained: tuple[Played, str]) -> None:
+    sweep, run = trained
+    with opened(browser, served, sweep) as looked:
+        decide = looked.page.locator("#decide")
+        decide.locator("form button").click()
+        decide.locator("[data-pick]").click()
+        told = "registered buttons version 1 as models:/buttons@"
+        expect(decide.locator(".done")).to_contain_text(told)
+        expect(decide.locator(".picked tbody tr")).to_have_count(1)
+    client = open_client(served.uri)
+    assert client.get_model_version("buttons", "1").run_id == run
+
+
+def test_a_trial_is_run_again_and_its_verdict_told(
+    browser: Any, served: Served, trained: tuple[Played, str]
+) -> None:
+    sweep, run = trained
+    with opened(browser, served, sweep) as looked:
+        page = looked.page
+        page.check("#configurations tbody tr input")
+        button, told = page.locator("[data-rerun]"), page.locator("[data-rerun] + [role=status]")
+        asked = answer(page, "accept")
+        button.click()
+        expect(told).to_contain_text(f"run {run[:8]} is being run again")
+        assert asked == ["Run this trial again? It takes as long as it took, on this machine."]
+        expect(told).to_contain_text("verdict: identical: ", timeout=RERUN_MS)
+        assert button.is_enabled()
+
+
+def test_a_sweep_is_cancelled_if_that_is_confirmed(
+    browser: Any, served: Served, trained: tuple[Played, str]
+) -> None:
+    sweep, _ = trained
+    client = open_client(f"sqlite:///{served.home / 'mlflow.db'}")
+
+    def request() -> CancelRequest | None:
+        tags = client.get_run(sweep.run_id).data.tags
+        return CancelRequest.read({name.removeprefix("recallfront."): value for name, value in tags.items()})
+
+    with opened(browser, served, sweep) as looked:
+        page = looked.page
+        asked = answer(page, "dismiss")
+        page.click("[data-cancel]")
+        assert asked[0].startswith("Cancel this sweep?") and request() is None
+        answer(page, "accept")
+        page.click("[data-cancel]")
+        expect(page.locator("[data-cancel] + [role=status]")).to_contain_text("asked the driver of buttons")
+        found = request()
+        assert found is not None
+        # what its driver does then
+        sweep.conductor.cancel(found)
+        sweep.conductor.interrupted()
+        sweep.tell()
+        expect(page.locator("h1 + .pill")).to_have_text("interrupted")
+        expect(page.locator("[data-cancel]")).to_have_count(0)
+
+
+@pytest.mark.parametrize("action", ["pick", "rerun", "cancel"])
+def test_nothing_is_done_without_the_pages_token(
+    served: Served, trained: tuple[Played, str], action: str
+) -> None:
+    """As another site would ask: with the reader's browser, but without what only this server's pages know."""
+    sweep, run = trained
+    client = open_client(f"sqlite:///{served.home / 'mlflow.db'}")
+    before = client.get_run(sweep.run_id).data.tags, len(client.search_model_versions())
+    address = f"{served.uri}/recallfront/sweeps/{sweep.run_id}/actions/{action}?run={run}"
+    for headers in ({}, {"X-Recallfront-Token": "guessed"}):
+        request = urllib.request.Request(address, method="POST", headers=headers)
+        with pytest.raises(urllib.error.HTTPError, match="422") as caught:
+            urllib.request.urlopen(request)
+        with caught.value:
+            assert (
+                json.loads(caught.value.read())["error"] == "this page is of an earlier server: load it again"
+            )
+    assert before == (client.get_run(sweep.run_id).data.tags, len(client.search_model_versions()))
+
+
+def test_a_server_that_allows_no_actions_shows_none(
+    browser: Any, served: Served, trained: tuple[Played, str]
+) -> None:
+    sweep, run = trained
+    plain = Served(served.home, {}, allow_actions=False)
+    try:
+        with opened(browser, plain, sweep) as looked:
+            looked.page.check("#configurations tbody tr input")
+            expect(looked.page.locator("#panel article")).to_have_count(1)
+            looked.page.click("#decide form button")
+            expect(looked.page.locator("#decide [data-look]")).to_be_visible()
+            assert looked.page.locator("[data-pick], [data-rerun], [data-cancel]").count() == 0
+        address = f"{plain.uri}/recallfront/sweeps/{sweep.run_id}/actions/cancel"
+        with pytest.raises(urllib.error.HTTPError, match="422") as caught:
+            urllib.request.urlopen(urllib.request.Request(address, method="POST"))
+        with caught.value:
+            assert "recallfront ui --allow-actions" in caught.value.read().decode()
+    finally:
+        assert plain.stop(signal.SIGTERM) == 0

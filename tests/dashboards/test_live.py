@@ -1,0 +1,100 @@
+"""The page of a sweep that runs, in Chromium, while its driver writes on."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.dashboards.browser import Looked, expect
+from tests.dashboards.played import STEPS, Played, played
+from tests.dashboards.served import Served
+
+pytestmark = [
+    pytest.mark.slow,
+    # SQLAlchemy 2.1 finds fault with MLflow's models as they are imported
+    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy"),
+]
+# every element is marked, and where one changes is noted: the nearest part that has a name
+_MARK = """() => {
+  document.querySelectorAll("body *").forEach((node) => { node.seen = true; });
+  window.touched = new Set();
+  const note = ({ target }) => {
+    const named = (target.closest ? target : target.parentElement).closest("[data-key], [id]");
+    touched.add(named?.dataset.key ?? named?.id);
+  };
+  new MutationObserver((changes) => changes.forEach(note))
+    .observe(document.body, { subtree: true, childList: true, attributes: true, characterData: true });
+}"""
+_NEW = """() => [...document.querySelectorAll("body *")].filter((node) => !node.seen && !node.closest(".plot, .curve"))
+  .map((node) => node.closest("[data-key], [id]")).map((node) => node.dataset.key ?? node.id)"""
+_FIELD = (
+    "() => [document.activeElement.name, document.activeElement.value, document.activeElement.selectionStart]"
+)
+
+
+@pytest.fixture
+def sweep(served: Served) -> Iterator[Played]:
+    with played(served.home, f"sqlite:///{served.home / 'mlflow.db'}", "live") as found:
+        yield found
+
+
+def test_only_what_has_changed_is_touched(browser: Any, served: Served, sweep: Played) -> None:
+    done = sweep.begin("a")
+    sweep.measured("a", 1000.0)
+    sweep.end("a", 0.9)
+    runs = sweep.begin("b")
+    looked = Looked(browser, served)
+    page = looked.open(f"/recallfront/sweeps/{sweep.run_id}")
+    worker = page.locator(".workers li")
+    expect(worker).to_contain_text("starting and measuring")
+    assert "1 of 6 used" in page.locator(".budget").inner_text()
+    assert "expected end" in page.locator("[data-key=now]").inner_text()
+
+    # what a reader has chosen, opened and typed
+    page.check("#configurations tbody input")
+    expect(page.locator("#panel article")).to_have_count(1)
+    page.click(".settings summary")
+    page.fill("#controls [name=where]", "recall >= 0.5")
+    expect(page.locator("#found")).to_have_text("1 of 2 configurations")
+    page.keyboard.press("ArrowLeft")
+    page.evaluate(_MARK)
+
+    def is_as_it_was_left() -> bool:
+        assert page.evaluate(_FIELD) == ["where", "recall >= 0.5", len("recall >= 0.5") - 1]
+        assert page.is_checked("#configurations tbody tr >> nth=0 >> input") and page.is_visible("#panel")
+        return bool(page.locator(".settings").evaluate("(node) => node.open"))
+
+    sweep.measured("b", 2000.0)
+    expect(worker).to_contain_text("measured, training")
+    sweep.trained("b", STEPS // 2, 0.6)
+    expect(worker).to_contain_text("training, step 10 of 20, recall 0.600")
+    expect(worker).to_contain_text("on node-1")
+    assert worker.locator("progress").get_attribute("value") == "10"
+    assert is_as_it_was_left() and page.evaluate(_NEW) == []
+    touched = page.evaluate("() => [...touched]")
+    first = page.locator("#configurations tbody tr").get_attribute("data-key")
+    assert runs in touched
+    assert not {done, first, "panel", "settings", "next"} & set(touched)
+
+    # a trial ends: its row is new, and no other
+    sweep.end("b", 0.7)
+    third = sweep.begin("c")
+    expect(page.locator("#configurations tbody tr")).to_have_count(2)
+    expect(page.locator("#found")).to_have_text("2 of 3 configurations")
+    (second,) = set(
+        page.locator("#configurations tbody tr").evaluate_all("(all) => all.map((row) => row.dataset.key)")
+    ) - {first}
+    assert is_as_it_was_left() and set(page.evaluate(_NEW)) <= {second, third, "hawk"}
+    assert not {done, "panel", "settings"} & set(page.evaluate("() => [...touched]"))
+
+    # text that is selected stays so
+    page.evaluate("() => document.activeElement.blur()")
+    page.locator(f"[data-key='{done}']").evaluate("(row) => getSelection().selectAllChildren(row.cells[1])")
+    assert "attention" in page.evaluate("() => getSelection().toString()")
+    sweep.conductor.interrupted()
+    sweep.tell()
+    expect(page.locator("h1 + .pill")).to_have_text("interrupted")
+    expect(page.locator("[data-key=now]")).to_have_count(0)
+    assert "attention" in page.evaluate("() => getSelection().toString()")
+    looked.context.close()
+    assert looked.complaints == []
