@@ -31,7 +31,7 @@ _MOST: Final = 500  # characters of a measure or a condition
 _MOST_TERMS: Final = 60  # of a formula
 _NAME: Final = r"[a-z][a-z0-9_]*"
 _MEASURE = re.compile(
-    r"(?P<statistic>\w+)\s+(?P<metric>[\w.]+)(?:\s+over\s+(?P<over>log2\([\w.]+\)|[\w.]+))?(?:\s+where\s+(?P<where>.+))?"
+    r"(?P<statistic>\w+)\s+(?P<metric>[\w.+]+)(?:\s+over\s+(?P<over>log2\([\w.+]+\)|[\w.+]+))?(?:\s+where\s+(?P<where>.+))?"
 )
 _COMPARISON = re.compile(r"(?P<left>[^<>=!]+?)\s*(?P<op>>=|<=|>|<)\s*(?P<right>[-+]?[\d.]+(?:[eE][-+]?\d+)?)")
 _TOKEN = re.compile(rf"\s*(?P<token>\d+\.?\d*(?:[eE][-+]?\d+)?|{_NAME}|[-+*/(),])")

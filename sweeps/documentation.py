@@ -85,9 +85,9 @@ statistic is
   metric or a knob, or `log2(...)` of one.
 
 The claims of a suite are about all its tasks: a metric is named after its task, as in
-`correlation text.perplexity over mqar.test_recall`, and is the mean over the task's settings. A configuration is known
-by its architecture and the knobs that vary, and counts once every sweep has finished it; `best` is no statistic there,
-as each sweep has an objective of its own.
+`correlation text.perplexity over mqar.test_recall`, and is the mean over the task's settings; `TASK+TASK.METRIC` is the
+mean over tasks. A configuration is known by its architecture and the knobs that vary, and counts once every sweep has
+finished it; `best` is no statistic there, as each sweep has an objective of its own.
 
 A configuration's metrics are those of its seeds taken together. The verdict is `supported` if the condition holds at
 both ends of the 95 % interval of its number, `contradicted` if at neither, else `undecided`, as it is with fewer than

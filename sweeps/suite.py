@@ -32,7 +32,7 @@ class Suite:
     settings. A setting is a part of a specification, which has `task` and may have more, such as `training: {steps:
     400}`: what it says comes before what the suite says. Each is an ordinary sweep, called after the suite, the task
     and the setting's number. The suite's `claims` are about all of them: their metrics are called `TASK.METRIC`, such
-    as `text.perplexity`. A setting may have claims of its own sweep.
+    as `text.perplexity`, or `copying+recall.recall` for the mean over several tasks. A setting may have claims of its own sweep.
     """
 
     name: str
@@ -51,6 +51,13 @@ class Suite:
     def tasks(self) -> tuple[str, ...]:
         """The names of the tasks, in their order."""
         return tuple(dict.fromkeys(part.task for part in self.parts))
+
+    @property
+    def means(self) -> tuple[str, ...]:
+        """The tasks, joined by +, over which claims name means of a metric, such as `copying+recall`."""
+        measures = [measure for claim in self.claims for measure in claim.parsed.values()]
+        names = [name for one in measures for name in (one.metric, one.over) if name is not None]
+        return tuple(dict.fromkeys(own for name in names if "+" in (own := name.partition(".")[0])))
 
     @property
     def number_of_trials(self) -> int:
@@ -102,10 +109,11 @@ def check_claims(claims: Iterable[Claim], tasks: Collection[str]) -> None:
                     f"{where}: best is by a sweep's objective: write highest or lowest in a suite"
                 )
             for metric in filter(None, (measure.metric, measure.over)):
-                task, dot, _ = metric.partition(".")
-                if not dot or task not in tasks:
+                own, dot, _ = metric.partition(".")
+                if not dot or not set(own.split("+")) <= set(tasks):
                     raise SpecError(
-                        f"{where}: {metric!r} is of no task: write TASK.METRIC, a task being one of {', '.join(tasks)}"
+                        f"{where}: {metric!r} is of no task: write TASK.METRIC, or TASK+TASK.METRIC for the mean over "
+                        f"tasks, a task being one of {', '.join(tasks)}"
                     )
 
 

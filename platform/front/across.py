@@ -12,8 +12,12 @@ from recallfront.platform.results.records import SweepRecord, TrialRecord
 from recallfront.platform.results.status import Status
 
 
-def across_tasks(sweeps: Sequence[tuple[str, SweepRecord]]) -> list[list[TrialRecord]]:
+def across_tasks(
+    sweeps: Sequence[tuple[str, SweepRecord]], means: Iterable[str] = ()
+) -> list[list[TrialRecord]]:
     """For each configuration that has finished every sweep, its seeds, their metrics as `TASK.METRIC`.
+
+    `means` are tasks joined by +: of each the metrics that all its tasks have are added, as `TASK+TASK.METRIC`.
 
     A task of several settings has the mean over them. Configurations are the same if their architecture and all knobs
     that vary in one of the sweeps are equal: tasks may ask for other trainings and sizes. A seed counts if every sweep
@@ -25,7 +29,7 @@ def across_tasks(sweeps: Sequence[tuple[str, SweepRecord]]) -> list[list[TrialRe
         return []
     shared = set.intersection(*(set(own) for _, own in found))
     joined = [_joined(key, [(task, own[key]) for task, own in found]) for key in found[0][1] if key in shared]
-    return list(by_configuration(joined).values())
+    return list(by_configuration([_with_means(trial, means) for trial in joined]).values())
 
 
 def _finished(record: SweepRecord, names: Iterable[str]) -> dict[tuple[str, Any], TrialRecord]:
@@ -50,6 +54,17 @@ def _joined(key: tuple[str, Any], trials: Sequence[tuple[str, TrialRecord]]) -> 
         name: fmean(own) for name, own in values.items() if len(own) == settings[name.partition(".")[0]]
     }
     return replace(first, metrics=metrics)
+
+
+def _with_means(trial: TrialRecord, means: Iterable[str]) -> TrialRecord:
+    found = dict(trial.metrics)
+    for mean in means:
+        tasks = mean.split("+")
+        for metric in (name.partition(".")[2] for name in trial.metrics if name.startswith(f"{tasks[0]}.")):
+            names = [f"{task}.{metric}" for task in tasks]
+            if all(name in trial.metrics for name in names):
+                found[f"{mean}.{metric}"] = fmean(trial.metrics[name] for name in names)
+    return replace(trial, metrics=found)
 
 
 def _named(trials: Iterable[tuple[str, TrialRecord]]) -> Iterator[tuple[str, float]]:

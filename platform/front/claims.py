@@ -100,7 +100,7 @@ def judge_suite(suite: Suite, sweeps: Sequence[tuple[str, SweepRecord]]) -> tupl
     """The verdict on each claim of a suite, from the sweeps of its tasks; each stands with its task's name."""
     if not suite.claims:
         return ()
-    joined = across_tasks(sweeps)
+    joined = across_tasks(sweeps, suite.means)
     varying = varying_knobs(trial for trials in joined for trial in trials)
     resampled = [Resampled(trials, varying) for trials in joined]
     waiting = [f"sweep {record.name}: {why}" for _, record in sweeps if (why := _pending(record))]

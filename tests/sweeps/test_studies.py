@@ -19,7 +19,7 @@ TRIALS = {
     "mqar-board": (162, 336),
     "throughput": (12, 13),
 }
-SUITES = {"extraction": (12, 14)}
+SUITES = {"extraction": (12, 14), "mad-suite": (210, 210)}
 ON_TWO_CORES_MINUTES = 45
 
 

@@ -64,7 +64,7 @@ def write_suite_report(
     sweeps = [(task, record) for task, record in sweeps_of(suite, uri) if record.with_status(Status.FINISHED)]
     if not sweeps:
         raise UsageError(f"suite {suite.name!r} has no finished trial to report")
-    joined = across_tasks(sweeps)
+    joined = across_tasks(sweeps, suite.means)
     varying = varying_knobs(trial for trials in joined for trial in trials)
     found = _Findings(
         suite,

@@ -121,6 +121,17 @@ def test_a_task_of_two_settings_has_their_mean() -> None:
     assert means["hawk"] == {"mqar.recall": pytest.approx(0.3)}, "one setting alone has no mean"
 
 
+def test_a_mean_over_tasks_is_a_figure_as_any_other() -> None:
+    copying = sweep([trial("copying", name, s, recall=0.1) for name in RECALLS for s in range(3)])
+    sweeps = [("mqar", recall()), ("copying", copying), ("text", text())]
+    joined = across_tasks(sweeps, ["mqar+copying"])
+    means = {trials[0].config["model"]["architecture"]: trials[0].metrics for trials in joined}
+    assert means["hawk"]["mqar+copying.recall"] == pytest.approx(0.3)
+    assert "mqar+copying.validation_recall" not in means["hawk"], "copying has none"
+    judged = verdict(*sweeps, measures={"relation": "correlation text.perplexity over mqar+copying.test_recall"})
+    assert judged.verdict is ClaimVerdict.SUPPORTED and judged.value == pytest.approx(-1.0)
+
+
 def test_metrics_of_a_task_are_named_and_titled_as_in_its_sweep() -> None:
     assert named_in_condition("mqar.recall") == "mqar.validation_recall"
     assert named_in_condition("mqar.test_recall_at_64") == "mqar.recall_at_64"
@@ -139,6 +150,7 @@ def test_the_relation_is_drawn_with_a_mark_for_each_configuration() -> None:
         ("best recall.test_recall", "best is by a sweep's objective"),
         ("highest test_recall", "'test_recall' is of no task"),
         ("correlation recall.test_recall over texts.perplexity", "'texts.perplexity' is of no task"),
+        ("highest recall+texts.test_recall", r"'recall\+texts.test_recall' is of no task"),
     ],
 )
 def test_a_measure_that_no_task_has_is_refused(tmp_path: Path, measure: str, told: str) -> None:
