@@ -32,8 +32,8 @@ class Suite:
     settings. A setting is a part of a specification, which has `task` and may have more, such as `training: {steps:
     400}`: what it says comes before what the suite says. Each is an ordinary sweep, called after the suite, the task
     and the setting's number. The suite's `claims` are about all of them: their metrics are called `TASK.METRIC`, such
-    as `text.perplexity`, or `copying+recall.perplexity` for the mean over several tasks. A setting may have claims of its
-    own sweep.
+    as `text.perplexity`, or `copying+recall.perplexity` for the mean over several tasks. A setting may have claims of
+    its own sweep.
     """
 
     name: str

@@ -128,7 +128,9 @@ def test_a_mean_over_tasks_is_a_figure_as_any_other() -> None:
     means = {trials[0].config["model"]["architecture"]: trials[0].metrics for trials in joined}
     assert means["hawk"]["mqar+copying.recall"] == pytest.approx(0.3)
     assert "mqar+copying.validation_recall" not in means["hawk"], "copying has none"
-    judged = verdict(*sweeps, measures={"relation": "correlation text.perplexity over mqar+copying.test_recall"})
+    judged = verdict(
+        *sweeps, measures={"relation": "correlation text.perplexity over mqar+copying.test_recall"}
+    )
     assert judged.verdict is ClaimVerdict.SUPPORTED and judged.value == pytest.approx(-1.0)
 
 
