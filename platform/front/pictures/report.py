@@ -125,10 +125,9 @@ def _method(record: SweepRecord) -> list[list[str]]:
     spec = record.spec
     rows = [["task", settings(spec.get("task", {}))], ["models", settings(spec.get("model", {}))]]
     rows += [["", settings(block)] for block in spec.get("space", ())]
-    for name in ("training", "measurement", "resources", "search"):
-        rows.append([name, settings(spec.get(name, {}))])
-    if spec.get("early_stopping"):
-        rows.append(["early stopping", settings(spec["early_stopping"])])
+    for name in ("start", "training", "measurement", "resources", "search", "early_stopping"):
+        if spec.get(name):
+            rows.append([name.replace("_", " "), settings(spec[name])])
     rows.append(["objectives", "; ".join(f"{o['metric']} ({o['direction']})" for o in spec["objectives"])])
     rows.append(["seeds", ", ".join(map(str, spec.get("seeds", ())))])
     rows.append(["trials", say_counts(count(record))])

@@ -145,7 +145,8 @@ def _method(found: _Findings) -> list[list[str]]:
     rows = []
     for _, record in found.sweeps:
         spec = record.spec
-        told = {name: settings(spec.get(name, {})) for name in ("task", "model", "training", "measurement")}
+        named = ("task", "model", "start", "training", "measurement")
+        told = {name: settings(spec[name]) for name in named if spec.get(name)}
         told["space"] = "; ".join(settings(block) for block in spec.get("space", ()))
         told["seeds"] = ", ".join(map(str, spec.get("seeds", ())))
         told["trials"] = say_counts(count(record))
