@@ -33,6 +33,7 @@ class _Live:
     last: Report = field(default_factory=lambda: Report(step=0))
     verdict: Ruling | None = None  # by which it ends before its last step
     attempts: int = 1
+    moves: int = 0
     node: str = ""  # the machine that it runs on
 
 
@@ -126,6 +127,12 @@ class Conductor:
         live = self._live[trial_id]
         live.attempts += 1
         self.recorder.retried(live.plan.config.key, live.attempts)
+
+    def moved(self, trial_id: str) -> None:
+        """A trial was told to leave, and goes on in another process."""
+        live = self._live[trial_id]
+        live.moves += 1
+        self.recorder.moved(live.plan.config.key, live.moves)
 
     def ended(self, trial_id: str, *, lost: Lost | None = None) -> Status:
         """A trial is over: by its own last report, by pruning, or because it was lost for good (`lost` says how)."""

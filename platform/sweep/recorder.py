@@ -161,6 +161,11 @@ class Recorder:
         self._writer.tags(self.run_key(trial_key), {f"{TAG}attempts": str(attempts)})
         self._note(f"was lost: attempt {attempts} begins", trial_key)
 
+    def moved(self, trial_key: str, moves: int) -> None:
+        """Record that a trial was told to leave for the `moves`-th time, and goes on in another process."""
+        self._writer.tags(self.run_key(trial_key), {f"{TAG}moves": str(moves)})
+        self._note("was told to leave, and is saved", trial_key)
+
     def knows(self, trial_key: str) -> bool:
         """Whether the run of a trial was opened in this home, and can be written to."""
         return self._writer.knows(self.run_key(trial_key))

@@ -22,6 +22,7 @@ from recallfront.platform.sweep.cancelled import Farewell, Worker
 from recallfront.platform.sweep.conductor import Conductor
 from recallfront.platform.sweep.waiting import Waiting
 from recallfront.platform.trial.checkpoints import remove_checkpoint
+from recallfront.platform.trial.leaving import LEFT
 from recallfront.platform.trial.watchdog import leave_word
 from recallfront.platform.trial.workplace import WEIGHTS, Workplace, workplace_json
 from recallfront.platform.workers.actor import NODE, PROCESS, TrialActor
@@ -129,6 +130,7 @@ class _Ends(_NeverRestored, Callback):
         self._conductor, self._place = conductor, place
         self._groups: dict[str, str] = {}
         self._workers: dict[str, Worker] = {}  # of trials that have something to save
+        self._left: set[str] = set()  # ids of trials that were saved and go on elsewhere
         self._farewell = Farewell(conductor)
         self._waiting = Waiting(conductor.recorder, conductor.spec.resources)
         self._over: list[Path] = []  # folders of trials that have ended for good
@@ -141,6 +143,10 @@ class _Ends(_NeverRestored, Callback):
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
         report = read_report(result)
+        if LEFT in report.details:
+            trial.max_failures += 1  # it goes on elsewhere: `retries` are for what is lost
+            self._left.add(trial.trial_id)
+            return
         if PLACEMENT_GROUP in report.details:
             self._groups[trial.trial_id] = report.details[PLACEMENT_GROUP]
         self._workers[trial.trial_id] = Worker(result[NODE], result[PROCESS])
@@ -159,6 +165,10 @@ class _Ends(_NeverRestored, Callback):
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         self._release(trial)
         self._workers.pop(trial.trial_id, None)
+        if trial.trial_id in self._left:
+            self._left.remove(trial.trial_id)
+            self._conductor.moved(trial.trial_id)
+            return
         lost = _how_lost(trial)
         if lost.status is Status.LOST:
             self._conductor.retried(trial.trial_id)

@@ -28,6 +28,7 @@ from recallfront.platform.results.reports import Report
 from recallfront.platform.results.status import Status, TrialFailure
 from recallfront.platform.trial.checkpoints import remove_checkpoint
 from recallfront.platform.trial.engine import prepare_process, whole_weights
+from recallfront.platform.trial.leaving import LEFT, Leaving
 from recallfront.platform.trial.measure import as_metrics, measured
 from recallfront.platform.trial.output import Output
 from recallfront.platform.trial.quiet import Device
@@ -93,6 +94,7 @@ def run_trial(
             seconds=last.seconds,
             status=status,
             failure=failure,
+            details={LEFT: True} if isinstance(error, Leaving) else {},
             traceback=without_secrets(traceback.format_exc()) if status is Status.ERROR else None,
             output=output.take(),
         )

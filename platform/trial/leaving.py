@@ -1,12 +1,15 @@
-"""How a trial's process is told to end: SIGTERM, as of a scheduler, of a node that goes, or of `recallfront cancel`.
+"""How a trial's process is told to end: SIGTERM, as of a scheduler, or of `recallfront cancel`.
 
 Its trial is checkpointed first, at the next step.
 """
 
 import signal
 import threading
+from typing import Final
 
 from recallfront.platform.results.status import Status, TrialFailure
+
+LEFT: Final = "left"  # key in the details of the last report of a trial that its node made go on elsewhere
 
 
 class Leaving(TrialFailure):

@@ -2,15 +2,18 @@
 
 import json
 import os
+from collections.abc import Generator
 from typing import Any
 
 import ray
 from ray import tune
 
 from recallfront.platform.plugins import receive
+from recallfront.platform.results.reports import Report
 from recallfront.platform.results.status import Status
-from recallfront.platform.trial.leaving import Leaving, heed_termination
+from recallfront.platform.trial.leaving import LEFT, Leaving
 from recallfront.platform.trial.workplace import read_workplace
+from recallfront.platform.workers.notices import told_to_leave
 from recallfront.platform.workers.run import trial_reports
 from recallfront.sweeps.trial import TrialConfig
 
@@ -21,11 +24,15 @@ class TrialActor(tune.Trainable):
     """Runs trial after trial in one process: imports, device context, compiled kernels and data stay warm.
 
     Its configuration is `{"trial": TrialConfig, "place": Workplace}`, each as JSON text; a step is one report of the
-    trial's body. SIGTERM makes the actor leave once its trial is checkpointed.
+    trial's body. A notice makes the actor leave once its trial is checkpointed: it says so in a result of its own, and
+    fails in the step after that.
     """
 
+    _reports: Generator[Report, None, None]
+    _left: str | None  # that the trial has left, in one sentence
+
     def setup(self, config: dict[str, Any]) -> None:
-        self._told_to_leave = heed_termination()
+        self._told_to_leave = told_to_leave()
         self._start(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -34,12 +41,14 @@ class TrialActor(tune.Trainable):
         return True
 
     def step(self) -> dict[str, Any]:
+        if self._left is not None:
+            raise Leaving(self._left)  # the trial goes on elsewhere: Tune gives it another actor
         report = next(self._reports)
-        if report.status is Status.LOST and self._told_to_leave.is_set():
-            raise Leaving(report.failure)  # the trial goes on elsewhere: Tune gives it another actor
+        if LEFT in report.details:
+            self._left = report.failure
         return {
             "report": json.dumps(report.to_json()),
-            "done": report.status is not Status.RUNNING,
+            "done": report.status is not Status.RUNNING and self._left is None,
             NODE: ray.get_runtime_context().get_node_id(),
             PROCESS: os.getpid(),
         }
@@ -50,6 +59,7 @@ class TrialActor(tune.Trainable):
     def _start(self, config: dict[str, Any]) -> None:
         place = read_workplace(json.loads(config["place"]))
         receive(place.plugins, place.home)  # the trial's configuration may name what they define
+        self._left = None
         trial = TrialConfig.model_validate_json(config["trial"])
         self._reports = trial_reports(trial, place, self._told_to_leave)
 

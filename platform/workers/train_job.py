@@ -20,6 +20,7 @@ from ray._raylet import PlacementGroupID
 from ray.exceptions import RayActorError
 from ray.train import RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.execution.callback import WorkerCallback
 
 # What `ray.train` gives at run time; its stubs show the old ones.
 from ray.train.v2.api.config import FailureConfig
@@ -31,9 +32,11 @@ from recallfront.platform.plugins import receive
 from recallfront.platform.results.reports import Report
 from recallfront.platform.results.status import Status, TrialFailure
 from recallfront.platform.trial.body import run_trial
+from recallfront.platform.trial.leaving import LEFT
 from recallfront.platform.trial.watchdog import Watchdog
 from recallfront.platform.trial.workplace import Workplace, read_workplace, workplace_json
 from recallfront.platform.workers.mailbox import Mailbox
+from recallfront.platform.workers.notices import told_to_leave
 from recallfront.sweeps.trial import TrialConfig
 
 PLACEMENT_GROUP = "placement_group"  # key in the first report's details
@@ -55,11 +58,12 @@ class WorkersLost(TrialFailure):
 
 
 def run_distributed_trial(
-    config: TrialConfig, place: Workplace, told_to_leave: Event | None = None
+    config: TrialConfig, place: Workplace, leave: Event | None = None
 ) -> Generator[Report, None, None]:
     """The reports of a trial that Ray Train runs; closing the generator stops its workers at their next report.
 
-    Once `told_to_leave` is set they are told, too: they save the trial, and its last report is lost.
+    Once `leave` is set, or any worker has a notice of its own, they leave together: they save the trial, and its last
+    report is lost.
     The last report comes when the workers have left and what they held is free.
 
     Raises:
@@ -72,7 +76,7 @@ def run_distributed_trial(
         give_up = float("inf")
         running = True
         while running and time.monotonic() < give_up:
-            if told_to_leave is not None and told_to_leave.is_set():
+            if leave is not None and leave.is_set():
                 mailbox.leave.remote()
             running = run.is_alive()  # asked before the mailbox is emptied: nothing can be posted after that
             taken = ray.get(mailbox.take.remote(_PATIENCE_SECONDS if running else 0.0))
@@ -100,11 +104,21 @@ def release_placement_group(hexadecimal: str | None) -> None:
 
 
 class _Trainer(TorchTrainer):
-    """Without two processes of Ray's that every worker waits for until they have imported Ray Train, some seconds."""
+    """With ranks that heed notices, and without two processes of Ray's.
+
+    Every worker would wait for these until they have imported Ray Train, some seconds.
+    """
 
     def _create_default_callbacks(self) -> list[Any]:
         callbacks: list[Any] = super()._create_default_callbacks()  # type: ignore[misc]  # stubs of the old one
-        return [one for one in callbacks if type(one).__name__ not in _NEEDLESS]
+        return [one for one in callbacks if type(one).__name__ not in _NEEDLESS] + [_Heed()]
+
+
+class _Heed(WorkerCallback):
+    """Called in a rank's main thread, which alone takes signals; the trial runs in another one."""
+
+    def after_init_train_context(self) -> None:
+        told_to_leave()
 
 
 class _TrainRun(threading.Thread):
@@ -144,6 +158,13 @@ class _TrainRun(threading.Thread):
         failures = self.error.worker_failures if isinstance(self.error, WorkerGroupError) else {}
         return any("HealthCheck" in type(failure).__name__ for failure in failures.values())
 
+    @property
+    def lost_a_node(self) -> bool:
+        """Whether a worker died with a node that was being drained."""
+        failures = self.error.worker_failures if isinstance(self.error, WorkerGroupError) else {}
+        causes = (getattr(failure, "health_check_failure", None) for failure in failures.values())
+        return any(isinstance(cause, RayActorError) and cause.preempted for cause in causes)
+
     def run(self) -> None:
         try:
             self._trainer.fit()
@@ -157,6 +178,8 @@ def _verdict(ends: list[Report], run: _TrainRun) -> Report:
         if report.status is not Status.ERROR or not (run.lost_a_worker or _blames_a_peer(report)):
             return report
     reason = one_line(run.error or "they left without a last report")
+    if run.lost_a_node:
+        return Report(step=0, status=Status.LOST, failure=f"its node is gone: {reason}", details={LEFT: True})
     raise WorkersLost(f"its workers were lost: {reason}")
 
 
@@ -178,10 +201,10 @@ def _worker(loop: dict[str, Any]) -> None:
     )
     if place.device.startswith("cuda"):
         place = replace(place, device=str(ray.train.torch.get_device()))
-    post, told_to_leave = loop["mailbox"].post.remote, Event()
-    reports = run_trial(config, place, told_to_leave)
+    post = loop["mailbox"].post.remote
+    reports = run_trial(config, place, told_to_leave())
     if place.rank == 0:
-        _Listener(loop["mailbox"], told_to_leave).start()
+        _Listener(loop["mailbox"]).start()
         group = ray.util.get_current_placement_group()
         details = {PLACEMENT_GROUP: group.id.hex()} if group else {}
         ray.get(post(json.dumps(Report(step=0, details=details).to_json())))
@@ -198,17 +221,17 @@ def _worker(loop: dict[str, Any]) -> None:
 
 
 class _Listener(threading.Thread):
-    """Sets an event once the trial's processes must leave."""
+    """Tells this rank to leave once the trial's actor does."""
 
-    def __init__(self, mailbox: Any, told_to_leave: Event) -> None:
+    def __init__(self, mailbox: Any) -> None:
         super().__init__(name="listener", daemon=True)
-        self._mailbox, self._told_to_leave = mailbox, told_to_leave
+        self._mailbox = mailbox
 
     def run(self) -> None:
         with contextlib.suppress(RayActorError):  # the trial is over
             while not ray.get(self._mailbox.must_leave.remote()):
                 time.sleep(_LISTEN_SECONDS)
-            self._told_to_leave.set()
+            told_to_leave().set()
 
 
 def _agree(stop: bool, place: Workplace, backend: str) -> bool:

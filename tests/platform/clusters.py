@@ -58,6 +58,10 @@ class Node:
         psutil.wait_procs(found, timeout=20)
         self._process.wait(20)
 
+    def give_notice(self) -> None:
+        """SIGTERM, as a machine gets that is about to be taken away: Ray drains the node, and stops when it is idle."""
+        self._process.terminate()
+
     def check(self) -> None:
         if self._process.poll() is not None:
             raise RuntimeError(f"ray start ended:\n{self._log.read_text(errors='replace')[-3000:]}")
@@ -66,7 +70,7 @@ class Node:
 class Cluster:
     """A head and other nodes, one CPU each; use as a context manager, which starts it and in the end stops it."""
 
-    def __init__(self, nodes: int = 2) -> None:
+    def __init__(self, nodes: int = 2, *, head_cpus: int = 1) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="rf-"))  # short: Ray's sockets lie below it
         self.token_file = self.folder / "token"
         self.token = secrets.token_hex(32)
@@ -77,6 +81,7 @@ class Cluster:
             "RAY_AUTH_TOKEN_PATH": str(self.token_file),
             "RAY_worker_niceness": "0",  # at Ray's 15 a trial stands still while anything else computes
             "RAY_health_check_period_ms": "1000",  # a lost node is noticed in seconds
+            "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "300",  # a node that goes waits for its trials at most
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",  # `python` of jobs
             "OMP_NUM_THREADS": "1",
         }
@@ -84,11 +89,12 @@ class Cluster:
         self.dashboard = f"http://127.0.0.1:{self.dashboard_port}"
         self.nodes: list[Node] = []
         self.metrics_ports: list[int] = []  # of the nodes
-        self._wanted = nodes
+        self._wanted, self._head_cpus = nodes, head_cpus
 
     def start(self) -> Self:
         self._add(
             "--head",
+            f"--num-cpus={self._head_cpus}",
             f"--port={self.port}",
             "--dashboard-host=127.0.0.1",
             f"--dashboard-port={self.dashboard_port}",
@@ -96,7 +102,7 @@ class Cluster:
         )
         self._wait(lambda: self.alive() == 1)
         while len(self.nodes) < self._wanted:
-            self._add(f"--address=127.0.0.1:{self.port}")
+            self._add(f"--address=127.0.0.1:{self.port}", "--num-cpus=1")
         self._wait(lambda: self.alive() == self._wanted)
         return self
 
@@ -124,7 +130,6 @@ class Cluster:
         name = f"n{len(self.nodes)}"
         self.metrics_ports.append(free_port())
         common = [
-            "--num-cpus=1",
             "--node-ip-address=127.0.0.1",
             f"--temp-dir={self.folder / name}",
             f"--object-store-memory={100 * 2**20}",

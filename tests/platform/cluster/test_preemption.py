@@ -1,0 +1,46 @@
+"""Notices: a trial whose process is told to leave, or whose node is drained, is saved and goes on elsewhere."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from recallfront.platform.sweep.cancel import cancel
+from tests.platform.cluster.endless import ACTOR, RANK, Endless, endless, processes
+from tests.platform.clusters import Cluster
+
+pytestmark = [pytest.mark.slow, pytest.mark.alone, pytest.mark.timeout(900)]
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    """A head that trials have no place on, and nodes of one CPU each; each test drains one of them."""
+    with Cluster(nodes=5, head_cpus=0) as started:
+        yield started
+
+
+@pytest.mark.parametrize("workers", [2, 1])
+def test_a_notice_to_a_process_and_one_to_a_node_move_a_trial_and_cost_no_retry(
+    cluster: Cluster, workers: int, tmp_path: Path
+) -> None:
+    """With no retries at all: a crash would be the trial's end. It is saved only because it was told to leave."""
+    name = RANK if workers > 1 else ACTOR
+    sweep = Endless(endless(resources={"workers": workers}, retries=0), tmp_path)
+    with sweep.running(cluster):
+        sweep.trains_beyond(0)
+        told = processes(cluster, name)
+        assert len(told) == workers
+        told[-1][1].terminate()
+        sweep.becomes("moves", "1")
+        saved = max(sweep.steps())
+        sweep.trains_beyond(saved)
+
+        number, process = processes(cluster, name)[-1]
+        cluster.nodes[number].give_notice()
+        sweep.becomes("moves", "2")
+        sweep.trains_beyond(max(sweep.steps()))
+        assert number not in {found for found, _ in processes(cluster, name)} and not process.is_running()
+        cancel("endless", home=tmp_path)
+    steps = sweep.steps()
+    assert steps == list(range(1, len(steps) + 1)), "no step is missing or doubled"
+    assert not sweep.tag("attempts")
