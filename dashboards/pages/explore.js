@@ -1,5 +1,5 @@
 // The explorer of a sweep: what is drawn, filtered, sorted and chosen. All of it is in the page's address.
-import { ask, element, number, patchChildren } from "./dom.js";
+import { ask, element, number, onPage, patchChildren } from "./dom.js";
 import { Panel } from "./panel.js";
 import { drawPicture, metricOf } from "./picture.js";
 
@@ -97,7 +97,7 @@ export class Explorer {
       const box = element("input", { type: "checkbox", name: id, value: name });
       const colour = this.data.marks[name]?.colour;
       const swatch = element("span", { class: "swatch" });
-      if (colour) swatch.style.background = colour;
+      if (colour) swatch.style.background = onPage(colour);
       return element("label", { "data-key": name }, box, ...(id === "architectures" ? [swatch] : []), `${name} (${count})`);
     })]);
     for (const box of group.querySelectorAll("input")) box.checked = isOn(box.value);

@@ -1,8 +1,9 @@
 // The picture of the explorer: configurations against any two figures, a third as colour or size.
-import { GRID, number, plain, plotLayout } from "./dom.js";
+import { GRID, number, onPage, plain, plotLayout } from "./dom.js";
 
 const RING = "#7b8794";
 const MOST_BARS = 400; // marks beyond which spreads are not drawn
+const LEGEND_FROM = 600; // pixels; narrower, it would be a column longer than the picture, and the filter shows the same
 
 // state: what was chosen; seen: indices of the rows that the filters leave.
 export function drawPicture(place, data, state, seen, chosen) {
@@ -10,7 +11,7 @@ export function drawPicture(place, data, state, seen, chosen) {
   const traces = [staircase(data, state, x, y), ...marks(data, state, seen, x, y), rings(data, chosen, x, y)];
   const layout = plotLayout({
     height: place.clientHeight, margin: { l: 64, r: 20, t: 16, b: 56 }, uirevision: [state.x, state.y, state.xs, state.ys].join(),
-    xaxis: x.layout, yaxis: y.layout, legend: { orientation: "h", x: 0, y: -0.17, yanchor: "top" },
+    xaxis: x.layout, yaxis: y.layout, showlegend: place.clientWidth >= LEGEND_FROM, legend: { orientation: "h", x: 0, y: -0.17, yanchor: "top" },
     hovermode: "closest",
   });
   const coloured = metricOf(data, state.colour);
@@ -47,7 +48,8 @@ function marks(data, state, seen, x, y) {
   const size = metricOf(data, state.size), colour = metricOf(data, state.colour);
   const sized = sizes(size, seen);
   const bars = seen.length <= MOST_BARS;
-  return Object.entries(data.marks).map(([architecture, mark]) => {
+  return Object.entries(data.marks).map(([architecture, { symbol, colour: usual }]) => {
+    const mark = { symbol, colour: onPage(usual) };
     const own = seen.filter((i) => data.rows[i].architecture === architecture && x.at(x.metric.values[i]) !== null && y.at(y.metric.values[i]) !== null);
     if (!own.length) return null;
     const rows = own.map((i) => data.rows[i]);

@@ -164,6 +164,9 @@ def test_a_phone_has_room_for_every_page(browser: Any, served: Served) -> None:
     phone.page.set_viewport_size({"width": 390, "height": 844})
     page = phone.sweep("finished")
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(18, 22, 27)"
+    # the filter tells the marks' colours; a legend beside it would be a column longer than the picture
+    expect(page.locator("#explore .main-svg:first-child")).to_have_count(1)
+    assert page.locator("#explore .legend .traces").count() == 0
     first, second = served.sweeps["finished"], served.sweeps["running"]
     for path in ("", f"sweeps/{first}/understand", f"compare?sweep={first}&sweep={second}"):
         assert page.evaluate("document.documentElement.scrollWidth") <= 390, page.url
