@@ -79,13 +79,15 @@ def test_other_pages_are_other_data(book: Path, tmp_path: Path) -> None:
     [
         ({"folder": "nowhere"}, "task.folder='nowhere': is no folder"),
         ({"length": 180}, "rows of 180 tokens, 160 of which follow a document: no document of 20 tokens"),
-        ({"tokenizer": "nowhere"}, "task.tokenizer='nowhere': cannot be loaded"),
+        ({"tokenizer": "BROKEN"}, "task.tokenizer='.*': tokenizer.json cannot be read"),
     ],
 )
 def test_what_cannot_be_asked_is_one_sentence(
     book: Path, tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
+    if "tokenizer" in changes:
+        (tmp_path / "tokenizer.json").write_text("{}")
+        changes = {"tokenizer": str(tmp_path)}
+    own = task(Path("nowhere")) if "folder" in changes else task(book, **changes)
     with pytest.raises(SpecError, match=message):
-        prepare(
-            task(book, **changes) if "folder" not in changes else task(Path("nowhere")), tmp_path / "home"
-        )
+        prepare(own, tmp_path / "home")
