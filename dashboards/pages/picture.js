@@ -48,6 +48,7 @@ function marks(data, state, seen, x, y) {
   const size = metricOf(data, state.size), colour = metricOf(data, state.colour);
   const sized = sizes(size, seen);
   const bars = seen.length <= MOST_BARS;
+  const texts = textsOf(data, [x.metric, y.metric, colour, size]);
   return Object.entries(data.marks).map(([architecture, { symbol, colour: usual }]) => {
     const mark = { symbol, colour: onPage(usual) };
     const own = seen.filter((i) => data.rows[i].architecture === architecture && x.at(x.metric.values[i]) !== null && y.at(y.metric.values[i]) !== null);
@@ -56,7 +57,7 @@ function marks(data, state, seen, x, y) {
     const trace = {
       type: "scatter", mode: "markers", name: plain(architecture), customdata: own,
       x: own.map((i) => x.at(x.metric.values[i])), y: own.map((i) => y.at(y.metric.values[i])),
-      hoverinfo: "text", hovertext: own.map((i) => hover(data, i, [x.metric, y.metric, colour, size])),
+      hoverinfo: "text", hovertext: own.map(texts),
       marker: {
         symbol: rows.map((row) => mark.symbol + (row.front ? "" : "-open")),
         size: own.map((i, n) => (size ? sized(i) : rows[n].front ? 13 : 9)),
@@ -116,6 +117,15 @@ function rings(data, chosen, x, y) {
     x: ringed.map((i) => x.at(x.metric.values[i])), y: ringed.map((i) => y.at(y.metric.values[i])), text: ringed.map((i) => (i === knee ? "knee" : "")),
     marker: { symbol: "circle-open", size: 25, color: ringed.map((i) => (chosen.includes(i) ? "#D55E00" : RING)), line: { width: ringed.map((i) => (chosen.includes(i) ? 3 : 2)) } },
   };
+}
+
+const written = new WeakMap(); // of some data: what is told of its rows, by the figures that are shown
+
+// What the pointer is told of a row; written once, as a filter changes none of it.
+function textsOf(data, metrics) {
+  if (!written.has(data)) written.set(data, {});
+  const own = written.get(data)[metrics.map((metric) => metric?.name).join()] ??= [];
+  return (i) => own[i] ??= hover(data, i, metrics);
 }
 
 function hover(data, i, metrics) {
