@@ -121,8 +121,10 @@ class Training:
             seed=self.config.seed,
             first_step=self.step,
         )
-        # a trial of no steps is evaluated as it starts
-        rows = [] if self.config.training.steps else self._validate(figures)
+        rows: list[MetricRow] = []
+        if self.config.training.steps == 0:  # it is evaluated as it starts
+            rows = self._validate(figures)
+            self.history += rows
         while not self._is_over():
             rows = self._train_until_evaluation(batches) + self._validate(figures)
             self.history += rows

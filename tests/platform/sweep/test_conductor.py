@@ -14,7 +14,7 @@ from rich.console import Console
 from recallfront.platform.keeping.clean import clean
 from recallfront.platform.lineage.environment import collect
 from recallfront.platform.metrics import BUSY_CORES, MEASURED_AGAIN
-from recallfront.platform.results.records import SweepRecord, TrialRecord, count
+from recallfront.platform.results.records import SweepRecord, count
 from recallfront.platform.results.reports import Report
 from recallfront.platform.results.status import COUNTED, Lost, Status
 from recallfront.platform.search.planner import PlannedTrial, Planner
@@ -25,7 +25,6 @@ from recallfront.platform.sweep.conductor import Conductor
 from recallfront.platform.sweep.progress import Progress
 from recallfront.platform.sweep.publisher import Publisher
 from recallfront.platform.sweep.recorder import Recorder
-from recallfront.platform.sweep.run import _proposals
 from recallfront.platform.sweep.second_measurement import measure_again
 from recallfront.platform.tracking.client import open_client
 from recallfront.platform.tracking.ledger import read_sweep
@@ -265,54 +264,6 @@ def test_how_many_were_proposed_is_recorded(stage: Stages) -> None:
     assert "the search ended after 2 of 5 configurations" in sweep.conductor.notes[-1]
     tag = json.loads(sweep.stored().tags["proposed"])
     assert tag == {"number": 2, **sweep.conductor.recorder.version}
-
-
-VERSION = {"code_version": "c", "data_digest": "d"}
-PLACE = Workplace(home=Path("."), data=Path("."), data_digest="d", code_version="c")
-
-
-def ended(number: int, status: Status, seed: int = 0) -> TrialRecord:
-    parameters = {"window.window_size": 4}
-    proposal = {"number": number, "block": "window", "knobs": {"window_size": 4}, "parameters": parameters}
-    tags = VERSION | {"proposal": json.dumps(proposal)}
-    key = f"{number}-{seed}"
-    return TrialRecord(run_id=key, trial_key=key, status=status, config={}, metrics=FIGURES, tags=tags)
-
-
-def resumed(
-    *trials: TrialRecord, tags: dict[str, str] | None = None, seeds: int = 1
-) -> tuple[list[int], list[int], int]:
-    spec = tiny_spec(space=WINDOWS, search={"method": "tpe", "trials": 9}, seeds=list(range(seeds)))
-    record = SweepRecord(run_id="", sweep_key="", name="", spec={}, trials=trials, tags=tags or {})
-    told, unfinished, proposed = _proposals(spec, record, PLACE)
-    return [raw["number"] for raw, _, _ in told], [p.number for p in unfinished], proposed
-
-
-def test_a_resumed_sampler_goes_on_with_what_was_running() -> None:
-    trials = (
-        ended(0, Status.FINISHED),
-        ended(1, Status.RUNNING),
-        ended(2, Status.LOST),
-        ended(3, Status.PRUNED),
-    )
-    assert resumed(*trials) == ([0, 3], [1, 2], 4)
-
-
-def test_a_proposal_with_a_seed_to_run_is_unfinished() -> None:
-    trials = (ended(0, Status.FINISHED), ended(0, Status.FINISHED, 1), ended(1, Status.FINISHED))
-    assert resumed(*trials, seeds=2) == ([0], [1], 2)
-
-
-def test_answered_proposals_are_counted_for_the_same_code_and_data() -> None:
-    same = {"proposed": json.dumps({"number": 7, **VERSION})}
-    other = {"proposed": json.dumps({"number": 7, "code_version": "older", "data_digest": "d"})}
-    assert resumed(ended(2, Status.FINISHED), tags=same) == ([2], [], 7)
-    assert resumed(ended(2, Status.FINISHED), tags=other) == ([2], [], 3)
-
-
-def test_a_grid_is_asked_again() -> None:
-    record = SweepRecord(run_id="", sweep_key="", name="", spec={}, trials=(ended(0, Status.FINISHED),))
-    assert _proposals(tiny_spec(), record, PLACE) == ([], [], 0)
 
 
 def progress(sweep: Stage, **more: Any) -> tuple[Progress, io.StringIO]:

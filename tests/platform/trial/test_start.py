@@ -123,6 +123,9 @@ def test_a_trial_of_no_steps_evaluates_the_model_as_it_starts(tmp_path: Path) ->
         assert last.figures[metric] == first.figures[metric]
     assert rows_of(reports, "validation_recall") == [(0, first.figures["validation_recall"])]
     assert rows_of(reports, "loss") == []
+    # what has ended is told whole by a later run
+    again = run(tmp_path / "second", start=start, training={"steps": 0})
+    assert rows_of(again, "validation_recall") == rows_of(reports, "validation_recall")
     before, after = load(str(first.weights)), load(str(last.weights))
     assert all(torch.equal(a, b) for a, b in zip(before.parameters(), after.parameters(), strict=True))
 
