@@ -22,7 +22,8 @@ class StartConfig(Frozen):
 
     folder: str = Field(
         min_length=1,
-        description="Folder of a model saved by recallfront, or by transformers (LLaMA family, GPT-2).",
+        description="Folder of a model saved by recallfront, or by transformers (LLaMA family, GPT-2). A relative path "
+        "is below the folder that the command is run in.",
     )
     sha256: str | None = Field(
         default=None,

@@ -103,6 +103,7 @@ def run_trial(
 def _body(
     config: TrialConfig, place: Workplace, notices: list[str], told_to_leave: Event
 ) -> Iterator[Report]:
+    place.enter()
     prepare_process(threads=config.resources.threads, use_gpu=place.device.startswith("cuda"))
     with (
         closing(Device(place.device)) as device,
@@ -114,7 +115,7 @@ def _body(
         figures, details = _measure(config, place, device)
         measure_seconds = time.perf_counter() - start
         notices += [notice for notice in (damage, details.pop("notice", None)) if notice]
-        model = starting_model(config, place.directory)
+        model = starting_model(config)
         figures["parameters"] = float(sum(p.numel() for p in model.parameters()))
         yield Report(
             step=0,

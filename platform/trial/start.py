@@ -18,18 +18,15 @@ from recallfront.sweeps.trial import TrialConfig
 _TRANSFORMERS_FILE = "config.json"
 
 
-def starting_model(config: TrialConfig, directory: Path | None = None) -> LanguageModel:
+def starting_model(config: TrialConfig) -> LanguageModel:
     """The trial's model before its first step, adapters in place where it asks for them.
-
-    Args:
-        directory: what a relative folder of the start is below; by default the working directory.
 
     Raises:
         ValueError: the start's folder holds no model, another one, or one that does not fit the trial's.
     """
     if config.start is None:
         return build(config.model, seed=config.seed)
-    source = _source(config.start, directory or Path())
+    source = _source(config.start)
     same = source.config == config.model
     model, new = Linearized(source, []) if same else adopt(source, config.model, config.seed)
     if config.start.lora is not None:
@@ -43,13 +40,13 @@ def check_start(start: StartConfig | None) -> None:
     Raises:
         UsageError: the start's folder is missing or holds no model.
     """
-    reason = None if start is None else _missing(start, Path())
+    reason = None if start is None else _missing(start)
     if reason is not None:
         raise UsageError(reason)
 
 
-def _missing(start: StartConfig, directory: Path) -> str | None:
-    folder = directory / start.folder
+def _missing(start: StartConfig) -> str | None:
+    folder = Path(start.folder)
     if not folder.is_dir():
         return f"start.folder={start.folder!r}: is no folder"
     if not (folder / WEIGHTS_FILE).is_file():
@@ -59,8 +56,8 @@ def _missing(start: StartConfig, directory: Path) -> str | None:
     return None
 
 
-def _source(start: StartConfig, directory: Path) -> LanguageModel:
-    folder, reason = directory / start.folder, _missing(start, directory)
+def _source(start: StartConfig) -> LanguageModel:
+    folder, reason = Path(start.folder), _missing(start)
     if reason is not None:
         raise ValueError(reason)
     weights = folder / WEIGHTS_FILE

@@ -1,5 +1,6 @@
 """Where one process runs a trial, and the JSON that tells another process."""
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -33,6 +34,11 @@ class Workplace:
     )  # in use: name -> file, or None for a package
     # what relative paths of a specification are below: the driver's working directory, as a worker has another one
     directory: Path = field(default_factory=Path.cwd)
+
+    def enter(self) -> None:
+        """Make `directory` this process's working directory; another machine may not have it."""
+        if self.directory.is_dir():
+            os.chdir(self.directory)
 
     def folder(self, config: TrialConfig) -> Path:
         """The trial's own folder."""

@@ -10,12 +10,14 @@ from typing import Any
 
 import pytest
 
+from recallfront.platform.lineage.code_version import code_version
 from recallfront.platform.results.status import Status
 from recallfront.platform.trial.body import run_trial
 from recallfront.platform.trial.checkpoints import replace_folder
 from recallfront.platform.trial.workplace import Workplace
-from recallfront.sweeps import TrialConfig, data
+from recallfront.sweeps import SweepSpec, TrialConfig, data
 from recallfront.sweeps.data import load_or_rebuild, prepare
+from tests.platform.specs import TINY
 from tests.platform.trial import trials
 from tests.platform.trial.trials import rows_of, setting
 
@@ -220,3 +222,26 @@ def test_damaged_data_are_built_again(tmp_path: Path, file: str, damage: str) ->
     (path,) = place.data.glob("manifest.json")
     path.write_text("{}")
     assert prepare(config.task, tmp_path / "data") == (place.data, place.data_digest)
+
+
+def test_damaged_data_of_relative_paths_are_built_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are below the driver's working directory, whatever the worker's is."""
+    (tmp_path / "corpus").mkdir()
+    for number in range(60):
+        (tmp_path / "corpus" / f"{number}.txt").write_text(f"{number} was here, and {number} was there. " * 8)
+    monkeypatch.chdir(tmp_path)
+    task = {"name": "text", "source": {"files": "corpus/*.txt"}, "length": 16, "vocab_size": 257}
+    task |= {"train": {"tokens": 2000}, "validation": [{"tokens": 200}], "test": [{"tokens": 200}]}
+    own = {key: value for key, value in TINY.items() if key != "task"} | {"task": task}
+    spec = SweepSpec.model_validate(own | {"space": [{"architecture": "window", "window_size": 4}]})
+    block, knobs = next(spec.grid())
+    path, found = prepare(spec.task, tmp_path / "home" / "data")
+    place = Workplace(tmp_path / "home", path, found, code_version())
+    (path / "train.bin").write_bytes(b"damaged")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    last = list(run_trial(spec.trial(block, knobs, 0), place))[-1]
+    assert last.status is Status.FINISHED, last.failure
+    assert "damaged data were built again" in " ".join(last.notices)
