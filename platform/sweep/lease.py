@@ -73,8 +73,10 @@ class Lease(Companion):
             try:
                 if not self._is_own(read_kept(self._path, patience=_BEAT_SECONDS)):
                     _LOG.error("%s is driven by another machine now: this driver ends", self._sweep)
-                    # as Ctrl-C does, also where the main thread waits
-                    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+                    # as Ctrl-C does, also where the main thread waits; a shell's background job ignores that one
+                    ignored = signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+                    number = signal.SIGTERM if ignored else signal.SIGINT
+                    signal.pthread_kill(threading.main_thread().ident or 0, number)
                     return
                 self._write()
             except HomeAway:  # nor can another driver reach it

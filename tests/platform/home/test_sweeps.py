@@ -1,8 +1,11 @@
 """Whole sweeps whose home is at an address, and who may drive them."""
 
+import signal
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -147,9 +150,27 @@ def test_a_driver_that_was_killed_is_known_to_be_gone(home: Path, monkeypatch: p
     assert driver_is_gone(key, home, patience=30)
 
 
-def test_a_driver_that_was_followed_ends(home: Path) -> None:
+@contextmanager
+def handlers(interrupt: Any, terminate: Any) -> Iterator[None]:
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, to) for number, to in zip(numbers, (interrupt, terminate), strict=True)]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("background", [False, True], ids=["terminal", "background"])
+def test_a_driver_that_was_followed_ends(home: Path, background: bool) -> None:
+    """Also one in a shell's background, where interrupts are ignored and a sweep takes SIGTERM for one."""
     path = home / "sweeps" / "x.driver"
-    with pytest.raises(KeyboardInterrupt), Lease(path, "sweep x"):
+    heard, ignored = signal.default_int_handler, signal.SIG_IGN
+    with (
+        handlers(*((ignored, heard) if background else (heard, ignored))),
+        pytest.raises(KeyboardInterrupt),
+        Lease(path, "sweep x"),
+    ):
         path.write_text('{"token": "of another machine"}')
         vault.keep_file(path)
         assert not threading.Event().wait(30)
