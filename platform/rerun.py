@@ -19,7 +19,7 @@ from recallfront.models.configs.explain import explain
 from recallfront.platform.cluster.connection import ray_cluster
 from recallfront.platform.errors import UsageError
 from recallfront.platform.home import home_folder, user_name
-from recallfront.platform.home.data import prepared
+from recallfront.platform.home.data import kept, prepared
 from recallfront.platform.home.vault import check_home
 from recallfront.platform.lineage.code_version import code_version
 from recallfront.platform.lineage.comparison import compare
@@ -39,6 +39,7 @@ from recallfront.platform.tracking.writer import TrackingWriter
 from recallfront.platform.trial.body import run_trial
 from recallfront.platform.trial.workplace import Workplace
 from recallfront.sweeps.data import questions as questions_of
+from recallfront.sweeps.tasks.base import Task
 from recallfront.sweeps.trial import TrialConfig
 
 if TYPE_CHECKING:
@@ -136,7 +137,7 @@ def rerun(
             "not taken from this machine unless the specification gave start.sha256"
         )
     check_home(folder)
-    data, data_digest = prepared(config.task, folder)
+    data, data_digest = _data(config.task, folder, lineage.data_digest)
     scratch = f"reruns/{uuid.uuid4().hex[:12]}"
     place = Workplace(
         home=folder,
@@ -170,6 +171,12 @@ def rerun(
     finally:
         shutil.rmtree(folder / scratch, ignore_errors=True)
     return Rerun(run_id, first.run_id, verdict, reason, comparisons, differences)
+
+
+def _data(task: Task, home: Path, digest: str | None) -> tuple[Path, str]:
+    """The data that a run had, if the home has them still; else what its sources are now -> (path, digest)."""
+    path = None if digest is None else kept(task, home, digest)
+    return prepared(task, home) if digest is None or path is None else (path, digest)
 
 
 def _reports(config: TrialConfig, place: Workplace) -> Generator[Report, None, None]:

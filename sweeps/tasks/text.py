@@ -9,7 +9,6 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
-from recallfront.sweeps.base import canonical_json, digest
 from recallfront.sweeps.tasks.base import Counts, Split, TaskData
 from recallfront.sweeps.text.settings import TextSettings
 
@@ -21,11 +20,6 @@ class Text(TextSettings):
     """Text of files or data sets; perplexity, AR hits, the loss by position, and at lengths beyond training."""
 
     name: Literal["text"] = "text"
-
-    def kept_in(self, folder: "Path") -> "Path | None":
-        """Where the newest data of this task are below a folder; None if there are none."""
-        kept = folder.glob(f"{self.name}-{digest(canonical_json(self))[:16]}-*/manifest.json")
-        return max((path.parent for path in kept), key=lambda path: path.stat().st_mtime, default=None)
 
     def store(self, folder: "Path") -> str:
         from recallfront.sweeps.text.corpus import store

@@ -33,7 +33,8 @@ class TextSource(Frozen):
     files: tuple[str, ...] | str | None = Field(
         default=None,
         description="Patterns of files: JSON lines (`.jsonl`, `.json`) and Parquet with a column of text, anything "
-        "else as plain text in UTF-8. `{python}` stands for the folder of Python's own sources.",
+        "else as plain text in UTF-8. Relative ones are below the folder that the command is run in; `{python}` stands "
+        "for the folder of Python's own sources.",
     )
     documents: Literal["file", "paragraph", "line"] = Field(
         default="file",
@@ -88,7 +89,8 @@ class TextSource(Frozen):
             matches = [Path(name) for name in sorted(glob.glob(pattern, recursive=True))]
             matches = [path for path in matches if path.is_file()]
             if not matches:
-                raise SpecError(f"task.source.files={pattern!r}: there is no such file")
+                here = "" if Path(pattern).is_absolute() else f" below {Path.cwd()}"
+                raise SpecError(f"task.source.files={pattern!r}: there is no such file{here}")
             found += matches
         return found
 

@@ -1,6 +1,7 @@
 """The recall suite on a model: a folder, and a text trial of a sweep, whose run gets the figures."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,11 @@ import torch
 
 from recallfront.models import build, parse_config, save
 from recallfront.models.decoding.generation import generate
-from recallfront.platform import UsageError, run_sweep
+from recallfront.platform import UsageError, rerun, run_sweep
 from recallfront.platform.evaluation.recall_suite import evaluate
+from recallfront.platform.rerun import Verdict
 from recallfront.platform.tracking.ledger import find_run
-from recallfront.sweeps import SweepSpec
+from recallfront.sweeps import SpecError, SweepSpec
 from recallfront.sweeps.recall_suite import DATA_SETS, contains
 from recallfront.sweeps.text.tokenizer import ByteTokenizer
 from tests.platform.specs import tiny
@@ -101,15 +103,19 @@ def test_a_tokenizer_of_another_vocabulary(suite: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_text_trial_of_a_sweep_is_evaluated_and_its_run_has_the_figures(
-    suite: Path, tmp_path: Path
+    suite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A sweep on text from end to end: on Ray, into MLflow, then the suite with the trial's own tokenizer."""
+    """A sweep on text from end to end: on Ray, into MLflow, then the suite with the trial's own tokenizer.
+
+    What comes after the sweep needs its home alone: it is run elsewhere, after the text was deleted.
+    """
+    monkeypatch.chdir(tmp_path)
     lines = "\n".join(f"Title {n} has director Person {n} and {n * 7} pages" for n in range(80))
     (tmp_path / "text.txt").write_text(lines)
     rows = [{"tokens": 200}]
     task = {
         "name": "text",
-        "source": {"files": str(tmp_path / "text.txt"), "documents": "line"},
+        "source": {"files": "*.txt", "documents": "line"},
         "tokenizer": "bpe",
         "vocab_size": 300,
         "length": 12,
@@ -124,9 +130,18 @@ def test_a_text_trial_of_a_sweep_is_evaluated_and_its_run_has_the_figures(
     home = ready_home(tmp_path / "home")
     result = run_sweep(spec, home=home)
     (trial,) = result.record.trials
+    (tmp_path / "text.txt").unlink()
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
     assert {"validation_recall_at_16", "validation_perplexity", "perplexity", "bits_per_byte"} <= set(
         trial.metrics
     )
     found = evaluate(trial.run_id[:10], suite, home=home)
     assert found.run_id == trial.run_id
     assert found.metrics.items() <= find_run(result.tracking_uri, trial.run_id).metrics.items()
+    assert rerun(trial.run_id, home=home).verdict is Verdict.IDENTICAL
+    shutil.rmtree(home / "data")
+    with pytest.raises(UsageError, match=r"its tokenizer was trained on its text.* as --tokenizer"):
+        evaluate(trial.run_id, suite, home=home)
+    with pytest.raises(SpecError, match=r"'\*.txt': there is no such file below .*elsewhere"):
+        rerun(trial.run_id, home=home)
