@@ -8,7 +8,7 @@ from typing import Any
 
 from recallfront.platform.results.status import Status
 from recallfront.platform.search.planner import Outcome, PlannedTrial
-from recallfront.platform.search.rules import Ruling
+from recallfront.platform.search.rules import Rule, Ruling
 from recallfront.sweeps.spec import SweepSpec
 
 
@@ -17,7 +17,7 @@ def is_installed() -> bool:
     return find_spec("syne_tune") is not None
 
 
-class Moasha:
+class Moasha(Rule):
     """Multi-objective asynchronous successive halving (arXiv:2106.12639) as Syne Tune has it: non-dominated sorting,
     one bracket. It only stops trials; who proposes them is another's affair.
     """

@@ -6,7 +6,7 @@ one that is stopped counts for no claim.
 
 import argparse
 import heapq
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
@@ -78,14 +78,18 @@ def replay(
     search = make_search(spec)
     planner, rules = Planner(spec, search, {}), make_rules(spec, search)
     order, steps = count(), 0
-    stopped: list[str] = []
+    stopped: set[str] = set()
+    reached: dict[str, int] = {}  # run -> the last step that it was trained to
     queue: list[tuple[float, int, PlannedTrial, list[int]]] = []
 
-    def start(now: float) -> None:
+    def start(now: float, *, thorough: bool = False) -> None:
+        planner.again(rules.promote(thorough=thorough))
         while (plan := planner.next()) is not None:
             if not isinstance(plan, Impossible) and plan.config.key in known:
-                at = [step for step, _ in curves[known[plan.config.key].run_id][CURVES[0]]]
-                heapq.heappush(queue, (now, next(order), plan, [0, *at]))
+                run = known[plan.config.key].run_id
+                at = [0, *(step for step, _ in curves[run][CURVES[0]])]
+                left = [step for step in at if step >= reached.get(run, 0)]
+                heapq.heappush(queue, (now, next(order), plan, left))
                 return
 
     for _ in range(workers):
@@ -99,14 +103,17 @@ def replay(
             later = now + (left[0] - step) * _seconds_a_step(trial)
             heapq.heappush(queue, (later, next(order), plan, left))
             continue
-        steps += step
+        steps += step - reached.get(trial.run_id, 0)
+        reached[trial.run_id] = step
         outcome = Outcome(Status.FINISHED if ruling is None else ruling.status, figures)
-        stopped += [trial.run_id] if ruling is not None else []
+        (stopped.discard if ruling is None else stopped.add)(trial.run_id)
         rules.ended(plan, outcome)
         planner.ended(plan, outcome)
         start(now)
+        if not queue:
+            start(now, thorough=True)
     whole = sum(trial.steps for trial in known.values())
-    return Replayed(steps, whole, tuple(stopped), judge(_without(record, stopped)), judge(record))
+    return Replayed(steps, whole, tuple(sorted(stopped)), judge(_without(record, stopped)), judge(record))
 
 
 def replay_table(record: SweepRecord, curves: Curves) -> "Table":
@@ -149,7 +156,7 @@ def _seconds_a_step(trial: TrialRecord) -> float:
     return trial.metrics.get("train_seconds", 1.0) / max(trial.steps, 1)
 
 
-def _without(record: SweepRecord, stopped: Sequence[str]) -> SweepRecord:
+def _without(record: SweepRecord, stopped: Collection[str]) -> SweepRecord:
     trials = tuple(
         replace(trial, status=Status.PRUNED) if trial.run_id in stopped else trial for trial in record.trials
     )

@@ -110,21 +110,24 @@ def simulate(
     queue: list[tuple[float, int, PlannedTrial, int, float]] = []
     points: list[Point] = []
     finished: list[tuple[float, float]] = []
-    lost: list[int] = []
+    lost: set[int] = set()
     steps, now = 0, 0.0
+    reached: dict[str, int] = {}  # trial -> the last step that it was trained to
     target = spec.training.stop_at.recall if spec.training.stop_at else None
     ended: str | None = None
 
-    def start() -> None:
+    def start(*, thorough: bool = False) -> None:
         nonlocal ended
         # as in a driver, which starts nothing more even if those that still run add something
         ended = ended or budget.used_up(0.0)
+        if ended is None:
+            planner.again(rules.promote(thorough=thorough))
         plan = planner.next() if ended is None else None
         while isinstance(plan, Impossible):
             plan = planner.next()
         if plan is not None:
             pace = 1 + _JITTER * random.random()
-            heapq.heappush(queue, (now, next(order), plan, 0, pace))
+            heapq.heappush(queue, (now, next(order), plan, reached.get(plan.config.key, 0), pace))
 
     for _ in range(workers):
         start()
@@ -132,17 +135,19 @@ def simulate(
         now, _, plan, step, pace = heapq.heappop(queue)
         at = truth.number[plan.config.configuration_key]
         figures = truth.figures(at, step)
-        steps += truth.every if step else 0
+        steps += step - reached.get(plan.config.key, 0)
+        reached[plan.config.key] = step
         budget.steps = steps
         solved = target is not None and figures.get("validation_recall", 0.0) >= target
         if step == truth.steps or solved:
+            lost.discard(at)
             finished.append((figures["validation_recall"], figures["decode_tokens_per_second"]))
             share = hypervolume(finished, [0.0, 0.0]) / truth.hypervolume
             points.append(Point(steps, share, truth.members_found(finished)))
             outcome = Outcome(Status.FINISHED, figures)
         elif (verdict := rules.judge(plan, step, figures)) is not None:
             if at in truth.front and verdict.status is Status.PRUNED:
-                lost.append(at)
+                lost.add(at)
             outcome = Outcome(verdict.status, figures)
         else:
             heapq.heappush(queue, (now + pace, next(order), plan, step + truth.every, pace))
@@ -153,9 +158,11 @@ def simulate(
         if points and points[-1].members == 1.0 and points[-1].hypervolume >= 0.995:
             break
         start()
+        if not queue:
+            start(thorough=True)
     grid_steps = truth.steps * len(truth.number)
-    late = tuple(at for at in lost if at in truth.late and not truth.is_found(at, finished))
-    return Simulated(tuple(points), grid_steps, tuple(lost), ended, late)
+    late = tuple(at for at in sorted(lost) if at in truth.late and not truth.is_found(at, finished))
+    return Simulated(tuple(points), grid_steps, tuple(sorted(lost)), ended, late)
 
 
 def _record(plan: PlannedTrial, outcome: Outcome) -> TrialRecord:

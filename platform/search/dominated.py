@@ -6,11 +6,11 @@ import numpy as np
 
 from recallfront.platform.results.status import Status
 from recallfront.platform.search.planner import Outcome, PlannedTrial
-from recallfront.platform.search.rules import Ruling
+from recallfront.platform.search.rules import Rule, Ruling
 from recallfront.sweeps.spec import SweepSpec
 
 
-class Dominated:
+class Dominated(Rule):
     """Ends a trial before its first step if finished configurations dominate it even at the best recall there is.
 
     A configuration counts as finished with the mean of its seeds. One that would only equal a finished one in every

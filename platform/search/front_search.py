@@ -15,7 +15,7 @@ from recallfront.platform.search.forecast import Curves
 from recallfront.platform.search.gain import expected_gains
 from recallfront.platform.search.planner import Outcome, PlannedTrial
 from recallfront.platform.search.proposals import Ending, Proposal, Told, proposal_from_json
-from recallfront.platform.search.rules import Ruling
+from recallfront.platform.search.rules import Rule, Ruling
 from recallfront.platform.search.surrogate import Features, GaussianProcess
 from recallfront.platform.search.warm_start import Earlier
 from recallfront.sweeps.space import TRAINING_PREFIX, Domain, Knobs, Range, Scalar, SpaceBlock
@@ -24,6 +24,7 @@ from recallfront.sweeps.spec import SweepSpec
 FloatArray = npt.NDArray[np.float64]
 _LEARN_AGAIN: Final = 1.15  # growth of the observations after which length scales are learned again
 _LEAST_CHANCE: Final = 0.1  # to be on the front in the end, with which a trial goes on
+_GOOD_CHANCE: Final = 0.3  # with which one that was ended goes on after all
 # Forecasts err alike, which the model does not know: each counts as if it were less sure.
 _ALIKE: Final = 2.0
 _MOST_CONFIGURATIONS: Final = 1000  # of a block
@@ -43,9 +44,10 @@ class _Candidate:
     finished: dict[int, float] = field(default_factory=dict)  # seed -> final recall
     is_asked: bool = False
     is_stopped: bool = False
+    stopped: dict[int, PlannedTrial] = field(default_factory=dict)  # seed -> its trial
 
 
-class FrontSearch:
+class FrontSearch(Rule):
     """Proposes configurations, and ends trials, by the hypervolume that each step of training is expected to add.
 
     A Gaussian process models final recall over the blocks and knobs. It learns from finished trials, and from running
@@ -187,30 +189,55 @@ class FrontSearch:
             if not candidate.finished:
                 self._ended.append(candidate)
             candidate.finished[plan.seed] = outcome.figures[reading]
+        elif outcome.status is Status.PRUNED and candidate.is_stopped:
+            candidate.stopped[plan.seed] = plan
         elif outcome.status not in (Status.PRUNED, Status.DOMINATED):
             self._partial.pop(key, None)
         self._forget()
 
-    def _judge_running(self, key: str, candidate: _Candidate) -> Ruling | None:
-        """Whether a running trial has too little chance to be on the front, by the model and by its curve."""
-        from scipy.special import ndtr
+    def promotable(self, *, thorough: bool = False) -> Sequence[PlannedTrial]:
+        ended = [(plan.config.key, c) for c in self._all for plan in c.stopped.values()]
+        chances = self._chances(ended)
+        if max(chances, default=0.0) < _GOOD_CHANCE:
+            return ()
+        return list(ended[int(np.argmax(chances))][1].stopped.values())
 
-        at = self._place[id(candidate)]
-        self._fit()
-        mean, deviation = self._model.predict(self._rows[[at]])
-        known = self._known_values()[at]
-        front = self._front(without=at)
-        others = ~self._is_recall()
-        rivals = front[(front[:, others] >= known[others]).all(axis=1), self._recall]
-        says = [(float(mean[0]), float(deviation[0]))]
-        if (forecast := self._curves.forecast(key)) is not None:
-            says.append((forecast.mean, forecast.deviation))
-        best = float(rivals.max(initial=0.0))
-        chance = max(float(ndtr((value - best) / width)) for value, width in says)
+    def promoted(self, plan: PlannedTrial) -> None:
+        candidate = self._candidate(plan.proposal)
+        candidate.is_stopped = False
+        candidate.stopped.pop(plan.seed, None)
+        self._live[plan.config.key] = candidate
+        self._forget()
+
+    def _judge_running(self, key: str, candidate: _Candidate) -> Ruling | None:
+        (chance,) = self._chances([(key, candidate)])
         if chance >= _LEAST_CHANCE:
             return None
         candidate.is_stopped = True
         return Ruling(Status.PRUNED, f"its chance to be on the front in the end was {chance:.1%}")
+
+    def _chances(self, trials: Sequence[tuple[str, _Candidate]]) -> list[float]:
+        """Chances of trials to be on the front in the end: the better of what the model and its own curve say."""
+        from scipy.special import ndtr
+
+        if not trials:
+            return []
+        self._fit()
+        at = [self._place[id(candidate)] for _, candidate in trials]
+        front, others = self._front(), ~self._is_recall()
+        chances = []
+        for (key, _), known, says in zip(
+            trials,
+            self._known_values()[at],
+            zip(*self._model.predict(self._rows[at]), strict=True),
+            strict=True,
+        ):
+            rivals = front[(front[:, others] >= known[others]).all(axis=1), self._recall]
+            best = float(rivals.max(initial=0.0))
+            forecast = self._curves.forecast(key)
+            own = [] if forecast is None else [(forecast.mean, forecast.deviation)]
+            chances.append(max(float(ndtr((mean - best) / width)) for mean, width in [says, *own]))
+        return chances
 
     def _forget(self) -> None:
         self._is_fit = False
@@ -293,14 +320,13 @@ class FrontSearch:
         )
         return gains
 
-    def _front(self, *, running: bool = False, without: int = -1) -> FloatArray:
+    def _front(self, *, running: bool = False) -> FloatArray:
         """Finished configurations (n, objectives), to be maximised; with `running` those too, as they are expected."""
         recalls = {
             self._place[id(candidate)]: fmean(candidate.finished.values())
             for candidate in self._ended
             if len(candidate.finished) == len(self._spec.seeds)
         }
-        recalls.pop(without, None)
         if running and self._live:
             at = [self._place[id(candidate)] for candidate in self._live.values()]
             mean, _ = self._model.predict(self._rows[at])

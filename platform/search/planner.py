@@ -1,7 +1,7 @@
 """From proposals to trials: seeds, validation, answers from the ledger, and results for the search."""
 
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -81,6 +81,21 @@ class Planner:
             if not self._propose():
                 return False
         return True
+
+    def again(self, plans: Sequence[PlannedTrial]) -> None:
+        """Plan trials again, before all others, that a rule ended and now lets go on: the search gets a new result."""
+        for plan in plans:
+            proposal = plan.proposal
+            if proposal.number not in self._open:
+                self._open[proposal.number] = proposal, self._known(proposal)
+            self._open[proposal.number][1].pop(plan.seed, None)
+            self._waiting[plan.config.key] = [(proposal, plan.seed)]
+        self._ready.extendleft(reversed(plans))
+
+    def _known(self, proposal: Proposal) -> dict[int, Outcome]:
+        """How the trials of a proposal ended."""
+        keys = {seed: self._spec.trial(proposal.block, proposal.knobs, seed).key for seed in self._spec.seeds}
+        return {seed: self._ledger[key] for seed, key in keys.items()}
 
     def ended(self, plan: PlannedTrial, outcome: Outcome) -> None:
         """Hear how a planned trial ended."""

@@ -1,9 +1,10 @@
 """What may end a trial before its last step: rules that see every report of every trial."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from recallfront.platform.home import private_folder, private_opener
 from recallfront.platform.results.status import Status
@@ -21,17 +22,29 @@ class Ruling:
     reason: str  # in one sentence
 
 
-class Rule(Protocol):
-    """Sees what trials report, and may end them."""
+class Rule(ABC):
+    """Sees what trials report, and may end them, or let them go on later."""
 
+    @abstractmethod
     def judge(self, plan: PlannedTrial, step: int, figures: Mapping[str, float]) -> Ruling | None:
         """Whether a running trial that has reported `figures` after `step` steps ends now; None: it goes on.
 
         Before the first step the figures are those of the measurement. A resumed trial may report a step again.
         """
 
+    @abstractmethod
     def ended(self, plan: PlannedTrial, outcome: Outcome) -> None:
         """Hear how a trial ended, whichever rule or cause ended it."""
+
+    def promotable(self, *, thorough: bool = False) -> Sequence[PlannedTrial]:
+        """The seeds of one configuration that this rule has ended, and would not end now; empty if there is none.
+
+        Unless it is to be `thorough`, it may look at some of many, and at others when it is asked again.
+        """
+        return ()
+
+    def promoted(self, plan: PlannedTrial) -> None:  # noqa: B027 - a rule that never promotes need not hear of it
+        """Hear that a trial which was ended goes on, whichever rule promoted it."""
 
 
 class Rules:
@@ -45,6 +58,9 @@ class Rules:
         self._path = path if self._rules else None
         self._tell_again()
 
+    def __bool__(self) -> bool:
+        return bool(self._rules)
+
     def judge(self, plan: PlannedTrial, step: int, figures: Mapping[str, float]) -> Ruling | None:
         """The first rule's verdict on a running trial; None: it goes on."""
         self._append(plan, step, Status.RUNNING, figures)
@@ -55,6 +71,18 @@ class Rules:
         if outcome.status.is_final:
             self._append(plan, None, outcome.status, outcome.figures)
         self._end(plan, outcome)
+
+    def promote(self, *, thorough: bool = False) -> Sequence[PlannedTrial]:
+        """Trials that were ended and go on from now, all of one configuration; empty if there are none."""
+        plans = next((plans for rule in self._rules if (plans := rule.promotable(thorough=thorough))), ())
+        for plan in plans:
+            self._append(plan, None, Status.RUNNING, {})
+            self._promoted(plan)
+        return plans
+
+    def _promoted(self, plan: PlannedTrial) -> None:
+        for rule in self._rules:
+            rule.promoted(plan)
 
     def _judge(self, plan: PlannedTrial, step: int, figures: Mapping[str, float]) -> Ruling | None:
         verdicts = [rule.judge(plan, step, figures) for rule in self._rules]
@@ -90,7 +118,9 @@ class Rules:
             proposal = proposal_from_json(self._spec, entry["proposal"])
             config = self._spec.trial(proposal.block, proposal.knobs, entry["seed"])
             plan = PlannedTrial(proposal, entry["seed"], config)
-            if entry["step"] is None:
+            if entry["step"] is None and entry["status"] == Status.RUNNING:
+                self._promoted(plan)
+            elif entry["step"] is None:
                 self._end(plan, Outcome(Status(entry["status"]), entry["figures"]))
             else:
                 self._judge(plan, entry["step"], entry["figures"])

@@ -19,7 +19,8 @@ class Budget:
         self._limits, self._objectives = spec.budget, spec.objectives
         self._devices = spec.resources.workers * (spec.resources.gpus or spec.resources.cpus)
         self.steps = training_steps(known)  # of training
-        self._trials, self._device_seconds = 0, 0.0
+        self._trials: set[str] = set()  # keys: one that is promoted ends twice
+        self._device_seconds = 0.0
         # configuration -> values of its seeds, to be maximised
         self._finished: dict[str, list[list[float]]] = {}
         self._front = GrowingFront([o.sign * o.reference for o in spec.objectives])
@@ -31,7 +32,7 @@ class Budget:
         """Count a trial that has ended."""
         if trial.status in _NOT_RUN:
             return
-        self._trials += 1
+        self._trials.add(trial.trial_key)
         self._device_seconds += self._devices * ((trial.end_time or trial.start_time) - trial.start_time)
         if self._limits.min_gain is None or trial.status not in (Status.FINISHED, Status.PRUNED):
             return
@@ -78,7 +79,7 @@ class Budget:
         return [
             ("hours", limits.hours, elapsed / 3600),
             ("device_hours", limits.device_hours, self._device_seconds / 3600),
-            ("trials", limits.trials, self._trials),
+            ("trials", limits.trials, len(self._trials)),
             ("training_steps", limits.training_steps, self.steps),
         ]
 

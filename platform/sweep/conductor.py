@@ -47,9 +47,12 @@ class Conductor:
         recorder: Recorder,
         known: SweepRecord,
         rules: Rules,
+        trained: Mapping[str, int] | None = None,
     ) -> None:
+        """`known`: trials that have ended; `trained`: trials' keys -> steps that they have been trained so far."""
         self.spec, self.recorder = spec, recorder
         self._planner, self._rules, self._known = planner, rules, known
+        self._trained = dict(trained or {})
         self._tally = Tally(spec, known.trials)
         self._unnamed: set[str] = set()  # keys of trials whose run the server may not have made yet
         self._lately = (0, 0.0)  # trials that this run of the sweep has run, and their seconds
@@ -72,7 +75,11 @@ class Conductor:
     def peek(self) -> PlannedTrial | None:
         """The trial that `next` will give, without starting it: None where nothing is left to run."""
         while self._peeked is None and self.out_of_budget() is None:
+            self._promote()
             planned = self._planner.next()
+            if planned is None and not self._live:  # the last look, and the only one at all that were ended
+                self._promote(thorough=True)
+                planned = self._planner.next()
             if planned is None:
                 self._tell_proposed()
                 return None
@@ -105,9 +112,11 @@ class Conductor:
     def report(self, trial_id: str, report: Report) -> None:
         """Take a trial's report; the last one is recorded when the trial has ended."""
         live = self._live[trial_id]
-        self._budget.steps += max(0, report.step - live.last.step)
         live.last = report
-        self._tell_spent()
+        self._count_steps(live.plan.config.key, report.step)
+        if time.monotonic() - self._elapsed_told > _TELL_SECONDS:
+            # now and then, so that what a driver spent that is killed counts, too
+            self.tell_spent()
         if report.status is Status.RUNNING:
             self.recorder.report(live.plan.config.key, report)
 
@@ -197,7 +206,7 @@ class Conductor:
         for trial in live:
             lost = replace(trial.last, rows=[], status=Status.LOST, failure=f"the sweep was {reason}")
             self.recorder.report(trial.plan.config.key, lost)
-        self.recorder.spent(self.elapsed(), self._budget.steps)
+        self.tell_spent()
         self.recorder.interrupt_sweep(reason)
 
     def record(self) -> SweepRecord:
@@ -261,6 +270,24 @@ class Conductor:
                 self._unnamed.remove(key)
 
     @property
+    def rules_end_trials(self) -> bool:
+        """Whether there is any rule that ends trials before their last step, and may let them go on later."""
+        return bool(self._rules)
+
+    def _count_steps(self, key: str, step: int) -> None:
+        """Count what a trial has been trained; one that goes on from a checkpoint begins below where it was."""
+        before = self._trained.get(key, 0)
+        self._budget.steps += max(0, step - before)
+        self._trained[key] = max(step, before)
+
+    def _promote(self, *, thorough: bool = False) -> None:
+        """Plan what a rule has ended and now lets go on; each goes on from its checkpoint."""
+        plans = self._rules.promote(thorough=thorough)
+        self._planner.again(plans)
+        for plan in plans:
+            self.recorder.promoted(plan.config.key)
+
+    @property
     def answered(self) -> int:
         """Trials that were answered from the ledger."""
         return self._planner.answered
@@ -308,8 +335,7 @@ class Conductor:
         """Seconds that the sweep has taken, in all its runs."""
         return self._before + time.time() - self.started
 
-    def _tell_spent(self) -> None:
-        """Note now and then what was spent, so that the hours of a driver that is killed count, too."""
-        if time.monotonic() - self._elapsed_told > _TELL_SECONDS:
-            self._elapsed_told = time.monotonic()
-            self.recorder.spent(self.elapsed(), self._budget.steps)
+    def tell_spent(self) -> None:
+        """Note what the sweep has spent, for its later runs."""
+        self._elapsed_told = time.monotonic()
+        self.recorder.spent(self.elapsed(), self._budget.steps)

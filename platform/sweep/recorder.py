@@ -161,6 +161,10 @@ class Recorder:
         self._writer.tags(self.run_key(trial_key), {f"{TAG}attempts": str(attempts)})
         self._note(f"was lost: attempt {attempts} begins", trial_key)
 
+    def promoted(self, trial_key: str) -> None:
+        """Record that a trial which was ended early is to go on after all."""
+        self._note("is promoted: it goes on from its checkpoint", trial_key)
+
     def moved(self, trial_key: str, moves: int) -> None:
         """Record that a trial was told to leave for the `moves`-th time, and goes on in another process."""
         self._writer.tags(self.run_key(trial_key), {f"{TAG}moves": str(moves)})
@@ -281,6 +285,8 @@ class Recorder:
             "proposal": json.dumps(proposal.to_json()),
             "status": status.value,
         }
+        if trial_key in self._stored or self._writer.knows(key):
+            tags["failure"] = ""  # of what ended it before
         self._writer.open_run(
             key,
             experiment=self._spec.name,

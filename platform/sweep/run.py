@@ -161,6 +161,7 @@ def _run_sweep(
                 publisher.tell_counts()
                 writer.flush(_FAREWELL_SECONDS)
                 raise
+            conductor.tell_spent()
             record = conductor.record()
             files = publisher.finish()
             judgements = publisher.judge()
@@ -211,7 +212,8 @@ def _set_up(
     )
     version = f"{place.code_version}-{place.data_digest[:8]}"
     path = _reports_folder(spec, place.home) / f"reports-{version}.jsonl"
-    conductor = Conductor(spec, planner, recorder, known, make_rules(spec, search, path))
+    trained = {trial.trial_key: trial.steps for trial in record.trials}
+    conductor = Conductor(spec, planner, recorder, known, make_rules(spec, search, path), trained)
     return conductor, Publisher(conductor, recorder, _fronts_folder(spec, place.home))
 
 

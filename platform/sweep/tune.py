@@ -94,7 +94,8 @@ class _Suggestions(_NeverRestored, Searcher):
             return None
         plan = self._conductor.next(trial_id)
         if plan is None:
-            return Searcher.FINISHED
+            # what still runs may show that one which was ended is worth going on with
+            return None if self._running and self._conductor.rules_end_trials else Searcher.FINISHED
         self._running.add(trial_id)
         return {"trial": plan.config.model_dump_json(), "place": json.dumps(workplace_json(self._place))}
 
@@ -187,16 +188,19 @@ class _Ends(_NeverRestored, Callback):
     def on_experiment_end(self, trials: list[Trial], **info: Any) -> None:
         for group in self._groups.values():
             release_placement_group(group)
-        for folder in self._over:  # again: workers that were still leaving may have saved
+        # again: workers that were still leaving may have saved, and nothing is promoted any more
+        for folder in self._over:
             remove_checkpoint(folder)
 
     def _end(self, trial: Trial, lost: Lost | None = None) -> None:
-        """Record the end; a trial that has ended for good, as pruned or failed say, needs no checkpoint."""
+        """Record the end; a trial that has ended for good needs no checkpoint, a pruned one until the sweep's end."""
         self._workers.pop(trial.trial_id, None)
         folder = self._place.folder(self._conductor.config(trial.trial_id))
-        if self._conductor.ended(trial.trial_id, lost=lost).is_final:
-            remove_checkpoint(folder)
+        status = self._conductor.ended(trial.trial_id, lost=lost)
+        if status.is_final:
             self._over.append(folder)
+            if status is not Status.PRUNED:
+                remove_checkpoint(folder)
 
     def _release(self, trial: Trial) -> None:
         release_placement_group(self._groups.pop(trial.trial_id, None))

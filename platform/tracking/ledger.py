@@ -310,7 +310,7 @@ def _trial(client: StoreReader, run: "Run") -> TrialRecord:
         else _read_json(client, run.info.run_id, "config.json"),
         metrics={name: _value(value) for name, value in run.data.metrics.items()},
         tags=tags,
-        failure=tags.get("failure"),
+        failure=tags.get("failure") or None,
         start_time=run.info.start_time / 1000,
         end_time=_end_time(run),
     )

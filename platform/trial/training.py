@@ -5,7 +5,7 @@ import math
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -131,7 +131,11 @@ class Training:
             if not self._is_over():
                 leaves = self._is_to_leave()
                 self._save_if_due(now=leaves)
-                yield self._report(rows, figures)
+                try:
+                    yield self._report(rows, figures)
+                except GeneratorExit:  # a rule ends it here, and may let it go on later
+                    self._save_for_promotion()
+                    raise
                 if leaves:
                     raise self._leaving()
         with self._holding_device("evaluate"):
@@ -317,6 +321,12 @@ class Training:
         if self._is_kept:
             self.uploads.offer(self.step)
         self._saved_at = time.monotonic()
+
+    def _save_for_promotion(self) -> None:
+        """Save where the trial is ended early. Ranks have what they saved last: others may not be there to save."""
+        if self.place.world == 1:
+            with suppress(OSError):  # a full disk: it would go on from an earlier step
+                self._save_if_due(now=True)
 
     def _write_checkpoint(self, folder: Path) -> None:
         state = {"step": self.step, "seconds": self.seconds, "history": self.history}

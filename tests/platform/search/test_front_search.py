@@ -11,6 +11,7 @@ from recallfront.platform.search.front_search import FrontSearch
 from recallfront.platform.search.gain import expected_gains
 from recallfront.platform.search.planner import Outcome, PlannedTrial
 from recallfront.platform.search.proposals import Ending, Proposal
+from recallfront.platform.search.rules import Rules
 from recallfront.platform.search.samplers import make_search
 from recallfront.platform.search.stopping import make_rules
 from recallfront.platform.search.surrogate import Features, GaussianProcess
@@ -177,3 +178,40 @@ def test_a_range_is_searched_as_some_of_its_values() -> None:
     proposal = search.ask()
     assert proposal is not None and isinstance(proposal.knobs["window_size"], int)
     assert 0.001 <= float(proposal.knobs["training.learning_rate"] or 0) <= 0.1
+
+
+def test_a_trial_goes_on_once_the_model_gives_it_a_chance_again() -> None:
+    spec = spec_of(search={"method": "front", "trials": 10, "startup_trials": 10})
+    search = FrontSearch(spec)
+    rules = Rules(spec, [search])
+    proposals = [p for _ in range(10) if (p := search.ask()) is not None]
+    plans = [PlannedTrial(p, 0, spec.trial(p.block, p.knobs, 0)) for p in proposals]
+    windows = [plan for plan in plans if plan.proposal.block.architecture == "window"]
+    fast = [plan for plan in windows if plan.proposal.knobs["training.learning_rate"] == 0.01]
+    late = next(
+        p for p in windows if p.proposal.knobs == {"window_size": 16, "training.learning_rate": 0.001}
+    )
+
+    def told(plan: PlannedTrial, recall: float) -> dict[str, float]:
+        speed = decode_of(plan.proposal)
+        return {"validation_recall": recall, "validation_loss": 3 - recall, "decode_tokens_per_second": speed}
+
+    def train(plan: PlannedTrial, *recalls: float) -> None:
+        for step, recall in zip(STEPS, recalls, strict=False):
+            assert rules.judge(plan, step, told(plan, recall)) is None
+        rules.ended(plan, Outcome(Status.FINISHED, told(plan, recalls[-1])))
+
+    flat = [plan for plan in windows if plan not in (*fast, late)]
+    flat.sort(key=lambda plan: float(str(plan.proposal.knobs["window_size"])))
+    for plan in flat[:2]:
+        train(plan, 0.0, 0.0, 0.0, 0.0)
+    for plan in fast:
+        train(plan, 0.8, 0.8, 0.8, 0.8)
+    rulings = [rules.judge(late, step, told(late, 0.0)) for step in STEPS]
+    ruling = rulings[-1]
+    assert ruling is not None and rulings[:-1] == [None, None]
+    rules.ended(late, Outcome(ruling.status, told(late, 0.0)))
+    assert rules.promote() == ()
+    train(flat[2], 0.0, 0.0, 1.0, 1.0)  # next to the stopped one, and as flat until it is the best of all
+    assert rules.promote() == [late] and rules.promote() == ()
+    assert rules.judge(late, STEPS[-1], told(late, 0.0)) is None

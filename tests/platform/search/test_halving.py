@@ -176,3 +176,48 @@ def test_a_damaged_line_of_the_reports_is_passed_over(tmp_path: Path) -> None:
     before.finish_some()
     path.write_text(path.read_text().replace("0.9", "0.8"))
     assert not Stage(path=path).stops(before.plan(4), 10, 0.0, 3.0)
+
+
+def wrongly_stopped(path: Path | None = None) -> tuple[Stage, PlannedTrial]:
+    """A trial that was stopped before it was known that such curves still rise."""
+    stage = Stage(path=path)
+    stage.finish_some(final=0.5)
+    stage.finish(stage.plan(3), 0.9, early=0.7)
+    late = stage.plan(4)
+    assert stage.stops(late, 10, 0.4, 1.7)
+    stage.rules.ended(late, Outcome(Status.PRUNED, figures(0.4, 1.7, 1.0)))
+    assert stage.rules.promote() == ()
+    # faster, so that nothing else could take their place
+    for at in (5, 6):
+        stage.finish(stage.plan(at), 0.95, early=0.4, decode=2.0)
+    return stage, late
+
+
+def test_one_that_was_stopped_goes_on_once_curves_like_its_own_have_risen() -> None:
+    stage, late = wrongly_stopped()
+    assert stage.rules.promote() == [late] and stage.rules.promote() == ()
+    assert not stage.stops(late, 10, 0.4, 1.7), "where it goes on it tells again what it told before"
+    assert not stage.stops(late, 20, 0.4, 1.6)
+
+
+def test_all_stopped_seeds_of_a_configuration_go_on_together() -> None:
+    stage = Stage(spec_of(seeds=[0, 1]))
+    late = [stage.plan(4, seed=seed) for seed in (0, 1)]
+    for at, final, early in ((0, 0.5, 0.5), (1, 0.5, 0.5), (2, 0.9, 0.7)):
+        for seed in (0, 1):
+            stage.finish(stage.plan(at, seed=seed), final, early)
+    assert [stage.stops(plan, 10, 0.4, 1.7) for plan in late] == [False, True]
+    assert stage.stops(late[0], 20, 0.4, 1.7)
+    for plan in reversed(late):
+        stage.rules.ended(plan, Outcome(Status.PRUNED, figures(0.4, 1.7, 1.0)))
+    for at in (5, 6):
+        for seed in (0, 1):
+            stage.finish(stage.plan(at, seed=seed), 0.95, early=0.4, decode=2.0)
+    assert sorted(plan.seed for plan in stage.rules.promote()) == [0, 1]
+
+
+def test_a_resumed_sweep_knows_what_was_promoted(tmp_path: Path) -> None:
+    stage, late = wrongly_stopped(tmp_path / "reports.jsonl")
+    assert stage.rules.promote() == [late]
+    again = Stage(path=tmp_path / "reports.jsonl")
+    assert again.rules.promote() == () and not again.stops(late, 10, 0.4, 1.7)

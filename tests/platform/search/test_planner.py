@@ -143,3 +143,24 @@ def test_unfinished_proposals_of_an_earlier_run_come_first() -> None:
 def test_the_verdict_of_several_seeds(statuses: list[Status], ending: Ending) -> None:
     told = Planner.judge(tiny_spec(), [Outcome(status, FIGURES) for status in statuses])
     assert told == (ending, [0.5, 10.0] if ending is Ending.COMPLETE else None)
+
+
+def test_what_goes_on_after_all_comes_next_and_its_proposal_is_told_again() -> None:
+    plans, search = planner(tiny_spec(space=TWO, seeds=[3, 5]))
+    first, second = next_plan(plans), next_plan(plans)
+    plans.ended(first, Outcome(Status.PRUNED, {}))
+    plans.ended(second, FINISHED)
+    assert search.told == [(0, Ending.PRUNED, None)]
+    plans.again([first])
+    assert next_plan(plans) is first and next_plan(plans).proposal.number == 1
+    plans.ended(first, FINISHED)
+    assert search.told[1:] == [(0, Ending.COMPLETE, [0.5, 10.0])]
+
+
+def test_one_seed_that_goes_on_keeps_its_proposal_waiting() -> None:
+    plans, search = planner(tiny_spec(space=TWO, seeds=[3, 5]))
+    first, second = next_plan(plans), next_plan(plans)
+    plans.ended(first, Outcome(Status.PRUNED, {}))
+    plans.again([first])
+    plans.ended(second, FINISHED)
+    assert not search.told and next_plan(plans) is first

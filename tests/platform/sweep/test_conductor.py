@@ -67,8 +67,9 @@ class Stage:
     def resumed(self, known: SweepRecord) -> Conductor:
         """A conductor of the sweep's next run."""
         search = make_search(self.spec)
-        planner = Planner(self.spec, search, {})
-        return Conductor(self.spec, planner, self.conductor.recorder, known, make_rules(self.spec, search))
+        planner, rules = Planner(self.spec, search, {}), make_rules(self.spec, search)
+        trained = {trial.trial_key: trial.steps for trial in known.trials}
+        return Conductor(self.spec, planner, self.conductor.recorder, known, rules, trained)
 
     def stored(self) -> SweepRecord:
         assert self.writer.flush(30.0)
@@ -186,11 +187,26 @@ def test_steps_and_trials_are_counted_over_all_runs(stage: Stages) -> None:
     sweep.conductor.interrupted()
     again = sweep.resumed(sweep.stored())
     assert again.budget_left() == "budget left: 4 trials, 10 training steps" and again.has_trial()
-    again.next("b")
-    again.report("b", Report(step=10))
+    again.next("b")  # the same trial, as this planner knows of none that has ended
+    again.report("b", Report(step=30))
     assert again.out_of_budget() == (
         "budget.training_steps: the runs of this sweep have used its 30; raise it to go on"
     )
+
+
+def test_steps_count_once_however_often_a_trial_begins_again(stage: Stages) -> None:
+    sweep = stage(budget={"training_steps": 40})
+    sweep.start("a")
+    for step in (0, 10, 0, 10, 20):  # a retry goes on from a checkpoint
+        sweep.conductor.report("a", Report(step=step))
+    assert sweep.conductor.steps() == 20
+    sweep.conductor.interrupted()
+    again = sweep.resumed(sweep.stored())
+    again.next("b")
+    again.report("b", Report(step=20))
+    assert again.steps() == 20
+    again.report("b", Report(step=30))
+    assert again.steps() == 30
 
 
 def test_what_is_left_of_the_gain_is_told_and_a_sweep_that_adds_nothing_ends(

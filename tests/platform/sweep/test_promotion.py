@@ -1,0 +1,75 @@
+"""A trial that a rule has ended goes on from its checkpoint once the rule would not end it any more."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pytest
+
+from recallfront.platform import run_sweep
+from recallfront.platform.results.status import Status
+from recallfront.platform.search.planner import Outcome, PlannedTrial
+from recallfront.platform.search.rules import Rule, Rules, Ruling
+from recallfront.platform.sweep import run
+from recallfront.platform.tracking.ledger import read_sweep
+from recallfront.platform.trial.body import run_trial
+from tests.platform.specs import tiny_spec
+from tests.platform.stores import ready_home
+from tests.platform.sweeps import history, stored, workplace
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("local_ray")]
+
+
+class Reprieve(Rule):
+    """Ends every trial of a window of 4 at step 10, once, and lets it go on when another trial has finished."""
+
+    def __init__(self) -> None:
+        self.ended_early: list[PlannedTrial] = []
+        self.reprieved: list[PlannedTrial] = []
+        self.steps: list[int] = []  # that the trial has reported since
+        self.others = 0
+
+    def judge(self, plan: PlannedTrial, step: int, figures: Mapping[str, float]) -> Ruling | None:
+        if plan in self.reprieved:
+            self.steps.append(step)
+            return None
+        ends = step == 10 and plan.proposal.knobs["window_size"] == 4
+        return Ruling(Status.PRUNED, "its time has not come") if ends else None
+
+    def ended(self, plan: PlannedTrial, outcome: Outcome) -> None:
+        self.others += outcome.status is Status.FINISHED
+        if outcome.status is Status.PRUNED:
+            self.ended_early.append(plan)
+
+    def promotable(self, *, thorough: bool = False) -> Sequence[PlannedTrial]:
+        return self.ended_early[:1] if self.others else ()
+
+    def promoted(self, plan: PlannedTrial) -> None:
+        self.reprieved.append(plan)
+        self.ended_early.remove(plan)
+
+
+@pytest.mark.parametrize("concurrent", [1, 2])
+def test_a_promoted_trial_ends_as_if_it_had_never_been_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, concurrent: int
+) -> None:
+    spec = tiny_spec(
+        space=[{"architecture": "window", "window_size": [4, 8]}],
+        training={"steps": 40, "checkpoint_seconds": 3600},
+        concurrent=concurrent,
+    )
+    rule = Reprieve()
+    monkeypatch.setattr(run, "make_rules", lambda spec, search, path: Rules(spec, [rule], path))
+    result = run_sweep(spec, home=ready_home(tmp_path / "home"))
+    assert len(rule.reprieved) == 1 and rule.steps[0] == 0 and rule.steps[1:] == [10, 20, 30]
+    trials = stored(result)
+    assert [trial.status for trial in trials] == [Status.FINISHED] * 2
+    assert [trial.failure for trial in trials] == [None, None], "that it was ended is no longer told"
+    place = workplace(spec, tmp_path / "undisturbed")
+    for trial in trials:
+        config = spec.trial(spec.blocks[0], {"window_size": trial.config["model"]["window_size"]}, 0)
+        rows = [row for report in run_trial(config, place) for row in report.rows]
+        expected = sorted((step, value) for name, value, step, _ in rows if name == "loss")
+        assert len(expected) == 40 and history(result, trial.run_id, "loss") == expected
+    assert not list((tmp_path / "home" / "trials").glob("*/checkpoint*"))
+    tags = read_sweep(result.tracking_uri, spec.key).tags
+    assert tags["training_steps"] == "80", "those before it was ended count once"
