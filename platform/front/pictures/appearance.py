@@ -17,7 +17,7 @@ class Mark:
 
     colour: str
     symbol: str  # Plotly's name
-    marker: str  # Matplotlib's name
+    marker: str | tuple[int, int, int]  # Matplotlib's name, or points, 1 for a star, and angle
 
 
 # colours of Okabe and Ito, then of Paul Tol's "muted" scheme: told apart with any colour vision
@@ -36,8 +36,8 @@ MARKS = {
     "retnet": Mark("#AA7744", "triangle-right", ">"),
     "kda": Mark("#332288", "diamond-tall", "d"),
     "rwkv7": Mark("#117733", "hexagon2", "H"),
-    "hgrn2": Mark("#DDCC77", "bowtie", r"$\bowtie$"),
-    "hybrid": Mark("#661100", "star-square", r"$\boxtimes$"),
+    "hgrn2": Mark("#DDCC77", "star-triangle-up", (3, 1, 0)),
+    "hybrid": Mark("#661100", "star-square", (4, 1, 45)),
 }
 OTHER = Mark("#777777", "octagon", "8")
 INK, FAINT, LINE = "#1f2933", "#d9dee4", "#52606d"  # text, grid, staircase

@@ -48,6 +48,8 @@ def traces(front: Front) -> dict[str, Any]:
 def test_every_architecture_has_its_own_colour_and_symbol() -> None:
     assert len({mark.colour for mark in MARKS.values()}) == len(MARKS)
     assert len({mark.symbol for mark in MARKS.values()}) == len(MARKS)
+    # the strokes of a formula would be thinner than the white edge of a mark on the front
+    assert not any(str(mark.marker).startswith("$") for mark in MARKS.values())
     assert len({mark.marker for mark in MARKS.values()}) == len(MARKS)
 
 
