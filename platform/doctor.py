@@ -149,7 +149,11 @@ def _mlflow(home: Path, tracking_uri: str | None) -> str:
     if tracking_uri is None and address_behind(home) is None and not (home / "mlflow.db").exists():
         return f"no store in {home} yet: the first sweep creates it"
     uri = prepare_store(tracking_uri, home, create=False)
-    return f"{uri} answers, {len(list_sweeps(uri))} sweeps"
+    return f"{uri} answers, {_count(len(list_sweeps(uri)), 'sweep')}"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _ray(address: str | None) -> str:
@@ -161,4 +165,4 @@ def _ray(address: str | None) -> str:
         has = ray.cluster_resources()
         nodes = sum(node["Alive"] for node in ray.nodes())
         where = address or "a cluster started here"
-        return f"{where}: {nodes} nodes, {has.get('CPU', 0):g} CPU, {has.get('GPU', 0):g} GPU"
+        return f"{where}: {_count(nodes, 'node')}, {has.get('CPU', 0):g} CPU, {has.get('GPU', 0):g} GPU"

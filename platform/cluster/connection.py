@@ -56,7 +56,7 @@ def ray_cluster(address: str | None) -> Iterator[None]:
     """Connect to the cluster at `address` ("auto" or HOST:PORT), or start one on this machine, for as long as needed.
 
     Raises:
-        UsageError: nothing answers at the address, or it refuses the token.
+        UsageError: nothing answers at the address, or it refuses the token; or Ray does not start here.
     """
     set_environment()
     import ray
@@ -69,13 +69,7 @@ def ray_cluster(address: str | None) -> Iterator[None]:
     with ExitStack() as stack:
         if address is None:
             is_up = stack.enter_context(reaped())
-            ray.init(
-                address="local",
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                _temp_dir=_temporary_folder(),
-            )
+            _start()
             is_up()
         else:
             _join(address)
@@ -205,6 +199,28 @@ def _times(name: str, has: float, amount: float) -> int:
     if name != "GPU" or amount >= 1:
         return int(has / amount + 1e-9)
     return int(has) * int(1 / amount + 1e-9) + int((has - int(has)) / amount + 1e-9)
+
+
+def _start() -> None:
+    import ray
+
+    folder = _temporary_folder()
+    try:
+        ray.init(
+            address="local",
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            _temp_dir=folder,
+        )
+    except (
+        Exception
+    ) as error:  # Ray raises plain exceptions, as where a busy machine takes 30 s for its processes
+        place = folder or f"{os.environ.get('RAY_TMPDIR') or tempfile.gettempdir()}/ray"
+        raise UsageError(
+            f"Ray does not start on this machine ({one_line(error, 300)}); run the command again when the machine is "
+            f"less busy, or see the logs below {place}/session_latest"
+        ) from error
 
 
 def _join(address: str) -> None:

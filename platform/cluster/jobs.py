@@ -21,6 +21,7 @@ from recallfront.platform.home.address import address_of
 from recallfront.platform.plugins import load, sources_in_use, use, used_by
 from recallfront.platform.tracking.store import refuse_password
 from recallfront.sweeps.load import load_spec
+from recallfront.sweeps.spec import SweepSpec
 
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobSubmissionClient
@@ -52,6 +53,7 @@ def submit(
     text = yaml.safe_dump(spec.model_dump(mode="json", exclude_unset=True), sort_keys=False)
     refuse_secrets(f"sweep {spec.name}: the specification", text)
     refuse_password(tracking_uri)
+    _refuse_relative(spec)
     sources = sources_in_use()
     entrypoint = _entrypoint(home, tracking_uri, sources)
     client = _client(address)
@@ -79,6 +81,23 @@ def submit(
             metadata={_SWEEP_KEY: spec.key, _STUDY: spec.name, _STORE: tracking_uri},
         )
         return str(job_id), True
+
+
+def _refuse_relative(spec: SweepSpec) -> None:
+    """Refuse paths below this working directory, which a job does not have.
+
+    Raises:
+        UsageError: the first one.
+    """
+    paths = [(f"task.{key}", value) for key, value in spec.task.paths()]
+    if spec.start is not None:
+        paths.append(("start.folder", spec.start.folder))
+    for key, value in paths:
+        if not Path(value).is_absolute():
+            raise UsageError(
+                f"{key}={value!r}: a job runs in a folder of its own: give an absolute path that all nodes of the "
+                "cluster see"
+            )
 
 
 def follow_job(job: str, *, address: str) -> bool:

@@ -115,6 +115,10 @@ class Task(Frozen):
     def build(self, split: Split) -> Sequence[Segment]:
         """The rows of one split; rows of different splits have nothing to do with each other."""
 
+    def paths(self) -> Sequence[tuple[str, str]]:
+        """What is read from the file system of the machine, as (key, value) of the task's configuration."""
+        return ()
+
     def questions(self, split: Split) -> int:
         """Labelled positions of a split; a task that knows them without drawing rows says so itself."""
         return sum(int((segment.labels[:] != IGNORED).sum()) for segment in self.build(split))

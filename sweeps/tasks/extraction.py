@@ -26,7 +26,7 @@ from recallfront.sweeps.tasks.base import (
     StoredTask,
     TaskData,
 )
-from recallfront.sweeps.text.tokenizer import BYTE_TOKENS, BYTES, Tokenizer, find_tokenizer
+from recallfront.sweeps.text.tokenizer import BYTE_TOKENS, BYTES, Tokenizer, find_tokenizer, tokenizer_path
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -57,6 +57,9 @@ class ExtractionTask(SplitTask[DrawnRows], StoredTask):
     seed: int = Field(
         default=123, ge=0, lt=2**32, description="Seed of the questions, the same for every trial."
     )
+
+    def paths(self) -> list[tuple[str, str]]:
+        return [("folder", self.folder), *tokenizer_path(self.tokenizer)]
 
     def fingerprint(self) -> str:
         files = sorted(Path(self.folder).rglob("*.json"))

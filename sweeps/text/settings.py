@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from recallfront.sweeps.base import Frozen
 from recallfront.sweeps.tasks.base import SPLITS, Split, StoredTask
 from recallfront.sweeps.text.source import TextSource
-from recallfront.sweeps.text.tokenizer import BYTE_TOKENS, BYTES, TRAINED
+from recallfront.sweeps.text.tokenizer import BYTE_TOKENS, BYTES, TRAINED, tokenizer_path
 
 _LONGEST = 2**20
 
@@ -131,6 +131,9 @@ class TextSettings(StoredTask):
         if split == "train":
             return None if self.train.tokens is None else self.train.tokens + 1
         return max(rows.tokens for rows in self.rows_of(split)) + 1
+
+    def paths(self) -> list[tuple[str, str]]:
+        return [*self.source.paths(), *tokenizer_path(self.tokenizer)]
 
     def fingerprint(self) -> str:
         return self.source.fingerprint()

@@ -59,6 +59,15 @@ class TextSource(Frozen):
             raise ValueError("needs either files or dataset")
         return self
 
+    def paths(self) -> list[tuple[str, str]]:
+        """What is read from the file system of the machine, as (key, value)."""
+        if self.dataset is not None:
+            return [("source.dataset", self.dataset)] if Path(self.dataset).is_dir() else []
+        return [("source.files", pattern) for pattern in self._patterns() if not pattern.startswith(_PYTHON)]
+
+    def _patterns(self) -> tuple[str, ...]:
+        return (self.files,) if isinstance(self.files, str) else self.files or ()
+
     def fingerprint(self) -> str:
         """What tells one state of the source from another: of files, names, sizes and times of change."""
         folder = Path(self.dataset) if self.dataset and Path(self.dataset).is_dir() else None
@@ -82,9 +91,8 @@ class TextSource(Frozen):
                 yield from _cut(self._texts(str(file), rows_of(file)))
 
     def _files(self) -> list[Path]:
-        patterns = (self.files,) if isinstance(self.files, str) else self.files or ()
         found = []
-        for pattern in patterns:
+        for pattern in self._patterns():
             pattern = pattern.replace(_PYTHON, glob.escape(sysconfig.get_path("stdlib")))
             matches = [Path(name) for name in sorted(glob.glob(pattern, recursive=True))]
             matches = [path for path in matches if path.is_file()]

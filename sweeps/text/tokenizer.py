@@ -90,6 +90,11 @@ def find_tokenizer(name: str, end_token: str | None = None) -> Tokenizer:
     return FastTokenizer(backend, _end_of(name, backend, end_token or found.eos_token))
 
 
+def tokenizer_path(name: str) -> list[tuple[str, str]]:
+    """The key and value of a tokenizer that is a folder of this machine; none of another one."""
+    return [("tokenizer", name)] if name not in (BYTES, TRAINED) and Path(name).is_dir() else []
+
+
 def kept_tokenizer(folder: Path) -> Tokenizer:
     """The tokenizer that was saved with a task's data."""
     return _of_folder(folder, None) if (folder / _FILE).is_file() else ByteTokenizer()

@@ -4,8 +4,10 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 import recallfront
 from recallfront.platform.cluster import jobs as submitting
@@ -13,6 +15,7 @@ from recallfront.platform.cluster.tokens import find_token
 from recallfront.platform.cluster.wheel import build_wheel
 from recallfront.platform.errors import UsageError
 from recallfront.platform.lineage.code_version import code_version
+from tests.platform.specs import tiny
 
 
 def test_the_wheel_is_the_package_as_imported_and_installs(tmp_path: Path) -> None:
@@ -64,6 +67,32 @@ def test_the_command_quotes_what_it_is_given() -> None:
 def test_what_a_cluster_could_not_reach_is_refused(home: str, uri: str, says: str) -> None:
     with pytest.raises(UsageError, match=says):
         submitting._entrypoint(home, uri)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        (
+            {"task": {"name": "text", "source": {"files": ["{python}/*.py", "corpus/*.txt"]}}},
+            r"task.source.files='corpus/\*.txt': a job runs in a folder of its own: give an absolute path",
+        ),
+        ({"task": {"name": "text", "source": {"dataset": "corpus"}}}, "task.source.dataset='corpus'"),
+        (
+            {"task": {"name": "text", "source": {"files": "/shared/*.txt"}, "tokenizer": "corpus"}},
+            "task.tokenizer='corpus'",
+        ),
+        ({"start": {"folder": "corpus"}}, "start.folder='corpus'"),
+    ],
+)
+def test_paths_below_a_working_directory_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], says: str
+) -> None:
+    (tmp_path / "corpus").mkdir()
+    monkeypatch.chdir(tmp_path)
+    spec = tiny(name="relative", space=[{"architecture": "window", "window_size": 4}]) | changes
+    (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(spec))
+    with pytest.raises(UsageError, match=says):
+        submitting.submit("sweep.yaml", address="http://127.0.0.1:1", tracking_uri="http://m", home="/shared")
 
 
 def test_a_token_is_looked_for_where_ray_looks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
