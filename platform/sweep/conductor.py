@@ -196,8 +196,8 @@ class Conductor:
         """Somebody asks for the sweep's end: no further trial begins."""
         self.cancellation = request
 
-    def interrupted(self) -> None:
-        """The driver is asked to stop: running trials are lost for now, and the same sweep resumes them later."""
+    def interrupted(self) -> str:
+        """The driver is asked to stop: running trials are lost for now, the sweep's next run resumes them -> why."""
         reason = "interrupted" if self.cancellation is None else str(self.cancellation)
         with self._lock:
             live, left, self._live = list(self._live.values()), self._running(), {}
@@ -207,7 +207,7 @@ class Conductor:
             lost = replace(trial.last, rows=[], status=Status.LOST, failure=f"the sweep was {reason}")
             self.recorder.report(trial.plan.config.key, lost)
         self.tell_spent()
-        self.recorder.interrupt_sweep(reason)
+        return reason
 
     def record(self) -> SweepRecord:
         """The sweep as it stands, trials that run included."""

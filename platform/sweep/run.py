@@ -157,8 +157,9 @@ def _run_sweep(
                 _run(conductor, publisher, place, uri, address, console)
                 again = measure_again(conductor, place, joined=address is not None)
             except (KeyboardInterrupt, RayLost):
-                conductor.interrupted()
-                publisher.tell_counts()
+                reason = conductor.interrupted()
+                publisher.tell_counts()  # before the sweep's end: who waits for that reads them then
+                conductor.recorder.interrupt_sweep(reason)
                 writer.flush(_FAREWELL_SECONDS)
                 raise
             conductor.tell_spent()

@@ -21,6 +21,7 @@ from ray.exceptions import RayActorError
 from ray.train import RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.execution.callback import WorkerCallback
+from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
 
 # What `ray.train` gives at run time; its stubs show the old ones.
 from ray.train.v2.api.config import FailureConfig
@@ -104,14 +105,31 @@ def release_placement_group(hexadecimal: str | None) -> None:
 
 
 class _Trainer(TorchTrainer):
-    """With ranks that heed notices, and without two processes of Ray's.
+    """With ranks that heed notices, and without three processes of Ray's.
 
-    Every worker would wait for these until they have imported Ray Train, some seconds.
+    Every worker would wait for two of these until they have imported Ray Train, some seconds.
     """
 
     def _create_default_callbacks(self) -> list[Any]:
         callbacks: list[Any] = super()._create_default_callbacks()  # type: ignore[misc]  # stubs of the old one
         return [one for one in callbacks if type(one).__name__ not in _NEEDLESS] + [_Heed()]
+
+    def _initialize_and_run_controller(self, **parts: Any) -> Any:
+        parts["scaling_policy"] = _Fixed(self.scaling_config)  # type: ignore[arg-type]  # stubs of the old one
+        return super()._initialize_and_run_controller(**parts)  # type: ignore[misc]
+
+
+class _Fixed(FixedScalingPolicy):
+    """Asks no coordinator of autoscaling: it would stay on its node after the sweep, as if that were in use.
+
+    An autoscaler sees the placement group that waits.
+    """
+
+    def after_controller_start(self, train_run_context: Any) -> None:
+        """Nothing is asked for."""
+
+    def _maybe_send_resource_request(self) -> None:
+        """Nor again."""
 
 
 class _Heed(WorkerCallback):

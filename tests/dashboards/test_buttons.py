@@ -107,7 +107,7 @@ def test_a_sweep_is_cancelled_if_that_is_confirmed(
         assert found is not None
         # what its driver does then
         sweep.conductor.cancel(found)
-        sweep.conductor.interrupted()
+        sweep.conductor.recorder.interrupt_sweep(sweep.conductor.interrupted())
         sweep.tell()
         expect(page.locator("h1 + .pill")).to_have_text("interrupted")
         expect(page.locator("[data-cancel]")).to_have_count(0)

@@ -91,7 +91,7 @@ def test_only_what_has_changed_is_touched(browser: Any, served: Served, sweep: P
     page.evaluate("() => document.activeElement.blur()")
     page.locator(f"[data-key='{done}']").evaluate("(row) => getSelection().selectAllChildren(row.cells[1])")
     assert "attention" in page.evaluate("() => getSelection().toString()")
-    sweep.conductor.interrupted()
+    sweep.conductor.recorder.interrupt_sweep(sweep.conductor.interrupted())
     sweep.tell()
     expect(page.locator("h1 + .pill")).to_have_text("interrupted")
     expect(page.locator("[data-key=now]")).to_have_count(0)

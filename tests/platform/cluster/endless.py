@@ -11,6 +11,7 @@ import psutil
 import yaml
 
 from recallfront.platform.results.records import TrialRecord
+from recallfront.platform.sweep.log import log_path
 from recallfront.platform.tracking.client import open_client
 from recallfront.platform.tracking.ledger import UnknownRecord, read_sweep
 from recallfront.sweeps import SweepSpec
@@ -59,6 +60,10 @@ class Endless:
                 yield self
             finally:
                 self.driver.kill()
+
+    def log(self) -> str:
+        """What the sweep's log has, of all its runs."""
+        return log_path(self.key, self.home).read_text()
 
     def trial(self) -> TrialRecord | None:
         """Its only trial, as the store has it."""

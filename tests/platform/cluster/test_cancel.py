@@ -1,0 +1,88 @@
+"""`recallfront cancel` of a sweep on a cluster: all ends in time, nothing stays, and the sweep can be resumed."""
+
+import contextlib
+import json
+import os
+import re
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import psutil
+import pytest
+
+from recallfront.platform.sweep.cancel import cancel
+from tests.platform.cluster.endless import ACTOR, RANK, Endless, endless, processes
+from tests.platform.clusters import Cluster
+
+# nothing of another Ray may come or go in /dev/shm meanwhile
+pytestmark = [pytest.mark.slow, pytest.mark.alone, pytest.mark.timeout(900)]
+
+SECONDS = 15.0  # for everything to be gone
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    """A head that trials have no place on, and two nodes of one CPU."""
+    with Cluster(nodes=3, head_cpus=0) as started:
+        yield started
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_sweep_that_joined_a_cluster_is_cancelled(cluster: Cluster, workers: int, tmp_path: Path) -> None:
+    sweep = Endless(endless(resources={"workers": workers}), tmp_path)
+    is_cancelled_and_resumed(
+        cluster, sweep, lambda: sweep.running(cluster), lambda: cancel(sweep.key, home=tmp_path)
+    )
+
+
+def is_cancelled_and_resumed(
+    cluster: Cluster,
+    sweep: Endless,
+    running: Callable[[], AbstractContextManager[object]],
+    cancelling: Callable[[], str],
+) -> None:
+    """Run a sweep, cancel it, look whether anything is left, and do so again: the trial goes on from where it was."""
+    shared, saved = set(os.listdir("/dev/shm")), 0
+    for _ in range(2):
+        before = everything_on(cluster)
+        with running():
+            sweep.trains_beyond(saved)
+            assert processes(cluster, ACTOR) and len(processes(cluster, RANK)) in (0, 2)
+            began = time.monotonic()
+            said = cancelling()
+            assert said.startswith("sweep endless ") and "0 finished, 1 unfinished" in said, said
+            while left := [name for process, name in everything_on(cluster).items() if process not in before]:
+                assert time.monotonic() < began + SECONDS, f"{said}; still there: {left}"
+                time.sleep(0.1)
+            took = time.monotonic() - began
+        print(f"{said}; gone after {took:.1f} s")
+        assert not placement_groups(cluster)
+        assert set(os.listdir("/dev/shm")) <= shared
+        saved = max(sweep.steps())
+    told = [int(step) for step in re.findall(r"  step (\d+): ", sweep.log())]
+    assert told == sorted(told), "it went on from where it was saved"
+
+
+def everything_on(cluster: Cluster) -> dict[psutil.Process, str]:
+    """The processes of the nodes that are of some sweep or job: a worker that waits for the next one is of none."""
+    found = {}
+    for process in (process for node in cluster.nodes for process in node.processes()):
+        with contextlib.suppress(psutil.Error):
+            name = " ".join(process.cmdline())
+            if "ray::IDLE" not in name and process.status() != psutil.STATUS_ZOMBIE:
+                found[process] = name
+    return found
+
+
+def placement_groups(cluster: Cluster) -> list[str]:
+    """The states of those that Ray has not removed."""
+    request = urllib.request.Request(
+        f"{cluster.dashboard}/api/v0/placement_groups", headers={"Authorization": f"Bearer {cluster.token}"}
+    )
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        groups = json.load(answer)["data"]["result"]["result"]
+    assert groups, "those of the sweep are still told of"
+    return [group["state"] for group in groups if group["state"] != "REMOVED"]
