@@ -25,7 +25,8 @@ class SearchConfig(Frozen):
     startup_trials: int | None = Field(
         default=None,
         ge=1,
-        description="Configurations that `tpe`, `gp` and `front` draw at random before they use results; null is 10.",
+        description="Configurations that `tpe`, `gp` and `front` draw at random before they use results; null is 10, "
+        "and for `front` a tenth of `trials` if that is less, but at least 3.",
     )
     population: int | None = Field(
         default=None,
@@ -49,7 +50,10 @@ class SearchConfig(Frozen):
         """How many configurations the method draws before it uses results; None for one that never does."""
         if self.method == "nsga2":
             return self.population or 16
-        return (self.startup_trials or 10) if self.method in ("tpe", "gp", "front") else None
+        if self.method not in ("tpe", "gp", "front"):
+            return None
+        of_few = max(3, (self.trials or 0) // 10) if self.method == "front" else 10
+        return self.startup_trials or min(10, of_few)
 
     @model_validator(mode="after")
     def _settings_of_the_method(self) -> Self:

@@ -153,7 +153,7 @@ class FrontSearch(Rule):
         if not open_:
             return None
         seen = len(self._ended) + len(self._earlier)
-        startup = (self._spec.search.startup_trials or 10) - len(self._earlier)
+        startup = (self._spec.search.drawn_at_random or 0) - len(self._earlier)
         if self._number < startup or seen < 3:
             asked = [c.block.label for c in self._all if c.is_asked]
             fewest = min(asked.count(c.block.label) for c in open_)

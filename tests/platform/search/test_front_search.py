@@ -154,6 +154,13 @@ def test_the_first_proposals_are_of_every_block() -> None:
     assert sorted(labels) == ["attention", "attention", "window", "window"] and search.ask() is None
 
 
+@pytest.mark.parametrize(("trials", "startup"), [(10, 3), (60, 6), (300, 10)])
+def test_few_trials_are_not_all_drawn_at_random(trials: int, startup: int) -> None:
+    assert spec_of(search={"method": "front", "trials": trials}).search.drawn_at_random == startup
+    own = {"method": "front", "trials": trials, "startup_trials": 4}
+    assert spec_of(search=own).search.drawn_at_random == 4
+
+
 def test_a_resumed_search_proposes_nothing_again() -> None:
     spec = spec_of()
     first = FrontSearch(spec)

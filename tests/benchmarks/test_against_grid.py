@@ -1,0 +1,57 @@
+"""What a search found of a grid's front, and when."""
+
+from typing import Any
+
+import pytest
+
+from recallfront.benchmarks.search.against_grid import Found, found
+from recallfront.platform.errors import UsageError
+from recallfront.platform.results.records import SweepRecord, TrialRecord
+from recallfront.platform.results.status import Status
+from tests.platform.specs import tiny_spec
+
+STATE = [{"metric": "recall"}, {"metric": "state_bytes", "direction": "min", "reference": 100.0}]
+
+
+def sweep(*trials: tuple[float, float, int, Status], **changes: Any) -> SweepRecord:
+    """Trials of a recall, a state and so many steps, which ended in this order."""
+    spec = tiny_spec(**{"objectives": STATE} | changes)
+    records = tuple(
+        TrialRecord(
+            run_id=f"{at}",
+            trial_key=f"{at}",
+            status=status,
+            config={},
+            metrics={"validation_recall": recall, "recall": recall, "state_bytes": state},
+            tags={"steps": f"{steps}"},
+            end_time=float(at),
+        )
+        for at, (recall, state, steps, status) in enumerate(trials)
+    )
+    return SweepRecord("", "", "s", spec.model_dump(mode="json"), records)
+
+
+DONE, PRUNED = Status.FINISHED, Status.PRUNED
+# 0.5 * 90 + 0.5 * 50, and 200 bytes are beyond the reference
+GRID = sweep((1.0, 50.0, 40, DONE), (0.5, 10.0, 40, DONE), (0.4, 20.0, 40, DONE), (1.0, 200.0, 40, DONE))
+
+
+def test_steps_count_until_the_share_and_until_every_member_is_found() -> None:
+    other = sweep(
+        (0.99, 50.0, 20, DONE), (0.1, 10.0, 10, PRUNED), (0.49, 10.0, 40, DONE), (0.5, 10.0, 40, DONE)
+    )
+    assert found(GRID, other) == Found(
+        steps=110, share=pytest.approx((0.5 * 90 + 0.49 * 50) / 70), until_99=110, until_all=70
+    )
+
+
+def test_what_was_not_found_has_no_steps() -> None:
+    assert found(GRID, sweep((1.0, 50.0, 30, DONE))) == Found(30, pytest.approx(50 / 70), None, None)
+
+
+def test_other_objectives_are_refused() -> None:
+    size = {"metric": "parameters", "direction": "min", "reference": 9.0}
+    with pytest.raises(UsageError, match="have other objectives"):
+        found(GRID, sweep(objectives=[{"metric": "recall"}, size]))
+    with pytest.raises(UsageError, match="no trial has finished"):
+        found(sweep((0.1, 10.0, 10, PRUNED)), GRID)
