@@ -37,6 +37,7 @@ from recallfront.platform.tracking.runs import trial_params, write_end, write_li
 from recallfront.platform.tracking.store import prepare_store
 from recallfront.platform.tracking.writer import TrackingWriter
 from recallfront.platform.trial.body import run_trial
+from recallfront.platform.trial.start import check_start
 from recallfront.platform.trial.workplace import Workplace
 from recallfront.sweeps.data import questions as questions_of
 from recallfront.sweeps.tasks.base import Task
@@ -116,7 +117,7 @@ def rerun(
 
     Raises:
         UsageError: there is no such run, its lineage cannot be read or is not possible with this version, or a plug-in
-            that it had is missing or has changed.
+            that it had or the model that it started from is missing or has changed.
     """
     load(plugins)
     folder = home_folder(home).resolve()
@@ -137,6 +138,7 @@ def rerun(
             "not taken from this machine unless the specification gave start.sha256"
         )
     check_home(folder)
+    check_start(config.start)
     data, data_digest = _data(config.task, folder, lineage.data_digest)
     scratch = f"reruns/{uuid.uuid4().hex[:12]}"
     place = Workplace(
@@ -231,7 +233,7 @@ def _judge(
     if first.status is not last.status:
         return (
             Verdict.NOT_COMPARABLE,
-            f"the first run ended as {first.status.value}, the rerun as {last.status.value}",
+            f"the first run ended as {first.status.value}, the rerun as {last.status.value}{_why(last)}",
         )
     compared = sum(c.values for c in comparisons)
     equal = sum(c.equal for c in comparisons)
@@ -248,6 +250,11 @@ def _judge(
     said = f"recall {recalls[0]:.4f} became {recalls[1]:.4f}; chance moves it by up to {chance:.4f}"
     verdict = Verdict.REPRODUCED if difference <= chance else Verdict.DRIFTED
     return verdict, f"{equal} of {compared} values are equal; {said}"
+
+
+def _why(last: Report) -> str:
+    """What went wrong in a rerun; the last line of a traceback says it."""
+    return f" ({last.failure.strip().splitlines()[-1]})" if last.failure else ""
 
 
 def _log(

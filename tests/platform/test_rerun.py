@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from recallfront.platform import SweepResult, UsageError, front, rerun, run_sweep
-from recallfront.platform.rerun import Verdict
+from recallfront.platform.rerun import Rerun, Verdict
 from recallfront.platform.results.records import TrialRecord
 from recallfront.platform.results.status import Status
 from recallfront.platform.tracking.client import open_client
@@ -140,6 +140,30 @@ def test_other_data_is_not_comparable(sweep: SweepResult) -> None:
         lineage.write_text(text)
     assert found.verdict is Verdict.NOT_COMPARABLE
     assert "the data is not the same: its digest was 0000000000000000" in found.reason
+
+
+def test_a_model_that_a_run_started_from_is_looked_for_first(sweep: SweepResult, tmp_path: Path) -> None:
+    first = trial(sweep, "window")
+    place = open_client(sweep.tracking_uri).get_run(first.run_id).info.artifact_uri
+    lineage = Path(place.removeprefix("file://")) / "lineage" / "lineage.json"
+    text = lineage.read_text()
+
+    def rerun_from(start: dict[str, str]) -> Rerun:
+        raw = json.loads(text)
+        raw["config"]["start"] = start
+        lineage.write_text(json.dumps(raw))
+        return rerun(first.run_id, home=sweep.home)
+
+    weights = next((sweep.home / "trials").glob("*/model/model.safetensors"))
+    try:
+        with pytest.raises(UsageError, match=r"start.folder='gone': is no folder"):
+            rerun_from({"folder": "gone"})
+        found = rerun_from({"folder": str(weights.parent), "sha256": "0" * 64})
+    finally:
+        lineage.write_text(text)
+    assert found.verdict is Verdict.NOT_COMPARABLE
+    assert "the first run ended as finished, the rerun as error (" in found.reason
+    assert f"start.sha256={'0' * 64}: model.safetensors has" in found.reason
 
 
 def test_a_failure_that_comes_again_is_reproduced_and_one_that_does_not_is_not_comparable(
