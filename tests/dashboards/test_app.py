@@ -9,6 +9,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from importlib import resources
 from pathlib import Path
 
 import pytest
@@ -196,3 +197,9 @@ def _alive(pid: int) -> bool:
     except ProcessLookupError:
         return False
     return True
+
+
+def test_no_script_is_longer_than_one_can_read() -> None:
+    pages = Path(str(resources.files("recallfront.dashboards") / "pages"))
+    lines = {path.name: len(path.read_text().splitlines()) for path in pages.glob("*.js")}
+    assert "table.js" in lines and not {name: n for name, n in lines.items() if n > 300}
