@@ -145,6 +145,11 @@ def sources_in_use() -> dict[str, str]:
     return {f"{one.plugin.name}.py": one.source.decode() for one in used if one.path is not None}
 
 
+def files_in_use() -> list[Path]:
+    """Where the files among the plug-ins in use were read from."""
+    return [path.absolute() for path in (_loaded[name].path for name in _used) if path is not None]
+
+
 def ship(home: Path) -> dict[str, str | None]:
     """Put the files in use where other processes of this home find them -> name: path in it, None for a package."""
     places: dict[str, str | None] = {}

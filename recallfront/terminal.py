@@ -61,12 +61,17 @@ def show_scores(found: "Scores", console: "Console") -> None:
 def _show_next(result: "SweepResult") -> None:
     """The next commands, as they can be pasted here."""
     from recallfront.platform.front.next_steps import next_commands
+    from recallfront.platform.plugins import files_in_use
 
     assert result.front is not None
     program, options = _program(), _options(result)
     print("next:")
     for _, command in next_commands(
-        result.front, result.record.sweep_key[:12], program=program, options=options
+        result.front,
+        result.record.sweep_key[:12],
+        program=program,
+        options=options,
+        plugins=files_in_use(),
     ):
         print(f"  {command}")
     if not result.tracking_uri.startswith("http"):  # a server shows its own pages

@@ -1,12 +1,19 @@
 """What to do next with a sweep, as commands: the terminal and the sweep's page show the same."""
 
+import shlex
+from collections.abc import Iterable
+from pathlib import Path
+
 from recallfront.platform.front.front import Front
 
 
 def next_commands(
-    front: Front, sweep: str, *, program: str = "recallfront", options: str = ""
+    front: Front, sweep: str, *, program: str = "recallfront", options: str = "", plugins: Iterable[Path] = ()
 ) -> list[tuple[str, str]]:
-    """(what it does, command) for a sweep that `sweep` names; `options` say where its store is."""
+    """(what it does, command) for a sweep that `sweep` names; `options` say where its store is.
+
+    Files of plug-ins are for a rerun, the only one of them that runs anything of theirs.
+    """
     commands = [("The front as a table", f"front {sweep}")]
     if front.knee is not None:
         commands.append(("Pick the knee, register it, write its weights", f"pick {sweep} --knee --out model"))
@@ -21,7 +28,8 @@ def next_commands(
         again = front.knee or front.members[-1]
         if again.run_ids[0]:  # a run has no id before the server has made it
             what = "the knee" if again is front.knee else "one of them"
-            commands.append((f"Run {what} again from its lineage", f"rerun {again.run_ids[0][:12]}"))
+            given = "".join(f" --plugin {shlex.quote(str(path))}" for path in plugins)
+            commands.append((f"Run {what} again from its lineage", f"rerun {again.run_ids[0][:12]}{given}"))
     return [(what, f"{program} {command}{options}") for what, command in commands]
 
 

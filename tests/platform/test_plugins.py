@@ -1,6 +1,7 @@
 """Plug-ins: files and installed packages, what of them is recorded, and what is refused."""
 
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -201,7 +202,9 @@ def test_the_documentation_s_plug_ins_run_and_are_kept_with_their_runs(
     code, _, errors = command("run", "sweep.yaml", "--plugin", "fading.py")
     assert code == 2 and "lookback" in errors, errors
     assert "0 trials run, 3 answered" in command("run", "sweep.yaml", *given)[1]
-    code, told, errors = command("rerun", trial.run_id, *given)
+    (printed,) = (line for line in done.stdout.splitlines() if " rerun " in line)
+    assert f" --plugin {tmp_path}/fading.py --plugin {tmp_path}/lookback.py " in printed
+    code, told, errors = command("rerun", *shlex.split(printed.partition(" rerun ")[2]))
     assert code == 0 and "verdict: identical" in told, told + errors
     written(tmp_path, "fading.py", shown["fading.py"] + "\n# changed\n")
     for name in ("rerun", "lineage"):
