@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from recallfront.benchmarks.platform.scale import STEPS, driver, scale_spec, spent, synthetic_figures
 from recallfront.benchmarks.platform.trials import small_ray, workplace
+from recallfront.platform.cluster.fit import Room
 from recallfront.platform.results.reports import Report, now_ms
 from recallfront.platform.results.status import Status
 from recallfront.platform.sweep.tune import run_trials
@@ -47,7 +48,7 @@ def short_trials(home: Path, trials: int = 100) -> ShortTrials:
 
         conductor.ended = noted  # type: ignore[method-assign]
         with small_ray(), publisher:
-            run_trials(conductor, workplace(spec, home), concurrent=_AT_ONCE, actor=SleepingActor)
+            run_trials(conductor, workplace(spec, home), Room(spec.resources, _AT_ONCE), actor=SleepingActor)
         writer.flush(600)
     finally:
         writer.close()

@@ -11,21 +11,15 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
-
-from torch.cuda import device_count
 
 from recallfront.platform.cluster.tokens import HOW_TO_GIVE_A_TOKEN, find_token
 from recallfront.platform.cluster.watch import reaped, supervised
 from recallfront.platform.errors import UsageError, one_line
-from recallfront.sweeps.trial import ResourceConfig
 
 _CONNECT_SECONDS = 5.0
 _HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"  # RFC 9113, section 3.4
 # the longest name below a temporary folder, and what Linux allows (`sun_path` in unix(7), less the final 0)
 _SOCKET, _LONGEST_SOCKET = "ray/session_2026-11-28_11-06-37_603681_4194304/sockets/plasma_store", 107
-# Ray's names of accelerators besides GPUs
-_OTHER_ACCELERATORS = {"TPU", "NPU", "HPU", "neuron_cores", "RBLN", "FURIOSA"}
 _LOG = logging.getLogger("recallfront")
 _EMPTY_SETTINGS = bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 
@@ -38,7 +32,7 @@ _ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "120",
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "900",  # a node that an autoscaler adds takes minutes
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # at Ray's 2 s an end, or a loss, is heard of a second late
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # a process of each trial that only informs its training loop
     "RAY_worker_niceness": "0",  # at Ray's 15 a trial gets 3 % of a core that anything else computes on
@@ -118,87 +112,6 @@ def _terminable() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def check_resources(resources: ResourceConfig) -> None:
-    """Refuse trials that the joined cluster, or this machine where Ray is yet to be started, cannot hold.
-
-    Raises:
-        UsageError: not one fits.
-    """
-    import ray
-
-    if ray.is_initialized():
-        trials_at_once(resources)
-        nodes, where = _nodes()
-        has = max(node.get("memory", 0.0) + node.get("object_store_memory", 0.0) for node in nodes)
-    else:
-        here = {"CPU": float(os.cpu_count() or 1), "GPU": float(device_count() if resources.gpus else 0)}
-        where, has = "this machine", float(_machine_memory())
-        _how_many(resources, [here], where)
-    if resources.memory_gb is not None and resources.memory_gb * 2**30 > has:
-        raise UsageError(f"resources: memory_gb={resources.memory_gb:g}: {where} has {has / 2**30:.1f} GiB")
-
-
-def _machine_memory() -> int:
-    """Bytes of this machine, or of the container that it is."""
-    import psutil
-
-    limit = Path("/sys/fs/cgroup/memory.max")
-    text = limit.read_text().strip() if limit.exists() else "max"
-    total = int(psutil.virtual_memory().total)
-    return min(total, int(text)) if text.isdecimal() else total
-
-
-def trials_at_once(resources: ResourceConfig) -> int:
-    """How many trials the connected cluster holds at once.
-
-    Raises:
-        UsageError: it does not hold one.
-    """
-    return _how_many(resources, *_nodes())
-
-
-def _nodes() -> tuple[list[dict[str, float]], str]:
-    """What each node of the connected cluster has, and what to call the largest one."""
-    import ray
-
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return nodes, "the Ray cluster" if len(
-        nodes
-    ) == 1 else f"the largest of the Ray cluster's {len(nodes)} nodes"
-
-
-def _how_many(resources: ResourceConfig, nodes: list[dict[str, float]], where: str) -> int:
-    """A worker is a process: its CPUs and GPUs are those of one node; a trial's workers may be on several."""
-    asked = {"CPU": float(resources.cpus), "GPU": float(resources.gpus)}
-    asked = {name: amount for name, amount in asked.items() if amount}
-    fits = [
-        min(_times(name, node.get(name, 0.0), amount) for name, amount in asked.items()) for node in nodes
-    ]
-    workers = resources.workers
-    if sum(fits) >= workers:
-        return sum(fits) // workers
-    largest = max(nodes, key=lambda node: [node.get(name, 0.0) for name in reversed(asked)], default={})
-    has = ", ".join(f"{largest.get(name, 0.0):g} {name}" for name in ("CPU", "GPU"))
-    if asked.get("GPU") and (
-        others := sorted(_OTHER_ACCELERATORS & {name for node in nodes for name in node})
-    ):
-        has += f"; it has {' and '.join(others)} as well, which recallfront does not compute on"
-    wants = ", ".join(f"{amount:g} {name}" for name, amount in asked.items())
-    if workers == 1:
-        raise UsageError(f"resources: a trial asks for {wants}; {where} has {has}")
-    raise UsageError(
-        f"resources: a trial asks for {workers} workers of {wants} each; {where} has {has}, and there is room for "
-        f"{sum(fits)}"
-    )
-
-
-def _times(name: str, has: float, amount: float) -> int:
-    """How often a node has an amount: a fraction of a GPU is of one device."""
-    if name != "GPU" or amount >= 1:
-        return int(has / amount + 1e-9)
-    return int(has) * int(1 / amount + 1e-9) + int((has - int(has)) / amount + 1e-9)
 
 
 def _start() -> None:

@@ -61,6 +61,7 @@ class Conductor:
         self._peeked: PlannedTrial | None = None
         self._proposed = 0  # as last recorded
         self.cancellation: CancelRequest | None = None  # once somebody has asked for the sweep's end
+        self.waiting = ""  # how many trials wait, and for what
         self.ran = 0  # trials that this run of the sweep ended
         self.changed = threading.Event()  # a trial finished: what shows the front reads it again
         self.started = time.time()
@@ -130,6 +131,12 @@ class Conductor:
         if live.node != node:
             live.node = node
             self.recorder.placed(live.plan.config.key, node)
+
+    def waits(self, told: str) -> None:
+        """What trials wait for is now this; empty if none waits."""
+        if told != self.waiting:
+            self.waiting = told
+            self.recorder.waits(told)
 
     def retried(self, trial_id: str) -> None:
         """A trial was lost and begins again, from its last checkpoint."""

@@ -67,6 +67,8 @@ class Progress(Companion):
             parts.append(f"about {duration(left)} left")
         if budget := self._conductor.budget_left():
             parts.append(budget)
+        if self._conductor.waiting:
+            parts.append(self._conductor.waiting)
         return "  |  ".join(parts)
 
     def picture(self) -> RenderableType:

@@ -168,7 +168,13 @@ class Recorder:
     def moved(self, trial_key: str, moves: int) -> None:
         """Record that a trial was told to leave for the `moves`-th time, and goes on in another process."""
         self._writer.tags(self.run_key(trial_key), {f"{TAG}moves": str(moves)})
-        self._note("was told to leave, and is saved", trial_key)
+        self._note("has left its processes, and goes on in others", trial_key)
+
+    def waits(self, told: str) -> None:
+        """Record what trials of the sweep wait for; empty if none waits."""
+        self.sweep_tags({f"{TAG}waiting": told})
+        if told:
+            self._note(told)
 
     def knows(self, trial_key: str) -> bool:
         """Whether the run of a trial was opened in this home, and can be written to."""

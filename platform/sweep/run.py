@@ -12,12 +12,8 @@ from typing import Any
 
 from rich.console import Console
 
-from recallfront.platform.cluster.connection import (
-    check_resources,
-    named_cluster,
-    ray_cluster,
-    trials_at_once,
-)
+from recallfront.platform.cluster.connection import named_cluster, ray_cluster
+from recallfront.platform.cluster.fit import Room, check_resources
 from recallfront.platform.cluster.watch import RayLost
 from recallfront.platform.errors import refuse_secrets
 from recallfront.platform.front.claims import Judgement
@@ -247,12 +243,12 @@ def _run(
     with ray_cluster(address):
         from recallfront.platform.sweep.tune import run_trials
 
-        concurrent = min(trials_at_once(spec.resources), spec.concurrent or 10**6)
+        room = Room(spec.resources, spec.concurrent)
         recorder.open_sweep()
-        progress = Progress(conductor, console, total=spec.number_of_trials, concurrent=concurrent)
+        progress = Progress(conductor, console, total=spec.number_of_trials, concurrent=room.trials())
         gauges = Gauges(conductor, recorder.backlog)
         with publisher, progress, gauges, Cancellation(conductor, uri):
-            run_trials(conductor, place, concurrent=concurrent)
+            run_trials(conductor, place, room)
 
 
 def _ledger(spec: SweepSpec, uri: str, place: Workplace) -> SweepRecord:

@@ -12,6 +12,7 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
+from recallfront.platform.cluster.fit import Room
 from recallfront.platform.errors import one_line
 from recallfront.platform.home import private_folder
 from recallfront.platform.home.transport import HomeAway
@@ -35,9 +36,9 @@ _SECRET_VARIABLES = frozenset(
 
 
 def run_trials(
-    conductor: Conductor, place: Workplace, *, concurrent: int, actor: type[TrialActor] = TrialActor
+    conductor: Conductor, place: Workplace, room: Room, *, actor: type[TrialActor] = TrialActor
 ) -> None:
-    """Run every trial that the conductor has, at most `concurrent` at once, on the Ray cluster that is connected."""
+    """Run every trial that the conductor has, as many at once as there is room for, on the connected Ray cluster."""
     spec = conductor.spec
     # Tune would put the driver's into the runtime environment of its actors, which Ray logs
     class_cache.ENV_VARS_TO_PROPAGATE.difference_update(_SECRET_VARIABLES)
@@ -45,7 +46,7 @@ def run_trials(
     tuner = tune.Tuner(
         trainable,
         tune_config=tune.TuneConfig(
-            search_alg=_Suggestions(conductor, place, concurrent),
+            search_alg=_Suggestions(conductor, place, room),
             scheduler=_Decisions(conductor),
             num_samples=-1,  # until the conductor has no further trial
             reuse_actors=True,  # also those that only wait for workers of their own
@@ -54,7 +55,7 @@ def run_trials(
         run_config=tune.RunConfig(
             name=f"{spec.name}-{spec.key[:8]}",
             storage_path=str(private_folder(place.home / "tune")),
-            callbacks=[_Ends(conductor, place)],
+            callbacks=[_Ends(conductor, place, room)],
             failure_config=tune.FailureConfig(max_failures=spec.retries),
             checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
             verbose=0,
@@ -81,16 +82,16 @@ class _NeverRestored:
 class _Suggestions(_NeverRestored, Searcher):
     """Asks the conductor; several objectives and the ledger are its affair, not Tune's."""
 
-    def __init__(self, conductor: Conductor, place: Workplace, concurrent: int) -> None:
+    def __init__(self, conductor: Conductor, place: Workplace, room: Room) -> None:
         super().__init__()
-        self._conductor, self._place, self._concurrent = conductor, place, concurrent
+        self._conductor, self._place, self._room = conductor, place, room
         self._running: set[str] = set()
 
     def set_search_properties(self, metric: str | None, mode: str | None, config: Any, **spec: Any) -> bool:
         return True
 
     def suggest(self, trial_id: str) -> Any:
-        if len(self._running) >= self._concurrent:
+        if len(self._running) >= self._room.trials():
             return None
         plan = self._conductor.next(trial_id)
         if plan is None:
@@ -127,18 +128,19 @@ class _Decisions(_NeverRestored, FIFOScheduler):
 class _Ends(_NeverRestored, Callback):
     """Tells the conductor how trials end, and gives back what a killed one held."""
 
-    def __init__(self, conductor: Conductor, place: Workplace) -> None:
+    def __init__(self, conductor: Conductor, place: Workplace, room: Room) -> None:
         self._conductor, self._place = conductor, place
         self._groups: dict[str, str] = {}
         self._workers: dict[str, Worker] = {}  # of trials that have something to save
         self._left: set[str] = set()  # ids of trials that were saved and go on elsewhere
         self._farewell = Farewell(conductor)
-        self._waiting = Waiting(conductor.recorder, conductor.spec.resources)
+        self._waiting = Waiting(conductor, may_grow=room.grows)
+        self._has_ranks = conductor.spec.resources.workers > 1
         self._over: list[Path] = []  # folders of trials that have ended for good
 
     def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         self._farewell.step(self._workers)
-        self._waiting.look(sum(trial.status == Trial.PENDING for trial in trials))
+        self._waiting.look(sum(self._waits(trial) for trial in trials))
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
@@ -201,6 +203,11 @@ class _Ends(_NeverRestored, Callback):
             self._over.append(folder)
             if status is not Status.PRUNED:
                 remove_checkpoint(folder)
+
+    def _waits(self, trial: Trial) -> bool:
+        """Whether a trial has no process yet, or lacks those of its ranks."""
+        no_ranks = self._has_ranks and trial.trial_id not in self._groups
+        return trial.status == Trial.PENDING or (trial.status == Trial.RUNNING and no_ranks)
 
     def _release(self, trial: Trial) -> None:
         release_placement_group(self._groups.pop(trial.trial_id, None))

@@ -1,42 +1,64 @@
 """What trials of a sweep wait for on their cluster, in words, for `status`."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-import ray
+from ray._private.state import available_resources_per_node
 
-from recallfront.platform.results.records import TAG
-from recallfront.platform.sweep.recorder import Recorder
+from recallfront.platform.cluster.autoscaling import nodes_to_come
+from recallfront.platform.cluster.fit import trials_that_fit
+from recallfront.platform.sweep.conductor import Conductor
 from recallfront.sweeps.trial import ResourceConfig
 
 _LOOK_SECONDS = 5.0  # between two looks; a trial whose actor starts waits for less
 
 
 class Waiting:
-    """Notes with the sweep how many of its trials wait, and for what."""
+    """Tells the conductor how many of its trials wait, and for what."""
 
-    def __init__(self, recorder: Recorder, resources: ResourceConfig) -> None:
-        self._recorder, self._resources = recorder, resources
-        self._due_at, self._told = time.monotonic() + _LOOK_SECONDS, ""
+    def __init__(self, conductor: Conductor, *, may_grow: bool) -> None:
+        self._conductor, self._may_grow = conductor, may_grow
+        self._due_at = time.monotonic() + _LOOK_SECONDS
 
     def look(self, number: int) -> None:
         """To be called again and again, with the number of trials that have no process yet."""
         if time.monotonic() < self._due_at:
             return
         self._due_at = time.monotonic() + _LOOK_SECONDS
-        told = what_waits(number, self._resources, ray.available_resources()) if number else ""
-        if told != self._told:
-            self._told = told
-            self._recorder.sweep_tags({f"{TAG}waiting": told})
+        if number == 0:
+            self._conductor.waits("")
+            return
+        free = list(available_resources_per_node().values())
+        coming = nodes_to_come() if self._may_grow else None
+        self._conductor.waits(what_waits(number, self._conductor.spec.resources, free, coming))
 
 
-def what_waits(number: int, resources: ResourceConfig, free: Mapping[str, float]) -> str:
-    """How many trials wait, and what the cluster lacks for them; that a process starts, if it lacks nothing."""
-    asked = {"CPU": resources.cpus * resources.workers, "GPU": resources.gpus * resources.workers}
+def what_waits(
+    number: int,
+    resources: ResourceConfig,
+    free: Sequence[Mapping[str, float]],
+    coming: Mapping[str, int] | None = None,
+) -> str:
+    """How many trials wait, and what the cluster lacks for them; that a process starts, if it lacks nothing.
+
+    Args:
+        number: of trials.
+        resources: of each.
+        free: what each node has free.
+        coming: nodes that are being added, by type; None if no autoscaler adds any.
+    """
     trials = f"{number} trial waits" if number == 1 else f"{number} trials wait"
+    if trials_that_fit(resources, free):
+        return f"{trials} for a process to start"
+    asked = {"CPU": resources.cpus * resources.workers, "GPU": resources.gpus * resources.workers}
+    total = {name: sum(node.get(name, 0.0) for node in free) for name in asked}
     lacks = [
-        f"{amount:g} {name} each, of which {free.get(name, 0.0):g} are free"
+        f"{amount:g} {name} each, of which {total[name]:g} are free"
         for name, amount in asked.items()
-        if amount > free.get(name, 0.0) + 1e-9
+        if amount > total[name] + 1e-9
     ]
-    return f"{trials} for {' and '.join(lacks) or 'a process to start'}"
+    lack = " and ".join(lacks) or "a node that has enough of it free"
+    if coming is None:
+        return f"{trials} for {lack}"
+    added = ", ".join(f"{count} of type {name}" for name, count in sorted(coming.items()))
+    return f"{trials} for {lack}; " + (f"nodes are being added: {added}" if added else "a node may be added")

@@ -11,12 +11,9 @@ from recallfront.platform.trial.leaving import heed_termination
 _LOOK_SECONDS = 3.0  # a spot node is given 30 s and more
 
 
-@lru_cache(maxsize=1)
 def told_to_leave() -> threading.Event:
     """An event of this process that is set once it must leave; to be called first by the process's main thread."""
-    told = heed_termination()
-    _DrainWatch(told).start()
-    return told
+    return _watch().told
 
 
 def draining_nodes() -> set[str]:
@@ -24,14 +21,33 @@ def draining_nodes() -> set[str]:
     return set(state.get_draining_nodes())
 
 
+def drained_nodes() -> set[str]:
+    """Ray's ids of the nodes that are being drained, and of those that were when this process looked before."""
+    watch = _watch()
+    watch.look()
+    return set(watch.drained)
+
+
+@lru_cache(maxsize=1)
+def _watch() -> "_DrainWatch":
+    watch = _DrainWatch(heed_termination())
+    watch.start()
+    return watch
+
+
 class _DrainWatch(threading.Thread):
     """Sets an event once this process's node is being drained."""
 
     def __init__(self, told: threading.Event) -> None:
         super().__init__(name="drain-watch", daemon=True)
-        self._told, self._node = told, ray.get_runtime_context().get_node_id()
+        self.told, self.drained = told, frozenset[str]()
+        self._node = ray.get_runtime_context().get_node_id()
 
     def run(self) -> None:
-        while not self._told.wait(_LOOK_SECONDS):
-            if self._node in draining_nodes():
-                self._told.set()
+        while not self.told.wait(_LOOK_SECONDS):
+            self.look()
+
+    def look(self) -> None:
+        self.drained |= draining_nodes()
+        if self._node in self.drained:
+            self.told.set()

@@ -26,7 +26,7 @@ from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
 # What `ray.train` gives at run time; its stubs show the old ones.
 from ray.train.v2.api.config import FailureConfig
 from ray.train.v2.api.exceptions import WorkerGroupError
-from ray.util.placement_group import PlacementGroup, remove_placement_group
+from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
 
 from recallfront.platform.errors import one_line
 from recallfront.platform.plugins import receive
@@ -37,7 +37,7 @@ from recallfront.platform.trial.leaving import LEFT
 from recallfront.platform.trial.watchdog import Watchdog
 from recallfront.platform.trial.workplace import Workplace, read_workplace, workplace_json
 from recallfront.platform.workers.mailbox import Mailbox
-from recallfront.platform.workers.notices import told_to_leave
+from recallfront.platform.workers.notices import drained_nodes, told_to_leave
 from recallfront.sweeps.trial import TrialConfig
 
 PLACEMENT_GROUP = "placement_group"  # key in the first report's details
@@ -82,7 +82,8 @@ def run_distributed_trial(
             running = run.is_alive()  # asked before the mailbox is emptied: nothing can be posted after that
             taken = ray.get(mailbox.take.remote(_PATIENCE_SECONDS if running else 0.0))
             for report in (Report.from_json(json.loads(text)) for text in taken):
-                run.placement_group = report.details.get(PLACEMENT_GROUP, run.placement_group)
+                if PLACEMENT_GROUP in report.details:
+                    run.placed(report.details[PLACEMENT_GROUP])
                 if report.status is Status.RUNNING:
                     yield report
                 else:
@@ -99,9 +100,12 @@ def run_distributed_trial(
 
 def release_placement_group(hexadecimal: str | None) -> None:
     """Remove a trainer's placement group if it is still there."""
-    if hexadecimal is None:
-        return
-    remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(hexadecimal))))
+    if hexadecimal is not None:
+        remove_placement_group(_group(hexadecimal))
+
+
+def _group(hexadecimal: str) -> PlacementGroup:
+    return PlacementGroup(PlacementGroupID(bytes.fromhex(hexadecimal)))
 
 
 class _Trainer(TorchTrainer):
@@ -146,6 +150,7 @@ class _TrainRun(threading.Thread):
         super().__init__(name="train-run", daemon=True)
         self.error: Exception | None = None
         self.placement_group: str | None = None
+        self._nodes: set[str] = set()  # Ray's ids of those that the ranks are on
         resources = config.resources
         per_worker = {"CPU": resources.cpus} | ({"GPU": resources.gpus} if resources.gpus else {})
         self._trainer = _Trainer(
@@ -164,11 +169,19 @@ class _TrainRun(threading.Thread):
             run_config=RunConfig(
                 name=f"train-{config.key[:16]}",
                 storage_path=str(place.home / "train"),
-                # A starved worker group is otherwise retried for ever; lost trials are the sweep's to retry.
-                failure_config=FailureConfig(max_failures=0, controller_failure_limit=3),
+                # A starved worker group is otherwise retried for ever; lost trials, and those that move, are the
+                # sweep's to begin again.
+                failure_config=FailureConfig(
+                    max_failures=0, max_preemption_failures=0, controller_failure_limit=3
+                ),
             ),
         )
         self.start()
+
+    def placed(self, placement_group: str) -> None:
+        """The ranks are up, in this placement group."""
+        self.placement_group = placement_group
+        self._nodes = set(placement_group_table(_group(placement_group))["bundles_to_node_id"].values())
 
     @property
     def lost_a_worker(self) -> bool:
@@ -178,10 +191,11 @@ class _TrainRun(threading.Thread):
 
     @property
     def lost_a_node(self) -> bool:
-        """Whether a worker died with a node that was being drained."""
+        """Whether a worker died with a node that was being drained: Train may have heard of its peers only."""
         failures = self.error.worker_failures if isinstance(self.error, WorkerGroupError) else {}
         causes = (getattr(failure, "health_check_failure", None) for failure in failures.values())
-        return any(isinstance(cause, RayActorError) and cause.preempted for cause in causes)
+        preempted = any(isinstance(cause, RayActorError) and cause.preempted for cause in causes)
+        return preempted or not self._nodes.isdisjoint(drained_nodes())
 
     def run(self) -> None:
         try:

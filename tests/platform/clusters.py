@@ -62,6 +62,17 @@ class Node:
         """SIGTERM, as a machine gets that is about to be taken away: Ray drains the node, and stops when it is idle."""
         self._process.terminate()
 
+    def ray_id(self) -> str:
+        """What Ray calls this node."""
+        flag = "--node_id="
+        return next(
+            argument.removeprefix(flag)
+            for process in self.processes()
+            if process.name() == "raylet"
+            for argument in process.cmdline()
+            if argument.startswith(flag)
+        )
+
     def check(self) -> None:
         if self._process.poll() is not None:
             raise RuntimeError(f"ray start ended:\n{self._log.read_text(errors='replace')[-3000:]}")
@@ -89,6 +100,7 @@ class Cluster:
         self.dashboard = f"http://127.0.0.1:{self.dashboard_port}"
         self.nodes: list[Node] = []
         self.metrics_ports: list[int] = []  # of the nodes
+        self.head_arguments: list[str] = []  # of its `ray start`, beside those that every cluster has
         self._wanted, self._head_cpus = nodes, head_cpus
 
     def start(self) -> Self:
@@ -99,11 +111,12 @@ class Cluster:
             "--dashboard-host=127.0.0.1",
             f"--dashboard-port={self.dashboard_port}",
             "--include-dashboard=true",
+            *self.head_arguments,
         )
         self._wait(lambda: self.alive() == 1)
-        while len(self.nodes) < self._wanted:
+        while len(self.nodes) < self._wanted:  # one after another: Ray gives each 30 s to start
             self._add(f"--address=127.0.0.1:{self.port}", "--num-cpus=1")
-        self._wait(lambda: self.alive() == self._wanted)
+            self._wait(lambda: self.alive() == len(self.nodes))
         return self
 
     def alive(self) -> int:
@@ -119,6 +132,13 @@ class Cluster:
         except (urllib.error.URLError, OSError):
             return 0
         return sum(node["raylet"].get("state") == "ALIVE" for node in summary)
+
+    def drain(self, node: Node) -> None:
+        """Have Ray drain a node as one that is about to be taken away; it knows when this returns."""
+        command = [sys.executable, "-m", "ray.scripts.scripts", "drain-node", f"--node-id={node.ray_id()}"]
+        command += [f"--address=127.0.0.1:{self.port}", "--reason=DRAIN_NODE_REASON_PREEMPTION"]
+        command += ["--reason-message=test", "--deadline-remaining-seconds=300"]
+        subprocess.run(command, env=self.environment, check=True)
 
     def stop(self) -> None:
         for node in reversed(self.nodes):
@@ -144,7 +164,7 @@ class Cluster:
         environment = self.environment | {"RECALLFRONT_STATE": str(self.folder / f"{name}-state")}
         self.nodes.append(Node([*common, *arguments], environment, self.folder / f"{name}.log"))
 
-    def _wait(self, condition: Callable[[], bool], seconds: float = 120.0) -> None:
+    def _wait(self, condition: Callable[[], bool], seconds: float = 300.0) -> None:
         deadline = time.monotonic() + seconds
         while not condition():
             for node in self.nodes:

@@ -74,8 +74,20 @@ def test_where_trials_run_and_what_waits_is_below_them(record: SweepRecord) -> N
 
 def test_what_is_waited_for_is_said() -> None:
     asked = ResourceConfig(cpus=2, gpus=1, workers=2)
-    assert what_waits(3, asked, {"CPU": 8.0}) == "3 trials wait for 2 GPU each, of which 0 are free"
+    assert what_waits(3, asked, [{"CPU": 8.0}]) == "3 trials wait for 2 GPU each, of which 0 are free"
     assert (
-        what_waits(1, ResourceConfig(), {"CPU": 0.5}) == "1 trial waits for 1 CPU each, of which 0.5 are free"
+        what_waits(1, ResourceConfig(), [{"CPU": 0.5}])
+        == "1 trial waits for 1 CPU each, of which 0.5 are free"
     )
-    assert what_waits(1, ResourceConfig(), {"CPU": 1.0}) == "1 trial waits for a process to start"
+    halves = [{"CPU": 0.5}, {"CPU": 0.5}]
+    assert what_waits(1, ResourceConfig(), halves) == "1 trial waits for a node that has enough of it free"
+    assert what_waits(1, ResourceConfig(), [{"CPU": 1.0}]) == "1 trial waits for a process to start"
+
+
+def test_what_an_autoscaler_does_about_it_is_said() -> None:
+    asked, waits = ResourceConfig(cpus=2), "1 trial waits for 2 CPU each, of which 1 are free"
+    assert what_waits(1, asked, [{"CPU": 1.0}], {}) == f"{waits}; a node may be added"
+    coming = {"large": 1, "gpu": 2}
+    assert what_waits(1, asked, [{"CPU": 1.0}], coming) == (
+        f"{waits}; nodes are being added: 2 of type gpu, 1 of type large"
+    )

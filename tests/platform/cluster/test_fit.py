@@ -7,7 +7,8 @@ import pytest
 import ray
 from ray.util.placement_group import placement_group
 
-from recallfront.platform.cluster.connection import _how_many, set_environment, trials_at_once
+from recallfront.platform.cluster.connection import set_environment
+from recallfront.platform.cluster.fit import Room, _refuse_misfit, trials_that_fit
 from recallfront.platform.errors import UsageError
 from recallfront.sweeps.trial import ResourceConfig
 
@@ -29,7 +30,8 @@ FOUR = [{"CPU": 4.0}] * 4
     ],
 )
 def test_what_fits(asked: dict[str, Any], nodes: list[dict[str, float]], fits: int) -> None:
-    assert _how_many(ResourceConfig(**asked), nodes, "here") == fits
+    _refuse_misfit(ResourceConfig(**asked), nodes, "here")
+    assert trials_that_fit(ResourceConfig(**asked), nodes) == fits
 
 
 @pytest.mark.parametrize(
@@ -50,7 +52,7 @@ def test_what_never_fits_is_refused_with_what_the_largest_node_has(
     asked: dict[str, Any], nodes: list[dict[str, float]], has: str
 ) -> None:
     with pytest.raises(UsageError, match=has):
-        _how_many(ResourceConfig(**asked), nodes, "the largest node")
+        _refuse_misfit(ResourceConfig(**asked), nodes, "the largest node")
 
 
 @pytest.mark.slow
@@ -63,7 +65,7 @@ def test_fractions_of_gpus_are_counted_as_ray_gives_them_away() -> None:
         ray.init(num_cpus=8, num_gpus=2, include_dashboard=False, log_to_driver=False)
     try:
         groups = [placement_group([{"CPU": asked.cpus, "GPU": asked.gpus}]) for _ in range(5)]
-        at_once = trials_at_once(asked)
+        at_once = Room(asked, None).trials()
         assert at_once == 4 and all(group.wait(30) for group in groups[:4]) and not groups[4].wait(1)
     finally:
         ray.shutdown()

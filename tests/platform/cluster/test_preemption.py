@@ -14,8 +14,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.alone, pytest.mark.timeout(900)]
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
-    """A head that trials have no place on, and nodes of one CPU each; each test drains one of them."""
-    with Cluster(nodes=5, head_cpus=0) as started:
+    """A head that trials have no place on, and nodes of one CPU each; each trial loses one of them."""
+    with Cluster(nodes=6, head_cpus=0) as started:
         yield started
 
 
@@ -41,6 +41,29 @@ def test_a_notice_to_a_process_and_one_to_a_node_move_a_trial_and_cost_no_retry(
         sweep.trains_beyond(max(sweep.steps()))
         assert number not in {found for found, _ in processes(cluster, name)} and not process.is_running()
         cancel("endless", home=tmp_path)
+    assert_every_step_is_there_once(sweep)
+
+
+def test_a_trial_whose_drained_node_is_gone_before_it_is_saved_goes_on_and_costs_no_retry(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    """A rank that is stopped cannot leave; its peer sees no more than a connection that is closed."""
+    spec = endless(resources={"workers": 2}, retries=0)
+    spec["training"]["checkpoint_seconds"] = 0.1
+    sweep = Endless(spec, tmp_path)
+    with sweep.running(cluster):
+        sweep.trains_beyond(0)
+        number, rank = processes(cluster, RANK)[-1]
+        rank.suspend()
+        cluster.drain(cluster.nodes[number])
+        cluster.nodes[number].kill()
+        sweep.becomes("moves", "1")
+        sweep.trains_beyond(max(sweep.steps()))
+        cancel("endless", home=tmp_path)
+    assert_every_step_is_there_once(sweep)
+
+
+def assert_every_step_is_there_once(sweep: Endless) -> None:
     steps = sweep.steps()
     assert steps == list(range(1, len(steps) + 1)), "no step is missing or doubled"
     assert not sweep.tag("attempts")
