@@ -10,6 +10,8 @@ from typing import Any
 import psutil
 import yaml
 
+from recallfront.platform.cluster.jobs import end_job, submit
+from recallfront.platform.errors import UsageError
 from recallfront.platform.results.records import TrialRecord
 from recallfront.platform.sweep.log import log_path
 from recallfront.platform.tracking.client import open_client
@@ -36,14 +38,15 @@ def endless(**changes: Any) -> dict[str, Any]:
 
 
 class Endless:
-    """A sweep that a driver runs with a home on this machine."""
+    """A sweep that a driver runs with a home on this machine; its records are in the home, or at `uri`."""
 
-    def __init__(self, spec: dict[str, Any], home: Path) -> None:
+    def __init__(self, spec: dict[str, Any], home: Path, uri: str | None = None) -> None:
         self.key = SweepSpec.model_validate(spec).key
-        self.home, self.uri = ready_home(home), f"sqlite:///{home / 'mlflow.db'}"
+        self.home, self.uri = ready_home(home), uri or f"sqlite:///{home / 'mlflow.db'}"
         self.file = home / "endless.yaml"
         self.file.write_text(yaml.safe_dump(spec))
         self.driver: subprocess.Popen[str] | None = None
+        self.job = ""  # the last one
 
     @contextmanager
     def running(self, cluster: Cluster) -> Iterator["Endless"]:
@@ -60,6 +63,18 @@ class Endless:
                 yield self
             finally:
                 self.driver.kill()
+
+    @contextmanager
+    def submitted(self, cluster: Cluster) -> Iterator["Endless"]:
+        """Run it on the cluster as a job."""
+        where = {"address": cluster.dashboard, "tracking_uri": self.uri, "home": str(self.home)}
+        self.job, is_new = submit(str(self.file), **where)
+        assert is_new
+        try:
+            yield self
+        finally:
+            with suppress(UsageError):  # it has ended
+                end_job(cluster.dashboard, self.job, at_once=True)
 
     def log(self) -> str:
         """What the sweep's log has, of all its runs."""

@@ -16,6 +16,7 @@ import pytest
 from recallfront.platform.sweep.cancel import cancel
 from tests.platform.cluster.endless import ACTOR, RANK, Endless, endless, processes
 from tests.platform.clusters import Cluster
+from tests.platform.servers import MlflowServer
 
 # nothing of another Ray may come or go in /dev/shm meanwhile
 pytestmark = [pytest.mark.slow, pytest.mark.alone, pytest.mark.timeout(900)]
@@ -36,6 +37,20 @@ def test_a_sweep_that_joined_a_cluster_is_cancelled(cluster: Cluster, workers: i
     is_cancelled_and_resumed(
         cluster, sweep, lambda: sweep.running(cluster), lambda: cancel(sweep.key, home=tmp_path)
     )
+
+
+def test_a_sweep_that_is_a_job_is_cancelled(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(cluster.token_file))
+    with MlflowServer(tmp_path / "server") as server:
+        sweep = Endless(endless(resources={"workers": 2}), tmp_path, server.uri)
+        is_cancelled_and_resumed(
+            cluster,
+            sweep,
+            lambda: sweep.submitted(cluster),
+            lambda: cancel(sweep.job, address=cluster.dashboard),
+        )
 
 
 def is_cancelled_and_resumed(
