@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from recallfront.platform.cluster.connection import ray_cluster
 from recallfront.platform.errors import UsageError
 from recallfront.platform.home import home_folder
 from recallfront.platform.home.address import address_behind, shown
@@ -157,8 +158,6 @@ def _count(number: int, what: str) -> str:
 
 
 def _ray(address: str | None) -> str:
-    from recallfront.platform.cluster.connection import ray_cluster
-
     with ray_cluster(address):
         import ray
 
