@@ -22,8 +22,9 @@ from tests.platform.specs import tiny
 from tests.platform.stores import ready_home
 from tests.platform.sweeps import wait_for
 
-# Ray names a process after the method that it runs, and after its class between two methods
-RANK, ACTOR = "RayTrainWorker", "ResourceTrainable"
+# Ray names a process after the method that it runs, and after its class between two methods; the class of a trial's
+# actor is Tune's own, which wraps ours, while a method runs
+RANK, ACTOR = ("RayTrainWorker",), ("ResourceTrainable", "TrialActor")
 
 
 def endless(**changes: Any) -> dict[str, Any]:
@@ -106,12 +107,12 @@ class Endless:
         wait_for(lambda: self.tag(name) == value, driver=self.driver, pause=0.5)
 
 
-def processes(cluster: Cluster, name: str) -> list[tuple[int, psutil.Process]]:
-    """The actors of a class, each with the number of the node that it is on."""
+def processes(cluster: Cluster, names: tuple[str, ...]) -> list[tuple[int, psutil.Process]]:
+    """The actors of a class, by the names that it may have, each with the number of the node that it is on."""
     found = []
     for number, node in enumerate(cluster.nodes):
         for process in node.processes():
             with suppress(psutil.Error):
-                if f"ray::{name}" in " ".join(process.cmdline()):
+                if any(f"ray::{name}" in " ".join(process.cmdline()) for name in names):
                     found.append((number, process))
     return found
