@@ -22,7 +22,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("local_ray")]
 class Reprieve(Rule):
     """Ends every trial of a window of 4 at step 10, once, and lets it go on when another trial has finished."""
 
-    def __init__(self) -> None:
+    def __init__(self, home: Path) -> None:
+        self.trials, self.saved = home / "trials", list[Path]()  # checkpoints when a trial was promoted
         self.ended_early: list[PlannedTrial] = []
         self.reprieved: list[PlannedTrial] = []
         self.steps: list[int] = []  # that the trial has reported since
@@ -45,6 +46,7 @@ class Reprieve(Rule):
 
     def promoted(self, plan: PlannedTrial) -> None:
         self.reprieved.append(plan)
+        self.saved += self.trials.glob("*/checkpoint")
         self.ended_early.remove(plan)
 
 
@@ -57,10 +59,12 @@ def test_a_promoted_trial_ends_as_if_it_had_never_been_ended(
         training={"steps": 40, "checkpoint_seconds": 3600},
         concurrent=concurrent,
     )
-    rule = Reprieve()
+    rule = Reprieve(tmp_path / "home")
     monkeypatch.setattr(run, "make_rules", lambda spec, search, path: Rules(spec, [rule], path))
     result = run_sweep(spec, home=ready_home(tmp_path / "home"))
     assert len(rule.reprieved) == 1 and rule.steps[0] == 0 and rule.steps[1:] == [10, 20, 30]
+    # with one worker the actor has taken another trial meanwhile, and saved this one before
+    assert concurrent > 1 or len(rule.saved) == 1
     trials = stored(result)
     assert [trial.status for trial in trials] == [Status.FINISHED] * 2
     assert [trial.failure for trial in trials] == [None, None], "that it was ended is no longer told"
