@@ -22,7 +22,7 @@ from tests.platform.specs import tiny_spec
 from recallfront.platform.results.status import COUNTED
 counts = dict.fromkeys(COUNTED, 0) | {"running": 1}
 conductor = SimpleNamespace(spec=tiny_spec(), started=time.time(), counts=lambda: counts, best=lambda: None,
-                            mean_seconds=lambda: None, budget_left=lambda: "<i>")
+                            mean_seconds=lambda: None, budget_left=lambda: "<i>", waiting="")
 with Progress(conductor, _console(), total=2, concurrent=1):
     time.sleep(0.2)
     counts["finished"] = 1
