@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from recallfront.kernels.common.dropout import dropout
 from recallfront.kernels.common.precision import outside_autocast
 from recallfront.models.configs import Architecture
 from recallfront.models.mixers.base import Mixer
@@ -165,7 +166,7 @@ class LanguageModel(nn.Module):
         self._check_length(layout.longest)
         x = self._place(tokens if embedded else self.embedding(tokens), layout.positions)
         if self.training and self.config.embedding_dropout:
-            x = F.dropout(x, self.config.embedding_dropout)
+            x = dropout(x, self.config.embedding_dropout)
         for layer in self.layers:
             if residuals is not None:
                 residuals.append(x)

@@ -19,9 +19,16 @@ def _head_obstacle(q: Tensor, width: int, value: int) -> str | None:
 
 
 def obstacle(
-    q: Tensor, v: Tensor, distance_bias: Tensor | None, scale: float, segments: Tensor | None
+    q: Tensor,
+    v: Tensor,
+    distance_bias: Tensor | None,
+    scale: float,
+    segments: Tensor | None,
+    dropout: float = 0.0,
 ) -> str | None:
     """Why no kernel covers a call with these arguments, or None where one does."""
+    if dropout:
+        return f"dropout is {dropout}; the kernels drop nothing"
     if distance_bias is not None:
         return "distance_bias is given; the kernels have alibi_slopes alone"
     if not scale > 0:

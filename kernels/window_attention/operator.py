@@ -38,6 +38,7 @@ def window_attention(
     distance_bias: Tensor | None = None,
     scale: float | None = None,
     segments: Tensor | None = None,
+    dropout: float = 0.0,
     backend: Backend = "auto",
 ) -> Tensor:
     """Causal softmax attention, optionally in a window and with linear biases (arXiv:2108.12409 sec. 3).
@@ -46,7 +47,8 @@ def window_attention(
     tokens can continue from cached keys. H_kv divides H (1 is multi-query attention). window_size: keys visible
     to a query, itself included; None is all. alibi_slopes (H): slope * (j - i) is added to the logits; or
     distance_bias (H, R), learned: its column i - j is added, the last one for all that is further. scale: 1 /
-    sqrt(D) by default. segments (B, S): a query sees only the keys of its own segment (packed documents).
+    sqrt(D) by default. segments (B, S): a query sees only the keys of its own segment (packed documents). dropout:
+    share of the weights that are set to 0, drawn from PyTorch's generator; the others grow to 1 / (1 - dropout).
     Returns (B, T, H, D). Raises ValueError where shapes, types or sizes do not fit together.
     """
     scale, slopes = _check("window_attention", q, k, v, window_size, alibi_slopes, scale)
@@ -65,7 +67,7 @@ def window_attention(
         v,
         segments,
         distance_bias,
-        obstacle=lambda: obstacle(q, v, distance_bias, scale, segments),
+        obstacle=lambda: obstacle(q, v, distance_bias, scale, segments, dropout),
     )
     if form == "triton" and not (backend == "auto" and plain and q.shape[1] == k.shape[1]):
         from recallfront.kernels.window_attention import triton as kernels
@@ -76,8 +78,10 @@ def window_attention(
     # plain causal attention is what PyTorch's own fused kernels are for
     if form == "reference":
         as_tensor = None if slopes is None else torch.tensor(slopes, dtype=q.dtype, device=q.device)
-        return window_attention_reference(q, k, v, window_size, as_tensor, distance_bias, scale, segments)
-    return window_attention_pytorch(q, k, v, window_size, slopes, distance_bias, scale, segments)
+        return window_attention_reference(
+            q, k, v, window_size, as_tensor, distance_bias, scale, segments, dropout
+        )
+    return window_attention_pytorch(q, k, v, window_size, slopes, distance_bias, scale, segments, dropout)
 
 
 def _check(
@@ -229,13 +233,10 @@ def attend_seen(
     *,
     alibi_slopes: tuple[float, ...] | None = None,
     distance_bias: Tensor | None = None,
-    dropout: float = 0.0,
 ) -> Tensor:
     """Attention where the caller says which keys are seen: seen (B, T, S), distance (T, S) for the biases.
 
-    q (B, T, H, D), k, v (B, S, H_kv, D); alibi_slopes and distance_bias as in `window_attention`. dropout: share of
-    the weights that are set to 0, drawn from PyTorch's generator; the others grow to 1 / (1 - dropout). Returns (B,
-    T, H, D).
+    q (B, T, H, D), k, v (B, S, H_kv, D); alibi_slopes and distance_bias as in `window_attention`. Returns (B, T, H, D).
     """
     bias = torch.zeros(1, *distance.shape, dtype=q.dtype, device=q.device)
     if alibi_slopes is not None:
@@ -247,7 +248,6 @@ def attend_seen(
         k.transpose(1, 2),
         v.transpose(1, 2),
         attn_mask=bias.masked_fill(~seen[:, None], float("-inf")),
-        dropout_p=dropout,
         enable_gqa=q.shape[2] != k.shape[2],
     )
     return out.transpose(1, 2)

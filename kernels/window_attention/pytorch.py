@@ -74,10 +74,19 @@ def _learned_bias(time: int, keys: int, window_size: int | None, by_distance: Te
     return bias.masked_fill(~visible, float("-inf"))
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float) -> Tensor:
+def _attend(
+    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float, dropout: float = 0.0
+) -> Tensor:
     """Fused attention of q (B, H, T, D) on k, v (B, H_kv, S, D); causal where there is no bias."""
     return F.scaled_dot_product_attention(
-        q, k, v, attn_mask=bias, is_causal=bias is None, scale=scale, enable_gqa=q.shape[1] != k.shape[1]
+        q,
+        k,
+        v,
+        attn_mask=bias,
+        dropout_p=dropout,
+        is_causal=bias is None,
+        scale=scale,
+        enable_gqa=q.shape[1] != k.shape[1],
     )
 
 
@@ -90,27 +99,34 @@ def window_attention_pytorch(
     distance_bias: Tensor | None,
     scale: float,
     segments: Tensor | None,
+    dropout: float = 0.0,
 ) -> Tensor:
     """As `window_attention_reference`; the slopes as plain numbers, so that biases can be kept."""
     time, keys = q.shape[1], k.shape[1]
     if window_size is not None and window_size >= keys:
         window_size = None
     if segments is None and distance_bias is None and time > 1 and suits(q, k):
-        return block_attention(q, k, v, window_size, slopes, scale)
+        return block_attention(q, k, v, window_size, slopes, scale, dropout)
     visibility = Visibility(window_size, slopes, distance_bias)
     q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
     plain = slopes is None and distance_bias is None and segments is None
     if plain and window_size is None and time == keys:
-        out = _attend(q, k, v, None, scale)
+        out = _attend(q, k, v, None, scale, dropout)
     elif segments is None and window_size is not None and time >= 2 * max(window_size, _MIN_BAND):
-        out = _attend_banded(q, k, v, visibility, window_size, scale)
+        out = _attend_banded(q, k, v, visibility, window_size, scale, dropout)
     else:
-        out = _attend_blocks(q, k, v, visibility, scale, segments)
+        out = _attend_blocks(q, k, v, visibility, scale, segments, dropout)
     return out.transpose(1, 2)
 
 
 def _attend_blocks(
-    q: Tensor, k: Tensor, v: Tensor, visibility: Visibility, scale: float, segments: Tensor | None
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    visibility: Visibility,
+    scale: float,
+    segments: Tensor | None,
+    dropout: float,
 ) -> Tensor:
     """Blocks of queries, each with the keys up to its last query."""
     time, keys = q.shape[2], k.shape[2]
@@ -125,12 +141,18 @@ def _attend_blocks(
         if segments is not None:
             queries = segments[:, None, keys - time + start : seen, None]
             bias = bias.masked_fill(queries != segments[:, None, None, :seen], float("-inf"))
-        outputs.append(_attend(q[:, :, start:stop], k[:, :, :seen], v[:, :, :seen], bias, scale))
+        outputs.append(_attend(q[:, :, start:stop], k[:, :, :seen], v[:, :, :seen], bias, scale, dropout))
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=2)
 
 
 def _attend_banded(
-    q: Tensor, k: Tensor, v: Tensor, visibility: Visibility, window_size: int, scale: float
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    visibility: Visibility,
+    window_size: int,
+    scale: float,
+    dropout: float,
 ) -> Tensor:
     """Blocks of queries, each with the keys its window reaches: work grows with T * window, not T * T."""
     batch, heads, time, width = q.shape
@@ -155,6 +177,7 @@ def _attend_banded(
         v.permute(0, 2, 1, 4, 3).reshape(batch * count, kv_heads, block + reach, width),
         mask,
         scale,
+        dropout,
     )
     out = out.view(batch, count, heads, block, width).transpose(1, 2)
     return out.reshape(batch, heads, count * block, width)[:, :, :time]

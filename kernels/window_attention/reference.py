@@ -1,6 +1,7 @@
 """Definition of window attention."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -13,11 +14,13 @@ def window_attention_reference(
     distance_bias: Tensor | None,
     scale: float,
     segments: Tensor | None,
+    dropout: float = 0.0,
 ) -> Tensor:
     """Softmax over the visible keys of scale * q_i . k_j + slope * (j - i) (arXiv:2108.12409 sec. 3).
 
     Key j is visible to query i where 0 <= i - j < window_size and both are of one segment. The queries are
-    the last T of the S tokens that have keys: q (B, T, H, D), k and v (B, S, H_kv, D), segments (B, S).
+    the last T of the S tokens that have keys: q (B, T, H, D), k and v (B, S, H_kv, D), segments (B, S). dropout: share
+    of the weights that are set to 0.
     """
     time, keys = q.shape[1], k.shape[1]
     repeats = q.shape[2] // k.shape[2]
@@ -33,4 +36,5 @@ def window_attention_reference(
     if distance_bias is not None:
         logits = logits + distance_bias[:, distance.clamp(0, distance_bias.shape[1] - 1)]
     weights = logits.masked_fill(~visible, float("-inf")).softmax(-1)
+    weights = F.dropout(weights, dropout)
     return torch.einsum("bhij,bjhd->bihd", weights, v)

@@ -186,7 +186,9 @@ class Attention(Mixer):
             q, k, v = torch.split(qkv, [self.heads, self.kv_heads, self.kv_heads], dim=2)
         return q, k, v
 
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, segments: Tensor | None) -> Tensor:
+    def _attend(
+        self, q: Tensor, k: Tensor, v: Tensor, segments: Tensor | None, *, dropout: float = 0.0
+    ) -> Tensor:
         mixed = window_attention(
             q,
             k,
@@ -195,6 +197,7 @@ class Attention(Mixer):
             alibi_slopes=self.slopes,
             distance_bias=None if self.t5_bias is None else self.t5_bias(),
             segments=segments,
+            dropout=dropout,
         )
         out: Tensor = self.out(mixed.flatten(2))
         return out
@@ -202,30 +205,7 @@ class Attention(Mixer):
     def forward(self, x: Tensor, layout: Layout) -> Tensor:
         positions = 0 if layout.positions is None else layout.positions
         q, k, v = self._project(x, positions, layout.longest)
-        if self.training and self.dropout:
-            return self._attend_dropping(q, k, v, layout.segments)
-        return self._attend(q, k, v, layout.segments)
-
-    def _attend_dropping(self, q: Tensor, k: Tensor, v: Tensor, segments: Tensor | None) -> Tensor:
-        """As `_attend`, some of the weights set to 0: the fused kernels that train have no dropout."""
-        places = torch.arange(q.shape[1], device=q.device)
-        distance = places[:, None] - places
-        seen = (distance >= 0) & (distance < (self.window_size or q.shape[1]))
-        seen = seen.expand(q.shape[0], *seen.shape)
-        if segments is not None:
-            seen = seen & (segments[:, :, None] == segments[:, None, :])
-        mixed = attend_seen(
-            q,
-            k,
-            v,
-            distance,
-            seen,
-            alibi_slopes=self.slopes,
-            distance_bias=None if self.t5_bias is None else self.t5_bias(),
-            dropout=self.dropout,
-        )
-        out: Tensor = self.out(mixed.flatten(2))
-        return out
+        return self._attend(q, k, v, layout.segments, dropout=self.dropout if self.training else 0.0)
 
     def init_state(self, batch_size: int, device: torch.device, dtype: torch.dtype) -> LayerState:
         slots = _FIRST_CAPACITY if self.window_size is None else self.window_size

@@ -48,7 +48,8 @@ class GatedShortConvolution(Mixer):
         self.conv = ConvTaps(config.width, config.short_conv_size)
 
     def forward(self, x: Tensor, layout: Layout) -> Tensor:
-        return torch.addcmul(x, self.conv(x, layout), self.gate(x))
+        # not `addcmul`: its gradient is multiplied by 1 twice
+        return x + self.conv(x, layout) * self.gate(x)
 
     def init_state(self, batch_size: int, device: torch.device, dtype: torch.dtype) -> LayerState:
         return {"conv": self.conv.init_state(batch_size, device, dtype)}
