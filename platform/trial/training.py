@@ -24,10 +24,7 @@ from recallfront.platform.trial.batches import Order, training_batches
 from recallfront.platform.trial.checkpoints import (
     CHECKPOINT,
     CHECKPOINTS,
-    barrier,
     checkpoints,
-    on_every_rank,
-    replace_folder,
 )
 from recallfront.platform.trial.engine import (
     learning_rate_ratio,
@@ -37,6 +34,7 @@ from recallfront.platform.trial.engine import (
 )
 from recallfront.platform.trial.evaluating import answered, evaluated
 from recallfront.platform.trial.leaving import Leaving
+from recallfront.platform.trial.nodes import Nodes, barrier, on_every_rank
 from recallfront.platform.trial.quiet import Device
 from recallfront.platform.trial.step_graph import StepGraph
 from recallfront.platform.trial.workplace import TRIALS, Workplace
@@ -60,12 +58,6 @@ class OutOfTime(TrialFailure):
     status = Status.TIMEOUT
 
 
-class HomeNotShared(TrialFailure):
-    """The trial's workers are on several nodes, and the folders in which these work for its home are not one."""
-
-    status = Status.LOST
-
-
 class Training:
     """One rank's share of a trial's training, from its last checkpoint on."""
 
@@ -79,10 +71,6 @@ class Training:
         told_to_leave: Event,
     ) -> None:
         self._told_to_leave = told_to_leave
-        if place.local_rank != place.rank and is_remote(place.data):
-            raise HomeNotShared(
-                "its workers are on several nodes: that needs a home in a folder that they share"
-            )
         self.config, self.data, self.place, self.device = config, data, place, device
         self.dtype = getattr(torch, config.training.precision)
         training = config.training
@@ -98,6 +86,7 @@ class Training:
         # sentences for the user, on damage that was found and mended
         self.notices: list[str] = []
         self._folder = place.folder(config)
+        self._nodes = Nodes(place, self._folder)
         # to the home's address, where it has one
         self.uploads = Upload(self._folder / CHECKPOINT)
         self._is_kept = place.scratch == TRIALS and place.rank == 0
@@ -313,11 +302,7 @@ class Training:
     def _save_if_due(self, *, now: bool = False) -> None:
         if not now and time.monotonic() - self._saved_at < self.config.training.checkpoint_seconds:
             return
-        replace_folder(
-            self._folder / CHECKPOINT,
-            self._write_checkpoint,
-            self.place,
-        )
+        self._nodes.replace_folder(self._folder / CHECKPOINT, self._write_checkpoint)
         if self._is_kept:
             self.uploads.offer(self.step)
         self._saved_at = time.monotonic()
@@ -345,7 +330,9 @@ class Training:
         chosen = on_every_rank(self._choose_checkpoint, self.place)
         if chosen is None:
             return
+        self._nodes.borrow(self._folder / chosen)
         state = json.loads(load_checkpoint(self.engine, self._folder / chosen)["json"])
+        self._nodes.give_back(self._folder / chosen)
         self.step, self.seconds = state["step"], state["seconds"]
         self.history = [(k, v, s, t) for k, v, s, t in state["history"]]
 

@@ -13,7 +13,7 @@ import pytest
 from recallfront.platform.lineage.code_version import code_version
 from recallfront.platform.results.status import Status
 from recallfront.platform.trial.body import run_trial
-from recallfront.platform.trial.checkpoints import replace_folder
+from recallfront.platform.trial.nodes import Nodes
 from recallfront.platform.trial.workplace import Workplace
 from recallfront.sweeps import SweepSpec, TrialConfig, data
 from recallfront.sweeps.data import load_or_rebuild, prepare
@@ -52,16 +52,16 @@ def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path: Path, place: Workpla
     def write(name: str) -> Callable[[Path], None]:
         return lambda folder: (folder / name).touch()
 
-    replace_folder(target, write("a"), place)
+    Nodes(place, tmp_path).replace_folder(target, write("a"))
 
     def fail(folder: Path) -> None:
         (folder / "half").touch()
         raise OSError("disk full")
 
     with pytest.raises(OSError, match="disk full"):
-        replace_folder(target, fail, place)
+        Nodes(place, tmp_path).replace_folder(target, fail)
     assert sorted(p.name for p in target.iterdir()) == ["a", "digests.json"]
-    replace_folder(target, write("b"), place)
+    Nodes(place, tmp_path).replace_folder(target, write("b"))
     assert sorted(p.name for p in target.iterdir()) == ["b", "digests.json"]
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith("checkpoint")] == ["checkpoint"]
 
@@ -165,7 +165,7 @@ def test_a_checkpoint_is_whole_at_any_moment(
 
     monkeypatch.setattr(Path, "rename", dies)
     with pytest.raises(SystemExit):
-        replace_folder(folder, write, place)
+        Nodes(place, folder.parent).replace_folder(folder, write)
     monkeypatch.undo()
     reports = list(run_trial(config, place))
     assert reports[1].step == 20 and reports[-1].status is Status.FINISHED and not reports[-1].notices
