@@ -49,7 +49,8 @@ class GatedShortConvolution(Mixer):
 
     def forward(self, x: Tensor, layout: Layout) -> Tensor:
         # not `addcmul`: its gradient is multiplied by 1 twice
-        return x + self.conv(x, layout) * self.gate(x)
+        mixed: Tensor = self.conv(x, layout) * self.gate(x)
+        return x + mixed
 
     def init_state(self, batch_size: int, device: torch.device, dtype: torch.dtype) -> LayerState:
         return {"conv": self.conv.init_state(batch_size, device, dtype)}

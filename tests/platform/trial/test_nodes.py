@@ -30,11 +30,16 @@ def content(name: str) -> bytes:
     return random.Random(name).randbytes(FILES[name])
 
 
+def join(file: Path, rank: int, world: int) -> None:
+    """Make this process a rank of those that meet in a file."""
+    store = dist.FileStore(str(file), world)  # type: ignore[attr-defined]
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=world)
+
+
 def rank_of_two_nodes(rank: int, folder: Path, homes: tuple[str, str]) -> None:
     """Ranks 0 and 1 are on the first node, 2 and 3 on the second."""
     nodes._CHUNK = CHUNK  # type: ignore[misc]
-    store = dist.FileStore(str(folder / "store"), WORLD)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=WORLD)
+    join(folder / "store", rank, WORLD)
     home = folder / homes[rank // 2]
     place = Workplace(
         home=home, data=home, data_digest="d", code_version="c", rank=rank, local_rank=rank % 2, world=WORLD
@@ -84,7 +89,7 @@ def test_a_checkpoint_of_all_ranks_is_on_the_node_of_the_first(
 def rank_of_a_trial(rank: int, folder: Path, stage: int, name: str, stops: bool) -> None:
     """One of two ranks with homes of their own; rank 0 writes down its losses as `name`."""
     os.environ.update(RANK=str(rank), LOCAL_RANK="0", WORLD_SIZE="2")
-    dist.init_process_group("gloo", store=dist.FileStore(str(folder / name), 2), rank=rank, world_size=2)
+    join(folder / name, rank, 2)
     spec = tiny_spec(
         space=[{"architecture": "window", "window_size": 4, "training.zero_stage": stage}],
         resources={"workers": 2},
