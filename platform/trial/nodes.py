@@ -113,19 +113,17 @@ def barrier(place: Workplace) -> None:
 
 
 def _leaders(place: Workplace, folder: Path) -> list[int]:
-    """Rank 0, and a rank of each node that does not see its folder."""
-    name = on_every_rank(lambda: f".seen-{uuid.uuid4().hex}", place)
-    mark = folder / str(name)
-    if place.rank == 0:
-        folder.mkdir(parents=True, exist_ok=True)
-        mark.touch()
+    """The lowest rank of those that see the same folder, of each such folder; 0 is the first."""
+    token = on_every_rank(lambda: uuid.uuid4().hex, place)
+    marks = [folder / f".seen-{token}-{rank}" for rank in range(place.world)]
+    folder.mkdir(parents=True, exist_ok=True)
+    marks[place.rank].touch()
     barrier(place)
-    leads = place.rank == 0 or (place.local_rank == 0 and not mark.exists())
+    seen = [rank for rank, mark in enumerate(marks) if mark.exists()]
     told: list[Any] = [None] * place.world
-    dist.all_gather_object(told, leads)
-    if place.rank == 0:
-        mark.unlink()
-    return [rank for rank, one in enumerate(told) if one]
+    dist.all_gather_object(told, seen[0])
+    marks[place.rank].unlink()
+    return sorted(set(told))
 
 
 def _sizes(folder: Path) -> dict[str, int]:
