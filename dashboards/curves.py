@@ -8,9 +8,9 @@ from pydantic import ValidationError
 
 from recallfront.dashboards.understanding import layout
 from recallfront.dashboards.views import SweepView
-from recallfront.platform.front.candidates import Candidate
 from recallfront.platform.front.front import Front
 from recallfront.platform.front.pictures.appearance import mark_of
+from recallfront.platform.front.pictures.contexts import at_contexts
 from recallfront.platform.front.pictures.figures import GRID, RING
 from recallfront.platform.metrics import metric
 from recallfront.platform.results.labels import architecture_of, trial_label
@@ -18,7 +18,6 @@ from recallfront.platform.results.records import TrialRecord
 from recallfront.platform.results.status import Status
 from recallfront.platform.search.halving import rungs
 from recallfront.platform.tracking.curves import Curve
-from recallfront.sweeps.objectives import split_context
 from recallfront.sweeps.search import EarlyStopping
 
 if TYPE_CHECKING:
@@ -113,7 +112,7 @@ def contexts_figure(front: Front) -> "Figure | None":
 
     figure, named = Figure(), set[str]()
     for candidate in sorted(front.candidates, key=lambda c: not c.on_front)[:MOST_CURVES]:
-        points = _at_contexts(candidate)
+        points = at_contexts(candidate, DECODE)
         if len(points) < 2:
             continue
         mark, name = mark_of(candidate.architecture), candidate.architecture
@@ -144,16 +143,6 @@ def contexts_figure(front: Front) -> "Figure | None":
     title = f"{metric(DECODE).axis}, log scale"
     figure.update_yaxes(title_text=title, type="log", gridcolor=GRID, automargin=True)
     return figure.update_layout(layout("contexts", 460), legend=_LEGEND)
-
-
-def _at_contexts(candidate: Candidate) -> list[tuple[int, float, float]]:
-    """Context, decoding throughput at it and its spread, in the order of the contexts."""
-    found = []
-    for name, value in candidate.metrics.items():
-        known, context = split_context(name)
-        if known == DECODE and context is not None and value > 0:
-            found.append((context, value, candidate.spreads.get(name, 0.0)))
-    return sorted(found)
 
 
 def _thin(curve: Curve) -> list[tuple[int, float]]:

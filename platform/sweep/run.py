@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -119,12 +120,17 @@ def _console() -> Console:
     return console
 
 
+def _say(console: Console, sentence: str) -> None:
+    """Print a sentence as it is."""
+    console.print(sentence, markup=False, highlight=False, soft_wrap=True)
+
+
 def _run_sweep(
     spec: SweepSpec, folder: Path, tracking_uri: str | None, address: str | None, console: Console
 ) -> SweepResult:
     started = time.time()
     for note in (*spec.notes, *passed_over()):
-        console.print(note, markup=False, highlight=False, soft_wrap=True)
+        _say(console, note)
     check_home(folder)
     uri = prepare_store(tracking_uri, folder)
     with (
@@ -146,12 +152,12 @@ def _run_sweep(
             writer.flush(_DELIVERY_SECONDS)  # what a killed driver left behind belongs to the ledger
             conductor, publisher = _set_up(spec, place, writer, uri, collect(folder))
             for name in conductor.recorder.left_out:
-                console.print(
-                    f"the recorded diff leaves out {name}", markup=False, highlight=False, soft_wrap=True
-                )
+                _say(console, f"the recorded diff leaves out {name}")
             try:
                 _run(conductor, publisher, place, uri, address, console)
-                again = measure_again(conductor, place, joined=address is not None)
+                again = measure_again(
+                    conductor, place, joined=address is not None, tell=partial(_say, console)
+                )
             except (KeyboardInterrupt, RayLost):
                 reason = conductor.interrupted()
                 publisher.tell_counts()  # before the sweep's end: who waits for that reads them then
@@ -236,7 +242,7 @@ def _run(
         recorder.open_sweep()
         conductor.peek()  # records what is impossible
         if (used_up := conductor.out_of_budget()) is not None:
-            console.print(used_up, markup=False, highlight=False, soft_wrap=True)
+            _say(console, used_up)
         return
     if spec.resources.gpus:
         place = replace(place, device="cuda:0")  # the one that Ray makes visible to the trial

@@ -4,9 +4,12 @@ What measures is imported where it is first used, so that the command starts fas
 """
 
 import json
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from recallfront.platform.front.candidates import doubts_of
+from recallfront.platform.results.labels import trial_label, varying_in
+from recallfront.platform.results.records import TrialRecord
 from recallfront.platform.results.status import Status
 from recallfront.platform.sweep.conductor import Conductor
 from recallfront.platform.trial.workplace import Workplace, workplace_json
@@ -16,11 +19,16 @@ if TYPE_CHECKING:
     from recallfront.platform.workers.remeasure import Again
 
 
-def measure_again(conductor: Conductor, place: Workplace, *, joined: bool) -> str | None:
+def measure_again(
+    conductor: Conductor, place: Workplace, *, joined: bool, tell: Callable[[str], None]
+) -> str | None:
     """Repeat, once, each measurement of a finished trial that missed its spread or was made beside other work.
 
     Where the repetition is the better one it takes the place of the first. On a cluster that was `joined` a worker
     measures, else this process does. A protocol whose `max_repeats` is its `repeats` asks for no repetition.
+
+    Args:
+        tell: hears, in a sentence, which one is under way.
 
     Returns:
         What became of them, in a sentence; None if there was nothing to do.
@@ -28,22 +36,25 @@ def measure_again(conductor: Conductor, place: Workplace, *, joined: bool) -> st
     spec = conductor.spec
     if spec.measurement.max_repeats == spec.measurement.repeats or conductor.out_of_budget():
         return None
-    found: dict[str, Again | None] = {}
-    better = left = 0
+    in_doubt: dict[str, list[tuple[TrialRecord, TrialConfig]]] = {}
     for trial in conductor.record().with_status(Status.FINISHED):
-        if not conductor.recorder.knows(trial.trial_key) or not doubts_of([trial], spec.objectives, 1):
-            continue
-        config = TrialConfig.model_validate(trial.config)
-        # seeds share a measurement
-        shape = config.model_copy(update={"seed": 0}).key
-        if shape not in found:
-            found[shape] = _measured(config, place, joined=joined)
-        if (again := found[shape]) is not None:
-            numbers, details, doubtful = again
-            better += conductor.measured_again(trial, numbers, details)
-            left += doubtful
-    if not found:
+        if conductor.recorder.knows(trial.trial_key) and doubts_of([trial], spec.objectives, 1):
+            config = TrialConfig.model_validate(trial.config)
+            # seeds share a measurement
+            in_doubt.setdefault(config.model_copy(update={"seed": 0}).key, []).append((trial, config))
+    if not in_doubt:
         return None
+    better = left = 0
+    varying = varying_in(spec)
+    for number, trials in enumerate(in_doubt.values(), start=1):
+        trial, config = trials[0]
+        what = trial_label(trial, varying)
+        tell(f"throughput in doubt is measured again, {number} of {len(in_doubt)}: {what}")
+        again = _measured(config, place, joined=joined)
+        if again is not None:
+            numbers, details, doubtful = again
+            better += sum(conductor.measured_again(trial, numbers, details) for trial, _ in trials)
+            left += doubtful * len(trials)
     return f"throughput in doubt was measured again: {better} trials have better figures, {left} are still in doubt"
 
 

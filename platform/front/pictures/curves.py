@@ -66,7 +66,7 @@ def drawn_by_kind(front: Front) -> list[Candidate]:
 
 def curves_picture(courses: Sequence[Course]) -> "Figure":
     """Validation recall against training steps: the mean over the seeds, in the band between the least and the most."""
-    figure, axes = _new(4.2)
+    figure, axes = new_picture(4.2)
     for course in courses:
         mark = mark_of(course.candidate.architecture)
         by_step: dict[int, list[float]] = {}
@@ -79,7 +79,7 @@ def curves_picture(courses: Sequence[Course]) -> "Figure":
         name = course.candidate.architecture
         axes.plot(steps, means, color=mark.colour, marker=mark.marker, markersize=5, label=name)
     axes.set(xlabel="training step", ylabel="recall (validation)")
-    _legend(figure)
+    put_legend(figure)
     return figure
 
 
@@ -110,7 +110,7 @@ def kinds_picture(candidates: Sequence[Candidate], kinds: Kinds) -> "Figure":
     Those of one architecture have its colour and mark, and lines of different strokes. If all are of one, each has a
     colour and a mark of its own.
     """
-    figure, axes = _new(4.2)
+    figure, axes = new_picture(4.2)
     places = range(len(kinds.names))
     architectures = [candidate.architecture for candidate in candidates]
     own_marks = list(MARKS.values()) if len(set(architectures)) == 1 else []
@@ -133,13 +133,13 @@ def kinds_picture(candidates: Sequence[Candidate], kinds: Kinds) -> "Figure":
         )
     axes.set_xticks(list(places), list(kinds.names.values()))
     axes.set(xlabel=kinds.title, ylabel="recall on test")
-    _legend(figure)
+    put_legend(figure)
     return figure
 
 
 def scatter_picture(candidates: Sequence[Candidate], across: str, up: str, *, log: bool = False) -> "Figure":
     """One figure of each configuration against another, with the spreads over seeds."""
-    figure, axes = _new(4.6)
+    figure, axes = new_picture(4.6)
     told: set[str] = set()
     for candidate in candidates:
         mark, name = mark_of(candidate.architecture), candidate.architecture
@@ -159,14 +159,14 @@ def scatter_picture(candidates: Sequence[Candidate], across: str, up: str, *, lo
     if log:
         axes.set_xscale("log", base=2)
     axes.set(xlabel=title_of(across), ylabel=title_of(up))
-    _legend(figure)
+    put_legend(figure)
     return figure
 
 
 def claims_picture(judgements: Sequence[Judgement]) -> "Figure":
     """Each claim's number with its interval, as a share of the way to its threshold's line at 0."""
     told = [j for j in judgements if j.value is not None]
-    figure, axes = _new(0.9 + 0.45 * len(told))
+    figure, axes = new_picture(0.9 + 0.45 * len(told))
     for place, judged in enumerate(reversed(told)):
         colour, marker = _VERDICTS[judged.verdict]
         value, threshold = judged.value or 0.0, judged.claim.comparison.threshold
@@ -196,7 +196,8 @@ def claims_picture(judgements: Sequence[Judgement]) -> "Figure":
     return figure
 
 
-def _new(height: float) -> "tuple[Figure, Axes]":
+def new_picture(height: float) -> "tuple[Figure, Axes]":
+    """A picture as wide as every other one of a report, so many inches high."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -212,7 +213,8 @@ def _new(height: float) -> "tuple[Figure, Axes]":
     return figure, axes
 
 
-def _legend(figure: "Figure") -> None:
+def put_legend(figure: "Figure") -> None:
+    """Name what is drawn above the picture, in as many columns as fit."""
     longest = max(len(str(text)) for text in figure.axes[0].get_legend_handles_labels()[1])
     columns = max(1, min(7, _LEGEND // (longest + 6)))  # a mark takes as much as six letters
     figure.legend(

@@ -6,6 +6,7 @@ Matplotlib is imported where it is first used, so that the command starts fast.
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -45,6 +46,7 @@ DPI = 160
 _RIGHT = ((1, 0.45), (0.3, 1.1), (1, -0.45), (0.3, -1.1))
 _OFFSETS = [(side * x * far, y * far) for side in (1, -1) for far in (9, 16, 26, 40, 60) for x, y in _RIGHT]
 _MOST_LABELS = 60
+_LINE_LETTERS = 135  # that fit the width below a picture
 _FAR = 24.0  # typographic points from which a line leads from a point to its label
 
 
@@ -78,7 +80,8 @@ def picture(front: Front) -> "Figure":
         )
     else:
         axes.text(0.5, 0.5, "no finished trial", transform=axes.transAxes, ha="center", color=LINE)
-    figure.supxlabel(f"{front.sweep}: {summary(front)}", fontsize=8.5, color=LINE, parse_math=False)
+    told = fill(f"{front.sweep}: {summary(front)}", _LINE_LETTERS)
+    figure.supxlabel(told, fontsize=8.5, color=LINE, parse_math=False)
     _label(figure, axes, front)
     return figure
 

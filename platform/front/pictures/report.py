@@ -12,6 +12,7 @@ from recallfront.platform.front.claims import Judgement, judge
 from recallfront.platform.front.front import Front, build_front
 from recallfront.platform.front.next_steps import next_commands
 from recallfront.platform.front.pictures.appearance import summary
+from recallfront.platform.front.pictures.contexts import contexts_picture, contexts_table
 from recallfront.platform.front.pictures.curves import (
     Course,
     best_of_each,
@@ -39,7 +40,7 @@ from recallfront.platform.front.pictures.report_parts import (
 from recallfront.platform.front.tables import PLACE_MARKS
 from recallfront.platform.home import home_folder
 from recallfront.platform.lineage.environment import TrialLineage
-from recallfront.platform.metrics import columns_of
+from recallfront.platform.metrics import columns_of, metric
 from recallfront.platform.results.records import SweepRecord, count, say_counts
 from recallfront.platform.tracking.client import open_client
 from recallfront.platform.tracking.ledger import read_sweep
@@ -102,14 +103,16 @@ def _blocks(found: _Findings, folder: Path) -> Iterator[Block]:
     yield Heading("Front")
     yield draw(picture(front), folder, "front", summary(front))
     yield _configurations(front)
-    yield Heading("Curves")
-    yield draw(
-        curves_picture(found.courses),
-        folder,
-        "curves",
-        "Recall on validation data while the best configuration of each architecture is trained: the mean of its "
-        "seeds, and the band between the least and the most.",
-    )
+    yield from _contexts(front, folder)
+    if any(len(points) > 1 for course in found.courses for points in course.seeds):
+        yield Heading("Curves")
+        yield draw(
+            curves_picture(found.courses),
+            folder,
+            "curves",
+            "Recall on validation data while the best configuration of each architecture is trained: the mean of its "
+            "seeds, and the band between the least and the most.",
+        )
     told = drawn_by_kind(front)
     if kinds := kinds_of(told):
         which = "each configuration" if len(told) == len(front.candidates) else "each architecture's best"
@@ -119,6 +122,24 @@ def _blocks(found: _Findings, folder: Path) -> Iterator[Block]:
     yield Commands(_again(found))
     yield Heading("Lineage")
     yield Cells(("what", "value"), lineage_rows(found.record, found.lineage))
+
+
+def _contexts(front: Front, folder: Path) -> Iterator[Block]:
+    """Throughput over contexts, where it was measured at several."""
+    pictures = {
+        name: contexts_picture(drawn_by_kind(front), f"{name}_tokens_per_second")
+        for name in ("decode", "prefill")
+    }
+    if not any(pictures.values()):
+        return
+    yield Heading("Contexts")
+    for name, found in pictures.items():
+        if found is not None:
+            title = metric(f"{name}_tokens_per_second").title
+            yield draw(
+                found, folder, name, f"{title} by context, with the spread between repeats.".capitalize()
+            )
+    yield contexts_table(front.candidates)
 
 
 def _method(record: SweepRecord) -> list[list[str]]:

@@ -5,6 +5,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -345,15 +346,18 @@ def test_a_measurement_in_doubt_is_made_again_after_the_trials(
         sweep.conductor.report(name, Report(step=20, figures=FIGURES | numbers, status=Status.FINISHED))
         sweep.conductor.ended(name)
     monkeypatch.setattr(sweep.conductor, "out_of_budget", lambda: True)
-    assert measure_again(sweep.conductor, place, joined=False) is None
+    said: list[str] = []
+    again = partial(measure_again, sweep.conductor, place, joined=False, tell=said.append)
+    assert again() is None
     monkeypatch.undo()
     monkeypatch.setattr(figures, "_seconds", lambda run, device: run() or 0.01)
     monkeypatch.setattr(figures, "_wait_for_idle_neighbours", lambda threads: 0.0)
-    told = measure_again(sweep.conductor, place, joined=False)
+    told = again()
+    assert said == ["throughput in doubt is measured again, 1 of 1: window · seed 0"]
     assert told is not None and "2 trials have better figures, 0 are still in doubt" in told
     for trials in (sweep.stored().trials, sweep.conductor.record().trials):
         assert [(t.metrics[MEASURED_AGAIN], t.metrics[BUSY_CORES]) for t in trials] == [(1, 0), (1, 0)]
-    assert measure_again(sweep.conductor, place, joined=False) is None, "nothing is in doubt any more"
+    assert again() is None, "nothing is in doubt any more"
 
 
 def test_the_hypervolume_that_is_told_last_is_that_of_figures_measured_again(

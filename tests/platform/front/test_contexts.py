@@ -1,0 +1,50 @@
+"""What a report tells of throughput that was measured at several contexts."""
+
+import io
+import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
+
+from recallfront.platform.front.candidates import Candidate
+from recallfront.platform.front.front import build_front
+from recallfront.platform.front.pictures.contexts import at_contexts, contexts_picture, contexts_table
+from recallfront.platform.front.pictures.png import picture
+from recallfront.platform.results.records import SweepRecord
+
+DECODE = "decode_tokens_per_second"
+
+
+def measured(candidate: Candidate, **metrics: float) -> Candidate:
+    """The configuration as if it had been measured at contexts, too."""
+    spreads = {name: 1.0 for name in metrics if name.startswith(DECODE)}
+    return replace(candidate, metrics=candidate.metrics | metrics, spreads=candidate.spreads | spreads)
+
+
+def test_throughput_over_contexts_is_a_line_and_a_table(record: SweepRecord) -> None:
+    first, second, *_ = build_front(record).candidates
+    assert contexts_picture([first, second], DECODE) is None, "it was measured at no context"
+    one = measured(first, **{f"{DECODE}_at_512": 50.0})
+    assert contexts_picture([one, second], DECODE) is None, "one context makes no line"
+    batches = {"max_batch_size_at_512": 8.0, "max_batch_size_at_4096": 2.0}
+    several = measured(first, **{f"{DECODE}_at_4096": 20.0, f"{DECODE}_at_512": 50.0}, **batches)
+    assert at_contexts(several, DECODE) == [(512, 50.0, 1.0), (4096, 20.0, 1.0)]
+    drawn = contexts_picture([several, second], DECODE)
+    assert drawn is not None
+    out = io.BytesIO()
+    drawn.savefig(out, format="svg")
+    ElementTree.fromstring(out.getvalue())
+    assert [text.get_text() for text in drawn.axes[0].get_xticklabels()] == ["512", "4,096"]
+    assert drawn.axes[0].get_legend_handles_labels()[1] == [first.architecture]
+    table = contexts_table([several])
+    assert table.head == ("configuration", "context", "decode tokens/s", "largest batch")
+    assert table.rows == [
+        [first.label, "512", "50 ±1", "8"],
+        [first.label, "4,096", "20 ±1", "2"],
+    ]
+
+
+def test_a_long_caption_stays_within_the_picture(record: SweepRecord) -> None:
+    drawn = picture(build_front(replace(record, name="a-sweep-with-a-long-name-" * 4)))
+    drawn.draw_without_rendering()
+    caption = next(text for text in drawn.texts if "a-sweep-with" in text.get_text())
+    box = caption.get_window_extent()
+    assert box.x0 >= 0 and box.x1 <= drawn.bbox.width and box.y0 >= 0
