@@ -35,7 +35,7 @@ class Metric:
     name: str
     title: str = ""  # as a heading; empty: the name in words
     axis: str = ""  # as the title of an axis, with the unit; empty: the title
-    unit: Literal["", "bytes", "seconds"] = ""
+    unit: Literal["", "bytes", "rows", "seconds"] = ""
     join: Callable[[Iterable[float]], float] = fmean  # a configuration's value from those of its seeds
     log_axis: bool = True  # whether an axis of it may be logarithmic
     most: float = inf  # the highest value that it can have; the lowest is 0
@@ -58,6 +58,8 @@ class Metric:
             return _show_bytes(value) + (f" ±{_show_bytes(spread)}" if spread else "")
         if self.unit == "seconds":
             return duration(value)
+        if self.unit == "rows":
+            return f"{value:,.0f}"
         if abs(value) >= 1000 or (float(value).is_integer() and abs(value) > 1):
             return f"{value:,.0f}" + (f" ±{spread:,.0f}" if spread else "")
         digits = 3 if abs(value) < 10 else 1
@@ -93,7 +95,7 @@ _FIGURES: Final = (
     Metric(
         "state_bytes", "state", "decode state (bytes)", unit="bytes", column=True, detail=True, rerun="final"
     ),
-    Metric("max_batch_size", "largest batch", "largest batch (rows)", join=median),
+    Metric("max_batch_size", "largest batch", "largest batch (rows)", unit="rows", join=median),
     Metric("time_to_first_token_p50_ms", "time to first token, p50 (ms)", join=median),
     Metric("time_to_first_token_p95_ms", "time to first token, p95 (ms)", join=median),
     Metric("time_between_tokens_p50_ms", "time between tokens, p50 (ms)", join=median),
