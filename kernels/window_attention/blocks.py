@@ -168,8 +168,9 @@ class _BlockAttention(torch.autograd.Function):
         queries, keys, values = (_by_key_head(x, kv_heads) for x in (q, k, v))
         weights = _Weights(shape, queries, keys, slopes, scale)
         saves = any(ctx.needs_input_grad) and shape.saves(q.shape[3])
-        growth, saved, masks, mixed = 1.0, [], [], []
-        for start, stop, first, last in shape.blocks():
+        growth, saved, masks = 1.0, [], []
+        blocks, out = shape.blocks(), q.new_empty(batch, time, heads, v.shape[3])
+        for start, stop, first, last in blocks:
             w = weights.of(start, stop, first, last, alone=saves)
             if saves:
                 saved.append(w)
@@ -177,10 +178,13 @@ class _BlockAttention(torch.autograd.Function):
                 kept, growth = keeps(tuple(w.shape), dropout)
                 masks.append(kept)
                 w = w * numbers(kept, w.dtype)
-            mixed.append(_by_token(_product(w, values[:, first:last], growth), batch, heads))
+            if len(blocks) == 1 and kv_heads == 1:
+                _product(w, values[:, first:last], growth, out=out.view(batch, time * heads, -1))
+            else:
+                out[:, start:stop] = _by_token(_product(w, values[:, first:last], growth), batch, heads)
         ctx.save_for_backward(queries, keys, values, *saved, *masks)
         ctx.shape, ctx.slopes, ctx.scale, ctx.growth, ctx.saved = shape, slopes, scale, growth, len(saved)
-        return mixed[0] if len(mixed) == 1 else torch.cat(mixed, 1)
+        return out
 
     @staticmethod
     @written_out

@@ -52,6 +52,8 @@ def window_attention(
     Returns (B, T, H, D). Raises ValueError where shapes, types or sizes do not fit together.
     """
     scale, slopes = _check("window_attention", q, k, v, window_size, alibi_slopes, scale)
+    if not 0 <= dropout < 1:
+        raise ValueError(f"window_attention: dropout is {dropout}; it must be at least 0 and below 1")
     if segments is not None:
         check_shape("window_attention", "segments", segments, (q.shape[0], k.shape[1]))
     if distance_bias is not None:

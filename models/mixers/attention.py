@@ -58,7 +58,8 @@ class AttentionConfig(MixerConfig):
         0.0,
         ge=0,
         lt=1,
-        description="Share of attention's weights that training sets to 0; it takes memory of length^2.",
+        description="Share of attention's weights that training sets to 0; it takes memory of length^2, on a CPU of "
+        "length times window.",
     )
 
     @model_validator(mode="after")

@@ -5,6 +5,7 @@ after the other, may stop in between, and learns from the last one how the trial
 """
 
 import errno
+import json
 import resource
 import time
 import traceback
@@ -30,6 +31,7 @@ from recallfront.platform.trial.checkpoints import remove_checkpoint
 from recallfront.platform.trial.engine import prepare_process, whole_weights
 from recallfront.platform.trial.leaving import LEFT, Leaving
 from recallfront.platform.trial.measure import as_metrics, measured
+from recallfront.platform.trial.nodes import on_every_rank
 from recallfront.platform.trial.output import Output
 from recallfront.platform.trial.quiet import Device
 from recallfront.platform.trial.start import merge_adapters, starting_model
@@ -70,7 +72,7 @@ def run_trial(
     notices: list[str] = []
     last, output = Report(step=0), Output()
     try:
-        ended = _read_result(place.folder(config), notices)
+        ended = _ended(config, place, notices)
         if ended is not None:
             yield ended
             return
@@ -200,6 +202,13 @@ def _keep_result(folder: Path) -> None:
     """The weights first: whoever finds the result finds them."""
     keep_folder(folder / WEIGHTS)
     keep_file(folder / _RESULT)
+
+
+def _ended(config: TrialConfig, place: Workplace, notices: list[str]) -> Report | None:
+    """How the trial has ended, if it has: rank 0 says so, as another node may not know, or know what is not kept."""
+    found = _read_result(place.folder(config), notices) if place.rank == 0 else None
+    told = on_every_rank(lambda: json.dumps(found and found.to_json()), place)
+    return found or (Report.from_json(json.loads(told)) if told and told != "null" else None)
 
 
 def _read_result(folder: Path, notices: list[str]) -> Report | None:

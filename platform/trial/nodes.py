@@ -1,11 +1,11 @@
 """The nodes of a trial's ranks: what they write is brought together where they have no folder in common."""
 
-import io
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final, Literal
 
 import torch
 import torch.distributed as dist
@@ -26,9 +26,10 @@ class Nodes:
     def __init__(self, place: Workplace, folder: Path) -> None:
         """folder: the trial's own."""
         self._place = place
-        self._leaders = _leaders(place, folder) if place.world > 1 else [0]
-        # whether this rank makes and removes folders: one does on each node that shares none with rank 0's
-        self.leads = place.rank in self._leaders
+        leader, self._leaders = _leaders(place, folder) if place.world > 1 else (0, [0])
+        # whether this rank makes and removes folders: one does for each folder that there is
+        self.leads = place.rank == leader
+        self._borrows = leader != 0
         # over gloo, as files go from memory to memory, whatever the gradients take
         self._group = dist.new_group(self._leaders, backend="gloo") if len(self._leaders) > 1 else None
 
@@ -40,7 +41,7 @@ class Nodes:
         new = path.with_name(f"{path.name}.new")
         if self.leads:
             shutil.rmtree(new, ignore_errors=True)
-            new.mkdir(parents=True, exist_ok=True)
+            new.mkdir(parents=True)
         barrier(self._place)
         write(new)
         barrier(self._place)
@@ -52,28 +53,32 @@ class Nodes:
             shutil.rmtree(new)
         barrier(self._place)
 
-    def borrow(self, folder: Path) -> None:
-        """Copy rank 0's folder to every node that does not see it."""
+    @contextmanager
+    def lent(self, folder: Path) -> Iterator[Path]:
+        """Where this rank finds the files of rank 0's folder: within, a node that does not see it has a copy."""
+        copy = folder.with_name(f".{folder.name}.lent")
         if self._group is not None and self.leads:
-            source = self._place.rank == 0
-            told: list[Any] = [_sizes(folder) if source else None]
-            dist.broadcast_object_list(told, src=0, group=self._group)
-            if not source:
-                shutil.rmtree(folder, ignore_errors=True)
-            for name, size in told[0].items():
-                with _opened(folder / name, write=not source) as file:
-                    for count in _chunks(size):
-                        chunk = _read(file, count) if source else torch.empty(count, dtype=torch.uint8)
-                        dist.broadcast(chunk, src=0, group=self._group)
-                        if not source:
-                            file.write(chunk.numpy().data)
+            self._lend(folder, copy)
         barrier(self._place)
+        try:
+            yield copy if self._borrows else folder
+        finally:
+            barrier(self._place)
+            if self._borrows and self.leads:
+                shutil.rmtree(copy)
 
-    def give_back(self, folder: Path) -> None:
-        """Delete what `borrow` copied."""
-        barrier(self._place)
-        if self.leads and self._place.rank != 0:
-            shutil.rmtree(folder)
+    def _lend(self, folder: Path, copy: Path) -> None:
+        told: list[Any] = [None if self._borrows else _sizes(folder)]
+        dist.broadcast_object_list(told, src=0, group=self._group)
+        if self._borrows:
+            shutil.rmtree(copy, ignore_errors=True)
+        for name, size in told[0].items():
+            with _opened(copy / name, "wb") if self._borrows else _opened(folder / name) as file:
+                for count in _chunks(size):
+                    chunk = torch.empty(count, dtype=torch.uint8) if self._borrows else _read(file, count)
+                    dist.broadcast(chunk, src=0, group=self._group)
+                    if self._borrows:
+                        file.write(chunk.numpy().data)
 
     def _gather(self, folder: Path) -> None:
         """Copy what the other nodes have in a folder into rank 0's."""
@@ -91,7 +96,7 @@ class Nodes:
             return
         for leader, sizes in zip(self._leaders, told, strict=True):
             for name, size in sizes.items():
-                with _opened(folder / name, write=True) as file:
+                with _opened(folder / name, "wb") as file:
                     for count in _chunks(size):
                         chunk = torch.empty(count, dtype=torch.uint8)
                         dist.recv(chunk, src=leader, group=self._group)
@@ -112,18 +117,20 @@ def barrier(place: Workplace) -> None:
         dist.barrier()
 
 
-def _leaders(place: Workplace, folder: Path) -> list[int]:
-    """The lowest rank of those that see the same folder, of each such folder; 0 is the first."""
+def _leaders(place: Workplace, folder: Path) -> tuple[int, list[int]]:
+    """The lowest rank of those that see this rank's folder, and that of every folder; 0 is the first."""
     token = on_every_rank(lambda: uuid.uuid4().hex, place)
     marks = [folder / f".seen-{token}-{rank}" for rank in range(place.world)]
     folder.mkdir(parents=True, exist_ok=True)
     marks[place.rank].touch()
-    barrier(place)
-    seen = [rank for rank, mark in enumerate(marks) if mark.exists()]
-    told: list[Any] = [None] * place.world
-    dist.all_gather_object(told, seen[0])
-    marks[place.rank].unlink()
-    return sorted(set(told))
+    try:
+        barrier(place)
+        leader = next(rank for rank, mark in enumerate(marks) if mark.exists())
+        told: list[Any] = [None] * place.world
+        dist.all_gather_object(told, leader)
+    finally:
+        marks[place.rank].unlink()
+    return leader, sorted(set(told))
 
 
 def _sizes(folder: Path) -> dict[str, int]:
@@ -132,10 +139,10 @@ def _sizes(folder: Path) -> dict[str, int]:
     return {file.relative_to(folder).as_posix(): file.stat().st_size for file in files}
 
 
-def _opened(path: Path, *, write: bool = False) -> io.FileIO:
-    if write:
+def _opened(path: Path, mode: Literal["rb", "wb"] = "rb") -> IO[bytes]:
+    if mode == "wb":
         path.parent.mkdir(parents=True, exist_ok=True)
-    return io.FileIO(path, "w" if write else "r")
+    return path.open(mode)
 
 
 def _chunks(size: int) -> Iterator[int]:
@@ -143,11 +150,8 @@ def _chunks(size: int) -> Iterator[int]:
         yield min(_CHUNK, size - start)
 
 
-def _read(file: io.FileIO, count: int) -> Tensor:
-    read = bytearray()
-    while len(read) < count:
-        part = file.read(count - len(read))
-        if not part:
-            raise OSError(f"{file.name} has become shorter while it was copied")
-        read += part
+def _read(file: IO[bytes], count: int) -> Tensor:
+    read = bytearray(file.read(count))
+    if len(read) < count:
+        raise OSError(f"{file.name} has become shorter while it was copied")
     return torch.frombuffer(read, dtype=torch.uint8)

@@ -194,9 +194,13 @@ class Training:
         told = self._told_to_leave.is_set()
         if self.place.world == 1:
             return told
-        if self._unread:
-            return False
-        flag = torch.tensor(int(told), device=self.place.device)
+        return not self._unread and self._any_rank(told)
+
+    def _any_rank(self, own: bool) -> bool:
+        """Whether it is so on any rank; every rank asks."""
+        if self.place.world == 1:
+            return own
+        flag = torch.tensor(int(own), device=self.place.device)
         dist.all_reduce(flag, dist.ReduceOp.MAX)
         return bool(flag)
 
@@ -300,7 +304,9 @@ class Training:
         )
 
     def _save_if_due(self, *, now: bool = False) -> None:
-        if not now and time.monotonic() - self._saved_at < self.config.training.checkpoint_seconds:
+        # ranks agree, as their clocks may not
+        due = now or time.monotonic() - self._saved_at >= self.config.training.checkpoint_seconds
+        if not self._any_rank(due):
             return
         self._nodes.replace_folder(self._folder / CHECKPOINT, self._write_checkpoint)
         if self._is_kept:
@@ -330,9 +336,8 @@ class Training:
         chosen = on_every_rank(self._choose_checkpoint, self.place)
         if chosen is None:
             return
-        self._nodes.borrow(self._folder / chosen)
-        state = json.loads(load_checkpoint(self.engine, self._folder / chosen)["json"])
-        self._nodes.give_back(self._folder / chosen)
+        with self._nodes.lent(self._folder / chosen) as folder:
+            state = json.loads(load_checkpoint(self.engine, folder)["json"])
         self.step, self.seconds = state["step"], state["seconds"]
         self.history = [(k, v, s, t) for k, v, s, t in state["history"]]
 

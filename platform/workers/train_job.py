@@ -233,6 +233,7 @@ def _worker(loop: dict[str, Any]) -> None:
     )
     if place.device.startswith("cuda"):
         place = replace(place, device=str(ray.train.torch.get_device()))
+        torch.cuda.set_device(place.device)  # objects that ranks tell each other go through it
     post = loop["mailbox"].post.remote
     reports = run_trial(config, place, told_to_leave())
     if place.rank == 0:

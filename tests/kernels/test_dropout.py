@@ -55,12 +55,12 @@ def test_dropped_weights_are_those_of_the_definition(
     time: int, window_size: int | None, width: int, kv_heads: int
 ) -> None:
     """Values that are the rows of a unit matrix show the weights themselves."""
-    q, k = draw(2, time, 2, width), draw(2, time, kv_heads, width)
+    q, k = draw(2, time, 2, width).requires_grad_(), draw(2, time, kv_heads, width)
     v = torch.eye(time, dtype=torch.float64)[None, :, None].expand(2, time, kv_heads, time)
-    whole = window_attention(q, k, v, window_size=window_size, backend="reference")
+    whole = window_attention(q, k, v, window_size=window_size, backend="reference").detach()
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        found = window_attention(q, k, v, window_size=window_size, dropout=SHARE)
+        found = window_attention(q, k, v, window_size=window_size, dropout=SHARE).detach()
     seen, kept = whole > 0, found > 0
     growth = keeps((1,), SHARE)[1]
     torch.testing.assert_close(found, torch.where(kept, growth * whole, 0), atol=1e-12, rtol=0)
@@ -70,16 +70,33 @@ def test_dropped_weights_are_those_of_the_definition(
 
 
 @pytest.mark.parametrize(("time", "width"), [(5, 3), (70, 2), (66, 48)])
-def test_gradient_of_dropped_weights(time: int, width: int) -> None:
+@pytest.mark.parametrize(("kv_heads", "before"), [(2, 0), (1, 0), (1, 3)])
+def test_gradient_of_dropped_weights(time: int, width: int, kv_heads: int, before: int) -> None:
     """Against differences in a random direction, with the same weights dropped each time."""
-    tensors = [draw(1, time, 2, width).requires_grad_() for _ in range(3)]
+    shapes = (1, time, 2, width), (1, before + time, kv_heads, width), (1, before + time, kv_heads, width)
+    tensors = [draw(*shape).requires_grad_() for shape in shapes]
 
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         with torch.random.fork_rng():
             torch.manual_seed(1)
-            return window_attention(q, k, v, window_size=4, dropout=SHARE)
+            return window_attention(q, k, v, window_size=4, alibi_slopes=(0.5, 0.1), dropout=SHARE)
 
     assert torch.autograd.gradcheck(attend, tensors, fast_mode=True)
+
+
+@pytest.mark.parametrize("kv_heads", [1, 2])
+def test_what_attention_returns_can_be_changed(kv_heads: int) -> None:
+    """As that of any other operator: it is no view that autograd would refuse to have changed in place."""
+    q, k = draw(1, 6, 2, 4).requires_grad_(), draw(1, 6, kv_heads, 4)
+    window_attention(q, k, k).mul_(2.0).sum().backward()
+    assert q.grad is not None and window_attention(q, k, k).is_contiguous()
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.0])
+def test_a_share_that_cannot_be(share: float) -> None:
+    q = draw(1, 4, 1, 16)
+    with pytest.raises(ValueError, match=f"dropout is {share}; it must be at least 0 and below 1"):
+        window_attention(q, q, q, dropout=share)
 
 
 def test_no_kernel_drops() -> None:

@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import random
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -54,11 +55,11 @@ def rank_of_two_nodes(rank: int, folder: Path, homes: tuple[str, str]) -> None:
     if rank == 0:
         check_folder(kept)
     assert kept.exists() == (rank < 2 or homes[0] == homes[1])
-    together.borrow(kept)
-    for name in FILES:
-        assert (kept / name).read_bytes() == content(name), (rank, name)
-    check_folder(kept)
-    together.give_back(kept)
+    with together.lent(kept) as lent:
+        assert (lent == kept) == kept.exists()
+        for name in FILES:
+            assert (lent / name).read_bytes() == content(name), (rank, name)
+        check_folder(lent)
     dist.barrier()
     assert kept.exists() == (rank < 2 or homes[0] == homes[1])
     assert [path.name for path in (home / "trial").iterdir()] == (["checkpoint"] if kept.exists() else [])
@@ -69,11 +70,16 @@ def together(rank: Callable[..., None], world: int, *arguments: Any) -> None:
     """Run so many ranks, each in a process of its own."""
     context = multiprocessing.get_context("spawn")
     processes = [context.Process(target=rank, args=(number, *arguments)) for number in range(world)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(200)
-    assert [process.exitcode for process in processes] == [0] * world
+    deadline = time.monotonic() + 200
+    try:
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join(max(0.0, deadline - time.monotonic()))
+        assert [process.exitcode for process in processes] == [0] * world
+    finally:
+        for process in processes:
+            process.kill()
 
 
 @pytest.mark.slow
@@ -85,7 +91,7 @@ def test_a_checkpoint_of_all_ranks_is_on_the_node_of_the_first(
 
 
 def rank_of_a_trial(rank: int, folder: Path, stage: int, name: str, stops: bool) -> None:
-    """One of two ranks with homes of their own; rank 0 writes down its losses as `name`."""
+    """One of two ranks with homes of their own; rank 0 writes down at which steps it reported, and its losses."""
     os.environ.update(RANK=str(rank), LOCAL_RANK="0", WORLD_SIZE="2")
     join(folder / name, rank, 2)
     spec = tiny_spec(
@@ -96,8 +102,9 @@ def rank_of_a_trial(rank: int, folder: Path, stage: int, name: str, stops: bool)
     (config,) = trials_of(spec)
     place = replace(workplace(spec, folder / f"home-{rank}"), rank=rank, world=2)
     reports = run_trial(config, place)
-    losses = []
+    steps, losses = [], []
     for report in reports:
+        steps.append(report.step)
         losses += [(step, value) for metric, value, step, _ in report.rows if metric == "loss"]
         if stops and report.step == 20:
             reports.close()
@@ -105,7 +112,7 @@ def rank_of_a_trial(rank: int, folder: Path, stage: int, name: str, stops: bool)
     left = {path.name for path in place.folder(config).iterdir()}
     assert left == (set() if rank else {"checkpoint"} if stops else {"model", "result.json"}), left
     if rank == 0:
-        (folder / f"{name}.json").write_text(json.dumps(losses))
+        (folder / f"{name}.json").write_text(json.dumps([steps, losses]))
 
 
 @pytest.mark.slow
@@ -116,15 +123,15 @@ def test_ranks_with_homes_apart_go_on_from_the_checkpoint_of_the_first(tmp_path:
         (tmp_path / folder).mkdir(exist_ok=True)
         together(rank_of_a_trial, 2, tmp_path / folder, stage, name, stops)
         found[name] = json.loads((tmp_path / folder / f"{name}.json").read_text())
-    assert [step for step, _ in found["whole"]] == list(range(1, 31))
-    assert found["second"] == found["whole"], "a resumed trial reports what it has found before, too"
-    assert found["first"] == found["whole"][:20]
+    (steps, whole), (_, first), (resumed, second) = found["whole"], found["first"], found["second"]
+    assert steps == [0, 10, 20, 30] and [step for step, _ in whole] == list(range(1, 31))
+    assert resumed == [0, 20, 30], "it trains from step 20 on, and reports first what was found before"
+    assert second == whole and first == whole[:20]
 
 
 def test_a_trial_of_one_rank_needs_no_group(tmp_path: Path) -> None:
     alone = Nodes(Workplace(home=tmp_path, data=tmp_path, data_digest="d", code_version="c"), tmp_path)
     alone.replace_folder(tmp_path / "checkpoint", lambda new: (new / "file").touch())
-    alone.borrow(tmp_path / "checkpoint")
-    alone.give_back(tmp_path / "checkpoint")
-    check_folder(tmp_path / "checkpoint")
+    with alone.lent(tmp_path / "checkpoint") as lent:
+        check_folder(lent)
     assert alone.leads
