@@ -46,6 +46,7 @@ DPI = 160
 _RIGHT = ((1, 0.45), (0.3, 1.1), (1, -0.45), (0.3, -1.1))
 _OFFSETS = [(side * x * far, y * far) for side in (1, -1) for far in (9, 16, 26, 40, 60) for x, y in _RIGHT]
 _MOST_LABELS = 60
+_SHORTENED = 10_000  # from here on the ticks of an axis are written as 20k
 _LINE_LETTERS = 135  # that fit the width below a picture
 _FAR = 24.0  # typographic points from which a line leads from a point to its label
 
@@ -94,6 +95,8 @@ def _style(axes: "Axes", across: Axis, up: Axis) -> None:
             scale("log")
             axis.set_ticks(settings.ticks, labels=[short_number(value) for value in settings.ticks])
             axis.set_ticks([], minor=True)
+        elif settings.high >= _SHORTENED:
+            axis.set_major_formatter(lambda value, _: short_number(value))
     axes.set_xlim(across.low, across.high)
     axes.set_ylim(up.low, up.high)
     axes.grid(color=FAINT, linewidth=0.7)
