@@ -4,6 +4,7 @@ from collections.abc import Collection, Sequence
 from importlib.util import find_spec
 from typing import Any
 
+import torch
 from torch import nn
 
 from recallfront.models.language_model import LanguageModel
@@ -15,11 +16,13 @@ def add_lora(
     rank: int,
     alpha: int,
     targets: Sequence[str],
+    seed: int = 0,
     train_whole: Collection[str] = (),
 ) -> None:
     """Freeze the model and put an adapter beside each linear map whose name ends with one of `targets`, in place.
 
-    train_whole: names of parameters that stay trainable (those that a linearization adds). Raises ValueError where
+    seed: of the adapters' first weights. train_whole: names of parameters that stay trainable (those that a
+    linearization adds). Raises ValueError where
     no map has such a name, or `peft` is missing.
     """
     if find_spec("peft") is None:
@@ -33,7 +36,9 @@ def add_lora(
 
     named = dict(model.named_parameters())  # before the adapters change the names
     config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(targets))
-    inject_adapter_in_model(config, model)
+    with torch.random.fork_rng(devices=[]):  # peft draws from PyTorch's own generator
+        torch.manual_seed(seed)
+        inject_adapter_in_model(config, model)
     for name in train_whole:
         named[name].requires_grad_()
 

@@ -30,7 +30,7 @@ def starting_model(config: TrialConfig) -> LanguageModel:
     same = source.config == config.model
     model, new = Linearized(source, []) if same else adopt(source, config.model, config.seed)
     if config.start.lora is not None:
-        add_lora(model, **config.start.lora.model_dump(), train_whole=new)
+        add_lora(model, **config.start.lora.model_dump(), seed=config.seed, train_whole=new)
     return model
 
 

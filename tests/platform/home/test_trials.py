@@ -101,11 +101,6 @@ def test_a_damaged_result_is_told_and_the_trial_run_again(
     assert "a damaged model was dropped" in said and "a damaged result was dropped" in said
 
 
-def test_workers_on_several_nodes_need_a_shared_folder(machine: Machine, config: TrialConfig) -> None:
-    last = list(run_trial(config, replace(machine("a"), rank=1, local_rank=0, world=2)))[-1]
-    assert last.status is Status.LOST and "needs a home in a folder that they share" in str(last.failure)
-
-
 def test_word_of_a_killed_attempt_reaches_the_next_machine(machine: Machine, config: TrialConfig) -> None:
     word = Report(step=3, status=Status.TIMEOUT, failure="too long")
     leave_word(machine("a").folder(config), word)

@@ -178,6 +178,22 @@ def test_a_model_of_another_size(tmp_path: Path, llama: Path) -> None:
     assert "width is 32, and 16 in the model that is linearized" in str(last.failure)
 
 
+def test_adapters_follow_from_the_seed() -> None:
+    """Whatever was drawn before; and what is drawn after does not follow from them."""
+
+    def drawn(seed: int) -> list[torch.Tensor]:
+        model = build(parse_config(SHARED | {"architecture": "window", "vocab_size": 32, "window_size": 4}))
+        add_lora(model, rank=2, alpha=4, targets=["qkv"], seed=seed)
+        return [parameter for name, parameter in model.named_parameters() if "lora_A" in name]
+
+    state = torch.get_rng_state()
+    first = drawn(0)
+    assert torch.equal(state, torch.get_rng_state())
+    torch.rand(1)
+    again, other = drawn(0), drawn(1)
+    assert first and all(map(torch.equal, first, again)) and not any(map(torch.equal, first, other))
+
+
 def test_adapters_start_as_nothing_and_merge_exactly() -> None:
     model = build(parse_config(SHARED | {"architecture": "griffin", "vocab_size": 32, "pattern": "RW"}))
     tokens = torch.arange(12).view(2, 6)
