@@ -47,7 +47,7 @@ _RIGHT = ((1, 0.45), (0.3, 1.1), (1, -0.45), (0.3, -1.1))
 _OFFSETS = [(side * x * far, y * far) for side in (1, -1) for far in (9, 16, 26, 40, 60) for x, y in _RIGHT]
 _MOST_LABELS = 60
 _SHORTENED = 10_000  # from here on the ticks of an axis are written as 20k
-_LINE_LETTERS = 135  # that fit the width below a picture
+_LINE_LETTERS = 140  # that fit the width below a picture
 _FAR = 24.0  # typographic points from which a line leads from a point to its label
 
 
