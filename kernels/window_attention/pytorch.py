@@ -74,9 +74,7 @@ def _learned_bias(time: int, keys: int, window_size: int | None, by_distance: Te
     return bias.masked_fill(~visible, float("-inf"))
 
 
-def _attend(
-    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float, dropout: float = 0.0
-) -> Tensor:
+def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float, dropout: float) -> Tensor:
     """Fused attention of q (B, H, T, D) on k, v (B, H_kv, S, D); causal where there is no bias."""
     return F.scaled_dot_product_attention(
         q,

@@ -5,7 +5,6 @@ after the other, may stop in between, and learns from the last one how the trial
 """
 
 import errno
-import json
 import resource
 import time
 import traceback
@@ -207,8 +206,8 @@ def _keep_result(folder: Path) -> None:
 def _ended(config: TrialConfig, place: Workplace, notices: list[str]) -> Report | None:
     """How the trial has ended, if it has: rank 0 says so, as another node may not know, or know what is not kept."""
     found = _read_result(place.folder(config), notices) if place.rank == 0 else None
-    told = on_every_rank(lambda: json.dumps(found and found.to_json()), place)
-    return found or (Report.from_json(json.loads(told)) if told and told != "null" else None)
+    told = on_every_rank(lambda: found and found.to_json(), place)
+    return found or (Report.from_json(told) if told else None)
 
 
 def _read_result(folder: Path, notices: list[str]) -> Report | None:

@@ -5,7 +5,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, Final, Literal
+from typing import IO, Any, Final, Literal, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -14,6 +14,7 @@ from torch import Tensor
 from recallfront.platform.home import seal_folder, take_place
 from recallfront.platform.trial.workplace import Workplace
 
+_T = TypeVar("_T")
 _CHUNK: Final = 64 << 20  # bytes that are in memory at once
 
 
@@ -103,12 +104,12 @@ class Nodes:
                         file.write(chunk.numpy().data)
 
 
-def on_every_rank(ask: Callable[[], str | None], place: Workplace) -> str | None:
+def on_every_rank(ask: Callable[[], _T], place: Workplace) -> _T:
     """What rank 0 says, on every rank."""
-    said = [ask() if place.rank == 0 else None]
+    said: list[Any] = [ask() if place.rank == 0 else None]
     if place.world > 1:
         dist.broadcast_object_list(said, src=0)
-    return said[0]
+    return said[0]  # type: ignore[no-any-return]  # what was asked, or its copy
 
 
 def barrier(place: Workplace) -> None:
