@@ -187,8 +187,8 @@ class MeasurementConfig(Frozen):
         default=15,
         ge=3,
         description="Most repeats, as long as the spread is above the target. If it is above `repeats`, a measurement "
-        "that misses the target or ran beside other work is made once more after the trials, and when the sweep is "
-        "run again.",
+        "waits up to 2 s for its cores to be idle, and one that misses the target or ran beside other work is made "
+        "once more after the trials, and when the sweep is run again.",
     )
     target_spread: float = Field(
         default=0.03, gt=0, description="Spread to reach: half the p20..p80 width over the median."

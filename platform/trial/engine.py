@@ -4,6 +4,7 @@ DeepSpeed is imported with the first engine, so that what trains nothing starts 
 """
 
 import ctypes
+import importlib
 import logging
 import math
 import os
@@ -120,6 +121,8 @@ def make_engine(model: nn.Module, training: TrainingConfig, epoch: int | None = 
     import deepspeed
 
     optimizer, schedule = make_optimizer(model, training, epoch)
+    if training.zero_stage:
+        _import_muon()
     engine, *_ = deepspeed.initialize(
         model=model,
         optimizer=optimizer,
@@ -136,6 +139,19 @@ def make_engine(model: nn.Module, training: TrainingConfig, epoch: int | None = 
         },
     )
     return engine
+
+
+def _import_muon() -> None:
+    """ZeRO asks whether an optimizer is Muon: its import would compile a function that no trial calls, for a second."""
+    usual = os.environ.get("TORCHDYNAMO_DISABLE")
+    os.environ["TORCHDYNAMO_DISABLE"] = "1"
+    try:
+        importlib.import_module("deepspeed.runtime.zero.muon.muon_optimizer")
+    finally:
+        if usual is None:
+            del os.environ["TORCHDYNAMO_DISABLE"]
+        else:
+            os.environ["TORCHDYNAMO_DISABLE"] = usual
 
 
 def _parameter_groups(model: nn.Module, training: TrainingConfig) -> list[dict[str, Any]]:

@@ -63,7 +63,9 @@ def figures_of(
     protocol = config.measurement
     device = torch.device(device_name)
     model = model.to(device)
-    busy = _wait_for_idle_neighbours(config.resources.threads)
+    # what is made only once, however much it varies, asks for no quiet
+    patience = _LONGEST_WAIT_FOR_IDLE if protocol.max_repeats > protocol.repeats else 0.0
+    busy = _wait_for_idle_neighbours(config.resources.threads, patience)
     machine = _Machine(device, busy, nominal_path)
     main = protocol.context_length
     asked = {name for name in THROUGHPUTS if {name, at_context(name, main)} & set(precise)}
@@ -301,7 +303,7 @@ def _relative_spread(values: "np.ndarray[Any, np.dtype[np.float64]]") -> float:
     return float((high - low) / 2 / middle)
 
 
-def _wait_for_idle_neighbours(threads: int) -> float:
+def _wait_for_idle_neighbours(threads: int, patience: float) -> float:
     """Wait until processes that are not ours leave `threads` cores free; returns the cores they kept busy at the end.
 
     Trials wait for a measurement by themselves (`quiet`); this is for what knows nothing of it, such as a worker that
@@ -309,7 +311,7 @@ def _wait_for_idle_neighbours(threads: int) -> float:
     """
     import psutil
 
-    deadline = time.monotonic() + _LONGEST_WAIT_FOR_IDLE
+    deadline = time.monotonic() + patience
     cores = psutil.cpu_count() or 1
     while True:
         busy = psutil.cpu_percent(interval=0.1) / 100 * cores

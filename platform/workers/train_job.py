@@ -1,9 +1,10 @@
 """A trial of several workers: Ray Train's TorchTrainer, one DeepSpeed rank a worker, launched from the trial's actor.
 
-The trainer's placement group belongs to the job, not to the trial's actor. It goes with the trainer where that ends in
-order; where the actor is killed, the driver removes it (`release_placement_group`): the first report names it.
+The trainer's placement group goes with the trainer where that ends in order; where the trial's actor is killed, the
+driver removes it (`release_placement_group`), as a group may outlive who made it: the first report names it.
 """
 
+import asyncio
 import contextlib
 import json
 import threading
@@ -21,6 +22,7 @@ from ray.exceptions import RayActorError
 from ray.train import RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.execution.callback import WorkerCallback
+from ray.train.v2._internal.execution.controller.controller import TrainController
 from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
 
 # What `ray.train` gives at run time; its stubs show the old ones.
@@ -109,9 +111,9 @@ def _group(hexadecimal: str) -> PlacementGroup:
 
 
 class _Trainer(TorchTrainer):
-    """With ranks that heed notices, and without three processes of Ray's.
+    """With ranks that heed notices, and without four processes of Ray's.
 
-    Every worker would wait for two of these until they have imported Ray Train, some seconds.
+    Every worker would wait for three of these until they have imported Ray Train, some seconds.
     """
 
     def _create_default_callbacks(self) -> list[Any]:
@@ -120,7 +122,11 @@ class _Trainer(TorchTrainer):
 
     def _initialize_and_run_controller(self, **parts: Any) -> Any:
         parts["scaling_policy"] = _Fixed(self.scaling_config)  # type: ignore[arg-type]  # stubs of the old one
-        return super()._initialize_and_run_controller(**parts)  # type: ignore[misc]
+        if ray.get_runtime_context().get_actor_id() is None:
+            return super()._initialize_and_run_controller(**parts)  # type: ignore[misc]
+        controller = TrainController(**parts)  # in the trial's actor, which has imported all
+        asyncio.run(controller.run())
+        return controller.get_result()
 
 
 class _Fixed(FixedScalingPolicy):

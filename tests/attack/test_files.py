@@ -13,7 +13,6 @@ from recallfront.__main__ import run
 from recallfront.platform.home import file_digests
 from recallfront.platform.lineage.code_version import code_version
 from recallfront.platform.results.status import Status
-from recallfront.platform.trial import figures
 from recallfront.platform.trial.body import run_trial
 from recallfront.platform.trial.workplace import Workplace
 from recallfront.sweeps import TrialConfig, data
@@ -52,22 +51,19 @@ _WITHOUT_EFFECT = re.compile(r"\.lock$|/cache-|^data/.*/(state|dataset_info)\.js
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory, quick_collections: None) -> tuple[Path, Trial, Trial]:
     """A home with a trial that has ended and one that was left after its checkpoint at step 20 of 30."""
-    with pytest.MonkeyPatch.context() as patch:
-        # for other processes: throughput does not matter here
-        patch.setattr(figures, "_LONGEST_WAIT_FOR_IDLE", 0.0)
-        folder = tmp_path_factory.mktemp("home")
-        spec = tiny_spec(
-            space=[{"architecture": "window", "window_size": 4}], training={"steps": 30}, seeds=[0, 1]
-        )
-        (block, knobs), *_ = spec.grid()
-        path, digest = prepare(spec.task, folder / "data")
-        place = Workplace(home=folder, data=path, data_digest=digest, code_version=code_version())
-        ended, left = ((spec.trial(block, knobs, seed), place) for seed in spec.seeds)
-        list(run_trial(*ended))
-        reports = run_trial(*left)
-        for report in reports:
-            if report.step == 20:
-                reports.close()
+    folder = tmp_path_factory.mktemp("home")
+    spec = tiny_spec(
+        space=[{"architecture": "window", "window_size": 4}], training={"steps": 30}, seeds=[0, 1]
+    )
+    (block, knobs), *_ = spec.grid()
+    path, digest = prepare(spec.task, folder / "data")
+    place = Workplace(home=folder, data=path, data_digest=digest, code_version=code_version())
+    ended, left = ((spec.trial(block, knobs, seed), place) for seed in spec.seeds)
+    list(run_trial(*ended))
+    reports = run_trial(*left)
+    for report in reports:
+        if report.step == 20:
+            reports.close()
     return folder, ended, left
 
 
@@ -101,7 +97,6 @@ def test_whatever_file_is_damaged_trials_end_as_before_and_say_it(
     seconds: float | None,
     seed: int,
 ) -> None:
-    monkeypatch.setattr(figures, "_LONGEST_WAIT_FOR_IDLE", 0.0)
     folder, ended, left = home
     whole = {id(trial): outcome(copied(tmp_path / "whole", trial)) for trial in (ended, left)}
     assert not any(told for *_, told in whole.values())

@@ -6,7 +6,6 @@ import pytest
 from hypothesis import settings
 
 from recallfront.benchmarks.platform.trials import small_ray
-from recallfront.platform.trial import figures
 
 
 def pytest_configure() -> None:
@@ -19,9 +18,3 @@ def local_ray() -> Iterator[None]:
     """One Ray of two CPUs for all sweeps of a module: each would start its own, which takes 4 s."""
     with small_ray():
         yield
-
-
-@pytest.fixture
-def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing waits until other processes are idle: for tests in which throughputs do not matter."""
-    monkeypatch.setattr(figures, "_LONGEST_WAIT_FOR_IDLE", 0.0)

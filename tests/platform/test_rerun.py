@@ -20,7 +20,7 @@ from recallfront.sweeps import SweepSpec
 from tests.platform.specs import SEGMENT, tiny_spec
 from tests.platform.stores import ready_home
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_collections", "no_waiting")]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_collections")]
 ARCHITECTURES = ("attention", "window", "hawk", "griffin", "based", "grouped")
 
 

@@ -12,7 +12,7 @@ from recallfront.platform.home.data import prepared
 from recallfront.platform.lineage.code_version import code_version
 from recallfront.platform.results.reports import Report
 from recallfront.platform.results.status import Status
-from recallfront.platform.trial import figures, measure
+from recallfront.platform.trial import measure
 from recallfront.platform.trial.body import run_trial
 from recallfront.platform.trial.watchdog import leave_word, take_word
 from recallfront.platform.trial.workplace import Workplace, read_workplace, workplace_json
@@ -39,8 +39,6 @@ def config() -> TrialConfig:
 @pytest.fixture
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
     """Makes this process a machine of a name -> where a trial runs there, as the driver tells it."""
-    # for other processes: figures do not matter here
-    monkeypatch.setattr(figures, "_LONGEST_WAIT_FOR_IDLE", 0.0)
     monkeypatch.setenv("RECALLFRONT_STATE", str(tmp_path / "driver"))
     home = home_folder((tmp_path / "store").as_uri())
     path, digest = prepared(SPEC.task, home)

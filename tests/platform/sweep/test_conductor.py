@@ -333,7 +333,7 @@ def test_a_measurement_in_doubt_is_made_again_after_the_trials(
 ) -> None:
     busy = 2.0
     monkeypatch.setattr(figures, "_seconds", lambda run, device: run() or 0.01)
-    monkeypatch.setattr(figures, "_wait_for_idle_neighbours", lambda threads: busy)
+    monkeypatch.setattr(figures, "_wait_for_idle_neighbours", lambda threads, patience: busy)
     place = Workplace(home=tmp_path, data=tmp_path, data_digest="d", code_version="c")
     sweep = stage(
         space=[{"architecture": "window", "window_size": 4}], seeds=[0, 1], measurement={"max_repeats": 4}
@@ -351,7 +351,7 @@ def test_a_measurement_in_doubt_is_made_again_after_the_trials(
     assert again() is None
     monkeypatch.undo()
     monkeypatch.setattr(figures, "_seconds", lambda run, device: run() or 0.01)
-    monkeypatch.setattr(figures, "_wait_for_idle_neighbours", lambda threads: 0.0)
+    monkeypatch.setattr(figures, "_wait_for_idle_neighbours", lambda threads, patience: 0.0)
     told = again()
     assert said == ["throughput in doubt is measured again, 1 of 1: window · seed 0"]
     assert told is not None and "2 trials have better figures, 0 are still in doubt" in told

@@ -33,7 +33,7 @@ pytestmark = pytest.mark.usefixtures("quick_collections")
 def _usual(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.set_num_threads(1)
     # for other processes: figures do not matter here
-    monkeypatch.setattr(figures, "_wait_for_idle_neighbours", lambda threads: 0.0)
+    monkeypatch.setattr(figures, "_wait_for_idle_neighbours", lambda threads, patience: 0.0)
 
 
 def config_of(architecture: str = "window", **changes: Any) -> TrialConfig:
@@ -210,7 +210,7 @@ def test_a_busy_first_measurement_does_not_set_the_scale_for_ever(
         return 0.01 * speed
 
     monkeypatch.setattr(figures, "_seconds", clocked)
-    monkeypatch.setattr(figures, "_wait_for_idle_neighbours", lambda threads: busy)
+    monkeypatch.setattr(figures, "_wait_for_idle_neighbours", lambda threads, patience: busy)
     figures_of(config_of(), tmp_path, fresh=True)
     speed, busy = 1.0, 0.0
     quiet = figures_of(config_of(), tmp_path, fresh=True)
@@ -238,6 +238,21 @@ def test_rounds_go_on_while_the_spread_is_wide_and_the_spread_is_told(
     low, middle, high = np.percentile(rates, [20, 50, 80])
     assert found["decode_tokens_per_second"] == pytest.approx(middle)
     assert found["decode_tokens_per_second_spread"] == pytest.approx((high - low) / 2)
+
+
+def test_only_a_measurement_that_may_be_repeated_waits_for_idle_cores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+
+    def waited(threads: int, patience: float) -> float:
+        waits.append(patience)
+        return 0.0
+
+    monkeypatch.setattr(figures, "_wait_for_idle_neighbours", waited)
+    for most in (3, 4):
+        figures_of(config_of(measurement={"max_repeats": most}), tmp_path)
+    assert waits == [0.0, 2.0]
 
 
 def test_what_is_no_objective_is_measured_roughly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -309,7 +324,7 @@ def test_the_better_of_two_measurements_stays(tmp_path: Path, monkeypatch: pytes
     seconds: Iterator[float] = cycle([0.01])
     busy = 2.0
     monkeypatch.setattr(figures, "_seconds", lambda run, device: run() or next(seconds))
-    monkeypatch.setattr(figures, "_wait_for_idle_neighbours", lambda threads: busy)
+    monkeypatch.setattr(figures, "_wait_for_idle_neighbours", lambda threads, patience: busy)
     config = config_of()
 
     def again() -> dict[str, Any] | None:

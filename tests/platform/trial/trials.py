@@ -15,7 +15,7 @@ from tests.platform.specs import tiny_spec
 
 # DeepSpeed's ZeRO uses what torch deprecates.
 MARKS = [
-    pytest.mark.usefixtures("quick_collections", "no_waiting"),
+    pytest.mark.usefixtures("quick_collections"),
     pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:.torch.distributed:FutureWarning"),
 ]
