@@ -40,8 +40,7 @@ def measure_again(
     for trial in conductor.record().with_status(Status.FINISHED):
         if conductor.recorder.knows(trial.trial_key) and doubts_of([trial], spec.objectives, 1):
             config = TrialConfig.model_validate(trial.config)
-            # seeds share a measurement
-            in_doubt.setdefault(config.model_copy(update={"seed": 0}).key, []).append((trial, config))
+            in_doubt.setdefault(_shared(config), []).append((trial, config))
     if not in_doubt:
         return None
     better = left = 0
@@ -56,6 +55,13 @@ def measure_again(
             better += sum(conductor.measured_again(trial, numbers, details) for trial, _ in trials)
             left += doubtful * len(trials)
     return f"throughput in doubt was measured again: {better} trials have better figures, {left} are still in doubt"
+
+
+def _shared(config: TrialConfig) -> str:
+    """What the trials of one measurement have in common: their figures stay one, or a front would choose by chance."""
+    from recallfront.platform.trial.measure import measurement_key
+
+    return measurement_key(config, "any", "any")
 
 
 def _measured(config: TrialConfig, place: Workplace, *, joined: bool) -> "Again | None":

@@ -30,7 +30,7 @@ from recallfront.platform.sweep.second_measurement import measure_again
 from recallfront.platform.tracking.client import open_client
 from recallfront.platform.tracking.ledger import read_sweep
 from recallfront.platform.tracking.writer import TrackingWriter
-from recallfront.platform.trial import figures, measure
+from recallfront.platform.trial import figures, measure, reference
 from recallfront.platform.trial.quiet import Device
 from recallfront.platform.trial.workplace import Workplace, trial_folder
 from recallfront.sweeps import SweepSpec
@@ -334,11 +334,14 @@ def test_a_measurement_in_doubt_is_made_again_after_the_trials(
     busy = 2.0
     monkeypatch.setattr(figures, "_seconds", lambda run, device: run() or 0.01)
     monkeypatch.setattr(figures, "_wait_for_idle_neighbours", lambda threads, patience: busy)
+    monkeypatch.setattr(reference, "_SCALE_SECONDS", 0.0)
     place = Workplace(home=tmp_path, data=tmp_path, data_digest="d", code_version="c")
     sweep = stage(
-        space=[{"architecture": "window", "window_size": 4}], seeds=[0, 1], measurement={"max_repeats": 4}
+        space=[{"architecture": "window", "window_size": 4, "training.learning_rate": [0.001, 0.01]}],
+        seeds=[0, 1],
+        measurement={"max_repeats": 4},
     )
-    for name in ("a", "b"):
+    for name in ("a", "b", "c", "d"):
         config = sweep.start(name).config
         with closing(Device("cpu", tmp_path / "locks")) as device:
             found = measure.measured(config, device=device, folder=place.measurements, code_version="c")
@@ -352,11 +355,15 @@ def test_a_measurement_in_doubt_is_made_again_after_the_trials(
     monkeypatch.undo()
     monkeypatch.setattr(figures, "_seconds", lambda run, device: run() or 0.01)
     monkeypatch.setattr(figures, "_wait_for_idle_neighbours", lambda threads, patience: 0.0)
+    monkeypatch.setattr(reference, "_SCALE_SECONDS", 0.0)
     told = again()
-    assert said == ["throughput in doubt is measured again, 1 of 1: window · seed 0"]
-    assert told is not None and "2 trials have better figures, 0 are still in doubt" in told
+    # of one shape: learning rates and seeds share it
+    assert said == [
+        "throughput in doubt is measured again, 1 of 1: window · training.learning_rate 0.001 · seed 0"
+    ]
+    assert told is not None and "4 trials have better figures, 0 are still in doubt" in told
     for trials in (sweep.stored().trials, sweep.conductor.record().trials):
-        assert [(t.metrics[MEASURED_AGAIN], t.metrics[BUSY_CORES]) for t in trials] == [(1, 0), (1, 0)]
+        assert [(t.metrics[MEASURED_AGAIN], t.metrics[BUSY_CORES]) for t in trials] == [(1, 0)] * 4
     assert again() is None, "nothing is in doubt any more"
 
 

@@ -1,5 +1,6 @@
 """Measuring: what a figure is cached by, what it is made of, and that a broken cache costs a measurement at most."""
 
+import math
 from collections.abc import Iterator
 from contextlib import closing
 from itertools import cycle
@@ -12,7 +13,7 @@ import torch
 
 from recallfront.models.configs import architectures
 from recallfront.platform.metrics import THROUGHPUTS
-from recallfront.platform.trial import figures, measure, roofline
+from recallfront.platform.trial import figures, measure, reference, roofline
 from recallfront.platform.trial.figures import device_kind
 from recallfront.platform.trial.measure import (
     in_doubt,
@@ -21,6 +22,7 @@ from recallfront.platform.trial.measure import (
     measurement_key,
 )
 from recallfront.platform.trial.quiet import Device
+from recallfront.platform.trial.reference import Reference
 from recallfront.platform.trial.workloads import Workloads
 from recallfront.sweeps import TrialConfig
 from recallfront.sweeps.base import unseal
@@ -34,6 +36,7 @@ def _usual(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.set_num_threads(1)
     # for other processes: figures do not matter here
     monkeypatch.setattr(figures, "_wait_for_idle_neighbours", lambda threads, patience: 0.0)
+    monkeypatch.setattr(reference, "_SCALE_SECONDS", 0.0)  # one round
 
 
 def config_of(architecture: str = "window", **changes: Any) -> TrialConfig:
@@ -175,7 +178,8 @@ def test_a_slow_machine_does_not_make_a_model_slow(tmp_path: Path, monkeypatch: 
 
     def clocked(run: Any, device: torch.device) -> float:
         run()
-        seconds = {"reference": 0.01, "prefill": 0.02, "decode": 0.04, "train": 0.05}[run.__name__] * speed
+        usual = {"prefill": 0.02, "decode": 0.04, "train": 0.05}
+        seconds = usual.get(run.__name__, 0.01) * speed
         spent.append(seconds)
         return seconds
 
@@ -191,6 +195,47 @@ def test_a_slow_machine_does_not_make_a_model_slow(tmp_path: Path, monkeypatch: 
     assert usual["prefill_tokens_per_second"] == pytest.approx(2 * protocol.context_length / 0.02)
     assert usual["decode_tokens_per_second"] == pytest.approx(2 * protocol.decode_tokens / 0.04)
     assert usual["train_tokens_per_second"] == pytest.approx(2 * protocol.train_length / 0.05)
+
+
+def test_a_slow_spell_does_not_set_the_scale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reference, "_SCALE_SECONDS", 0.2)
+    rounds = 0
+
+    def clocked(run: Any, device: torch.device) -> float:
+        nonlocal rounds
+        run()
+        rounds += run.__name__ == "products"
+        return 0.03 if rounds < 7 else 0.01
+
+    monkeypatch.setattr(figures, "_seconds", clocked)
+    config = config_of(measurement={"max_repeats": 4})
+    found = figures_of(config, tmp_path)
+    assert found["measurement"]["slowdown"] == pytest.approx(3.0)
+    assert found["decode_tokens_per_second"] == pytest.approx(2 * config.measurement.decode_tokens / 0.01)
+
+
+def test_where_kinds_of_work_slow_down_apart_the_figures_are_unsure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A neighbour that takes memory's bandwidth: copies take eight times as long, products and operations as before."""
+    slow_copies = 1.0
+
+    def clocked(run: Any, device: torch.device) -> float:
+        run()
+        return 0.01 * (slow_copies if run.__name__ == "copies" else 1.0)
+
+    monkeypatch.setattr(figures, "_seconds", clocked)
+    config = config_of()
+    usual = figures_of(config, tmp_path, fresh=True)
+    assert usual["measurement"]["slowdown_uncertainty"] == 0 and not in_doubt(usual, config)
+    slow_copies = 8.0
+    apart = figures_of(config, tmp_path, fresh=True)
+    assert apart["measurement"]["slowdown"] == pytest.approx(2.0)
+    sure = 2 * math.log(8) / math.sqrt(3)  # the standard deviation of 0, 0 and log 8
+    for name in THROUGHPUTS:
+        assert apart[name] == pytest.approx(2 * usual[name])
+        assert apart[f"{name}_spread"] == pytest.approx(sure * apart[name])
+    assert in_doubt(apart, config)
 
 
 def test_the_scale_of_other_threads_is_another(tmp_path: Path) -> None:
@@ -233,7 +278,8 @@ def test_rounds_go_on_while_the_spread_is_wide_and_the_spread_is_told(
     monkeypatch.setattr(figures, "_seconds", clocked)
     steady = config_of(measurement={"max_repeats": 7, "target_spread": 0.3})
     found = figures_of(steady, tmp_path)
-    assert 3 < found["measurement"]["rounds"] <= 7 and len({len(t) for t in times.values()}) == 1
+    assert 3 < found["measurement"]["rounds"] <= 7
+    assert len({len(times[name]) for name in ("prefill", "decode", "train")}) == 1
     rates = 2 * steady.measurement.decode_tokens / np.array(times["decode"])
     low, middle, high = np.percentile(rates, [20, 50, 80])
     assert found["decode_tokens_per_second"] == pytest.approx(middle)
@@ -256,20 +302,24 @@ def test_only_a_measurement_that_may_be_repeated_waits_for_idle_cores(
 
 
 def test_what_is_no_objective_is_measured_roughly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = config_of(measurement={"repeats": 5, "max_repeats": 7, "target_spread": 1e-9})
-    counts = dict.fromkeys(("reference", "prefill", "decode", "train"), 0)
-    for name in counts:
-        real = getattr(Workloads, name)
+    config = config_of(measurement={"repeats": 7, "max_repeats": 7})
+    places = {"products": Reference, "copies": Reference} | dict.fromkeys(
+        ("prefill", "decode", "train"), Workloads
+    )
+    counts = dict.fromkeys(places, 0)
+    for name, place in places.items():
+        real = getattr(place, name)
 
         def counted(self: Any, name: str = name, real: Any = real) -> None:
             counts[name] += 1
             real(self)
 
-        monkeypatch.setattr(Workloads, name, counted)
+        monkeypatch.setattr(place, name, counted)
     figures_of(config, tmp_path, precise=("decode_tokens_per_second",))
-    assert counts == {"reference": 8, "prefill": 4, "decode": 8, "train": 4}, "rounds, and one of warm-up"
+    expected = {"products": 8, "copies": 8, "prefill": 4, "decode": 8, "train": 4}
+    assert counts == expected, "rounds, and one of warm-up"
     figures_of(config, tmp_path, precise=("train_tokens_per_second",))
-    assert counts == {"reference": 16, "prefill": 8, "decode": 12, "train": 12}
+    assert counts == {"products": 16, "copies": 16, "prefill": 8, "decode": 12, "train": 12}
     assert len(results(tmp_path)) == 2, "another protocol is another measurement"
 
 
