@@ -7,6 +7,7 @@ driver removes it (`release_placement_group`), as a group may outlive who made i
 import asyncio
 import contextlib
 import json
+import os
 import threading
 import time
 from collections.abc import Generator
@@ -21,6 +22,7 @@ from ray._raylet import PlacementGroupID
 from ray.exceptions import RayActorError
 from ray.train import RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.constants import ENABLE_PREEMPTION_WATCHER_ENV_VAR
 from ray.train.v2._internal.execution.callback import WorkerCallback
 from ray.train.v2._internal.execution.controller.controller import TrainController
 from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
@@ -111,9 +113,9 @@ def _group(hexadecimal: str) -> PlacementGroup:
 
 
 class _Trainer(TorchTrainer):
-    """With ranks that heed notices, and without four processes of Ray's.
+    """With ranks that heed notices, and without the processes of Ray's that it can do without.
 
-    Every worker would wait for three of these until they have imported Ray Train, some seconds.
+    Each of them imports Ray Train, some seconds of the cores that the ranks wait for.
     """
 
     def _create_default_callbacks(self) -> list[Any]:
@@ -122,6 +124,8 @@ class _Trainer(TorchTrainer):
 
     def _initialize_and_run_controller(self, **parts: Any) -> Any:
         parts["scaling_policy"] = _Fixed(self.scaling_config)  # type: ignore[arg-type]  # stubs of the old one
+        # of nodes that are drained the ranks hear themselves
+        os.environ.setdefault(ENABLE_PREEMPTION_WATCHER_ENV_VAR, "0")
         if ray.get_runtime_context().get_actor_id() is None:
             return super()._initialize_and_run_controller(**parts)  # type: ignore[misc]
         controller = TrainController(**parts)  # in the trial's actor, which has imported all
