@@ -19,7 +19,7 @@ from recallfront.platform.metrics import IDLE_CORES, SPREAD, THROUGHPUTS
 from recallfront.platform.trial.energy import energy_counter
 from recallfront.platform.trial.largest_batch import largest_batch, peak_bytes
 from recallfront.platform.trial.reference import (
-    Reference,
+    FixedWork,
     at_full_speed,
     kept_scale,
     medians,
@@ -128,7 +128,7 @@ def _at_one_context(
     figures: dict[str, Any] = {}
     if protocol.batch_size == "max":
         figures["max_batch_size"] = _use_largest_batch(work, config, device, context)
-    fixed = Reference(device)
+    fixed = FixedWork(device)
     seconds = _rounds(work, fixed, protocol, device, precise)
     reference, found = together(seconds), medians(seconds)
     quiet = machine.busy <= IDLE_CORES and _relative_spread(reference) <= protocol.target_spread
@@ -254,7 +254,7 @@ def _energy(work: Workloads, device: torch.device) -> dict[str, float]:
 
 def _rounds(
     work: Workloads,
-    reference: Reference,
+    fixed: FixedWork,
     protocol: MeasurementConfig,
     device: torch.device,
     precise: Collection[str],
@@ -263,8 +263,8 @@ def _rounds(
 
     What need not be precise is left out of later rounds.
     """
-    runs = reference.all() | work.all()
-    needed = reference.all().keys() | (set(precise) & work.all().keys())
+    runs = fixed.all() | work.all()
+    needed = fixed.all().keys() | (set(precise) & work.all().keys())
     least = protocol.repeats if precise else _LEAST_ROUNDS
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for name, run in runs.items():
@@ -278,7 +278,7 @@ def _rounds(
                 if name == "decode_tokens_per_second":
                     work.begin_decoding()
                 seconds[name].append(_seconds(run, device))
-        series = [together(seconds), *(np.array(seconds[name]) for name in needed - reference.all().keys())]
+        series = [together(seconds), *(np.array(seconds[name]) for name in needed - fixed.all().keys())]
         settled = max(_relative_spread(one) for one in series) <= protocol.target_spread
         if number + 1 >= least and settled:
             break

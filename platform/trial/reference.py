@@ -25,7 +25,7 @@ _SCALE_SECONDS = 10.0  # longer than most slow spells, once a home
 _FULL_SPEED = 5.0  # percentile of seconds: single ones may be mistaken
 
 
-class Reference:
+class FixedWork:
     """The fixed work, on one device."""
 
     def __init__(self, device: torch.device) -> None:
@@ -84,7 +84,7 @@ def slowdown(found: Mapping[str, float], scale: Mapping[str, float]) -> Slowdown
     return Slowdown(float(np.exp(ratios.mean())), _SURE * float(ratios.std(ddof=1)))
 
 
-def at_full_speed(reference: Reference, timed: Callable[[Callable[[], None]], float]) -> dict[str, float]:
+def at_full_speed(fixed: FixedWork, timed: Callable[[Callable[[], None]], float]) -> dict[str, float]:
     """Seconds of each kind when nothing slows the machine down.
 
     A shared host has slow spells of several seconds, which no load of this machine explains: the fastest of a longer
@@ -93,7 +93,7 @@ def at_full_speed(reference: Reference, timed: Callable[[Callable[[], None]], fl
     seconds: dict[str, list[float]] = {kind: [] for kind in SIZES}
     deadline = time.monotonic() + _SCALE_SECONDS
     while True:
-        for kind, run in reference.all().items():
+        for kind, run in fixed.all().items():
             seconds[kind].append(timed(run))
         if time.monotonic() >= deadline:
             return {kind: float(np.percentile(seconds[kind], _FULL_SPEED)) for kind in SIZES}

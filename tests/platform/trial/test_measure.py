@@ -22,7 +22,7 @@ from recallfront.platform.trial.measure import (
     measurement_key,
 )
 from recallfront.platform.trial.quiet import Device
-from recallfront.platform.trial.reference import Reference
+from recallfront.platform.trial.reference import FixedWork
 from recallfront.platform.trial.workloads import Workloads
 from recallfront.sweeps import TrialConfig
 from recallfront.sweeps.base import unseal
@@ -303,7 +303,7 @@ def test_only_a_measurement_that_may_be_repeated_waits_for_idle_cores(
 
 def test_what_is_no_objective_is_measured_roughly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = config_of(measurement={"repeats": 7, "max_repeats": 7})
-    places = {"products": Reference, "copies": Reference} | dict.fromkeys(
+    places = {"products": FixedWork, "copies": FixedWork} | dict.fromkeys(
         ("prefill", "decode", "train"), Workloads
     )
     counts = dict.fromkeys(places, 0)
