@@ -10,7 +10,7 @@ import math
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -143,15 +143,26 @@ def make_engine(model: nn.Module, training: TrainingConfig, epoch: int | None = 
 
 def _import_muon() -> None:
     """ZeRO asks whether an optimizer is Muon: its import would compile a function that no trial calls, for a second."""
-    usual = os.environ.get("TORCHDYNAMO_DISABLE")
-    os.environ["TORCHDYNAMO_DISABLE"] = "1"
-    try:
+    with (
+        environment(TORCHDYNAMO_DISABLE="1"),
+        suppress(ImportError),
+    ):  # if it is elsewhere, it takes that second
         importlib.import_module("deepspeed.runtime.zero.muon.muon_optimizer")
+
+
+@contextmanager
+def environment(**changed: str) -> Iterator[None]:
+    """Within, this process's environment has these variables."""
+    usual = {name: os.environ.get(name) for name in changed}
+    os.environ.update(changed)
+    try:
+        yield
     finally:
-        if usual is None:
-            del os.environ["TORCHDYNAMO_DISABLE"]
-        else:
-            os.environ["TORCHDYNAMO_DISABLE"] = usual
+        for name, value in usual.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def _parameter_groups(model: nn.Module, training: TrainingConfig) -> list[dict[str, Any]]:

@@ -12,17 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from recallfront.models import LanguageModel, build
-from recallfront.platform.metrics import IDLE_CORES, SPREAD, THROUGHPUTS
+from recallfront.platform.metrics import IDLE_CORES, SPEED_UNCERTAINTY, SPREAD, THROUGHPUTS
 from recallfront.platform.trial.energy import energy_counter
 from recallfront.platform.trial.largest_batch import largest_batch, peak_bytes
 from recallfront.platform.trial.reference import (
     FixedWork,
     at_full_speed,
     kept_scale,
-    medians,
+    of_each,
     slowdown,
     together,
 )
@@ -36,6 +37,8 @@ _ENERGY_SECONDS = 1.0  # of decoding: a GPU's counter moves some ten times a sec
 _LEAST_ROUNDS = 3  # that give a median and its spread
 # seconds; a machine that others keep busy is measured all the same, and the record says so
 _LONGEST_WAIT_FOR_IDLE = 2.0
+
+_Timer = Callable[[Callable[[], None]], float]  # runs -> seconds
 
 
 def device_kind(name: str) -> str:
@@ -70,10 +73,11 @@ def figures_of(
     protocol = config.measurement
     device = torch.device(device_name)
     model = model.to(device)
-    # what is made only once, however much it varies, asks for no quiet
+    # a measurement that is never repeated need not wait for idle cores
     patience = _LONGEST_WAIT_FOR_IDLE if protocol.max_repeats > protocol.repeats else 0.0
     busy = _wait_for_idle_neighbours(config.resources.threads, patience)
-    machine = _Machine(device, busy, scale_path)
+    # before a largest batch is looked for, which leaves no memory
+    machine = _Machine(device, busy, scale_path, FixedWork(device))
     main = protocol.context_length
     asked = {name for name in THROUGHPUTS if {name, at_context(name, main)} & set(precise)}
     also = THROUGHPUTS if protocol.also is None else protocol.also
@@ -90,6 +94,7 @@ def figures_of(
             beside = [name for name in also if name in AT_CONTEXTS]
             own, about = _at_one_context(config, model, machine, context, asked, beside)
             others[str(context)] = about
+        figures[at_context(SPEED_UNCERTAINTY, context)] = own[SPEED_UNCERTAINTY]
         for name in AT_CONTEXTS:
             for figure in (name, name + SPREAD):
                 if figure in own:
@@ -111,6 +116,7 @@ class _Machine:
     device: torch.device
     busy: float  # cores that others keep so
     scale: Path  # where that of throughput is kept
+    fixed: FixedWork
 
 
 def _at_one_context(
@@ -128,16 +134,18 @@ def _at_one_context(
     figures: dict[str, Any] = {}
     if protocol.batch_size == "max":
         figures["max_batch_size"] = _use_largest_batch(work, config, device, context)
-    fixed = FixedWork(device)
-    seconds = _rounds(work, fixed, protocol, device, precise)
-    reference, found = together(seconds), medians(seconds)
-    quiet = machine.busy <= IDLE_CORES and _relative_spread(reference) <= protocol.target_spread
-    timed = partial(_seconds, device=device)
+    timer = partial(_seconds, device=device)
+    seconds, references = _rounds(work, machine.fixed, protocol, timer, precise)
+    found = of_each(references)
     careful = protocol.max_repeats > protocol.repeats
     scale, damage = kept_scale(
-        machine.scale, lambda: at_full_speed(fixed, timed) if careful else found, quiet=quiet
+        machine.scale,
+        found,
+        lambda: at_full_speed(machine.fixed, timer) if careful else found,
+        final=careful and machine.busy <= IDLE_CORES,
     )
     slow = slowdown(found, scale)
+    figures[SPEED_UNCERTAINTY] = slow.uncertainty
     for name in work.all():
         rates = work.tokens_of[name] / np.array(seconds[name]) * slow.factor
         low, rate, high = np.percentile(rates, [20, 50, 80])
@@ -157,11 +165,10 @@ def _at_one_context(
         figures |= _shares(work, config, machine, context, figures)
     figures |= _energy(work, device)
     details = {
-        "rounds": len(reference),
+        "rounds": len(references),
         "slowdown": slow.factor,
-        "slowdown_uncertainty": slow.uncertainty,
         "reference_seconds": found,
-        "reference_spread": _relative_spread(reference),
+        "reference_spread": _relative_spread(together(references)),
     } | ({"notice": damage} if damage else {})
     return figures, details
 
@@ -256,33 +263,35 @@ def _rounds(
     work: Workloads,
     fixed: FixedWork,
     protocol: MeasurementConfig,
-    device: torch.device,
+    timer: _Timer,
     precise: Collection[str],
-) -> dict[str, list[float]]:
-    """Seconds of each workload in each round, after one round of warm-up; more rounds while the spread is too wide.
+) -> tuple[dict[str, list[float]], list[dict[str, float]]]:
+    """Seconds of each workload in each round, and those of the fixed work; more rounds while a spread is too wide.
 
-    What need not be precise is left out of later rounds.
+    A round of warm-up goes before. What need not be precise is left out of later rounds.
     """
-    runs = fixed.all() | work.all()
-    needed = fixed.all().keys() | (set(precise) & work.all().keys())
+    runs = work.all()
+    needed = set(precise) & runs.keys()
     least = protocol.repeats if precise else _LEAST_ROUNDS
     seconds: dict[str, list[float]] = {name: [] for name in runs}
+    references: list[dict[str, float]] = []
     for name, run in runs.items():
         if name == "decode_tokens_per_second":
             work.begin_decoding()
         run()
     work.step_seconds.clear()
-    while (number := len(together(seconds))) < protocol.max_repeats:
+    while len(references) < protocol.max_repeats:
+        references.append(fixed.timed(timer))
         for name, run in runs.items():
-            if number < _LEAST_ROUNDS or name in needed:
+            if len(references) <= _LEAST_ROUNDS or name in needed:
                 if name == "decode_tokens_per_second":
                     work.begin_decoding()
-                seconds[name].append(_seconds(run, device))
-        series = [together(seconds), *(np.array(seconds[name]) for name in needed - fixed.all().keys())]
-        settled = max(_relative_spread(one) for one in series) <= protocol.target_spread
-        if number + 1 >= least and settled:
+                seconds[name].append(timer(run))
+        spreads = [_relative_spread(seconds[name]) for name in needed]
+        widest = max([_relative_spread(together(references)), *spreads])
+        if len(references) >= least and widest <= protocol.target_spread:
             break
-    return seconds
+    return seconds, references
 
 
 def _seconds(run: Callable[[], None], device: torch.device) -> float:
@@ -298,7 +307,7 @@ def _seconds(run: Callable[[], None], device: torch.device) -> float:
     return float(begin.elapsed_time(end)) / 1e3
 
 
-def _relative_spread(values: "np.ndarray[Any, np.dtype[np.float64]]") -> float:
+def _relative_spread(values: npt.NDArray[np.float64] | list[float]) -> float:
     low, middle, high = np.percentile(values, [20, 50, 80])
     return float((high - low) / 2 / middle)
 

@@ -13,7 +13,7 @@ from filelock import FileLock
 from recallfront.platform.errors import one_line
 from recallfront.platform.home import write_whole
 from recallfront.platform.home.vault import fetch_file, keep_file
-from recallfront.platform.metrics import BUSY_CORES, IDLE_CORES, SPREAD, THROUGHPUTS, most_rate_spread
+from recallfront.platform.metrics import BUSY_CORES, IDLE_CORES, THROUGHPUTS, most_rate_spread, rate_spread
 from recallfront.platform.trial.figures import device_kind, figures_of, measured_model
 from recallfront.platform.trial.quiet import Device
 from recallfront.platform.trial.reference import SIZES
@@ -132,12 +132,12 @@ def _doubt(figures: Mapping[str, Any]) -> tuple[bool, float]:
     """Whether other work ran beside, and the largest relative spread: the less of both, the better."""
     busy = figures[BUSY_CORES] if BUSY_CORES in figures else figures["measurement"]["neighbours_cores_busy"]
     precise = figures["measurement"]["precise"]
-    spreads = [figures[f"{name}{SPREAD}"] / figures[name] for name in precise]
+    spreads = [rate_spread(figures, name) for name in precise]
     return busy > IDLE_CORES, max(spreads, default=0.0)
 
 
 def _reference_key(config: TrialConfig, kind: str) -> str:
-    """What the time of the reference workload depends on, besides the load of its machine."""
+    """What the times of the reference depend on, besides the load of its machine."""
     identity: dict[str, Any] = {
         "device": kind,
         "threads": config.resources.threads,

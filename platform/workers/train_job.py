@@ -7,7 +7,6 @@ driver removes it (`release_placement_group`), as a group may outlive who made i
 import asyncio
 import contextlib
 import json
-import os
 import threading
 import time
 from collections.abc import Generator
@@ -22,7 +21,10 @@ from ray._raylet import PlacementGroupID
 from ray.exceptions import RayActorError
 from ray.train import RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
-from ray.train.v2._internal.constants import ENABLE_PREEMPTION_WATCHER_ENV_VAR
+from ray.train.v2._internal.constants import (
+    ENABLE_CONTROLLER_STRUCTURED_LOGGING_ENV_VAR,
+    ENABLE_PREEMPTION_WATCHER_ENV_VAR,
+)
 from ray.train.v2._internal.execution.callback import WorkerCallback
 from ray.train.v2._internal.execution.controller.controller import TrainController
 from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
@@ -37,6 +39,7 @@ from recallfront.platform.plugins import receive
 from recallfront.platform.results.reports import Report
 from recallfront.platform.results.status import Status, TrialFailure
 from recallfront.platform.trial.body import run_trial
+from recallfront.platform.trial.engine import environment
 from recallfront.platform.trial.leaving import LEFT
 from recallfront.platform.trial.watchdog import Watchdog
 from recallfront.platform.trial.workplace import Workplace, read_workplace, workplace_json
@@ -50,6 +53,8 @@ _PATIENCE_SECONDS = 0.5  # for a report, until it is asked again whether the wor
 _LISTEN_SECONDS = 1.0
 _STOP_SECONDS = 120.0  # for the workers to reach their next report and leave
 _END_SECONDS = 60.0  # for the trainer to end after the last report
+# The ranks learn of drained nodes themselves; and a controller's logging would take over that of the actor's process.
+_PLAIN = {ENABLE_PREEMPTION_WATCHER_ENV_VAR: "0", ENABLE_CONTROLLER_STRUCTURED_LOGGING_ENV_VAR: "0"}
 # They remove the placement group of a killed trainer, which the driver does here; and share out data of Ray Data.
 _NEEDLESS = frozenset({"PlacementGroupCleanerCallback", "DatasetsCallback"})
 # What a rank says that only lost its peer: the peer's own death or failure is the cause.
@@ -124,11 +129,10 @@ class _Trainer(TorchTrainer):
 
     def _initialize_and_run_controller(self, **parts: Any) -> Any:
         parts["scaling_policy"] = _Fixed(self.scaling_config)  # type: ignore[arg-type]  # stubs of the old one
-        # of nodes that are drained the ranks hear themselves
-        os.environ.setdefault(ENABLE_PREEMPTION_WATCHER_ENV_VAR, "0")
         if ray.get_runtime_context().get_actor_id() is None:
             return super()._initialize_and_run_controller(**parts)  # type: ignore[misc]
-        controller = TrainController(**parts)  # in the trial's actor, which has imported all
+        with environment(**_PLAIN):
+            controller = TrainController(**parts)  # in the trial's actor, which has imported all
         asyncio.run(controller.run())
         return controller.get_result()
 
