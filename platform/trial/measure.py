@@ -1,4 +1,4 @@
-"""Throughput of an architecture: measured alone on its device, interleaved with a fixed reference, cached."""
+"""Throughput of an architecture: measured alone on its device, interleaved with a fixed reference workload, cached."""
 
 import gc
 import json
@@ -13,14 +13,14 @@ from filelock import FileLock
 from recallfront.platform.errors import one_line
 from recallfront.platform.home import write_whole
 from recallfront.platform.home.vault import fetch_file, keep_file
-from recallfront.platform.metrics import BUSY_CORES, IDLE_CORES, THROUGHPUTS, most_rate_spread, rate_spread
+from recallfront.platform.metrics import BUSY_CORES, IDLE_CORES, SPREAD, THROUGHPUTS, most_rate_spread
 from recallfront.platform.trial.figures import device_kind, figures_of, measured_model
 from recallfront.platform.trial.quiet import Device
-from recallfront.platform.trial.reference import SIZES
+from recallfront.platform.trial.workloads import REFERENCE_SIZE
 from recallfront.sweeps.base import digest, seal, unseal
 from recallfront.sweeps.trial import TrialConfig
 
-_VERSION = 3  # of the protocol; older cached figures are not comparable
+_VERSION = 2  # of the protocol; older cached figures are not comparable
 
 
 def measurement_key(
@@ -56,10 +56,10 @@ def measured(
     that gives a median.
 
     Returns:
-        `THROUGHPUTS` in tokens/s (medians, at the speed that the home's scale is of: see `kept_scale`) and
-        `<name>_spread` (half the p20..p80 width and what the correction is unsure of, tokens/s), `state_bytes` a row at
-        the measured context length, `materialised_state_bytes`, what the authors' code holds of it, and what describes
-        the measurement itself under `measurement`.
+        `THROUGHPUTS` in tokens/s (medians, at the nominal speed of the device kind: see `_nominal_seconds`) and
+        `<name>_spread` (half the p20..p80 width, tokens/s), `state_bytes` a row at the measured context length,
+        `materialised_state_bytes`, what the authors' code holds of it, and what describes the measurement itself under
+        `measurement`.
     """
     kind = device_kind(device.name)
     path = folder / f"{measurement_key(config, kind, code_version, precise)}.json"
@@ -132,16 +132,16 @@ def _doubt(figures: Mapping[str, Any]) -> tuple[bool, float]:
     """Whether other work ran beside, and the largest relative spread: the less of both, the better."""
     busy = figures[BUSY_CORES] if BUSY_CORES in figures else figures["measurement"]["neighbours_cores_busy"]
     precise = figures["measurement"]["precise"]
-    spreads = [rate_spread(figures, name) for name in precise]
+    spreads = [figures[f"{name}{SPREAD}"] / figures[name] for name in precise]
     return busy > IDLE_CORES, max(spreads, default=0.0)
 
 
 def _reference_key(config: TrialConfig, kind: str) -> str:
-    """What the times of the reference depend on, besides the load of its machine."""
+    """What the time of the reference workload depends on, besides the load of its machine."""
     identity: dict[str, Any] = {
         "device": kind,
         "threads": config.resources.threads,
-        "protocol": [_VERSION, SIZES],
+        "protocol": [_VERSION, REFERENCE_SIZE],
         "torch": torch.__version__,
     }
     return digest(json.dumps(identity, sort_keys=True))[:16]
