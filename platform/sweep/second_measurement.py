@@ -61,7 +61,7 @@ def _shared(config: TrialConfig) -> str:
     """What the trials of one measurement have in common: their figures stay one, or a front would choose by chance."""
     from recallfront.platform.trial.measure import measurement_key
 
-    return measurement_key(config, "any", "any")
+    return measurement_key(config, "gpu" if config.resources.gpus else "cpu", "this")
 
 
 def _measured(config: TrialConfig, place: Workplace, *, joined: bool) -> "Again | None":

@@ -143,10 +143,8 @@ def make_engine(model: nn.Module, training: TrainingConfig, epoch: int | None = 
 
 def _import_muon() -> None:
     """ZeRO asks whether an optimizer is Muon: its import would compile a function that no trial calls, for a second."""
-    with (
-        environment(TORCHDYNAMO_DISABLE="1"),
-        suppress(ImportError),
-    ):  # if it is elsewhere, it takes that second
+    # if another version has it elsewhere, it takes that second
+    with environment(TORCHDYNAMO_DISABLE="1"), suppress(ImportError):
         importlib.import_module("deepspeed.runtime.zero.muon.muon_optimizer")
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from recallfront.models import build, parse_config
 from recallfront.platform.trial.engine import (
     _parameter_groups,
+    environment,
     learning_rate_ratio,
     load_checkpoint,
     make_engine,
@@ -178,3 +179,12 @@ def test_what_probes_link_is_not_heard(capfd: pytest.CaptureFixture[str]) -> Non
         subprocess.run(["sh", "-c", "echo ld: cannot find -laio >&2"], check=True)
     subprocess.run(["sh", "-c", "echo after >&2"], check=True)
     assert capfd.readouterr().err == "after\n"
+
+
+def test_a_changed_environment_is_as_it_was_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RECALLFRONT_A", "before")
+    monkeypatch.delenv("RECALLFRONT_B", raising=False)
+    with pytest.raises(KeyError), environment(RECALLFRONT_A="1", RECALLFRONT_B="2"):
+        assert (os.environ["RECALLFRONT_A"], os.environ["RECALLFRONT_B"]) == ("1", "2")
+        raise KeyError
+    assert os.environ["RECALLFRONT_A"] == "before" and "RECALLFRONT_B" not in os.environ
