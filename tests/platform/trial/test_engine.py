@@ -3,6 +3,7 @@
 import os
 import pickle
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from recallfront.platform.trial.engine import (
     learning_rate_ratio,
     load_checkpoint,
     make_engine,
+    make_optimizer,
     prepare_process,
     save_checkpoint,
     silent_linker,
@@ -188,3 +190,46 @@ def test_a_changed_environment_is_as_it_was_afterwards(monkeypatch: pytest.Monke
         assert (os.environ["RECALLFRONT_A"], os.environ["RECALLFRONT_B"]) == ("1", "2")
         raise KeyError
     assert os.environ["RECALLFRONT_A"] == "before" and "RECALLFRONT_B" not in os.environ
+
+
+WHOLE_TRIALS = """
+import sys, tempfile
+from pathlib import Path
+from tests.platform.trial.test_engine import load_checkpoint, make_engine, model, save_checkpoint, step, training
+from tests.platform.trial.trials import run
+with tempfile.TemporaryDirectory() as folder:
+    for architecture in ("hawk", "based"):
+        *_, last = run(Path(folder) / architecture, space=[{"architecture": architecture}])
+        print(last.status.value)
+    engine = make_engine(model(), training())
+    save_checkpoint(engine, Path(folder), {})
+    load_checkpoint(engine, Path(folder))
+    step(engine, 0)
+print("torch._dynamo" in sys.modules)
+"""
+
+
+def test_a_trials_process_does_not_import_torchs_compiler() -> None:
+    """It would take a third of the seconds in which such a process starts."""
+    ran = subprocess.run([sys.executable, "-c", WHOLE_TRIALS], capture_output=True, text=True, check=True)
+    assert ran.stdout.split()[-3:] == ["finished", "finished", "False"]
+
+
+def test_the_optimizer_is_torchs_bit_for_bit() -> None:
+    config = training(weight_decay=0.3)
+    ours, theirs = model(), model()
+    optimizer, _ = make_optimizer(ours, config)
+    reference = torch.optim.AdamW(
+        _parameter_groups(theirs, config), lr=optimizer.param_groups[0]["lr"], betas=config.betas, fused=True
+    )
+    tokens = torch.randint(0, 17, (4, 9), generator=torch.Generator().manual_seed(5))
+    for _ in range(5):
+        for own, its in ((ours, optimizer), (theirs, reference)):
+            its.zero_grad()
+            nn.functional.cross_entropy(own(tokens).flatten(0, 1), tokens.flatten()).backward()
+            its.step()
+    assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), theirs.parameters(), strict=True))
+    saved, expected = optimizer.state_dict(), reference.state_dict()
+    assert saved["state"].keys() == expected["state"].keys()
+    for of, entry in expected["state"].items():
+        assert all(torch.equal(value, saved["state"][of][name]) for name, value in entry.items())
