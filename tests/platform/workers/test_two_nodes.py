@@ -24,7 +24,7 @@ from tests.platform.stores import ready_store
 
 pytestmark = [pytest.mark.slow, pytest.mark.alone, pytest.mark.timeout(900)]
 
-STEPS = 1200
+STEPS = 600
 ON_S3 = f"s3://{BUCKET}/nodes"
 
 
@@ -33,7 +33,7 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster
     """Nodes of one CPU, so that each rank is on one of its own; with S3, which they find by the environment."""
     monkeypatch.setenv("RECALLFRONT_STATE", str(tmp_path / "here"))
     vault._transport.cache_clear()
-    with S3Server(), Cluster(nodes=4) as started:
+    with S3Server(), Cluster(nodes=5) as started:
         yield started
     vault._transport.cache_clear()
 
@@ -48,7 +48,7 @@ def trials(cluster: Cluster, folder: Path, home: str, stages: list[int]) -> list
         space=[{"architecture": "window", "window_size": 4, "training.zero_stage": stages}],
         resources={"workers": 2},
         concurrent=1,
-        training={"steps": STEPS, "evaluate_every": 200, "gradient_clipping": 0.0},
+        training={"steps": STEPS, "evaluate_every": 100, "gradient_clipping": 0.0},
     )
     uri, file = ready_store(folder), folder / "nodes.yaml"
     file.write_text(yaml.safe_dump(spec))
@@ -87,7 +87,7 @@ def test_trials_on_two_nodes_train_and_those_that_lose_a_node_find_the_same_bits
             [loss for _, loss in expected[0][0][:20]], abs=1e-3
         )
 
-    for stage, home in ((1, str(tmp_path / "shared")), (2, ON_S3)):
+    for stage, home in ((1, str(tmp_path / "shared")), (2, f"{ON_S3}-2"), (3, f"{ON_S3}-3")):
         folder = tmp_path / f"stage-{stage}"
         killed = kill_a_node_of_the_trial(cluster, home)
         (disturbed,) = trials(cluster, folder, home, [stage])
