@@ -3,24 +3,33 @@
 psutil is imported where it is first used, so that the command starts fast.
 """
 
+import math
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from recallfront.models import LanguageModel, build
-from recallfront.platform.errors import one_line
-from recallfront.platform.home import write_whole
 from recallfront.platform.metrics import IDLE_CORES, SPREAD, THROUGHPUTS
 from recallfront.platform.trial.energy import energy_counter
 from recallfront.platform.trial.largest_batch import largest_batch, peak_bytes
+from recallfront.platform.trial.reference import (
+    FixedWork,
+    at_full_speed,
+    kept_scale,
+    left_open,
+    of_each,
+    slowdown,
+    together,
+)
 from recallfront.platform.trial.roofline import measured_roofs, prefill_cost, step_cost, train_cost
 from recallfront.platform.trial.workloads import Workloads
-from recallfront.sweeps.base import seal, unseal
 from recallfront.sweeps.objectives import AT_CONTEXTS, at_context
 from recallfront.sweeps.trial import MeasurementConfig, TrialConfig
 
@@ -29,6 +38,8 @@ _ENERGY_SECONDS = 1.0  # of decoding: a GPU's counter moves some ten times a sec
 _LEAST_ROUNDS = 3  # that give a median and its spread
 # seconds; a machine that others keep busy is measured all the same, and the record says so
 _LONGEST_WAIT_FOR_IDLE = 2.0
+
+_Timer = Callable[[Callable[[], None]], float]  # runs -> seconds
 
 
 def device_kind(name: str) -> str:
@@ -50,14 +61,14 @@ def figures_of(
     config: TrialConfig,
     model: LanguageModel,
     device_name: str,
-    nominal_path: Path,
+    scale_path: Path,
     precise: Collection[str],
 ) -> dict[str, Any]:
     """Measure now, the device being held: the figures that `measure.measured` returns, without where they are from.
 
     Args:
         model: what `measured_model` has built.
-        nominal_path: file that the time of the reference workload on a quiet machine is kept in.
+        scale_path: file that the times of the reference on a quiet machine are kept in.
         precise: throughputs, also `<name>_at_<context>`, that the protocol's repeats and spread hold for.
     """
     protocol = config.measurement
@@ -66,7 +77,8 @@ def figures_of(
     # a measurement that is never repeated need not wait for idle cores
     patience = _LONGEST_WAIT_FOR_IDLE if protocol.max_repeats > protocol.repeats else 0.0
     busy = _wait_for_idle_neighbours(config.resources.threads, patience)
-    machine = _Machine(device, busy, nominal_path)
+    # before a largest batch is looked for, which leaves no memory
+    machine = _Machine(device, busy, scale_path, FixedWork(device))
     main = protocol.context_length
     asked = {name for name in THROUGHPUTS if {name, at_context(name, main)} & set(precise)}
     also = THROUGHPUTS if protocol.also is None else protocol.also
@@ -103,7 +115,8 @@ class _Machine:
 
     device: torch.device
     busy: float  # cores that others keep so
-    nominal: Path  # where the scale of throughput is kept
+    scale: Path  # where that of throughput is kept
+    fixed: FixedWork
 
 
 def _at_one_context(
@@ -121,16 +134,23 @@ def _at_one_context(
     figures: dict[str, Any] = {}
     if protocol.batch_size == "max":
         figures["max_batch_size"] = _use_largest_batch(work, config, device, context)
-    seconds = _rounds(work, protocol, device, precise)
-    reference = np.array(seconds["reference"])
-    middle = float(np.median(reference))
-    quiet = machine.busy <= IDLE_CORES and _relative_spread(reference) <= protocol.target_spread
-    nominal, damage = _nominal_seconds(machine.nominal, middle, quiet=quiet)
-    slowdown = middle / nominal
-    for name in work.all().keys() - {"reference"}:
-        rates = work.tokens_of[name] / np.array(seconds[name]) * slowdown
+    timer = partial(_seconds, device=device)
+    seconds, references = _rounds(work, machine.fixed, protocol, timer, precise)
+    found = of_each(references)
+    careful = protocol.max_repeats > protocol.repeats
+    scale, damage = kept_scale(
+        machine.scale,
+        found,
+        lambda: at_full_speed(machine.fixed, timer) if careful else found,
+        final=careful and machine.busy <= IDLE_CORES,
+    )
+    factor = slowdown(found, scale)
+    for name in work.all():
+        rates = work.tokens_of[name] / np.array(seconds[name]) * factor
         low, rate, high = np.percentile(rates, [20, 50, 80])
-        figures |= {name: float(rate), name + SPREAD: float(high - low) / 2}
+        # within these rounds, and between this hour of the machine and another
+        spread = math.hypot((high - low) / 2, left_open(factor) * rate)
+        figures |= {name: float(rate), name + SPREAD: spread}
     figures["state_bytes"] = work.state_bytes
     for figure, values in (
         ("time_to_first_token", seconds.get("prefill_tokens_per_second")),
@@ -138,16 +158,16 @@ def _at_one_context(
     ):
         if not values:
             continue
-        half, most = np.percentile(np.array(values) / slowdown * 1e3, [50, 95])
+        half, most = np.percentile(np.array(values) / factor * 1e3, [50, 95])
         figures |= {f"{figure}_p50_ms": float(half), f"{figure}_p95_ms": float(most)}
     if protocol.roofline:
         figures |= _shares(work, config, machine, context, figures)
     figures |= _energy(work, device)
     details = {
-        "rounds": len(reference),
-        "slowdown": slowdown,
-        "reference_seconds": middle,
-        "reference_spread": _relative_spread(reference),
+        "rounds": len(references),
+        "slowdown": factor,
+        "reference_seconds": found,
+        "reference_spread": _relative_spread(together(references)),
     } | ({"notice": damage} if damage else {})
     return figures, details
 
@@ -208,7 +228,7 @@ def _shares(
     """Each throughput as a share of what the device allows."""
     model, rows = config.deployment_model, len(work.prompt)
     kind = device_kind(str(machine.device))
-    roofs = measured_roofs(machine.nominal.parent, machine.device, kind, _dtype(config))
+    roofs = measured_roofs(machine.scale.parent, machine.device, kind, _dtype(config))
     sizes = {"state_bytes": work.state_bytes, "number_bytes": _dtype(config).itemsize, "context": context}
     costs = {
         "decode": (work.batch_size, step_cost(model, rows=work.batch_size, **sizes)),
@@ -239,30 +259,38 @@ def _energy(work: Workloads, device: torch.device) -> dict[str, float]:
 
 
 def _rounds(
-    work: Workloads, protocol: MeasurementConfig, device: torch.device, precise: Collection[str]
-) -> dict[str, list[float]]:
-    """Seconds of each workload in each round, after one round of warm-up; more rounds while the spread is too wide.
+    work: Workloads,
+    fixed: FixedWork,
+    protocol: MeasurementConfig,
+    timer: _Timer,
+    precise: Collection[str],
+) -> tuple[dict[str, list[float]], list[dict[str, float]]]:
+    """Seconds of each workload in each round, and those of the fixed work; more rounds while a spread is too wide.
 
-    What need not be precise is left out of later rounds.
+    A round of warm-up goes before. What need not be precise is left out of later rounds.
     """
-    needed = {"reference", *precise} & work.all().keys()
+    runs = work.all()
+    needed = set(precise) & runs.keys()
     least = protocol.repeats if precise else _LEAST_ROUNDS
-    seconds: dict[str, list[float]] = {name: [] for name in work.all()}
-    for name, run in work.all().items():
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    references: list[dict[str, float]] = []
+    for name, run in runs.items():
         if name == "decode_tokens_per_second":
             work.begin_decoding()
         run()
     work.step_seconds.clear()
-    while (number := len(seconds["reference"])) < protocol.max_repeats:
-        for name, run in work.all().items():
-            if number < _LEAST_ROUNDS or name in needed:
+    while len(references) < protocol.max_repeats:
+        references.append(fixed.timed(timer))
+        for name, run in runs.items():
+            if len(references) <= _LEAST_ROUNDS or name in needed:
                 if name == "decode_tokens_per_second":
                     work.begin_decoding()
-                seconds[name].append(_seconds(run, device))
-        settled = max(_relative_spread(np.array(seconds[name])) for name in needed) <= protocol.target_spread
-        if number + 1 >= least and settled:
+                seconds[name].append(timer(run))
+        spreads = [_relative_spread(seconds[name]) for name in needed]
+        widest = max([_relative_spread(together(references)), *spreads])
+        if len(references) >= least and widest <= protocol.target_spread:
             break
-    return seconds
+    return seconds, references
 
 
 def _seconds(run: Callable[[], None], device: torch.device) -> float:
@@ -278,27 +306,7 @@ def _seconds(run: Callable[[], None], device: torch.device) -> float:
     return float(begin.elapsed_time(end)) / 1e3
 
 
-def _nominal_seconds(path: Path, seconds: float, *, quiet: bool) -> tuple[float, str | None]:
-    """What the reference workload takes on this kind of device: as the first quiet measurement of this home found it.
-
-    Machines change speed: a shared host, a hot chip. Figures of different hours are made comparable by the ratio of
-    the reference's time to this one, which is recorded as `slowdown`. A measurement with other load beside it sets the
-    scale only until a quiet one does. If the scale was damaged it is set anew, and the second value says so.
-    """
-    damage = None
-    try:
-        scale = unseal(path.read_bytes())
-        if scale["quiet"] or not quiet:
-            return float(scale["seconds"]), None
-    except FileNotFoundError:
-        pass
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        damage = f"the damaged scale of throughput was set anew ({path.name}: {one_line(error)})"
-    write_whole(path, seal({"seconds": seconds, "quiet": quiet}))
-    return seconds, damage
-
-
-def _relative_spread(values: "np.ndarray[Any, np.dtype[np.float64]]") -> float:
+def _relative_spread(values: npt.NDArray[np.float64] | list[float]) -> float:
     low, middle, high = np.percentile(values, [20, 50, 80])
     return float((high - low) / 2 / middle)
 

@@ -1,4 +1,4 @@
-"""Throughput of an architecture: measured alone on its device, interleaved with a fixed reference workload, cached."""
+"""Throughput of an architecture: measured alone on its device, interleaved with a fixed reference, cached."""
 
 import gc
 import json
@@ -16,11 +16,11 @@ from recallfront.platform.home.vault import fetch_file, keep_file
 from recallfront.platform.metrics import BUSY_CORES, IDLE_CORES, SPREAD, THROUGHPUTS, most_rate_spread
 from recallfront.platform.trial.figures import device_kind, figures_of, measured_model
 from recallfront.platform.trial.quiet import Device
-from recallfront.platform.trial.workloads import REFERENCE_SIZE
+from recallfront.platform.trial.reference import SIZES
 from recallfront.sweeps.base import digest, seal, unseal
 from recallfront.sweeps.trial import TrialConfig
 
-_VERSION = 2  # of the protocol; older cached figures are not comparable
+_VERSION = 3  # of the protocol; older cached figures are not comparable
 
 
 def measurement_key(
@@ -56,10 +56,10 @@ def measured(
     that gives a median.
 
     Returns:
-        `THROUGHPUTS` in tokens/s (medians, at the nominal speed of the device kind: see `_nominal_seconds`) and
-        `<name>_spread` (half the p20..p80 width, tokens/s), `state_bytes` a row at the measured context length,
-        `materialised_state_bytes`, what the authors' code holds of it, and what describes the measurement itself under
-        `measurement`.
+        `THROUGHPUTS` in tokens/s (medians, at the speed that the home's scale is of: see `kept_scale`) and
+        `<name>_spread` (half the p20..p80 width and what the correction leaves open, tokens/s), `state_bytes` a row at
+        the measured context length, `materialised_state_bytes`, what the authors' code holds of it, and what describes
+        the measurement itself under `measurement`.
     """
     kind = device_kind(device.name)
     path = folder / f"{measurement_key(config, kind, code_version, precise)}.json"
@@ -137,11 +137,11 @@ def _doubt(figures: Mapping[str, Any]) -> tuple[bool, float]:
 
 
 def _reference_key(config: TrialConfig, kind: str) -> str:
-    """What the time of the reference workload depends on, besides the load of its machine."""
+    """What the times of the reference depend on, besides the load of its machine."""
     identity: dict[str, Any] = {
         "device": kind,
         "threads": config.resources.threads,
-        "protocol": [_VERSION, REFERENCE_SIZE],
+        "protocol": [_VERSION, SIZES],
         "torch": torch.__version__,
     }
     return digest(json.dumps(identity, sort_keys=True))[:16]

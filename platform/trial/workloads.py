@@ -1,4 +1,4 @@
-"""What a measurement runs: a fixed reference, prefill and decoding at one context, and a training step."""
+"""What a measurement runs of a model: prefill and decoding at one context, and a training step."""
 
 import time
 from collections.abc import Callable, Collection
@@ -9,8 +9,6 @@ from torch import Tensor
 
 from recallfront.models.decoding.decode_graph import DecodeGraph
 from recallfront.models.parts.state import State
-
-REFERENCE_SIZE = 384
 
 
 class Workloads:
@@ -35,19 +33,15 @@ class Workloads:
         self._prompted: State | None = None
         self._state: State | None = None
         self._graph: DecodeGraph | None = None
-        generator = torch.Generator().manual_seed(0)
-        size = REFERENCE_SIZE
-        self._matrix = torch.randn(size, size, generator=generator).to(prompt.device) / size**0.5
 
     def all(self) -> dict[str, Callable[[], None]]:
         """The workloads by the figure that they give, in the order of a round."""
         named = {
-            "reference": self.reference,
             "prefill_tokens_per_second": self.prefill,
             "decode_tokens_per_second": self.decode,
             "train_tokens_per_second": self.train,
         }
-        return {name: run for name, run in named.items() if name == "reference" or name in self.wanted}
+        return {name: run for name, run in named.items() if name in self.wanted}
 
     @property
     def tokens_of(self) -> dict[str, int]:
@@ -57,12 +51,6 @@ class Workloads:
             "decode_tokens_per_second": self.batch_size * self.decode_tokens,
             "train_tokens_per_second": self.lesson.numel(),
         }
-
-    def reference(self) -> None:
-        """A fixed chain of matrix products: where its time moves, the machine moved, not the model."""
-        x = self._matrix
-        for _ in range(8):
-            x = x @ self._matrix
 
     @torch.no_grad()
     def prefill(self) -> None:

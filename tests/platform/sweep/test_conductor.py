@@ -30,7 +30,7 @@ from recallfront.platform.sweep.second_measurement import measure_again
 from recallfront.platform.tracking.client import open_client
 from recallfront.platform.tracking.ledger import read_sweep
 from recallfront.platform.tracking.writer import TrackingWriter
-from recallfront.platform.trial import figures, measure
+from recallfront.platform.trial import figures, measure, reference
 from recallfront.platform.trial.quiet import Device
 from recallfront.platform.trial.workplace import Workplace, trial_folder
 from recallfront.sweeps import SweepSpec
@@ -334,6 +334,7 @@ def test_a_measurement_in_doubt_is_made_again_after_the_trials(
     busy = 2.0
     monkeypatch.setattr(figures, "_seconds", lambda run, device: run() or 0.01)
     monkeypatch.setattr(figures, "_wait_for_idle_neighbours", lambda threads, patience: busy)
+    monkeypatch.setattr(reference, "_SCALE_SECONDS", 0.0)
     place = Workplace(home=tmp_path, data=tmp_path, data_digest="d", code_version="c")
     sweep = stage(
         space=[{"architecture": "window", "window_size": 4, "training.learning_rate": [0.001, 0.01]}],
@@ -354,6 +355,7 @@ def test_a_measurement_in_doubt_is_made_again_after_the_trials(
     monkeypatch.undo()
     monkeypatch.setattr(figures, "_seconds", lambda run, device: run() or 0.01)
     monkeypatch.setattr(figures, "_wait_for_idle_neighbours", lambda threads, patience: 0.0)
+    monkeypatch.setattr(reference, "_SCALE_SECONDS", 0.0)
     told = again()
     # of one shape: learning rates and seeds share it
     assert said == [

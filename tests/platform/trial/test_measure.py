@@ -2,8 +2,9 @@
 
 from collections.abc import Iterator
 from contextlib import closing
-from itertools import cycle
+from itertools import count, cycle
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 
 from recallfront.models.configs import architectures
 from recallfront.platform.metrics import THROUGHPUTS
-from recallfront.platform.trial import figures, measure, roofline
+from recallfront.platform.trial import figures, measure, reference, roofline
 from recallfront.platform.trial.figures import device_kind
 from recallfront.platform.trial.measure import (
     in_doubt,
@@ -21,6 +22,7 @@ from recallfront.platform.trial.measure import (
     measurement_key,
 )
 from recallfront.platform.trial.quiet import Device
+from recallfront.platform.trial.reference import FixedWork
 from recallfront.platform.trial.workloads import Workloads
 from recallfront.sweeps import TrialConfig
 from recallfront.sweeps.base import unseal
@@ -34,6 +36,7 @@ def _usual(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.set_num_threads(1)
     # for other processes: figures do not matter here
     monkeypatch.setattr(figures, "_wait_for_idle_neighbours", lambda threads, patience: 0.0)
+    monkeypatch.setattr(reference, "_SCALE_SECONDS", 0.0)  # one round
 
 
 def config_of(architecture: str = "window", **changes: Any) -> TrialConfig:
@@ -175,7 +178,8 @@ def test_a_slow_machine_does_not_make_a_model_slow(tmp_path: Path, monkeypatch: 
 
     def clocked(run: Any, device: torch.device) -> float:
         run()
-        seconds = {"reference": 0.01, "prefill": 0.02, "decode": 0.04, "train": 0.05}[run.__name__] * speed
+        usual = {"prefill": 0.02, "decode": 0.04, "train": 0.05}
+        seconds = usual.get(run.__name__, 0.01) * speed
         spent.append(seconds)
         return seconds
 
@@ -193,17 +197,33 @@ def test_a_slow_machine_does_not_make_a_model_slow(tmp_path: Path, monkeypatch: 
     assert usual["train_tokens_per_second"] == pytest.approx(2 * protocol.train_length / 0.05)
 
 
-def test_the_scale_of_other_threads_is_another(tmp_path: Path) -> None:
-    figures_of(config_of(), tmp_path)
-    found = figures_of(config_of(resources={"cpus": 2}), tmp_path)
-    assert len(list((tmp_path / "measurements").glob("reference-*.json"))) == 2
-    assert found["measurement"]["slowdown"] == 1.0, "it is the first with so many threads"
+def test_a_slow_spell_does_not_set_the_scale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 20 rounds of the fixed work 15 are in it, after the three of the measurement."""
+    monkeypatch.setattr(reference, "_SCALE_SECONDS", 20.0)
+    ticks = count()
+    monkeypatch.setattr(reference, "time", SimpleNamespace(monotonic=lambda: next(ticks)))
+    rounds = 0
+
+    def clocked(run: Any, device: torch.device) -> float:
+        nonlocal rounds
+        run()
+        rounds += run.__name__ == "products"
+        return 0.03 if rounds <= 3 + 15 else 0.01
+
+    monkeypatch.setattr(figures, "_seconds", clocked)
+    config = config_of(measurement={"max_repeats": 4})
+    found = figures_of(config, tmp_path)
+    assert rounds == 3 + 20
+    assert found["measurement"]["slowdown"] == pytest.approx(3.0)
+    assert found["decode_tokens_per_second"] == pytest.approx(2 * config.measurement.decode_tokens / 0.01)
 
 
-def test_a_busy_first_measurement_does_not_set_the_scale_for_ever(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("name", ["a careless one", "one beside other work"])
+def test_what_sets_the_scale_only_for_a_while(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    speed, busy = 3.0, 2.0
+    """The first quiet measurement that may be repeated sets it for good."""
+    speed, busy = 3.0, 2.0 if name == "one beside other work" else 0.0
 
     def clocked(run: Any, device: torch.device) -> float:
         run()
@@ -211,12 +231,43 @@ def test_a_busy_first_measurement_does_not_set_the_scale_for_ever(
 
     monkeypatch.setattr(figures, "_seconds", clocked)
     monkeypatch.setattr(figures, "_wait_for_idle_neighbours", lambda threads, patience: busy)
-    figures_of(config_of(), tmp_path, fresh=True)
+    careful = config_of(measurement={"max_repeats": 4})
+    figures_of(config_of() if name == "a careless one" else careful, tmp_path, fresh=True)
     speed, busy = 1.0, 0.0
-    quiet = figures_of(config_of(), tmp_path, fresh=True)
-    assert quiet["measurement"]["slowdown"] == 1.0
-    speed, busy = 2.0, 2.0
-    assert figures_of(config_of(), tmp_path, fresh=True)["measurement"]["slowdown"] == pytest.approx(2.0)
+    assert figures_of(careful, tmp_path, fresh=True)["measurement"]["slowdown"] == 1.0
+    for config in (careful, config_of()):
+        speed, busy = 2.0, 2.0 - busy
+        assert figures_of(config, tmp_path, fresh=True)["measurement"]["slowdown"] == pytest.approx(2.0)
+
+
+def test_an_interval_contains_a_part_of_the_correction(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Small operations take four times as long, products as before: twice over both."""
+    slow = 1.0
+
+    def clocked(run: Any, device: torch.device) -> float:
+        run()
+        return 0.01 * (slow if run.__name__ == "operations" else 1.0)
+
+    monkeypatch.setattr(figures, "_seconds", clocked)
+    config = config_of()
+    usual = figures_of(config, tmp_path, fresh=True)
+    assert all(usual[f"{name}_spread"] == 0 for name in THROUGHPUTS) and not in_doubt(usual, config)
+    slow = 4.0
+    corrected = figures_of(config, tmp_path, fresh=True)
+    assert corrected["measurement"]["slowdown"] == pytest.approx(2.0)
+    for name in THROUGHPUTS:
+        assert corrected[name] == pytest.approx(2 * usual[name])
+        assert corrected[f"{name}_spread"] == pytest.approx(0.35 * corrected[name])
+    assert in_doubt(corrected, config), "a faster moment would tell more"
+
+
+def test_the_scale_of_other_threads_is_another(tmp_path: Path) -> None:
+    figures_of(config_of(), tmp_path)
+    found = figures_of(config_of(resources={"cpus": 2}), tmp_path)
+    assert len(list((tmp_path / "measurements").glob("reference-*.json"))) == 2
+    assert found["measurement"]["slowdown"] == 1.0, "it is the first with so many threads"
 
 
 def test_rounds_go_on_while_the_spread_is_wide_and_the_spread_is_told(
@@ -233,7 +284,8 @@ def test_rounds_go_on_while_the_spread_is_wide_and_the_spread_is_told(
     monkeypatch.setattr(figures, "_seconds", clocked)
     steady = config_of(measurement={"max_repeats": 7, "target_spread": 0.3})
     found = figures_of(steady, tmp_path)
-    assert 3 < found["measurement"]["rounds"] <= 7 and len({len(t) for t in times.values()}) == 1
+    assert 3 < found["measurement"]["rounds"] <= 7
+    assert len({len(times[name]) for name in ("prefill", "decode", "train")}) == 1
     rates = 2 * steady.measurement.decode_tokens / np.array(times["decode"])
     low, middle, high = np.percentile(rates, [20, 50, 80])
     assert found["decode_tokens_per_second"] == pytest.approx(middle)
@@ -256,20 +308,30 @@ def test_only_a_measurement_that_may_be_repeated_waits_for_idle_cores(
 
 
 def test_what_is_no_objective_is_measured_roughly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = config_of(measurement={"repeats": 5, "max_repeats": 7, "target_spread": 1e-9})
-    counts = dict.fromkeys(("reference", "prefill", "decode", "train"), 0)
-    for name in counts:
-        real = getattr(Workloads, name)
+    config = config_of(measurement={"repeats": 7, "max_repeats": 7})
+    places = dict.fromkeys(("products", "operations"), FixedWork) | dict.fromkeys(
+        ("prefill", "decode", "train"), Workloads
+    )
+    counts = dict.fromkeys(places, 0)
+    for name, place in places.items():
+        real = getattr(place, name)
 
         def counted(self: Any, name: str = name, real: Any = real) -> None:
             counts[name] += 1
             real(self)
 
-        monkeypatch.setattr(Workloads, name, counted)
+        monkeypatch.setattr(place, name, counted)
     figures_of(config, tmp_path, precise=("decode_tokens_per_second",))
-    assert counts == {"reference": 8, "prefill": 4, "decode": 8, "train": 4}, "rounds, and one of warm-up"
+    fixed = dict.fromkeys(("products", "operations"), 2 * 7)
+    assert counts == fixed | {"prefill": 4, "decode": 8, "train": 4}, (
+        "seven rounds, each twice, and a warm-up"
+    )
     figures_of(config, tmp_path, precise=("train_tokens_per_second",))
-    assert counts == {"reference": 16, "prefill": 8, "decode": 12, "train": 12}
+    assert counts == {name: 2 * count for name, count in fixed.items()} | {
+        "prefill": 8,
+        "decode": 12,
+        "train": 12,
+    }
     assert len(results(tmp_path)) == 2, "another protocol is another measurement"
 
 
