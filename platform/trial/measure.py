@@ -61,30 +61,17 @@ def measured(
         the measured context length, `materialised_state_bytes`, what the authors' code holds of it, and what describes
         the measurement itself under `measurement`.
     """
-    kind = device_kind(device.name)
-    path = folder / f"{measurement_key(config, kind, code_version, precise)}.json"
+    path = folder / f"{measurement_key(config, device_kind(device.name), code_version, precise)}.json"
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{path}.lock"):
         cached, damage = (None, None) if fresh else _read_cached(path, config)
         if cached is not None:
             return cached
-        scale = folder / f"reference-{_reference_key(config, kind)}.json"
-        fetch_file(scale)  # as the first quiet measurement on any node set it
-        # beside training, so that nobody waits for it
-        with device.shared():
-            model = measured_model(config)
-        with device.alone():
-            figures = figures_of(config, model, device.name, scale, precise)
-        del model
-        gc.collect()
-        details = figures["measurement"]
-        details |= {"device": kind, "torch": torch.__version__, "code_version": code_version}
-        damages = [damage, details.pop("notice", None)]
-        write_whole(path, seal(figures))
-        keep_file(scale)
-        keep_file(path)
-    if any(damages):
-        details["notice"] = "; ".join(filter(None, damages))
+        figures = _measure(config, device, folder, code_version, precise)
+        _keep(figures, path)
+    if damage:
+        told = figures["measurement"].get("notice")
+        figures["measurement"]["notice"] = "; ".join(filter(None, [damage, told]))
     return figures
 
 
@@ -98,6 +85,8 @@ def measured_again(
 ) -> dict[str, Any] | None:
     """A second measurement in the place of a cached one in doubt, if it is the better one; figures as of `measured`.
 
+    Only what has to be precise is measured again. The rest, which takes most of the time, stays as it was found.
+
     None if this kind of device has none in the cache: figures of another are not comparable. A cached one that is not
     in doubt, as a second sweep may have left it, is the answer as it is.
     """
@@ -105,14 +94,41 @@ def measured_again(
     before, _ = _read_cached(path, config)
     if before is None or not in_doubt(before, config):
         return before
-    figures = measured(
-        config, device=device, folder=folder, code_version=code_version, fresh=True, precise=precise
-    )
-    if _doubt(figures) < _doubt(before):
-        return figures
-    write_whole(path, seal(before))
+    protocol = config.measurement.model_copy(update={"also": ()})
+    alone = config.model_copy(update={"measurement": protocol})
+    with FileLock(f"{path}.lock"):
+        figures = before | _measure(alone, device, folder, code_version, precise)
+        if _doubt(figures) >= _doubt(before):
+            return before
+        _keep(figures, path)
+    return figures
+
+
+def _measure(
+    config: TrialConfig, device: Device, folder: Path, code_version: str, precise: Collection[str]
+) -> dict[str, Any]:
+    """The figures as they are found now; under `measurement` a `notice` if the scale was damaged."""
+    kind = device_kind(device.name)
+    scale = folder / f"reference-{_reference_key(config, kind)}.json"
+    fetch_file(scale)  # as the first quiet measurement on any node set it
+    # beside training, so that nobody waits for it
+    with device.shared():
+        model = measured_model(config)
+    with device.alone():
+        figures = figures_of(config, model, device.name, scale, precise)
+    keep_file(scale)
+    del model
+    gc.collect()
+    details = figures["measurement"]
+    details |= {"device": kind, "torch": torch.__version__, "code_version": code_version}
+    return figures
+
+
+def _keep(figures: dict[str, Any], path: Path) -> None:
+    """Write figures to the cache, without what was amiss as they were found."""
+    details = {name: value for name, value in figures["measurement"].items() if name != "notice"}
+    write_whole(path, seal(figures | {"measurement": details}))
     keep_file(path)
-    return before
 
 
 def as_metrics(figures: dict[str, Any]) -> tuple[dict[str, float], dict[str, Any]]:

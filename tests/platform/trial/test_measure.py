@@ -382,6 +382,32 @@ def test_measuring_holds_the_device_alone(tmp_path: Path, monkeypatch: pytest.Mo
     assert held and all(held)
 
 
+def test_a_second_measurement_is_of_the_objectives_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    busy = 2.0
+    monkeypatch.setattr(figures, "_wait_for_idle_neighbours", lambda threads, patience: busy)
+    config, precise = config_of(), ("decode_tokens_per_second",)
+    first = figures_of(config, tmp_path, precise=precise)
+    busy = 0.0
+    ran: list[str] = []
+
+    def noted(run: Any, device: torch.device) -> float:
+        run()
+        ran.append(run.__name__)
+        return 0.01
+
+    monkeypatch.setattr(figures, "_seconds", noted)
+    with closing(Device("cpu", tmp_path / "locks")) as device:
+        where: dict[str, Any] = {"device": device, "folder": tmp_path / "measurements", "code_version": "c"}
+        again = measured_again(config, precise=precise, **where)
+    assert again is not None and set(ran) == {"products", "operations", "decode"}
+    assert again["decode_tokens_per_second"] != first["decode_tokens_per_second"]
+    for name in ("train_tokens_per_second", "time_to_first_token_p50_ms"):
+        assert again[name] == first[name], "it stays as it was found"
+    assert again == figures_of(config, tmp_path, precise=precise), "both are kept"
+
+
 def test_the_better_of_two_measurements_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seconds: Iterator[float] = cycle([0.01])
     busy = 2.0
