@@ -7,10 +7,10 @@ an objective is also named in `ObjectiveMetric` of `sweeps/objectives.py`.
 """
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from math import inf
+from math import inf, sqrt
 from statistics import fmean, median
 from typing import Final, Literal, get_args
 
@@ -24,6 +24,9 @@ from recallfront.sweeps.objectives import (
 
 SPREAD: Final = "_spread"  # ends the name of a measurement's own spread
 BUSY_CORES: Final = "busy_cores"  # that other processes kept busy as a measurement began
+SPEED_UNCERTAINTY: Final = (
+    "speed_uncertainty"  # relative, of the machine's speed while throughput was measured
+)
 IDLE_CORES: Final = 0.3  # up to so many of them a machine counts as quiet
 MEASURED_AGAIN: Final = "measured_again"  # times that a measurement in doubt was repeated after the trials
 
@@ -106,6 +109,7 @@ _FIGURES: Final = (
     Metric("decode_joules_per_token", "decode, joules a token", join=median),
     Metric("materialised_state_bytes", "state, materialised", unit="bytes", detail=True),
     Metric(BUSY_CORES, "cores busy beside the measurement", join=max),
+    Metric(SPEED_UNCERTAINTY, "uncertainty of the machine's speed", join=max),
     Metric(MEASURED_AGAIN, "times measured again", join=max),
     Metric("parameters", detail=True, rerun="final"),
     Metric("*_bytes", "{}", unit="bytes"),
@@ -142,6 +146,14 @@ def rates_of(objectives: Iterable[Objective]) -> tuple[str, ...]:
         if (rate := _RATES.get(name)) is not None:
             found.append(rate if context is None else at_context(rate, context))
     return tuple(dict.fromkeys(found))
+
+
+def rate_spread(metrics: Mapping[str, float], name: str) -> float:
+    """The relative spread of a rate within its own rounds, without what the machine's speed adds to its interval."""
+    _, context = split_context(name)
+    own = SPEED_UNCERTAINTY if context is None else at_context(SPEED_UNCERTAINTY, context)
+    whole = metrics.get(name + SPREAD, 0.0) / max(abs(metrics.get(name, 0.0)), 1e-12)
+    return sqrt(max(0.0, whole**2 - metrics.get(own, 0.0) ** 2))
 
 
 def most_rate_spread(target: float) -> float:

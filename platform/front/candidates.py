@@ -15,6 +15,7 @@ from recallfront.platform.metrics import (
     SPREAD,
     metric,
     most_rate_spread,
+    rate_spread,
     rates_of,
     show,
     title_of,
@@ -110,17 +111,13 @@ def doubts_of(trials: Sequence[TrialRecord], objectives: Sequence[Objective], se
     told = [f"{len(trials)} of {seeds} seeds"] if len(trials) < seeds else []
     measured = rates_of(objectives)
     for name in measured:
-        missed = [spread for t in trials if (spread := _relative_spread(t, name)) > _most_spread(t)]
+        missed = [spread for t in trials if (spread := rate_spread(t.metrics, name)) > _most_spread(t)]
         if missed:
             told.append(f"{title_of(name)} varied by {100 * max(missed):.0f} %")
     busy = max((trial.metrics.get(BUSY_CORES, 0.0) for trial in trials), default=0.0)
     if measured and busy > IDLE_CORES:
         told.append(f"measured beside other work on {busy:.1f} cores")
     return tuple(told)
-
-
-def _relative_spread(trial: TrialRecord, name: str) -> float:
-    return trial.metrics.get(name + SPREAD, 0.0) / max(abs(trial.metrics.get(name, 0.0)), 1e-12)
 
 
 def _most_spread(trial: TrialRecord) -> float:

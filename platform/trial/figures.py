@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 
 from recallfront.models import LanguageModel, build
-from recallfront.platform.metrics import IDLE_CORES, SPREAD, THROUGHPUTS
+from recallfront.platform.metrics import IDLE_CORES, SPEED_UNCERTAINTY, SPREAD, THROUGHPUTS
 from recallfront.platform.trial.energy import energy_counter
 from recallfront.platform.trial.largest_batch import largest_batch, peak_bytes
 from recallfront.platform.trial.reference import (
@@ -95,6 +95,7 @@ def figures_of(
             beside = [name for name in also if name in AT_CONTEXTS]
             own, about = _at_one_context(config, model, machine, context, asked, beside)
             others[str(context)] = about
+        figures[at_context(SPEED_UNCERTAINTY, context)] = own[SPEED_UNCERTAINTY]
         for name in AT_CONTEXTS:
             for figure in (name, name + SPREAD):
                 if figure in own:
@@ -145,11 +146,12 @@ def _at_one_context(
         final=careful and machine.busy <= IDLE_CORES,
     )
     factor = slowdown(found, scale)
+    figures[SPEED_UNCERTAINTY] = left_open(factor)
     for name in work.all():
         rates = work.tokens_of[name] / np.array(seconds[name]) * factor
         low, rate, high = np.percentile(rates, [20, 50, 80])
         # within these rounds, and between this hour of the machine and another
-        spread = math.hypot((high - low) / 2, left_open(factor) * rate)
+        spread = math.hypot((high - low) / 2, figures[SPEED_UNCERTAINTY] * rate)
         figures |= {name: float(rate), name + SPREAD: spread}
     figures["state_bytes"] = work.state_bytes
     for figure, values in (

@@ -13,7 +13,14 @@ from filelock import FileLock
 from recallfront.platform.errors import one_line
 from recallfront.platform.home import write_whole
 from recallfront.platform.home.vault import fetch_file, keep_file
-from recallfront.platform.metrics import BUSY_CORES, IDLE_CORES, SPREAD, THROUGHPUTS, most_rate_spread
+from recallfront.platform.metrics import (
+    BUSY_CORES,
+    IDLE_CORES,
+    SPREAD,
+    THROUGHPUTS,
+    most_rate_spread,
+    rate_spread,
+)
 from recallfront.platform.trial.figures import device_kind, figures_of, measured_model
 from recallfront.platform.trial.quiet import Device
 from recallfront.platform.trial.reference import SIZES
@@ -85,20 +92,24 @@ def measured_again(
 ) -> dict[str, Any] | None:
     """A second measurement in the place of a cached one in doubt, if it is the better one; figures as of `measured`.
 
-    Only what has to be precise is measured again. The rest, which takes most of the time, stays as it was found.
+    Only what has to be precise is measured again, if no other work falsified the rest, which takes most of the time.
 
     None if this kind of device has none in the cache: figures of another are not comparable. A cached one that is not
     in doubt, as a second sweep may have left it, is the answer as it is.
     """
     path = folder / f"{measurement_key(config, device_kind(device.name), code_version, precise)}.json"
-    before, _ = _read_cached(path, config)
-    if before is None or not in_doubt(before, config):
-        return before
-    protocol = config.measurement.model_copy(update={"also": ()})
-    alone = config.model_copy(update={"measurement": protocol})
+    folder.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{path}.lock"):
-        figures = before | _measure(alone, device, folder, code_version, precise)
-        if _doubt(figures) >= _doubt(before):
+        before, _ = _read_cached(path, config)
+        if before is None or not in_doubt(before, config):
+            return before
+        protocol = config.measurement
+        # at several contexts or in a largest batch figures belong together
+        if not (_is_busy(before) or protocol.contexts or protocol.batch_size == "max"):
+            protocol = protocol.model_copy(update={"also": ()})
+        asked = config.model_copy(update={"measurement": protocol})
+        figures = before | _measure(asked, device, folder, code_version, precise)
+        if _width(figures) >= _width(before):
             return before
         _keep(figures, path)
     return figures
@@ -140,16 +151,21 @@ def as_metrics(figures: dict[str, Any]) -> tuple[dict[str, float], dict[str, Any
 
 def in_doubt(figures: Mapping[str, Any], config: TrialConfig) -> bool:
     """Whether a measurement was made beside other work, or missed the spread that its protocol asks for."""
-    busy, spread = _doubt(figures)
-    return busy or spread > most_rate_spread(config.measurement.target_spread)
+    spreads = [rate_spread(figures, name) for name in figures["measurement"]["precise"]]
+    limit = most_rate_spread(config.measurement.target_spread)
+    return _is_busy(figures) or max(spreads, default=0.0) > limit
 
 
-def _doubt(figures: Mapping[str, Any]) -> tuple[bool, float]:
-    """Whether other work ran beside, and the largest relative spread: the less of both, the better."""
+def _is_busy(figures: Mapping[str, Any]) -> bool:
+    """Whether other work ran beside a measurement, as the cache has it or the metrics of a trial."""
     busy = figures[BUSY_CORES] if BUSY_CORES in figures else figures["measurement"]["neighbours_cores_busy"]
-    precise = figures["measurement"]["precise"]
-    spreads = [figures[f"{name}{SPREAD}"] / figures[name] for name in precise]
-    return busy > IDLE_CORES, max(spreads, default=0.0)
+    return bool(busy > IDLE_CORES)
+
+
+def _width(figures: Mapping[str, Any]) -> tuple[bool, float]:
+    """Whether other work ran beside, and the widest relative interval: the less of both, the better."""
+    widths = [figures[f"{name}{SPREAD}"] / figures[name] for name in figures["measurement"]["precise"]]
+    return _is_busy(figures), max(widths, default=0.0)
 
 
 def _reference_key(config: TrialConfig, kind: str) -> str:

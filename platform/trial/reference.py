@@ -12,6 +12,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 import torch
+from filelock import FileLock
 
 from recallfront.platform.errors import one_line
 from recallfront.platform.home import write_whole
@@ -20,10 +21,10 @@ from recallfront.sweeps.base import seal, unseal
 # Numbers and repetitions of each kind. On a GPU, small operations would time the host that launches them.
 SIZES: Final[dict[str, dict[str, tuple[int, int]]]] = {
     "cpu": {"products": (384, 4), "operations": (256, 400)},
-    "cuda": {"products": (4096, 2), "copies": (1 << 26, 4)},
+    "cuda": {"products": (2048, 8), "copies": (1 << 24, 16)},
 }
-# Share of a correction that the interval of what it corrects contains: of 21 models that were measured 27 times each
-# on a shared host, up to twice as slow as at best, 93 % of all pairs of intervals overlap then, and 70 % without it.
+# Share of a correction that the interval of what it corrects contains, so that of two measurements of one model in
+# different hours nine in ten overlap on a shared host: tests/attack/test_two_homes.py.
 _OPEN = 0.35
 _SCALE_SECONDS = 8.0  # longer than most slow spells, once a home
 _FULL_SPEED = 2.0  # percentile of seconds: the least may be an outlier
@@ -39,6 +40,8 @@ class FixedWork:
         self._matrix = torch.randn(size, size, generator=generator).to(device) / size**0.5
         (other,) = self._sizes.keys() - {"products"}
         self._numbers = torch.ones(self._sizes[other][0], device=device)
+        for kind in self._sizes:  # what it needs of the memory it has from now on
+            getattr(self, kind)()
 
     def timed(self, timer: Callable[[Callable[[], None]], float]) -> dict[str, float]:
         """Seconds of each kind, which runs once before: what a model has left in the caches does not count."""
@@ -62,7 +65,7 @@ class FixedWork:
             x = torch.tanh(x * 0.5 + 0.1)
 
     def copies(self) -> None:
-        """Read and write more numbers than the caches near a core hold."""
+        """Read and write more numbers than the caches hold."""
         for _ in range(self._sizes["copies"][1]):
             self._numbers.mul_(1.0)
 
@@ -92,8 +95,8 @@ def left_open(factor: float) -> float:
 def at_full_speed(fixed: FixedWork, timer: Callable[[Callable[[], None]], float]) -> dict[str, float]:
     """Seconds of each kind when nothing slows the machine down.
 
-    A shared host has slow spells of several seconds, which no load of this machine explains: the fastest of a longer
-    time are the same within some 3 %, where medians of a second differ by a third.
+    A shared host has slow spells of several seconds, which no load of this machine explains; the fastest of a longer
+    time do not depend on them.
     """
     rounds: list[dict[str, float]] = []
     deadline = time.monotonic() + _SCALE_SECONDS
@@ -111,14 +114,15 @@ def kept_scale(
     was damaged it is set anew, and the second value says so.
     """
     damage = None
-    try:
-        kept = unseal(path.read_bytes())
-        if kept["final"] or not final:
-            return {kind: float(kept["seconds"][kind]) for kind in kinds}, None
-    except FileNotFoundError:
-        pass
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        damage = f"the damaged scale of throughput was set anew ({path.name}: {one_line(error)})"
-    scale = find()
-    write_whole(path, seal({"seconds": scale, "final": final}))
+    with FileLock(f"{path}.lock"):  # of two that find none, the second takes what the first has found
+        try:
+            kept = unseal(path.read_bytes())
+            if kept["final"] or not final:
+                return {kind: float(kept["seconds"][kind]) for kind in kinds}, None
+        except FileNotFoundError:
+            pass
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            damage = f"the damaged scale of throughput was set anew ({path.name}: {one_line(error)})"
+        scale = find()
+        write_whole(path, seal({"seconds": scale, "final": final}))
     return scale, damage

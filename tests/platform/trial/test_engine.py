@@ -229,6 +229,7 @@ def test_the_optimizer_is_torchs_bit_for_bit() -> None:
             nn.functional.cross_entropy(own(tokens).flatten(0, 1), tokens.flatten()).backward()
             its.step()
     assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), theirs.parameters(), strict=True))
+    assert type(make_optimizer(ours, training(zero_stage=1))[0]) is torch.optim.AdamW, "ZeRO asks for it"
     saved, expected = optimizer.state_dict(), reference.state_dict()
     assert saved["state"].keys() == expected["state"].keys()
     for of, entry in expected["state"].items():
