@@ -1,12 +1,9 @@
 """Measuring: what a figure is cached by, what it is made of, and that a broken cache costs a measurement at most."""
 
-import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from itertools import count, cycle
+from itertools import cycle
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,11 +12,10 @@ import torch
 
 from recallfront.models.configs import architectures
 from recallfront.platform.metrics import THROUGHPUTS
-from recallfront.platform.trial import figures, measure, reference, roofline
+from recallfront.platform.trial import figures, measure, roofline
 from recallfront.platform.trial.figures import device_kind
 from recallfront.platform.trial.measure import (
     in_doubt,
-    measured,
     measured_again,
     measurement_key,
 )
@@ -28,31 +24,14 @@ from recallfront.platform.trial.reference import FixedWork
 from recallfront.platform.trial.workloads import Workloads
 from recallfront.sweeps import TrialConfig
 from recallfront.sweeps.base import unseal
-from tests.platform.specs import tiny_spec
+from tests.platform.trial.measurements import be_quick, config_of, figures_of, results
 
 pytestmark = pytest.mark.usefixtures("quick_collections")
 
 
 @pytest.fixture(autouse=True)
 def _usual(monkeypatch: pytest.MonkeyPatch) -> None:
-    torch.set_num_threads(1)
-    # for other processes: figures do not matter here
-    monkeypatch.setattr(figures, "_wait_for_idle_neighbours", lambda threads, patience: 0.0)
-    monkeypatch.setattr(reference, "_SCALE_SECONDS", 0.0)  # one round
-
-
-def config_of(architecture: str = "window", **changes: Any) -> TrialConfig:
-    spec = tiny_spec(**{"space": [{"architecture": architecture}]} | changes)
-    return spec.trial(spec.blocks[0], {k: d[0] for k, d in spec.blocks[0].domains.items()}, spec.seeds[0])  # type: ignore[index]
-
-
-def figures_of(config: TrialConfig, folder: Path, **more: Any) -> dict[str, Any]:
-    with closing(Device("cpu", folder / "locks")) as device:
-        return measured(config, device=device, folder=folder / "measurements", code_version="c", **more)
-
-
-def results(folder: Path) -> list[Path]:
-    return [p for p in (folder / "measurements").glob("*.json") if not p.name.startswith("reference")]
+    be_quick(monkeypatch)
 
 
 def key(config: TrialConfig, kind: str = "k", code: str = "c") -> str:
@@ -172,105 +151,6 @@ def test_the_state_is_as_large_as_the_formula_says(name: str, precision: str, tm
     # Based's code holds each product of two of its 16 Taylor features twice, for a head of 16 values and the normaliser
     doubled = 16 * 15 // 2 * (16 + 1) * torch.float32.itemsize if name == "based" else 0
     assert found["materialised_state_bytes"] == found["state_bytes"] + doubled
-
-
-def test_a_slow_machine_does_not_make_a_model_slow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The machine at half its speed: every workload, the reference too, takes twice as long by the clock."""
-    spent: list[float] = []
-    speed = 1.0
-
-    def clocked(run: Any, device: torch.device) -> float:
-        run()
-        usual = {"prefill": 0.02, "decode": 0.04, "train": 0.05}
-        seconds = usual.get(run.__name__, 0.01) * speed
-        spent.append(seconds)
-        return seconds
-
-    monkeypatch.setattr(figures, "_seconds", clocked)
-    config = config_of()
-    usual = figures_of(config, tmp_path, fresh=True)
-    speed = 2.0
-    slow = figures_of(config, tmp_path, fresh=True)
-    assert max(spent) == 0.1 and slow["measurement"]["slowdown"] == pytest.approx(2.0)
-    for name in THROUGHPUTS:
-        assert slow[name] == pytest.approx(usual[name])
-    protocol = config.measurement
-    assert usual["prefill_tokens_per_second"] == pytest.approx(2 * protocol.context_length / 0.02)
-    assert usual["decode_tokens_per_second"] == pytest.approx(2 * protocol.decode_tokens / 0.04)
-    assert usual["train_tokens_per_second"] == pytest.approx(2 * protocol.train_length / 0.05)
-
-
-def test_a_slow_spell_does_not_set_the_scale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of 20 rounds of the fixed work 15 are in it, after the three of the measurement."""
-    monkeypatch.setattr(reference, "_SCALE_SECONDS", 20.0)
-    ticks = count()
-    monkeypatch.setattr(reference, "time", SimpleNamespace(monotonic=lambda: next(ticks)))
-    rounds = 0
-
-    def clocked(run: Any, device: torch.device) -> float:
-        nonlocal rounds
-        run()
-        rounds += run.__name__ == "products"
-        return 0.03 if rounds <= 3 + 15 else 0.01
-
-    monkeypatch.setattr(figures, "_seconds", clocked)
-    config = config_of(measurement={"max_repeats": 4})
-    found = figures_of(config, tmp_path)
-    assert rounds == 3 + 20
-    assert found["measurement"]["slowdown"] == pytest.approx(3.0)
-    assert found["decode_tokens_per_second"] == pytest.approx(2 * config.measurement.decode_tokens / 0.01)
-
-
-@pytest.mark.parametrize("name", ["a careless one", "one beside other work"])
-def test_what_sets_the_scale_only_for_a_while(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
-    """The first quiet measurement that may be repeated sets it for good."""
-    speed, busy = 3.0, 2.0 if name == "one beside other work" else 0.0
-
-    def clocked(run: Any, device: torch.device) -> float:
-        run()
-        return 0.01 * speed
-
-    monkeypatch.setattr(figures, "_seconds", clocked)
-    monkeypatch.setattr(figures, "_wait_for_idle_neighbours", lambda threads, patience: busy)
-    careful = config_of(measurement={"max_repeats": 4})
-    figures_of(config_of() if name == "a careless one" else careful, tmp_path, fresh=True)
-    speed, busy = 1.0, 0.0
-    assert figures_of(careful, tmp_path, fresh=True)["measurement"]["slowdown"] == 1.0
-    for config in (careful, config_of()):
-        speed, busy = 2.0, 2.0 - busy
-        assert figures_of(config, tmp_path, fresh=True)["measurement"]["slowdown"] == pytest.approx(2.0)
-
-
-def test_an_interval_contains_a_part_of_the_correction(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Small operations take four times as long, products as before: twice over both."""
-    slow = 1.0
-
-    def clocked(run: Any, device: torch.device) -> float:
-        run()
-        return 0.01 * (slow if run.__name__ == "operations" else 1.0)
-
-    monkeypatch.setattr(figures, "_seconds", clocked)
-    config = config_of()
-    usual = figures_of(config, tmp_path, fresh=True)
-    assert all(usual[f"{name}_spread"] == 0 for name in THROUGHPUTS) and not in_doubt(usual, config)
-    slow = 4.0
-    corrected = figures_of(config, tmp_path, fresh=True)
-    assert corrected["measurement"]["slowdown"] == pytest.approx(2.0)
-    for name in THROUGHPUTS:
-        assert corrected[name] == pytest.approx(2 * usual[name])
-        assert corrected[f"{name}_spread"] == pytest.approx(0.35 * corrected[name])
-    assert not in_doubt(corrected, config), "the rounds were steady: the interval says the rest"
-
-
-def test_the_scale_of_other_threads_is_another(tmp_path: Path) -> None:
-    figures_of(config_of(), tmp_path)
-    found = figures_of(config_of(resources={"cpus": 2}), tmp_path)
-    assert len(list((tmp_path / "measurements").glob("reference-*.json"))) == 2
-    assert found["measurement"]["slowdown"] == 1.0, "it is the first with so many threads"
 
 
 def test_rounds_go_on_while_the_spread_is_wide_and_the_spread_is_told(
@@ -414,21 +294,6 @@ def test_a_second_measurement_is_of_the_objectives_unless_others_falsified_the_r
     for name in ("train_tokens_per_second", "time_to_first_token_p50_ms"):
         assert (again[name] == first[name]) == (not busy)
     assert again == figures_of(config, tmp_path, precise=precise), "it is kept"
-
-
-def test_the_scale_is_found_once(tmp_path: Path) -> None:
-    """Of two that find none, the second waits for the first one's search."""
-
-    def scale(seconds: float) -> dict[str, float]:
-        def find() -> dict[str, float]:
-            time.sleep(0.3)
-            return {"products": seconds}
-
-        return reference.kept_scale(tmp_path / "scale.json", ("products",), find, final=True)[0]
-
-    with ThreadPoolExecutor() as pool:
-        one, other = pool.map(scale, (0.01, 0.02))
-    assert one == other
 
 
 def test_the_better_of_two_measurements_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
