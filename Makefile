@@ -22,7 +22,7 @@ $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --no-co
 $(BIN)/python -m compileall -qq -j 0 -x '/tests/' $(VENV)/lib || true
 endef
 
-.PHONY: setup lock demo test beside lint attack docs bench kernels-report gpu clean
+.PHONY: setup lock demo test beside record lint attack docs bench kernels-report gpu clean
 
 setup: $(VENV)/.developer
 
@@ -47,13 +47,20 @@ demo: $(VENV)/.user  ## the study `quickstart`, on the CPU
 # not what the machine says it has: a container may be given less
 WORKERS ?= 2
 PYTEST = $(BIN)/python -m pytest -q --durations=10
+# of the long files of tests that passed as they are now: which share is run; SHARE=1 is every test
+SHARE ?= $(if $(filter latest,$(LOCK)),1,0.1)
+DRAW ?= $(shell date +%s)
+PASSED = -p tests.passed --share $(SHARE) --share-seed $(DRAW) $(RECORD)
 # LOCK=latest tries them with newer packages
-test: setup  ## every test, slow ones included; those that time something have the machine to themselves
+test: setup  ## the tests, slow ones included; those that time something have the machine to themselves
 	$(MAKE) --no-print-directory --jobs 2 lint beside
-	$(PYTEST) -m alone $$(grep -rlw --include='*.py' mark.alone tests)
+	$(PYTEST) $(PASSED) -m alone $$(grep -rlw --include='*.py' mark.alone tests)
 
 beside: setup
-	$(PYTEST) -n $(WORKERS) --dist worksteal -m "not alone"
+	$(PYTEST) $(PASSED) -n $(WORKERS) --dist worksteal -m "not alone"
+
+record:  ## every test, and tests/passed.json with the long ones that pass
+	$(MAKE) --no-print-directory test SHARE=1 RECORD=--record
 
 lint: setup
 	$(BIN)/ruff check .

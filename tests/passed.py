@@ -1,0 +1,145 @@
+"""Files of tests that take long are run again when something that they test has changed, and a share of the others.
+
+A plug-in of pytest, which `make test` uses; without it every test runs. `passed.json` says how long such a file took
+and of which inputs it is true that it passed: the code areas that it may import, what tests share, the packages.
+"""
+
+import hashlib
+import json
+import random
+from collections import defaultdict
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+ROOT: Final = Path(__file__).parents[1]
+TABLE: Final = ROOT / "tests" / "passed.json"
+# each may import those before it; the command line is tested by the platform's tests and those after them
+AREAS: Final = ("kernels", "models", "sweeps", "platform", "recallfront", "dashboards", "benchmarks")
+BESIDE: Final = ("docs", "deploy", "README.md")  # inputs of the tests that name them
+LONG: Final = 10.0  # seconds that the tests of a file take together
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("tests that passed")
+    group.addoption(
+        "--share", type=float, default=1.0, help="of the long files without changes: how many run, 0 to 1"
+    )
+    group.addoption("--share-seed", type=int, default=0, help="says which ones")
+    group.addoption("--record", action="store_true", help=f"write the long files that pass to {TABLE.name}")
+
+
+def key_of(item: pytest.Item) -> str:
+    """A test's file; those of its tests that run alone are counted apart, as they run at another time."""
+    name = item.path.relative_to(ROOT).as_posix()
+    return f"{name} alone" if item.get_closest_marker("alone") else name
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.option.record and not hasattr(config, "workerinput"):
+        if config.option.keyword or config.option.share < 1:
+            raise pytest.UsageError("--record takes whole files: without -k, with --share 1")
+        config.pluginmanager.register(_Recorder())
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    left = left_out(config.option.share, config.option.share_seed)
+    config.hook.pytest_deselected(items=[item for item in items if key_of(item) in left])
+    items[:] = [item for item in items if key_of(item) not in left]
+
+
+def left_out(share: float, seed: int) -> dict[str, int]:
+    """The seconds of the files that are not run: none that has changed, and of the others none of the share."""
+    return {
+        key: passed["seconds"]
+        for key, passed in _table().items()
+        if not is_drawn(key, share, seed) and _file(key).exists() and passed["inputs"] == inputs(key)
+    }
+
+
+def is_drawn(key: str, share: float, seed: int) -> bool:
+    """Whether a file is of the share that runs although nothing has changed; the same in all processes."""
+    return random.Random(f"{seed} {key}").random() < share
+
+
+def _file(key: str) -> Path:
+    return ROOT / key.removesuffix(" alone")
+
+
+def _table() -> dict[str, Any]:
+    return json.loads(TABLE.read_text()) if TABLE.exists() else {}
+
+
+@cache
+def inputs(key: str) -> str:
+    """The digest of everything that the tests of a file may depend on."""
+    file = _file(key)
+    area = file.relative_to(ROOT / "tests").parts[0]
+    areas = AREAS[: AREAS.index(area) + 1] if area in AREAS else AREAS
+    areas = areas if "platform" not in areas else AREAS[: max(len(areas), AREAS.index("recallfront") + 1)]
+    text = file.read_text()
+    shared = [path for path in _files("tests") if not path.name.startswith("test_") and path != TABLE]
+    own = [path for name in (*areas, *(name for name in BESIDE if name in text)) for path in _files(name)]
+    digest = hashlib.sha256()
+    for path in (
+        *own,
+        *shared,
+        *([file] if file.exists() else []),
+        ROOT / "pyproject.toml",
+        ROOT / "constraints.txt",
+    ):
+        digest.update(f"{path.relative_to(ROOT).as_posix()} {_digest(path)}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+@cache
+def _files(name: str) -> tuple[Path, ...]:
+    """A folder's files in order, without what Python and the tests leave there; or the one file of this name."""
+    if (ROOT / name).is_file():
+        return (ROOT / name,)
+    # of recallfront/ the links to the areas are not followed
+    return tuple(
+        sorted(
+            path for path in (ROOT / name).rglob("*") if path.is_file() and "__pycache__" not in path.parts
+        )
+    )
+
+
+@cache
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+class _Recorder:
+    """Adds up what the tests of each file took, in the process that hears of all of them."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = defaultdict(float)
+        self.failed: set[str] = set()
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        key = f"{report.location[0]}{' alone' if 'alone' in report.keywords else ''}"
+        self.seconds[key] += report.duration
+        if report.failed:
+            self.failed.add(key)
+
+    def pytest_sessionfinish(self, exitstatus: int) -> None:
+        if exitstatus not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
+            return
+        table = _table()
+        for key, seconds in self.seconds.items():
+            table.pop(key, None)
+            if seconds >= LONG and key not in self.failed:
+                table[key] = {"seconds": round(seconds), "inputs": inputs(key)}
+        kept = {key: table[key] for key in sorted(table) if _file(key).exists()}
+        lines = ",\n".join(f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in kept.items())
+        TABLE.write_text(f"{{\n{lines}\n}}\n")
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    left = left_out(config.option.share, config.option.share_seed)
+    if left:
+        told = f"{len(left)} long files of tests, {sum(left.values())} s, passed as they are now and were left out"
+        terminalreporter.write_line(f"{told}; `make test SHARE=1` runs them")

@@ -1,0 +1,77 @@
+"""What `make test` leaves out: long files of tests that passed as they are now."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.passed import AREAS, inputs, is_drawn
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A project with a test of kernels/, which counts as long however quick it is."""
+    plugin = Path(__file__).with_name("passed.py").read_text()
+    files = {f"{area}/part.py": "" for area in AREAS} | {"pyproject.toml": "", "constraints.txt": ""}
+    files["tests/passed.py"] = plugin.replace("LONG: Final = 10.0", "LONG: Final = 0.0")
+    files["tests/kernels/test_part.py"] = "def test_part() -> None:\n    assert True\n"
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    return tmp_path
+
+
+def told(checkout: Path, *options: str) -> str:
+    """What pytest says last of that project's test."""
+    command = [
+        sys.executable,
+        "-B",
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "tests.passed",
+        *options,
+    ]
+    found = subprocess.run(command, cwd=checkout, capture_output=True, text=True, timeout=60)
+    assert found.returncode in (0, 1, 5), found.stdout + found.stderr
+    return found.stdout.splitlines()[-1]
+
+
+def test_what_passed_is_left_out_until_something_that_it_tests_changes(checkout: Path) -> None:
+    assert told(checkout, "--share=0").startswith("1 passed"), "nothing is recorded yet"
+    assert told(checkout, "--record").startswith("1 passed")
+    assert told(checkout, "--share=0").startswith("1 deselected")
+    assert told(checkout, "--share=1").startswith("1 passed")
+    assert told(checkout).startswith("1 passed"), "without a share all run"
+    (checkout / "models" / "part.py").write_text("changed = True\n")
+    assert told(checkout, "--share=0").startswith("1 deselected"), "kernels import nothing of models"
+    (checkout / "kernels" / "part.py").write_text("changed = True\n")
+    assert told(checkout, "--share=0").startswith("1 passed")
+
+
+def test_what_failed_is_run_again(checkout: Path) -> None:
+    test = checkout / "tests" / "kernels" / "test_part.py"
+    assert told(checkout, "--record").startswith("1 passed")
+    passing = test.read_text()
+    test.write_text(passing.replace("True", "False"))
+    assert told(checkout, "--record").startswith("1 failed")
+    test.write_text(passing)
+    assert told(checkout, "--share=0").startswith("1 passed"), "the last that is known is that it failed"
+
+
+def test_a_share_of_files_is_drawn_anew_each_time() -> None:
+    keys = [f"tests/models/test_{number}.py" for number in range(200)]
+    drawn = [{key for key in keys if is_drawn(key, 0.1, seed)} for seed in range(50)]
+    # of 10,000 draws 1,000 are expected, with a standard deviation of 30
+    assert 880 <= sum(map(len, drawn)) <= 1120 and len(set().union(*drawn)) > 190
+    assert all(not is_drawn(key, 0.0, 1) and is_drawn(key, 1.0, 1) for key in keys)
+
+
+def test_every_area_is_an_input() -> None:
+    root = Path(__file__).parents[1]
+    code = {path.parent.name for path in root.glob("*/*.py") if path.parent.name != "tests"}
+    assert code <= {*AREAS} and len(inputs("tests/models/test_state.py")) == 16
