@@ -9,6 +9,7 @@ from recallfront.dashboards.reading import explorer_of, own_address
 from recallfront.dashboards.rendering import page
 from recallfront.dashboards.sweeps_page import read_lines
 from recallfront.dashboards.views import SweepView
+from recallfront.platform.errors import UsageError
 from recallfront.platform.front.compare import SweepComparison, compare, described, headings
 from recallfront.platform.front.front import Front
 from recallfront.platform.front.pictures.appearance import MARKS, axes_of, mark_of, point_of, staircase
@@ -30,7 +31,11 @@ def add_compare_page(router: "APIRouter", prefix: str, limiter: "CapacityLimiter
 
     @router.get("/compare")
     async def compared(request: Request) -> Response:
-        asked = list(dict.fromkeys(request.query_params.getlist("sweep")))[:MOST_SWEEPS]
+        asked = list(dict.fromkeys(request.query_params.getlist("sweep")))
+        if len(asked) > MOST_SWEEPS:
+            raise UsageError(
+                f"{len(asked)} sweeps are too many for one picture: choose at most {MOST_SWEEPS}"
+            )
         shown = await run_sync(partial(_shown, own_address(request), asked), limiter=limiter)
         return page(request, "compare.html", prefix, **shown)
 
@@ -42,8 +47,16 @@ def _shown(uri: str, asked: list[str]) -> dict[str, Any]:
     figures = {"compare": json.loads(_figure(views))} if views else {}
     comparisons = [{"view": view, "found": one, "rows": _rows(one)} for view, one in found]
     heads = headings(first[0].front.objectives) if first else []
-    known = [] if len(views) > 1 else read_lines(uri)
-    return {"views": views, "comparisons": comparisons, "headings": heads, "figures": figures, "known": known}
+    # a browser sends what is ticked in this order, and the first is what the others are compared with
+    known = [] if len(views) > 1 else sorted(read_lines(uri), key=lambda line: line.run_id not in asked)
+    return {
+        "views": views,
+        "comparisons": comparisons,
+        "headings": heads,
+        "figures": figures,
+        "known": known,
+        "most": MOST_SWEEPS,
+    }
 
 
 def _rows(found: SweepComparison) -> list[dict[str, Any]]:

@@ -45,7 +45,7 @@ def serve(
         tracking_uri: the store; None is the SQLite file in `home`.
         host: the address to listen on; who can reach it can read and change the store.
         port: the port to listen on.
-        allow_actions: let the pages pick and run trials again; only on an address of this machine alone.
+        allow_actions: let the pages pick, run trials again and cancel; only on an address of this machine alone.
         tell: gets the line that says where the pages are, once they answer.
 
     Raises:

@@ -129,7 +129,7 @@ def studies_table() -> "Table":
             "gpu" if first.resources.gpus else "cpu",
             str(study.number_of_trials),
             "–" if minutes is None else f"{minutes:g} min",
-            str(len(first.claims)),
+            str(len(study.claims)),
             study.question,
         )
     return table

@@ -119,7 +119,7 @@ def _value(word: str) -> Scalar:
     for number in (int, float):
         try:
             value = number(word)
-        except ValueError:
+            return value if math.isfinite(value) else word
+        except (ValueError, OverflowError):  # a whole number may be beyond all that a figure can be
             continue
-        return value if math.isfinite(value) else word
     return word

@@ -12,7 +12,7 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
-from recallfront.sweeps.base import canonical_json, digest, seal, unseal
+from recallfront.sweeps.base import SpecError, canonical_json, digest, seal, unseal
 from recallfront.sweeps.tasks.base import SPLITS, Segment, Split, StoredTask, Task, TaskData
 from recallfront.sweeps.tasks.registry import parse_task
 
@@ -26,6 +26,9 @@ def prepare(task: Task, folder: Path) -> tuple[Path, str]:
     """Build the task's dataset below `folder` unless it is there, and return (its path, its content digest).
 
     Safe to call from several processes at once; a build that was interrupted leaves nothing behind that is used.
+
+    Raises:
+        SpecError: no such rows can be made; says why.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = data_folder(task, folder)
@@ -33,9 +36,19 @@ def prepare(task: Task, folder: Path) -> tuple[Path, str]:
         try:
             manifest = _read_manifest(path)
         except (OSError, ValueError):  # none yet, or a damaged one
-            _build(task, path)
+            _build_or_say(task, path)
             manifest = _read_manifest(path)
     return path, str(manifest["digest"])
+
+
+def _build_or_say(task: Task, path: Path) -> None:
+    """Build the rows; if the settings leave none to draw, that is the user's to hear."""
+    try:
+        _build(task, path)
+    except SpecError:
+        raise
+    except ValueError as error:
+        raise SpecError(f"task {task.name}: {error}") from error
 
 
 def data_folder(task: Task, folder: Path) -> Path:

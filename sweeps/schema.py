@@ -60,7 +60,7 @@ def _let_be_a_suite(schema: dict[str, Any]) -> None:
     schema["properties"][TASKS] = {
         "type": "object",
         "description": "In the place of `task`, for a suite of sweeps: names of tasks, each with a list of settings. A "
-        "setting has `task`, and any other key that it shall have otherwise.",
+        "setting has `task`; any other key in it, except `name`, overrides the suite's.",
         "minProperties": 1,
         "additionalProperties": {"type": "array", "minItems": 1, "items": setting},
     }

@@ -57,7 +57,12 @@ class Suite:
     def means(self) -> tuple[str, ...]:
         """The tasks, joined by +, over which claims name means of a metric, such as `copying+recall`."""
         measures = [measure for claim in self.claims for measure in claim.parsed.values()]
-        names = [name for one in measures for name in (one.metric, one.over) if name is not None]
+        names = [
+            name
+            for one in measures
+            for name in (one.metric, one.over, *(clause.name for clause in one.clauses))
+            if name is not None
+        ]
         return tuple(dict.fromkeys(own for name in names if "+" in (own := name.partition(".")[0])))
 
     @property

@@ -27,7 +27,7 @@ class PlateauConfig(Frozen):
     """When a trial has stopped learning: it then ends as finished, before its last step.
 
     That is so when over a number of evaluations neither the best validation recall has risen by `min_gain` nor the
-    best validation loss has fallen by that share of itself: where recall is still flat, the loss shows what is coming.
+    best validation loss has fallen by that share of itself: while recall is still flat, the loss shows what is coming.
     """
 
     evaluations: int = Field(ge=2, description="Evaluations in a row without a gain.")
@@ -135,7 +135,7 @@ class TrainingConfig(Frozen):
 def _rows_or_max(value: Any) -> Any:
     """Raise ValidationError for what is neither: of a union pydantic would tell why it is none of the two."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if value != "max" and not (is_number and value == int(value) and 1 <= value <= _MOST_ROWS):
+    if value != "max" and not (is_number and 1 <= value <= _MOST_ROWS and value == int(value)):
         raise told((), value, f"={shown(value)}: must be a number of rows from 1 to {_MOST_ROWS}, or 'max'")
     return value
 

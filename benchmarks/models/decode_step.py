@@ -118,6 +118,6 @@ def _model(setting: Setting, config: Architecture, batch: int) -> tuple[Language
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="The kernels' tests and benchmarks on this machine's GPU.")
     parser.add_argument(
-        "--output", type=Path, help="where the rows go; by default kernels/benchmarks/<GPU>.jsonl"
+        "--output", type=Path, help="where the rows go; by default benchmarks/kernels/<GPU>.jsonl"
     )
     sys.exit(main((*SUITES[:-1], whole_steps, SUITES[-1]), output=parser.parse_args().output))

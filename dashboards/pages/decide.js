@@ -5,11 +5,11 @@ const LOOK_MS = 2000; // between two looks at a trial that is run again
 
 export class Decision {
   constructor(place, source, explorer, written) {
-    Object.assign(this, { place, source, explorer, written, key: null });
+    Object.assign(this, { place, source, explorer, written, key: null, chosen: null });
     this.form = place.querySelector("form");
     this.form.addEventListener("submit", (event) => { event.preventDefault(); this.choose(); });
     place.querySelector("[data-look]").addEventListener("click", () => explorer.choose([this.key]));
-    place.querySelector("[data-pick]")?.addEventListener("click", (event) => this.act("pick", this.asked(), event.target));
+    place.querySelector("[data-pick]")?.addEventListener("click", (event) => this.act("pick", this.chosen, event.target));
     document.addEventListener("click", (event) => {
       const again = event.target.closest("[data-rerun]");
       if (again) this.act("rerun", { run: again.dataset.rerun }, again);
@@ -19,16 +19,15 @@ export class Decision {
     this.readPicked();
   }
 
-  asked() { return Object.fromEntries(new FormData(this.form)); }
-
   async choose() {
-    const { ok, found } = await ask(`${this.source}/choice`, { ...this.asked(), at: this.explorer.at });
+    const asked = Object.fromEntries(new FormData(this.form));
+    const { ok, found } = await ask(`${this.source}/choice`, { ...asked, at: this.explorer.at });
     const error = this.place.querySelector("#choice-error"), outcome = this.place.querySelector(".outcome");
     error.hidden = ok;
     outcome.hidden = !ok;
     this.form.elements.where.setAttribute("aria-invalid", String(!ok));
     if (!ok) { error.textContent = found.error; return; }
-    this.key = found.key;
+    Object.assign(this, { key: found.key, chosen: asked }); // what is shown is registered, whatever the form says later
     outcome.querySelector(".reason").textContent = found.reason;
     outcome.querySelector("code").textContent = found.command;
     outcome.querySelector(".done").textContent = "";

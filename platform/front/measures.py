@@ -123,6 +123,10 @@ def read_measure(
     for name in names:
         if not any(one.figure(name) is not None for one in configurations):
             return replace(nothing, missing=_unknown(name, configurations))
+    known = known_names(one.candidate for one in configurations)
+    for clause in measure.clauses:
+        if clause.name not in known:
+            return replace(nothing, missing=_unknown(clause.name, configurations))
     having = [one for one in configurations if all(one.figure(name) is not None for name in names)]
     masks = {one: one.selected(measure.clauses, found) for one in having}
     used = tuple(one for one, mask in masks.items() if mask.any())

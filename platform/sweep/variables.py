@@ -19,7 +19,6 @@ _PASSED_OVER: Final[Mapping[str, str]] = {
     "MLFLOW_DEFAULT_ARTIFACT_ROOT": _OWN_ARTIFACTS,
     "MLFLOW_ARTIFACTS_DESTINATION": _OWN_ARTIFACTS,
     "MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING": "system metrics are not recorded",
-    "HF_DATASETS_CACHE": "the data of a sweep lie in its home",
     "TUNE_RESULT_DIR": "what Ray Tune writes lies in the sweep's home",
     "RAY_AIR_LOCAL_CACHE_DIR": "what Ray Tune writes lies in the sweep's home",
 }

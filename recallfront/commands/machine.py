@@ -20,7 +20,8 @@ def ui(
     allow_actions: Annotated[
         bool,
         typer.Option(
-            "--allow-actions", help="Let the pages pick and rerun; only on this machine's own address."
+            "--allow-actions",
+            help="Let the pages pick, rerun and cancel; only on this machine's own address.",
         ),
     ] = False,
 ) -> None:

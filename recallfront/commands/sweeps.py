@@ -116,7 +116,12 @@ def scores(
 
 
 def submit(
-    file: Annotated[str, typer.Argument(help="Name of a study that comes with recallfront, or a YAML file.")],
+    file: Annotated[
+        str,
+        typer.Argument(
+            help="Name of a study that comes with recallfront, or a YAML file: of one sweep, not of a suite."
+        ),
+    ],
     address: Annotated[
         str,
         typer.Option(envvar="RAY_API_SERVER_ADDRESS", help="Dashboard of the cluster: http://HEAD:8265."),
@@ -266,7 +271,7 @@ def delete(
         print(f"registered models, which are {'deleted, too' if versions else 'kept'}: {models}")
     if not yes:
         if not sys.stdin.isatty():
-            raise UsageError("to delete it where nobody can be asked, say --yes")
+            raise UsageError("there is no terminal to ask on: say --yes to delete it")
         typer.confirm("Delete them?", abort=True)
     delete_sweep(found, versions=versions)
     print("deleted; MLflow keeps the runs' artifacts until `mlflow gc`")

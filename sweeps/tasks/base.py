@@ -251,12 +251,16 @@ class DrawnTask(SplitTask[R]):
     def draw(self, rows: R, seed: int) -> tuple["Rows", "Rows"]:
         """The inputs and labels, int64 (examples, length), of one segment."""
 
+    def draw_of(self, split: Split, rows: R, seed: int) -> tuple["Rows", "Rows"]:
+        """The same of a split's segment, for a task that does not ask the same in every split."""
+        return self.draw(rows, seed)
+
     def build(self, split: Split) -> list[Segment]:
         import torch
 
         segments = []
         for rows, seed in zip(self.rows_of(split), self.seeds()[split], strict=True):
-            inputs, labels = self.draw(rows, seed)
+            inputs, labels = self.draw_of(split, rows, seed)
             segments.append(Segment(rows.segment, torch.from_numpy(inputs), torch.from_numpy(labels)))
         return segments
 

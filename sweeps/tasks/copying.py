@@ -17,7 +17,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from recallfront.sweeps.drawing import Integers
-from recallfront.sweeps.tasks.base import IGNORED, SPLITS, AlikeRows, DrawnTask
+from recallfront.sweeps.tasks.base import IGNORED, SPLITS, AlikeRows, DrawnTask, Split
 
 Question = Literal["copy", "prefix_ngram", "suffix_ngram", "duplicate_ngram"]
 _ATTEMPTS = 9  # to draw a string with an n-gram that it has once
@@ -93,7 +93,10 @@ class Copying(DrawnTask[CopyRows]):
         return max(self._context(rows) for split in SPLITS for rows in self.rows_of(split)) - 1
 
     def draw(self, rows: CopyRows, seed: int) -> tuple[Integers, Integers]:
-        asked = self.question if rows in self.train else self.test_question or self.question
+        return self.draw_of("train", rows, seed)
+
+    def draw_of(self, split: Split, rows: CopyRows, seed: int) -> tuple[Integers, Integers]:
+        asked = self.question if split == "train" else self.test_question or self.question
         return shifted(
             *copying(
                 letters=self.vocab_size - _MARKS,

@@ -78,6 +78,10 @@ def in_context_recall(
                 values[key] = keys + int(rng.integers(0, tokens - keys))
             sequence += [key, values[key]]
             asked += [IGNORED, values[key] if known and multi_query else IGNORED]
+        if not values:
+            raise ValueError(
+                f"a row of {length} tokens is noise alone: frac_noise={frac_noise:g} must be smaller, or rows longer"
+            )
         key = list(values)[int(rng.integers(0, len(values)))]
         sequence += [*prefix, key, values[key]]
         asked += [IGNORED] * (len(prefix) + 1) + [values[key]]

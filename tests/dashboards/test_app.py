@@ -80,7 +80,15 @@ def test_two_sweeps_are_compared_and_one_is_explained(served: Served) -> None:
     assert "hypervolume 5,296 -&gt; " in page and "running-study" in page and "<img" not in page
     page = served.get(f"/recallfront/sweeps/{second}/understand")
     assert "What each knob does" in page and "When the trials ran" in page and "<img" not in page
-    assert "Choose two or more sweeps" in served.get("/recallfront/compare")
+    chooser = served.get(f"/recallfront/compare?sweep={first}")
+    assert "Choose two to 6 sweeps" in chooser
+    # a browser sends what is ticked in this order: the page that one comes from is what the others are compared with
+    assert first in chooser.split('type="checkbox"')[1] and "checked" in chooser.split('type="checkbox"')[1]
+    many = "&".join(f"sweep={number}" for number in range(7))
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        urllib.request.urlopen(f"{served.uri}/recallfront/compare?{many}")
+    with caught.value:
+        assert "7 sweeps are too many for one picture" in caught.value.read().decode()
 
 
 @pytest.mark.parametrize("token", [None, "", "another"])

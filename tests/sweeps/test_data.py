@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from recallfront.sweeps.base import SpecError
 from recallfront.sweeps.data import content_digest, load, prepare
 from recallfront.sweeps.tasks.base import SPLITS, Segment
 from recallfront.sweeps.tasks.mqar import MQARConfig
+from recallfront.sweeps.tasks.registry import parse_task
 from tests.platform.specs import SEGMENT
 
 TASK = MQARConfig.model_validate(
@@ -91,6 +93,25 @@ def test_data_that_was_changed_is_not_used(tmp_path: Path) -> None:
     load.cache_clear()
     with pytest.raises(ValueError, match=f"content digest .*, expected {digest[:16]}"):
         load(path, digest)
+
+
+def test_rows_that_cannot_be_drawn_are_said_with_the_task(tmp_path: Path) -> None:
+    rows = [{"length": 4, "examples": 200}]
+    task = parse_task(
+        {
+            "name": "mad_noisy_in_context_recall",
+            "vocab_size": 32,
+            "frac_noise": 0.9,
+            "train": rows,
+            "validation": rows,
+            "test": rows,
+        }
+    )
+    with pytest.raises(
+        SpecError, match=r"task mad_noisy_in_context_recall: a row of 4 tokens is noise alone"
+    ):
+        prepare(task, tmp_path)
+    assert not [path for path in tmp_path.iterdir() if path.is_dir()]
 
 
 def test_an_interrupted_build_is_built_again(tmp_path: Path) -> None:

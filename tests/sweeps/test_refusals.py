@@ -154,6 +154,10 @@ def test_a_setting_of_another_method_is_refused(search: dict[str, Any], told: st
             {"measurement": {"batch_size": "all"}},
             "measurement.batch_size='all': must be a number of rows from 1 to 16777216, or 'max'",
         ),
+        (
+            {"measurement": {"batch_size": float("inf")}},
+            "measurement.batch_size=inf: must be a number of rows from 1",
+        ),
         ({"measurement": {"batch_size": 0}}, "measurement.batch_size=0: must be a number of rows from 1"),
         ({"measurement": {"batch_size": "8"}}, "measurement.batch_size='8': must be a number of rows"),
         (

@@ -236,6 +236,13 @@ def test_duplicate_ngrams_are_for_tests_alone() -> None:
     task = make("copying", test_question="duplicate_ngram", n_gram=1)
     inputs = task.build("test")[1].inputs[:]
     assert inputs.shape[1] <= task.longest and (inputs[:, 17] == 27).all()
+    rows = task.model_dump()["test"]
+    alike: dict[str, Any] = {"n_gram": 1, "train": rows, "validation": rows, "test": rows}
+    asks = make("copying", test_question="duplicate_ngram", **alike)
+    always = make("copying", question="duplicate_ngram", **alike)
+    for split in SPLITS:  # whatever the rows
+        same = torch.equal(asks.build(split)[1].inputs[:], always.build(split)[1].inputs[:])
+        assert same == (split != "train")
 
 
 @pytest.mark.parametrize(

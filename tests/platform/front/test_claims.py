@@ -100,6 +100,10 @@ def test_trials_that_are_still_to_run_leave_it_undecided() -> None:
             "best test_recal where recall >= 0",
             "m: no finished trial has 'test_recal'; did you mean test_recall?",
         ),
+        (
+            "best test_recall where architectur != based",
+            "m: no finished trial has 'architectur'; did you mean architecture?",
+        ),
         ("slope recall over state_bytes where architecture == hawk", "m: only 1 finished configuration with"),
     ],
 )

@@ -122,6 +122,7 @@ def test_equal_values_go_to_the_higher_recall(record: SweepRecord) -> None:
         ({"where": "recall = 0.9"}, r"'=' is not one of"),
         ({"where": "recall >= high"}, r">= needs a number after it, got 'high'"),
         ({"where": "recall >= nan"}, r">= needs a number"),
+        ({"where": f"recall >= {'9' * 400}"}, r">= needs a number"),
         ({"where": "recall >= '0.9'"}, r">= needs a number"),
         (
             {"where": "recal >= 0.9"},
