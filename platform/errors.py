@@ -1,5 +1,6 @@
 """Errors that the user can fix, and what any error says in one line: never a secret."""
 
+import errno
 import os
 import re
 from typing import Final
@@ -10,6 +11,13 @@ _SECRET_NAME: Final = re.compile(
     r"(PASSWORD|PASSWD|PASSPHRASE|TOKEN|SECRET|API_?KEY|(ACCESS|ACCOUNT|PRIVATE|SECRET|STORAGE)_KEY(_ID)?"
     r"|CONNECTION_STRING)$",
     re.IGNORECASE,
+)
+# a full disk, a broken or unmounted one, too many open files
+_MACHINE_FAULTS: Final = frozenset(
+    {
+        *(errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS),
+        *(errno.ESTALE, errno.EMFILE, errno.ENFILE),
+    }
 )
 _LEAST_LENGTH: Final = 8  # of a value that is searched for: a shorter one is part of other words
 _SECRET_QUERY: Final = r"[?&](?:password|passwd|token|access_token|secret|api_?key|sig|x-amz-signature)="
@@ -37,6 +45,11 @@ class UsageError(Exception):
 
     def __init__(self, message: object = "") -> None:
         super().__init__(without_secrets(str(message)))
+
+
+def is_machine_fault(error: Exception) -> bool:
+    """Whether an error is the machine's or the store's, and says nothing of the file that was asked for."""
+    return isinstance(error, OSError) and error.errno in _MACHINE_FAULTS
 
 
 def without_secrets(text: str) -> str:

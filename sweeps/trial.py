@@ -273,7 +273,7 @@ class ResourceConfig(Frozen):
     time_limit_seconds: float | None = Field(
         default=None,
         gt=0,
-        description="Limit on training and evaluation; measuring, and waiting for measurements, do not count.",
+        description="Limit on training and evaluation; measuring, waiting, fetching and keeping files do not count.",
     )
 
     placement: Literal["PACK", "SPREAD"] = added_field(

@@ -8,7 +8,7 @@ import uuid
 from contextlib import suppress
 from pathlib import Path
 
-from recallfront.platform.errors import UsageError
+from recallfront.platform.errors import UsageError, is_machine_fault
 from recallfront.platform.home.address import address_of, local_folder
 from recallfront.sweeps.base import seal, unseal
 
@@ -87,6 +87,7 @@ def check_folder(folder: Path) -> None:
 
     Raises:
         ValueError: a file is missing or was changed; the message names it.
+        OSError: the machine keeps the files from being read, and they may be whole.
     """
     check_files(folder, _read_seal(folder / _SEAL_FILE))
 
@@ -97,10 +98,12 @@ def file_digests(folder: Path) -> dict[str, str]:
 
 
 def check_files(folder: Path, digests: dict[str, str]) -> None:
-    """Raise ValueError unless the folder holds exactly the files of these digests."""
+    """Raise ValueError unless the folder holds exactly the files of these digests; OSError by the machine's fault."""
     try:
         found = file_digests(folder)
     except OSError as error:
+        if is_machine_fault(error):
+            raise
         raise ValueError(f"{Path(str(error.filename)).name} cannot be read") from error
     wrong = sorted(name for name in {*found, *digests} if found.get(name) != digests.get(name))
     if wrong:
@@ -112,6 +115,8 @@ def _read_seal(path: Path) -> dict[str, str]:
     try:
         return {str(name): str(value) for name, value in unseal(path.read_bytes()).items()}
     except OSError as error:
+        if is_machine_fault(error):
+            raise
         raise ValueError(f"{path.name} is missing or cannot be read") from error
     except ValueError as error:
         raise ValueError(f"{path.name}: {error}") from error

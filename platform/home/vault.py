@@ -12,6 +12,7 @@ a newer one is whole, the older ones are deleted.
 import hashlib
 import json
 import shutil
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -26,6 +27,7 @@ from recallfront.platform.home.transport import PATIENCE, Transport
 from recallfront.sweeps.base import seal, unseal
 
 _MANIFEST: Final = "manifest.json"
+_LONGEST_UPLOAD: Final = 3600.0  # seconds since its last file, after which half a version has been given up
 _CONTENT: Final = "files"  # a folder of its own, as a kept folder may have a manifest of its own
 
 
@@ -132,8 +134,8 @@ def keep_folder(
 def fetch_folder(path: Path, *, newer_than: int = -1) -> list[str]:
     """Bring the newest whole version of a folder from the home's address, in the place of the folder here.
 
-    Nothing is done if there is no version of a higher order than `newer_than`. A damaged or half version is deleted
-    there, and the next one is tried.
+    Nothing is done if there is no version of a higher order than `newer_than`. A damaged version is deleted there, and
+    the next one is tried; so is half a one, unless its upload may still be under way.
 
     Returns:
         A sentence for each version that was dropped.
@@ -147,6 +149,8 @@ def fetch_folder(path: Path, *, newer_than: int = -1) -> list[str]:
         if version.order <= newer_than:
             break
         assert there is not None
+        if not version.whole and time.time() - version.at < _LONGEST_UPLOAD:
+            continue  # somebody may still be uploading it
         try:
             _download(there, version, path)
             break

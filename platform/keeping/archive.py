@@ -5,14 +5,16 @@
 
 import hashlib
 import json
+import lzma
 import re
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
-from recallfront.platform.errors import UsageError
+from recallfront.platform.errors import UsageError, root_cause
 
 FORMAT: Final = 1
 MANIFEST: Final = "manifest.json"
@@ -35,13 +37,17 @@ class ArchiveWriter:
     def json(self, name: str, value: Any) -> None:
         """Add a value as JSON; numbers that JSON lacks are written as Python writes them."""
         content = json.dumps(value, separators=(",", ":")).encode()
-        self._archive.writestr(name, content)
+        self._write(name, content)
         self._members[name] = [len(content), hashlib.sha256(content).hexdigest()]
 
     def file(self, name: str, path: Path) -> None:
         """Add a file's content."""
         digest, size = hashlib.sha256(), 0
-        with path.open("rb") as source, self._archive.open(name, "w", force_zip64=True) as target:
+        with (
+            path.open("rb") as source,
+            _can_be_written(str(self._archive.filename)),
+            self._archive.open(name, "w", force_zip64=True) as target,
+        ):
             while chunk := source.read(_CHUNK):
                 digest.update(chunk)
                 size += len(chunk)
@@ -50,7 +56,11 @@ class ArchiveWriter:
 
     def seal(self, about: dict[str, Any]) -> None:
         """Add the manifest."""
-        self._archive.writestr(MANIFEST, json.dumps(about | {"format": FORMAT, "members": self._members}))
+        self._write(MANIFEST, json.dumps(about | {"format": FORMAT, "members": self._members}).encode())
+
+    def _write(self, name: str, content: bytes) -> None:
+        with _can_be_written(str(self._archive.filename)):
+            self._archive.writestr(name, content)
 
 
 class ArchiveReader:
@@ -75,10 +85,11 @@ class ArchiveReader:
 
     def unpack(self, name: str, path: Path) -> None:
         """Write a member's content to a new file."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("xb") as target:
-            for chunk in self._chunks(name, self._members[name]):
-                target.write(chunk)
+        with _can_be_written(str(path)):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("xb") as target:
+                for chunk in self._chunks(name, self._members[name]):
+                    target.write(chunk)
 
     def _json(self, name: str, member: tuple[int, str] | None) -> dict[str, Any]:
         content = bytearray()
@@ -109,13 +120,24 @@ class ArchiveReader:
 
 
 @contextmanager
+def _can_be_written(file: str) -> Iterator[None]:
+    """An error of writing a file names it: around it is the tracking server, which would be blamed."""
+    try:
+        yield
+    except OSError as error:
+        raise UsageError(f"{file} cannot be written: {root_cause(error)}") from error
+
+
+@contextmanager
 def writing_archive(file: Path) -> Iterator[ArchiveWriter]:
-    """A new archive, at its place once it is whole. Raises UsageError if there is a file already."""
+    """A new archive, at its place once it is whole. Raises UsageError if there is one, or it cannot be written."""
     if file.exists():
         raise UsageError(f"{file} is there already: name another file")
     new = file.with_name(f".{file.name}.new")
     try:
-        with zipfile.ZipFile(new, "w", zipfile.ZIP_DEFLATED) as archive:
+        with _can_be_written(str(file)):
+            archive = zipfile.ZipFile(new, "w", zipfile.ZIP_DEFLATED)
+        with archive:
             yield ArchiveWriter(archive)
         new.rename(file)
     finally:
@@ -134,7 +156,11 @@ def reading_archive(file: Path) -> Iterator[ArchiveReader]:
         ValueError,
         KeyError,
         TypeError,
+        AttributeError,
+        OverflowError,
         EOFError,
+        zlib.error,
+        lzma.LZMAError,
         NotImplementedError,
         RuntimeError,
     ) as error:

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from recallfront.platform.errors import UsageError
+from recallfront.platform.errors import UsageError, root_cause
 from recallfront.platform.home import home_folder
 from recallfront.platform.home.address import shown
 from recallfront.platform.home.vault import kept_files
@@ -89,4 +89,7 @@ def delete(deletion: Deletion, *, versions: bool = False) -> None:
         for run in reversed(deletion.runs):
             client.delete_run(run)
         for path in deletion.paths:
-            remove(path)
+            try:
+                remove(path)
+            except OSError as error:
+                raise UsageError(f"{path} cannot be deleted: {root_cause(error)}") from error

@@ -163,7 +163,8 @@ class FrontSearch(Rule):
         best = int(np.argmax(gains))
         return self._all[best] if gains[best] > 0 else None
 
-    def judge(self, plan: PlannedTrial, step: int, figures: Mapping[str, float]) -> Ruling | None:
+    def heard(self, plan: PlannedTrial, step: int, figures: Mapping[str, float]) -> None:
+        """Take a report; what is known today says nothing of how it was judged in an earlier run of the sweep."""
         key = plan.config.key
         candidate = self._candidate(plan.proposal)
         self._live[key] = self._partial[key] = candidate
@@ -171,6 +172,13 @@ class FrontSearch(Rule):
             self._measured(candidate, figures)
         self._curves.add(key, step, figures)
         self._forget()
+
+    def ruled(self, plan: PlannedTrial) -> None:
+        self._candidate(plan.proposal).is_stopped = True
+
+    def judge(self, plan: PlannedTrial, step: int, figures: Mapping[str, float]) -> Ruling | None:
+        self.heard(plan, step, figures)
+        key, candidate = plan.config.key, self._candidate(plan.proposal)
         if candidate.is_stopped:
             return Ruling(Status.PRUNED, "another seed of its configuration was stopped")
         if step < _PATIENCE * self._spec.training.evaluate_every or len(self._ended) < 3:

@@ -95,7 +95,11 @@ class Planner:
     def _known(self, proposal: Proposal) -> dict[int, Outcome]:
         """How the trials of a proposal ended."""
         keys = {seed: self._spec.trial(proposal.block, proposal.knobs, seed).key for seed in self._spec.seeds}
-        return {seed: self._ledger[key] for seed, key in keys.items()}
+        return {seed: self._ledger[key] for seed, key in keys.items() if key in self._ledger}
+
+    def is_planned(self, key: str) -> bool:
+        """Whether a trial is to run, or to go on, or does so."""
+        return key in self._waiting
 
     def ended(self, plan: PlannedTrial, outcome: Outcome) -> None:
         """Hear how a planned trial ended."""
@@ -112,8 +116,12 @@ class Planner:
         return True
 
     def _expand(self, proposal: Proposal) -> None:
-        self._open[proposal.number] = (proposal, {})
+        # one that an earlier run proposed may be open: a trial of it was promoted before its turn came
+        self._open.setdefault(proposal.number, (proposal, {}))
+        promoted = {seed for waiting in self._waiting.values() for own, seed in waiting if own == proposal}
         for seed in self._spec.seeds:
+            if seed in promoted:
+                continue
             try:
                 config = self._spec.trial(proposal.block, proposal.knobs, seed)
             except ValueError as error:

@@ -1,7 +1,8 @@
 """What may end a trial before its last step: rules that see every report of every trial."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,13 @@ class Rule(ABC):
     def ended(self, plan: PlannedTrial, outcome: Outcome) -> None:
         """Hear how a trial ended, whichever rule or cause ended it."""
 
+    def heard(self, plan: PlannedTrial, step: int, figures: Mapping[str, float]) -> None:
+        """Hear again, in a resumed sweep, what a trial reported in an earlier run; `ruled` says what came of it."""
+        self.judge(plan, step, figures)
+
+    def ruled(self, plan: PlannedTrial) -> None:  # noqa: B027 - one whose verdicts follow from what it hears need not hear
+        """Hear that this rule ended a trial in an earlier run of the sweep."""
+
     def promotable(self, *, thorough: bool = False) -> Sequence[PlannedTrial]:
         """The seeds of one configuration that this rule has ended, and would not end now; empty if there is none.
 
@@ -56,6 +64,7 @@ class Rules:
         self._spec, self._rules = spec, tuple(rules)
         self._read_by_rules = {o.reading for o in spec.objectives} | {"validation_loss", "validation_recall"}
         self._path = path if self._rules else None
+        self._ruled: dict[str, int] = {}  # running trial -> the rule that ends it
         self._tell_again()
 
     def __bool__(self) -> bool:
@@ -64,12 +73,18 @@ class Rules:
     def judge(self, plan: PlannedTrial, step: int, figures: Mapping[str, float]) -> Ruling | None:
         """The first rule's verdict on a running trial; None: it goes on."""
         self._append(plan, step, Status.RUNNING, figures)
-        return self._judge(plan, step, figures)
+        verdicts = [rule.judge(plan, step, figures) for rule in self._rules]
+        for number, verdict in enumerate(verdicts):
+            if verdict is not None:
+                self._ruled[plan.config.key] = number
+                return verdict
+        return None
 
     def ended(self, plan: PlannedTrial, outcome: Outcome) -> None:
         """Hear how a trial ended."""
+        rule = self._ruled.pop(plan.config.key, None)
         if outcome.status.is_final:
-            self._append(plan, None, outcome.status, outcome.figures)
+            self._append(plan, None, outcome.status, outcome.figures, rule)
         self._end(plan, outcome)
 
     def promote(self, *, thorough: bool = False) -> Sequence[PlannedTrial]:
@@ -84,16 +99,17 @@ class Rules:
         for rule in self._rules:
             rule.promoted(plan)
 
-    def _judge(self, plan: PlannedTrial, step: int, figures: Mapping[str, float]) -> Ruling | None:
-        verdicts = [rule.judge(plan, step, figures) for rule in self._rules]
-        return next((verdict for verdict in verdicts if verdict is not None), None)
-
     def _end(self, plan: PlannedTrial, outcome: Outcome) -> None:
         for rule in self._rules:
             rule.ended(plan, outcome)
 
     def _append(
-        self, plan: PlannedTrial, step: int | None, status: Status, figures: Mapping[str, float]
+        self,
+        plan: PlannedTrial,
+        step: int | None,
+        status: Status,
+        figures: Mapping[str, float],
+        rule: int | None = None,
     ) -> None:
         if self._path is None:
             return
@@ -104,23 +120,43 @@ class Rules:
             "step": step,
             "status": status.value,
             "figures": {name: value for name, value in figures.items() if name in self._read_by_rules},
+            "rule": rule,
         }
         with open(self._path, "a", opener=private_opener) as file:
             file.write(seal(entry, indent=None) + "\n")
 
     def _tell_again(self) -> None:
-        there = self._path is not None and self._path.exists()
-        for line in self._path.read_text(errors="replace").splitlines() if there and self._path else []:
-            try:
-                entry = unseal(line)
-            except ValueError:
-                continue  # a driver was killed while it wrote this line, or it was damaged
-            proposal = proposal_from_json(self._spec, entry["proposal"])
-            config = self._spec.trial(proposal.block, proposal.knobs, entry["seed"])
-            plan = PlannedTrial(proposal, entry["seed"], config)
-            if entry["step"] is None and entry["status"] == Status.RUNNING:
+        for entry in _entries(self._path):
+            plan = _plan(self._spec, entry)
+            if entry["step"] is not None:
+                for rule in self._rules:
+                    rule.heard(plan, entry["step"], entry["figures"])
+            elif entry["status"] == Status.RUNNING:
                 self._promoted(plan)
-            elif entry["step"] is None:
-                self._end(plan, Outcome(Status(entry["status"]), entry["figures"]))
             else:
-                self._judge(plan, entry["step"], entry["figures"])
+                if (number := entry.get("rule")) is not None:
+                    self._rules[number].ruled(plan)
+                self._end(plan, Outcome(Status(entry["status"]), entry["figures"]))
+
+
+def going_on(spec: SweepSpec, path: Path) -> set[str]:
+    """Keys of the trials that were promoted in earlier runs of the sweep and have not ended since."""
+    keys: set[str] = set()
+    for entry in _entries(path):
+        if entry["step"] is None:
+            (keys.add if entry["status"] == Status.RUNNING else keys.discard)(_plan(spec, entry).config.key)
+    return keys
+
+
+def _entries(path: Path | None) -> Iterator[dict[str, Any]]:
+    """What rules were told before."""
+    if path is None or not path.exists():
+        return
+    for line in path.read_text(errors="replace").splitlines():
+        with suppress(ValueError):  # a driver was killed while it wrote this line, or it was damaged
+            yield unseal(line)
+
+
+def _plan(spec: SweepSpec, entry: Mapping[str, Any]) -> PlannedTrial:
+    proposal = proposal_from_json(spec, entry["proposal"])
+    return PlannedTrial(proposal, entry["seed"], spec.trial(proposal.block, proposal.knobs, entry["seed"]))

@@ -276,6 +276,11 @@ class Conductor:
                 self._tally.trials[key] = replace(self._tally.trials[key], run_id=run_id)
                 self._unnamed.remove(key)
 
+    def is_over(self, key: str) -> bool:
+        """Whether a trial has ended for good, and is not to go on either."""
+        record = self._tally.trials.get(key)
+        return record is not None and record.status.is_final and not self._planner.is_planned(key)
+
     @property
     def rules_end_trials(self) -> bool:
         """Whether there is any rule that ends trials before their last step, and may let them go on later."""

@@ -176,6 +176,10 @@ class Recorder:
         if told:
             self._note(told)
 
+    def has_opened(self) -> bool:
+        """Whether the sweep's own run was opened in this home, now or by an earlier run of the sweep."""
+        return self._writer.knows(self.sweep_run)
+
     def knows(self, trial_key: str) -> bool:
         """Whether the run of a trial was opened in this home, and can be written to."""
         return self._writer.knows(self.run_key(trial_key))

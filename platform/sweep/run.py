@@ -4,7 +4,7 @@ Ray is imported after the checks, so that the command starts fast and refuses a 
 """
 
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -28,8 +28,10 @@ from recallfront.platform.metrics import rates_of
 from recallfront.platform.plugins import load, ship, use, used_by
 from recallfront.platform.results import tags
 from recallfront.platform.results.records import SweepRecord, TrialRecord, count
+from recallfront.platform.results.status import Status
 from recallfront.platform.search.planner import Outcome, Planner
 from recallfront.platform.search.proposals import Proposal, Told, proposal_from_json
+from recallfront.platform.search.rules import going_on
 from recallfront.platform.search.samplers import make_search
 from recallfront.platform.search.stopping import make_rules
 from recallfront.platform.search.warm_start import earlier_trials
@@ -159,6 +161,8 @@ def _run_sweep(
                     conductor, place, joined=address is not None, tell=partial(_say, console)
                 )
             except (KeyboardInterrupt, RayLost):
+                if not conductor.recorder.has_opened():
+                    raise  # nothing is recorded yet
                 reason = conductor.interrupted()
                 publisher.tell_counts()  # before the sweep's end: who waits for that reads them then
                 conductor.recorder.interrupt_sweep(reason)
@@ -193,7 +197,9 @@ def _run_sweep(
 def _set_up(
     spec: SweepSpec, place: Workplace, writer: TrackingWriter, uri: str, lineage: Lineage
 ) -> tuple[Conductor, Publisher]:
-    record = _ledger(spec, uri, place)
+    version = f"{place.code_version}-{place.data_digest[:8]}"
+    path = _reports_folder(spec, place.home) / f"reports-{version}.jsonl"
+    record = _with_promoted(_ledger(spec, uri, place), going_on(spec, path))
     known = replace(record, trials=tuple(trial for trial in record.trials if trial.status.is_final))
     told, unfinished, proposed = _proposals(spec, record, place)
     named = spec.search.warm_start
@@ -213,8 +219,6 @@ def _set_up(
         stored=[trial.trial_key for trial in record.trials],
         log=SweepLog(log_path(spec.key, place.home)),
     )
-    version = f"{place.code_version}-{place.data_digest[:8]}"
-    path = _reports_folder(spec, place.home) / f"reports-{version}.jsonl"
     trained = {trial.trial_key: trial.steps for trial in record.trials}
     conductor = Conductor(spec, planner, recorder, known, make_rules(spec, search, path), trained)
     return conductor, Publisher(conductor, recorder, _fronts_folder(spec, place.home))
@@ -268,6 +272,17 @@ def _ledger(spec: SweepSpec, uri: str, place: Workplace) -> SweepRecord:
         trial for trial in record.trials if trial.version == (place.code_version, place.data_digest)
     )
     return replace(record, spec=spec.model_dump(mode="json"), trials=usable)
+
+
+def _with_promoted(record: SweepRecord, going_on: Collection[str]) -> SweepRecord:
+    """A trial that was promoted when the driver ended is to be run, though the store has how it had been ended."""
+    trials = [
+        replace(trial, status=Status.LOST)
+        if trial.trial_key in going_on and trial.status is Status.PRUNED
+        else trial
+        for trial in record.trials
+    ]
+    return replace(record, trials=tuple(trials))
 
 
 def _proposals(

@@ -7,6 +7,8 @@ import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from recallfront.platform.cluster.watch import RayLost
+from recallfront.platform.errors import one_line
 from recallfront.platform.front.candidates import doubts_of
 from recallfront.platform.results.labels import trial_label, varying_in
 from recallfront.platform.results.records import TrialRecord
@@ -49,7 +51,14 @@ def measure_again(
         trial, config = trials[0]
         what = trial_label(trial, varying)
         tell(f"throughput in doubt is measured again, {number} of {len(in_doubt)}: {what}")
-        again = _measured(config, place, joined=joined)
+        try:
+            again = _measured(config, place, joined=joined)
+        except RayLost:
+            raise
+        except Exception as error:  # of the device or the home; the figures that there are stay as they are
+            tell(f"it could not be measured: {one_line(error)}")
+            left += len(trials)
+            continue
         if again is not None:
             numbers, details, doubtful = again
             better += sum(conductor.measured_again(trial, numbers, details) for trial, _ in trials)

@@ -136,7 +136,7 @@ class _Ends(_NeverRestored, Callback):
         self._farewell = Farewell(conductor)
         self._waiting = Waiting(conductor, may_grow=room.grows)
         self._has_ranks = conductor.spec.resources.workers > 1
-        self._over: list[Path] = []  # folders of trials that have ended for good
+        self._ended: dict[str, Path] = {}  # trials that have ended, and their folders
 
     def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         self._farewell.step(self._workers)
@@ -190,17 +190,19 @@ class _Ends(_NeverRestored, Callback):
     def on_experiment_end(self, trials: list[Trial], **info: Any) -> None:
         for group in self._groups.values():
             release_placement_group(group)
-        # again: workers that were still leaving may have saved, and nothing is promoted any more
-        for folder in self._over:
-            remove_checkpoint(folder)
+        # again: workers that were still leaving may have saved; one that was promoted goes on in the sweep's next run
+        for key, folder in self._ended.items():
+            if self._conductor.is_over(key):
+                remove_checkpoint(folder)
 
     def _end(self, trial: Trial, lost: Lost | None = None) -> None:
         """Record the end; a trial that has ended for good needs no checkpoint, a pruned one until the sweep's end."""
         self._workers.pop(trial.trial_id, None)
-        folder = self._place.folder(self._conductor.config(trial.trial_id))
+        config = self._conductor.config(trial.trial_id)
+        folder = self._place.folder(config)
         status = self._conductor.ended(trial.trial_id, lost=lost)
         if status.is_final:
-            self._over.append(folder)
+            self._ended[config.key] = folder
             if status is not Status.PRUNED:
                 remove_checkpoint(folder)
 

@@ -4,7 +4,6 @@ It is a generator of reports: what runs it (a warm actor, a Ray Train worker, a 
 after the other, may stop in between, and learns from the last one how the trial ended.
 """
 
-import errno
 import resource
 import time
 import traceback
@@ -18,7 +17,7 @@ from typing import Any
 import torch
 
 from recallfront.models import save as save_model
-from recallfront.platform.errors import one_line, root_cause, without_secrets
+from recallfront.platform.errors import is_machine_fault, one_line, root_cause, without_secrets
 from recallfront.platform.home import check_files, file_digests, write_whole
 from recallfront.platform.home.data import bring_data
 from recallfront.platform.home.vault import fetch_file, fetch_folder, forget, keep_file, keep_folder
@@ -32,26 +31,15 @@ from recallfront.platform.trial.leaving import LEFT, Leaving
 from recallfront.platform.trial.measure import as_metrics, measured
 from recallfront.platform.trial.nodes import on_every_rank
 from recallfront.platform.trial.output import Output
-from recallfront.platform.trial.quiet import Device
+from recallfront.platform.trial.quiet import Device, aside
 from recallfront.platform.trial.start import merge_adapters, starting_model
 from recallfront.platform.trial.training import Training
-from recallfront.platform.trial.workplace import TRIALS, WEIGHTS, Workplace
+from recallfront.platform.trial.workplace import RESULT, TRIALS, WEIGHTS, Workplace
 from recallfront.sweeps.base import seal, unseal
 from recallfront.sweeps.data import load_or_rebuild
 from recallfront.sweeps.trial import TrialConfig
 
-_RESULT = "result.json"
 _WEIGHT_DIGESTS = "weight_digests"  # key of the result
-# a full disk, a broken or unmounted one, too many open files
-_MACHINE_FAULTS = (
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.EIO,
-    errno.EROFS,
-    errno.ESTALE,
-    errno.EMFILE,
-    errno.ENFILE,
-)
 
 
 class OtherCode(TrialFailure):
@@ -71,7 +59,8 @@ def run_trial(
     notices: list[str] = []
     last, output = Report(step=0), Output()
     try:
-        ended = _ended(config, place, notices)
+        with aside():
+            ended = _ended(config, place, notices)
         if ended is not None:
             yield ended
             return
@@ -110,13 +99,15 @@ def _body(
         closing(Device(place.device)) as device,
         _limited_memory(config.resources.memory_gb),
     ):
-        notices += bring_data(place.data)
-        data, damage = load_or_rebuild(config.task, place.data, place.data_digest)
+        with aside():
+            notices += bring_data(place.data)
+            data, damage = load_or_rebuild(config.task, place.data, place.data_digest)
         start = time.perf_counter()
         figures, details = _measure(config, place, device)
         measure_seconds = time.perf_counter() - start
         notices += [notice for notice in (damage, details.pop("notice", None)) if notice]
-        model = starting_model(config)
+        with aside():
+            model = starting_model(config)
         figures["parameters"] = float(sum(p.numel() for p in model.parameters()))
         yield Report(
             step=0,
@@ -126,14 +117,17 @@ def _body(
             environment=_environment(place.home, place.code_version),
             notices=list(notices),
         )
-        with closing(Training(config, model, data, place, device, told_to_leave)) as training:
+        with aside():  # the first one of a process imports DeepSpeed
+            started = Training(config, model, data, place, device, told_to_leave)
+        with closing(started) as training:
             for report in training.run(figures):
                 report.seconds["measure"] = measure_seconds
                 report.notices[:0] = notices
                 # of the test split: its training is over
                 if "recall" in report.figures:
                     training.uploads.close()
-                    report = _finish(config, place, model, report, details, training.history)
+                    with aside():
+                        report = _finish(config, place, model, report, details, training.history)
                 yield report
 
 
@@ -190,7 +184,7 @@ def _finish(
             "environment": _environment(place.home, place.code_version),
             _WEIGHT_DIGESTS: file_digests(folder / WEIGHTS),
         }
-        write_whole(folder / _RESULT, seal(whole))
+        write_whole(folder / RESULT, seal(whole))
         if place.scratch == TRIALS:
             _keep_result(folder)
         remove_checkpoint(folder)
@@ -200,7 +194,7 @@ def _finish(
 def _keep_result(folder: Path) -> None:
     """The weights first: whoever finds the result finds them."""
     keep_folder(folder / WEIGHTS)
-    keep_file(folder / _RESULT)
+    keep_file(folder / RESULT)
 
 
 def _ended(config: TrialConfig, place: Workplace, notices: list[str]) -> Report | None:
@@ -211,8 +205,11 @@ def _ended(config: TrialConfig, place: Workplace, notices: list[str]) -> Report 
 
 
 def _read_result(folder: Path, notices: list[str]) -> Report | None:
-    """How a trial ended in this folder; a damaged result is dropped with a notice, and the trial runs again."""
-    path = folder / _RESULT
+    """How a trial ended in this folder; a damaged result is dropped with a notice, and the trial runs again.
+
+    Raises OSError, and drops nothing, where the machine or the store keeps it from being read.
+    """
+    path = folder / RESULT
     is_own = path.exists()
     if not is_own and not fetch_file(path):
         return None
@@ -223,7 +220,9 @@ def _read_result(folder: Path, notices: list[str]) -> Report | None:
         check_files(folder / WEIGHTS, document.pop(_WEIGHT_DIGESTS))
         report = Report.from_json(document)
     except (OSError, ValueError, TypeError, KeyError) as error:
-        notices.append(f"a damaged result was dropped and the trial run again ({_RESULT}: {one_line(error)})")
+        if is_machine_fault(error):
+            raise
+        notices.append(f"a damaged result was dropped and the trial run again ({RESULT}: {one_line(error)})")
         path.unlink(missing_ok=True)
         forget(path)
         return None
@@ -238,7 +237,7 @@ def _classify(error: Exception) -> tuple[Status, str]:
     if isinstance(error, TrialFailure):
         return error.status, message
     # the machine's fault, not the trial's: a later run of the sweep tries again
-    if isinstance(error, OSError) and error.errno in _MACHINE_FAULTS:
+    if is_machine_fault(error):
         return Status.LOST, root_cause(error)
     if isinstance(error, RuntimeError) and "PytorchStreamWriter failed" in message:
         return Status.LOST, f"a file could not be written, the disk may be full: {message}"

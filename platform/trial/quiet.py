@@ -8,6 +8,7 @@ torch is imported where it is first used, so that the command starts fast.
 """
 
 import fcntl
+import math
 import os
 import tempfile
 import time
@@ -30,7 +31,7 @@ class Device:
     @contextmanager
     def shared(self) -> Iterator[None]:
         """Hold while a step runs; waits while somebody measures. Costs a few microseconds."""
-        with _aside():
+        with aside():
             fcntl.flock(self._gate, fcntl.LOCK_EX)
             fcntl.flock(self._use, fcntl.LOCK_SH)
             fcntl.flock(self._gate, fcntl.LOCK_UN)
@@ -42,7 +43,7 @@ class Device:
     @contextmanager
     def alone(self) -> Iterator[None]:
         """Hold while measuring: no other trial of this machine computes on the device meanwhile."""
-        with _aside():
+        with aside():
             fcntl.flock(self._gate, fcntl.LOCK_EX)
             try:
                 fcntl.flock(self._use, fcntl.LOCK_EX)
@@ -62,7 +63,8 @@ _spans: dict[str, float] = {"over": 0.0}  # seconds aside that are over; `since`
 
 
 @contextmanager
-def _aside() -> Iterator[None]:
+def aside() -> Iterator[None]:
+    """What is done within does not count for a trial's time limit: measuring, waiting, fetching, keeping, building."""
     if "since" in _spans:  # within another
         yield
         return
@@ -73,10 +75,10 @@ def _aside() -> Iterator[None]:
         _spans["over"] += time.monotonic() - _spans.pop("since")
 
 
-def aside_seconds() -> float:
-    """Seconds that this process has measured, or waited for others to measure, up to now."""
+def aside_seconds(longest: float = math.inf) -> float:
+    """Seconds that this process has spent aside up to now, of what is still under way `longest` at most."""
     since = _spans.get("since")
-    return _spans["over"] + (0.0 if since is None else time.monotonic() - since)
+    return _spans["over"] + (0.0 if since is None else min(longest, time.monotonic() - since))
 
 
 def _machine_wide(name: str) -> str:

@@ -12,13 +12,14 @@ from recallfront.platform.home.vault import fetch_file, forget, keep_file
 from recallfront.platform.results.reports import Report
 from recallfront.platform.results.status import Status
 from recallfront.platform.trial.quiet import aside_seconds
-from recallfront.platform.trial.workplace import Workplace
+from recallfront.platform.trial.workplace import RESULT, Workplace
 from recallfront.sweeps.base import seal, unseal
 from recallfront.sweeps.trial import TrialConfig
 
 _GRACE = 30.0  # seconds beyond the time limit: the trial ends itself between two steps where it can
-# seconds of measuring and waiting for others' that do not count; a hung one ends then
-_LONGEST_ASIDE = 3600.0
+_LONGEST_ASIDE = (
+    3600.0  # seconds of one measurement, wait or transfer that do not count; a hung one ends then
+)
 _WORD = "ended.json"
 _WORD_SECONDS = 30.0  # for a home at an address to take or give word; without it the attempt is made again
 
@@ -40,7 +41,7 @@ class Watchdog:
             word = take_word(self._folder)
         except ValueError as error:
             damage = [f"a damaged {_WORD} was dropped ({error})"]
-        if word is not None:
+        if word is not None and not (self._folder / RESULT).exists():  # it may have come too late
             reports.close()
             yield word
             return
@@ -67,8 +68,8 @@ class Watchdog:
         with self._lock:
             if self._stopped:
                 return
-            aside = min(aside_seconds() - self._aside, _LONGEST_ASIDE)
-            left = self._limit + _GRACE - (time.monotonic() - self._began - aside)
+            counted = time.monotonic() - self._began - (aside_seconds(_LONGEST_ASIDE) - self._aside)
+            left = self._limit + _GRACE - counted
             if left <= 0:
                 failure = f"exceeded the time limit of {self._limit:g} s, and had to be ended from outside"
                 try:

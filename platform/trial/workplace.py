@@ -11,6 +11,7 @@ from recallfront.platform.metrics import THROUGHPUTS
 from recallfront.sweeps.trial import TrialConfig
 
 TRIALS: Final = "trials"
+RESULT: Final = "result.json"  # how a trial ended, in its folder
 WEIGHTS: Final = "model"  # the folder within a trial's
 
 

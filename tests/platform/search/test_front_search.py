@@ -1,5 +1,6 @@
 """Search by expected gain: the surrogate, the gains, what is proposed, and which trials are ended."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -185,6 +186,44 @@ def test_a_range_is_searched_as_some_of_its_values() -> None:
     proposal = search.ask()
     assert proposal is not None and isinstance(proposal.knobs["window_size"], int)
     assert 0.001 <= float(proposal.knobs["training.learning_rate"] or 0) <= 0.1
+
+
+def test_a_resumed_search_judges_nothing_by_what_it_knows_now(tmp_path: Path) -> None:
+    """A late bloomer was going on when the driver ended, and what was pruned then may still be promoted."""
+    spec = spec_of(search={"method": "front", "trials": 10, "startup_trials": 10})
+    search, path = FrontSearch(spec), tmp_path / "reports.jsonl"
+    rules = Rules(spec, [search], path)
+    proposals = [p for _ in range(10) if (p := search.ask()) is not None]
+    plans = {str(p.knobs): PlannedTrial(p, 0, spec.trial(p.block, p.knobs, 0)) for p in proposals}
+
+    def told(recall: float) -> dict[str, float]:
+        return {"validation_recall": recall, "validation_loss": 3 - recall, "decode_tokens_per_second": 5.0}
+
+    def window(size: int, rate: float) -> PlannedTrial:
+        return plans[str({"window_size": size, "training.learning_rate": rate})]
+
+    late, hopeless = window(16, 0.001), window(8, 0.001)
+    for step in STEPS:
+        assert rules.judge(late, step, told(0.01)) is None
+    told_again = []
+    for size, rate, recall in (
+        (2, 0.001, 0.0),
+        (4, 0.001, 0.0),
+        *((size, 0.01, 0.9) for size in (2, 4, 8, 16)),
+    ):
+        plan = window(size, rate)
+        for step in STEPS:
+            rules.judge(plan, step, told(recall))
+        rules.ended(plan, Outcome(Status.FINISHED, told(recall)))
+        told_again.append((plan.proposal.to_json(), Ending.COMPLETE, [recall, 5.0]))
+    verdicts = [rules.judge(hopeless, step, told(0.0)) for step in STEPS]
+    assert any(verdicts)
+    rules.ended(hopeless, Outcome(Status.PRUNED, told(0.0)))
+
+    again = FrontSearch(spec, told_again, 10, [late.proposal])
+    Rules(spec, [again], path)
+    assert not again._candidate(late.proposal).is_stopped
+    assert again._candidate(hopeless.proposal).stopped == {0: hopeless}
 
 
 def test_a_trial_goes_on_once_the_model_gives_it_a_chance_again() -> None:

@@ -9,7 +9,7 @@ from recallfront.platform.results.status import Status
 from recallfront.platform.search.halving import Halving, rungs
 from recallfront.platform.search.planner import Outcome, PlannedTrial
 from recallfront.platform.search.proposals import Proposal
-from recallfront.platform.search.rules import Rules
+from recallfront.platform.search.rules import Rules, going_on
 from recallfront.sweeps import SweepSpec
 from recallfront.sweeps.search import EarlyStopping
 from recallfront.sweeps.space import Knobs
@@ -219,5 +219,9 @@ def test_all_stopped_seeds_of_a_configuration_go_on_together() -> None:
 def test_a_resumed_sweep_knows_what_was_promoted(tmp_path: Path) -> None:
     stage, late = wrongly_stopped(tmp_path / "reports.jsonl")
     assert stage.rules.promote() == [late]
-    again = Stage(path=tmp_path / "reports.jsonl")
+    path = tmp_path / "reports.jsonl"
+    again = Stage(path=path)
     assert again.rules.promote() == () and not again.stops(late, 10, 0.4, 1.7)
+    assert going_on(again.spec, path) == {late.config.key}
+    stage.rules.ended(late, Outcome(Status.FINISHED, figures(0.9, 0.5, 1.0)))
+    assert going_on(again.spec, path) == set()

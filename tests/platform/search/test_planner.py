@@ -10,6 +10,7 @@ from recallfront.platform.search.grid import GridSearch
 from recallfront.platform.search.planner import Impossible, Outcome, PlannedTrial, Planner
 from recallfront.platform.search.proposals import Ending, Proposal
 from recallfront.sweeps import SweepSpec
+from recallfront.sweeps.space import Knobs
 from tests.platform.specs import tiny_spec
 
 FIGURES = {"validation_recall": 0.5, "recall": 0.9, "decode_tokens_per_second": 10.0}
@@ -155,6 +156,45 @@ def test_what_goes_on_after_all_comes_next_and_its_proposal_is_told_again() -> N
     assert next_plan(plans) is first and next_plan(plans).proposal.number == 1
     plans.ended(first, FINISHED)
     assert search.told[1:] == [(0, Ending.COMPLETE, [0.5, 10.0])]
+
+
+@pytest.mark.parametrize("ends_first", [True, False])
+def test_one_that_goes_on_before_its_proposal_is_planned_runs_once(ends_first: bool) -> None:
+    """A resumed sweep: of two proposals of an earlier run the second was pruned, and is promoted at once."""
+    spec = tiny_spec(space=TWO)
+    keys = [spec.trial(spec.blocks[0], {"window_size": size}, 0).key for size in (4, 8)]
+    plans, search = planner(spec, {keys[1]: Outcome(Status.PRUNED, {})})
+    proposal = Proposal(1, spec.blocks[0], {"window_size": 8})
+    late = PlannedTrial(proposal, 0, spec.trial(spec.blocks[0], proposal.knobs, 0))
+    first = next_plan(plans)
+    plans.again([late])
+    assert next_plan(plans) is late and plans.is_planned(keys[1])
+    if not ends_first:
+        assert plans.next() is None
+    plans.ended(late, FINISHED)
+    plans.ended(first, FINISHED)
+    assert plans.next() is None and not plans.is_planned(keys[1])
+    assert {number for number, ending, _ in search.told if ending is Ending.COMPLETE} == {0, 1}
+
+
+def test_one_seed_goes_on_while_the_other_is_still_to_be_planned() -> None:
+    """A resumed sweep: of one proposal a seed was pruned and the other lost."""
+    spec = tiny_spec(space=TWO[:1] + [{"architecture": "hawk"}], seeds=[3, 5])
+    block = spec.blocks[0]
+    knobs: Knobs = {"window_size": 8}
+    pruned = PlannedTrial(Proposal(1, block, dict(knobs)), 3, spec.trial(block, knobs, 3))
+    plans, search = planner(spec, {pruned.config.key: Outcome(Status.PRUNED, {})})
+    first = [next_plan(plans), next_plan(plans)]
+    plans.again([pruned])
+    assert next_plan(plans) is pruned
+    other = next_plan(plans)
+    assert (other.proposal.number, other.seed) == (1, 5)
+    for plan in (*first, pruned, other):
+        plans.ended(plan, FINISHED)
+    assert [(number, ending) for number, ending, _ in search.told] == [
+        (0, Ending.COMPLETE),
+        (1, Ending.COMPLETE),
+    ]
 
 
 def test_one_seed_that_goes_on_keeps_its_proposal_waiting() -> None:

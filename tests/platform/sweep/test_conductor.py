@@ -22,6 +22,7 @@ from recallfront.platform.search.planner import PlannedTrial, Planner
 from recallfront.platform.search.samplers import make_search
 from recallfront.platform.search.stopping import make_rules
 from recallfront.platform.sweep import progress as progress_module
+from recallfront.platform.sweep import second_measurement
 from recallfront.platform.sweep.conductor import Conductor
 from recallfront.platform.sweep.progress import Progress
 from recallfront.platform.sweep.publisher import Publisher
@@ -365,6 +366,29 @@ def test_a_measurement_in_doubt_is_made_again_after_the_trials(
     for trials in (sweep.stored().trials, sweep.conductor.record().trials):
         assert [(t.metrics[MEASURED_AGAIN], t.metrics[BUSY_CORES]) for t in trials] == [(1, 0)] * 4
     assert again() is None, "nothing is in doubt any more"
+
+
+def test_a_second_measurement_that_fails_leaves_the_figures(
+    stage: Stages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where somebody else has filled the GPU by then."""
+
+    def fails(*arguments: object, **options: object) -> None:
+        raise MemoryError("only 1.0 GiB are free")
+
+    monkeypatch.setattr(second_measurement, "_measured", fails)
+    sweep = stage(measurement={"max_repeats": 4})
+    doubtful = FIGURES | {"decode_tokens_per_second_spread": 8.0, BUSY_CORES: 2.0}
+    for name in ("a", "b"):
+        sweep.start(name)
+        sweep.conductor.report(name, Report(step=20, figures=doubtful, status=Status.FINISHED))
+        sweep.conductor.ended(name)
+    place = Workplace(home=tmp_path, data=tmp_path, data_digest="d", code_version="c")
+    said: list[str] = []
+    told = measure_again(sweep.conductor, place, joined=False, tell=said.append)
+    assert told is not None and "0 trials have better figures, 2 are still in doubt" in told
+    assert said[1] == "it could not be measured: only 1.0 GiB are free"
+    assert [trial.metrics for trial in sweep.stored().trials] == [doubtful] * 2
 
 
 def test_the_hypervolume_that_is_told_last_is_that_of_figures_measured_again(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from recallfront.platform import run_sweep
+from recallfront.platform import SweepResult, run_sweep
 from recallfront.platform.results.status import Status
 from recallfront.platform.search.planner import Outcome, PlannedTrial
 from recallfront.platform.search.rules import Rule, Rules, Ruling
@@ -77,3 +77,38 @@ def test_a_promoted_trial_ends_as_if_it_had_never_been_ended(
     assert not list((tmp_path / "home" / "trials").glob("*/checkpoint*"))
     tags = read_sweep(result.tracking_uri, spec.key).tags
     assert tags["training_steps"] == "80", "those before it was ended count once"
+
+
+class ReprieveOfBoth(Reprieve):
+    """As above, of both seeds at once."""
+
+    def promotable(self, *, thorough: bool = False) -> Sequence[PlannedTrial]:
+        return tuple(self.ended_early) if self.others else ()
+
+
+def test_what_is_promoted_when_the_driver_ends_goes_on_in_the_next_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two seeds were ended at step 10 and go on; the budget ends the sweep before the second one's turn."""
+    home = ready_home(tmp_path / "home")
+    monkeypatch.setattr(
+        run, "make_rules", lambda spec, search, path: Rules(spec, [ReprieveOfBoth(home)], path)
+    )
+
+    def swept(steps: int) -> SweepResult:
+        spec = tiny_spec(
+            space=[{"architecture": "window", "window_size": [4, 8]}],
+            seeds=[0, 1],
+            training={"steps": 20, "checkpoint_seconds": 3600},
+            budget={"training_steps": steps},
+            concurrent=1,
+        )
+        return run_sweep(spec, home=home)
+
+    # 10 and 10 before they are ended, 20 of the next, and 10 of the first one that goes on
+    assert sorted(trial.status for trial in stored(swept(45))) == [Status.FINISHED] * 2 + [Status.PRUNED]
+    assert len(list((home / "trials").glob("*/checkpoint"))) == 1
+    second = swept(1000)
+    assert [trial.status for trial in stored(second)] == [Status.FINISHED] * 4 and second.ran == 2
+    assert read_sweep(second.tracking_uri, second.record.sweep_key).tags["training_steps"] == "80"
+    assert not list((home / "trials").glob("*/checkpoint*"))

@@ -25,9 +25,10 @@ from recallfront.platform.keeping.load import load_archive
 from recallfront.platform.rerun import Verdict
 from recallfront.platform.results.status import Status
 from recallfront.platform.status import sweeps_table
+from recallfront.platform.sweep import run as sweep_run
 from recallfront.platform.sweep.lock import only_driver
 from recallfront.platform.tracking.client import open_client
-from recallfront.platform.tracking.ledger import read_sweep
+from recallfront.platform.tracking.ledger import UnknownRecord, read_sweep
 from recallfront.platform.tracking.writer import TrackingWriter
 from recallfront.platform.trial.body import run_trial
 from recallfront.sweeps import SweepSpec, load_spec
@@ -288,6 +289,22 @@ def _interrupt(driver: "subprocess.Popen[str]", number: signal.Signals, spec: Sw
     record = read_sweep(f"sqlite:///{home / 'mlflow.db'}", spec.key)
     assert record.tags["status"] == "interrupted"
     assert Status.RUNNING not in {trial.status for trial in record.trials}
+
+
+def test_an_interruption_before_anything_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While Ray starts."""
+
+    @contextmanager
+    def interrupted(address: str | None) -> Iterator[None]:
+        raise KeyboardInterrupt
+        yield
+
+    home = ready_home(tmp_path / "home")
+    monkeypatch.setattr(sweep_run, "ray_cluster", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run_sweep(tiny_spec(), home=home)
+    with pytest.raises(UnknownRecord):
+        read_sweep(f"sqlite:///{home / 'mlflow.db'}", tiny_spec().key)
 
 
 def test_a_resumed_trial_goes_on_from_its_checkpoint(tmp_path: Path) -> None:

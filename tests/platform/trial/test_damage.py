@@ -1,5 +1,6 @@
 """What a trial finds damaged, or half written: it is told, dropped and made again."""
 
+import errno
 import json
 import os
 import shutil
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from recallfront.platform import home
 from recallfront.platform.lineage.code_version import code_version
 from recallfront.platform.results.status import Status
 from recallfront.platform.trial.body import run_trial
@@ -190,6 +192,28 @@ def test_a_damaged_result_is_computed_again(
     assert again[-1].status is Status.FINISHED and again[-1].figures["recall"] == whole.figures["recall"]
     assert len(again[-1].notices) == 1 and "a damaged result was dropped" in again[-1].notices[0]
     assert len(list(run_trial(config, place))) == 1, "and this result is whole"
+
+
+@pytest.mark.parametrize("which", ["ended", "interrupted"])
+def test_what_the_machine_keeps_from_being_read_stays(
+    which: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with too many open files, a broken disk, or an object store that is away for longer than is waited for."""
+    config, place = moved(tmp_path / "again", request.getfixturevalue(which))
+
+    def fails(file: Path) -> str:
+        raise OSError(errno.EMFILE, "Too many open files", str(file))
+
+    files = {file for file in place.folder(config).rglob("*") if file.is_file()}
+    with monkeypatch.context() as patched:
+        patched.setattr(home, "_file_digest", fails)
+        lost = list(run_trial(config, place))[-1]
+    assert lost.status is Status.LOST and "Too many open files" in (lost.failure or "")
+    assert {file for file in place.folder(config).rglob("*") if file.is_file()} == files
+    again = list(run_trial(config, place))
+    assert again[-1].status is Status.FINISHED and not again[-1].notices
+    assert again[0].step == (0 if which == "interrupted" else 20)
+    assert which == "ended" or again[1].step == 20, "it goes on from its checkpoint"
 
 
 def test_a_home_that_was_moved_says_where_the_weights_are_now(

@@ -10,12 +10,14 @@ import pytest
 
 from recallfront.platform.results.reports import Report
 from recallfront.platform.results.status import Status
-from recallfront.platform.trial import watchdog
+from recallfront.platform.trial import body, watchdog
+from recallfront.platform.trial.body import run_trial
 from recallfront.platform.trial.quiet import Device
 from recallfront.platform.trial.watchdog import Watchdog
 from recallfront.platform.trial.workplace import Workplace
 from recallfront.sweeps.trial import TrialConfig
 from tests.platform.specs import tiny_spec
+from tests.platform.trial.trials import setting
 
 pytestmark = pytest.mark.alone
 
@@ -97,6 +99,31 @@ def test_measuring_and_waiting_for_it_are_not_counted(
     found = list(Watchdog(trial(0.5), workplace(tmp_path)).guard(measures()))
     device.close()
     assert [report.status for report in found] == [Status.FINISHED], "and this process is still here"
+
+
+@pytest.mark.slow
+def test_preparing_and_keeping_are_not_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a large data set on its way to a node, an object store that is away, or weights on their way there."""
+    monkeypatch.setattr(watchdog, "_GRACE", 0.0)
+    config, place = setting(
+        tmp_path, training={"steps": 1}, resources={"time_limit_seconds": 4.0}, measurement={"max_repeats": 3}
+    )
+
+    def slow(*arguments: object) -> list[str]:
+        time.sleep(6.0)
+        return []
+
+    monkeypatch.setattr(body, "bring_data", slow)
+    monkeypatch.setattr(body, "_keep_result", slow)
+    found = list(Watchdog(config, place).guard(run_trial(config, place)))
+    assert found[-1].status is Status.FINISHED, "and this process is still here"
+
+
+def test_word_that_came_too_late_is_passed_over(tmp_path: Path) -> None:
+    place, config = workplace(tmp_path), trial(None)
+    watchdog.leave_word(place.folder(config), Report(step=0, status=Status.TIMEOUT, failure="too long"))
+    (place.folder(config) / "result.json").write_text("whole")
+    assert list(Watchdog(config, place).guard(quick([])))[-1].status is Status.FINISHED
 
 
 # a process that was late by as much would be ended: as much as a busy machine never is
