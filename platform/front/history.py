@@ -65,7 +65,7 @@ def hypervolume_history(record: SweepRecord) -> list[HistoryRow]:
     rows: list[HistoryRow] = []
     device_hours, steps = 0.0, 0
     for trial in ended:
-        device_hours += devices(trial) * (_end(trial) - trial.start_time) / 3600
+        device_hours += devices(trial) * trial.seconds / 3600
         steps += trial.steps
         if trial.status is Status.FINISHED and growth.add(trial):
             hours = (_end(trial) - start) / 3600

@@ -1,8 +1,10 @@
 """What a sweep has found so far, as plain records: read from MLflow (the ledger), used by front, pick and rerun."""
 
 import json
+import math
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -41,6 +43,14 @@ class TrialRecord:
             return told
         asked = self.config.get("training", {}).get("steps", 0)
         return asked if isinstance(asked, int) else 0
+
+    @property
+    def seconds(self) -> float:
+        """How long it has run, in all its attempts; of one that is older than the tag, from its start to its end."""
+        with suppress(ValueError):
+            if 0 <= (told := float(self.tags.get("run_seconds", ""))) < math.inf:
+                return told
+        return (self.end_time or self.start_time) - self.start_time
 
     @cached_property
     def configuration(self) -> str:

@@ -19,7 +19,7 @@ class Budget:
         self._limits, self._objectives = spec.budget, spec.objectives
         self._devices = spec.resources.workers * (spec.resources.gpus or spec.resources.cpus)
         self.steps = training_steps(known)  # of training
-        self._trials: set[str] = set()  # keys: one that is promoted ends twice
+        self._seconds: dict[str, float] = {}  # of each trial: one that is promoted ends twice
         self._device_seconds = 0.0
         # configuration -> values of its seeds, to be maximised
         self._finished: dict[str, list[list[float]]] = {}
@@ -32,8 +32,9 @@ class Budget:
         """Count a trial that has ended."""
         if trial.status in _NOT_RUN:
             return
-        self._trials.add(trial.trial_key)
-        self._device_seconds += self._devices * ((trial.end_time or trial.start_time) - trial.start_time)
+        before = self._seconds.get(trial.trial_key, 0.0)
+        self._seconds[trial.trial_key] = trial.seconds
+        self._device_seconds += self._devices * (trial.seconds - before)
         if self._limits.min_gain is None or trial.status not in (Status.FINISHED, Status.PRUNED):
             return
         if trial.status is Status.FINISHED:
@@ -79,7 +80,7 @@ class Budget:
         return [
             ("hours", limits.hours, elapsed / 3600),
             ("device_hours", limits.device_hours, self._device_seconds / 3600),
-            ("trials", limits.trials, len(self._trials)),
+            ("trials", limits.trials, len(self._seconds)),
             ("training_steps", limits.training_steps, self.steps),
         ]
 

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -47,12 +47,13 @@ class Conductor:
         recorder: Recorder,
         known: SweepRecord,
         rules: Rules,
-        trained: Mapping[str, int] | None = None,
+        before: Iterable[TrialRecord] = (),
     ) -> None:
-        """`known`: trials that have ended; `trained`: trials' keys -> steps that they have been trained so far."""
+        """`known`: trials that have ended; `before`: all trials of earlier runs of the sweep."""
         self.spec, self.recorder = spec, recorder
         self._planner, self._rules, self._known = planner, rules, known
-        self._trained = dict(trained or {})
+        self._trained = {trial.trial_key: trial.steps for trial in before}
+        self._seconds = {trial.trial_key: trial.seconds for trial in before}
         self._tally = Tally(spec, known.trials)
         self._unnamed: set[str] = set()  # keys of trials whose run the server may not have made yet
         self._lately = (0, 0.0)  # trials that this run of the sweep has run, and their seconds
@@ -160,6 +161,7 @@ class Conductor:
         elif live.verdict is not None:
             verdict = live.verdict
             report = replace(report, rows=[], status=verdict.status, failure=verdict.reason)
+        seconds = self._has_run(live)
         self.recorder.report(key, report)
         outcome = Outcome(report.status, report.figures)
         self._rules.ended(live.plan, outcome)
@@ -170,7 +172,7 @@ class Conductor:
             status=report.status,
             config=live.plan.config.model_dump(mode="json"),
             metrics=dict(report.figures),
-            tags=self.recorder.version,
+            tags=self.recorder.version | {"run_seconds": f"{seconds:.1f}"},
             failure=report.failure,
             start_time=live.started,
             end_time=time.time(),
@@ -184,6 +186,13 @@ class Conductor:
             self._lately = number + 1, seconds + time.time() - live.started
         self.changed.set()
         return report.status
+
+    def _has_run(self, live: _Live) -> float:
+        """Record how long a trial that ends now has run, in all its attempts."""
+        key = live.plan.config.key
+        self._seconds[key] = self._seconds.get(key, 0.0) + time.time() - live.started
+        self.recorder.ran(key, self._seconds[key])
+        return self._seconds[key]
 
     def measured_again(
         self, trial: TrialRecord, numbers: Mapping[str, float], details: Mapping[str, Any]
@@ -211,6 +220,7 @@ class Conductor:
             for record in left:
                 self._put(replace(record, status=Status.LOST))
         for trial in live:
+            self._has_run(trial)
             lost = replace(trial.last, rows=[], status=Status.LOST, failure=f"the sweep was {reason}")
             self.recorder.report(trial.plan.config.key, lost)
         self.tell_spent()

@@ -161,6 +161,10 @@ class Recorder:
         self._writer.tags(self.run_key(trial_key), {f"{TAG}attempts": str(attempts)})
         self._note(f"was lost: attempt {attempts} begins", trial_key)
 
+    def ran(self, trial_key: str, seconds: float) -> None:
+        """Record how long a trial has run, in all its attempts: between two of them the sweep may have rested."""
+        self._writer.tags(self.run_key(trial_key), {f"{TAG}run_seconds": f"{seconds:.1f}"})
+
     def promoted(self, trial_key: str) -> None:
         """Record that a trial which was ended early is to go on after all."""
         self._note("is promoted: it goes on from its checkpoint", trial_key)

@@ -35,6 +35,7 @@ from recallfront.platform.search.rules import going_on
 from recallfront.platform.search.samplers import make_search
 from recallfront.platform.search.stopping import make_rules
 from recallfront.platform.search.warm_start import earlier_trials
+from recallfront.platform.sweep.beat import Beat, refuse_second_home
 from recallfront.platform.sweep.cancelled import Cancellation
 from recallfront.platform.sweep.conductor import Conductor
 from recallfront.platform.sweep.gauges import Gauges
@@ -146,20 +147,24 @@ def _run_sweep(
             data_digest=data[1],
             code_version=code_version(),
             precise=rates_of(spec.objectives),
+            sweep=spec.key,
             plugins=ship(folder),
         )
         spool = folder / "spool" / f"{spec.key[:16]}.sqlite"
         writer = TrackingWriter(uri, spool)
         try:
             writer.flush(_DELIVERY_SECONDS)  # what a killed driver left behind belongs to the ledger
+            mark = _reports_folder(spec, folder) / "driver"
+            refuse_second_home(spec, uri, mark, partial(_say, console))
             conductor, publisher = _set_up(spec, place, writer, uri, collect(folder))
             for name in conductor.recorder.left_out:
                 _say(console, f"the recorded diff leaves out {name}")
             try:
-                _run(conductor, publisher, place, uri, address, console)
-                again = measure_again(
-                    conductor, place, joined=address is not None, tell=partial(_say, console)
-                )
+                with Beat(conductor.recorder, mark):
+                    _run(conductor, publisher, place, uri, address, console)
+                    again = measure_again(
+                        conductor, place, joined=address is not None, tell=partial(_say, console)
+                    )
             except (KeyboardInterrupt, RayLost):
                 if not conductor.recorder.has_opened():
                     raise  # nothing is recorded yet
@@ -219,8 +224,8 @@ def _set_up(
         stored=[trial.trial_key for trial in record.trials],
         log=SweepLog(log_path(spec.key, place.home)),
     )
-    trained = {trial.trial_key: trial.steps for trial in record.trials}
-    conductor = Conductor(spec, planner, recorder, known, make_rules(spec, search, path), trained)
+    rules = make_rules(spec, search, path)
+    conductor = Conductor(spec, planner, recorder, known, rules, record.trials)
     return conductor, Publisher(conductor, recorder, _fronts_folder(spec, place.home))
 
 

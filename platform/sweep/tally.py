@@ -36,7 +36,7 @@ class Tally:
 
     def _count(self, trial: TrialRecord, number: int) -> None:
         self.counts[trial.status.counts_as] += number
-        self.seconds += number * ((trial.end_time or trial.start_time) - trial.start_time)
+        self.seconds += number * trial.seconds
 
 
 def _recall(trial: TrialRecord) -> float:

@@ -8,7 +8,7 @@ import resource
 import time
 import traceback
 from collections.abc import Generator, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from functools import lru_cache
 from pathlib import Path
 from threading import Event
@@ -27,6 +27,7 @@ from recallfront.platform.results.reports import Report
 from recallfront.platform.results.status import Status, TrialFailure
 from recallfront.platform.trial.checkpoints import remove_checkpoint
 from recallfront.platform.trial.engine import prepare_process, whole_weights
+from recallfront.platform.trial.holding import held
 from recallfront.platform.trial.leaving import LEFT, Leaving
 from recallfront.platform.trial.measure import as_metrics, measured
 from recallfront.platform.trial.nodes import on_every_rank
@@ -57,19 +58,20 @@ def run_trial(
     Once `told_to_leave` is set, a trial that is trained is checkpointed at its next step, and its last report is lost.
     """
     notices: list[str] = []
-    last, output = Report(step=0), Output()
+    last, output, leave = Report(step=0), Output(), told_to_leave or Event()
     try:
-        with aside():
-            ended = _ended(config, place, notices)
-        if ended is not None:
-            yield ended
-            return
-        _check_code(place)
-        with output.heard():
-            for report in _body(config, place, notices, told_to_leave or Event()):
-                report.output = output.take()
-                last = report
-                yield report
+        with held(place.folder(config), place.sweep, leave) if place.rank == 0 else nullcontext():
+            with aside():
+                ended = _ended(config, place, notices)
+            if ended is not None:
+                yield ended
+                return
+            _check_code(place)
+            with output.heard():
+                for report in _body(config, place, notices, leave):
+                    report.output = output.take()
+                    last = report
+                    yield report
         return
     except (
         Exception

@@ -30,6 +30,7 @@ class Workplace:
     remeasure: bool = False  # measure throughput again, whatever the cache holds
     precise: tuple[str, ...] = THROUGHPUTS  # measured as precisely as the protocol says; the others roughly
     scratch: str = TRIALS  # folder of the home that trials keep checkpoints, weights and results in
+    sweep: str = ""  # key of the one that runs its trials
     plugins: dict[str, str | None] = field(
         default_factory=dict
     )  # in use: name -> file, or None for a package

@@ -3,8 +3,9 @@
 import io
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from rich.console import Console
 from recallfront.platform.keeping.clean import clean
 from recallfront.platform.lineage.environment import collect
 from recallfront.platform.metrics import BUSY_CORES, MEASURED_AGAIN
-from recallfront.platform.results.records import SweepRecord, count
+from recallfront.platform.results.records import SweepRecord, TrialRecord, count
 from recallfront.platform.results.reports import Report
 from recallfront.platform.results.status import COUNTED, Lost, Status
 from recallfront.platform.search.planner import PlannedTrial, Planner
@@ -66,12 +67,18 @@ class Stage:
         self.conductor.report(name, Report(step=20, figures=FIGURES, status=status, **more))
         self.conductor.ended(name)
 
-    def resumed(self, known: SweepRecord) -> Conductor:
+    def resumed(self, known: SweepRecord, before: Sequence[TrialRecord] | None = None) -> Conductor:
         """A conductor of the sweep's next run."""
         search = make_search(self.spec)
         planner, rules = Planner(self.spec, search, {}), make_rules(self.spec, search)
-        trained = {trial.trial_key: trial.steps for trial in known.trials}
-        return Conductor(self.spec, planner, self.conductor.recorder, known, rules, trained)
+        return Conductor(
+            self.spec,
+            planner,
+            self.conductor.recorder,
+            known,
+            rules,
+            known.trials if before is None else before,
+        )
 
     def stored(self) -> SweepRecord:
         assert self.writer.flush(30.0)
@@ -209,6 +216,24 @@ def test_steps_count_once_however_often_a_trial_begins_again(stage: Stages) -> N
     assert again.steps() == 20
     again.report("b", Report(step=30))
     assert again.steps() == 30
+
+
+def test_between_two_attempts_nothing_is_counted(stage: Stages) -> None:
+    """The driver is interrupted on Friday, and the sweep goes on on Monday."""
+    sweep = stage(budget={"device_hours": 1.0})
+    first = sweep.start("a")
+    sweep.conductor.interrupted()
+    (stopped,) = sweep.stored().trials
+    assert stopped.status is Status.LOST and 0 < float(stopped.tags["run_seconds"]) < 60
+    friday = replace(stopped, start_time=stopped.start_time - 250_000)
+    again = sweep.resumed(replace(sweep.stored(), trials=()), [friday])
+    plan = again.next("b")
+    assert plan is not None and plan.config.key == first.config.key
+    again.report("b", Report(step=20, figures=FIGURES, status=Status.FINISHED))
+    again.ended("b")
+    (ended,) = again.record().trials
+    assert float(stopped.tags["run_seconds"]) <= ended.seconds < 60 and again.out_of_budget() is None
+    assert sweep.stored().trials[0].seconds == pytest.approx(ended.seconds, abs=0.1)
 
 
 def test_what_is_left_of_the_gain_is_told_and_a_sweep_that_adds_nothing_ends(

@@ -1,0 +1,73 @@
+"""Two homes with one tracking server: the second driver sees that the first one lives, or that it is gone."""
+
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from recallfront.platform.errors import UsageError
+from recallfront.platform.lineage.environment import collect
+from recallfront.platform.sweep import beat
+from recallfront.platform.sweep.beat import Beat, refuse_second_home
+from recallfront.platform.sweep.recorder import Recorder
+from recallfront.platform.tracking.writer import TrackingWriter
+from tests.platform.specs import tiny_spec
+from tests.platform.stores import ready_store
+
+SPEC = tiny_spec()
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(beat, "_BEAT_SECONDS", 0.2)
+    monkeypatch.setattr(beat, "_WATCH_SECONDS", 3.0)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> str:
+    return ready_store(tmp_path)
+
+
+@pytest.fixture
+def recorder(store: str, tmp_path: Path) -> Iterator[Recorder]:
+    """That of a driver in some home, which has begun the sweep."""
+    with closing(TrackingWriter(store, tmp_path / "spool.sqlite")) as writer:
+        own = Recorder(writer, SPEC, lineage=collect(tmp_path), data=(tmp_path / "data" / "mqar", "d" * 64))
+        own.open_sweep()
+        assert writer.flush(30.0)
+        yield own
+
+
+def looks(store: str, home: Path) -> list[str]:
+    """What the driver of another home says before it begins."""
+    said: list[str] = []
+    refuse_second_home(SPEC, store, home / "driver", said.append)
+    return said
+
+
+def test_a_sweep_that_another_home_runs_is_refused(store: str, recorder: Recorder, tmp_path: Path) -> None:
+    with (
+        Beat(recorder, tmp_path / "one" / "driver"),
+        pytest.raises(UsageError, match="is being run from another home with the same tracking server"),
+    ):
+        looks(store, tmp_path / "two")
+
+
+def test_one_whose_driver_is_gone_goes_on(store: str, recorder: Recorder, tmp_path: Path) -> None:
+    with Beat(recorder, tmp_path / "one" / "driver"):
+        time.sleep(0.5)
+    (said,) = looks(store, tmp_path / "two")
+    assert "whether another home still runs it" in said
+    # in its own home the lock has told already
+    assert looks(store, tmp_path / "one") == []
+
+
+def test_one_that_has_ended_is_not_watched(store: str, recorder: Recorder, tmp_path: Path) -> None:
+    recorder.interrupt_sweep("interrupted")
+    assert recorder._writer.flush(30.0) and looks(store, tmp_path / "two") == []
+
+
+def test_a_new_one_is_not_watched(store: str, tmp_path: Path) -> None:
+    assert looks(store, tmp_path) == []
