@@ -58,6 +58,7 @@ def test_a_sweep_that_another_home_runs_is_refused(store: str, recorder: Recorde
 def test_one_whose_driver_is_gone_goes_on(store: str, recorder: Recorder, tmp_path: Path) -> None:
     with Beat(recorder, tmp_path / "one" / "driver"):
         time.sleep(0.5)
+    assert recorder._writer.flush(30.0)
     (said,) = looks(store, tmp_path / "two")
     assert "whether another home still runs it" in said
     # in its own home the lock has told already
