@@ -29,10 +29,10 @@ def held(folder: Path, sweep: str, told_to_leave: Event) -> Iterator[None]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / _LOCK, "a+") as file:
-        with aside():
-            while not _is_taken(file) and _holder(file) != sweep:
-                if told_to_leave.is_set():
-                    raise Leaving("its process was told to end; another sweep of this home runs it")
+        while not _is_taken(file) and _holder(file) != sweep:
+            if told_to_leave.is_set():
+                raise Leaving("its process was told to end; another sweep of this home runs it")
+            with aside():  # one look after the other: however long the other trains, this one does not hang
                 time.sleep(_LOOK_SECONDS)
         file.truncate(0)
         file.write(sweep)
