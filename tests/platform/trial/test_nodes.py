@@ -109,7 +109,7 @@ def rank_of_a_trial(rank: int, folder: Path, stage: int, name: str, stops: bool)
         if stops and report.step == 20:
             reports.close()
     assert stops or report.status is Status.FINISHED, report.failure
-    left = {path.name for path in place.folder(config).iterdir()}
+    left = {path.name for path in place.folder(config).iterdir() if path.name != "lock"}
     assert left == (set() if rank else {"checkpoint"} if stops else {"model", "result.json"}), left
     if rank == 0:
         (folder / f"{name}.json").write_text(json.dumps([steps, losses]))
