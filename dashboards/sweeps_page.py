@@ -11,6 +11,7 @@ from recallfront.dashboards.rendering import as_json, page
 from recallfront.dashboards.views import STATES
 from recallfront.platform.home import home_folder
 from recallfront.platform.metrics import show
+from recallfront.platform.results.cancellation import DRIVER
 from recallfront.platform.results.records import counts_of, planned, say_counts
 from recallfront.platform.sweep.lock import driver_is_gone
 from recallfront.platform.tracking.curves import read_curves
@@ -113,7 +114,7 @@ def read_lines(uri: str) -> list[SweepLine]:
 def line_of(sweep: SweepSummary) -> SweepLine:
     """A sweep's line, read off its run."""
     state = STATES.get(sweep.tags.get("status", ""), "unknown")
-    if state == "running" and driver_is_gone(sweep.sweep_key, home_folder()):
+    if state == "running" and driver_is_gone(sweep.sweep_key, home_folder(), sweep.tags.get(DRIVER)):
         state = "killed"
     counts, elapsed = counts_of(sweep.tags), sweep.tags.get("elapsed_seconds", "")
     return SweepLine(

@@ -14,7 +14,7 @@ from recallfront.platform.front.candidates import read_objectives
 from recallfront.platform.front.front import build_front
 from recallfront.platform.home import home_folder
 from recallfront.platform.metrics import columns_of, show
-from recallfront.platform.results.cancellation import CancelRequest
+from recallfront.platform.results.cancellation import DRIVER, CancelRequest
 from recallfront.platform.results.labels import trial_label, varying_knobs
 from recallfront.platform.results.records import (
     SweepRecord,
@@ -48,7 +48,9 @@ def sweeps_table(*, home: Path | str | None = None, tracking_uri: str | None = N
         status = sweep.tags.get("status", sweep.status.lower())
         if status == "interrupted" and (request := CancelRequest.read(sweep.tags)) is not None:
             status = str(request)
-        if status == "running" and driver_is_gone(sweep.sweep_key, folder, patience=CERTAIN_SECONDS):
+        if status == "running" and driver_is_gone(
+            sweep.sweep_key, folder, sweep.tags.get(DRIVER), patience=CERTAIN_SECONDS
+        ):
             status = "killed: run it again to resume"
         told = (
             say_counts(counts_of(sweep.tags), planned(sweep.tags)) if "trials_planned" in sweep.tags else ""

@@ -7,6 +7,7 @@ and of which inputs it is true that it passed: the code areas that it may import
 import hashlib
 import json
 import random
+import re
 from collections import defaultdict
 from functools import cache
 from pathlib import Path
@@ -16,9 +17,11 @@ import pytest
 
 ROOT: Final = Path(__file__).parents[1]
 TABLE: Final = ROOT / "tests" / "passed.json"
-# each may import those before it; the command line is tested by the platform's tests and those after them
+# each may import those before it
 AREAS: Final = ("kernels", "models", "sweeps", "platform", "recallfront", "dashboards", "benchmarks")
-BESIDE: Final = ("docs", "deploy", "README.md")  # inputs of the tests that name them
+QUIET: Final = ("kernels", "models", "sweeps")
+# inputs of the tests that name them
+BESIDE: Final = ("docs", "deploy", "README.md", "Dockerfile", ".dockerignore")
 LONG: Final = 10.0  # seconds that the tests of a file take together
 
 
@@ -39,7 +42,8 @@ def key_of(item: pytest.Item) -> str:
 
 def pytest_configure(config: pytest.Config) -> None:
     if config.option.record and not hasattr(config, "workerinput"):
-        if config.option.keyword or config.option.share < 1:
+        part = config.option.keyword or config.option.share < 1 or any("::" in name for name in config.args)
+        if part or config.option.markexpr not in ("alone", "not alone", ""):
             raise pytest.UsageError("--record takes whole files: without -k, with --share 1")
         config.pluginmanager.register(_Recorder())
 
@@ -64,8 +68,16 @@ def is_drawn(key: str, share: float, seed: int) -> bool:
     return random.Random(f"{seed} {key}").random() < share
 
 
+def _name(key: str) -> str:
+    return key.removesuffix(" alone")
+
+
 def _file(key: str) -> Path:
-    return ROOT / key.removesuffix(" alone")
+    return ROOT / _name(key)
+
+
+def _test_files() -> list[str]:
+    return [path.relative_to(ROOT).as_posix() for path in (ROOT / "tests").rglob("test_*.py")]
 
 
 def _table() -> dict[str, Any]:
@@ -76,22 +88,41 @@ def _table() -> dict[str, Any]:
 def inputs(key: str) -> str:
     """The digest of everything that the tests of a file may depend on."""
     file = _file(key)
-    area = file.relative_to(ROOT / "tests").parts[0]
-    areas = AREAS[: AREAS.index(area) + 1] if area in AREAS else AREAS
-    areas = areas if "platform" not in areas else AREAS[: max(len(areas), AREAS.index("recallfront") + 1)]
     text = file.read_text()
     shared = [path for path in _files("tests") if not path.name.startswith("test_") and path != TABLE]
-    own = [path for name in (*areas, *(name for name in BESIDE if name in text)) for path in _files(name)]
+    beside = [name for name in BESIDE if name in text]
+    own = [path for name in (*areas(file), *beside) for path in _files(name)]
     digest = hashlib.sha256()
-    for path in (
-        *own,
-        *shared,
-        *([file] if file.exists() else []),
-        ROOT / "pyproject.toml",
-        ROOT / "constraints.txt",
-    ):
+    for path in (*own, *shared, file, ROOT / "pyproject.toml", ROOT / "constraints.txt"):
         digest.update(f"{path.relative_to(ROOT).as_posix()} {_digest(path)}\n".encode())
     return digest.hexdigest()[:16]
+
+
+def areas(file: Path) -> tuple[str, ...]:
+    """The code areas that a file's tests may reach: all up to the last that they, or what they share, name.
+
+    Those of kernels/, models/ and sweeps/ start no command; others may, and a command reaches every area.
+    """
+    top = file.relative_to(ROOT / "tests").parts[0]
+    if top not in QUIET:
+        return AREAS
+    conftests = [
+        folder / "conftest.py" for folder in file.parents if (ROOT / "tests") in (folder, *folder.parents)
+    ]
+    named, seen = {top}, {file}
+    waiting = [file, *(path for path in conftests if path.exists())]
+    while waiting:
+        text = waiting.pop().read_text()
+        named |= {name if name in AREAS else AREAS[-1] for name in re.findall(r"recallfront\.(\w+)", text)}
+        found = {
+            ROOT / f"{name.replace('.', '/')}.py" for name in re.findall(r"from (tests\.[\w.]+) import", text)
+        }
+        # of `from tests.platform.trial import trials` the second word is the module
+        for package, name in re.findall(r"from (tests[\w.]*) import (\w+)", text):
+            found.add(ROOT / package.replace(".", "/") / f"{name}.py")
+        waiting += [path for path in found - seen if path.exists()]
+        seen |= found
+    return AREAS[: 1 + max(AREAS.index(name) for name in named)]
 
 
 @cache
@@ -118,6 +149,8 @@ class _Recorder:
     def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
         self.failed: set[str] = set()
+        # as they are now: what is changed while the tests run is not what passed
+        self.inputs = {file: inputs(file) for file in _test_files()}
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         key = f"{report.location[0]}{' alone' if 'alone' in report.keywords else ''}"
@@ -132,7 +165,7 @@ class _Recorder:
         for key, seconds in self.seconds.items():
             table.pop(key, None)
             if seconds >= LONG and key not in self.failed:
-                table[key] = {"seconds": round(seconds), "inputs": inputs(key)}
+                table[key] = {"seconds": round(seconds), "inputs": self.inputs[_name(key)]}
         kept = {key: table[key] for key in sorted(table) if _file(key).exists()}
         lines = ",\n".join(f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in kept.items())
         TABLE.write_text(f"{{\n{lines}\n}}\n")

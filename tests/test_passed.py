@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.passed import AREAS, inputs, is_drawn
+from tests.passed import AREAS, areas, is_drawn
 
 
 @pytest.fixture
@@ -71,7 +71,12 @@ def test_a_share_of_files_is_drawn_anew_each_time() -> None:
     assert all(not is_drawn(key, 0.0, 1) and is_drawn(key, 1.0, 1) for key in keys)
 
 
-def test_every_area_is_an_input() -> None:
+def test_what_a_file_names_is_an_input() -> None:
     root = Path(__file__).parents[1]
     code = {path.parent.name for path in root.glob("*/*.py") if path.parent.name != "tests"}
-    assert code <= {*AREAS} and len(inputs("tests/models/test_state.py")) == 16
+    assert code <= {*AREAS}
+    assert areas(root / "tests" / "kernels" / "test_dropout.py") == ("kernels",)
+    # through tests.models.cases
+    assert areas(root / "tests" / "models" / "test_state.py") == ("kernels", "models")
+    assert areas(root / "tests" / "models" / "test_zoology.py") == AREAS, "of a benchmark"
+    assert areas(root / "tests" / "platform" / "test_pareto.py") == AREAS, "whose neighbours start commands"

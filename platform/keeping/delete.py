@@ -11,6 +11,7 @@ from recallfront.platform.errors import UsageError, root_cause
 from recallfront.platform.home import home_folder
 from recallfront.platform.home.address import shown
 from recallfront.platform.home.vault import kept_files
+from recallfront.platform.results.cancellation import DRIVER
 from recallfront.platform.results.records import TAG, SweepRecord
 from recallfront.platform.sweep.lease import CERTAIN_SECONDS
 from recallfront.platform.sweep.lock import driver_is_gone, only_driver_of
@@ -55,7 +56,9 @@ def find_deletion(sweep: str, *, home: Path | str | None = None, tracking_uri: s
     key = record.sweep_key
     if not re.fullmatch("[0-9a-f]{64}", key):
         raise UsageError(f"run {record.run_id}: its tag {TAG}sweep_key is no key: it was edited")
-    if record.tags.get("status") == "running" and not driver_is_gone(key, folder, patience=CERTAIN_SECONDS):
+    if record.tags.get("status") == "running" and not driver_is_gone(
+        key, folder, record.tags.get(DRIVER), patience=CERTAIN_SECONDS
+    ):
         raise UsageError(f"sweep {record.name} ({key[:8]}) runs: cancel it first")
     # a trial's folder is that of every sweep that has the trial
     others = [read_sweep(uri, other.run_id) for other in list_sweeps(uri) if other.run_id != record.run_id]

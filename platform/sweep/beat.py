@@ -4,60 +4,74 @@ Within a home a lock tells (`lock.py`). Of another one only the store tells: a d
 again and again, and a second one watches it before it begins. No clock of two machines is compared.
 """
 
+import logging
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 from recallfront.platform.errors import UsageError
-from recallfront.platform.home import private_folder, private_opener
 from recallfront.platform.results.cancellation import DRIVER
 from recallfront.platform.results.records import TAG
 from recallfront.platform.sweep.background import Companion
+from recallfront.platform.sweep.lease import end_driver
+from recallfront.platform.sweep.lock import was_driven_here
 from recallfront.platform.sweep.recorder import Recorder
 from recallfront.platform.tracking.ledger import UnknownRecord, find_sweep
 from recallfront.sweeps.spec import SweepSpec
 
+_LOG = logging.getLogger("recallfront")
 _BEAT: Final = "beat"  # tag
 _BEAT_SECONDS = 10.0
 _WATCH_SECONDS = 30.0  # without a beat, after which a driver is taken to be gone
 
 
 class Beat(Companion):
-    """Shows, for as long as it is entered, that this process drives the sweep."""
+    """Shows, for as long as it is entered, that this process drives the sweep; ends it if another home does by now."""
 
-    def __init__(self, recorder: Recorder, mark: Path) -> None:
-        """mark: a file of the home, which tells its next driver that this one was of the same home."""
+    def __init__(self, recorder: Recorder, tracking_uri: str) -> None:
         super().__init__("beat")
-        self._recorder = recorder
-        private_folder(mark.parent)
-        with open(mark, "w", opener=private_opener) as file:
-            file.write(recorder.driver)
+        self._recorder, self._uri = recorder, tracking_uri
+        self._is_known = False  # the store has told that this driver is the sweep's
 
     def _run(self) -> None:
         number = 0
         while not self._done.wait(_BEAT_SECONDS):
-            if self._recorder.has_opened():
-                number += 1
-                self._recorder.sweep_tags({f"{TAG}{_BEAT}": f"{self._recorder.driver}-{number}"})
+            if not self._recorder.has_opened():
+                continue
+            if self._is_taken():
+                _LOG.error("the sweep is driven in another home now: this driver ends")
+                end_driver()
+                return
+            number += 1
+            told = {_BEAT: f"{self._recorder.driver}-{number}", "status": "running"}
+            self._recorder.sweep_tags({f"{TAG}{name}": value for name, value in told.items()})
+
+    def _is_taken(self) -> bool:
+        driver = None
+        with suppress(UsageError):  # a store that is away tells nothing
+            driver = _tags(self._recorder.sweep_key, self._uri).get(DRIVER)
+        self._is_known |= driver == self._recorder.driver
+        return self._is_known and driver not in (None, self._recorder.driver)
 
 
-def refuse_second_home(spec: SweepSpec, tracking_uri: str, mark: Path, tell: Callable[[str], None]) -> None:
-    """Watch a sweep that the store says is running, unless its last driver was of this home, which holds its lock.
+def refuse_second_home(spec: SweepSpec, tracking_uri: str, home: Path, tell: Callable[[str], None]) -> None:
+    """Watch a sweep that the store says is running, unless its last driver was of this home: its lock tells of that.
 
     Raises:
         UsageError: a driver in another home runs it.
     """
-    before = _tags(spec, tracking_uri)
+    before = _tags(spec.key, tracking_uri)
     driver = before.get(DRIVER)
-    if before.get("status") != "running" or driver is None or (mark.exists() and mark.read_text() == driver):
+    if before.get("status") != "running" or driver is None or was_driven_here(spec.key, home, driver):
         return
     called = f"sweep {spec.name} ({spec.key[:8]})"
     tell(f"{called}: looks for {_WATCH_SECONDS:g} s whether another home still runs it")
     deadline = time.monotonic() + _WATCH_SECONDS
     while time.monotonic() < deadline:
         time.sleep(1.0)
-        now = _tags(spec, tracking_uri)
+        now = _tags(spec.key, tracking_uri)
         if now.get("status") != "running":
             return
         if now.get(_BEAT) != before.get(_BEAT):
@@ -67,8 +81,8 @@ def refuse_second_home(spec: SweepSpec, tracking_uri: str, mark: Path, tell: Cal
             )
 
 
-def _tags(spec: SweepSpec, tracking_uri: str) -> dict[str, str]:
+def _tags(sweep_key: str, tracking_uri: str) -> dict[str, str]:
     try:
-        return find_sweep(tracking_uri, spec.key).tags
+        return find_sweep(tracking_uri, sweep_key).tags
     except UnknownRecord:
         return {}

@@ -1,5 +1,6 @@
 """What a sweep may take, over all of its runs, and what is left of it."""
 
+from collections.abc import Mapping
 from statistics import fmean
 
 from recallfront.platform.metrics import duration
@@ -9,18 +10,22 @@ from recallfront.platform.results.status import Status
 from recallfront.platform.results.tags import training_steps
 from recallfront.sweeps.spec import SweepSpec
 
-_NOT_RUN = (Status.INVALID, Status.DOMINATED)
+NOT_RUN = (Status.INVALID, Status.DOMINATED)
 
 
 class Budget:
     """Counts what a sweep has taken; trials of its earlier runs included."""
 
-    def __init__(self, spec: SweepSpec, known: SweepRecord) -> None:
+    def __init__(
+        self, spec: SweepSpec, known: SweepRecord, seconds: Mapping[str, float] | None = None
+    ) -> None:
+        """`seconds`: of every trial of earlier runs, those included that are to go on."""
         self._limits, self._objectives = spec.budget, spec.objectives
         self._devices = spec.resources.workers * (spec.resources.gpus or spec.resources.cpus)
         self.steps = training_steps(known)  # of training
-        self._seconds: dict[str, float] = {}  # of each trial: one that is promoted ends twice
-        self._device_seconds = 0.0
+        self._trials: set[str] = set()  # keys: one that is promoted ends twice
+        self._seconds = dict(seconds or {})  # of each trial, in all its attempts
+        self._device_seconds = self._devices * sum(self._seconds.values())
         # configuration -> values of its seeds, to be maximised
         self._finished: dict[str, list[list[float]]] = {}
         self._front = GrowingFront([o.sign * o.reference for o in spec.objectives])
@@ -30,8 +35,9 @@ class Budget:
 
     def ended(self, trial: TrialRecord) -> None:
         """Count a trial that has ended."""
-        if trial.status in _NOT_RUN:
+        if trial.status in NOT_RUN:
             return
+        self._trials.add(trial.trial_key)
         before = self._seconds.get(trial.trial_key, 0.0)
         self._seconds[trial.trial_key] = trial.seconds
         self._device_seconds += self._devices * (trial.seconds - before)
@@ -80,7 +86,7 @@ class Budget:
         return [
             ("hours", limits.hours, elapsed / 3600),
             ("device_hours", limits.device_hours, self._device_seconds / 3600),
-            ("trials", limits.trials, len(self._seconds)),
+            ("trials", limits.trials, len(self._trials)),
             ("training_steps", limits.training_steps, self.steps),
         ]
 

@@ -69,7 +69,7 @@ def request(
     called = f"sweep {sweep.name} ({sweep.sweep_key[:8]})"
     if state != "running":
         raise UsageError(f"{called} does not run: it is {state}")
-    if driver_is_gone(sweep.sweep_key, home_folder(home), patience=CERTAIN_SECONDS):
+    if driver_is_gone(sweep.sweep_key, home_folder(home), sweep.tags.get(DRIVER), patience=CERTAIN_SECONDS):
         raise UsageError(f"{called} does not run: its driver was killed; run it again to resume it")
     driver = sweep.tags.get(DRIVER)
     if driver is None:

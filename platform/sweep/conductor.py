@@ -15,7 +15,7 @@ from recallfront.platform.results.status import Lost, Status
 from recallfront.platform.results.tags import elapsed_seconds
 from recallfront.platform.search.planner import Impossible, Outcome, PlannedTrial, Planner
 from recallfront.platform.search.rules import Rules, Ruling
-from recallfront.platform.sweep.budget import Budget
+from recallfront.platform.sweep.budget import NOT_RUN, Budget
 from recallfront.platform.sweep.recorder import Recorder
 from recallfront.platform.sweep.tally import Tally
 from recallfront.sweeps.spec import SweepSpec
@@ -50,10 +50,11 @@ class Conductor:
         before: Iterable[TrialRecord] = (),
     ) -> None:
         """`known`: trials that have ended; `before`: all trials of earlier runs of the sweep."""
+        before = tuple(before)
         self.spec, self.recorder = spec, recorder
         self._planner, self._rules, self._known = planner, rules, known
         self._trained = {trial.trial_key: trial.steps for trial in before}
-        self._seconds = {trial.trial_key: trial.seconds for trial in before}
+        self._seconds = {trial.trial_key: trial.seconds for trial in before if trial.status not in NOT_RUN}
         self._tally = Tally(spec, known.trials)
         self._unnamed: set[str] = set()  # keys of trials whose run the server may not have made yet
         self._lately = (0, 0.0)  # trials that this run of the sweep has run, and their seconds
@@ -68,7 +69,7 @@ class Conductor:
         self.started = time.time()
         self._before = elapsed_seconds(known)
         self._elapsed_told = 0.0
-        self._budget = Budget(spec, known)
+        self._budget = Budget(spec, known, self._seconds)
 
     def has_trial(self) -> bool:
         """Whether anything is left to run; nothing is recorded yet."""
@@ -119,6 +120,8 @@ class Conductor:
         if time.monotonic() - self._elapsed_told > _TELL_SECONDS:
             # now and then, so that what a driver spent that is killed counts, too
             self.tell_spent()
+            for key, seconds in self._running_seconds().items():
+                self.recorder.ran(key, seconds)
         if report.status is Status.RUNNING:
             self.recorder.report(live.plan.config.key, report)
 
@@ -190,9 +193,17 @@ class Conductor:
     def _has_run(self, live: _Live) -> float:
         """Record how long a trial that ends now has run, in all its attempts."""
         key = live.plan.config.key
-        self._seconds[key] = self._seconds.get(key, 0.0) + time.time() - live.started
+        self._seconds[key] = self._so_far(live)
         self.recorder.ran(key, self._seconds[key])
         return self._seconds[key]
+
+    def _so_far(self, live: _Live) -> float:
+        return self._seconds.get(live.plan.config.key, 0.0) + time.time() - live.started
+
+    def _running_seconds(self) -> dict[str, float]:
+        """How long each trial that runs has run, in all its attempts; noted now and then, as a driver may be killed."""
+        with self._lock:
+            return {live.plan.config.key: self._so_far(live) for live in self._live.values()}
 
     def measured_again(
         self, trial: TrialRecord, numbers: Mapping[str, float], details: Mapping[str, Any]

@@ -73,10 +73,7 @@ class Lease(Companion):
             try:
                 if not self._is_own(read_kept(self._path, patience=_BEAT_SECONDS)):
                     _LOG.error("%s is driven by another machine now: this driver ends", self._sweep)
-                    # as Ctrl-C does, also where the main thread waits; a shell's background job ignores that one
-                    ignored = signal.getsignal(signal.SIGINT) == signal.SIG_IGN
-                    number = signal.SIGTERM if ignored else signal.SIGINT
-                    signal.pthread_kill(threading.main_thread().ident or 0, number)
+                    end_driver()
                     return
                 self._write()
             except HomeAway:  # nor can another driver reach it
@@ -101,6 +98,13 @@ class Lease(Companion):
         told = _told(content or b"{}")
         where = f"process {told.get('process')} of {str(told.get('machine'))[:80]}"
         return UsageError(f"{self._sweep} is being run by {where}")
+
+
+def end_driver() -> None:
+    """End this process's sweep as Ctrl-C does, also where the main thread waits."""
+    # a shell's background job ignores that one
+    ignored = signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM if ignored else signal.SIGINT)
 
 
 def is_silent(path: Path, *, patience: float = 0.0) -> bool:

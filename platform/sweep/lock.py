@@ -1,5 +1,6 @@
 """Which process drives a sweep: one at a time in a home, since two would run every trial twice."""
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from recallfront.platform.errors import UsageError
-from recallfront.platform.home import private_folder
+from recallfront.platform.home import private_folder, private_opener
 from recallfront.platform.home.address import shown
 from recallfront.platform.home.vault import is_remote
 from recallfront.platform.sweep.lease import Lease, is_silent
@@ -43,21 +44,39 @@ def only_driver_of(sweep_key: str, name: str, home: Path) -> Iterator[None]:
         raise UsageError(f"{sweep} is being run by another process on {shown(home)}") from None
 
 
-def driver_is_gone(sweep_key: str, home: Path, *, patience: float = 0.0) -> bool:
-    """Whether a sweep was driven in this home, and no process holds it now; False where it was never driven here.
+def mark_driver(sweep_key: str, home: Path, driver: str) -> None:
+    """Note in a home that this driver of the sweep was its own."""
+    path = _drivers_file(home, sweep_key)
+    private_folder(path.parent)
+    with open(path, "a", opener=private_opener) as file:
+        file.write(json.dumps(driver) + "\n")
+
+
+def was_driven_here(sweep_key: str, home: Path, driver: str) -> bool | None:
+    """Whether a driver of the sweep was of this home; None if the home knows of none at all."""
+    path = _drivers_file(home, sweep_key)
+    return json.dumps(driver) in path.read_text().splitlines() if path.exists() else None
+
+
+def driver_is_gone(sweep_key: str, home: Path, driver: str | None, *, patience: float = 0.0) -> bool:
+    """Whether the sweep's driver, as its run names it, was of this home, and no process holds the sweep now.
 
     A home at an address tells after `patience` seconds at most (`CERTAIN_SECONDS` are enough), or when asked again.
     """
     path = _lock_file(home, sweep_key)
     if is_remote(path):
         return is_silent(path.with_suffix(".driver"), patience=patience)
-    if not path.exists():
+    if not path.exists() or (driver and was_driven_here(sweep_key, home, driver) is False):
         return False
     try:
         with FileLock(path, timeout=0, mode=0o600):
             return True
     except Timeout:
         return False
+
+
+def _drivers_file(home: Path, sweep_key: str) -> Path:
+    return home / "sweeps" / sweep_key[:16] / "drivers.jsonl"
 
 
 def _lock_file(home: Path, sweep_key: str) -> Path:

@@ -7,6 +7,7 @@ from typing import Final
 
 from recallfront.platform.errors import UsageError, without_secrets
 from recallfront.platform.home import home_folder, private_folder, private_opener
+from recallfront.platform.results.cancellation import DRIVER
 from recallfront.platform.results.reports import Report
 from recallfront.platform.results.status import Status
 from recallfront.platform.sweep.lock import driver_is_gone
@@ -138,4 +139,6 @@ def _read(uri: str, sweep: SweepSummary, folder: Path) -> str | None:
 
 
 def _runs(sweep: SweepSummary, folder: Path) -> bool:
-    return sweep.tags.get("status") == "running" and not driver_is_gone(sweep.sweep_key, folder)
+    return sweep.tags.get("status") == "running" and not driver_is_gone(
+        sweep.sweep_key, folder, sweep.tags.get(DRIVER)
+    )

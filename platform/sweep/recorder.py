@@ -57,6 +57,7 @@ class Recorder:
         self._lineage_due: dict[str, PlannedTrial] = {}  # until the trial's process has said where it runs
         self.driver = uuid.uuid4().hex[:12]  # names this run of the sweep
         self._noticed: dict[str, list[str]] = {}  # what was told of a trial already
+        self.sweep_key = spec.key
         self.sweep_run = f"sweep:{spec.key}"
         self.version = {"code_version": lineage.code_version, "data_digest": self._data_digest}
         self._owner = {"mlflow.user": user} if (user := user_name()) else {}
@@ -166,7 +167,9 @@ class Recorder:
         self._writer.tags(self.run_key(trial_key), {f"{TAG}run_seconds": f"{seconds:.1f}"})
 
     def promoted(self, trial_key: str) -> None:
-        """Record that a trial which was ended early is to go on after all."""
+        """Record that a trial which was ended early is to go on after all, in this run of the sweep or the next."""
+        if self.knows(trial_key):
+            self._writer.tags(self.run_key(trial_key), {f"{TAG}status": Status.LOST.value})
         self._note("is promoted: it goes on from its checkpoint", trial_key)
 
     def moved(self, trial_key: str, moves: int) -> None:

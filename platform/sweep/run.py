@@ -39,7 +39,7 @@ from recallfront.platform.sweep.beat import Beat, refuse_second_home
 from recallfront.platform.sweep.cancelled import Cancellation
 from recallfront.platform.sweep.conductor import Conductor
 from recallfront.platform.sweep.gauges import Gauges
-from recallfront.platform.sweep.lock import only_driver
+from recallfront.platform.sweep.lock import mark_driver, only_driver
 from recallfront.platform.sweep.log import SweepLog, log_path
 from recallfront.platform.sweep.mirror import Mirror
 from recallfront.platform.sweep.progress import Progress
@@ -136,6 +136,7 @@ def _run_sweep(
         _say(console, note)
     check_home(folder)
     uri = prepare_store(tracking_uri, folder)
+    refuse_second_home(spec, uri, folder, partial(_say, console))
     with (
         only_driver(spec, folder),
         Mirror(_reports_folder(spec, folder), _fronts_folder(spec, folder) / "front"),
@@ -154,13 +155,12 @@ def _run_sweep(
         writer = TrackingWriter(uri, spool)
         try:
             writer.flush(_DELIVERY_SECONDS)  # what a killed driver left behind belongs to the ledger
-            mark = _reports_folder(spec, folder) / "driver"
-            refuse_second_home(spec, uri, mark, partial(_say, console))
             conductor, publisher = _set_up(spec, place, writer, uri, collect(folder))
+            mark_driver(spec.key, folder, conductor.recorder.driver)
             for name in conductor.recorder.left_out:
                 _say(console, f"the recorded diff leaves out {name}")
             try:
-                with Beat(conductor.recorder, mark):
+                with Beat(conductor.recorder, uri):
                     _run(conductor, publisher, place, uri, address, console)
                     again = measure_again(
                         conductor, place, joined=address is not None, tell=partial(_say, console)

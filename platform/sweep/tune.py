@@ -23,6 +23,7 @@ from recallfront.platform.sweep.cancelled import Farewell, Worker
 from recallfront.platform.sweep.conductor import Conductor
 from recallfront.platform.sweep.waiting import Waiting
 from recallfront.platform.trial.checkpoints import remove_checkpoint
+from recallfront.platform.trial.holding import let_go
 from recallfront.platform.trial.leaving import LEFT
 from recallfront.platform.trial.watchdog import leave_word
 from recallfront.platform.trial.workplace import WEIGHTS, Workplace, workplace_json
@@ -205,6 +206,7 @@ class _Ends(_NeverRestored, Callback):
             self._ended[config.key] = folder
             if status is not Status.PRUNED:
                 remove_checkpoint(folder)
+            let_go(folder)
 
     def _waits(self, trial: Trial) -> bool:
         """Whether a trial has no process yet, or lacks those of its ranks."""

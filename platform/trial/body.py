@@ -8,7 +8,7 @@ import resource
 import time
 import traceback
 from collections.abc import Generator, Iterator
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import closing, contextmanager
 from functools import lru_cache
 from pathlib import Path
 from threading import Event
@@ -60,18 +60,19 @@ def run_trial(
     notices: list[str] = []
     last, output, leave = Report(step=0), Output(), told_to_leave or Event()
     try:
-        with held(place.folder(config), place.sweep, leave) if place.rank == 0 else nullcontext():
+        with held(place.folder(config), place, leave):
             with aside():
-                ended = _ended(config, place, notices)
-            if ended is not None:
-                yield ended
-                return
-            _check_code(place)
-            with output.heard():
-                for report in _body(config, place, notices, leave):
-                    report.output = output.take()
-                    last = report
-                    yield report
+                end = _ended(config, place, notices)
+            if end is None:
+                _check_code(place)
+                with output.heard():
+                    for report in _body(config, place, notices, leave):
+                        report.output = output.take()
+                        last = report
+                        if report.status is Status.RUNNING:
+                            yield report
+                    end = last
+        yield end  # when others may have the folder: this process may rest here until it gets another trial
         return
     except (
         Exception

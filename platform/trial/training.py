@@ -33,9 +33,10 @@ from recallfront.platform.trial.engine import (
     save_checkpoint,
 )
 from recallfront.platform.trial.evaluating import answered, evaluated
+from recallfront.platform.trial.holding import is_held_by
 from recallfront.platform.trial.leaving import Leaving
 from recallfront.platform.trial.nodes import Nodes, barrier, on_every_rank
-from recallfront.platform.trial.quiet import Device
+from recallfront.platform.trial.quiet import Device, aside
 from recallfront.platform.trial.step_graph import StepGraph
 from recallfront.platform.trial.workplace import TRIALS, Workplace
 from recallfront.sweeps.tasks.base import Split, TaskData
@@ -308,14 +309,15 @@ class Training:
         due = now or time.monotonic() - self._saved_at >= self.config.training.checkpoint_seconds
         if not self._any_rank(due):
             return
-        self._nodes.replace_folder(self._folder / CHECKPOINT, self._write_checkpoint)
-        if self._is_kept:
-            self.uploads.offer(self.step)
+        with aside():
+            self._nodes.replace_folder(self._folder / CHECKPOINT, self._write_checkpoint)
+            if self._is_kept:
+                self.uploads.offer(self.step)
         self._saved_at = time.monotonic()
 
     def _save_for_promotion(self) -> None:
         """Save where the trial is ended early. Ranks have what they saved last: others may not be there to save."""
-        if self.place.world == 1:
+        if self.place.world == 1 and is_held_by(self._folder, self.place.sweep):
             with suppress(OSError):  # a full disk: it would go on from an earlier step
                 self._save_if_due(now=True)
 

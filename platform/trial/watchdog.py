@@ -32,7 +32,7 @@ class Watchdog:
         self._folder = place.folder(config)
         self._began, self._aside = time.monotonic(), aside_seconds()
         self._timer: threading.Timer | None = None
-        self._lock, self._stopped = threading.Lock(), False
+        self._lock, self._stopped, self._rests = threading.Lock(), False, False
 
     def guard(self, reports: Generator[Report, None, None]) -> Generator[Report, None, None]:
         """The same reports; or, where an earlier attempt was ended from outside, one report of that."""
@@ -49,7 +49,9 @@ class Watchdog:
         try:
             for report in reports:
                 report.notices[:0] = damage
-                yield report
+                since = self._rest()
+                yield report  # a trial that a rule ends rests here until its process gets another one
+                self._go_on(since)
         finally:
             reports.close()
             self.stop()
@@ -61,12 +63,25 @@ class Watchdog:
             if self._timer is not None:
                 self._timer.cancel()
 
+    def _rest(self) -> float:
+        with self._lock:
+            self._rests = True
+            if self._timer is not None:
+                self._timer.cancel()
+        return time.monotonic()
+
+    def _go_on(self, since: float) -> None:
+        with self._lock:
+            self._rests = False
+            self._began += time.monotonic() - since
+        self._look()
+
     def _look(self) -> None:
         if self._limit is None:
             return
         # The lock is held until the process ends, so that `stop` cannot return and the next trial begin in between.
         with self._lock:
-            if self._stopped:
+            if self._stopped or self._rests:
                 return
             counted = time.monotonic() - self._began - (aside_seconds(_LONGEST_ASIDE) - self._aside)
             left = self._limit + _GRACE - counted

@@ -135,19 +135,19 @@ def test_a_driver_that_is_gone_is_followed(home: Path) -> None:
 def test_a_driver_that_was_killed_is_known_to_be_gone(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     key = "ab" * 32
     path = home / "sweeps" / f"{key[:16]}.driver"
-    assert not driver_is_gone(key, home, patience=30), "it was never driven there"
+    assert not driver_is_gone(key, home, None, patience=30), "it was never driven there"
     monkeypatch.setattr(lease, "WATCH_SECONDS", 100.0)
     with Lease(path, "sweep x"):
-        assert not driver_is_gone(key, home, patience=30)
+        assert not driver_is_gone(key, home, None, patience=30)
         killed = vault.read_kept(path)
-    assert not driver_is_gone(key, home, patience=30), "it ended in order"
+    assert not driver_is_gone(key, home, None, patience=30), "it ended in order"
     assert killed is not None
     path.write_bytes(killed)
     vault.keep_file(path)
     path.unlink()
-    assert not driver_is_gone(key, home), "this machine has not seen it for long enough"
+    assert not driver_is_gone(key, home, None), "this machine has not seen it for long enough"
     monkeypatch.setattr(lease, "WATCH_SECONDS", 0.1)
-    assert driver_is_gone(key, home, patience=30)
+    assert driver_is_gone(key, home, None, patience=30)
 
 
 @contextmanager

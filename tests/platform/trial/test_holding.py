@@ -11,6 +11,7 @@ import pytest
 from recallfront.platform.results.reports import Report
 from recallfront.platform.results.status import Status
 from recallfront.platform.trial.body import run_trial
+from recallfront.platform.trial.holding import let_go
 from recallfront.platform.trial.leaving import LEFT
 from recallfront.platform.trial.workplace import Workplace
 from recallfront.sweeps import TrialConfig
@@ -62,6 +63,21 @@ def test_the_second_goes_on_where_the_first_has_left(begun: Begun) -> None:
     other.join(timeout=60)
     assert other.reports[-1].status is Status.FINISHED and other.reports[1].step == 10
     assert [step for step, _ in rows_of(other.reports, "loss")] == list(range(1, 21))
+
+
+def test_one_that_is_let_go_is_taken_over(begun: Begun) -> None:
+    """A rule has ended it in the first sweep, whose process rests: what it saves later must not disturb."""
+    config, place, reports = begun
+    other = Other(config, place)
+    other.join(timeout=1.0)
+    assert other.is_alive()
+    let_go(place.folder(config))
+    other.join(timeout=60)
+    assert other.reports[-1].status is Status.FINISHED
+    assert [step for step, _ in rows_of(other.reports, "loss")] == list(range(1, 21))
+    (place.folder(config) / "lock").write_text("two")
+    reports.close()
+    assert not list(place.folder(config).glob("checkpoint*"))
 
 
 def test_one_that_waits_leaves_when_it_is_told_to(begun: Begun) -> None:

@@ -138,6 +138,15 @@ def test_a_trial_that_ends_is_left_alone(
     time.sleep(1.2 if limit else 0.1)  # the process is still here
 
 
+def test_a_trial_that_rests_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rule has ended it, and its warm process has no other trial yet."""
+    monkeypatch.setattr(watchdog, "_GRACE", 0.1)
+    reports = Watchdog(trial(1.0), workplace(tmp_path)).guard(quick([]))
+    next(reports)
+    time.sleep(1.5)
+    assert [report.step for report in reports] == [2], "and this process is still here"
+
+
 def test_closing_stops_the_watch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watchdog, "_GRACE", 0.1)
     closed: list[str] = []
