@@ -106,9 +106,8 @@ def areas(file: Path) -> tuple[str, ...]:
     top = file.relative_to(ROOT / "tests").parts[0]
     if top not in QUIET:
         return AREAS
-    conftests = [
-        folder / "conftest.py" for folder in file.parents if (ROOT / "tests") in (folder, *folder.parents)
-    ]
+    # that of tests/ itself orders tests and makes records of sweeps, which these need not
+    conftests = [folder / "conftest.py" for folder in file.parents if ROOT / "tests" in folder.parents]
     named, seen = {top}, {file}
     waiting = [file, *(path for path in conftests if path.exists())]
     while waiting:
