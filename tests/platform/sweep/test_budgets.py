@@ -1,0 +1,101 @@
+"""A sweep's budget: one over all of its runs, told while it lasts."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from recallfront.platform.results.reports import Report
+from recallfront.platform.results.status import Status
+from recallfront.platform.sweep.publisher import Publisher
+from tests.platform.sweep.stage import FIGURES, Stages, statuses
+
+
+def test_after_the_budget_no_further_trial_starts(stage: Stages) -> None:
+    sweep = stage(budget={"hours": 1.0})
+    sweep.start("a")
+    sweep.conductor.started -= 3601
+    assert sweep.conductor.next("b") is None and not sweep.conductor.has_trial()
+    sweep.end("a")
+    assert statuses(sweep.stored()) == [Status.FINISHED]
+
+
+def test_the_budget_is_one_over_all_runs(stage: Stages) -> None:
+    sweep = stage(budget={"hours": 1.0})
+    sweep.start("a")
+    sweep.conductor.started -= 2000
+    sweep.conductor.report("a", Report(step=10))
+    known = sweep.stored()
+    assert 2000 <= float(known.tags["elapsed_seconds"]) < 2600, "also of a driver that is killed now"
+    again = sweep.resumed(known)
+    assert again.has_trial()
+    again.started -= 1700
+    assert not again.has_trial() and again.out_of_budget()
+
+
+def test_steps_and_trials_are_counted_over_all_runs(stage: Stages) -> None:
+    sweep = stage(budget={"training_steps": 30, "trials": 5})
+    sweep.start("a")
+    sweep.conductor.report("a", Report(step=10))
+    assert sweep.conductor.budget_left() == "budget left: 5 trials, 20 training steps"
+    sweep.end("a")
+    assert sweep.conductor.budget_left() == "budget left: 4 trials, 10 training steps"
+    sweep.conductor.interrupted()
+    again = sweep.resumed(sweep.stored())
+    assert again.budget_left() == "budget left: 4 trials, 10 training steps" and again.has_trial()
+    again.next("b")  # the same trial, as this planner knows of none that has ended
+    again.report("b", Report(step=30))
+    assert again.out_of_budget() == (
+        "budget.training_steps: the runs of this sweep have used its 30; raise it to go on"
+    )
+
+
+def test_steps_count_once_however_often_a_trial_begins_again(stage: Stages) -> None:
+    sweep = stage(budget={"training_steps": 40})
+    sweep.start("a")
+    for step in (0, 10, 0, 10, 20):  # a retry goes on from a checkpoint
+        sweep.conductor.report("a", Report(step=step))
+    assert sweep.conductor.steps() == 20
+    sweep.conductor.interrupted()
+    again = sweep.resumed(sweep.stored())
+    again.next("b")
+    again.report("b", Report(step=20))
+    assert again.steps() == 20
+    again.report("b", Report(step=30))
+    assert again.steps() == 30
+
+
+def test_between_two_attempts_nothing_is_counted(stage: Stages) -> None:
+    """The driver is interrupted on Friday, and the sweep goes on on Monday."""
+    sweep = stage(budget={"device_hours": 1.0})
+    first = sweep.start("a")
+    sweep.conductor.interrupted()
+    (stopped,) = sweep.stored().trials
+    assert stopped.status is Status.LOST and 0 <= float(stopped.tags["run_seconds"]) < 60
+    friday = replace(stopped, start_time=stopped.start_time - 250_000)
+    again = sweep.resumed(replace(sweep.stored(), trials=()), [friday])
+    plan = again.next("b")
+    assert plan is not None and plan.config.key == first.config.key
+    again.report("b", Report(step=20, figures=FIGURES, status=Status.FINISHED))
+    again.ended("b")
+    (ended,) = again.record().trials
+    assert float(stopped.tags["run_seconds"]) <= ended.seconds < 60 and again.out_of_budget() is None
+    assert sweep.stored().trials[0].seconds == pytest.approx(ended.seconds, abs=0.1)
+
+
+def test_what_is_left_of_the_gain_is_told_and_a_sweep_that_adds_nothing_ends(
+    stage: Stages, tmp_path: Path
+) -> None:
+    block = {"architecture": "window", "window_size": [2, 4, 6, 8]}
+    sweep = stage(space=[block], budget={"min_gain": 0.01, "gain_trials": 1})
+    sweep.start("a")
+    left = "budget left: gain of the last 1 trials {} (ends below 1.00%)"
+    assert sweep.conductor.budget_left() == left.format("not known yet")
+    sweep.end("a")
+    assert sweep.conductor.budget_left() == left.format("100.00% of the hypervolume")
+    sweep.start("b")
+    sweep.end("b")
+    assert sweep.conductor.next("c") is None
+    assert str(sweep.conductor.out_of_budget()).startswith("budget.min_gain: its last 1 trials added 0.00%")
+    Publisher(sweep.conductor, sweep.conductor.recorder, tmp_path / "fronts").tell_counts()
+    assert sweep.stored().tags["budget_left"] == left.format("0.00% of the hypervolume")
