@@ -17,6 +17,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
+import jsonschema
 import kubernetes_validate
 import pytest
 import typer.main
@@ -109,6 +110,7 @@ class RayJob(Strict):
 
 
 RAY: dict[str, type[BaseModel]] = {"RayCluster": RayCluster, "RayJob": RayJob}
+KUBERAY = os.environ.get("RECALLFRONT_KUBERAY", "")  # a checkout of ray-project/kuberay
 
 
 def tool(name: str) -> str:
@@ -184,6 +186,36 @@ def test_manifests_are_of_their_kind(name: str) -> None:
     else:
         assert document["kind"] in ("Service", "Deployment", "StatefulSet", "PersistentVolumeClaim")
         assert set(document) == {"apiVersion", "kind", "metadata", "spec"}
+
+
+def strict(schema: Any) -> Any:
+    """A definition of a custom resource as a JSON schema that knows no other fields, as the server prunes them."""
+    if isinstance(schema, list):
+        return [strict(part) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    made = {key: strict(value) for key, value in schema.items()}
+    if made.pop("x-kubernetes-int-or-string", False):
+        made["type"] = ["integer", "string"]
+    if made.get("type") == "object" and "properties" in made and made["properties"].keys() != {"metadata"}:
+        made.setdefault("additionalProperties", made.get("x-kubernetes-preserve-unknown-fields", False))
+    return made
+
+
+@pytest.mark.skipif(not KUBERAY, reason="RECALLFRONT_KUBERAY names no checkout of kuberay")
+@pytest.mark.parametrize("name", [name for name, document in MANIFESTS.items() if document["kind"] in RAY])
+def test_manifests_are_as_kuberay_defines_them(name: str) -> None:
+    document = MANIFESTS[name]
+    folder = Path(KUBERAY) / "ray-operator" / "config" / "crd" / "bases"
+    resource = yaml.safe_load((folder / f"ray.io_{document['kind'].lower()}s.yaml").read_text())
+    (version,) = [v for v in resource["spec"]["versions"] if v["name"] == "v1"]
+    schema = strict(version["schema"]["openAPIV3Schema"])
+    # of Kubernetes' own kind
+    schema["properties"]["metadata"] = {"type": "object"}
+    check = jsonschema.Draft202012Validator(schema)
+    assert [error.message for error in check.iter_errors(document)] == []
+    wrong = json.loads(json.dumps(document).replace("headGroupSpec", "headGroup"))
+    assert any("headGroup" in error.message for error in check.iter_errors(wrong))
 
 
 @pytest.mark.parametrize("name", MANIFESTS)
