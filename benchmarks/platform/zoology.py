@@ -79,7 +79,17 @@ def their_model(
     architecture: str, *, vocabulary: int, width: int = WIDTH, length: int = LENGTH, **changes: Any
 ) -> nn.Module:
     """Zoology's model of an architecture, as its protocol has it; within `imported`."""
-    config, model = (importlib.import_module(f"zoology.{name}") for name in ("config", "model"))
+    model = importlib.import_module("zoology.model")
+    settings = their_model_config(architecture, vocabulary=vocabulary, width=width, length=length, **changes)
+    made: nn.Module = model.LanguageModel(settings)
+    return made
+
+
+def their_model_config(
+    architecture: str, *, vocabulary: int, width: int = WIDTH, length: int = LENGTH, **changes: Any
+) -> Any:
+    """Zoology's configuration of that model; within `imported`."""
+    config = importlib.import_module("zoology.config")
     _, name, settings = MIXERS[architecture]
     longest = {"l_max": length} if architecture == "based" else {}
     mixer = {"name": f"zoology.mixers.{name}", "kwargs": settings | longest | changes}
@@ -87,20 +97,17 @@ def their_model(
         "name": "zoology.mixers.base_conv.BaseConv",
         "kwargs": {"l_max": length, "kernel_size": 3, "implicit_long_conv": True},
     }
-    made: nn.Module = model.LanguageModel(
-        config.ModelConfig(
-            sequence_mixer={
-                "name": "zoology.mixers.hybrid.Hybrid",
-                "kwargs": {"configs": [convolution, mixer]},
-            },
-            state_mixer={"name": "torch.nn.Identity", "kwargs": {}},
-            d_model=width,
-            n_layers=2,
-            max_position_embeddings=0,
-            vocab_size=vocabulary,
-        )
+    return config.ModelConfig(
+        sequence_mixer={
+            "name": "zoology.mixers.hybrid.Hybrid",
+            "kwargs": {"configs": [convolution, mixer]},
+        },
+        state_mixer={"name": "torch.nn.Identity", "kwargs": {}},
+        d_model=width,
+        n_layers=2,
+        max_position_embeddings=0,
+        vocab_size=vocabulary,
     )
-    return made
 
 
 @dataclass(frozen=True)
