@@ -108,16 +108,16 @@ class Transport:
 
         self._patiently(patience, ask)
 
-    def upload(self, file: Path, name: str) -> None:
+    def upload(self, file: Path, name: str, *, patience: float = PATIENCE) -> None:
         """Copy a file of this machine to the store."""
 
         def ask() -> None:
             with file.open("rb") as source, self._new_file(name) as stream:
                 shutil.copyfileobj(source, stream, _CHUNK)
 
-        self._patiently(PATIENCE, ask)
+        self._patiently(patience, ask)
 
-    def download(self, name: str, file: Path) -> None:
+    def download(self, name: str, file: Path, *, patience: float = PATIENCE) -> None:
         """Copy a file of the store to this machine.
 
         Raises:
@@ -128,15 +128,15 @@ class Transport:
             with self._fs.open_input_stream(self._path(name)) as stream, file.open("wb") as target:
                 shutil.copyfileobj(stream, target, _CHUNK)
 
-        self._patiently(PATIENCE, ask)
+        self._patiently(patience, ask)
 
-    def files(self, name: str) -> dict[str, Entry]:
+    def files(self, name: str, *, patience: float = PATIENCE) -> dict[str, Entry]:
         """All files below a folder, by their names in it; none where there is no such folder."""
         from pyarrow.fs import FileSelector, FileType
 
         root = self._path(name)
         selector = FileSelector(root, allow_not_found=True, recursive=True)
-        found = self._patiently(PATIENCE, lambda: self._fs.get_file_info(selector))
+        found = self._patiently(patience, lambda: self._fs.get_file_info(selector))
         return {
             entry.path[len(root) :].lstrip("/"): Entry(entry.size or 0, (entry.mtime_ns or 0) / 1e9)
             for entry in found

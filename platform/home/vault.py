@@ -97,6 +97,7 @@ def keep_folder(
     order: int = 0,
     once: bool = False,
     goes_on: Callable[[], bool] = lambda: True,
+    patience: float = PATIENCE,
 ) -> None:
     """Copy a folder to the home's address, whole or not at all.
 
@@ -112,7 +113,7 @@ def keep_folder(
     """
     if (there := _there(path)) is None:
         return
-    versions = _versions(there)
+    versions = _versions(there, patience)
     if once and any(version.whole for version in versions):
         return
     files = _digests(source or path)
@@ -124,14 +125,14 @@ def keep_folder(
         if not goes_on():
             there.transport.remove(root)
             return
-        there.transport.upload((source or path) / file, f"{root}/{_CONTENT}/{file}")
-    there.transport.write(f"{root}/{_MANIFEST}", seal({"files": files}).encode())
+        there.transport.upload((source or path) / file, f"{root}/{_CONTENT}/{file}", patience=patience)
+    there.transport.write(f"{root}/{_MANIFEST}", seal({"files": files}).encode(), patience=patience)
     for version in versions:
         if version.order <= order and version.name != name:
             there.transport.remove(f"{there.name}/{version.name}")
 
 
-def fetch_folder(path: Path, *, newer_than: int = -1) -> list[str]:
+def fetch_folder(path: Path, *, newer_than: int = -1, patience: float = PATIENCE) -> list[str]:
     """Bring the newest whole version of a folder from the home's address, in the place of the folder here.
 
     Nothing is done if there is no version of a higher order than `newer_than`. A damaged version is deleted there, and
@@ -145,14 +146,14 @@ def fetch_folder(path: Path, *, newer_than: int = -1) -> list[str]:
     """
     dropped: list[str] = []
     there = _there(path)
-    for version in [] if there is None else _versions(there):
+    for version in [] if there is None else _versions(there, patience):
         if version.order <= newer_than:
             break
         assert there is not None
         if not version.whole and time.time() - version.at < _LONGEST_UPLOAD:
             continue  # somebody may still be uploading it
         try:
-            _download(there, version, path)
+            _download(there, version, path, patience)
             break
         except (ValueError, FileNotFoundError) as error:
             dropped.append(f"{_kind(version)} {path.name} was dropped ({one_line(error)})")
@@ -199,10 +200,10 @@ def _there(path: Path) -> _There | None:
     return None if found is None else _There(_transport(found[0]), found[1])
 
 
-def _versions(there: _There) -> list[_Version]:
+def _versions(there: _There, patience: float) -> list[_Version]:
     """The versions of a folder, the newest first."""
     files: dict[str, dict[str, float]] = {}
-    for file, entry in there.transport.files(there.name).items():
+    for file, entry in there.transport.files(there.name, patience=patience).items():
         version, _, inner = file.partition("/")
         if inner and version[:12].isdecimal():
             files.setdefault(version, {})[inner] = entry.at
@@ -213,10 +214,10 @@ def _versions(there: _There) -> list[_Version]:
     return sorted(found, key=lambda version: (version.order, version.at), reverse=True)
 
 
-def _download(there: _There, version: _Version, path: Path) -> None:
+def _download(there: _There, version: _Version, path: Path, patience: float) -> None:
     """Raises ValueError or FileNotFoundError: the version is damaged, or half a one."""
     root = f"{there.name}/{version.name}"
-    manifest = there.transport.read(f"{root}/{_MANIFEST}")
+    manifest = there.transport.read(f"{root}/{_MANIFEST}", patience=patience)
     if manifest is None:
         raise ValueError("its upload had not ended")
     files = dict(unseal(manifest).get("files", {}))
@@ -227,7 +228,7 @@ def _download(there: _There, version: _Version, path: Path) -> None:
                 raise ValueError(f"{file} leaves its folder")
             target = new / file
             target.parent.mkdir(parents=True, exist_ok=True)
-            there.transport.download(f"{root}/{_CONTENT}/{file}", target)
+            there.transport.download(f"{root}/{_CONTENT}/{file}", target, patience=patience)
             if _file_digest(target) != digest:
                 raise ValueError(f"{file} does not match its digest")
         take_place(new, path)

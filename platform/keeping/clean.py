@@ -9,7 +9,7 @@ from recallfront.platform.home.vault import kept_files, kept_folders
 from recallfront.platform.results.status import Status
 from recallfront.platform.tracking.ledger import list_sweeps, read_sweep
 from recallfront.platform.tracking.store import prepare_store
-from recallfront.platform.trial.checkpoints import CHECKPOINT, checkpoints, remove_checkpoint
+from recallfront.platform.trial.checkpoints import CHECKPOINT, checkpoints, leftovers, remove_checkpoint
 from recallfront.platform.trial.workplace import TRIALS, trial_folder
 
 
@@ -52,7 +52,7 @@ def clean(
         known = statuses[folder.name]
         if not known:
             continue
-        size = sum(_bytes(path) for path in checkpoints(folder))
+        size = sum(_bytes(path) for path in [*checkpoints(folder), *leftovers(folder)])
         size += sum(kept_files(folder / CHECKPOINT).values())
         if not size or not all(status.is_final for status in known):
             continue

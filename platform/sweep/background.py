@@ -5,6 +5,8 @@ from abc import ABC, abstractmethod
 from types import TracebackType
 from typing import Self
 
+_LEAVE_SECONDS = 5.0
+
 
 class Companion(ABC):
     """Runs `_run` in a thread of its own for as long as it is entered; `_done` is set when it must end."""
@@ -22,7 +24,8 @@ class Companion(ABC):
     ) -> None:
         self._done.set()
         self._wake()
-        self._thread.join()
+        # of a sweep that is interrupted nobody waits for a picture, or for a server that hangs: it is a daemon's thread
+        self._thread.join(None if kind is None else _LEAVE_SECONDS)
 
     @abstractmethod
     def _run(self) -> None: ...

@@ -30,30 +30,46 @@ _WATCH_SECONDS = 30.0  # without a beat, after which a driver is taken to be gon
 class Beat(Companion):
     """Shows, for as long as it is entered, that this process drives the sweep; ends it if another home does by now."""
 
-    def __init__(self, recorder: Recorder, tracking_uri: str) -> None:
+    def __init__(
+        self, recorder: Recorder, tracking_uri: str, before: str | None, tell_time: Callable[[], None]
+    ) -> None:
+        """`before`: the sweep's last driver as this one began; `tell_time` notes what the sweep has taken."""
         super().__init__("beat")
         self._recorder, self._uri = recorder, tracking_uri
-        self._is_known = False  # the store has told that this driver is the sweep's
+        self._expected = (
+            None,
+            before,
+            recorder.driver,
+        )  # in the store, until it has heard of this one, and then
+        self._tell_time = tell_time
+        self.is_taken = False  # by a driver in another home
 
     def _run(self) -> None:
         number = 0
         while not self._done.wait(_BEAT_SECONDS):
             if not self._recorder.has_opened():
                 continue
-            if self._is_taken():
+            if self._driver() not in self._expected:
                 _LOG.error("the sweep is driven in another home now: this driver ends")
+                self.is_taken = True
+                self._recorder.give_up()
                 end_driver()
                 return
+            # also of a driver that is killed: what it has spent counts
+            self._tell_time()
             number += 1
             told = {_BEAT: f"{self._recorder.driver}-{number}", "status": "running"}
             self._recorder.sweep_tags({f"{TAG}{name}": value for name, value in told.items()})
 
-    def _is_taken(self) -> bool:
-        driver = None
+    def _driver(self) -> str | None:
         with suppress(UsageError):  # a store that is away tells nothing
-            driver = _tags(self._recorder.sweep_key, self._uri).get(DRIVER)
-        self._is_known |= driver == self._recorder.driver
-        return self._is_known and driver not in (None, self._recorder.driver)
+            return last_driver(self._recorder.sweep_key, self._uri)
+        return None
+
+
+def last_driver(sweep_key: str, tracking_uri: str) -> str | None:
+    """The driver that the store names as the sweep's last one; None if it has had none."""
+    return _tags(sweep_key, tracking_uri).get(DRIVER)
 
 
 def refuse_second_home(spec: SweepSpec, tracking_uri: str, home: Path, tell: Callable[[str], None]) -> None:

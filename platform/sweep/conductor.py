@@ -21,8 +21,6 @@ from recallfront.platform.sweep.tally import Tally
 from recallfront.sweeps.spec import SweepSpec
 from recallfront.sweeps.trial import TrialConfig
 
-_TELL_SECONDS = 10.0  # between two notes of the time that a sweep has taken
-
 
 @dataclass
 class _Live:
@@ -30,6 +28,7 @@ class _Live:
 
     plan: PlannedTrial
     started: float = field(default_factory=time.time)
+    since: float | None = None  # when its attempt began to compute; None while it waits for a place
     last: Report = field(default_factory=lambda: Report(step=0))
     verdict: Ruling | None = None  # by which it ends before its last step
     attempts: int = 1
@@ -68,7 +67,6 @@ class Conductor:
         self.changed = threading.Event()  # a trial finished: what shows the front reads it again
         self.started = time.time()
         self._before = elapsed_seconds(known)
-        self._elapsed_told = 0.0
         self._budget = Budget(spec, known, self._seconds)
 
     def has_trial(self) -> bool:
@@ -116,12 +114,9 @@ class Conductor:
         """Take a trial's report; the last one is recorded when the trial has ended."""
         live = self._live[trial_id]
         live.last = report
+        if live.since is None:  # what comes before the first report is the measurement
+            live.since = time.time() - report.seconds.get("measure", 0.0)
         self._count_steps(live.plan.config.key, report.step)
-        if time.monotonic() - self._elapsed_told > _TELL_SECONDS:
-            # now and then, so that what a driver spent that is killed counts, too
-            self.tell_spent()
-            for key, seconds in self._running_seconds().items():
-                self.recorder.ran(key, seconds)
         if report.status is Status.RUNNING:
             self.recorder.report(live.plan.config.key, report)
 
@@ -145,12 +140,14 @@ class Conductor:
     def retried(self, trial_id: str) -> None:
         """A trial was lost and begins again, from its last checkpoint."""
         live = self._live[trial_id]
+        self._rests(live)
         live.attempts += 1
         self.recorder.retried(live.plan.config.key, live.attempts)
 
     def moved(self, trial_id: str) -> None:
         """A trial was told to leave, and goes on in another process."""
         live = self._live[trial_id]
+        self._rests(live)
         live.moves += 1
         self.recorder.moved(live.plan.config.key, live.moves)
 
@@ -193,15 +190,23 @@ class Conductor:
     def _has_run(self, live: _Live) -> float:
         """Record how long a trial that ends now has run, in all its attempts."""
         key = live.plan.config.key
-        self._seconds[key] = self._so_far(live)
+        self._rests(live)
         self.recorder.ran(key, self._seconds[key])
         return self._seconds[key]
 
+    def _rests(self, live: _Live) -> None:
+        """An attempt of a trial is over: until the next one computes, it takes nobody's time."""
+        with self._lock:
+            self._seconds[live.plan.config.key], live.since = self._so_far(live), None
+
     def _so_far(self, live: _Live) -> float:
-        return self._seconds.get(live.plan.config.key, 0.0) + time.time() - live.started
+        now = time.time()
+        return (
+            self._seconds.get(live.plan.config.key, 0.0) + now - (now if live.since is None else live.since)
+        )
 
     def _running_seconds(self) -> dict[str, float]:
-        """How long each trial that runs has run, in all its attempts; noted now and then, as a driver may be killed."""
+        """How long each trial that runs has run, in all its attempts."""
         with self._lock:
             return {live.plan.config.key: self._so_far(live) for live in self._live.values()}
 
@@ -234,7 +239,7 @@ class Conductor:
             self._has_run(trial)
             lost = replace(trial.last, rows=[], status=Status.LOST, failure=f"the sweep was {reason}")
             self.recorder.report(trial.plan.config.key, lost)
-        self.tell_spent()
+        self.tell_time()
         return reason
 
     def record(self) -> SweepRecord:
@@ -368,7 +373,8 @@ class Conductor:
         """Seconds that the sweep has taken, in all its runs."""
         return self._before + time.time() - self.started
 
-    def tell_spent(self) -> None:
-        """Note what the sweep has spent, for its later runs."""
-        self._elapsed_told = time.monotonic()
+    def tell_time(self) -> None:
+        """Note what the sweep and its running trials have taken, for its later runs; any thread may call."""
         self.recorder.spent(self.elapsed(), self._budget.steps)
+        for key, seconds in self._running_seconds().items():
+            self.recorder.ran(key, seconds)

@@ -36,6 +36,7 @@ class Lease(Companion):
         super().__init__("lease")
         self._path, self._sweep, self._remote = path, sweep, is_remote(path)
         self._token, self._beats = uuid.uuid4().hex, 0
+        self.is_taken = False  # by a driver on another machine
 
     def __enter__(self) -> Self:
         """Raises UsageError: a driver on another machine has the sweep."""
@@ -73,6 +74,7 @@ class Lease(Companion):
             try:
                 if not self._is_own(read_kept(self._path, patience=_BEAT_SECONDS)):
                     _LOG.error("%s is driven by another machine now: this driver ends", self._sweep)
+                    self.is_taken = True
                     end_driver()
                     return
                 self._write()

@@ -10,7 +10,7 @@ from filelock import FileLock, Timeout
 from recallfront.platform.errors import UsageError
 from recallfront.platform.home import private_folder, private_opener
 from recallfront.platform.home.address import shown
-from recallfront.platform.home.vault import is_remote
+from recallfront.platform.home.vault import is_remote, read_kept
 from recallfront.platform.sweep.lease import Lease, is_silent
 from recallfront.sweeps.spec import SweepSpec
 
@@ -19,27 +19,27 @@ _PROBE_SECONDS = 3.0
 
 
 @contextmanager
-def only_driver(spec: SweepSpec, home: Path) -> Iterator[None]:
-    """Hold the sweep in this home.
+def only_driver(spec: SweepSpec, home: Path) -> Iterator[Lease]:
+    """Hold the sweep in this home; the lease tells if another machine has taken it over.
 
     Raises:
         UsageError: another process holds it.
     """
-    with only_driver_of(spec.key, spec.name, home):
-        yield
+    with only_driver_of(spec.key, spec.name, home) as lease:
+        yield lease
 
 
 @contextmanager
-def only_driver_of(sweep_key: str, name: str, home: Path) -> Iterator[None]:
+def only_driver_of(sweep_key: str, name: str, home: Path) -> Iterator[Lease]:
     """The same of a sweep that is known by its key."""
     path, sweep = _lock_file(home, sweep_key), f"sweep {name} ({sweep_key[:8]})"
     private_folder(path.parent)
     try:
         with (
             FileLock(path, timeout=_PROBE_SECONDS, mode=0o600),
-            Lease(path.with_suffix(".driver"), sweep),
+            Lease(path.with_suffix(".driver"), sweep) as lease,
         ):
-            yield
+            yield lease
     except Timeout:
         raise UsageError(f"{sweep} is being run by another process on {shown(home)}") from None
 
@@ -55,7 +55,10 @@ def mark_driver(sweep_key: str, home: Path, driver: str) -> None:
 def was_driven_here(sweep_key: str, home: Path, driver: str) -> bool | None:
     """Whether a driver of the sweep was of this home; None if the home knows of none at all."""
     path = _drivers_file(home, sweep_key)
-    return json.dumps(driver) in path.read_text().splitlines() if path.exists() else None
+    known = path.read_text().splitlines() if path.exists() else []
+    if is_remote(path):  # also of drivers on other machines
+        known += (read_kept(path) or b"").decode(errors="replace").splitlines()
+    return json.dumps(driver) in known if known else None
 
 
 def driver_is_gone(sweep_key: str, home: Path, driver: str | None, *, patience: float = 0.0) -> bool:

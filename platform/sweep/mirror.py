@@ -65,7 +65,7 @@ class Mirror(Companion):
                 self._kept[file] = state
         state = _state(sorted(self._replaced.glob("*")))
         if state and self._kept.get(self._replaced) != state:
-            keep_folder(self._replaced)
+            keep_folder(self._replaced, patience=patience)
             self._kept[self._replaced] = state
 
 

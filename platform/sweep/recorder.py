@@ -199,6 +199,11 @@ class Recorder:
         self._writer.metrics(key, [(name, value, step, at) for name, value in figures.items()])
         self._writer.text(key, json.dumps(details, indent=1), "measurement.json")
 
+    def give_up(self) -> None:
+        """Write nothing any more: another driver has the sweep."""
+        self._note("another driver has the sweep: this one ends")
+        self._writer.give_up()
+
     def backlog(self) -> int:
         """Events that wait for the tracking server."""
         return self._writer.backlog()

@@ -28,6 +28,9 @@ def remains(record: SweepRecord, home: Path, others: Iterable[SweepRecord] = ())
         for path in _inside(home / folder)
         if path.name.startswith(short)
     ]
+    # of trials of several workers, Ray Train's own
+    trains = {f"train-{name.partition('-')[0]}" for name in own}
+    found += [path for path in _inside(home / "train") if path.name in trains]
     # of these the name holds the study's, which only the folder itself can tell
     found += [
         path

@@ -16,7 +16,7 @@ from rich.console import Console
 from recallfront.platform.cluster.connection import named_cluster, ray_cluster
 from recallfront.platform.cluster.fit import Room, check_resources
 from recallfront.platform.cluster.watch import RayLost
-from recallfront.platform.errors import refuse_secrets
+from recallfront.platform.errors import UsageError, refuse_secrets
 from recallfront.platform.front.claims import Judgement
 from recallfront.platform.front.front import Front
 from recallfront.platform.home import home_folder
@@ -35,7 +35,7 @@ from recallfront.platform.search.rules import going_on
 from recallfront.platform.search.samplers import make_search
 from recallfront.platform.search.stopping import make_rules
 from recallfront.platform.search.warm_start import earlier_trials
-from recallfront.platform.sweep.beat import Beat, refuse_second_home
+from recallfront.platform.sweep.beat import Beat, last_driver, refuse_second_home
 from recallfront.platform.sweep.cancelled import Cancellation
 from recallfront.platform.sweep.conductor import Conductor
 from recallfront.platform.sweep.gauges import Gauges
@@ -101,7 +101,8 @@ def run_sweep(
         plugins: files with mixers and tasks that the specification names; installed ones are loaded in any case.
 
     Raises:
-        UsageError, SpecError: the request is not possible; raised before anything is computed.
+        UsageError, SpecError: the request is not possible, raised before anything is computed; or another driver has
+            taken the sweep over.
         Cancelled: another process has cancelled the sweep; it is a KeyboardInterrupt.
     """
     load(plugins)
@@ -138,7 +139,7 @@ def _run_sweep(
     uri = prepare_store(tracking_uri, folder)
     refuse_second_home(spec, uri, folder, partial(_say, console))
     with (
-        only_driver(spec, folder),
+        only_driver(spec, folder) as lease,
         Mirror(_reports_folder(spec, folder), _fronts_folder(spec, folder) / "front"),
     ):
         data = prepared(spec.task, folder)
@@ -152,20 +153,29 @@ def _run_sweep(
             plugins=ship(folder),
         )
         spool = folder / "spool" / f"{spec.key[:16]}.sqlite"
-        writer = TrackingWriter(uri, spool)
+        before = last_driver(spec.key, uri)
+        writer = TrackingWriter(uri, spool, last_driver=before)
         try:
             writer.flush(_DELIVERY_SECONDS)  # what a killed driver left behind belongs to the ledger
             conductor, publisher = _set_up(spec, place, writer, uri, collect(folder))
             mark_driver(spec.key, folder, conductor.recorder.driver)
+            writer.note_drivers(before, conductor.recorder.driver)
+            beat = Beat(conductor.recorder, uri, before, conductor.tell_time)
             for name in conductor.recorder.left_out:
                 _say(console, f"the recorded diff leaves out {name}")
             try:
-                with Beat(conductor.recorder, uri):
-                    _run(conductor, publisher, place, uri, address, console)
+                with beat, Cancellation(conductor, uri):
+                    _run(conductor, publisher, place, address, console)
                     again = measure_again(
                         conductor, place, joined=address is not None, tell=partial(_say, console)
                     )
             except (KeyboardInterrupt, RayLost):
+                if lease.is_taken or beat.is_taken:
+                    conductor.recorder.give_up()
+                    raise UsageError(
+                        f"sweep {spec.name} ({spec.key[:8]}) is run by another driver now, which goes on with its "
+                        "trials: this one has ended"
+                    ) from None
                 if not conductor.recorder.has_opened():
                     raise  # nothing is recorded yet
                 reason = conductor.interrupted()
@@ -173,7 +183,7 @@ def _run_sweep(
                 conductor.recorder.interrupt_sweep(reason)
                 writer.flush(_FAREWELL_SECONDS)
                 raise
-            conductor.tell_spent()
+            conductor.tell_time()
             record = conductor.record()
             files = publisher.finish()
             judgements = publisher.judge()
@@ -241,28 +251,30 @@ def _run(
     conductor: Conductor,
     publisher: Publisher,
     place: Workplace,
-    uri: str,
     address: str | None,
     console: Console,
 ) -> None:
     """Run what is left to run; Ray is started only where there is something, and before anything is recorded."""
     spec, recorder = conductor.spec, conductor.recorder
-    if not conductor.has_trial():
+    is_open = not conductor.has_trial()
+    if is_open:
         recorder.open_sweep()
-        conductor.peek()  # records what is impossible
-        if (used_up := conductor.out_of_budget()) is not None:
-            _say(console, used_up)
-        return
+        # records what is impossible, and promotes what by now would not be ended
+        if conductor.peek() is None:
+            if (used_up := conductor.out_of_budget()) is not None:
+                _say(console, used_up)
+            return
     if spec.resources.gpus:
         place = replace(place, device="cuda:0")  # the one that Ray makes visible to the trial
     with ray_cluster(address):
         from recallfront.platform.sweep.tune import run_trials
 
         room = Room(spec.resources, spec.concurrent)
-        recorder.open_sweep()
+        if not is_open:
+            recorder.open_sweep()
         progress = Progress(conductor, console, total=spec.number_of_trials, concurrent=room.trials())
         gauges = Gauges(conductor, recorder.backlog)
-        with publisher, progress, gauges, Cancellation(conductor, uri):
+        with publisher, progress, gauges:
             run_trials(conductor, place, room)
 
 

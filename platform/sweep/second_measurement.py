@@ -13,6 +13,7 @@ from recallfront.platform.front.candidates import doubts_of
 from recallfront.platform.results.labels import trial_label, varying_in
 from recallfront.platform.results.records import TrialRecord
 from recallfront.platform.results.status import Status
+from recallfront.platform.sweep.cancelled import Cancelled
 from recallfront.platform.sweep.conductor import Conductor
 from recallfront.platform.trial.workplace import Workplace, workplace_json
 from recallfront.sweeps.trial import TrialConfig
@@ -34,6 +35,9 @@ def measure_again(
 
     Returns:
         What became of them, in a sentence; None if there was nothing to do.
+
+    Raises:
+        Cancelled: somebody has asked for the sweep's end.
     """
     spec = conductor.spec
     if spec.measurement.max_repeats == spec.measurement.repeats or conductor.out_of_budget():
@@ -49,6 +53,8 @@ def measure_again(
     varying = varying_in(spec)
     for number, trials in enumerate(in_doubt.values(), start=1):
         trial, config = trials[0]
+        if conductor.cancellation is not None:
+            raise Cancelled(str(conductor.cancellation))
         what = trial_label(trial, varying)
         tell(f"throughput in doubt is measured again, {number} of {len(in_doubt)}: {what}")
         try:

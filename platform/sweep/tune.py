@@ -2,6 +2,8 @@
 
 import json
 import re
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +23,10 @@ from recallfront.platform.results.reports import Report
 from recallfront.platform.results.status import Lost, Status
 from recallfront.platform.sweep.cancelled import Farewell, Worker
 from recallfront.platform.sweep.conductor import Conductor
+from recallfront.platform.sweep.remains import trial_folders
 from recallfront.platform.sweep.waiting import Waiting
 from recallfront.platform.trial.checkpoints import remove_checkpoint
-from recallfront.platform.trial.holding import let_go
+from recallfront.platform.trial.holding import is_held_by, let_go
 from recallfront.platform.trial.leaving import LEFT
 from recallfront.platform.trial.watchdog import leave_word
 from recallfront.platform.trial.workplace import WEIGHTS, Workplace, workplace_json
@@ -31,6 +34,8 @@ from recallfront.platform.workers.actor import NODE, PROCESS, TrialActor
 from recallfront.platform.workers.train_job import PLACEMENT_GROUP, release_placement_group
 from recallfront.sweeps.trial import ResourceConfig
 
+# for a home's store to have a trial's weights ready: all trials wait for their next report meanwhile
+_WEIGHTS_SECONDS = 5.0
 _SECRET_VARIABLES = frozenset(
     {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SECURITY_TOKEN", "AWS_SESSION_TOKEN"}
 )
@@ -137,7 +142,7 @@ class _Ends(_NeverRestored, Callback):
         self._farewell = Farewell(conductor)
         self._waiting = Waiting(conductor, may_grow=room.grows)
         self._has_ranks = conductor.spec.resources.workers > 1
-        self._ended: dict[str, Path] = {}  # trials that have ended, and their folders
+        self._ended: set[str] = set()  # keys of trials that have ended
 
     def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         self._farewell.step(self._workers)
@@ -157,12 +162,14 @@ class _Ends(_NeverRestored, Callback):
         if report.weights is not None and is_remote(self._place.data):
             # they were saved on the trial's node, in a folder of its own
             here = self._place.folder(self._conductor.config(trial.trial_id)) / WEIGHTS
+            report.weights = str(here)
             try:
-                report.notices += fetch_folder(here)
-                report.weights = str(here)
+                if not here.exists():  # the trial ran on another node
+                    report.notices += fetch_folder(here, patience=_WEIGHTS_SECONDS)
             except HomeAway as error:
-                report.weights = None
                 report.notices.append(f"its weights could not be fetched ({one_line(error)})")
+            if not here.exists():
+                report.weights = None
         self._conductor.placed(trial.trial_id, str(result.get("hostname", "")))
         self._conductor.report(trial.trial_id, report)
 
@@ -179,7 +186,8 @@ class _Ends(_NeverRestored, Callback):
             return
         # Tune tries again whatever it was; this attempt ends at once, and says how the one before ended
         word = Report(step=0, status=lost.status, failure=lost.failure, figures=lost.figures)
-        leave_word(self._place.folder(self._conductor.config(trial.trial_id)), word)
+        with suppress(HomeAway):  # without the word the attempt is made again
+            leave_word(self._place.folder(self._conductor.config(trial.trial_id)), word)
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         self._end(trial)  # its workers may still be leaving: its actor sees to them
@@ -192,8 +200,17 @@ class _Ends(_NeverRestored, Callback):
         for group in self._groups.values():
             release_placement_group(group)
         # again: workers that were still leaving may have saved; one that was promoted goes on in the sweep's next run
-        for key, folder in self._ended.items():
-            if self._conductor.is_over(key):
+        record = self._conductor.record()
+        over = [
+            trial
+            for trial in record.trials
+            # pruned in this run of the sweep, or in one that was killed
+            if (trial.trial_key in self._ended or trial.status is Status.PRUNED)
+            and self._conductor.is_over(trial.trial_key)
+        ]
+        for name in trial_folders(replace(record, trials=tuple(over))):
+            folder = self._place.home / self._place.scratch / name
+            if is_held_by(folder, self._place.sweep):  # or it is another sweep's by now
                 remove_checkpoint(folder)
 
     def _end(self, trial: Trial, lost: Lost | None = None) -> None:
@@ -203,7 +220,7 @@ class _Ends(_NeverRestored, Callback):
         folder = self._place.folder(config)
         status = self._conductor.ended(trial.trial_id, lost=lost)
         if status.is_final:
-            self._ended[config.key] = folder
+            self._ended.add(config.key)
             if status is not Status.PRUNED:
                 remove_checkpoint(folder)
             let_go(folder)

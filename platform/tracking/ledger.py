@@ -8,7 +8,7 @@ import json
 import re
 import sqlite3
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -116,14 +116,21 @@ def read_deleted(tracking_uri: str, sweep_key: str) -> SweepRecord | None:
     from mlflow.entities import ViewType
 
     with _through_mlflow(tracking_uri, "read") as client:
-        everywhere = [
-            e.experiment_id for e in client.search_experiments(view_type=ViewType.ALL, max_results=PAGE)
-        ]
-        own = f"tags.`{TAG}sweep_key` = '{sweep_key}' AND tags.`{TAG}kind` = "
-        gone = client.search_runs(everywhere, own + "'sweep'", ViewType.DELETED_ONLY, max_results=PAGE)
+        every = _pages(
+            lambda at: client.search_experiments(view_type=ViewType.ALL, max_results=PAGE, page_token=at)
+        )
+        everywhere = [experiment.experiment_id for experiment in every]
+
+        def runs(kind: str, view: int) -> "list[Run]":
+            own = f"tags.`{TAG}sweep_key` = '{sweep_key}' AND tags.`{TAG}kind` = '{kind}'"
+            return list(
+                _pages(lambda at: client.search_runs(everywhere, own, view, max_results=PAGE, page_token=at))
+            )
+
+        gone = runs("sweep", ViewType.DELETED_ONLY)
         if not gone:
             return None
-        trials = client.search_runs(everywhere, own + "'trial'", ViewType.ALL, max_results=PAGE)
+        trials = runs("trial", ViewType.ALL)
     return SweepRecord(
         run_id=gone[0].info.run_id,
         sweep_key=sweep_key,
@@ -273,25 +280,28 @@ def _some(names: set[str] | list[str]) -> str:
 
 def _experiments(client: StoreReader) -> dict[str, str]:
     """Names of the experiments by id."""
-    found: dict[str, str] = {}
-    token = None
-    while True:
-        page = client.search_experiments(max_results=PAGE, page_token=token)
-        found |= {experiment.experiment_id: experiment.name for experiment in page}
-        token = page.token
-        if not token:
-            return found
+    pages = _pages(lambda at: client.search_experiments(max_results=PAGE, page_token=at))
+    return {experiment.experiment_id: experiment.name for experiment in pages}
 
 
 def _search(
     client: StoreReader, experiment_ids: list[str], condition: str, *, newest_first: bool = True
 ) -> "Iterator[Run]":
     order = ["attributes.start_time " + ("DESC" if newest_first else "ASC")]
-    token = None
-    while experiment_ids:
-        page = client.search_runs(
-            experiment_ids, condition, max_results=PAGE, order_by=order, page_token=token
+    if not experiment_ids:
+        return iter(())
+    return _pages(
+        lambda at: client.search_runs(
+            experiment_ids, condition, max_results=PAGE, order_by=order, page_token=at
         )
+    )
+
+
+def _pages(ask: Callable[[str | None], Any]) -> Iterator[Any]:
+    """What a search of MLflow's finds, page after page."""
+    token = None
+    while True:
+        page = ask(token)
         yield from page
         token = page.token
         if not token:

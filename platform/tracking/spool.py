@@ -129,6 +129,32 @@ class Spool:
         """Where a path that `relative` gave is now."""
         return Path(os.path.normpath(self._folder / stored))
 
+    def note_drivers(self, drivers: Iterable[str | None]) -> None:
+        """Note which drivers of the sweep this queue has had, or knew of when it went on."""
+        with self._lock, self._db:
+            self._db.execute("BEGIN IMMEDIATE")
+            known = sorted(self._drivers() | {driver for driver in drivers if driver})
+            self._db.execute("INSERT OR REPLACE INTO meta VALUES ('drivers', ?)", (json.dumps(known),))
+
+    def is_behind(self, driver: str | None) -> bool:
+        """Whether this driver, the last that the store knows, was another's: what waits here is of before it."""
+        with self._lock:
+            known = self._drivers()
+        return bool(known) and driver is not None and driver not in known
+
+    def _drivers(self) -> set[str]:
+        row = self._db.execute("SELECT value FROM meta WHERE key = 'drivers'").fetchone()
+        return set() if row is None else set(json.loads(row[0]))
+
+    def drop(self) -> int:
+        """Forget what waits, and all runs, whose state others may have changed -> events that are lost so."""
+        with self._lock, self._db:
+            self._db.execute("BEGIN IMMEDIATE")
+            self._db.execute("DELETE FROM events")
+            self._forget_runs()
+            dropped, self._backlog = self._backlog, 0
+        return dropped
+
     def _forget_runs(self) -> None:
         self._db.execute("DELETE FROM runs")
         self._db.execute("DELETE FROM steps")
@@ -207,9 +233,9 @@ class Spool:
         run_key = next(iter(events)).run_key
         with self._lock, self._db:
             self._db.execute("BEGIN IMMEDIATE")
-            self._db.executemany("DELETE FROM events WHERE id = ?", [(event.id,) for event in events])
+            gone = self._db.executemany("DELETE FROM events WHERE id = ?", [(event.id,) for event in events])
             self._save_steps(run_key, steps or {})
-            self._backlog -= len(events)
+            self._backlog -= gone.rowcount  # they may have been dropped meanwhile
 
     def set_run(self, run_key: str, run_id: str | None, steps: Mapping[str, int] | None = None) -> None:
         """Note the MLflow run of `run_key`, and the last steps that it holds; None: it is gone."""

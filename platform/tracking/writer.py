@@ -45,17 +45,25 @@ class TrackingWriter:
 
     Any thread may call; one process at a time may hold a spool.
 
+    A sweep's spool knows the drivers that it has had: if another one has followed them, `last_driver`, what waits is
+    of before it and is dropped, for it would overwrite what that one has told.
+
     Raises:
         UsageError: the spool is held by another process, or has events waiting for another store.
     """
 
-    def __init__(self, tracking_uri: str, spool_path: Path) -> None:
+    def __init__(self, tracking_uri: str, spool_path: Path, *, last_driver: str | None = None) -> None:
         self._spool = Spool(spool_path)
         try:
+            if self._spool.is_behind(last_driver) and (dropped := self._spool.drop()):
+                logger.warning(
+                    "%d events of an earlier driver are dropped: another one has followed it", dropped
+                )
             self._spool.bind(tracking_uri)
         except BaseException:
             self._spool.close()
             raise
+        self._given_up = False
         self._files = spool_path.with_suffix(".files")
         self._sender = Sender(tracking_uri, self._spool)
         self._waits: dict[str, _Wait] = {}
@@ -173,12 +181,21 @@ class TrackingWriter:
         """Whether a run was opened on this spool, now or by an earlier writer."""
         return self._spool.knows(run_key)
 
+    def note_drivers(self, *drivers: str | None) -> None:
+        """Note this sweep's driver, and the last one that the store knew when it began."""
+        self._spool.note_drivers(drivers)
+
+    def give_up(self) -> None:
+        """Drop what waits and whatever is still to come: another process writes to these runs by now."""
+        self._given_up = True
+        self._spool.drop()
+
     def _require(self, run_key: str) -> None:
-        if not self.knows(run_key):
+        if not self._given_up and not self.knows(run_key):
             raise ValueError(f"run {run_key!r} was not opened on this spool")
 
     def _append(self, run_key: str, *events: tuple[str, int, Any]) -> None:
-        if events:
+        if events and not self._given_up:
             self._spool.append(run_key, events)
             self._wake.set()
 

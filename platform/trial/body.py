@@ -20,7 +20,7 @@ from recallfront.models import save as save_model
 from recallfront.platform.errors import is_machine_fault, one_line, root_cause, without_secrets
 from recallfront.platform.home import check_files, file_digests, write_whole
 from recallfront.platform.home.data import bring_data
-from recallfront.platform.home.vault import fetch_file, fetch_folder, forget, keep_file, keep_folder
+from recallfront.platform.home.vault import fetch_folder, forget, keep_file, keep_folder, read_kept
 from recallfront.platform.lineage.code_version import code_version
 from recallfront.platform.lineage.environment import collect
 from recallfront.platform.results.reports import Report
@@ -213,24 +213,36 @@ def _read_result(folder: Path, notices: list[str]) -> Report | None:
     Raises OSError, and drops nothing, where the machine or the store keeps it from being read.
     """
     path = folder / RESULT
-    is_own = path.exists()
-    if not is_own and not fetch_file(path):
+    if path.exists():
+        report = _checked(folder, path.read_bytes(), notices)
+        if report is not None:  # its process may have been killed before it had kept it
+            _keep_result(folder)
+            return report
+        path.unlink()
+    content = read_kept(path)
+    if content is None:
         return None
+    notices += fetch_folder(folder / WEIGHTS)
+    report = _checked(folder, content, notices)
+    if report is None:
+        forget(path)
+        return None
+    # last: whoever finds it finds the weights
+    write_whole(path, content.decode("utf-8", errors="replace"))
+    return report
+
+
+def _checked(folder: Path, result: bytes, notices: list[str]) -> Report | None:
+    """The report in the bytes of a result; None, with a notice, if they or the weights in the folder are damaged."""
     try:
-        document = unseal(path.read_bytes())
-        if not is_own:
-            notices += fetch_folder(folder / WEIGHTS)
+        document = unseal(result)
         check_files(folder / WEIGHTS, document.pop(_WEIGHT_DIGESTS))
         report = Report.from_json(document)
     except (OSError, ValueError, TypeError, KeyError) as error:
         if is_machine_fault(error):
             raise
-        notices.append(f"a damaged result was dropped and the trial run again ({RESULT}: {one_line(error)})")
-        path.unlink(missing_ok=True)
-        forget(path)
+        notices.append(f"a damaged result was dropped ({RESULT}: {one_line(error)})")
         return None
-    if is_own:  # its process may have been killed before it had kept it
-        _keep_result(folder)
     report.weights = str(folder / WEIGHTS)  # the home may have been moved
     return report
 

@@ -7,6 +7,7 @@ from typing import Final
 
 from recallfront.platform.home.transport import HomeAway
 from recallfront.platform.home.vault import forget
+from recallfront.platform.trial.workplace import WEIGHTS
 
 CHECKPOINT: Final = "checkpoint"
 # where a whole checkpoint may be, the newest first: a kill between two renames leaves it under another name
@@ -19,9 +20,14 @@ def checkpoints(folder: Path) -> list[Path]:
     return [folder / name for name in CHECKPOINTS if (folder / name).is_dir()]
 
 
+def leftovers(folder: Path) -> list[Path]:
+    """Copies of checkpoints and weights that were on their way somewhere when their process was killed."""
+    return [path for name in (CHECKPOINT, WEIGHTS) for path in folder.glob(f".{name}.*") if path.is_dir()]
+
+
 def remove_checkpoint(folder: Path) -> None:
     """Delete a trial's training checkpoints: it has ended."""
-    for path in checkpoints(folder):
+    for path in [*checkpoints(folder), *leftovers(folder)]:
         shutil.rmtree(path, ignore_errors=True)
     # one that stays harms nothing, and `recallfront clean` deletes it
     with suppress(HomeAway):

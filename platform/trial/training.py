@@ -344,9 +344,15 @@ class Training:
         self.history = [(k, v, s, t) for k, v, s, t in state["history"]]
 
     def _choose_checkpoint(self) -> str | None:
+        whole = self._newest_whole()
         if self._is_kept:
             # another node may have trained it further than this one
             self.notices += fetch_folder(self._folder / CHECKPOINT, newer_than=self._newest_here())
+            whole = self._newest_whole()
+        return whole
+
+    def _newest_whole(self) -> str | None:
+        """The name of the newest checkpoint here that is whole; damaged ones are dropped."""
         for folder in checkpoints(self._folder):
             try:
                 check_folder(folder)

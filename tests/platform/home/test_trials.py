@@ -9,10 +9,11 @@ import pytest
 
 from recallfront.platform.home import home_folder
 from recallfront.platform.home.data import prepared
+from recallfront.platform.home.transport import HomeAway
 from recallfront.platform.lineage.code_version import code_version
 from recallfront.platform.results.reports import Report
 from recallfront.platform.results.status import Status
-from recallfront.platform.trial import measure
+from recallfront.platform.trial import body, measure
 from recallfront.platform.trial.body import run_trial
 from recallfront.platform.trial.watchdog import leave_word, take_word
 from recallfront.platform.trial.workplace import Workplace, read_workplace, workplace_json
@@ -97,6 +98,35 @@ def test_a_damaged_result_is_told_and_the_trial_run_again(
     assert again[-1].status is Status.FINISHED and losses(again) == losses(first)
     said = " ".join(again[-1].notices)
     assert "a damaged model was dropped" in said and "a damaged result was dropped" in said
+
+
+def test_what_is_damaged_here_is_fetched_and_nothing_there_deleted(
+    machine: Machine, config: TrialConfig, tmp_path: Path
+) -> None:
+    first = list(run_trial(config, machine("a")))
+    here = machine("a").folder(config) / "model"
+    shutil.rmtree(here)  # the disk was full, or a cache was cleared
+    again = list(run_trial(config, machine("a")))
+    assert len(again) == 1 and again[0].figures == first[-1].figures, "it is not trained again"
+    assert (here / "model.safetensors").exists()
+    assert len([path for path in (tmp_path / "store" / "trials").rglob("result.json")]) == 1
+
+
+def test_a_result_is_here_only_with_its_weights(
+    machine: Machine, config: TrialConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store goes away between the two; the next attempt finds both."""
+    first = list(run_trial(config, machine("a")))
+
+    def away(path: Path, **_: object) -> list[str]:
+        raise HomeAway("the store does not answer")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(body, "fetch_folder", away)
+        (lost,) = list(run_trial(config, machine("b")))
+    assert lost.status is Status.LOST and not (machine("b").folder(config) / "result.json").exists()
+    (told,) = list(run_trial(config, machine("b")))
+    assert told.figures == first[-1].figures
 
 
 def test_word_of_a_killed_attempt_reaches_the_next_machine(machine: Machine, config: TrialConfig) -> None:

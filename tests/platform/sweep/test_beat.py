@@ -15,6 +15,8 @@ from recallfront.platform.sweep import beat
 from recallfront.platform.sweep.beat import Beat, refuse_second_home
 from recallfront.platform.sweep.lock import driver_is_gone, mark_driver, only_driver
 from recallfront.platform.sweep.recorder import Recorder
+from recallfront.platform.tracking.ledger import read_sweep
+from recallfront.platform.tracking.spool import Spool
 from recallfront.platform.tracking.writer import TrackingWriter
 from tests.platform.specs import tiny_spec
 from tests.platform.stores import ready_store
@@ -43,6 +45,11 @@ def recorder(store: str, tmp_path: Path) -> Iterator[Recorder]:
         yield own
 
 
+def beat_of(recorder: Recorder, store: str) -> Beat:
+    """Of a driver that has found the sweep new."""
+    return Beat(recorder, store, None, lambda: None)
+
+
 def looks(store: str, home: Path) -> list[str]:
     """What the driver of a home says before it begins."""
     said: list[str] = []
@@ -57,7 +64,7 @@ def test_a_sweep_that_another_home_runs_is_refused(store: str, recorder: Recorde
     with only_driver(SPEC, one), only_driver(SPEC, two):
         pass  # both have had a driver, and the locks are free
     with (
-        Beat(recorder, store),
+        beat_of(recorder, store),
         pytest.raises(UsageError, match="is being run from another home with the same tracking server"),
     ):
         looks(store, two)
@@ -71,7 +78,7 @@ def test_a_sweep_that_another_home_runs_is_refused(store: str, recorder: Recorde
 
 def test_one_whose_driver_is_gone_goes_on(store: str, recorder: Recorder, tmp_path: Path) -> None:
     mark_driver(SPEC.key, tmp_path / "one", recorder.driver)
-    with Beat(recorder, store):
+    with beat_of(recorder, store):
         time.sleep(0.5)
     assert recorder._writer.flush(30.0)
     (said,) = looks(store, tmp_path / "two")
@@ -80,17 +87,53 @@ def test_one_whose_driver_is_gone_goes_on(store: str, recorder: Recorder, tmp_pa
     assert looks(store, tmp_path / "one") == []
 
 
-def test_of_two_that_begin_at_once_the_first_ends(
-    store: str, recorder: Recorder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("has_looked", [True, False], ids=["after a look", "before its first look"])
+def test_of_two_that_begin_at_once_the_first_ends_and_writes_nothing_more(
+    store: str, recorder: Recorder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_looked: bool
 ) -> None:
     ended = threading.Event()
     monkeypatch.setattr(beat, "end_driver", ended.set)
-    with Beat(recorder, store):
-        assert not ended.wait(1.0)
+    with beat_of(recorder, store) as first:
+        assert not (has_looked and ended.wait(1.0))
         with closing(TrackingWriter(store, tmp_path / "other.sqlite")) as writer:
             data = (tmp_path / "data" / "mqar", "d" * 64)
-            Recorder(writer, SPEC, lineage=collect(tmp_path), data=data).open_sweep()
-            assert writer.flush(30.0) and ended.wait(10.0)
+            second = Recorder(writer, SPEC, lineage=collect(tmp_path), data=data)
+            second.open_sweep()
+            assert writer.flush(30.0) and ended.wait(10.0) and first.is_taken
+            second.close_sweep(finished=True)
+            assert writer.flush(30.0)
+    recorder.interrupt_sweep("interrupted")
+    assert recorder._writer.flush(30.0)
+    assert read_sweep(store, SPEC.key).tags["status"] == "finished", "it is the second one's"
+
+
+def test_what_waits_of_a_driver_is_dropped_if_another_has_followed_it(
+    store: str, recorder: Recorder, tmp_path: Path
+) -> None:
+    """It is killed while the store is away, another home finishes the sweep, and the first home runs it again."""
+
+    def opened(spool: str, last: str | None) -> TrackingWriter:
+        return TrackingWriter(store, tmp_path / spool, last_driver=last)
+
+    own = Spool(tmp_path / "killed.sqlite")
+    own.bind(store)
+    own.note_drivers([None, "killed"])
+    own.append(recorder.sweep_run, [("open", 1, {"experiment": "tiny", "name": "x", "parent_key": None})])
+    own.append(recorder.sweep_run, [("tags", 1, [["recallfront.status", "running"]])])
+    own.close()
+    recorder.close_sweep(finished=True)
+    assert recorder._writer.flush(30.0)
+    with closing(opened("killed.sqlite", recorder.driver)) as writer:
+        assert writer.backlog() == 0 and not writer.knows(recorder.sweep_run)
+    assert read_sweep(store, SPEC.key).tags["status"] == "finished"
+    # of its own driver, and of one that came before it, what waits is told
+    for last in (None, "killed", "before"):
+        own = Spool(tmp_path / f"{last}.sqlite")
+        own.bind(store)
+        own.note_drivers(["before", "killed"])
+        own.append("a", [("open", 1, {"experiment": "tiny", "name": "x", "parent_key": None})])
+        assert not own.is_behind(last)
+        own.close()
 
 
 def test_one_that_has_ended_is_not_watched(store: str, recorder: Recorder, tmp_path: Path) -> None:

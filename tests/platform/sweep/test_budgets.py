@@ -25,6 +25,7 @@ def test_the_budget_is_one_over_all_runs(stage: Stages) -> None:
     sweep.start("a")
     sweep.conductor.started -= 2000
     sweep.conductor.report("a", Report(step=10))
+    sweep.conductor.tell_time()
     known = sweep.stored()
     assert 2000 <= float(known.tags["elapsed_seconds"]) < 2600, "also of a driver that is killed now"
     again = sweep.resumed(known)
@@ -81,6 +82,23 @@ def test_between_two_attempts_nothing_is_counted(stage: Stages) -> None:
     (ended,) = again.record().trials
     assert float(stopped.tags["run_seconds"]) <= ended.seconds < 60 and again.out_of_budget() is None
     assert sweep.stored().trials[0].seconds == pytest.approx(ended.seconds, abs=0.1)
+
+
+def test_what_waits_for_a_place_takes_no_device(stage: Stages) -> None:
+    """For its process, for workers, or after a loss: others have the device then."""
+    sweep = stage(budget={"device_hours": 1.0})
+    sweep.start("a")
+    live = sweep.conductor._live["a"]
+    live.started -= 7200
+    sweep.conductor.report("a", Report(step=0, seconds={"measure": 100.0}))
+    sweep.conductor.retried("a")
+    assert live.since is None
+    (running,) = sweep.conductor._running_seconds().values()
+    assert 100 <= running < 110, "what was measured before the first report counts"
+    sweep.conductor.report("a", Report(step=10))
+    sweep.end("a")
+    (trial,) = sweep.stored().trials
+    assert 100 <= trial.seconds < 110 and sweep.conductor.out_of_budget() is None
 
 
 def test_what_is_left_of_the_gain_is_told_and_a_sweep_that_adds_nothing_ends(

@@ -2,14 +2,18 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
+from recallfront.platform.cluster.fit import Room
 from recallfront.platform.keeping.clean import clean
 from recallfront.platform.results.records import count
 from recallfront.platform.results.reports import Report
 from recallfront.platform.results.status import COUNTED, Lost, Status
-from recallfront.platform.trial.workplace import trial_folder
+from recallfront.platform.sweep.tune import _Ends
+from recallfront.platform.trial.workplace import Workplace, trial_folder
 from tests.platform.sweep.stage import FIGURES, Stages, statuses
 
 
@@ -87,14 +91,36 @@ def test_clean_deletes_the_checkpoints_of_trials_that_ended_for_good(stage: Stag
         checkpoints.append(folder / "checkpoint")
         checkpoints[-1].mkdir(parents=True)
         (checkpoints[-1] / "moments").write_text("12345")
+        # an upload was under way when its process was killed
+        checkpoints.append(folder / ".checkpoint.upload-20")
+        checkpoints[-1].mkdir()
     sweep.end("ended", Status.DIVERGED)
     sweep.stored()
     (found,) = clean(home=tmp_path, dry_run=True)
     assert (found.folder, found.status, found.bytes) == (checkpoints[0].parent, Status.DIVERGED, 5)
     assert all(path.exists() for path in checkpoints)
     assert clean(home=tmp_path) == [found]
-    assert [path.exists() for path in checkpoints] == [False, True]
+    assert [path.exists() for path in checkpoints] == [False, False, True, True]
     assert clean(home=tmp_path) == []
+
+
+def test_at_the_end_checkpoints_of_pruned_trials_go_but_not_another_sweep_s(
+    stage: Stages, tmp_path: Path
+) -> None:
+    """Also those of an earlier run of the sweep, which was killed before its end."""
+    sweep = stage()
+    code, data = sweep.conductor.recorder.version.values()
+    place = Workplace(tmp_path, tmp_path, data, code, sweep=sweep.spec.key)
+    folders = [place.folder(sweep.start(name).config) for name in ("ours", "theirs")]
+    for folder, holder in zip(folders, (sweep.spec.key, "another sweep"), strict=True):
+        (folder / "checkpoint").mkdir(parents=True)
+        (folder / "lock").write_text(holder)
+    for name in ("ours", "theirs"):
+        sweep.end(name, Status.PRUNED)
+    room = cast(Room, SimpleNamespace(grows=False))  # a real one asks Ray
+    ends = _Ends(sweep.conductor, place, room)
+    ends.on_experiment_end([])
+    assert [(folder / "checkpoint").exists() for folder in folders] == [False, True]
 
 
 def test_how_many_were_proposed_is_recorded(stage: Stages) -> None:

@@ -113,3 +113,23 @@ def test_what_is_promoted_when_the_driver_ends_goes_on_in_the_next_run(
     assert [trial.status for trial in stored(second)] == [Status.FINISHED] * 4 and second.ran == 2
     assert read_sweep(second.tracking_uri, second.record.sweep_key).tags["training_steps"] == "80"
     assert not list((home / "trials").glob("*/checkpoint*"))
+
+
+def test_what_the_last_look_of_a_sweep_promotes_is_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The budget ends the sweep with its last planned trial: its next run has nothing to run but what it promotes."""
+    home = ready_home(tmp_path / "home")
+    monkeypatch.setattr(run, "make_rules", lambda spec, search, path: Rules(spec, [Reprieve(home)], path))
+
+    def swept(steps: int) -> SweepResult:
+        spec = tiny_spec(
+            space=[{"architecture": "window", "window_size": [4, 8]}],
+            training={"steps": 20, "checkpoint_seconds": 3600},
+            budget={"training_steps": steps},
+            concurrent=1,
+        )
+        return run_sweep(spec, home=home)
+
+    assert sorted(trial.status for trial in stored(swept(30))) == [Status.FINISHED, Status.PRUNED]
+    assert [trial.status for trial in stored(swept(1000))] == [Status.FINISHED] * 2

@@ -10,6 +10,7 @@ from recallfront.platform.metrics import BUSY_CORES, MEASURED_AGAIN
 from recallfront.platform.results.reports import Report
 from recallfront.platform.results.status import Status
 from recallfront.platform.sweep import second_measurement
+from recallfront.platform.sweep.cancelled import Cancelled
 from recallfront.platform.sweep.second_measurement import measure_again
 from recallfront.platform.trial import figures, measure, reference
 from recallfront.platform.trial.quiet import Device
@@ -73,6 +74,11 @@ def test_a_second_measurement_that_fails_leaves_the_figures(
         sweep.conductor.ended(name)
     place = Workplace(home=tmp_path, data=tmp_path, data_digest="d", code_version="c")
     said: list[str] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(sweep.conductor, "cancellation", "cancelled by somebody")
+        with pytest.raises(Cancelled, match="cancelled by somebody"):
+            measure_again(sweep.conductor, place, joined=False, tell=said.append)
+    assert said == []
     told = measure_again(sweep.conductor, place, joined=False, tell=said.append)
     assert told is not None and "0 trials have better figures, 2 are still in doubt" in told
     assert said[1] == "it could not be measured: only 1.0 GiB are free"
