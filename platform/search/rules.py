@@ -65,6 +65,7 @@ class Rules:
         self._read_by_rules = {o.reading for o in spec.objectives} | {"validation_loss", "validation_recall"}
         self._path = path if self._rules else None
         self._ruled: dict[str, int] = {}  # running trial -> the rule that ends it
+        self._known: set[str] = set()  # trials whose end the file has
         self._tell_again()
 
     def __bool__(self) -> bool:
@@ -86,6 +87,11 @@ class Rules:
         if outcome.status.is_final:
             self._append(plan, None, outcome.status, outcome.figures, rule)
         self._end(plan, outcome)
+
+    def learn(self, plan: PlannedTrial, outcome: Outcome) -> None:
+        """Hear of a trial that an earlier run of the sweep ended, if the file does not tell: it is another home's."""
+        if plan.config.key not in self._known:
+            self._end(plan, outcome)
 
     def promote(self, *, thorough: bool = False) -> Sequence[PlannedTrial]:
         """Trials that were ended and go on from now, all of one configuration; empty if there are none."""
@@ -134,6 +140,7 @@ class Rules:
             elif entry["status"] == Status.RUNNING:
                 self._promoted(plan)
             else:
+                self._known.add(plan.config.key)
                 if (number := entry.get("rule")) is not None:
                     self._rules[number].ruled(plan)
                 self._end(plan, Outcome(Status(entry["status"]), entry["figures"]))

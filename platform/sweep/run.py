@@ -29,7 +29,7 @@ from recallfront.platform.plugins import load, ship, use, used_by
 from recallfront.platform.results import tags
 from recallfront.platform.results.records import SweepRecord, TrialRecord, count
 from recallfront.platform.results.status import Status
-from recallfront.platform.search.planner import Outcome, Planner
+from recallfront.platform.search.planner import Outcome, PlannedTrial, Planner
 from recallfront.platform.search.proposals import Proposal, Told, proposal_from_json
 from recallfront.platform.search.rules import going_on
 from recallfront.platform.search.samplers import make_search
@@ -235,6 +235,10 @@ def _set_up(
         log=SweepLog(log_path(spec.key, place.home)),
     )
     rules = make_rules(spec, search, path)
+    for trial in known.with_status(Status.FINISHED):
+        proposal = proposal_from_json(spec, tags.proposal(trial, _labels(spec)))
+        config = spec.trial(proposal.block, proposal.knobs, trial.config["seed"])
+        rules.learn(PlannedTrial(proposal, config.seed, config), Outcome(trial.status, trial.metrics))
     conductor = Conductor(spec, planner, recorder, known, rules, record.trials)
     return conductor, Publisher(conductor, recorder, _fronts_folder(spec, place.home))
 
@@ -302,6 +306,10 @@ def _with_promoted(record: SweepRecord, going_on: Collection[str]) -> SweepRecor
     return replace(record, trials=tuple(trials))
 
 
+def _labels(spec: SweepSpec) -> list[str]:
+    return [block.label for block in spec.blocks]
+
+
 def _proposals(
     spec: SweepSpec, record: SweepRecord, place: Workplace
 ) -> tuple[list[Told], list[Proposal], int]:
@@ -320,7 +328,7 @@ def _proposals(
     ended: dict[int, list[TrialRecord]] = {}
     raw: dict[int, dict[str, Any]] = {}
     for trial in record.trials:
-        proposal = tags.proposal(trial, [block.label for block in spec.blocks])
+        proposal = tags.proposal(trial, _labels(spec))
         raw[proposal["number"]] = proposal
         ended.setdefault(proposal["number"], []).extend([trial] if trial.status.is_final else [])
     told: list[Told] = []
