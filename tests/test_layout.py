@@ -167,14 +167,27 @@ def test_imports_within_functions_keep_a_heavy_library_out_of_the_start() -> Non
     assert not idle, "these belong at the top of the file"
 
 
-def test_a_class_s_name_is_one_module_s() -> None:
-    """One name, one meaning: no two modules define public classes of one name."""
+def types_named(tree: ast.Module) -> Iterator[str]:
+    """Public classes and type aliases that a module itself defines: `Name = module.Name` gives another's again."""
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+            yield node.name
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            given = node.value.attr if isinstance(node.value, ast.Attribute) else None
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            names = [target.id for target in targets if isinstance(target, ast.Name)]
+            # a capital and small letters: a type variable is one capital, a constant is all capitals
+            yield from (name for name in names if re.fullmatch(r"[A-Z]\w*[a-z]\w*", name) and name != given)
+
+
+def test_a_type_s_name_is_one_module_s() -> None:
+    """One name, one meaning: no two modules define public classes or type aliases of one name."""
     places: dict[str, list[Path]] = {}
-    for area in AREAS:
+    for area in (*AREAS, "recallfront"):
         for file in sources(area):
-            for node in ast.parse(file.read_text()).body:
-                if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
-                    places.setdefault(node.name, []).append(file.relative_to(ROOT))
+            for name in types_named(ast.parse(file.read_text())):
+                places.setdefault(name, []).append(file.relative_to(ROOT))
+    assert len(places) > 100
     assert not {name: files for name, files in places.items() if len(files) > 1}
 
 

@@ -32,7 +32,7 @@ CURVES: Final = ("validation_recall", "validation_loss")
 # Shares of the training at which the first rung may be, and by how much each rung is further than the one before.
 SETTINGS: Final = ((1 / 4, 2), (1 / 4, 3), (1 / 2, 2))
 _DECIDED: Final = (ClaimVerdict.SUPPORTED, ClaimVerdict.CONTRADICTED)
-Curves = Mapping[str, Mapping[str, Curve]]  # run -> metric -> values by step
+RunCurves = Mapping[str, Mapping[str, Curve]]  # run -> metric -> values by step
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Replayed:
 
 
 def replay(
-    record: SweepRecord, curves: Curves, stopping: Mapping[str, Any] | None, *, workers: int = 2
+    record: SweepRecord, curves: RunCurves, stopping: Mapping[str, Any] | None, *, workers: int = 2
 ) -> Replayed:
     """Run a finished sweep again on its curves, with these settings of `early_stopping`.
 
@@ -116,7 +116,7 @@ def replay(
     return Replayed(steps, whole, tuple(sorted(stopped)), judge(_without(record, stopped)), judge(record))
 
 
-def replay_table(record: SweepRecord, curves: Curves) -> "Table":
+def replay_table(record: SweepRecord, curves: RunCurves) -> "Table":
     """A row for each of `SETTINGS`."""
     from rich.table import Table
 

@@ -3,11 +3,9 @@
 from math import sqrt
 
 import numpy as np
-import numpy.typing as npt
 
-from recallfront.platform.pareto import hypervolume
+from recallfront.platform.pareto import FloatArray, hypervolume
 
-FloatArray = npt.NDArray[np.float64]
 _QUANTILES = (
     -1.2816,
     -0.5244,

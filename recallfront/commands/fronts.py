@@ -6,12 +6,12 @@ from typing import Annotated
 
 import typer
 
-from recallfront.commands.options import Home, Sweep, TrackingUri
+from recallfront.commands.options import Home, SweepName, TrackingUri
 from recallfront.terminal import table_width
 
 
 def front(
-    sweep: Sweep,
+    sweep: SweepName,
     home: Home = None,
     tracking_uri: TrackingUri = None,
     csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
@@ -48,7 +48,7 @@ def front(
         print(f"plot: {plot}", file=sys.stderr)
 
 
-def claims(sweep: Sweep, home: Home = None, tracking_uri: TrackingUri = None) -> None:
+def claims(sweep: SweepName, home: Home = None, tracking_uri: TrackingUri = None) -> None:
     """Show the verdicts on the claims of a sweep."""
     from rich.console import Console
 
@@ -122,7 +122,7 @@ def compare(
 
 
 def pick(
-    sweep: Sweep,
+    sweep: SweepName,
     home: Home = None,
     tracking_uri: TrackingUri = None,
     where: Annotated[

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from recallfront.commands.options import Home, Plugins, Sweep, TrackingUri
+from recallfront.commands.options import Home, Plugins, SweepName, TrackingUri
 from recallfront.terminal import INTERRUPTED, show_result, show_scores, table_width
 
 if TYPE_CHECKING:
@@ -174,7 +174,7 @@ def cancel(
 
 
 def logs(
-    name: Sweep,
+    name: SweepName,
     trial: Annotated[
         str | None,
         typer.Argument(help="Run id or key of a trial; the first 6 digits are enough.", show_default="all"),
@@ -224,7 +224,7 @@ def status(
 
 
 def export(
-    name: Sweep,
+    name: SweepName,
     file: Annotated[Path, typer.Argument(help="The archive to write, a zip file.")],
     weights: Annotated[bool, typer.Option("--weights", help="With the weights of its trials.")] = False,
     home: Home = None,
@@ -251,7 +251,7 @@ def import_(
 
 
 def delete(
-    name: Sweep,
+    name: SweepName,
     home: Home = None,
     tracking_uri: TrackingUri = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,

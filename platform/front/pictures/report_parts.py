@@ -13,8 +13,8 @@ from recallfront.platform.front.claims import Judgement
 from recallfront.platform.front.history import devices
 from recallfront.platform.front.pictures.curves import DPI, claims_picture
 from recallfront.platform.front.pictures.document import (
-    Block,
     Cells,
+    DocumentBlock,
     Heading,
     Paragraph,
     Picture,
@@ -32,7 +32,9 @@ SPECIFICATION: Final = "specification.yaml"
 _COLOURS: Final = 256
 
 
-def written(blocks: Callable[[Path], Iterable[Block]], folder: Path, specification: str) -> dict[str, Path]:
+def written(
+    blocks: Callable[[Path], Iterable[DocumentBlock]], folder: Path, specification: str
+) -> dict[str, Path]:
     """Write a report, whose blocks draw their pictures into the folder, and its specification -> kind: path.
 
     Raises:
@@ -51,7 +53,7 @@ def written(blocks: Callable[[Path], Iterable[Block]], folder: Path, specificati
     return paths
 
 
-def claims_blocks(judgements: Sequence[Judgement], folder: Path) -> Iterator[Block]:
+def claims_blocks(judgements: Sequence[Judgement], folder: Path) -> Iterator[DocumentBlock]:
     """The verdicts as a picture and a table, and how the claims are measured."""
     yield Heading("Claims")
     if any(judged.value is not None for judged in judgements):
