@@ -1,4 +1,7 @@
-"""What trials did over steps and what configurations do over contexts: learning curves with the rungs, throughput."""
+"""What trials did over steps and what configurations do over contexts: learning curves with the rungs, throughput.
+
+Plotly is imported where it is first used, so that reading this file costs little.
+"""
 
 from collections.abc import Mapping
 from html import escape

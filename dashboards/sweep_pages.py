@@ -1,4 +1,7 @@
-"""A sweep's page, and what its script asks for."""
+"""A sweep's page, and what its script asks for.
+
+FastAPI and anyio are imported where they are first used, so that reading this file costs little.
+"""
 
 import json
 from functools import partial

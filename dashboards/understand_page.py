@@ -1,4 +1,7 @@
-"""The page that explains a sweep."""
+"""The page that explains a sweep.
+
+FastAPI and anyio are imported where they are first used, so that reading this file costs little.
+"""
 
 import json
 from functools import partial

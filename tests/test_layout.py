@@ -150,21 +150,38 @@ def heavy(name: str, tops: dict[str, set[str]]) -> set[str]:
     return found
 
 
+def within_functions(tree: ast.Module) -> Iterator[ast.Import | ast.ImportFrom]:
+    """The imports that stand in functions; one in a nested function comes once for each that holds it."""
+    for function in ast.walk(tree):
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield from (node for node in ast.walk(function) if isinstance(node, ast.Import | ast.ImportFrom))
+
+
 def test_imports_within_functions_keep_a_heavy_library_out_of_the_start() -> None:
     trees = {name_of(file): ast.parse(file.read_text()) for area in AREAS for file in sources(area)}
     tops = {name: set(at_import(tree)) for name, tree in trees.items()}
     idle = []
     for module, tree in trees.items():
         own = heavy(module, tops)
-        for function in ast.walk(tree):
-            if not isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
-                continue
-            for node in ast.walk(function):
-                if isinstance(node, ast.Import | ast.ImportFrom):
-                    names = list(at_import(ast.Module([node], [])))
-                    if not set().union(*(heavy(name, tops) for name in names)) - own:
-                        idle.append((module, node.lineno, names[0]))
+        for node in within_functions(tree):
+            names = list(at_import(ast.Module([node], [])))
+            if not set().union(*(heavy(name, tops) for name in names)) - own:
+                idle.append((module, node.lineno, names[0]))
     assert not idle, "these belong at the top of the file"
+
+
+def test_a_file_with_imports_within_functions_says_why_at_its_top() -> None:
+    """That something is imported elsewhere, in its docstring or in a comment above its own imports."""
+    silent = []
+    for area in (*AREAS, "recallfront"):
+        for file in sources(area):
+            text = file.read_text()
+            tree = ast.parse(text)
+            late = [node.lineno for node in within_functions(tree)]
+            code = min((node.lineno for node in tree.body if not isinstance(node, ast.Expr)), default=1)
+            if late and not re.search(r"\bimported\b", "\n".join(text.splitlines()[: code - 1])):
+                silent.append(f"{file.relative_to(ROOT)}:{min(late)}")
+    assert not silent
 
 
 def types_named(tree: ast.Module) -> Iterator[str]:

@@ -1,4 +1,7 @@
-"""Scans, convolution, norm and gate: their ceiling is the bandwidth of memory."""
+"""Scans, convolution, norm and gate: their ceiling is the bandwidth of memory.
+
+The kernels are imported where they are first used, since not every machine has Triton.
+"""
 
 from collections.abc import Iterator
 from typing import Any

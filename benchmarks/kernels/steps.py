@@ -2,6 +2,8 @@
 
 A step of one layer is over in microseconds, and even a copy of as few bytes stays below what a large copy
 reaches: each step stands beside a copy of as many bytes.
+
+The kernels are imported where they are first used, since not every machine has Triton.
 """
 
 from collections.abc import Callable, Iterator

@@ -1,4 +1,7 @@
-"""Search by expected gain of hypervolume for each training step: recall is modelled, all else is known exactly."""
+"""Search by expected gain of hypervolume for each training step: recall is modelled, all else is known exactly.
+
+SciPy is imported where it is first used, so that the command starts fast.
+"""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field

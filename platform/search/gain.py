@@ -1,4 +1,7 @@
-"""Expected gain of hypervolume when one objective is uncertain and the others are known exactly."""
+"""Expected gain of hypervolume when one objective is uncertain and the others are known exactly.
+
+SciPy is imported where it is first used, so that the command starts fast.
+"""
 
 from math import sqrt
 

@@ -1,4 +1,7 @@
-"""Gaussian processes over configurations of a mixed and conditional space."""
+"""Gaussian processes over configurations of a mixed and conditional space.
+
+SciPy is imported where it is first used, so that the command starts fast.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

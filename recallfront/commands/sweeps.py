@@ -1,4 +1,7 @@
-"""Commands on whole sweeps: run them, submit them, see where they are, tidy up after them."""
+"""Commands on whole sweeps: run them, submit them, see where they are, tidy up after them.
+
+What a command needs is imported in it, so that the others start fast.
+"""
 
 import sys
 from pathlib import Path
@@ -7,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from recallfront.commands.options import Home, Plugins, SweepName, TrackingUri
+from recallfront.platform.errors import UsageError
 from recallfront.terminal import INTERRUPTED, show_result, show_scores, table_width
 
 if TYPE_CHECKING:
@@ -205,7 +209,6 @@ def status(
     from rich.console import Console
 
     from recallfront.platform.cluster.jobs import follow_job
-    from recallfront.platform.errors import UsageError
     from recallfront.platform.status import jobs_table, sweep_table, sweeps_table
 
     if follow:
@@ -260,7 +263,6 @@ def delete(
     ] = False,
 ) -> None:
     """Delete a sweep: its runs in MLflow, and what the home keeps of it."""
-    from recallfront.platform.errors import UsageError
     from recallfront.platform.keeping.delete import delete as delete_sweep
     from recallfront.platform.keeping.delete import find_deletion
 

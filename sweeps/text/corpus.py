@@ -1,6 +1,8 @@
 """A text task's data on disk: each split's tokens in one array, read through a memory map, and what was counted.
 
 Which split a document belongs to follows from its beginning and the seed alone, wherever it stands in the source.
+
+rich is imported where it is first used: who reads what is stored shows no progress.
 """
 
 import json

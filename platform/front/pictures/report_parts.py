@@ -1,4 +1,7 @@
-"""What the reports of a sweep and of a suite have in common: claims, settings and lineage as blocks, and pictures."""
+"""What the reports of a sweep and of a suite have in common: claims, settings and lineage as blocks, and pictures.
+
+Matplotlib is imported where it is first used, so that the command starts fast.
+"""
 
 import io
 import time
