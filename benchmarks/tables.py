@@ -1,19 +1,20 @@
-"""`recallfront bench`: recallfront's own figures, as tables of medians."""
+"""`recallfront bench`: recallfront's own figures, as tables of medians.
+
+A benchmark is imported when it is run, so that a wrong name is refused at once.
+"""
 
 import statistics
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from recallfront.benchmarks.platform.architectures import architecture_tables
+from rich.console import Console
+from rich.table import Table
+
 from recallfront.benchmarks.platform.writer_rate import writer_rate
 from recallfront.benchmarks.search.table import search_table
 from recallfront.platform.errors import UsageError
 from recallfront.platform.metrics import THROUGHPUTS
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 
 def run_benchmarks(names: list[str], against: Path | None = None) -> None:
@@ -24,8 +25,6 @@ def run_benchmarks(names: list[str], against: Path | None = None) -> None:
     Raises:
         UsageError: there is no benchmark of that name.
     """
-    from rich.console import Console
-
     unknown = [name for name in names if name not in _BENCHMARKS]
     if unknown:
         raise UsageError(f"benchmark {unknown[0]!r}: must be one of {', '.join(_BENCHMARKS)}")
@@ -34,10 +33,12 @@ def run_benchmarks(names: list[str], against: Path | None = None) -> None:
         with tempfile.TemporaryDirectory(prefix="recallfront-bench-", ignore_cleanup_errors=True) as folder:
             console.print(_BENCHMARKS[name](Path(folder)))
         if name == "models":
+            from recallfront.benchmarks.platform.architectures import architecture_tables
+
             architecture_tables(against, console.print)
 
 
-def _overhead(home: Path) -> "Table":
+def _overhead(home: Path) -> Table:
     from recallfront.benchmarks.platform.overhead import overheads
 
     found = overheads(home)
@@ -48,7 +49,7 @@ def _overhead(home: Path) -> "Table":
     return table
 
 
-def _warm(home: Path) -> "Table":
+def _warm(home: Path) -> Table:
     from recallfront.benchmarks.platform.warmth import warmth
 
     found = warmth(home)
@@ -62,7 +63,7 @@ def _warm(home: Path) -> "Table":
     return table
 
 
-def _quiet(home: Path) -> "Table":
+def _quiet(home: Path) -> Table:
     from recallfront.benchmarks.platform.quietness import quietness
 
     found = quietness(home)
@@ -79,7 +80,7 @@ def _quiet(home: Path) -> "Table":
     return table
 
 
-def _tracking(home: Path) -> "Table":
+def _tracking(home: Path) -> Table:
     from recallfront.benchmarks.platform.tracking_cost import tracking_cost
 
     found = tracking_cost(home)
@@ -95,9 +96,7 @@ def _tracking(home: Path) -> "Table":
     return table
 
 
-def _models(home: Path) -> "Table":
-    from rich.table import Table
-
+def _models(home: Path) -> Table:
     from recallfront.benchmarks.models.costs import answers_costs
     from recallfront.benchmarks.platform.throughputs import throughputs
 
@@ -120,13 +119,11 @@ def _models(home: Path) -> "Table":
     return table
 
 
-def _search(home: Path) -> "Table":
+def _search(home: Path) -> Table:
     return search_table()
 
 
-def _scale(home: Path) -> "Table":
-    from rich.table import Table
-
+def _scale(home: Path) -> Table:
     from recallfront.benchmarks.platform.scale import scale
 
     found = scale(home)
@@ -151,9 +148,7 @@ def _scale(home: Path) -> "Table":
     return table
 
 
-def _pages(home: Path) -> "Table":
-    from rich.table import Table
-
+def _pages(home: Path) -> Table:
     from recallfront.benchmarks.dashboards.pages import looks
 
     table = Table(title="pages: a sweep's page in Chromium, medians", title_justify="left", box=None)
@@ -168,9 +163,7 @@ def _pages(home: Path) -> "Table":
     return table
 
 
-def _short(home: Path) -> "Table":
-    from rich.table import Table
-
+def _short(home: Path) -> Table:
     from recallfront.benchmarks.platform.short_trials import BODY_SECONDS, short_trials
 
     found = short_trials(home)
@@ -191,9 +184,7 @@ def _short(home: Path) -> "Table":
     return table
 
 
-def _table(title: str) -> "Table":
-    from rich.table import Table
-
+def _table(title: str) -> Table:
     table = Table(title=title, title_justify="left", caption_justify="left", box=None)
     for column in ("", "median", "p20 to p80", "trials"):
         table.add_column(column, justify="right" if column else "left")
@@ -205,7 +196,7 @@ def _range(values: list[float], unit: str) -> str:
     return f"{fifths[0]:,.3g} to {fifths[-1]:,.3g} {unit}".strip()
 
 
-_BENCHMARKS: dict[str, Callable[[Path], "Table"]] = {
+_BENCHMARKS: dict[str, Callable[[Path], Table]] = {
     "overhead": _overhead,
     "warm": _warm,
     "quiet": _quiet,

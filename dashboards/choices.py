@@ -1,4 +1,7 @@
-"""Deciding on a sweep's page: the choice that a constraint leads to with its reason, and what was picked before."""
+"""Deciding on a sweep's page: the choice that a constraint leads to with its reason, and what was picked before.
+
+MLflow is imported where it is first used, so that reading this file costs little.
+"""
 
 import shlex
 from collections.abc import Mapping

@@ -1,4 +1,7 @@
-"""The page of two or more sweeps on one picture, each against the first."""
+"""The page of two or more sweeps on one picture, each against the first.
+
+FastAPI, anyio and Plotly are imported where they are first used, so that reading this file costs little.
+"""
 
 import json
 from functools import partial

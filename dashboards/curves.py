@@ -1,4 +1,7 @@
-"""What trials did over steps and what configurations do over contexts: learning curves with the rungs, throughput."""
+"""What trials did over steps and what configurations do over contexts: learning curves with the rungs, throughput.
+
+Plotly is imported where it is first used, so that reading this file costs little.
+"""
 
 from collections.abc import Mapping
 from html import escape
@@ -16,6 +19,7 @@ from recallfront.platform.metrics import metric
 from recallfront.platform.results.labels import architecture_of, trial_label
 from recallfront.platform.results.records import TrialRecord
 from recallfront.platform.results.status import Status
+from recallfront.platform.search.forecast import RECALL
 from recallfront.platform.search.halving import rungs
 from recallfront.platform.tracking.curves import Curve
 from recallfront.sweeps.search import EarlyStopping
@@ -25,7 +29,6 @@ if TYPE_CHECKING:
 
 MOST_CURVES: Final = 80
 MOST_POINTS: Final = 100  # of a curve
-RECALL: Final = "validation_recall"
 DECODE: Final = "decode_tokens_per_second"
 _LEGEND: Final = {"orientation": "h", "x": 0, "y": -0.2, "yanchor": "top"}
 _ENDED: Final = (Status.PRUNED, Status.DOMINATED)

@@ -31,7 +31,7 @@ _LOG_FROM = 5.0  # an axis whose ends differ by more than this factor is logarit
 
 
 @dataclass(frozen=True)
-class Row:
+class ConfigurationRow:
     """One configuration, finished or not."""
 
     key: str  # first digits of the least of its trials' keys
@@ -47,16 +47,16 @@ class Explorer:
     view: SweepView
 
     @cached_property
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[ConfigurationRow]:
         """The front first, each part slowest first; then what has not finished."""
         record = self.view.record
         candidates = {c.run_ids[0]: c for c in self.view.front.candidates}
-        done, others = list[Row](), list[Row]()
+        done, others = list[ConfigurationRow](), list[ConfigurationRow]()
         for trials in by_configuration(record.trials).values():
             status = self._status(trials)
             key = min(trial.trial_key for trial in trials)[:_KEY]
             found = next((candidates[t.run_id] for t in trials if t.run_id in candidates), None)
-            row = Row(key, status, found or gather(trials, self.view.varying), tuple(trials))
+            row = ConfigurationRow(key, status, found or gather(trials, self.view.varying), tuple(trials))
             (done if found else others).append(row)
         place = {c.run_ids[0]: number for number, c in enumerate(self.view.front.candidates)}
         done.sort(key=lambda row: (not row.candidate.on_front, place[row.candidate.run_ids[0]]))
@@ -69,7 +69,7 @@ class Explorer:
         }
         return next((status for status in _STATUSES if status in known), "unfinished")
 
-    def row(self, key: str) -> Row:
+    def row(self, key: str) -> ConfigurationRow:
         """The configuration that a trial's key is of.
 
         Raises:
@@ -176,7 +176,7 @@ class Explorer:
 
     def panel(
         self,
-        row: Row,
+        row: ConfigurationRow,
         curves: dict[str, dict[str, Curve]],
         tracking_uri: str,
         logs: Mapping[str, str] | None = None,
@@ -210,7 +210,7 @@ class Explorer:
             ],
         }
 
-    def _commands(self, row: Row, tracking_uri: str) -> list[tuple[str, str]]:
+    def _commands(self, row: ConfigurationRow, tracking_uri: str) -> list[tuple[str, str]]:
         sweep, options = self.view.sweep_name, f" --tracking-uri {shlex.quote(tracking_uri)}"
         told = []
         if row.candidate in self.view.front.candidates and (where := self._only(row)):
@@ -227,7 +227,7 @@ class Explorer:
         )
         return told
 
-    def _only(self, row: Row) -> str:
+    def _only(self, row: ConfigurationRow) -> str:
         """A condition that holds for this configuration alone; empty where none can say so."""
         clauses = [_clause("architecture", row.candidate.architecture)]
         clauses += [_clause(name, value) for name, value in row.candidate.knobs.items()]

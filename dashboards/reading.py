@@ -1,4 +1,7 @@
-"""Sweeps as the pages read them: from this server's own store, shared by who looks within two seconds."""
+"""Sweeps as the pages read them: from this server's own store, shared by who looks within two seconds.
+
+MLflow is imported where it is first used, so that reading this file costs little.
+"""
 
 import os
 import time

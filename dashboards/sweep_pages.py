@@ -1,4 +1,7 @@
-"""A sweep's page, and what its script asks for."""
+"""A sweep's page, and what its script asks for.
+
+FastAPI and anyio are imported where they are first used, so that reading this file costs little.
+"""
 
 import json
 from functools import partial
@@ -6,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from recallfront.dashboards import actions
 from recallfront.dashboards.choices import Constraint, choice, picked_before
-from recallfront.dashboards.explore import Explorer, Row
+from recallfront.dashboards.explore import ConfigurationRow, Explorer
 from recallfront.dashboards.progress import budget_of, workers_of
 from recallfront.dashboards.reading import explorer_of, now, own_address, public_address
 from recallfront.dashboards.rendering import as_json, page, render
@@ -130,7 +133,7 @@ def add_sweep_pages(router: "APIRouter", prefix: str, limiter: "CapacityLimiter"
         return Response(text, media_type="application/json", headers=headers)
 
 
-def _log_ends(uri: str, row: Row) -> dict[str, str]:
+def _log_ends(uri: str, row: ConfigurationRow) -> dict[str, str]:
     """The last lines that each failed trial of a configuration left: run id -> text."""
     failed = [trial.run_id for trial in row.trials if trial.status.is_failure and trial.run_id][:_MOST_SEEDS]
     if not failed:

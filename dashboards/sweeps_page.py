@@ -1,4 +1,7 @@
-"""The list of sweeps: searched, sorted and filtered, read off their runs alone so that a thousand answer at once."""
+"""The list of sweeps: searched, sorted and filtered, read off their runs alone so that a thousand answer at once.
+
+FastAPI and anyio are imported where they are first used, so that reading this file costs little.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,7 @@
-"""When the trials of a sweep ran: each as a bar that tells waiting, measuring and training apart, and how it ended."""
+"""When the trials of a sweep ran: each as a bar that tells waiting, measuring and training apart, and how it ended.
+
+Plotly is imported where it is first used, so that reading this file costs little.
+"""
 
 import heapq
 from collections.abc import Iterator, Sequence

@@ -1,10 +1,13 @@
-"""The page that explains a sweep."""
+"""The page that explains a sweep.
+
+FastAPI and anyio are imported where they are first used, so that reading this file costs little.
+"""
 
 import json
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from recallfront.dashboards.curves import RECALL, chosen_trials, contexts_figure, learning_figure
+from recallfront.dashboards.curves import chosen_trials, contexts_figure, learning_figure
 from recallfront.dashboards.reading import explorer_of, now, own_address
 from recallfront.dashboards.rendering import page
 from recallfront.dashboards.timeline import device_seconds, timeline_figure
@@ -16,6 +19,7 @@ from recallfront.dashboards.understanding import (
 )
 from recallfront.platform.front.effects import effects
 from recallfront.platform.metrics import title_of_objective
+from recallfront.platform.search.forecast import RECALL
 from recallfront.platform.tracking.curves import read_curves
 
 if TYPE_CHECKING:

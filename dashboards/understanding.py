@@ -1,4 +1,7 @@
-"""Figures that explain a sweep: what its knobs do, recall by slice, recall against state, and when its trials ran."""
+"""Figures that explain a sweep: what its knobs do, recall by slice, recall against state, and when its trials ran.
+
+Plotly is imported where it is first used, so that reading this file costs little.
+"""
 
 from collections.abc import Callable, Sequence
 from functools import partial

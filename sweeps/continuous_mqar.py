@@ -3,21 +3,19 @@
 Models here read tokens, so this is no task of a sweep: the rows are for those who feed vectors to a mixer.
 """
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from torch import Tensor
+import torch
+from torch import Tensor
 
 
 def continuous_mqar(
-    embeddings: "Tensor",
+    embeddings: Tensor,
     *,
     num_examples: int,
     num_kv_pairs: int,
     seed: int,
     num_passes: int = 1,
     per_sequence_mapping: bool = True,
-) -> "tuple[Tensor, Tensor]":
+) -> tuple[Tensor, Tensor]:
     """Draw rows whose first half of `embeddings` (V, E) are keys and whose second half are values.
 
     Each row shows its pairs as [key; value], `num_passes` times in orders of their own, and then each key as [key; 0].
@@ -30,14 +28,12 @@ def continuous_mqar(
     Raises:
         ValueError: more pairs than there are keys.
     """
-    import torch
-
     num_keys, width = len(embeddings) // 2, embeddings.shape[1]
     if num_kv_pairs > num_keys:
         raise ValueError(f"num_kv_pairs={num_kv_pairs}: must be at most {num_keys}, the number of keys")
     generator = torch.Generator().manual_seed(seed)
 
-    def shuffled(count: int) -> "Tensor":
+    def shuffled(count: int) -> Tensor:
         return torch.randperm(count, generator=generator)
 
     keys, values = embeddings[:num_keys], embeddings[num_keys:]

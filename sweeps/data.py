@@ -1,4 +1,7 @@
-"""A task's data on disk: a Hugging Face dataset a split, built once, known by the digest of its content."""
+"""A task's data on disk: a Hugging Face dataset a split, built once, known by the digest of its content.
+
+`datasets` is imported where it is first used, so that the command starts fast.
+"""
 
 import shutil
 import tempfile

@@ -37,7 +37,7 @@ _EXAMPLE_VALUE, _EXAMPLE_LENGTH, _EXAMPLE_STEP = "12345", 500, 5
 _TRIES = 100  # of drawing a question with the fewest lines that fits all the same
 Kind = Literal["numbers", "words", "uuids"]
 Count = Callable[[str], int]
-Drawn = tuple[str, str, list[str]]  # prompt, beginning of the answer, answers
+DrawnPrompt = tuple[str, str, list[str]]  # prompt, beginning of the answer, answers
 
 
 class Question(NamedTuple):
@@ -81,7 +81,7 @@ def needles(
         )
     kind = type_needle_v[:-1] if one else type_needle_v
 
-    def draw(lines: int) -> Drawn:
+    def draw(lines: int) -> DrawnPrompt:
         known = [
             (_drawn(rng, type_needle_k), [_drawn(rng, type_needle_v) for _ in range(num_needle_v)])
             for _ in range(keys)
@@ -163,7 +163,7 @@ def variable_tracking(
             found.append([f"VAR {own[0]} = {values[-1]}", *steps])
         return found, values[0], names[: hops + 1]
 
-    def draw(lines: int, is_example: bool = False) -> Drawn:
+    def draw(lines: int, is_example: bool = False) -> DrawnPrompt:
         value = (lambda: _EXAMPLE_VALUE) if is_example else (lambda: str(legacy.randint(10000, 99999)))
         hops = min(10, num_hops) if is_example else num_hops
         assigned, asked, answers = chains(hops, 3 if is_example else 5, value)
@@ -184,7 +184,7 @@ def variable_tracking(
     found = _fitting(draw_example, count, lines, _EXAMPLE_STEP, _EXAMPLE_LENGTH)
     example = f"{found.prompt}{found.answer_prefix} {' '.join(found.answers)}\n"
 
-    def draw_after_example(lines: int) -> Drawn:
+    def draw_after_example(lines: int) -> DrawnPrompt:
         prompt, prefix, answers = draw(lines)
         own = example
         for name in own.split()[-num_hops - 1 :]:
@@ -205,7 +205,7 @@ def _step(max_seq_length: int, default: int = 25) -> int:
 
 
 def _most_lines(
-    draw: Callable[[int], Drawn], count: Count, max_seq_length: int, step: int, besides: int = 0
+    draw: Callable[[int], DrawnPrompt], count: Count, max_seq_length: int, step: int, besides: int = 0
 ) -> int:
     """The most lines with which a prompt fits, by bisection between `step` and three times what they should be."""
     prompt, prefix, _ = draw(step)
@@ -222,7 +222,12 @@ def _most_lines(
 
 
 def _fitting(
-    draw: Callable[[int], Drawn], count: Count, lines: int, step: int, max_seq_length: int, besides: int = 0
+    draw: Callable[[int], DrawnPrompt],
+    count: Count,
+    lines: int,
+    step: int,
+    max_seq_length: int,
+    besides: int = 0,
 ) -> Question:
     """A question that fits, with fewer lines if need be."""
     for _ in range(lines // step + _TRIES):

@@ -2,6 +2,8 @@
 
 The authors draw training rows and then test rows from one generator; validation rows, which they do not have, come
 after those.
+
+torch is imported when rows are built, so that the command starts fast.
 """
 
 from abc import abstractmethod

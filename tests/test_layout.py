@@ -150,31 +150,61 @@ def heavy(name: str, tops: dict[str, set[str]]) -> set[str]:
     return found
 
 
+def within_functions(tree: ast.Module) -> Iterator[ast.Import | ast.ImportFrom]:
+    """The imports that stand in functions; one in a nested function comes once for each that holds it."""
+    for function in ast.walk(tree):
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield from (node for node in ast.walk(function) if isinstance(node, ast.Import | ast.ImportFrom))
+
+
 def test_imports_within_functions_keep_a_heavy_library_out_of_the_start() -> None:
     trees = {name_of(file): ast.parse(file.read_text()) for area in AREAS for file in sources(area)}
     tops = {name: set(at_import(tree)) for name, tree in trees.items()}
     idle = []
     for module, tree in trees.items():
         own = heavy(module, tops)
-        for function in ast.walk(tree):
-            if not isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
-                continue
-            for node in ast.walk(function):
-                if isinstance(node, ast.Import | ast.ImportFrom):
-                    names = list(at_import(ast.Module([node], [])))
-                    if not set().union(*(heavy(name, tops) for name in names)) - own:
-                        idle.append((module, node.lineno, names[0]))
+        for node in within_functions(tree):
+            names = list(at_import(ast.Module([node], [])))
+            if not set().union(*(heavy(name, tops) for name in names)) - own:
+                idle.append((module, node.lineno, names[0]))
     assert not idle, "these belong at the top of the file"
 
 
-def test_a_class_s_name_is_one_module_s() -> None:
-    """One name, one meaning: no two modules define public classes of one name."""
-    places: dict[str, list[Path]] = {}
-    for area in AREAS:
+def test_a_file_with_imports_within_functions_says_why_at_its_top() -> None:
+    """That something is imported elsewhere, in its docstring or in a comment above its own imports."""
+    silent = []
+    for area in (*AREAS, "recallfront"):
         for file in sources(area):
-            for node in ast.parse(file.read_text()).body:
-                if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
-                    places.setdefault(node.name, []).append(file.relative_to(ROOT))
+            text = file.read_text()
+            tree = ast.parse(text)
+            late = [node.lineno for node in within_functions(tree)]
+            code = min((node.lineno for node in tree.body if not isinstance(node, ast.Expr)), default=1)
+            if late and not re.search(r"\bimported\b", "\n".join(text.splitlines()[: code - 1])):
+                silent.append(f"{file.relative_to(ROOT)}:{min(late)}")
+    assert not silent
+
+
+def types_named(tree: ast.Module) -> Iterator[str]:
+    """Public classes and type aliases that a module itself defines: `Name = module.Name` gives another's again."""
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+            yield node.name
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            given = node.value.attr if isinstance(node.value, ast.Attribute) else None
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            names = [target.id for target in targets if isinstance(target, ast.Name)]
+            # a capital and small letters: a type variable is one capital, a constant is all capitals
+            yield from (name for name in names if re.fullmatch(r"[A-Z]\w*[a-z]\w*", name) and name != given)
+
+
+def test_a_type_s_name_is_one_module_s() -> None:
+    """One name, one meaning: no two modules define public classes or type aliases of one name."""
+    places: dict[str, list[Path]] = {}
+    for area in (*AREAS, "recallfront"):
+        for file in sources(area):
+            for name in types_named(ast.parse(file.read_text())):
+                places.setdefault(name, []).append(file.relative_to(ROOT))
+    assert len(places) > 100
     assert not {name: files for name, files in places.items() if len(files) > 1}
 
 
@@ -255,6 +285,7 @@ def test_submodules_do_not_hide_public_names_of_the_platform() -> None:
 
 
 def test_tracked_files_name_no_place_of_one_machine() -> None:
+    """Neither in their text nor as the target of a link, which is relative."""
     tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True)
     if tracked.returncode:
         pytest.skip("not a git checkout")
@@ -262,7 +293,10 @@ def test_tracked_files_name_no_place_of_one_machine() -> None:
     found = []
     for name in filter(None, tracked.stdout.split("\0")):
         file = ROOT / name
-        if file.is_symlink() or not file.is_file() or file == Path(__file__):
+        if file.is_symlink():
+            found += [(name, str(file.readlink()))] if file.readlink().is_absolute() else []
+            continue
+        if not file.is_file() or file == Path(__file__):
             continue
         try:
             found += [(name, match[0]) for match in place.finditer(file.read_text())]

@@ -2,6 +2,8 @@
 
 The trials are not trained: they report what a trial reports. Each is a configuration of its own, the most rows that so
 many trials can make.
+
+Playwright is imported where it is first used: no other benchmark needs it.
 """
 
 import shutil

@@ -1,4 +1,7 @@
-"""Taylor and windowed attention, beside PyTorch's own, flex_attention and flash-linear-attention."""
+"""Taylor and windowed attention, beside PyTorch's own, flex_attention and flash-linear-attention.
+
+flash-linear-attention is imported where it is first used, since few machines have it.
+"""
 
 from collections.abc import Callable, Iterator, Mapping
 from importlib.util import find_spec

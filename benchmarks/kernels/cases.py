@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-Output = Tensor | tuple[Tensor, ...]
-Contender = Callable[[], Output]
+Tensors = Tensor | tuple[Tensor, ...]
+Contender = Callable[[], Tensors]
 Candidates = Mapping[str, Contender]
 OURS, DEFINITION = "recallfront", "definition"
 
@@ -68,7 +68,7 @@ def forward(run: Callable[..., Tensor], inputs: Sequence[Tensor], turned: bool =
     """`run` without a gradient."""
 
     @torch.no_grad()
-    def once() -> Output:
+    def once() -> Tensors:
         return _turn(run(*inputs), turned)
 
     return once
@@ -82,7 +82,7 @@ def training(run: Callable[..., Tensor], inputs: Sequence[Tensor], turned: bool 
     leaves = [tensor.detach().requires_grad_() for tensor in inputs]
     slopes: list[Tensor] = []
 
-    def both() -> Output:
+    def both() -> Tensors:
         out = run(*leaves)
         if not slopes:
             generator, shape = torch.Generator(out.device).manual_seed(7), _turn(out, turned).shape
@@ -138,4 +138,4 @@ def both_modes(
         yield Case(operator, shape, mode, make, moved[place], operations[place], apart, seconds)
 
 
-Suite = Callable[[Setting], Iterator[Case]]
+CaseSuite = Callable[[Setting], Iterator[Case]]

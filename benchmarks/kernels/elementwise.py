@@ -1,4 +1,7 @@
-"""Scans, convolution, norm and gate: their ceiling is the bandwidth of memory."""
+"""Scans, convolution, norm and gate: their ceiling is the bandwidth of memory.
+
+The kernels are imported where they are first used, since not every machine has Triton.
+"""
 
 from collections.abc import Iterator
 from typing import Any
@@ -13,9 +16,9 @@ from recallfront.benchmarks.kernels.cases import (
     Candidates,
     Case,
     Contender,
-    Output,
     Peer,
     Setting,
+    Tensors,
     both_modes,
 )
 from recallfront.kernels.gated_product.operator import gated_halves
@@ -41,7 +44,7 @@ def _all_cuts(kernels: Any, run: Contender, *, walk: object, chain: object) -> C
     """As planned, and with either cut whatever the sizes, to see whether the plan chooses well."""
 
     def with_cut(cut: object) -> Contender:
-        def launched() -> Output:
+        def launched() -> Tensors:
             with mock.patch.object(kernels, "plan", lambda *sizes: cut):
                 return run()
 
@@ -76,7 +79,7 @@ def _linear_scan(setting: Setting, batch: int, time: int, width: int) -> Iterato
         )
         h, _ = kernels.scan(a, b, None, None)
 
-        def definition() -> Output:
+        def definition() -> Tensors:
             leaves = a.requires_grad_(), b.requires_grad_()
             outputs = linear_scan_reference(*leaves, torch.zeros(batch, width, device=a.device))
             return torch.autograd.grad(outputs, leaves, (grad, last))
@@ -127,7 +130,7 @@ def _rg_lru(setting: Setting, batch: int, time: int, width: int) -> Iterator[Cas
         )
         h, _ = kernels.gated_scan(gates, v, rate, None, None)
 
-        def definition() -> Output:
+        def definition() -> Tensors:
             leaves = [x.requires_grad_() for x in (gates, v, rate)]
             return torch.autograd.grad(defined(*leaves), leaves, (grad, last))
 

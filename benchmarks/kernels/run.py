@@ -12,14 +12,14 @@ from pathlib import Path
 import torch
 
 from recallfront.benchmarks.kernels import attention, elementwise, grouped, steps
-from recallfront.benchmarks.kernels.cases import OURS, Case, Setting, Suite
+from recallfront.benchmarks.kernels.cases import OURS, Case, CaseSuite, Setting
 from recallfront.benchmarks.kernels.rows import ResultRow, append, rows_of
 from recallfront.benchmarks.kernels.targets import verdicts
 from recallfront.benchmarks.kernels.timing import Ceilings, Stopwatch, ceilings, interleaved, within
 from recallfront.kernels.common.backend import kernels_missing
 
 # attention last: compiling its peers takes minutes, and what has run before them is safe
-SUITES: tuple[Suite, ...] = (elementwise.suite, steps.suite, grouped.suite, attention.suite)
+CASE_SUITES: tuple[CaseSuite, ...] = (elementwise.suite, steps.suite, grouped.suite, attention.suite)
 _LONGEST, _LONGEST_TESTS = 515.0, 240.0  # seconds in all, and of the tests
 _GRACE = 15.0  # after which a process that hangs in a kernel is ended
 _ROOT = Path(__file__).resolve().parents[2]
@@ -27,7 +27,7 @@ TESTS = ("tests/kernels/triton", "tests/models/decoding/test_decode_graph.py")
 
 
 def main(
-    suites: Iterable[Suite] = SUITES, *, output: Path | None = None, tests: Sequence[str] = TESTS
+    suites: Iterable[CaseSuite] = CASE_SUITES, *, output: Path | None = None, tests: Sequence[str] = TESTS
 ) -> int:
     """Run the kernels' tests and then the benchmarks on this machine's GPU; print rows and verdicts, write the rows.
 
@@ -85,7 +85,7 @@ def run_tests(tests: Sequence[str] = TESTS, *, seconds: float = _LONGEST_TESTS) 
 
 
 def benchmark(
-    suites: Iterable[Suite], setting: Setting, *, deadline: float, path: Path | None = None
+    suites: Iterable[CaseSuite], setting: Setting, *, deadline: float, path: Path | None = None
 ) -> list[ResultRow]:
     """Rows of every case that begins before the deadline (by time.monotonic), and what they say of the targets.
 

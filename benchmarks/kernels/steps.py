@@ -2,6 +2,8 @@
 
 A step of one layer is over in microseconds, and even a copy of as few bytes stays below what a large copy
 reaches: each step stands beside a copy of as many bytes.
+
+The kernels are imported where they are first used, since not every machine has Triton.
 """
 
 from collections.abc import Callable, Iterator
@@ -9,7 +11,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from recallfront.benchmarks.kernels.cases import OURS, Candidates, Case, Output, Setting, forward
+from recallfront.benchmarks.kernels.cases import OURS, Candidates, Case, Setting, Tensors, forward
 from recallfront.kernels.linear_scan.operator import linear_scan_step
 from recallfront.kernels.short_conv.operator import short_conv_step
 from recallfront.kernels.taylor_attention.operator import taylor_attention_step
@@ -43,7 +45,7 @@ def step_case(
         numbers = torch.zeros(round(moved / 4), dtype=torch.int16, device=setting.device)
         target = torch.empty_like(numbers)
 
-        def copy() -> Output:
+        def copy() -> Tensors:
             return target.copy_(numbers)
 
         ours = forward(lambda *x: step(*x, backend="triton"), given)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from recallfront.benchmarks.kernels.cases import OURS, Candidates, Contender, Output
+from recallfront.benchmarks.kernels.cases import OURS, Candidates, Contender, Tensors
 
 _FLUSHED = 64 * 2**20  # float32 numbers read between runs, 256 MiB: several times the second-level cache
 _AHEAD = 2_000_000  # clock cycles that the GPU sleeps while the host gives it the launches, about 1 ms
@@ -92,7 +92,7 @@ class Stopwatch:
         return float(begin.elapsed_time(end))
 
 
-def difference(found: Output, expected: Output) -> float:
+def difference(found: Tensors, expected: Tensors) -> float:
     """The largest difference between two outputs in norm, relative to the second, over their tensors.
 
     Infinite where shapes differ or something is not finite.
@@ -107,7 +107,7 @@ def difference(found: Output, expected: Output) -> float:
     return worst
 
 
-def _tensors(output: Output) -> tuple[Tensor, ...]:
+def _tensors(output: Tensors) -> tuple[Tensor, ...]:
     return output if isinstance(output, tuple) else (output,)
 
 
@@ -127,7 +127,7 @@ def interleaved(
     end = time.monotonic() + seconds
     failures: dict[str, str] = {}
     first: dict[str, float] = {}
-    ours: Output | None = None
+    ours: Tensors | None = None
     for name, candidate in candidates.items():
         try:
             with within(end - time.monotonic()):

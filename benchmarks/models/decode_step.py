@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from recallfront.benchmarks.kernels.cases import OURS, Candidates, Case, Output, Setting, forward
-from recallfront.benchmarks.kernels.run import SUITES, main
+from recallfront.benchmarks.kernels.cases import OURS, Candidates, Case, Setting, Tensors, forward
+from recallfront.benchmarks.kernels.run import CASE_SUITES, main
 from recallfront.models.building import assemble
 from recallfront.models.configs import Architecture, parse_config
 from recallfront.models.decoding.decode_graph import DecodeGraph, StaticStep
@@ -79,7 +79,7 @@ def _candidates(setting: Setting, config: Architecture, batch: int) -> Candidate
     plain = state.select(tokens)
 
     @torch.no_grad()
-    def eager() -> Output:
+    def eager() -> Tensors:
         nonlocal plain
         logits, plain = model.step(tokens, plain)
         return logits
@@ -120,4 +120,4 @@ if __name__ == "__main__":
     parser.add_argument(
         "--output", type=Path, help="where the rows go; by default benchmarks/kernels/<GPU>.jsonl"
     )
-    sys.exit(main((*SUITES[:-1], whole_steps, SUITES[-1]), output=parser.parse_args().output))
+    sys.exit(main((*CASE_SUITES[:-1], whole_steps, CASE_SUITES[-1]), output=parser.parse_args().output))

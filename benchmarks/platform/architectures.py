@@ -2,22 +2,22 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from rich.table import Table
+import torch
+from rich.table import Table
+
+from recallfront.benchmarks.models import released
+from recallfront.benchmarks.models.costs import CONTEXTS, decoding_costs, training_costs
+from recallfront.benchmarks.platform import zoology
+from recallfront.platform.trial.engine import keep_freed_memory
 
 
-def architecture_tables(against: Path | None = None, show: Callable[["Table | str"], None] = print) -> None:
+def architecture_tables(against: Path | None = None, show: Callable[[Table | str], None] = print) -> None:
     """Measure on two threads of the CPU and show one table after the other, each as soon as it is known.
 
     `against` is a checkout of google-deepmind/recurrentgemma or HazyResearch/zoology; without one that comparison is
     skipped with a sentence.
     """
-    import torch
-
-    from recallfront.platform.trial.engine import keep_freed_memory
-
     keep_freed_memory()  # as trials do
     before = torch.get_num_threads()
     torch.set_num_threads(2)
@@ -33,9 +33,7 @@ def architecture_tables(against: Path | None = None, show: Callable[["Table | st
         torch.set_num_threads(before)
 
 
-def _training() -> "Table":
-    from recallfront.benchmarks.models.costs import training_costs
-
+def _training() -> Table:
     table = _table(
         "training: forward and backward, width 256, 6 layers, 4 x 512 tokens",
         ("architecture", "tokens/s", "ms", "matrix products alone, ms", "ratio"),
@@ -48,9 +46,7 @@ def _training() -> "Table":
     return table
 
 
-def _decoding() -> "Table":
-    from recallfront.benchmarks.models.costs import CONTEXTS, decoding_costs
-
+def _decoding() -> Table:
     table = _table(
         "4 rows after each context: prefill and decode in tokens/s, state in KiB",
         ("architecture", "", *(f"{context:,}" for context in CONTEXTS), "growth"),
@@ -66,16 +62,15 @@ def _decoding() -> "Table":
     return table
 
 
-def _zoology(against: Path) -> "Table | str":
-    from recallfront.benchmarks.platform.zoology import BATCH, LENGTH, WIDTH, against_zoology, why_not
-
-    if reason := why_not(against):
+def _zoology(against: Path) -> Table | str:
+    if reason := zoology.why_not(against):
         return f"zoology's trainer: skipped; {reason}"
+    work = f"width {zoology.WIDTH}, {zoology.BATCH} x {zoology.LENGTH} tokens"
     table = _table(
-        f"a training step against zoology's trainer: width {WIDTH}, {BATCH} x {LENGTH} tokens, one thread, ms",
+        f"a training step against zoology's trainer: {work}, one thread, ms",
         ("", "vocabulary", "ours", "theirs", "ratio"),
     )
-    for found in against_zoology(against):
+    for found in zoology.against_zoology(against):
         ours, theirs = found.ours * 1e3, found.theirs * 1e3
         table.add_row(
             found.architecture, f"{found.vocabulary:,}", f"{ours:.1f}", f"{theirs:.1f}", f"{found.ratio:.2f}"
@@ -83,29 +78,25 @@ def _zoology(against: Path) -> "Table | str":
     return table
 
 
-def _released(against: Path | None) -> "Table | str":
-    from recallfront.benchmarks.models.released import comparisons, why_not
-
+def _released(against: Path | None) -> Table | str:
     if against is None:
         return (
             "released code: skipped; name a checkout of google-deepmind/recurrentgemma or HazyResearch/zoology with "
             "--against"
         )
-    reason = why_not(against)
+    reason = released.why_not(against)
     if reason is not None:
         return f"released code: skipped; {reason}"
     table = _table(
         "against the released RecurrentGemma PyTorch code, tokens/s", ("", "", "ours", "theirs", "ratio")
     )
-    for found in comparisons(against):
+    for found in released.comparisons(against):
         ours, theirs = found.tokens / found.ours, found.tokens / found.theirs
         table.add_row(found.architecture, found.work, f"{ours:,.0f}", f"{theirs:,.0f}", f"{found.ratio:.2f}")
     return table
 
 
-def _table(title: str, columns: tuple[str, ...]) -> "Table":
-    from rich.table import Table
-
+def _table(title: str, columns: tuple[str, ...]) -> Table:
     table = Table(title=title, title_justify="left", caption_justify="left", box=None, padding=(0, 1, 0, 0))
     for index, column in enumerate(columns):
         table.add_column(column, justify="right" if index else "left", no_wrap=True)

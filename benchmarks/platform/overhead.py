@@ -1,4 +1,7 @@
-"""What a trial costs beyond its own work: a warm actor's trials beside the documented nested TorchTrainer pattern."""
+"""What a trial costs beyond its own work: a warm actor's trials beside the documented nested TorchTrainer pattern.
+
+Ray is imported once its environment is set.
+"""
 
 import statistics
 import time

@@ -1,4 +1,7 @@
-"""What tracking costs the trials: training with every step's loss written to MLflow beside training without."""
+"""What tracking costs the trials: training with every step's loss written to MLflow beside training without.
+
+Ray is imported once its environment is set.
+"""
 
 import json
 import statistics

@@ -1,4 +1,7 @@
-"""Small real trials for the benchmarks: the field's synthetic models, on the CPU."""
+"""Small real trials for the benchmarks: the field's synthetic models, on the CPU.
+
+Ray is imported once its environment is set.
+"""
 
 import json
 import logging

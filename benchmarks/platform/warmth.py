@@ -1,4 +1,7 @@
-"""One warm actor, trial after trial: does its memory stay, and does a result depend on what ran before it?"""
+"""One warm actor, trial after trial: does its memory stay, and does a result depend on what ran before it?
+
+Ray is imported once its environment is set.
+"""
 
 import json
 import statistics

@@ -1,4 +1,7 @@
-"""How fast the writer is: rows appended by the caller, and rows that arrive in a SQLite store."""
+"""How fast the writer is: rows appended by the caller, and rows that arrive in a SQLite store.
+
+MLflow is imported where it is first used, so that the command starts fast.
+"""
 
 import statistics
 import tempfile

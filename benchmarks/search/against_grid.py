@@ -4,9 +4,10 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+from rich.console import Console
+from rich.table import Table
 
 from recallfront.benchmarks.search.simulate import NOISE
 from recallfront.platform.errors import UsageError
@@ -17,9 +18,6 @@ from recallfront.platform.results.status import Status
 from recallfront.platform.tracking.ledger import read_sweep
 from recallfront.platform.tracking.store import find_store
 from recallfront.sweeps.spec import SweepSpec
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 
 @dataclass(frozen=True)
@@ -72,10 +70,8 @@ def found(grid: SweepRecord, other: SweepRecord) -> Found:
     return Found(steps, share, until_99, until_all)
 
 
-def table(grid: SweepRecord, others: Sequence[SweepRecord]) -> "Table":
+def table(grid: SweepRecord, others: Sequence[SweepRecord]) -> Table:
     """A row for each of the other sweeps."""
-    from rich.table import Table
-
     whole = sum(trial.steps for trial in grid.trials)
     shown = Table(title=f"{grid.name}: {whole:,} training steps", title_justify="left", box=None)
     for column in (
@@ -99,8 +95,6 @@ def main() -> None:
     parser.add_argument("others", nargs="+", help="the same of other searches over its space")
     parser.add_argument("--home", type=Path)
     arguments = parser.parse_args()
-    from rich.console import Console
-
     try:
         uri = find_store(None, home_folder(arguments.home))
         grid, *others = (read_sweep(uri, name).current() for name in (arguments.grid, *arguments.others))

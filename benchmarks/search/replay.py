@@ -10,7 +10,10 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
+
+from rich.console import Console
+from rich.table import Table
 
 from recallfront.platform.errors import UsageError
 from recallfront.platform.front.claims import ClaimVerdict, Judgement, judge
@@ -25,14 +28,11 @@ from recallfront.platform.tracking.ledger import read_sweep
 from recallfront.platform.tracking.store import find_store
 from recallfront.sweeps.spec import SweepSpec
 
-if TYPE_CHECKING:
-    from rich.table import Table
-
 CURVES: Final = ("validation_recall", "validation_loss")
 # Shares of the training at which the first rung may be, and by how much each rung is further than the one before.
 SETTINGS: Final = ((1 / 4, 2), (1 / 4, 3), (1 / 2, 2))
 _DECIDED: Final = (ClaimVerdict.SUPPORTED, ClaimVerdict.CONTRADICTED)
-Curves = Mapping[str, Mapping[str, Curve]]  # run -> metric -> values by step
+RunCurves = Mapping[str, Mapping[str, Curve]]  # run -> metric -> values by step
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Replayed:
 
 
 def replay(
-    record: SweepRecord, curves: Curves, stopping: Mapping[str, Any] | None, *, workers: int = 2
+    record: SweepRecord, curves: RunCurves, stopping: Mapping[str, Any] | None, *, workers: int = 2
 ) -> Replayed:
     """Run a finished sweep again on its curves, with these settings of `early_stopping`.
 
@@ -116,10 +116,8 @@ def replay(
     return Replayed(steps, whole, tuple(sorted(stopped)), judge(_without(record, stopped)), judge(record))
 
 
-def replay_table(record: SweepRecord, curves: Curves) -> "Table":
+def replay_table(record: SweepRecord, curves: RunCurves) -> Table:
     """A row for each of `SETTINGS`."""
-    from rich.table import Table
-
     title = f"{record.name}: early stopping on its recorded curves"
     table = Table(title=title, title_justify="left", box=None)
     for column in (
@@ -168,8 +166,6 @@ def main() -> None:
     parser.add_argument("sweep", help="name, key or run of a finished sweep")
     parser.add_argument("--home", type=Path)
     arguments = parser.parse_args()
-    from rich.console import Console
-
     try:
         uri = find_store(None, home_folder(arguments.home))
         record = read_sweep(uri, arguments.sweep).current()

@@ -3,7 +3,9 @@
 import statistics
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
+
+from rich.table import Table
 
 from recallfront.benchmarks.search.curves import RecordedCurves, curves, space
 from recallfront.benchmarks.search.moasha import Moasha, is_installed
@@ -12,9 +14,6 @@ from recallfront.platform.search.rules import Rules
 from recallfront.platform.search.samplers import make_search
 from recallfront.platform.search.stopping import make_rules
 from recallfront.sweeps.spec import SweepSpec
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 SEEDS: Final = 10
 _FEWER: Final = {"gp": 2}  # sweeps of what takes a minute for each
@@ -65,10 +64,8 @@ def rows(methods: Iterable[str] = METHODS, seeds: int = SEEDS) -> Iterable[Metho
         yield MethodRow(method, tuple(_sweep(method, seed, recorded, truths) for seed in range(number)))
 
 
-def search_table(methods: Iterable[str] = METHODS, seeds: int = SEEDS) -> "Table":
+def search_table(methods: Iterable[str] = METHODS, seeds: int = SEEDS) -> Table:
     """One row a method, medians over the seeds; MOASHA's is left out where Syne Tune is not installed."""
-    from rich.table import Table
-
     recorded = curves()
     number = recorded.recall.shape[1]
     table = Table(

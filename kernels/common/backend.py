@@ -1,4 +1,7 @@
-"""Which form of an operator runs: its definition, the fast PyTorch form, or the Triton kernel."""
+"""Which form of an operator runs: its definition, the fast PyTorch form, or the Triton kernel.
+
+Triton is imported where it is first used, since not every machine has it.
+"""
 
 from collections.abc import Callable
 from functools import lru_cache

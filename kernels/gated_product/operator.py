@@ -1,4 +1,7 @@
-"""Public form of the product with a gate."""
+"""Public form of the product with a gate.
+
+The kernels are imported where they are first used, since not every machine has Triton.
+"""
 
 from typing import Literal
 

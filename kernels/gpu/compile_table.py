@@ -3,6 +3,8 @@
 A row holds what one configuration uses on one chip, and a digest of all that this depends on: the sources of the
 kernel and of what it calls, the constants it names, its arguments, the options and Triton's version. While the digest
 stands the row stands, so that only what has changed need be compiled. `make kernels-report` writes the tables.
+
+Triton is imported where it is first used, since not every machine has it.
 """
 
 import ast

@@ -1,4 +1,7 @@
-"""Compiling a kernel for a GPU that is not there, and reading what it will use of one."""
+"""Compiling a kernel for a GPU that is not there, and reading what it will use of one.
+
+Triton is imported where it is first used, since not every machine has it.
+"""
 
 import re
 import subprocess

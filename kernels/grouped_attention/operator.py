@@ -1,4 +1,7 @@
-"""Public form of grouped attention, and its forms with a state of constant size: one token, and a draft tree."""
+"""Public form of grouped attention, and its forms with a state of constant size: one token, and a draft tree.
+
+The kernels are imported where they are first used, since not every machine has Triton.
+"""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,7 @@
-"""Public form of the real-gated linear recurrent unit."""
+"""Public form of the real-gated linear recurrent unit.
+
+The kernels are imported where they are first used, since not every machine has Triton.
+"""
 
 import torch
 import torch.nn.functional as F

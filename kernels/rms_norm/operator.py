@@ -1,4 +1,7 @@
-"""Public form of root-mean-square normalisation."""
+"""Public form of root-mean-square normalisation.
+
+The kernels are imported where they are first used, since not every machine has Triton.
+"""
 
 import torch
 import torch.nn.functional as F

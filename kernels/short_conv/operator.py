@@ -1,4 +1,7 @@
-"""Public form of the short convolution."""
+"""Public form of the short convolution.
+
+The kernels are imported where they are first used, since not every machine has Triton.
+"""
 
 from typing import Literal
 

@@ -1,4 +1,7 @@
-"""Public form of Taylor attention."""
+"""Public form of Taylor attention.
+
+The kernels are imported where they are first used, since not every machine has Triton.
+"""
 
 import torch
 from torch import Tensor

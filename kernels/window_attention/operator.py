@@ -1,4 +1,7 @@
-"""Public form of window attention, and its one-token form over a ring of cached keys and values."""
+"""Public form of window attention, and its one-token form over a ring of cached keys and values.
+
+The kernels are imported where they are first used, since not every machine has Triton.
+"""
 
 import math
 from functools import lru_cache

@@ -1,4 +1,7 @@
-"""Low-rank adapters (arXiv:2106.09685) through `peft`, an optional extra: put in, and merged into the weights again."""
+"""Low-rank adapters (arXiv:2106.09685) through `peft`, an optional extra: put in, and merged into the weights again.
+
+peft is imported where it is first used, since few installations have it.
+"""
 
 from collections.abc import Collection, Sequence
 from importlib.util import find_spec

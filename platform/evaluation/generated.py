@@ -6,18 +6,16 @@ Their words and names come from the packages wonderwords and names.
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import torch
+from rich.table import Table
 
 from recallfront.platform.errors import UsageError
 from recallfront.platform.evaluation.subject import Subject, find_subject
 from recallfront.sweeps.phonebook_text import phonebooks
 from recallfront.sweeps.recall_suite import contains
 from recallfront.sweeps.ruler_text import Question, needles, variable_tracking
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 QUESTIONS: Final = 100  # of a task, if no number is given
 _LARGEST_BOOK: Final = 2**14  # entries
@@ -91,10 +89,8 @@ class GeneratedEvaluation:
     metrics: dict[str, float] = field(default_factory=dict)  # as `ruler_single_1000`
     left_out: dict[str, str] = field(default_factory=dict)  # tasks whose questions do not fit, and why
 
-    def table(self) -> "Table":
+    def table(self) -> Table:
         """The shares as a table."""
-        from rich.table import Table
-
         table = Table(box=None)
         table.add_column("task")
         table.add_column("answers found", justify="right")

@@ -3,9 +3,10 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from rich.table import Table
 
 from recallfront.platform.errors import UsageError, one_line
 from recallfront.platform.evaluation.subject import Subject, find_subject
@@ -19,9 +20,6 @@ from recallfront.sweeps.recall_suite import (
     truncated,
 )
 from recallfront.sweeps.text.source import TABLES, rows_of
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 
 @dataclass(frozen=True)
@@ -53,10 +51,8 @@ class Evaluation:
         found = {kind + name: score.share for name, score in self.scores.items()}
         return found | {f"{kind}mean": sum(found.values()) / len(found)}
 
-    def table(self) -> "Table":
+    def table(self) -> Table:
         """The shares as a table."""
-        from rich.table import Table
-
         table = Table(box=None)
         for column in ("data set", "contained", "documents", "left out"):
             table.add_column(column, justify="left" if column == "data set" else "right")

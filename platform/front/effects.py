@@ -1,4 +1,7 @@
-"""What the knobs of an architecture do to an objective: partial means with their intervals, and importances."""
+"""What the knobs of an architecture do to an objective: partial means with their intervals, and importances.
+
+Optuna is imported where it is first used, so that the command starts fast.
+"""
 
 import math
 import warnings

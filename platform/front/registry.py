@@ -19,11 +19,11 @@ from recallfront.platform.results.records import TAG
 from recallfront.platform.tracking.client import open_client
 from recallfront.platform.tracking.runs import sha256_of
 from recallfront.platform.tracking.store import prepare_store
+from recallfront.platform.trial.workplace import WEIGHTS
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
-WEIGHTS = "model"  # the folder within a trial's
 MODEL_FILES = ("recallfront.json", "model.safetensors")  # a trial's artifacts under `model/`
 
 

@@ -1,4 +1,7 @@
-"""Search by expected gain of hypervolume for each training step: recall is modelled, all else is known exactly."""
+"""Search by expected gain of hypervolume for each training step: recall is modelled, all else is known exactly.
+
+SciPy is imported where it is first used, so that the command starts fast.
+"""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,8 +11,8 @@ from statistics import fmean, median
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
+from recallfront.platform.pareto import BoolArray, FloatArray
 from recallfront.platform.results.status import Status
 from recallfront.platform.search.forecast import Curves
 from recallfront.platform.search.gain import expected_gains
@@ -21,7 +24,6 @@ from recallfront.platform.search.warm_start import Earlier
 from recallfront.sweeps.space import TRAINING_PREFIX, Domain, Knobs, Range, Scalar, SpaceBlock
 from recallfront.sweeps.spec import SweepSpec
 
-FloatArray = npt.NDArray[np.float64]
 _LEARN_AGAIN: Final = 1.15  # growth of the observations after which length scales are learned again
 _LEAST_CHANCE: Final = 0.1  # to be on the front in the end, with which a trial goes on
 _GOOD_CHANCE: Final = 0.3  # with which one that was ended goes on after all
@@ -343,7 +345,7 @@ class FrontSearch(Rule):
         points[:, self._recall] = list(recalls.values())
         return points
 
-    def _is_recall(self) -> npt.NDArray[np.bool_]:
+    def _is_recall(self) -> BoolArray:
         return np.asarray(np.arange(len(self._signs)) == self._recall)
 
 

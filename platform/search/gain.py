@@ -1,13 +1,14 @@
-"""Expected gain of hypervolume when one objective is uncertain and the others are known exactly."""
+"""Expected gain of hypervolume when one objective is uncertain and the others are known exactly.
+
+SciPy is imported where it is first used, so that the command starts fast.
+"""
 
 from math import sqrt
 
 import numpy as np
-import numpy.typing as npt
 
-from recallfront.platform.pareto import hypervolume
+from recallfront.platform.pareto import FloatArray, hypervolume
 
-FloatArray = npt.NDArray[np.float64]
 _QUANTILES = (
     -1.2816,
     -0.5244,

@@ -1,4 +1,7 @@
-"""Gaussian processes over configurations of a mixed and conditional space."""
+"""Gaussian processes over configurations of a mixed and conditional space.
+
+SciPy is imported where it is first used, so that the command starts fast.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,12 +9,11 @@ from math import log
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 
+from recallfront.platform.pareto import FloatArray, IntArray
 from recallfront.sweeps.conditions import is_number
 from recallfront.sweeps.space import Knobs, Range, Scalar, SpaceBlock
 
-FloatArray = npt.NDArray[np.float64]
 _JITTER: Final = 1e-8
 _START: Final = 0.5  # first guess of every length scale, of features between 0 and 1
 
@@ -45,7 +47,7 @@ class Features:
                 self._words[key] = list(dict.fromkeys(map(repr, own)))
                 groups += [key] * len(self._words[key])
         names = list(dict.fromkeys(groups))
-        self.groups: npt.NDArray[np.int64] = np.array([names.index(group) for group in groups])
+        self.groups: IntArray = np.array([names.index(group) for group in groups])
 
     def row(self, block: SpaceBlock, knobs: Knobs) -> FloatArray:
         """One configuration (columns,)."""
@@ -71,7 +73,7 @@ class GaussianProcess:
     Gaussian Processes for Machine Learning, 2006, equations 2.23 to 2.26 and 5.9).
     """
 
-    groups: npt.NDArray[np.int64]  # of the columns
+    groups: IntArray  # of the columns
     parameters: FloatArray | None = None  # logarithms: a length scale a group, amplitude, noise
 
     def fit(self, x: FloatArray, y: FloatArray, noise: FloatArray, *, learn: bool) -> None:

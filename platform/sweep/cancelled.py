@@ -1,4 +1,7 @@
-"""The driver's side of `recallfront cancel`: a thread that looks for a request, and the end of what runs."""
+"""The driver's side of `recallfront cancel`: a thread that looks for a request, and the end of what runs.
+
+Ray is imported where it is first used, so that the command starts fast.
+"""
 
 import os
 import signal

@@ -1,4 +1,7 @@
-"""Live progress of a sweep in the terminal and in a notebook; plain lines elsewhere."""
+"""Live progress of a sweep in the terminal and in a notebook; plain lines elsewhere.
+
+IPython is imported in a notebook alone: elsewhere it need not be installed.
+"""
 
 import time
 from html import escape

@@ -1,4 +1,7 @@
-"""Learning curves: what trials reported step by step."""
+"""Learning curves: what trials reported step by step.
+
+MLflow is imported where it is first used, so that the command starts fast.
+"""
 
 from collections.abc import Iterable
 

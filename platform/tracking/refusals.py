@@ -32,7 +32,7 @@ _PERMANENT_CODES = (
 )
 
 
-def judge(error: Exception) -> Refusal:
+def refusal_of(error: Exception) -> Refusal:
     """Whether to send the event again after `error`."""
     from mlflow.exceptions import MlflowException
 
@@ -50,11 +50,11 @@ def judge(error: Exception) -> Refusal:
         refused = error.error_code in ("BAD_REQUEST", "MALFORMED_REQUEST") and "QueuePool" not in str(error)
         return Refusal.DOUBTFUL if refused else Refusal.TRANSIENT
     if isinstance(error, OSError):
-        return _judge_os_error(error)
+        return _refusal_of_os_error(error)
     return Refusal.DOUBTFUL
 
 
-def _judge_os_error(error: OSError) -> Refusal:
+def _refusal_of_os_error(error: OSError) -> Refusal:
     """The network's errors (those of `requests` are OSErrors too) pass; those of a path mostly do not.
 
     The latter come from a server that names a folder of its own machine as the place of artifacts.

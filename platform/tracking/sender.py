@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from recallfront.platform.results.records import TAG
 from recallfront.platform.tracking.client import open_client
 from recallfront.platform.tracking.places import artifact_location
-from recallfront.platform.tracking.refusals import NotYet, Refusal, Rejected, judge
+from recallfront.platform.tracking.refusals import NotYet, Refusal, Rejected, refusal_of
 from recallfront.platform.tracking.spool import Event, Spool
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ class Sender:
                 experiment_id = self._place_of(event.run_key, parent_id, wanted)
                 self._find_or_create(event, experiment_id, parent_id)
             except Exception as error:
-                if not remembered or judge(error) is not Refusal.PERMANENT:
+                if not remembered or refusal_of(error) is not Refusal.PERMANENT:
                     raise
                 self._experiments.pop(experiment, None)
                 self._places.pop(wanted["parent_key"], None)
@@ -165,7 +165,7 @@ class Sender:
         try:
             return self._client.get_run(run_id)
         except MlflowException as error:
-            if judge(error) is Refusal.PERMANENT:
+            if refusal_of(error) is Refusal.PERMANENT:
                 return None
             raise
 
@@ -250,7 +250,7 @@ class Sender:
                 synchronous=True,
             )
         except Exception as error:
-            refusal = judge(error)
+            refusal = refusal_of(error)
             if refusal is not Refusal.PERMANENT and not (last_try and refusal is Refusal.DOUBTFUL):
                 raise
             if len(items) == 1 or not self._is_alive(run_id):

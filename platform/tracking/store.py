@@ -1,4 +1,7 @@
-"""The MLflow store: chosen, checked and initialised once, before anything runs in parallel."""
+"""The MLflow store: chosen, checked and initialised once, before anything runs in parallel.
+
+MLflow is imported where it is first used, so that the command starts fast.
+"""
 
 import os
 import sqlite3

@@ -14,7 +14,7 @@ from typing import Any, Final, Literal
 from recallfront.platform.errors import root_cause, without_secrets
 from recallfront.platform.results.reports import MetricRow
 from recallfront.platform.tracking.client import fail_fast
-from recallfront.platform.tracking.refusals import NotYet, Refusal, judge
+from recallfront.platform.tracking.refusals import NotYet, Refusal, refusal_of
 from recallfront.platform.tracking.sender import MAX_OF_KIND, Sender
 from recallfront.platform.tracking.spool import Spool
 
@@ -269,7 +269,7 @@ class TrackingWriter:
         return True
 
     def _failed(self, run_key: str, wait: "_Wait", error: Exception) -> None:
-        refusal = judge(error)
+        refusal = refusal_of(error)
         doubts = wait.doubts + (refusal is Refusal.DOUBTFUL)
         if refusal is Refusal.PERMANENT or doubts >= DOUBTFUL_TRIES:
             self._sender.reject(run_key, without_secrets(str(error)) or type(error).__name__)

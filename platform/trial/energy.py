@@ -1,4 +1,7 @@
-"""Energy of a GPU, as NVIDIA's management library tells it; other devices tell none."""
+"""Energy of a GPU, as NVIDIA's management library tells it; other devices tell none.
+
+pynvml is imported where it is first used: a machine without a GPU need not have it.
+"""
 
 from collections.abc import Callable
 

@@ -1,4 +1,7 @@
-"""Commands that choose: the front of a sweep, that of two beside each other, and a configuration from one."""
+"""Commands that choose: the front of a sweep, that of two beside each other, and a configuration from one.
+
+What a command needs is imported in it, so that the others start fast.
+"""
 
 import sys
 from pathlib import Path
@@ -6,12 +9,13 @@ from typing import Annotated
 
 import typer
 
-from recallfront.commands.options import Home, Sweep, TrackingUri
+from recallfront.commands.options import Home, SweepName, TrackingUri
+from recallfront.platform.errors import UsageError
 from recallfront.terminal import table_width
 
 
 def front(
-    sweep: Sweep,
+    sweep: SweepName,
     home: Home = None,
     tracking_uri: TrackingUri = None,
     csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
@@ -24,7 +28,6 @@ def front(
     """Show the Pareto front of a sweep."""
     from rich.console import Console
 
-    from recallfront.platform.errors import UsageError
     from recallfront.platform.front.front import build_front
     from recallfront.platform.front.pictures.characters import front_in_characters
     from recallfront.platform.front.pictures.figures import check_plot, write_plot
@@ -48,7 +51,7 @@ def front(
         print(f"plot: {plot}", file=sys.stderr)
 
 
-def claims(sweep: Sweep, home: Home = None, tracking_uri: TrackingUri = None) -> None:
+def claims(sweep: SweepName, home: Home = None, tracking_uri: TrackingUri = None) -> None:
     """Show the verdicts on the claims of a sweep."""
     from rich.console import Console
 
@@ -102,7 +105,6 @@ def compare(
     """Compare a sweep with an earlier one: what is new, lost or moved, and the difference of their hypervolumes."""
     from rich.console import Console
 
-    from recallfront.platform.errors import UsageError
     from recallfront.platform.front.compare import compare as compare_sweeps
     from recallfront.platform.front.tables import comparison_table
 
@@ -122,7 +124,7 @@ def compare(
 
 
 def pick(
-    sweep: Sweep,
+    sweep: SweepName,
     home: Home = None,
     tracking_uri: TrackingUri = None,
     where: Annotated[

@@ -1,4 +1,7 @@
-"""Commands on an installation: serve its pages, measure it, check it."""
+"""Commands on an installation: serve its pages, measure it, check it.
+
+What a command needs is imported in it, so that the others start fast.
+"""
 
 import sys
 from pathlib import Path

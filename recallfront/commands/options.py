@@ -35,7 +35,7 @@ Plugins = Annotated[
     list[Path] | None,
     typer.Option("--plugin", help="File with a mixer or a task of your own; may be repeated."),
 ]
-Sweep = Annotated[
+SweepName = Annotated[
     str, typer.Argument(help="Name of a study, run id of a sweep, or the first digits of its key.")
 ]
 Run = Annotated[str, typer.Argument(help="Run id or key of a trial; the first 6 digits are enough.")]

@@ -1,4 +1,7 @@
-"""Commands on whole sweeps: run them, submit them, see where they are, tidy up after them."""
+"""Commands on whole sweeps: run them, submit them, see where they are, tidy up after them.
+
+What a command needs is imported in it, so that the others start fast.
+"""
 
 import sys
 from pathlib import Path
@@ -6,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from recallfront.commands.options import Home, Plugins, Sweep, TrackingUri
+from recallfront.commands.options import Home, Plugins, SweepName, TrackingUri
+from recallfront.platform.errors import UsageError
 from recallfront.terminal import INTERRUPTED, show_result, show_scores, table_width
 
 if TYPE_CHECKING:
@@ -174,7 +178,7 @@ def cancel(
 
 
 def logs(
-    name: Sweep,
+    name: SweepName,
     trial: Annotated[
         str | None,
         typer.Argument(help="Run id or key of a trial; the first 6 digits are enough.", show_default="all"),
@@ -205,7 +209,6 @@ def status(
     from rich.console import Console
 
     from recallfront.platform.cluster.jobs import follow_job
-    from recallfront.platform.errors import UsageError
     from recallfront.platform.status import jobs_table, sweep_table, sweeps_table
 
     if follow:
@@ -224,7 +227,7 @@ def status(
 
 
 def export(
-    name: Sweep,
+    name: SweepName,
     file: Annotated[Path, typer.Argument(help="The archive to write, a zip file.")],
     weights: Annotated[bool, typer.Option("--weights", help="With the weights of its trials.")] = False,
     home: Home = None,
@@ -251,7 +254,7 @@ def import_(
 
 
 def delete(
-    name: Sweep,
+    name: SweepName,
     home: Home = None,
     tracking_uri: TrackingUri = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
@@ -260,7 +263,6 @@ def delete(
     ] = False,
 ) -> None:
     """Delete a sweep: its runs in MLflow, and what the home keeps of it."""
-    from recallfront.platform.errors import UsageError
     from recallfront.platform.keeping.delete import delete as delete_sweep
     from recallfront.platform.keeping.delete import find_deletion
 

@@ -1,4 +1,7 @@
-"""Commands on one trial or model: run it again, evaluate it, show its lineage."""
+"""Commands on one trial or model: run it again, evaluate it, show its lineage.
+
+What a command needs is imported in it, so that the others start fast.
+"""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,6 +9,7 @@ from typing import Annotated
 import typer
 
 from recallfront.commands.options import Home, Plugins, Run, TrackingUri
+from recallfront.platform.errors import UsageError
 from recallfront.terminal import table_width
 
 
@@ -58,7 +62,6 @@ def evaluate(
     """Evaluate a finished model on a suite of text, and add the figures to its run."""
     from rich.console import Console
 
-    from recallfront.platform.errors import UsageError
     from recallfront.platform.evaluation.extraction import SUITE as EXTRACTION
     from recallfront.platform.evaluation.extraction import evaluate_extraction
     from recallfront.platform.evaluation.generated import SUITES, GeneratedEvaluation, evaluate_generated

@@ -1,8 +1,9 @@
 """What a task is: rows for training, selection and report, and what is counted on them.
 
 A task is one file of this folder, or a plug-in: a frozen configuration derived from `Task` or, if its rows are drawn
-from a seed, from `DrawnTask`. Its `name` is a literal, the file's name. Nothing here needs torch before rows are built,
-since the sweep's driver only checks configurations.
+from a seed, from `DrawnTask`. Its `name` is a literal, the file's name.
+
+torch is imported when rows are built, since the sweep's driver only checks configurations.
 """
 
 from abc import abstractmethod

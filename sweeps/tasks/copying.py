@@ -19,7 +19,7 @@ from pydantic import Field, model_validator
 from recallfront.sweeps.drawing import Integers
 from recallfront.sweeps.tasks.base import IGNORED, SPLITS, AlikeRows, DrawnTask, Split
 
-Question = Literal["copy", "prefix_ngram", "suffix_ngram", "duplicate_ngram"]
+CopyingQuestion = Literal["copy", "prefix_ngram", "suffix_ngram", "duplicate_ngram"]
 _ATTEMPTS = 9  # to draw a string with an n-gram that it has once
 _MARKS = 4
 
@@ -64,10 +64,10 @@ class Copying(DrawnTask[CopyRows]):
     vocab_size: int = Field(
         default=30, ge=6, le=2**24, description="Number of tokens: letters, then four marks."
     )
-    question: Question = Field(
+    question: CopyingQuestion = Field(
         default="copy", description="What is asked in training and, if not told, in tests."
     )
-    test_question: Question | None = Field(
+    test_question: CopyingQuestion | None = Field(
         default=None, description="What is asked in validation and test, such as `duplicate_ngram`."
     )
     n_gram: int = Field(default=3, ge=1, description="Letters of the n-gram.")
@@ -131,7 +131,7 @@ def copying(
     max_length: int,
     context: int,
     packed: bool,
-    question: Question,
+    question: CopyingQuestion,
     n_gram: int,
     length_answer: int,
     seed: int,
@@ -167,7 +167,9 @@ def shifted(tokens: Integers, asked: Integers) -> tuple[Integers, Integers]:
 class _Strings:
     """Strings one after another, with their question and answer."""
 
-    def __init__(self, letters: int, question: Question, n_gram: int, length_answer: int, seed: int) -> None:
+    def __init__(
+        self, letters: int, question: CopyingQuestion, n_gram: int, length_answer: int, seed: int
+    ) -> None:
         self.letters, self.question = letters, question
         self.n_gram, self.length_answer = n_gram, length_answer
         self.numpy, self.python = np.random.RandomState(seed), random.Random(seed)

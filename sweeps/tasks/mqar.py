@@ -5,6 +5,8 @@
 | label    |    |    |    |    |   |    |   |   | v2 |   |   elsewhere -100
 
 The rows are those of the authors' generator, drawn from the same legacy NumPy stream.
+
+torch is imported when rows are built, so that the command starts fast.
 """
 
 from typing import TYPE_CHECKING, Generic, Literal, Self, TypeVar

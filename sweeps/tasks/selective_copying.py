@@ -4,6 +4,8 @@
 | label |                     |   a      b      c    |
 
 Rows equal those of S4's generator. Of `vocab_size` tokens 0 is noise and the last is the marker.
+
+torch is imported when rows are built, so that the command starts fast.
 """
 
 from typing import Literal, Self

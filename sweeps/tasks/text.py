@@ -3,6 +3,8 @@
 A token is an AR hit if it ends a bigram that its context has had before, and that is rare in training (Zoology,
 arXiv:2312.04927, section 3.1): what a model can know of the context alone. Documents are held out whole, and each kind
 of held-out rows is evaluated without overlap, or sliding with a stride (ALiBi, arXiv:2108.12409).
+
+What stores and reads text is imported where it is first used, so that the command starts fast.
 """
 
 import math

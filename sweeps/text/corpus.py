@@ -1,6 +1,8 @@
 """A text task's data on disk: each split's tokens in one array, read through a memory map, and what was counted.
 
 Which split a document belongs to follows from its beginning and the seed alone, wherever it stands in the source.
+
+rich is imported where it is first used: who reads what is stored shows no progress.
 """
 
 import json
@@ -32,7 +34,7 @@ _TRAINED_ON = 10**8  # characters, at most, that a tokenizer is trained on
 _COUNTED = 2**22  # tokens whose bigrams are counted at once
 _USUAL_SHARE = 0.064  # of tokens that are AR hits, as in Zoology: the threshold is chosen to give it
 _FILE, _BIGRAMS = "text.json", "bigrams.npy"
-Progress = Callable[[int], None]
+Advance = Callable[[int], None]
 
 
 def store(task: TextSettings, folder: Path) -> str:
@@ -122,7 +124,7 @@ class _Split:
 
 
 def _write(
-    task: TextSettings, tokenizer: Tokenizer, folder: Path, advance: Progress
+    task: TextSettings, tokenizer: Tokenizer, folder: Path, advance: Advance
 ) -> Mapping[Split, _Split]:
     """Every document's tokens at the end of its split's file, in the order of the source."""
     if not tokenizer.size <= task.vocab_size:
@@ -156,7 +158,7 @@ def _encode(
     waiting: list[tuple[Split, Piece]],
     tokenizer: Tokenizer,
     splits: Mapping[Split, _Split],
-    advance: Progress,
+    advance: Advance,
 ) -> None:
     """Tokenize and write what is waiting."""
     texts = [piece.text for _, piece in waiting]
@@ -289,7 +291,7 @@ def _dtype(task: TextSettings) -> type:
 
 
 @contextmanager
-def _progress(what: str) -> Iterator[Progress]:
+def _progress(what: str) -> Iterator[Advance]:
     """Shows on a terminal how many bytes of text are done."""
     from rich.console import Console
     from rich.progress import DownloadColumn, Progress, TextColumn, TimeElapsedColumn, TransferSpeedColumn

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from recallfront.benchmarks.search.replay import CURVES, Curves, replay, replay_table
+from recallfront.benchmarks.search.replay import CURVES, RunCurves, replay, replay_table
 from recallfront.platform.front.claims import ClaimVerdict
 from recallfront.platform.results.records import SweepRecord, TrialRecord
 from recallfront.platform.results.status import Status
@@ -30,7 +30,7 @@ CLAIMS = [
 ]
 
 
-def finished(**changes: Any) -> tuple[SweepRecord, Curves]:
+def finished(**changes: Any) -> tuple[SweepRecord, RunCurves]:
     """A sweep of windows that all are as fast and as small, and recall more the longer they are, from the start."""
     spec = tiny_spec(
         space=[{"architecture": "window", "window_size": list(reversed(SIZES))}],

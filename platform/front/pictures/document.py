@@ -58,15 +58,15 @@ class Commands:
     lines: Sequence[str]
 
 
-Block = Heading | Paragraph | Cells | Picture | Commands
+DocumentBlock = Heading | Paragraph | Cells | Picture | Commands
 
 
-def as_markdown(blocks: Sequence[Block]) -> str:
+def as_markdown(blocks: Sequence[DocumentBlock]) -> str:
     """The document in Markdown; its pictures are files beside it."""
     return "\n\n".join(map(_markdown, blocks)) + "\n"
 
 
-def as_html(blocks: Sequence[Block]) -> str:
+def as_html(blocks: Sequence[DocumentBlock]) -> str:
     """The document as one HTML page that needs nothing else."""
     title = next((block.text for block in blocks if isinstance(block, Heading)), "")
     body = "\n".join(map(_html, blocks))
@@ -77,7 +77,7 @@ def as_html(blocks: Sequence[Block]) -> str:
     )
 
 
-def _markdown(block: Block) -> str:
+def _markdown(block: DocumentBlock) -> str:
     match block:
         case Heading(text, level):
             return f"{'#' * level} {plain(text)}"
@@ -92,7 +92,7 @@ def _markdown(block: Block) -> str:
             return "\n".join(f"    {line}" for line in lines)
 
 
-def _html(block: Block) -> str:
+def _html(block: DocumentBlock) -> str:
     match block:
         case Heading(text, level):
             return f"<h{level}>{escape(text)}</h{level}>"

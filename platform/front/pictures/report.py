@@ -22,9 +22,9 @@ from recallfront.platform.front.pictures.curves import (
     kinds_picture,
 )
 from recallfront.platform.front.pictures.document import (
-    Block,
     Cells,
     Commands,
+    DocumentBlock,
     Heading,
     Paragraph,
 )
@@ -90,7 +90,7 @@ def _courses(uri: str, front: Front) -> list[Course]:
     return [Course(best, [points(run_id) for run_id in best.run_ids]) for best in best_of_each(front)]
 
 
-def _blocks(found: _Findings, folder: Path) -> Iterator[Block]:
+def _blocks(found: _Findings, folder: Path) -> Iterator[DocumentBlock]:
     spec, front = found.record.spec, found.front
     yield Heading(found.record.name, 1)
     for text in (spec.get("question"), spec.get("description")):
@@ -124,7 +124,7 @@ def _blocks(found: _Findings, folder: Path) -> Iterator[Block]:
     yield Cells(("what", "value"), lineage_rows(found.record, found.lineage))
 
 
-def _contexts(front: Front, folder: Path) -> Iterator[Block]:
+def _contexts(front: Front, folder: Path) -> Iterator[DocumentBlock]:
     """Throughput over contexts, where it was measured at several."""
     pictures = {
         name: contexts_picture(drawn_by_kind(front), f"{name}_tokens_per_second")

@@ -1,4 +1,7 @@
-"""What the reports of a sweep and of a suite have in common: claims, settings and lineage as blocks, and pictures."""
+"""What the reports of a sweep and of a suite have in common: claims, settings and lineage as blocks, and pictures.
+
+Matplotlib is imported where it is first used, so that the command starts fast.
+"""
 
 import io
 import time
@@ -13,8 +16,8 @@ from recallfront.platform.front.claims import Judgement
 from recallfront.platform.front.history import devices
 from recallfront.platform.front.pictures.curves import DPI, claims_picture
 from recallfront.platform.front.pictures.document import (
-    Block,
     Cells,
+    DocumentBlock,
     Heading,
     Paragraph,
     Picture,
@@ -32,7 +35,9 @@ SPECIFICATION: Final = "specification.yaml"
 _COLOURS: Final = 256
 
 
-def written(blocks: Callable[[Path], Iterable[Block]], folder: Path, specification: str) -> dict[str, Path]:
+def written(
+    blocks: Callable[[Path], Iterable[DocumentBlock]], folder: Path, specification: str
+) -> dict[str, Path]:
     """Write a report, whose blocks draw their pictures into the folder, and its specification -> kind: path.
 
     Raises:
@@ -51,7 +56,7 @@ def written(blocks: Callable[[Path], Iterable[Block]], folder: Path, specificati
     return paths
 
 
-def claims_blocks(judgements: Sequence[Judgement], folder: Path) -> Iterator[Block]:
+def claims_blocks(judgements: Sequence[Judgement], folder: Path) -> Iterator[DocumentBlock]:
     """The verdicts as a picture and a table, and how the claims are measured."""
     yield Heading("Claims")
     if any(judged.value is not None for judged in judgements):

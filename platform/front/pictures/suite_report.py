@@ -8,7 +8,7 @@ from recallfront.platform.errors import UsageError
 from recallfront.platform.front.across import across_tasks
 from recallfront.platform.front.candidates import Candidate, gather
 from recallfront.platform.front.pictures.curves import scatter_picture
-from recallfront.platform.front.pictures.document import Block, Cells, Commands, Heading, Paragraph
+from recallfront.platform.front.pictures.document import Cells, Commands, DocumentBlock, Heading, Paragraph
 from recallfront.platform.front.pictures.report_parts import (
     SPECIFICATION,
     claims_blocks,
@@ -77,7 +77,7 @@ def write_suite_report(
     return written(lambda folder: _blocks(found, folder), Path(out), read_text(study_or_file))
 
 
-def _blocks(found: _Findings, folder: Path) -> Iterator[Block]:
+def _blocks(found: _Findings, folder: Path) -> Iterator[DocumentBlock]:
     suite = found.suite
     yield Heading(suite.name, 1)
     for text in (suite.question, suite.description):
@@ -107,7 +107,7 @@ def _blocks(found: _Findings, folder: Path) -> Iterator[Block]:
         yield Cells(("what", "value"), lineage_rows(record, lineage))
 
 
-def _scatters(found: _Findings, folder: Path) -> Iterator[Block]:
+def _scatters(found: _Findings, folder: Path) -> Iterator[DocumentBlock]:
     """A picture of each pair of figures whose relation a claim measures."""
     drawn = []
     for judged in found.scores.judgements:

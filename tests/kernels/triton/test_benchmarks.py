@@ -23,7 +23,7 @@ CEILINGS = Ceilings(copy=4e12, product=8e14)
 CPU = torch.device("cpu")
 TINY = Setting(CPU, tiny=True)
 on_cpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there the benchmarks themselves run")
-CASES = {case.name: case for suite in (*run.SUITES, whole_steps) for case in suite(TINY)}
+CASES = {case.name: case for suite in (*run.CASE_SUITES, whole_steps) for case in suite(TINY)}
 
 
 @on_cpu
@@ -169,7 +169,7 @@ def test_verdicts(tmp_path: Path) -> None:
 
 def test_every_target_has_its_cases() -> None:
     full = Setting(CPU)
-    cases = [case for suite in (*run.SUITES, whole_steps) for case in suite(full)]
+    cases = [case for suite in (*run.CASE_SUITES, whole_steps) for case in suite(full)]
     assert len({case.name for case in cases}) == len(cases)
     covered = {target.text: [case for case in cases if target.covers(case)] for target in TARGETS}
     counts = {text: len(found) for text, found in covered.items()}

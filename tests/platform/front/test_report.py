@@ -20,9 +20,9 @@ from recallfront.platform.front.pictures.curves import (
     kinds_picture,
 )
 from recallfront.platform.front.pictures.document import (
-    Block,
     Cells,
     Commands,
+    DocumentBlock,
     Heading,
     Paragraph,
     Picture,
@@ -36,7 +36,7 @@ from tests.platform.front.test_claims import ROWS, sweep
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-BLOCKS: Sequence[Block] = (
+BLOCKS: Sequence[DocumentBlock] = (
     Heading("A <b>study", 1),
     Paragraph("Is a * b | c?"),
     Cells(("name", "value"), [["a|b", "<script>alert(1)</script>"]]),
