@@ -5,7 +5,7 @@ measures throughput, which counts against it. Plain Ray Tune is a function that 
 reports to Tune's MLflow callback. Zoology's code is not part of this package: a checkout of it is named by its path;
 its launcher asks Ray for a GPU a trial, and gets a core.
 
-What a command needs alone, Ray and MLflow too, is imported where it is used.
+Ray and its parts are imported where they are used: not every command needs them.
 """
 
 import os
@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
 
@@ -189,8 +190,6 @@ def _with_zoology(spec: SweepSpec, checkout: Path) -> None:
 
 def _zoology_trial(checkout: Path, trial: str) -> str | None:
     """Train one configuration as zoology does, its data with it; the error if it fails."""
-    from importlib import import_module
-
     config = TrialConfig.model_validate_json(trial)
     knobs = config.model.model_dump()
     changes = {"feature_dim": knobs["feature_dim"]} if config.model.architecture == "based" else {}
