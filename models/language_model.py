@@ -18,7 +18,7 @@ from recallfront.models.parts.answers import Answered, answered, capped
 from recallfront.models.parts.draft_tree import Branches
 from recallfront.models.parts.layers import MLP, Drawn, LayerNorm, Linear, RMSNorm, sinusoids
 from recallfront.models.parts.lean import lean_mlp, lean_norm, runs_lean
-from recallfront.models.parts.state import Block, LayerState, Layout, State, Step
+from recallfront.models.parts.state import Block, LayerState, Layout, State, Step, ordinary_tensors
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -32,7 +32,7 @@ def _decodes(method: Callable[P, T]) -> Callable[P, T]:
 
     @wraps(method)
     def run(*arguments: P.args, **keywords: P.kwargs) -> T:
-        with torch.inference_mode(False), torch.no_grad():
+        with ordinary_tensors():
             return method(*arguments, **keywords)
 
     return run
@@ -244,7 +244,7 @@ class LanguageModel(nn.Module):
     def read(self, tokens: Tensor, state: State, *, lengths: Tensor | None = None) -> tuple[Tensor, State]:
         """As `prefill`, but the hidden states (B, T, width) that `unembed` makes logits of."""
         _check_tokens(tokens, 2)
-        self._check_state(state, tokens.shape[0])
+        self.check_state(state, tokens.shape[0])
         batch, time = tokens.shape
         if lengths is not None:
             _check_lengths(lengths, batch, time)
@@ -274,7 +274,7 @@ class LanguageModel(nn.Module):
         """Logits (B, N, vocab) after each node of a draft tree whose tokens (B, N) continue from `state`, which
         stays.
         """
-        self._check_state(state, tokens.shape[0])
+        self.check_state(state, tokens.shape[0])
         x = self._embed(tokens, branches.positions)
         for layer, layer_state in zip(self.layers, state.layers, strict=True):
             x = x + layer.mixer.branch(layer.mixer_norm(x), layer_state, branches)  # type: ignore[union-attr, operator]
@@ -285,7 +285,7 @@ class LanguageModel(nn.Module):
     def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
         """Read one token a row (B): logits (B, vocab) and the state; the given state is used up."""
         _check_tokens(tokens, 1)
-        self._check_state(state, tokens.shape[0])
+        self.check_state(state, tokens.shape[0])
         self._check_length(state.longest + 1)
         state.spent = True
         step = Step(state.lengths, state.longest, state.uniform, state.kept)
@@ -336,7 +336,8 @@ class LanguageModel(nn.Module):
         """What a state must carry to be this model's: configuration and type."""
         return f"{self._name} {self.embedding.weight.dtype}"
 
-    def _check_state(self, state: State, batch_size: int) -> None:
+    def check_state(self, state: State, batch_size: int) -> None:
+        """Raise ValueError where a state is another model's, of other rows, or used up."""
         if state.model_name != self._state_name:
             raise ValueError(
                 "the state belongs to a model of another configuration or type; use init_state of this one"
@@ -345,11 +346,7 @@ class LanguageModel(nn.Module):
             raise ValueError(
                 f"tokens have {batch_size} rows and the state {state.batch_size}; they must agree"
             )
-        if state.spent:
-            raise ValueError(
-                "the state has been used up by an earlier call, which changed it; continue with the state that "
-                "call returned, or keep a copy made by select() before the call"
-            )
+        state.check_unspent()
 
 
 def _check_tokens(tokens: Tensor, dimensions: int) -> None:

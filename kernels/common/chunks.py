@@ -46,7 +46,7 @@ def join_chunks(x: Tensor, batch: int, time: int) -> Tensor:
 
 
 def normalised(x: Tensor) -> Tensor:
-    """x scaled to unit length along its last dimension; the tiny floor keeps a zero vector (padding) zero."""
+    """x scaled to unit length along its last dimension, in its own type; a zero vector (padding) stays zero."""
     y: Tensor = _Normalised.apply(x)  # type: ignore[no-untyped-call]
     return y
 
@@ -73,9 +73,11 @@ class _Normalised(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        length: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-        inverse = length.clamp_min_(1e-30).reciprocal_()
-        y = x * inverse
+        # wide: the square of a length leaves float16, and CUDA's autocast computes it so in any case
+        wide = torch.promote_types(x.dtype, torch.float32)
+        length: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=wide)
+        inverse = length.reciprocal().masked_fill_(length < 1e-30, 0.0)
+        y = (x * inverse).to(x.dtype)
         ctx.save_for_backward(y, inverse)
         return y
 

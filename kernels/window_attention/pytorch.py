@@ -172,10 +172,10 @@ def _attend_banded(
     out = _attend(
         q.transpose(1, 2).reshape(batch * count, heads, block, width),
         k.permute(0, 2, 1, 4, 3).reshape(batch * count, kv_heads, block + reach, width),
-        v.permute(0, 2, 1, 4, 3).reshape(batch * count, kv_heads, block + reach, width),
+        v.permute(0, 2, 1, 4, 3).reshape(batch * count, kv_heads, block + reach, -1),
         mask,
         scale,
         dropout,
     )
-    out = out.view(batch, count, heads, block, width).transpose(1, 2)
-    return out.reshape(batch, heads, count * block, width)[:, :, :time]
+    out = out.view(batch, count, heads, block, -1).transpose(1, 2)
+    return out.reshape(batch, heads, count * block, -1)[:, :, :time]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from recallfront.models.language_model import LanguageModel
-from recallfront.models.parts.state import State
+from recallfront.models.parts.state import State, ordinary_tensors
 
 _WARM_UPS = 2  # steps before recording: kernels are compiled and workspaces made outside the graph
 
@@ -26,17 +26,20 @@ class StaticStep:
             raise ValueError(
                 f"capacity is {capacity}; the state has {state.longest} tokens and one more must fit"
             )
-        for layer, layer_state in zip(model.layers, state.layers, strict=True):
-            layer.mixer.reserve(layer_state, capacity)  # type: ignore[union-attr, operator]
+        model.check_state(state, state.batch_size)
         self.model, self.capacity = model, capacity
-        self.tokens = torch.zeros_like(state.lengths)
+        with ordinary_tensors():
+            for layer, layer_state in zip(model.layers, state.layers, strict=True):
+                layer.mixer.reserve(layer_state, capacity)  # type: ignore[union-attr, operator]
+            self.tokens = torch.zeros_like(state.lengths)
+            lengths = state.lengths.clone()
         # rows count as if they had seen different numbers of tokens: then no place follows from `longest`
-        self.state = State(
-            state.layers, state.lengths.clone(), capacity - 1, state.model_name, False, state.kept
-        )
+        self.state = State(state.layers, lengths, capacity - 1, state.model_name, False, state.kept)
+        state.spent = True
         self.seen = state.longest
         self.logits: Tensor | None = None
 
+    @ordinary_tensors()
     def run(self) -> None:
         """Read `tokens`, write `logits`, bring the state up to date, every tensor in its place."""
         before = [dict(layer) for layer in self.state.layers]
@@ -50,15 +53,17 @@ class StaticStep:
         self.state.lengths += 1
         self.logits = logits
 
+    @ordinary_tensors()
     def load(self, state: State) -> None:
         """Continue from another state of as many rows, or of one row for all, which is used up."""
+        self.model.check_state(state, state.batch_size)
         if state.longest >= self.capacity:
             raise ValueError(f"the state has {state.longest} tokens; capacity {self.capacity} allows fewer")
-        layers = zip(self.model.layers, self.state.layers, state.layers, strict=True)
-        for layer, places, other in layers:
+        state.spent = True
+        for layer, places, other in zip(self.model.layers, self.state.layers, state.layers, strict=True):
             layer.mixer.reserve(other, self.capacity)  # type: ignore[union-attr, operator]
             for name, place in places.items():
-                place.copy_(other[name])
+                _overwrite(place, other[name])
         self.state.lengths.copy_(state.lengths)
         self.seen = state.longest
 
@@ -67,6 +72,16 @@ class StaticStep:
         state = self.state.select(torch.arange(len(self.tokens), device=self.tokens.device))
         state.longest = self.seen
         return StaticStep(self.model, state, self.capacity)
+
+
+def _overwrite(place: Tensor, other: Tensor) -> None:
+    """Copy a state's tensor into another's place; of caches that have grown differently, what both have room for."""
+    if (
+        place.shape[1:] != other.shape[1:]
+    ):  # (B, H, slots, D): all tokens that count lie in the first `capacity`
+        slots = min(place.shape[2], other.shape[2])
+        place, other = place[:, :, :slots], other[:, :, :slots]
+    place.copy_(other)
 
 
 class DecodeGraph:
@@ -81,17 +96,19 @@ class DecodeGraph:
     def __init__(self, model: LanguageModel, state: State, capacity: int, *, spoil: bool = False) -> None:
         if not state.lengths.is_cuda:
             raise ValueError(f"a decode graph needs a GPU; the model is on {state.lengths.device.type}")
+        device, room = state.lengths.device, capacity - state.longest
         self._step = StaticStep(model, state, capacity)
-        side = torch.cuda.Stream(state.lengths.device)
-        side.wait_stream(torch.cuda.current_stream(state.lengths.device))
+        side = torch.cuda.Stream(device)
+        side.wait_stream(torch.cuda.current_stream(device))
         with torch.cuda.stream(side):
             trial = self._step if spoil else self._step.copy()
-            for _ in range(min(_WARM_UPS, capacity - state.longest)):
+            for _ in range(min(_WARM_UPS, room)):
                 trial.run()
-        torch.cuda.current_stream(state.lengths.device).wait_stream(side)
+        torch.cuda.current_stream(device).wait_stream(side)
         del trial
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
+        # the stream that PyTorch captures on by itself is of whichever GPU was captured on first
+        with torch.cuda.device(device), torch.cuda.graph(self._graph, stream=torch.cuda.Stream(device)):
             self._step.run()
 
     def load(self, state: State) -> None:
@@ -109,7 +126,8 @@ class DecodeGraph:
         step = self._step
         if step.seen >= step.capacity:
             raise ValueError(f"the decode graph was made for {step.capacity} tokens a row, and they are read")
-        step.tokens.copy_(tokens)
+        with ordinary_tensors():
+            step.tokens.copy_(tokens)
         self._graph.replay()
         step.seen += 1
         assert step.logits is not None

@@ -126,9 +126,9 @@ class LinearAttention(Mixer):
             o = taylor_attention(q, k, v, eps=_EPS)
         else:
             positions = torch.arange(q.shape[1], device=x.device)[None]
-            o, _ = feature_attention(
-                self.feature_map(q, positions), self.feature_map(k, positions), v, eps=_EPS
-            )
+            # CUDA's autocast computes exponentials and powers in float32
+            phi_q, phi_k = (self.feature_map(part, positions).to(v.dtype) for part in (q, k))
+            o, _ = feature_attention(phi_q, phi_k, v, eps=_EPS)
         if self.taps is not None:
             o = o + self.taps(v)
         out: Tensor = self.out(layout.pack(o.flatten(2)))

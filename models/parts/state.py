@@ -1,6 +1,7 @@
 """What a model carries between decode steps, and what the layers of one call share."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -9,6 +10,13 @@ import torch
 from torch import Tensor
 
 LayerState = dict[str, Tensor]
+
+
+@contextmanager
+def ordinary_tensors() -> Iterator[None]:
+    """Without gradients, tensors that later steps can change, in whatever mode they run."""
+    with torch.inference_mode(False), torch.no_grad():
+        yield
 
 
 @dataclass
@@ -27,10 +35,28 @@ class State:
         """All but `kept`, which another process makes again from the weights."""
         return {**vars(self), "kept": {}}
 
+    def __copy__(self) -> "State":
+        """As `select` of every row: tensors in common would be used up together."""
+        return self.select(torch.arange(self.batch_size, device=self.lengths.device))
+
     def select(self, rows: Tensor) -> "State":
-        """A copy of some rows (they may repeat), which can be used up without this state."""
-        layers = [{name: tensor[rows] for name, tensor in layer.items()} for layer in self.layers]
-        return State(layers, self.lengths[rows], self.longest, self.model_name, self.uniform, self.kept)
+        """A copy of some rows (they may repeat), which can be used up without this state.
+
+        Raises ValueError where the state has been used up.
+        """
+        self.check_unspent()
+        with ordinary_tensors():
+            layers = [{name: tensor[rows] for name, tensor in layer.items()} for layer in self.layers]
+            lengths = self.lengths[rows]
+        return State(layers, lengths, self.longest, self.model_name, self.uniform, self.kept)
+
+    def check_unspent(self) -> None:
+        """Raise ValueError where a later call has changed the tensors."""
+        if self.spent:
+            raise ValueError(
+                "the state has been used up by an earlier call, which changed it; continue with the state that "
+                "call returned, or keep a copy made by select() before the call"
+            )
 
     @property
     def batch_size(self) -> int:

@@ -76,6 +76,8 @@ class RecallfrontForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[
     supports_gradient_checkpointing = True
     # A recurrent state cannot be cut back: assisted generation and prompt look-up are refused, not done wrongly.
     _is_stateful = True
+    # transformers' Trainer gives `num_items_in_batch` to models that say so
+    accepts_loss_kwargs = True
 
     def __init__(self, config: RecallfrontConfig) -> None:
         super().__init__(config)
@@ -108,10 +110,17 @@ class RecallfrontForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[
 
     # transformers' own tables are nn.Embedding, ours draw themselves
     def resize_token_embeddings(  # type: ignore[override]
-        self, new_num_tokens: int | None = None, *arguments: Any, **keywords: Any
+        self,
+        new_num_tokens: int | None = None,
+        pad_to_multiple_of: int | None = None,
+        *arguments: Any,
+        **keywords: Any,
     ) -> nn.Module:
         """Keep the first rows, draw new ones as at the start; the configuration follows."""
         model = self.language_model
+        if pad_to_multiple_of:
+            new_num_tokens = model.config.vocab_size if new_num_tokens is None else new_num_tokens
+            new_num_tokens = -(-new_num_tokens // pad_to_multiple_of) * pad_to_multiple_of
         if new_num_tokens is not None and new_num_tokens != model.config.vocab_size:
             values = model.config.model_dump() | {"vocab_size": new_num_tokens}
             model.config = parse_config(values)
@@ -161,7 +170,7 @@ class RecallfrontForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[
             raise ValueError("give one of input_ids and inputs_embeds")
         output = RecallfrontOutput()
         residuals: list[Tensor] | None = [] if output_hidden_states else None
-        generates = use_cache and logits_to_keep == 1 and not torch.is_grad_enabled()
+        generates = use_cache and logits_to_keep == 1 and position_ids is None and not torch.is_grad_enabled()
         if generates and input_ids is not None and labels is None and residuals is None:
             output.logits, output.read = self._next(input_ids, attention_mask, read)
         else:
@@ -293,7 +302,9 @@ def _rows(x: Tensor, order: Tensor) -> Tensor:
 def _resize(table: Embedding | Linear, rows: int, generator: Generator) -> None:
     """Give a table (vocab, width) another number of rows."""
     old = table.weight
-    table.weight = nn.Parameter(old.new_empty(rows, old.shape[1]))
+    table.weight = nn.Parameter(old.new_empty(rows, old.shape[1]), requires_grad=old.requires_grad)
+    if isinstance(table, Linear):
+        table.out_features = rows
     table.initialise(generator)
     kept = min(rows, len(old))
     with torch.no_grad():

@@ -35,6 +35,9 @@ def add_lora(
     if unknown:
         known = sorted({name.rpartition(".")[2] for name in linear})
         raise ValueError(f"targets: the model has no linear map {unknown[0]!r}; it has {', '.join(known)}")
+    # their weights are read beside the module, which an adapter would not see
+    if unfit := [target for target in targets if target == "unembedding"]:
+        raise ValueError(f"targets: {unfit[0]!r} can have no adapter; train_whole trains it")
     from peft import LoraConfig, inject_adapter_in_model
 
     named = dict(model.named_parameters())  # before the adapters change the names

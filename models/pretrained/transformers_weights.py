@@ -42,6 +42,8 @@ _READ = frozenset(
 def from_transformers(model: "PreTrainedModel") -> LanguageModel:
     """The same model, with the same logits, as one of ours (architecture `attention`).
 
+    A half-precision model is read into float32: our norms hold their gain less 1, which half precision would round.
+
     Reads the LLaMA family (RMSNorm, RoPE, SwiGLU, grouped queries, no biases) and GPT-2. Raises ValueError if the
     model is of another kind, or has a setting, named in the error, that changes its logits and that ours lacks.
     """
@@ -50,8 +52,13 @@ def from_transformers(model: "PreTrainedModel") -> LanguageModel:
     if kind not in readers:
         raise ValueError(f"model_type is {kind!r}; it may be {', '.join(sorted(readers))}")
     _refuse_unknown(model.config)
-    config, weights = readers[kind](model.config, model.state_dict())
-    ours = assemble(config).to(next(model.parameters()).dtype)
+    dtype = torch.promote_types(next(model.parameters()).dtype, torch.float32)
+    theirs = {
+        name: tensor.to(dtype) if tensor.is_floating_point() else tensor
+        for name, tensor in model.state_dict().items()
+    }
+    config, weights = readers[kind](model.config, theirs)
+    ours = assemble(config).to(dtype)
     check_parameters({name: tuple(tensor.shape) for name, tensor in ours.state_dict().items()}, weights)
     ours.load_state_dict(weights)
     return ours

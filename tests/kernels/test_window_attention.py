@@ -78,6 +78,14 @@ def test_long_texts_go_in_blocks(slopes: tuple[float, ...] | None) -> None:
         torch.testing.assert_close(found, expected, atol=1e-12, rtol=1e-12)
 
 
+def test_values_of_another_head_size_go_in_blocks() -> None:
+    q, k, v = draw(150)
+    learned, v = torch.randn(4, 7, dtype=torch.float64), v[..., :3]
+    expected = window_attention(q, k, v, window_size=6, distance_bias=learned, backend="reference")
+    found = window_attention(q, k, v, window_size=6, distance_bias=learned)
+    torch.testing.assert_close(found, expected, atol=1e-12, rtol=1e-12)
+
+
 @pytest.mark.parametrize("window_size", [None, 6])
 @pytest.mark.parametrize("time", [9, 150])
 def test_a_learned_bias_by_distance(window_size: int | None, time: int) -> None:

@@ -50,6 +50,25 @@ def test_another_state_is_loaded_into_place(name: str) -> None:
         torch.testing.assert_close(static.logits, expected, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize(("first", "then"), [(7, 50), (50, 7)])
+def test_caches_that_have_grown_differently_are_loaded(first: int, then: int) -> None:
+    model = make_model(case_config("attention"))
+    tokens = draw_tokens(2, 60)
+    state = model.init_state(2)
+    for time in range(first):
+        _, state = model.step(tokens[:, time], state)
+    static = StaticStep(model, state, 60)
+    state = model.init_state(2)
+    for time in range(then):
+        _, state = model.step(tokens[:, time], state)
+    kept = state.select(torch.arange(2))
+    static.load(state)
+    static.tokens.copy_(tokens[:, then])
+    static.run()
+    expected, _ = model.step(tokens[:, then], kept)
+    torch.testing.assert_close(static.logits, expected, rtol=1e-9, atol=1e-9)
+
+
 def test_bad_arguments() -> None:
     model = make_model(case_config("attention"))
     _, state = model.prefill(draw_tokens(2, 6), model.init_state(2))

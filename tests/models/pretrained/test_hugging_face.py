@@ -65,7 +65,11 @@ def test_the_loss_of_micro_batches_sums_to_the_whole(parts: int) -> None:
 
 
 def test_a_step_of_the_trainer_is_the_same_step_in_micro_batches(tmp_path: Path) -> None:
-    rows = [{"input_ids": row, "labels": row.clone()} for row in draw_tokens(8, 12)]
+    """Also if micro-batches have different numbers of labels: the step is the mean over all of them."""
+    tokens = draw_tokens(8, 12)
+    labels = tokens.clone()
+    labels[:4, 2:] = -100
+    rows = [{"input_ids": row, "labels": own} for row, own in zip(tokens, labels, strict=True)]
     steps = []
     for parts in (1, 4):
         model = exported("hawk")
@@ -98,6 +102,9 @@ def test_position_ids_are_packed_documents(name: str) -> None:
     alone = model(tokens[:, 4:]).logits
     torch.testing.assert_close(packed[:, 4:], alone, rtol=2e-5, atol=2e-5)
     assert not torch.allclose(packed, model(tokens).logits)
+    with torch.no_grad():
+        last = model(tokens, position_ids=positions, use_cache=True, logits_to_keep=1).logits
+    torch.testing.assert_close(last, packed[:, -1:], rtol=2e-5, atol=2e-5)
 
 
 def test_positions_of_padded_rows() -> None:
@@ -192,7 +199,11 @@ def test_what_would_cut_a_state_back_is_refused() -> None:
 def test_resized_embeddings(name: str, tmp_path: Path) -> None:
     model, tokens = exported(name), draw_tokens(1, 6)
     before = model(tokens).logits
-    model.resize_token_embeddings(20)
+    model.get_input_embeddings().weight.requires_grad_(False)
+    model.resize_token_embeddings(18, pad_to_multiple_of=10)
+    assert not model.get_input_embeddings().weight.requires_grad
+    if model.get_output_embeddings() is not None:
+        assert model.get_output_embeddings().out_features == 20
     after = model(torch.cat([tokens, torch.tensor([[19]])], dim=1)).logits
     assert after.shape == (1, 7, 20) and after.isfinite().all()
     torch.testing.assert_close(after[:, :6, :17], before)

@@ -112,6 +112,19 @@ def test_the_same_logits(name: str) -> None:
         )
 
 
+def test_small_gains_of_a_half_precision_model_are_kept() -> None:
+    """Ours are held less 1, where bfloat16 has steps of 0.004."""
+    theirs = tiny_llama().to(torch.bfloat16)
+    norms = [weight for name, weight in theirs.named_parameters() if "norm" in name]
+    with torch.no_grad():
+        for weight in norms:
+            weight.uniform_(0.01, 0.02)
+    ours, tokens = from_transformers(theirs), draw_tokens(2, 20)
+    with torch.no_grad():
+        expected = theirs.float()(tokens).logits
+        torch.testing.assert_close(ours(tokens), expected, atol=2e-5, rtol=2e-5)
+
+
 @pytest.mark.parametrize("name", REFUSED)
 def test_a_setting_that_would_change_the_logits_is_refused_by_name(name: str) -> None:
     make, given, named = REFUSED[name]

@@ -198,6 +198,8 @@ def test_adapters_start_as_nothing_and_merge_exactly() -> None:
     model = build(parse_config(SHARED | {"architecture": "griffin", "vocab_size": 32, "pattern": "RW"}))
     tokens = torch.arange(12).view(2, 6)
     expected = model(tokens)
+    with pytest.raises(ValueError, match="'unembedding' can have no adapter"):
+        add_lora(model, rank=2, alpha=4, targets=["unembedding"])
     add_lora(model, rank=2, alpha=4, targets=["branches", "qkv", "up"])
     # equal but for a matrix product's order of sums, which on a CPU may follow where its operands lie in memory
     torch.testing.assert_close(model(tokens), expected, atol=1e-6, rtol=1e-6)
