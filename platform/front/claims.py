@@ -1,7 +1,7 @@
 """Judges the claims of a sweep: what each comes to over the finished trials, and how sure that is over their seeds.
 
 The interval is a percentile bootstrap over seeds (`measures.py`). With few seeds it is narrower than its name says: of
-three normal values a mean's covers 75 %, and that of a difference of two such means 80 %.
+three normal values a mean's covers 75 %, and that of a difference of two such means 80 %. One seed has no interval.
 """
 
 import json
@@ -50,14 +50,15 @@ class Judgement:
     interval: tuple[float, float] | None = None
     reason: str = ""  # why it is undecided or not tested
     configurations: tuple[str, ...] = ()  # labels of those that the number rests on
+    seeds: int = 0  # fewest of these configurations' finished seeds
 
     @property
     def number(self) -> str:
-        """The number with its interval, as a person reads it."""
+        """The number with its interval, as a person reads it; one seed tells of no interval over seeds."""
         if self.value is None:
             return "–"
         if self.interval is None:
-            return _short(self.value)
+            return f"{_short(self.value)} (one seed)" if self.seeds == 1 else _short(self.value)
         return f"{_short(self.value)} [{_short(self.interval[0])}, {_short(self.interval[1])}]"
 
     @property
@@ -139,17 +140,19 @@ def _judge(
     judgement = Judgement(claim, ClaimVerdict.UNDECIDED, configurations=tuple(one.name for one in rests))
     if not math.isfinite(values[0]):
         return replace(judgement, verdict=ClaimVerdict.NOT_TESTED, reason="the formula divides by zero")
-    judgement = replace(judgement, value=float(values[0]))
     few = min(rests, key=lambda one: one.candidate.n_seeds)
-    if few.candidate.n_seeds < claim.seeds:
-        reason = f"{few.name} has {few.candidate.n_seeds} of the {claim.seeds} seeds that it needs"
+    seeds = few.candidate.n_seeds
+    judgement = replace(judgement, value=float(values[0]), seeds=seeds)
+    if seeds < claim.seeds:
+        reason = f"{few.name} has {seeds} of the {claim.seeds} seeds that it needs"
         return replace(judgement, reason=reason)
     finite = values[np.isfinite(values)]
     if len(finite) < _SURE * len(values):
         reason = "with other seeds the conditions select no configuration"
         return replace(judgement, reason=reason)
     low, high = np.quantile(finite, [(1 - _SURE) / 2, (1 + _SURE) / 2])
-    judgement = replace(judgement, interval=(float(low), float(high)))
+    if seeds > 1 or low < high:  # every draw of one seed is itself; a measured rate has its own spread
+        judgement = replace(judgement, interval=(float(low), float(high)))
     if pending:
         return replace(judgement, reason=pending)
     ends = {claim.comparison.holds(end) for end in (low, high)}

@@ -75,10 +75,21 @@ def test_too_few_seeds_are_undecided() -> None:
     judged = verdict({"hawk": "best test_recall where architecture == hawk"}, "hawk >= 0.5")
     assert judged.verdict is ClaimVerdict.UNDECIDED and judged.interval is None and judged.value == 0.8
     assert judged.reason == "hawk · width 100 has 1 of the 3 seeds that it needs"
-    assert (
-        verdict({"hawk": "mean recall where architecture == hawk"}, "hawk > 0", seeds=1).verdict
-        == "supported"
-    )
+    assert judged.number == "0.8 (one seed)"
+
+
+def test_a_claim_that_asks_for_one_seed_has_no_interval() -> None:
+    """Every draw of one seed is itself, so that an interval over seeds would be a point."""
+    hawk = {"hawk": "mean recall where architecture == hawk"}
+    judged = verdict(hawk, "hawk > 0", seeds=1)
+    assert judged.verdict is ClaimVerdict.SUPPORTED and judged.interval is None and judged.seeds == 1
+    assert judged.number == "0.81 (one seed)"
+    assert verdict(hawk, "hawk < 0.5", seeds=1).verdict is ClaimVerdict.CONTRADICTED
+    (row,) = json.loads(as_json([judged]))["data"]
+    assert row[2:5] == [pytest.approx(0.81), None, None]
+    # three seeds that agree have one, which is a point
+    equal = verdict(hawk, "hawk > 0", [("hawk", 100, (0.8, 0.8, 0.8))])
+    assert equal.number == "0.81 [0.81, 0.81]"
 
 
 def test_trials_that_are_still_to_run_leave_it_undecided() -> None:
