@@ -1,10 +1,15 @@
 """The studies that come with the package: each loads, has the trials that are told here, and can test its claims."""
 
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
 
 from recallfront.platform.metrics import named_in_condition
-from recallfront.sweeps.load import load_spec, load_study, studies
+from recallfront.sweeps.load import load_study, studies
 from recallfront.sweeps.objectives import split_context
+from recallfront.sweeps.spec import SweepSpec
 from recallfront.sweeps.suite import Suite
 from recallfront.sweeps.tasks.forgetting_mqar import ForgettingMQAR
 
@@ -12,53 +17,119 @@ from recallfront.sweeps.tasks.forgetting_mqar import ForgettingMQAR
 TRIALS = {
     "alibi-extrapolation": (15, 15),
     "augmented-linear": (39, 39),
+    "extraction": (12, 14),
     "forgetting": (42, 63),
-    "griffin-extrapolation": (18, 36),
-    "hybrid-ratio": (48, 120),
+    "griffin-extrapolation": (18, 72),
+    "hybrid-ratio": (48, 252),
     "linearize": (21, 21),
-    "mqar-board": (162, 336),
-    "throughput": (12, 13),
+    "mad-suite": (210, 210),
+    "mqar-board": (162, 468),
+    "recall-predicts-text": (60, 90),
+    "throughput": (12, 17),
 }
-SUITES = {"extraction": (12, 14), "mad-suite": (210, 210)}
+# on two cores alone: on a GPU it is a part of griffin-extrapolation-gpu
+COPYING = "griffin-copying"
+SCALES = [COPYING, *(name + scale for name in TRIALS for scale in ("", "-gpu"))]
 ON_TWO_CORES_MINUTES = 45
+LONGER = {
+    "mad-suite": "ten architectures with three seeds on each of seven tasks",
+    "mqar-board": "54 configurations with three seeds: with fewer there is no board",
+}
+REPORTS = sorted((Path(__file__).parents[2] / "docs" / "studies").glob("*/report.md"))
+
+
+def sweeps_of(study: SweepSpec | Suite) -> dict[str, SweepSpec]:
+    """What the metrics of a study's claims begin with -> the sweep that they are of; a suite's tasks have one each."""
+    if isinstance(study, SweepSpec):
+        return {"": study}
+    return {f"{part.task}.": part.spec for part in study.parts}
+
+
+def figures_of(study: SweepSpec | Suite) -> Iterator[tuple[str, str, SweepSpec]]:
+    """Each figure that a claim names: the claim, the metric, and a sweep that has to have it."""
+    own = sweeps_of(study)
+    for claim in study.claims:
+        for measure in claim.parsed.values():
+            for metric in filter(None, (measure.metric, measure.over)):
+                tasks, dot, name = metric.rpartition(".")
+                for task in tasks.split("+"):
+                    yield claim.id, named_in_condition(name), own[f"{task}{dot}"]
+
+
+def minutes_of(report: str) -> float:
+    """How long the sweeps of a report took, as it says."""
+    units = {"h": 60.0, "min": 1.0, "s": 1 / 60}
+    told = re.findall(r"^\| time from first to last trial \| (.+?) \|$", report, flags=re.MULTILINE)
+    assert told
+    return sum(int(number) * units[unit] for number, unit in re.findall(r"(\d+) (h|min|s)\b", " ".join(told)))
 
 
 @pytest.mark.parametrize("name", TRIALS)
 def test_a_study_has_two_scales(name: str) -> None:
-    assert {name, f"{name}-gpu"} <= studies().keys()
-    cpu, gpu = load_spec(name), load_spec(f"{name}-gpu")
-    assert (cpu.number_of_trials, gpu.number_of_trials) == TRIALS[name]
-    assert not cpu.resources.gpus and gpu.resources.gpus
-    assert cpu.expected_minutes is not None and cpu.expected_minutes <= ON_TWO_CORES_MINUTES
-    for spec in (cpu, gpu):
-        assert spec.question.endswith("?") and spec.claims and spec.name in (name, f"{name}-gpu")
-        for claim in spec.claims:
-            assert claim.source, claim.id
-            assert claim.seeds <= len(spec.seeds), (claim.id, "would be undecided for ever")
-    assert [c.id for c in gpu.claims if c.id in {own.id for own in cpu.claims}], "the scales share claims"
-
-
-@pytest.mark.parametrize("name", SUITES)
-def test_a_suite_has_two_scales(name: str) -> None:
     cpu, gpu = load_study(name), load_study(f"{name}-gpu")
-    assert isinstance(cpu, Suite) and isinstance(gpu, Suite)
-    assert (cpu.number_of_trials, gpu.number_of_trials) == SUITES[name]
-    assert cpu.expected_minutes is not None and cpu.expected_minutes <= ON_TWO_CORES_MINUTES
-    assert cpu.question.endswith("?") and [claim.id for claim in cpu.claims] == [c.id for c in gpu.claims]
+    assert (cpu.number_of_trials, gpu.number_of_trials) == TRIALS[name]
+    assert not any(spec.resources.gpus for spec in sweeps_of(cpu).values())
+    assert all(spec.resources.gpus for spec in sweeps_of(gpu).values())
+    asked, on_a_gpu = ([claim.id for claim in study.claims] for study in (cpu, gpu))
+    assert set(asked) & set(on_a_gpu), "the scales share claims"
+    if isinstance(cpu, Suite):
+        assert asked == on_a_gpu
 
 
-@pytest.mark.parametrize("name", [name + scale for name in TRIALS for scale in ("", "-gpu")])
+def test_copying_is_one_half_of_what_the_gpu_is_asked() -> None:
+    copying, both = load_study(COPYING), load_study("griffin-extrapolation-gpu")
+    assert isinstance(copying, SweepSpec) and isinstance(both, Suite)
+    assert copying.number_of_trials == 9 and not copying.resources.gpus
+    tasks = {part.spec.task.name for part in both.parts}
+    assert tasks == {copying.task.name, sweeps_of(load_study("griffin-extrapolation"))[""].task.name}
+
+
+@pytest.mark.parametrize("name", SCALES)
+def test_a_study_asks_what_it_can_decide(name: str) -> None:
+    study = load_study(name)
+    assert study.name == name and study.question.endswith("?") and study.claims
+    for claim in study.claims:
+        assert claim.source, claim.id
+        for spec in sweeps_of(study).values():
+            assert claim.seeds <= len(spec.seeds), (claim.id, "would be undecided for ever")
+
+
+def test_every_study_is_told_here() -> None:
+    without_claims = {name for name in studies() if not load_study(name).claims}
+    assert set(studies()) - without_claims == set(SCALES)
+
+
+@pytest.mark.parametrize("name", [name for name in studies() if not name.endswith("-gpu")])
+def test_a_study_on_two_cores_takes_as_long_as_most_may(name: str) -> None:
+    minutes = load_study(name).expected_minutes
+    assert minutes is not None
+    assert (minutes > ON_TWO_CORES_MINUTES) == (name in LONGER)
+
+
+@pytest.mark.parametrize("report", REPORTS, ids=lambda report: report.parent.name)
+def test_a_study_took_no_longer_than_it_says(report: Path) -> None:
+    declared = load_study(report.parent.name).expected_minutes
+    assert declared is not None
+    assert minutes_of(report.read_text()) <= 1.1 * declared  # a machine is not as fast every day
+
+
+@pytest.mark.parametrize("name", SCALES)
 def test_a_claim_about_rows_names_rows_that_the_study_tests(name: str) -> None:
-    spec = load_spec(name)
-    lengths = set(map(str, spec.task.lengths("test")))
-    for claim in spec.claims:
-        for measure in claim.parsed.values():
-            metric = named_in_condition(measure.metric)
-            context = split_context(metric)[1]
-            at = metric.rpartition("_at_")[2] if "_at_" in metric and context is None else None
-            assert at is None or at in lengths, (claim.id, metric)
-            assert context is None or context in spec.measurement.contexts, (claim.id, metric)
-            if "_updates_" in metric:
-                assert isinstance(spec.task, ForgettingMQAR)
-                segments = {rows.segment for rows in spec.task.rows_of("test")}
-                assert metric.removeprefix("recall_") in segments, (claim.id, metric)
+    for claim, metric, spec in figures_of(load_study(name)):
+        context = split_context(metric)[1]
+        at = metric.rpartition("_at_")[2] if "_at_" in metric and context is None else None
+        assert at is None or at in set(map(str, spec.task.lengths("test"))), (claim, metric)
+        assert context is None or context in spec.measurement.contexts, (claim, metric)
+        if "_updates_" in metric:
+            assert isinstance(spec.task, ForgettingMQAR)
+            segments = {rows.segment for rows in spec.task.rows_of("test")}
+            assert metric.removeprefix("recall_") in segments, (claim, metric)
+
+
+def test_what_is_told_beside_zoologys_board_is_in_the_report() -> None:
+    folder = REPORTS[0].parents[1]
+    rows = (folder / "mqar-board" / "report.md").read_text().splitlines()
+    told = re.findall(r"([\d.]+) KiB ([\d.]+)", (folder / "README.md").read_text())
+    assert len(told) >= 12
+    for state, recall in told:
+        assert any(f"| {recall} ±" in row and f"| {state} KiB |" in row for row in rows), (state, recall)
