@@ -20,7 +20,8 @@ from recallfront.platform.metrics import THROUGHPUTS
 def run_benchmarks(names: list[str], against: Path | None = None) -> None:
     """Run the benchmarks of these names, or all of them, and print a table for each.
 
-    `against`: a checkout of google-deepmind/recurrentgemma or HazyResearch/zoology, which `models` is compared with.
+    `against`: a checkout of google-deepmind/recurrentgemma or HazyResearch/zoology, which `models` is compared with,
+    and `launchers` with the second.
 
     Raises:
         UsageError: there is no benchmark of that name.
@@ -31,7 +32,10 @@ def run_benchmarks(names: list[str], against: Path | None = None) -> None:
     console = Console()
     for name in names or _BENCHMARKS:
         with tempfile.TemporaryDirectory(prefix="recallfront-bench-", ignore_cleanup_errors=True) as folder:
-            console.print(_BENCHMARKS[name](Path(folder)))
+            table = (
+                _launchers(Path(folder), against) if name == "launchers" else _BENCHMARKS[name](Path(folder))
+            )
+            console.print(table)
         if name == "models":
             from recallfront.benchmarks.platform.architectures import architecture_tables
 
@@ -184,6 +188,26 @@ def _short(home: Path) -> Table:
     return table
 
 
+def _launchers(home: Path, against: Path | None = None) -> Table:
+    from recallfront.benchmarks.platform.launchers import launchers
+
+    zoology = against if against is not None and (against / "zoology").is_dir() else None
+    found = launchers(home, zoology)
+    table = Table(
+        title="launchers: a sweep of eight small configurations, two at once, from start to end",
+        title_justify="left",
+        caption_justify="left",
+        box=None,
+    )
+    for column in ("", "median", "all rounds", "times recallfront's"):
+        table.add_column(column, justify="right" if column else "left")
+    for name, seconds in found.seconds.items():
+        rounds = ", ".join(f"{value:.1f}" for value in seconds)
+        table.add_row(name, f"{statistics.median(seconds):.1f} s", rounds, f"{found.ratio(name):.2f}")
+    table.caption = "only recallfront measures throughput, which is counted"
+    return table
+
+
 def _table(title: str) -> Table:
     table = Table(title=title, title_justify="left", caption_justify="left", box=None)
     for column in ("", "median", "p20 to p80", "trials"):
@@ -206,4 +230,5 @@ _BENCHMARKS: dict[str, Callable[[Path], Table]] = {
     "scale": _scale,
     "pages": _pages,
     "short": _short,
+    "launchers": _launchers,
 }

@@ -39,14 +39,15 @@ def bench(
     what: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Any of overhead, warm, quiet, tracking, models, search, scale, pages and short.",
+            help="Any of overhead, warm, quiet, tracking, models, search, scale, pages, short and launchers.",
             show_default="all",
         ),
     ] = None,
     against: Annotated[
         Path | None,
         typer.Option(
-            help="Checkout of google-deepmind/recurrentgemma or HazyResearch/zoology to compare the models with."
+            help="Checkout of google-deepmind/recurrentgemma or HazyResearch/zoology to compare models and "
+            "launchers with."
         ),
     ] = None,
 ) -> None:
