@@ -251,9 +251,18 @@ export class Explorer {
     if (JSON.stringify(data) === JSON.stringify(this.data)) return;
     const before = new Map(this.data.rows.map((row) => [row.key, JSON.stringify(row)]));
     this.panel.forget(data.rows.filter((row) => row.status === "running" || before.get(row.key) !== JSON.stringify(row)).map((row) => row.key));
-    Object.assign(this, { data, at });
+    this.follow(() => Object.assign(this, { data, at }));
     this.fillControls();
     this.filterOnServer().then(() => this.showChosen());
+  }
+
+  follow(change) { // what the reader has not chosen is as the data have it, which a new sweep has few of
+    const { state } = this, usual = this.defaults();
+    const axes = ["x", "y"].filter((axis) => state[axis] === usual[axis]);
+    const scales = ["x", "y"].filter((axis) => state[`${axis}s`] === this.scaleOf(state[axis]));
+    change();
+    for (const axis of axes) state[axis] = this.defaults()[axis];
+    for (const axis of scales) state[`${axis}s`] = this.scaleOf(state[axis]);
   }
 
   draw() {
@@ -261,7 +270,7 @@ export class Explorer {
     this.visible = this.seen();
     const all = this.data.total, count = this.visible.length;
     this.place.querySelector("#found").textContent = `${count} of ${all} configuration${all === 1 ? "" : "s"}`;
-    if (this.data.metrics.length) {
+    if (["x", "y"].every((axis) => metricOf(this.data, this.state[axis]))) {
       drawPicture(this.plot, this.data, this.state, this.visible, this.state.chosen.map((key) => this.index(key)));
       this.listenToPlot();
     }

@@ -98,3 +98,23 @@ def test_only_what_has_changed_is_touched(browser: Any, served: Served, sweep: P
     assert "attention" in page.evaluate("() => getSelection().toString()")
     looked.context.close()
     assert looked.complaints == []
+
+
+def test_a_page_opened_before_the_first_results_draws_them_as_they_come(browser: Any, served: Served) -> None:
+    with played(served.home, f"sqlite:///{served.home / 'mlflow.db'}", "early") as sweep:
+        looked = Looked(browser, served)
+        page = looked.open(f"/recallfront/sweeps/{sweep.run_id}")
+        expect(page.locator("#found")).to_have_text("0 of 0 configurations")
+        sweep.begin("a")
+        sweep.measured("a", 1000.0)
+        sweep.trained("a", STEPS // 2, 0.6)
+        expect(page.locator("[name=y]")).to_have_value("validation_recall")
+        expect(page.locator("[name=x]")).to_have_value("loss")
+        sweep.end("a", 0.9)
+        expect(page.locator("#configurations tbody tr")).to_have_count(1)
+        page.wait_for_selector("#plot-front .scatterlayer")
+        expect(page.locator("[name=x]")).to_have_value("decode_tokens_per_second")
+        expect(page.locator("[name=y]")).to_have_value("validation_recall")
+        assert looked.asked() == {}
+        looked.context.close()
+        assert looked.complaints == []
