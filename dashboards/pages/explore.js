@@ -250,7 +250,7 @@ export class Explorer {
   update(data, at) { // of a sweep that runs
     if (JSON.stringify(data) === JSON.stringify(this.data)) return;
     const before = new Map(this.data.rows.map((row) => [row.key, JSON.stringify(row)]));
-    this.panel.forget(data.rows.filter((row) => row.status === "running" || before.get(row.key) !== JSON.stringify(row)).map((row) => row.key));
+    this.panel.forget(data.rows.filter((row) => row.runs || before.get(row.key) !== JSON.stringify(row)).map((row) => row.key));
     this.follow(() => Object.assign(this, { data, at }));
     this.fillControls();
     this.filterOnServer().then(() => this.showChosen());
