@@ -1,5 +1,6 @@
 """Deciding on a sweep's page: the choice that a constraint leads to with its reason, and what was picked before."""
 
+import re
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -75,9 +76,12 @@ def picked_before(tracking_uri: str, sweep_run_id: str) -> list[dict[str, Any]]:
     """The versions that were registered from a sweep, the newest first: of which model, by whom, when and why.
 
     Raises:
-        UsageError: the registry cannot be read.
+        UsageError: this is no run's id, or the registry cannot be read.
     """
     from mlflow.exceptions import MlflowException
+
+    if not re.fullmatch("[0-9a-f]{32}", sweep_run_id):
+        raise UsageError(f"{sweep_run_id[:40]!r} is not the id of a run")
 
     try:
         with fail_fast(_REQUEST_SECONDS):

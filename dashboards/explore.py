@@ -46,6 +46,7 @@ class Explorer:
     """All configurations of a sweep, as its page shows them."""
 
     view: SweepView
+    moment: float = 0.0  # when it was read, in seconds since the epoch
 
     @cached_property
     def rows(self) -> list[Row]:

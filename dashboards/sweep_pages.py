@@ -8,7 +8,7 @@ from recallfront.dashboards import actions
 from recallfront.dashboards.choices import Constraint, choice, picked_before
 from recallfront.dashboards.explore import Explorer, Row
 from recallfront.dashboards.progress import budget_of, workers_of
-from recallfront.dashboards.reading import explorer_of, now, own_address, public_address
+from recallfront.dashboards.reading import explorer_of, own_address, public_address
 from recallfront.dashboards.rendering import as_json, page, render
 from recallfront.platform.errors import UsageError
 from recallfront.platform.front.history import hypervolume_history
@@ -91,8 +91,7 @@ def add_sweep_pages(router: "APIRouter", prefix: str, limiter: "CapacityLimiter"
     @router.get("/sweeps/{run_id}/picked")
     async def picked(run_id: str, request: Request) -> Response:
         """What was picked from the sweep, by whom and why."""
-        view = (await explorer(run_id, request)).view
-        read = partial(picked_before, own_address(request), view.record.run_id)
+        read = partial(picked_before, own_address(request), run_id)
         html = render("picked.html", prefix, versions=await run_sync(read, limiter=limiter))
         return as_json(request, {"html": html})
 
@@ -148,7 +147,7 @@ def _shown(explorer: Explorer, address: str) -> dict[str, Any]:
     history = history_figure(hypervolume_history(view.record))
     return {
         "view": view,
-        "at": now(),
+        "at": explorer.moment,
         "workers": workers_of(view.record, view.varying),
         "budget": budget_of(view.record),
         "ends": end and end // 60 * 60,  # an estimate, which changes by minutes

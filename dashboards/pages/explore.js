@@ -248,10 +248,11 @@ export class Explorer {
   }
 
   update(data, at) { // of a sweep that runs
+    this.at = at;
     if (JSON.stringify(data) === JSON.stringify(this.data)) return;
     const before = new Map(this.data.rows.map((row) => [row.key, JSON.stringify(row)]));
     this.panel.forget(data.rows.filter((row) => row.runs || before.get(row.key) !== JSON.stringify(row)).map((row) => row.key));
-    this.follow(() => Object.assign(this, { data, at }));
+    this.follow(() => { this.data = data; });
     this.fillControls();
     this.filterOnServer().then(() => this.showChosen());
   }

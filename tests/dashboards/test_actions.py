@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from recallfront.dashboards import actions
-from recallfront.dashboards.choices import Constraint, choice
+from recallfront.dashboards.choices import Constraint, choice, picked_before
 from recallfront.dashboards.views import view_of
 from recallfront.platform.errors import UsageError
 from recallfront.platform.results.cancellation import CancelRequest
@@ -75,3 +75,8 @@ def test_a_choice_has_its_reason_and_its_command(record: SweepRecord) -> None:
         choice(view, Constraint.read({"by": "max test_recall"}), "u")
     with pytest.raises(UsageError, match="at most 2000 characters"):
         Constraint.read({"where": "x" * 2001})
+
+
+def test_what_was_picked_is_asked_by_the_id_of_a_run_alone() -> None:
+    with pytest.raises(UsageError, match="is not the id of a run"):
+        picked_before("uri", "x' or '1' = '1")
