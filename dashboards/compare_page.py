@@ -1,7 +1,6 @@
 """The page of two or more sweeps on one picture, each against the first."""
 
 import json
-from functools import partial
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +23,7 @@ _COLOURS = [mark.colour for mark in MARKS.values()]
 
 
 def add_compare_page(router: "APIRouter", prefix: str, limiter: "CapacityLimiter") -> None:
-    """Add the page to a router; it reads the store in one of the limiter's threads."""
+    """Add the page to a router; it is made in one of the limiter's threads."""
     from anyio.to_thread import run_sync
     from fastapi import Request
     from fastapi.responses import Response
@@ -36,8 +35,11 @@ def add_compare_page(router: "APIRouter", prefix: str, limiter: "CapacityLimiter
             raise UsageError(
                 f"{len(asked)} sweeps are too many for one picture: choose at most {MOST_SWEEPS}"
             )
-        shown = await run_sync(partial(_shown, own_address(request), asked), limiter=limiter)
-        return page(request, "compare.html", prefix, **shown)
+
+        def work() -> Response:
+            return page(request, "compare.html", prefix, **_shown(own_address(request), asked))
+
+        return await run_sync(work, limiter=limiter)
 
 
 def _shown(uri: str, asked: list[str]) -> dict[str, Any]:

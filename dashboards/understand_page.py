@@ -1,7 +1,6 @@
 """The page that explains a sweep."""
 
 import json
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from recallfront.dashboards.curves import RECALL, chosen_trials, contexts_figure, learning_figure
@@ -24,15 +23,17 @@ if TYPE_CHECKING:
 
 
 def add_understand_page(router: "APIRouter", prefix: str, limiter: "CapacityLimiter") -> None:
-    """Add the page to a router; it reads the store in one of the limiter's threads."""
+    """Add the page to a router; it is made in one of the limiter's threads."""
     from anyio.to_thread import run_sync
     from fastapi import Request
     from fastapi.responses import Response
 
     @router.get("/sweeps/{run_id}/understand")
     async def understand(run_id: str, request: Request) -> Response:
-        shown = await run_sync(partial(_shown, own_address(request), run_id), limiter=limiter)
-        return page(request, "understand.html", prefix, **shown)
+        def work() -> Response:
+            return page(request, "understand.html", prefix, **_shown(own_address(request), run_id))
+
+        return await run_sync(work, limiter=limiter)
 
 
 def _shown(uri: str, run_id: str) -> dict[str, Any]:

@@ -49,7 +49,9 @@ def test_what_has_not_finished_has_a_row_as_well(make_record: MakeRecord) -> Non
 def test_a_configuration_with_a_seed_that_runs_still_has_finished(make_record: MakeRecord) -> None:
     record = make_record(12, (Status.RUNNING,) * 12, tags={"status": "running"})
     rows = explorer(record).to_json()["rows"]
-    assert {(row["status"], row["runs"], row["doubts"]) for row in rows} == {("finished", True, "1 of 2 seeds")}
+    assert {(row["status"], row["runs"], row["doubts"]) for row in rows} == {
+        ("finished", True, "1 of 2 seeds")
+    }
     assert any(row["front"] and row["mark"] for row in rows)
 
 

@@ -6,6 +6,8 @@ from dataclasses import replace
 
 import pytest
 
+from recallfront.dashboards.rendering import render
+from recallfront.dashboards.sweep_pages import claims_of
 from recallfront.dashboards.views import view_of
 from recallfront.platform.errors import UsageError
 from recallfront.platform.front.front import build_front
@@ -47,6 +49,13 @@ def test_the_page_has_the_verdicts_on_the_sweep_s_claims(make_record: MakeRecord
     record = make_record(tags={"status": "finished"})
     view = view_of(replace(record, spec=record.spec | {"claims": [asked | {"seeds": 2}]}), "7")
     assert [(judged.verdict.value, judged.asked) for judged in view.judgements] == [("supported", "> 0.5")]
+
+
+def test_a_claim_that_cannot_be_read_is_said_in_its_place(record: SweepRecord) -> None:
+    view = view_of(replace(record, spec=record.spec | {"claims": [{"id": "a<b>"}]}), "7")
+    html = render("claims.html", "", **claims_of(view))
+    assert "a claim in the store cannot be read" in html and "<table" not in html and "<b>" not in html
+    assert render("claims.html", "", **claims_of(view_of(record, "7"))).strip() == ""
 
 
 def test_what_a_driver_left_is_neither_running_nor_failed(make_record: MakeRecord) -> None:
