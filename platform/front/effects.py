@@ -16,6 +16,9 @@ from recallfront.sweeps.space import Scalar
 
 MOST_LEVELS = 6  # a number with more values is taken in as many groups of about equal size
 ENOUGH_FOR_FANOVA = 20  # configurations of one architecture
+MOST_FOR_FANOVA = (
+    200  # of one architecture: of more, so many are drawn, as its time grows faster than they do
+)
 _TREES = 64
 _QUANTILE = 1.96  # of the normal distribution: 95 of 100 intervals hold the mean
 
@@ -54,7 +57,8 @@ def effects(candidates: Sequence[Candidate], metric: str) -> list[Effect]:
     An additive model of all knobs of the architecture is fitted by least squares. A level's partial mean is what the
     model predicts on average over the configurations if all of them had that level (a least-squares mean), which
     unequal numbers of configurations do not bias as they do plain means. Errors are those of the fit.
-    Importances are fANOVA's (Hutter, Hoos and Leyton-Brown, ICML 2014) as Optuna computes them.
+    Importances are fANOVA's (Hutter, Hoos and Leyton-Brown, ICML 2014) as Optuna computes them, of at most
+    `MOST_FOR_FANOVA` configurations.
     """
     found = []
     for architecture in dict.fromkeys(c.architecture for c in candidates):
@@ -144,6 +148,9 @@ def _importances(candidates: Sequence[Candidate], knobs: list[str], metric: str)
     """The parts of the variance by fANOVA; empty where configurations are too few, or all values are one."""
     if len(candidates) < ENOUGH_FOR_FANOVA or len({c.metrics[metric] for c in candidates}) < 2:
         return {}
+    if len(candidates) > MOST_FOR_FANOVA:
+        drawn = np.random.default_rng(0).choice(len(candidates), MOST_FOR_FANOVA, replace=False)
+        candidates = [candidates[number] for number in sorted(drawn)]
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
