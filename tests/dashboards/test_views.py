@@ -8,6 +8,7 @@ import pytest
 
 from recallfront.dashboards.rendering import render
 from recallfront.dashboards.sweep_pages import claims_of
+from recallfront.dashboards.timeline import device_seconds
 from recallfront.dashboards.views import view_of
 from recallfront.platform.errors import UsageError
 from recallfront.platform.front.front import build_front
@@ -73,6 +74,17 @@ def test_what_a_driver_left_is_neither_running_nor_failed(make_record: MakeRecor
     assert {name: driven.counts[name] for name in ("running", "failed", "unfinished")} == dict.fromkeys(
         ("running", "failed", "unfinished"), 1
     )
+
+
+def test_a_rest_between_two_runs_of_a_trial_is_no_time_of_its_own(make_record: MakeRecord) -> None:
+    record = make_record(2)
+    rested = replace(
+        record.trials[0], end_time=record.trials[0].start_time + 9000.0, tags={"run_seconds": "21.0"}
+    )
+    view = view_of(replace(record, trials=(rested, record.trials[1])), "7")
+    assert view.device_hours == pytest.approx((21.0 + 15.0) / 3600)
+    assert device_seconds(view) == {"finished": pytest.approx(36.0)}
+    assert {trial.seconds for trial in view.trials} == {21.0, 15.0}
 
 
 def test_results_of_earlier_code_are_counted_but_not_mixed_in(make_record: MakeRecord) -> None:
