@@ -15,6 +15,7 @@ from recallfront.platform.tracking.client import fail_fast, open_client
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
+KEY_DIGITS = 12  # of a trial's key, that name its configuration
 _MOST_VERSIONS = 100
 _MOST_LETTERS = 2000
 _REQUEST_SECONDS = 60
@@ -67,7 +68,7 @@ def choice(view: SweepView, asked: Constraint, tracking_uri: str) -> dict[str, A
     picked = asked.choose(view)
     return {
         "reason": picked.reason,
-        "key": picked.candidate.trial_keys[0][:12],
+        "key": picked.candidate.trial_keys[0][:KEY_DIGITS],
         "command": asked.command(view, tracking_uri),
     }
 

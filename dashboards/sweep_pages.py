@@ -120,7 +120,7 @@ def add_sweep_pages(router: "APIRouter", prefix: str, limiter: "CapacityLimiter"
             try:
                 actions.check(request.headers.get(actions.TOKEN_HEADER))
                 if action == "pick":
-                    done = actions.register(found.view, Constraint.read(given), own)
+                    done = actions.register(found.view, Constraint.read(given), given.get("key", ""), own)
                 elif action == "rerun":
                     done = actions.rerun(found.view, given.get("run", ""), own)
                 elif action == "cancel":

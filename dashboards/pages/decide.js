@@ -9,7 +9,7 @@ export class Decision {
     this.form = place.querySelector("form");
     this.form.addEventListener("submit", (event) => { event.preventDefault(); this.choose(); });
     place.querySelector("[data-look]").addEventListener("click", () => explorer.choose([this.key]));
-    place.querySelector("[data-pick]")?.addEventListener("click", (event) => this.act("pick", this.chosen, event.target));
+    place.querySelector("[data-pick]")?.addEventListener("click", (event) => this.act("pick", { ...this.chosen, key: this.key }, event.target));
     document.addEventListener("click", (event) => {
       const again = event.target.closest("[data-rerun]");
       if (again) this.act("rerun", { run: again.dataset.rerun }, again);
