@@ -235,9 +235,12 @@ export class Explorer {
     this.choose(chosen.includes(key) ? chosen.filter((one) => one !== key) : [...chosen, key].slice(-MOST_CHOSEN));
   }
 
+  known(keys) { // each by the key that its row has now
+    return [...new Set(keys.map((key) => this.data.rows[this.index(key)]?.key).filter(Boolean))];
+  }
+
   choose(keys) {
-    const known = keys.map((key) => this.data.rows[this.index(key)]).filter(Boolean);
-    this.state.chosen = [...new Set(known.map((row) => row.key))];
+    this.state.chosen = this.known(keys);
     this.draw();
     return this.showChosen();
   }
@@ -251,8 +254,9 @@ export class Explorer {
     this.at = at;
     if (JSON.stringify(data) === JSON.stringify(this.data)) return;
     const before = new Map(this.data.rows.map((row) => [row.key, JSON.stringify(row)]));
-    this.panel.forget(data.rows.filter((row) => row.runs || before.get(row.key) !== JSON.stringify(row)).map((row) => row.key));
+    this.panel.forget(data.rows.filter((row) => row.runs || before.get(row.key) !== JSON.stringify(row)).flatMap((row) => [row.key, ...row.keys]));
     this.follow(() => { this.data = data; });
+    this.state.chosen = this.known(this.state.chosen);
     this.fillControls();
     this.filterOnServer().then(() => this.showChosen());
   }
