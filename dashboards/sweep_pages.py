@@ -139,7 +139,7 @@ def add_sweep_pages(router: "APIRouter", prefix: str, limiter: "CapacityLimiter"
         try:
             return as_json(request, {"told": actions.rerun_result(request.query_params.get("run", ""))})
         except UsageError as error:
-            return as_json(request, {"told": str(error)}, 422)
+            return as_json(request, {"error": str(error)}, 422)
 
     @router.get("/sweeps/{run_id}/specification")
     async def specification(run_id: str, request: Request) -> Response:

@@ -39,35 +39,27 @@ export class Decision {
     const told = button.parentElement.querySelector("[role=status]");
     button.disabled = true;
     told.textContent = "…";
-    try {
-      const headers = { "X-Recallfront-Token": this.place.dataset.token };
-      const answer = await fetch(`${this.source}/actions/${action}?${new URLSearchParams(asked)}`, { method: "POST", headers });
-      const found = await answer.json();
-      told.textContent = found.done ?? found.error;
-      if (answer.ok && action === "pick") this.readPicked();
-      if (answer.ok && action === "rerun") await this.awaitRerun(asked, told);
-    } catch {
-      told.textContent = "the server does not answer";
-    } finally {
-      button.disabled = false;
-    }
+    const headers = { "X-Recallfront-Token": this.place.dataset.token };
+    const { ok, found } = await ask(`${this.source}/actions/${action}`, asked, { method: "POST", headers });
+    told.textContent = ok ? found.done : found.error;
+    if (ok && action === "pick") this.readPicked();
+    if (ok && action === "rerun") await this.awaitRerun(asked, told);
+    button.disabled = false;
   }
 
   async awaitRerun(asked, told) {
-    let found;
+    let ok, found;
     do {
       await new Promise((done) => setTimeout(done, LOOK_MS));
-      ({ found } = await ask(`${this.source}/rerun`, asked));
-    } while (!found.told);
-    told.textContent = found.told;
+      ({ ok, found } = await ask(`${this.source}/rerun`, asked));
+    } while (ok && !found.told);
+    told.textContent = ok ? found.told : found.error;
   }
 
   async readPicked() {
-    try {
-      const { ok, found } = await ask(`${this.source}/picked`);
-      if (!ok) return;
-      this.place.querySelector(".picked").innerHTML = found.html; // of the server's template, which escapes every value
-      this.written();
-    } catch { /* an answer of an older server, or none: the list is left out */ }
+    const { ok, found } = await ask(`${this.source}/picked`);
+    if (!ok) return; // the list is left out
+    this.place.querySelector(".picked").innerHTML = found.html; // of the server's template, which escapes every value
+    this.written();
   }
 }

@@ -192,14 +192,10 @@ export class Explorer {
     let error = "";
     if (!where.trim()) this.matching = null;
     else {
-      try {
-        const { ok, found } = await ask(`${this.source}/matching`, { where, at: this.at });
-        if (where !== this.state.where) return; // typed on meanwhile
-        if (ok) this.matching = new Set(found.keys);
-        else error = found.error;
-      } catch {
-        error = "the server does not answer";
-      }
+      const { ok, found } = await ask(`${this.source}/matching`, { where, at: this.at });
+      if (where !== this.state.where) return; // typed on meanwhile
+      if (ok) this.matching = new Set(found.keys);
+      else error = found.error;
     }
     told.textContent = error;
     told.hidden = !error;

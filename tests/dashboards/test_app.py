@@ -142,6 +142,17 @@ def test_what_is_not_there_is_said(served: Served, path: str, message: str) -> N
         assert message in caught.value.read().decode()
 
 
+def test_a_script_is_told_what_is_wrong_as_json(served: Served) -> None:
+    for path in ("0123456789abcdef/live", "0123456789abcdef/choice"):
+        address = f"{served.uri}/recallfront/sweeps/{path}"
+        request = urllib.request.Request(address, headers={"Accept": "application/json"})
+        with pytest.raises(urllib.error.HTTPError, match="404") as caught:
+            urllib.request.urlopen(request)
+        with caught.value:
+            told = caught.value.read().decode()
+        assert json.loads(told)["error"].startswith("there is no sweep '0123456789abcdef'")
+
+
 def test_mlflow_itself_is_served_beside_the_pages(served: Served) -> None:
     assert '<div id="root"' in served.get("/")
     assert open_client(served.uri).get_run(served.sweeps["finished"]).info.status == "FINISHED"

@@ -1,5 +1,6 @@
 """The pages in a real headless Chromium: clicked, typed into and read as a person does."""
 
+import re
 from collections.abc import Callable, Iterator
 from importlib import resources
 from typing import Any
@@ -143,6 +144,23 @@ def test_a_choice_is_explained_picked_and_remembered(looked: Looked) -> None:
     assert "griffin · window_size 16" in decide.locator(".picked").inner_text()
     decide.locator("[data-look]").click()
     expect(page.locator("#panel h3").last).to_be_visible()
+
+
+def test_a_server_that_fails_is_said_where_it_was_asked(browser: Any, served: Served) -> None:
+    alone = Looked(browser, served)
+    page = alone.sweep("finished")
+    page.route(re.compile("/choice"), lambda route: route.fulfill(status=500, body="<h1>no</h1>"))
+    page.route(re.compile("/configurations/"), lambda route: route.abort())
+    page.click("#decide form button")
+    expect(page.locator("#choice-error")).to_have_text("the server fails with status 500")
+    page.check("#configurations tbody input >> nth=0")
+    expect(page.locator("#panel .failure")).to_have_text("the server does not answer")
+    page.unroute_all()
+    page.keyboard.press("Escape")
+    page.check("#configurations tbody input >> nth=0")
+    expect(page.locator("#panel article")).to_have_count(1)
+    alone.context.close()
+    assert [text for text in alone.complaints if not text.startswith("Failed to load resource")] == []
 
 
 def test_hostile_names_stay_text(browser: Any, served: Served) -> None:
