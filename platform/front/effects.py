@@ -31,6 +31,9 @@ class Level:
     mean: float  # the others being as they are over all configurations
     error: float | None  # standard error; None where configurations are too few to tell
     count: int  # configurations
+    place: tuple[
+        int, float, str
+    ]  # of its least value, by which levels of one knob are sorted over architectures
 
     @property
     def ends(self) -> tuple[float, float] | None:
@@ -75,8 +78,8 @@ def effects(candidates: Sequence[Candidate], metric: str) -> list[Effect]:
             for level in sorted(set(groups)):
                 row = _averaged(design, columns, knob, level)
                 error = None if covariance is None else math.sqrt(max(float(row @ covariance @ row), 0.0))
-                name = _name_of(own, knob, groups, level)
-                levels.append(Level(name, float(row @ weights), error, groups.count(level)))
+                name, place = _name_of(own, knob, groups, level)
+                levels.append(Level(name, float(row @ weights), error, groups.count(level), place))
             found.append(Effect(architecture, knob, metric, tuple(levels), importances.get(knob)))
     return found
 
@@ -104,12 +107,15 @@ def _order(value: Scalar) -> tuple[int, float, str]:
     return (0 if value is None else 2), 0.0, str(value)
 
 
-def _name_of(candidates: Sequence[Candidate], knob: str, groups: list[int], level: int) -> str:
+def _name_of(
+    candidates: Sequence[Candidate], knob: str, groups: list[int], level: int
+) -> tuple[str, tuple[int, float, str]]:
+    """A level's name, and the place of its least value."""
     own = sorted(
         (c.knobs.get(knob) for c, g in zip(candidates, groups, strict=True) if g == level), key=_order
     )
     first, last = show_knob(own[0]), show_knob(own[-1])
-    return first if first == last else f"{first} to {last}"
+    return first if first == last else f"{first} to {last}", _order(own[0])
 
 
 def _design(grouped: dict[str, list[int]]) -> tuple[FloatArray, dict[tuple[str, int], int]]:
