@@ -84,6 +84,10 @@ def test_two_sweeps_are_compared_and_one_is_explained(served: Served) -> None:
     assert "Choose two to 6 sweeps" in chooser
     # a browser sends what is ticked in this order: the page that one comes from is what the others are compared with
     assert first in chooser.split('type="checkbox"')[1] and "checked" in chooser.split('type="checkbox"')[1]
+    again = served.get(f"/recallfront/compare?sweep={first}&sweep={second}&with={second}")
+    assert "quickstart against running-study" in again and "recall, running-study" in again
+    chooser = served.get(f"/recallfront/compare?sweep={first}&sweep={second}&page=1&search=new")
+    assert chooser.count(" checked") == 2 and "1 of " in chooser and "new-study" in chooser
     many = "&".join(f"sweep={number}" for number in range(7))
     with pytest.raises(urllib.error.HTTPError) as caught:
         urllib.request.urlopen(f"{served.uri}/recallfront/compare?{many}")
