@@ -46,6 +46,7 @@ def create_app() -> "FastAPI":
 
 def _router(prefix: str) -> "APIRouter":
     import anyio
+    from anyio.to_thread import run_sync
     from fastapi import APIRouter
     from fastapi.responses import RedirectResponse, Response
 
@@ -64,7 +65,7 @@ def _router(prefix: str) -> "APIRouter":
 
     @router.get("/static/plotly.js")
     async def plotly() -> Response:
-        return plotly_script()
+        return await run_sync(plotly_script, limiter=limiter)
 
     @router.get("/static/{name}")
     async def static(name: str) -> Response:

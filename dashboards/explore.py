@@ -15,7 +15,7 @@ from recallfront.platform.front.candidates import Candidate, by_configuration, g
 from recallfront.platform.front.conditions import parse_conditions
 from recallfront.platform.front.pictures.appearance import MARKS, mark_of
 from recallfront.platform.front.tables import PLACE_MARKS
-from recallfront.platform.metrics import compared, details_of, metric, show, title_of
+from recallfront.platform.metrics import compared, details_of, metric, name_for_condition, show, title_of
 from recallfront.platform.results.labels import show_knob
 from recallfront.platform.results.records import TrialRecord
 from recallfront.platform.results.status import Status
@@ -149,6 +149,7 @@ class Explorer:
             found.append(
                 {
                     "name": _bounded(name),
+                    "condition": _bounded(name_for_condition(name)),
                     "title": _bounded(known.title),
                     "axis": _bounded(known.axis or known.title),
                     "isShare": known.most == 1.0,

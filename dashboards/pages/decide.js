@@ -1,6 +1,8 @@
 // Deciding: the choice that a constraint leads to, its reason and its command; and, where they are allowed, the actions.
+import { readAddress, writeAddress } from "./address.js";
 import { ask } from "./dom.js";
 
+const NAMES = { where: "constraint", by: "choose", anywhere: "among" }; // of the form's fields in the address
 const LOOK_MS = 2000; // between two looks at a trial that is run again
 
 export class Decision {
@@ -11,16 +13,33 @@ export class Decision {
     place.querySelector("[data-look]").addEventListener("click", () => explorer.choose([this.key]));
     place.querySelector("[data-pick]")?.addEventListener("click", (event) => this.act("pick", { ...this.chosen, key: this.key }, event.target));
     document.addEventListener("click", (event) => {
+      const boxed = event.target.closest("[data-box=decide]");
+      if (boxed) this.constrain(boxed.dataset.where);
       const again = event.target.closest("[data-rerun]");
       if (again) this.act("rerun", { run: again.dataset.rerun }, again);
       const cancel = event.target.closest("[data-cancel]");
       if (cancel) this.act("cancel", {}, cancel);
     });
     this.readPicked();
+    this.read();
+  }
+
+  read() { // off the address, whose choice is made again
+    const asked = readAddress(), known = Object.entries(NAMES).filter(([, name]) => asked.has(name));
+    for (const [field, name] of known) this.form.elements[field].value = asked.get(name);
+    if (known.length) this.choose();
+  }
+
+  constrain(where) {
+    this.form.elements.where.value = where;
+    this.form.elements.where.focus();
+    this.choose();
   }
 
   async choose() {
     const asked = Object.fromEntries(new FormData(this.form));
+    const told = Object.entries(NAMES).map(([field, name]) => [name, asked[field]]);
+    writeAddress(Object.values(NAMES), told.filter(([name, value]) => value || name === NAMES.by)); // a choice of the knee is one too
     const { ok, found } = await ask(`${this.source}/choice`, { ...asked, at: this.explorer.at });
     const error = this.place.querySelector("#choice-error"), outcome = this.place.querySelector(".outcome");
     error.hidden = ok;

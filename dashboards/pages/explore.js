@@ -1,11 +1,14 @@
 // The explorer of a sweep: what is drawn, filtered, sorted and chosen. All of it is in the page's address.
+import { readAddress, writeAddress } from "./address.js";
+import { offerBox } from "./box.js";
 import { ask, element, number, onPage, patchChildren } from "./dom.js";
 import { Panel } from "./panel.js";
-import { drawPicture, metricOf } from "./picture.js";
+import { drawPicture, metricOf, withSpreads } from "./picture.js";
 import { Table } from "./table.js";
 
 const MOST_CHOSEN = 8;
 const TYPING_MS = 80;
+const NAMES = ["x", "y", "xs", "ys", "colour", "size", "where", "sort", "without", "status", "knob", "show"]; // in the address
 
 export class Explorer {
   constructor(place, data, source, at) {
@@ -32,12 +35,15 @@ export class Explorer {
 
   scaleOf(name) { return metricOf(this.data, name)?.isLog ? "log" : "linear"; }
 
+  isAxis(name) { return this.data.metrics.some((metric) => metric.name === name); }
+
   read() {
-    const asked = new URLSearchParams(location.search);
+    const asked = readAddress();
     this.state = this.defaults();
     for (const name of Object.keys(this.state)) {
       const value = asked.get(name);
-      if (value !== null && (["where", "sort"].includes(name) || metricOf(this.data, value))) this.state[name] = value;
+      const fits = { where: true, sort: true, x: this.isAxis(value), y: this.isAxis(value) }[name] ?? metricOf(this.data, value);
+      if (value !== null && fits) this.state[name] = value;
     }
     for (const axis of ["x", "y"]) this.state[`${axis}s`] = asked.get(`${axis}s`) ?? this.scaleOf(this.state[axis]);
     this.state.hidden = new Set(asked.getAll("without"));
@@ -50,17 +56,16 @@ export class Explorer {
   }
 
   write() {
-    const { state } = this, usual = this.defaults(), asked = new URLSearchParams();
-    for (const [name, value] of Object.entries(usual)) if (state[name] !== value) asked.set(name, state[name]);
-    for (const axis of ["x", "y"]) if (state[`${axis}s`] !== this.scaleOf(state[axis])) asked.set(`${axis}s`, state[`${axis}s`]);
-    for (const name of state.hidden) asked.append("without", name);
+    const { state } = this, usual = this.defaults();
+    const asked = Object.keys(usual).filter((name) => state[name] !== usual[name]).map((name) => [name, state[name]]);
+    for (const axis of ["x", "y"]) if (state[`${axis}s`] !== this.scaleOf(state[axis])) asked.push([`${axis}s`, state[`${axis}s`]]);
+    for (const name of state.hidden) asked.push(["without", name]);
     if ([...state.statuses].join() !== "finished") {
-      for (const name of state.statuses.size ? state.statuses : [""]) asked.append("status", name);
+      for (const name of state.statuses.size ? state.statuses : [""]) asked.push(["status", name]);
     }
-    for (const [name, ends] of state.knobs) asked.append("knob", [name, ...ends].join("|"));
-    for (const key of state.chosen) asked.append("show", key);
-    const text = asked.toString();
-    history.replaceState(null, "", location.pathname + (text ? `?${text}` : "") + location.hash);
+    for (const [name, ends] of state.knobs) asked.push(["knob", [name, ...ends].join("|")]);
+    for (const key of state.chosen) asked.push(["show", key]);
+    writeAddress(NAMES, asked);
   }
 
   // --- controls ---
@@ -69,8 +74,8 @@ export class Explorer {
     const { form, data, state } = this;
     for (const name of ["x", "y", "colour", "size"]) {
       const select = form.elements[name];
-      const kept = ["colour", "size"].includes(name) ? [select.options[0]] : [];
-      patchChildren(select, [...kept, ...data.metrics.map((metric) => option(metric.title, metric.name))]);
+      const [kept, offered] = ["colour", "size"].includes(name) ? [[select.options[0]], withSpreads(data)] : [[], data.metrics];
+      patchChildren(select, [...kept, ...offered.map((metric) => option(metric.title, metric.name))]);
     }
     for (const name of ["x", "y", "xs", "ys", "colour", "size", "where"]) {
       if (document.activeElement !== form.elements[name]) form.elements[name].value = state[name];
@@ -130,9 +135,14 @@ export class Explorer {
     const { form, place } = this;
     form.addEventListener("submit", (event) => event.preventDefault());
     form.addEventListener("input", (event) => this.changed(event.target));
+    place.querySelector("[data-box=filter]").addEventListener("click", (event) => {
+      this.state.where = form.elements.where.value = [this.state.where.trim(), event.target.dataset.where].filter(Boolean).join(" and ");
+      this.filterOnServer();
+    });
     place.querySelector("#reset").addEventListener("click", () => {
-      history.replaceState(null, "", location.pathname);
+      writeAddress(NAMES, []);
       this.read();
+      this.boxed(null);
       this.place.querySelector("#knobs").open = false;
       this.fillControls();
       this.filterOnServer().then(() => this.choose([]));
@@ -146,15 +156,18 @@ export class Explorer {
       const point = event.points.find((one) => one.customdata !== undefined);
       if (point) this.pick(this.data.rows[point.customdata].key, event.event);
     });
-    this.plot.on("plotly_selected", (event) => {
-      const keys = (event?.points ?? []).filter((point) => point.customdata !== undefined).map((point) => this.data.rows[point.customdata].key);
-      if (keys.length) this.choose(keys.slice(0, MOST_CHOSEN));
-    });
+    this.plot.on("plotly_selected", (event) => { if (event?.range) this.boxed(event); });
     this.plot.on("plotly_legendclick", (event) => {
       const trace = event.data[event.curveNumber];
       if (trace.customdata) this.toggleArchitecture(this.data.rows[trace.customdata[0]].architecture);
       return false;
     });
+  }
+
+  boxed(event) {
+    const inside = (event?.points ?? []).map((point) => point.customdata).filter((i) => i !== undefined);
+    offerBox(this.place.querySelector("#box"), this.data, this.state, event?.range, inside, MOST_CHOSEN);
+    if (inside.length) this.choose(inside.slice(0, MOST_CHOSEN).map((i) => this.data.rows[i].key));
   }
 
   changed(field) {
