@@ -10,7 +10,7 @@ export class Decision {
     Object.assign(this, { place, source, explorer, written, key: null, chosen: null });
     this.form = place.querySelector("form");
     this.form.addEventListener("submit", (event) => { event.preventDefault(); this.choose(); });
-    place.querySelector("[data-look]").addEventListener("click", () => explorer.choose([this.key]));
+    place.querySelector("[data-look]").addEventListener("click", () => explorer.pick(this.key));
     place.querySelector("[data-pick]")?.addEventListener("click", (event) => this.act("pick", { ...this.chosen, key: this.key }, event.target));
     document.addEventListener("click", (event) => {
       const boxed = event.target.closest("[data-box=decide]");

@@ -235,8 +235,9 @@ export class Explorer {
   index(key) { return this.data.rows.findIndex((row) => row.key === key || row.keys.includes(key)); }
 
   pick(key, event) {
-    if (event?.shiftKey || event?.ctrlKey || event?.metaKey) this.toggle(key);
-    else this.choose([key]);
+    if (event?.shiftKey || event?.ctrlKey || event?.metaKey) return this.toggle(key);
+    this.choose([key]);
+    return this.panel.focus();
   }
 
   toggle(key) {

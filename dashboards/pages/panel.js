@@ -13,9 +13,20 @@ export class Panel {
 
   forget(keys) { keys.forEach((key) => this.known.delete(key)); }
 
+  focus() { // where a person goes who has chosen one, and comes back from
+    if (!this.place.contains(document.activeElement)) this.before = document.activeElement;
+    this.place.focus({ preventScroll: true });
+  }
+
+  leave() {
+    const before = this.before?.isConnected ? this.before : document.querySelector("#configurations").parentElement;
+    before.focus({ preventScroll: true });
+  }
+
   // keys: the configurations in the order in which they were chosen; labels of the same.
   async show(keys, labels, at) {
     const asked = ++this.asked;
+    if (!keys.length && this.place.contains(document.activeElement)) this.leave();
     this.place.hidden = !keys.length;
     const before = document.body.classList.contains("beside-panel");
     if (before !== document.body.classList.toggle("beside-panel", keys.length > 0)) {

@@ -125,6 +125,23 @@ def test_with_the_keyboard_alone_two_are_compared(looked: Looked) -> None:
     assert page.locator("#panel article").count() == 2 and len(looked.asked()["show"]) == 2
 
 
+def test_the_focus_goes_to_the_panel_and_back(looked: Looked) -> None:
+    page = looked.page
+    box = page.locator("#configurations tbody input >> nth=1")
+    box.press("Enter")
+    panel = page.locator("#panel")
+    expect(panel).to_be_focused()
+    expect(panel.locator("article")).to_have_count(1)
+    page.keyboard.press("Tab")
+    expect(panel.locator("[data-close]")).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(panel).to_be_hidden()
+    expect(box).to_be_focused()
+    page.keyboard.press("Space")
+    expect(panel.locator("article")).to_have_count(1)
+    expect(box).to_be_focused()
+
+
 def test_a_choice_is_explained_picked_and_remembered(looked: Looked) -> None:
     page = looked.page
     decide = page.locator("#decide")

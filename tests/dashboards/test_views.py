@@ -50,6 +50,7 @@ def test_the_page_has_the_verdicts_on_the_sweep_s_claims(make_record: MakeRecord
     record = make_record(tags={"status": "finished"})
     view = view_of(replace(record, spec=record.spec | {"claims": [asked | {"seeds": 2}]}), "7")
     assert [(judged.verdict.value, judged.asked) for judged in view.judgements] == [("supported", "> 0.5")]
+    assert 'tabindex="0" role="region" aria-label="Claims"' in render("claims.html", "", **claims_of(view))
 
 
 def test_a_claim_that_cannot_be_read_is_said_in_its_place(record: SweepRecord) -> None:
