@@ -62,17 +62,20 @@ export class Decision {
     const { ok, found } = await ask(`${this.source}/actions/${action}`, asked, { method: "POST", headers });
     told.textContent = ok ? found.done : found.error;
     if (ok && action === "pick") this.readPicked();
-    if (ok && action === "rerun") await this.awaitRerun(asked, told);
+    if (ok && action === "rerun") await this.awaitRerun(asked.run);
     button.disabled = false;
   }
 
-  async awaitRerun(asked, told) {
+  async awaitRerun(run) {
     let ok, found;
     do {
       await new Promise((done) => setTimeout(done, LOOK_MS));
-      ({ ok, found } = await ask(`${this.source}/rerun`, asked));
+      ({ ok, found } = await ask(`${this.source}/rerun`, { run }));
     } while (ok && !found.told);
-    told.textContent = ok ? found.told : found.error;
+    const verdict = ok ? found.told : found.error;
+    this.place.querySelector(".rerun").textContent = `run ${run.slice(0, 8)}: ${verdict}`;
+    const beside = document.querySelector(`[data-rerun="${CSS.escape(run)}"] + [role=status]`);
+    if (beside) beside.textContent = verdict; // its panel is open, or open again
   }
 
   async readPicked() {
