@@ -75,7 +75,7 @@ class Played:
 def spec_of(name: str, **changes: Any) -> SweepSpec:
     """A sweep of the field's architectures; `changes` replace keys of its specification."""
     training = {"steps": STEPS, "batch_size": 32, "evaluate_every": STEPS // 2}
-    usual = {"name": name, "training": training, "budget": {"trials": 6}, "concurrent": 2}
+    usual: dict[str, Any] = {"name": name, "training": training, "budget": {"trials": 6}, "concurrent": 2}
     return bench_spec(*ARCHITECTURES, **usual | changes)
 
 
