@@ -9,7 +9,7 @@ import sys
 from functools import cache
 from threading import Lock
 
-from recallfront.dashboards.choices import Constraint
+from recallfront.dashboards.choices import KEY_DIGITS, Constraint
 from recallfront.dashboards.views import SweepView
 from recallfront.platform.errors import UsageError
 from recallfront.platform.front import registry
@@ -38,9 +38,15 @@ def check(sent: str | None) -> None:
         raise UsageError("this page is of an earlier server: load it again")
 
 
-def register(view: SweepView, asked: Constraint, tracking_uri: str) -> str:
-    """Pick and register as `recallfront pick` does -> what was done, in one sentence."""
+def register(view: SweepView, asked: Constraint, key: str, tracking_uri: str) -> str:
+    """Pick and register as `recallfront pick` does -> what was done, in one sentence.
+
+    Raises:
+        UsageError: the choice is no longer the configuration whose trial's `key` the page showed, or none.
+    """
     picked = asked.choose(view)
+    if key not in (own[:KEY_DIGITS] for own in picked.candidate.trial_keys):
+        raise UsageError(f"the choice is now {picked.candidate.label}: choose again")
     is_knee = picked.candidate is picked.front.knee and not (
         asked.where or asked.by.startswith(("max", "min"))
     )

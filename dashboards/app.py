@@ -7,11 +7,12 @@ import os
 from typing import TYPE_CHECKING
 
 from recallfront.dashboards.compare_page import add_compare_page
-from recallfront.dashboards.rendering import PREFIX, page, plotly_script, static_file
+from recallfront.dashboards.rendering import PREFIX, SCRIPT, as_json, page, plotly_script, static_file
 from recallfront.dashboards.sweep_pages import add_sweep_pages
 from recallfront.dashboards.sweeps_page import add_sweeps_page
 from recallfront.dashboards.understand_page import add_understand_page
 from recallfront.platform.errors import UsageError
+from recallfront.platform.tracking.ledger import StoreFailure
 
 if TYPE_CHECKING:
     from fastapi import APIRouter, FastAPI
@@ -35,13 +36,17 @@ def create_app() -> "FastAPI":
 
     @app.exception_handler(UsageError)
     async def explain(request: Request, error: UsageError) -> "Response":
-        return page(request, "message.html", prefix, status_code=404, message=str(error))
+        status = 503 if isinstance(error, StoreFailure) else 404
+        if SCRIPT in request.headers.get("accept", ""):
+            return as_json(request, {"error": str(error)}, status)
+        return page(request, "message.html", prefix, status_code=status, message=str(error))
 
     return app
 
 
 def _router(prefix: str) -> "APIRouter":
     import anyio
+    from anyio.to_thread import run_sync
     from fastapi import APIRouter
     from fastapi.responses import RedirectResponse, Response
 
@@ -60,7 +65,7 @@ def _router(prefix: str) -> "APIRouter":
 
     @router.get("/static/plotly.js")
     async def plotly() -> Response:
-        return plotly_script()
+        return await run_sync(plotly_script, limiter=limiter)
 
     @router.get("/static/{name}")
     async def static(name: str) -> Response:

@@ -3,6 +3,7 @@
 MLflow is imported where it is first used, so that reading this file costs little.
 """
 
+import re
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from recallfront.platform.tracking.client import fail_fast, open_client
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
+KEY_DIGITS = 12  # of a trial's key, that name its configuration
 _MOST_VERSIONS = 100
 _MOST_LETTERS = 2000
 _REQUEST_SECONDS = 60
@@ -69,7 +71,7 @@ def choice(view: SweepView, asked: Constraint, tracking_uri: str) -> dict[str, A
     picked = asked.choose(view)
     return {
         "reason": picked.reason,
-        "key": picked.candidate.trial_keys[0][:12],
+        "key": picked.candidate.trial_keys[0][:KEY_DIGITS],
         "command": asked.command(view, tracking_uri),
     }
 
@@ -78,9 +80,12 @@ def picked_before(tracking_uri: str, sweep_run_id: str) -> list[dict[str, Any]]:
     """The versions that were registered from a sweep, the newest first: of which model, by whom, when and why.
 
     Raises:
-        UsageError: the registry cannot be read.
+        UsageError: this is no run's id, or the registry cannot be read.
     """
     from mlflow.exceptions import MlflowException
+
+    if not re.fullmatch("[0-9a-f]{32}", sweep_run_id):
+        raise UsageError(f"{sweep_run_id[:40]!r} is not the id of a run")
 
     try:
         with fail_fast(_REQUEST_SECONDS):

@@ -1,16 +1,18 @@
-"""The page of two or more sweeps on one picture, each against the first.
+"""The page of two or more sweeps on one picture, each against one of them: the oldest, or the reader's choice.
 
 FastAPI, anyio and Plotly are imported where they are first used, so that reading this file costs little.
 """
 
 import json
-from functools import partial
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
 from recallfront.dashboards.reading import explorer_of, own_address
 from recallfront.dashboards.rendering import page
-from recallfront.dashboards.sweeps_page import read_lines
+from recallfront.dashboards.sweeps_page import Listing, SweepLine, listed, read_lines, read_listing
 from recallfront.dashboards.views import SweepView
 from recallfront.platform.errors import UsageError
 from recallfront.platform.front.compare import SweepComparison, compare, described, headings
@@ -27,39 +29,67 @@ _COLOURS = [mark.colour for mark in MARKS.values()]
 
 
 def add_compare_page(router: "APIRouter", prefix: str, limiter: "CapacityLimiter") -> None:
-    """Add the page to a router; it reads the store in one of the limiter's threads."""
+    """Add the page to a router; it is made in one of the limiter's threads."""
     from anyio.to_thread import run_sync
     from fastapi import Request
     from fastapi.responses import Response
 
     @router.get("/compare")
     async def compared(request: Request) -> Response:
-        asked = list(dict.fromkeys(request.query_params.getlist("sweep")))
+        given = request.query_params
+        asked = list(dict.fromkeys(given.getlist("sweep")))
         if len(asked) > MOST_SWEEPS:
             raise UsageError(
                 f"{len(asked)} sweeps are too many for one picture: choose at most {MOST_SWEEPS}"
             )
-        shown = await run_sync(partial(_shown, own_address(request), asked), limiter=limiter)
-        return page(request, "compare.html", prefix, **shown)
+
+        def work() -> Response:
+            own = own_address(request)
+            # the buttons of the list send its page, the one that compares does not
+            if len(asked) < 2 or "page" in given:
+                shown = _chooser(read_lines(own), asked, read_listing(given))
+            else:
+                shown = _comparison(own, asked, given.get("with", ""))
+            return page(request, "compare.html", prefix, **shown)
+
+        return await run_sync(work, limiter=limiter)
 
 
-def _shown(uri: str, asked: list[str]) -> dict[str, Any]:
-    views = [explorer_of(uri, run_id, 0.0).view for run_id in asked]
-    first, others = views[:1], views[1:]
-    found = [(view, compare(first[0].record, view.record)) for view in others]
-    figures = {"compare": json.loads(_figure(views))} if views else {}
-    comparisons = [{"view": view, "found": one, "rows": _rows(one)} for view, one in found]
-    heads = headings(first[0].front.objectives) if first else []
-    # a browser sends what is ticked in this order, and the first is what the others are compared with
-    known = [] if len(views) > 1 else sorted(read_lines(uri), key=lambda line: line.run_id not in asked)
+def _chooser(lines: list[SweepLine], asked: list[str], listing: Listing) -> dict[str, Any]:
+    """The list of sweeps to choose from, a page of those that match, below those that are chosen already."""
+    chosen = [line for line in lines if line.run_id in asked]
+    others = [line for line in lines if line.run_id not in asked]
+    return {"chooser": True, "chosen": chosen, "most": MOST_SWEEPS} | listed(others, listing)
+
+
+def _comparison(uri: str, asked: list[str], baseline: str) -> dict[str, Any]:
+    views = _ordered([explorer_of(uri, run_id, 0.0).view for run_id in asked], baseline)
+    names = _names(views)
+    others = list(zip(names, views, strict=True))[1:]
+    found = [(name, compare(views[0].record, view.record)) for name, view in others]
     return {
+        "chooser": False,
         "views": views,
-        "comparisons": comparisons,
-        "headings": heads,
-        "figures": figures,
-        "known": known,
-        "most": MOST_SWEEPS,
+        "first": names[0],
+        "comparisons": [{"name": name, "found": one, "rows": _rows(one)} for name, one in found],
+        "headings": headings(views[0].front.objectives),
+        "figures": {"compare": json.loads(_figure(views))},
     }
+
+
+def _ordered(views: Iterable[SweepView], baseline: str) -> list[SweepView]:
+    """The one that the others are compared with first: the one that was asked for, or the oldest."""
+    oldest_first = sorted(views, key=lambda view: view.started or math.inf)
+    return sorted(oldest_first, key=lambda view: view.record.run_id != baseline)
+
+
+def _names(views: Sequence[SweepView]) -> list[str]:
+    """What tells the sweeps apart: their studies, and their keys where a study is there twice."""
+    counts = Counter(view.record.name for view in views)
+    return [
+        view.record.name + (f" {view.record.sweep_key[:8]}" if counts[view.record.name] > 1 else "")
+        for view in views
+    ]
 
 
 def _rows(found: SweepComparison) -> list[dict[str, Any]]:

@@ -15,9 +15,10 @@ from recallfront.platform.front.candidates import Candidate, by_configuration, g
 from recallfront.platform.front.conditions import parse_conditions
 from recallfront.platform.front.pictures.appearance import MARKS, mark_of
 from recallfront.platform.front.tables import PLACE_MARKS
-from recallfront.platform.metrics import compared, details_of, metric, show, title_of
+from recallfront.platform.metrics import compared, details_of, metric, name_for_condition, show, title_of
 from recallfront.platform.results.labels import show_knob
 from recallfront.platform.results.records import TrialRecord
+from recallfront.platform.results.status import Status
 from recallfront.platform.tracking.curves import Curve
 from recallfront.sweeps.conditions import is_number
 
@@ -35,7 +36,7 @@ class ConfigurationRow:
     """One configuration, finished or not."""
 
     key: str  # first digits of the least of its trials' keys
-    status: str  # what its trials count as
+    status: str  # finished if one of its seeds has, else what its trials count as
     candidate: Candidate
     trials: tuple[TrialRecord, ...]  # one a seed
 
@@ -45,6 +46,7 @@ class Explorer:
     """All configurations of a sweep, as its page shows them."""
 
     view: SweepView
+    moment: float = 0.0  # when it was read, in seconds since the epoch
 
     @cached_property
     def rows(self) -> list[ConfigurationRow]:
@@ -53,9 +55,10 @@ class Explorer:
         candidates = {c.run_ids[0]: c for c in self.view.front.candidates}
         done, others = list[ConfigurationRow](), list[ConfigurationRow]()
         for trials in by_configuration(record.trials).values():
-            status = self._status(trials)
             key = min(trial.trial_key for trial in trials)[:_KEY]
             found = next((candidates[t.run_id] for t in trials if t.run_id in candidates), None)
+            # what is on the picture has finished, though a seed of it may run on: its doubts tell that
+            status = "finished" if found else self._status(trials)
             row = ConfigurationRow(key, status, found or gather(trials, self.view.varying), tuple(trials))
             (done if found else others).append(row)
         place = {c.run_ids[0]: number for number, c in enumerate(self.view.front.candidates)}
@@ -110,6 +113,7 @@ class Explorer:
                     "label": _bounded(c.label),
                     "architecture": _bounded(c.architecture),
                     "status": row.status,
+                    "runs": self.view.is_running and any(t.status is Status.RUNNING for t in row.trials),
                     "front": c.on_front,
                     "knee": c is front.knee,
                     "mark": PLACE_MARKS[c.on_front, c.certain] if row.status == "finished" else "",
@@ -145,6 +149,7 @@ class Explorer:
             found.append(
                 {
                     "name": _bounded(name),
+                    "condition": _bounded(name_for_condition(name)),
                     "title": _bounded(known.title),
                     "axis": _bounded(known.axis or known.title),
                     "isShare": known.most == 1.0,

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Hashable
 from typing import Final
+from weakref import WeakValueDictionary
 
 from recallfront.dashboards.explore import Explorer
 
@@ -14,23 +15,34 @@ class Kept:
 
     def __init__(self, most_trials: int = MOST_TRIALS) -> None:
         self._most, self._lock = most_trials, threading.Lock()
-        self._sweeps: dict[Hashable, tuple[float, Explorer]] = {}  # the latest to be asked for comes last
+        self._sweeps: dict[Hashable, Explorer] = {}  # the latest to be asked for comes last
+        self._readers: WeakValueDictionary[Hashable, threading.Lock] = WeakValueDictionary()
 
-    def get(self, name: Hashable, moment: float, read: Callable[[], Explorer]) -> Explorer:
-        """A sweep as of a moment: kept, or read now in place of an earlier one."""
+    def get(self, name: Hashable, since: float, read: Callable[[], Explorer]) -> Explorer:
+        """A sweep as it stood at some moment from `since` on: kept, or read now in place of an earlier one.
+
+        Of those who ask for one sweep at once, one reads it, and the others wait for the same.
+        """
+        with self._lock:
+            reader = self._readers.setdefault(name, threading.Lock())
+        with reader:
+            if (found := self._known(name, since)) is not None:
+                return found
+            sweep = read()
+            with self._lock:
+                self._sweeps[name] = sweep
+                while len(self._sweeps) > 1 and self._trials() > self._most:
+                    del self._sweeps[next(iter(self._sweeps))]
+            return sweep
+
+    def _known(self, name: Hashable, since: float) -> Explorer | None:
+        """The sweep that is kept; an earlier one is given up before a new one takes its memory."""
         with self._lock:
             found = self._sweeps.pop(name, None)
-            if found is not None and found[0] == moment:
-                self._sweeps[name] = found
-                return found[1]
-        # the earlier one is given up before the new one takes its memory
-        del found
-        sweep = read()
-        with self._lock:
-            self._sweeps[name] = moment, sweep
-            while len(self._sweeps) > 1 and self._trials() > self._most:
-                del self._sweeps[next(iter(self._sweeps))]
-        return sweep
+            if found is None or found.moment < since:
+                return None
+            self._sweeps[name] = found
+            return found
 
     def _trials(self) -> int:
-        return sum(len(sweep.view.record.trials) for _, sweep in self._sweeps.values())
+        return sum(len(sweep.view.record.trials) for sweep in self._sweeps.values())

@@ -19,16 +19,20 @@ if TYPE_CHECKING:
     from fastapi import Request
 
 _FRESH_SECONDS = 2.0  # within these, viewers of one sweep share what was read
-_KEPT_SECONDS = 600.0  # a page may ask again of the moment that it shows
 
 _kept = Kept()
 
 
 def explorer_of(uri: str, run_id: str, moment: float) -> Explorer:
-    """A sweep as it stood at a moment that its page was told, or as it is now; raises UsageError."""
-    known = 0 <= now() - moment <= _KEPT_SECONDS and moment % _FRESH_SECONDS == 0
-    moment = moment if known else now()
-    return _kept.get((uri, run_id), moment, lambda: Explorer(_read(uri, run_id)))
+    """A sweep as it stood at the moment that its page shows or later, or, for 0, as it is now; raises UsageError."""
+    begun = time.time()
+    since = moment if 0 < moment <= begun else begun - _FRESH_SECONDS
+
+    def read() -> Explorer:
+        read_at = time.time()
+        return Explorer(_read(uri, run_id), read_at)
+
+    return _kept.get((uri, run_id), since, read)
 
 
 def now() -> float:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 PREFIX = "/recallfront"
+SCRIPT = "application/json"  # what a page's script accepts, errors too
 PAGES = Path(__file__).with_name("pages")
 _STATIC = {".css": "text/css", ".js": "text/javascript"}
 _WORTH_COMPRESSING = 1000  # bytes
@@ -34,7 +35,7 @@ def page(request: "Request", template: str, prefix: str, status_code: int = 200,
 
 def as_json(request: "Request", value: Any, status_code: int = 200) -> "Response":
     text = json.dumps(value, allow_nan=False, separators=(",", ":"))
-    return _answer(request, text, "application/json", status_code)
+    return _answer(request, text, SCRIPT, status_code)
 
 
 def render(template: str, prefix: str, **values: Any) -> str:

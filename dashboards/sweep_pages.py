@@ -4,6 +4,7 @@ FastAPI and anyio are imported where they are first used, so that reading this f
 """
 
 import json
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +12,9 @@ from recallfront.dashboards import actions
 from recallfront.dashboards.choices import Constraint, choice, picked_before
 from recallfront.dashboards.explore import ConfigurationRow, Explorer
 from recallfront.dashboards.progress import budget_of, workers_of
-from recallfront.dashboards.reading import explorer_of, now, own_address, public_address
+from recallfront.dashboards.reading import explorer_of, own_address, public_address
 from recallfront.dashboards.rendering import as_json, page, render
+from recallfront.dashboards.views import SweepView
 from recallfront.platform.errors import UsageError
 from recallfront.platform.front.history import hypervolume_history
 from recallfront.platform.front.pictures.figures import history_figure
@@ -31,90 +33,108 @@ _MOST_SEEDS = 16  # whose curves are drawn
 
 
 def add_sweep_pages(router: "APIRouter", prefix: str, limiter: "CapacityLimiter") -> None:
-    """Add the pages of one sweep to a router; each reads the store in one of the limiter's threads."""
+    """Add the pages of one sweep to a router; each is made in one of the limiter's threads."""
     from anyio.to_thread import run_sync
     from fastapi import Request
     from fastapi.responses import Response
 
-    async def explorer(run_id: str, request: Request) -> Explorer:
+    async def answered(run_id: str, request: Request, answer: Callable[[Explorer], Response]) -> Response:
+        """Read the sweep and answer with it, all in a thread: what takes long holds up nobody else."""
         try:
             moment = float(request.query_params.get("at", "0"))
         except ValueError:
             moment = 0.0
-        return await run_sync(partial(explorer_of, own_address(request), run_id, moment), limiter=limiter)
+
+        def work() -> Response:
+            return answer(explorer_of(own_address(request), run_id, moment))
+
+        return await run_sync(work, limiter=limiter)
 
     @router.get("/sweeps/{run_id}")
     async def sweep(run_id: str, request: Request) -> Response:
-        shown = _shown(await explorer(run_id, request), public_address(request))
-        return page(request, "sweep.html", prefix, **shown)
+        def answer(found: Explorer) -> Response:
+            return page(request, "sweep.html", prefix, **_shown(found, public_address(request)))
+
+        return await answered(run_id, request, answer)
 
     @router.get("/sweeps/{run_id}/live")
     async def live(run_id: str, request: Request) -> Response:
-        shown = _shown(await explorer(run_id, request), public_address(request))
-        answer = {name: shown[name] for name in ("figures", "explore", "at")}
-        answer |= {"html": render("live.html", prefix, **shown), "running": shown["view"].is_running}
-        return as_json(request, answer)
+        def answer(found: Explorer) -> Response:
+            shown = _shown(found, public_address(request))
+            told = {name: shown[name] for name in ("figures", "explore", "at")}
+            told |= {"html": render("live.html", prefix, **shown), "running": found.view.is_running}
+            return as_json(request, told)
+
+        return await answered(run_id, request, answer)
 
     @router.get("/sweeps/{run_id}/configurations")
     async def configurations(run_id: str, request: Request) -> Response:
-        found = await explorer(run_id, request)
-        return as_json(request, found.to_json())
+        return await answered(run_id, request, lambda found: as_json(request, found.to_json()))
 
     @router.get("/sweeps/{run_id}/matching")
     async def matching(run_id: str, request: Request) -> Response:
-        where, found = request.query_params.get("where", ""), await explorer(run_id, request)
-        if len(where) > _MOST_WHERE:
-            return as_json(request, {"error": f"a condition has at most {_MOST_WHERE} characters"}, 422)
-        try:
-            return as_json(request, {"keys": found.matching(where)})
-        except UsageError as error:
-            return as_json(request, {"error": str(error)}, 422)
+        where = request.query_params.get("where", "")
+
+        def answer(found: Explorer) -> Response:
+            if len(where) > _MOST_WHERE:
+                return as_json(request, {"error": f"a condition has at most {_MOST_WHERE} characters"}, 422)
+            try:
+                return as_json(request, {"keys": found.matching(where)})
+            except UsageError as error:
+                return as_json(request, {"error": str(error)}, 422)
+
+        return await answered(run_id, request, answer)
 
     @router.get("/sweeps/{run_id}/configurations/{key}")
     async def panel(run_id: str, key: str, request: Request) -> Response:
-        found = await explorer(run_id, request)
-        row = found.row(key)
-        runs = [trial.run_id for trial in row.trials[:_MOST_SEEDS] if trial.run_id]
-        asked = partial(read_curves, own_address(request), runs, compared("curve"))
-        curves = await run_sync(asked, limiter=limiter)
-        logs = await run_sync(partial(_log_ends, own_address(request), row), limiter=limiter)
-        shown = found.panel(row, curves, public_address(request), logs)
-        html = render("panel.html", prefix, view=found.view, token=actions.token(), **shown)
-        return as_json(request, {"html": html, "curves": shown["curves"]})
+        def answer(found: Explorer) -> Response:
+            row, own = found.row(key), own_address(request)
+            runs = [trial.run_id for trial in row.trials[:_MOST_SEEDS] if trial.run_id]
+            curves = read_curves(own, runs, compared("curve"))
+            shown = found.panel(row, curves, public_address(request), _log_ends(own, row))
+            html = render("panel.html", prefix, view=found.view, token=actions.token(), **shown)
+            return as_json(request, {"html": html, "curves": shown["curves"]})
+
+        return await answered(run_id, request, answer)
 
     @router.get("/sweeps/{run_id}/choice")
     async def chosen(run_id: str, request: Request) -> Response:
-        view = (await explorer(run_id, request)).view
-        try:
-            asked = Constraint.read(request.query_params)
-            return as_json(request, choice(view, asked, public_address(request)))
-        except UsageError as error:
-            return as_json(request, {"error": str(error)}, 422)
+        def answer(found: Explorer) -> Response:
+            try:
+                asked = Constraint.read(request.query_params)
+                return as_json(request, choice(found.view, asked, public_address(request)))
+            except UsageError as error:
+                return as_json(request, {"error": str(error)}, 422)
+
+        return await answered(run_id, request, answer)
 
     @router.get("/sweeps/{run_id}/picked")
     async def picked(run_id: str, request: Request) -> Response:
         """What was picked from the sweep, by whom and why."""
-        view = (await explorer(run_id, request)).view
-        read = partial(picked_before, own_address(request), view.record.run_id)
+        read = partial(picked_before, own_address(request), run_id)
         html = render("picked.html", prefix, versions=await run_sync(read, limiter=limiter))
         return as_json(request, {"html": html})
 
     @router.post("/sweeps/{run_id}/actions/{action}")
     async def act(run_id: str, action: str, request: Request) -> Response:
-        view, given = (await explorer(run_id, request)).view, request.query_params
-        try:
-            actions.check(request.headers.get(actions.TOKEN_HEADER))
-            if action == "pick":
-                asked = partial(actions.register, view, Constraint.read(given), own_address(request))
-            elif action == "rerun":
-                asked = partial(actions.rerun, view, given.get("run", ""), own_address(request))
-            elif action == "cancel":
-                asked = partial(actions.cancel, view, own_address(request))
-            else:
-                raise UsageError(f"there is no action {action[:40]!r}")
-            return as_json(request, {"done": await run_sync(asked, limiter=limiter)})
-        except UsageError as error:
-            return as_json(request, {"error": str(error)}, 422)
+        given, own = request.query_params, own_address(request)
+
+        def answer(found: Explorer) -> Response:
+            try:
+                actions.check(request.headers.get(actions.TOKEN_HEADER))
+                if action == "pick":
+                    done = actions.register(found.view, Constraint.read(given), given.get("key", ""), own)
+                elif action == "rerun":
+                    done = actions.rerun(found.view, given.get("run", ""), own)
+                elif action == "cancel":
+                    done = actions.cancel(found.view, own)
+                else:
+                    raise UsageError(f"there is no action {action[:40]!r}")
+                return as_json(request, {"done": done})
+            except UsageError as error:
+                return as_json(request, {"error": str(error)}, 422)
+
+        return await answered(run_id, request, answer)
 
     @router.get("/sweeps/{run_id}/rerun")
     async def run_again(run_id: str, request: Request) -> Response:
@@ -122,15 +142,18 @@ def add_sweep_pages(router: "APIRouter", prefix: str, limiter: "CapacityLimiter"
         try:
             return as_json(request, {"told": actions.rerun_result(request.query_params.get("run", ""))})
         except UsageError as error:
-            return as_json(request, {"told": str(error)}, 422)
+            return as_json(request, {"error": str(error)}, 422)
 
     @router.get("/sweeps/{run_id}/specification")
     async def specification(run_id: str, request: Request) -> Response:
         """The sweep's specification as a file, which `recallfront run` takes."""
-        view = (await explorer(run_id, request)).view
-        headers = {"Content-Disposition": f'attachment; filename="{view.specification_file}"'}
-        text = json.dumps(view.record.spec, indent=2)
-        return Response(text, media_type="application/json", headers=headers)
+
+        def answer(found: Explorer) -> Response:
+            headers = {"Content-Disposition": f'attachment; filename="{found.view.specification_file}"'}
+            text = json.dumps(found.view.record.spec, indent=2)
+            return Response(text, media_type="application/json", headers=headers)
+
+        return await answered(run_id, request, answer)
 
 
 def _log_ends(uri: str, row: ConfigurationRow) -> dict[str, str]:
@@ -151,7 +174,7 @@ def _shown(explorer: Explorer, address: str) -> dict[str, Any]:
     history = history_figure(hypervolume_history(view.record))
     return {
         "view": view,
-        "at": now(),
+        "at": explorer.moment,
         "workers": workers_of(view.record, view.varying),
         "budget": budget_of(view.record),
         "ends": end and end // 60 * 60,  # an estimate, which changes by minutes
@@ -159,4 +182,12 @@ def _shown(explorer: Explorer, address: str) -> dict[str, Any]:
         "figures": {"history": json.loads(history.to_json())},
         "commands": view.commands(address),
         "token": actions.token(),
-    }
+    } | claims_of(view)
+
+
+def claims_of(view: SweepView) -> dict[str, Any]:
+    """The verdicts on a sweep's claims, or the sentence that says why there are none."""
+    try:
+        return {"judgements": view.judgements, "unjudged": ""}
+    except UsageError as error:
+        return {"judgements": (), "unjudged": str(error)}

@@ -99,7 +99,7 @@ def add_sweeps_page(router: "APIRouter", prefix: str, limiter: "CapacityLimiter"
     @router.get("/")
     async def sweeps(request: Request) -> Response:
         lines = await run_sync(partial(read_lines, own_address(request)), limiter=limiter)
-        return page(request, "sweeps.html", prefix, **_shown(lines, _asked(request.query_params)))
+        return page(request, "sweeps.html", prefix, **listed(lines, read_listing(request.query_params)))
 
     @router.get("/sparklines")
     async def sparklines(request: Request) -> Response:
@@ -148,7 +148,8 @@ def _sparks(uri: str, runs: tuple[str, ...], moment: float) -> dict[str, list[fl
     return found
 
 
-def _asked(given: Any) -> Listing:
+def read_listing(given: Any) -> Listing:
+    """What is wanted of the list, off a request's parameters."""
     sort, number = given.get("sort", "started"), given.get("page", "1")
     return Listing(
         search=given.get("search", "")[:200],
@@ -158,7 +159,8 @@ def _asked(given: Any) -> Listing:
     )
 
 
-def _shown(lines: list[SweepLine], asked: Listing) -> dict[str, Any]:
+def listed(lines: list[SweepLine], asked: Listing) -> dict[str, Any]:
+    """One page of the list, and what its controls show."""
     found = asked.of(lines)
     pages = max(-(-len(found) // ON_A_PAGE), 1)
     first = (min(asked.page, pages) - 1) * ON_A_PAGE

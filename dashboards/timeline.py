@@ -125,6 +125,6 @@ def device_seconds(view: SweepView) -> dict[str, float]:
     spent: dict[str, float] = {}
     for trial in view.record.trials:
         if trial.end_time is not None and trial.status is not Status.RUNNING:
-            seconds = devices(trial) * (trial.end_time - trial.start_time)
+            seconds = devices(trial) * trial.seconds
             spent[trial.status.counts_as] = spent.get(trial.status.counts_as, 0.0) + seconds
     return spent

@@ -4,7 +4,9 @@ FastAPI and anyio are imported where they are first used, so that reading this f
 """
 
 import json
-from functools import partial
+from dataclasses import dataclass, field
+from functools import lru_cache
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from recallfront.dashboards.curves import chosen_trials, contexts_figure, learning_figure
@@ -17,7 +19,9 @@ from recallfront.dashboards.understanding import (
     slices_figure,
     state_figure,
 )
-from recallfront.platform.front.effects import effects
+from recallfront.platform.front.candidates import Candidate
+from recallfront.platform.front.effects import MOST_FOR_FANOVA, Effect, effects
+from recallfront.platform.front.front import Front
 from recallfront.platform.metrics import title_of_objective
 from recallfront.platform.search.forecast import RECALL
 from recallfront.platform.tracking.curves import read_curves
@@ -26,23 +30,27 @@ if TYPE_CHECKING:
     from anyio import CapacityLimiter
     from fastapi import APIRouter
 
+_guard = Lock()
+
 
 def add_understand_page(router: "APIRouter", prefix: str, limiter: "CapacityLimiter") -> None:
-    """Add the page to a router; it reads the store in one of the limiter's threads."""
+    """Add the page to a router; it is made in one of the limiter's threads."""
     from anyio.to_thread import run_sync
     from fastapi import Request
     from fastapi.responses import Response
 
     @router.get("/sweeps/{run_id}/understand")
     async def understand(run_id: str, request: Request) -> Response:
-        shown = await run_sync(partial(_shown, own_address(request), run_id), limiter=limiter)
-        return page(request, "understand.html", prefix, **shown)
+        def work() -> Response:
+            return page(request, "understand.html", prefix, **_shown(own_address(request), run_id))
+
+        return await run_sync(work, limiter=limiter)
 
 
 def _shown(uri: str, run_id: str) -> dict[str, Any]:
     view = explorer_of(uri, run_id, 0.0).view
     front = view.front
-    found = {o.reading: effects(front.candidates, o.reading) for o in front.objectives}
+    found = {o.reading: effects_of(front, o.reading) for o in front.objectives}
     curves = read_curves(uri, [trial.run_id for trial in chosen_trials(view)], [RECALL])
     drawn = {
         "effects": effects_figure([effect for own in found.values() for effect in own], front),
@@ -66,5 +74,27 @@ def _shown(uri: str, run_id: str) -> dict[str, Any]:
             name: json.loads(figure.to_json()) for name, figure in drawn.items() if figure is not None
         },
         "important": sorted(important, key=lambda row: (row[0], row[2], -row[3])),
+        "most_for_fanova": MOST_FOR_FANOVA,
         "spent": device_seconds(view),
     }
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What the effects of knobs follow from, so that a sweep which has not changed is not explained again."""
+
+    metric: str
+    points: tuple[tuple[str, str, float | None], ...]
+    candidates: tuple[Candidate, ...] = field(compare=False)
+
+
+def effects_of(front: Front, metric: str) -> list[Effect]:
+    """What each knob does to a metric; it takes seconds for many configurations, and is computed once."""
+    points = tuple((c.architecture, repr(c.knobs), c.metrics.get(metric)) for c in front.candidates)
+    with _guard:  # who asks at once waits for the same
+        return _effects(_Asked(metric, points, front.candidates))
+
+
+@lru_cache(maxsize=16)
+def _effects(asked: _Asked) -> list[Effect]:
+    return effects(asked.candidates, asked.metric)

@@ -63,6 +63,10 @@ def effects_figure(effects: Sequence[Effect], front: Front) -> "Figure | None":
         )
         told.add(name)
     figure.update_xaxes(type="category", gridcolor=GRID, automargin=True)
+    for column, knob in enumerate(knobs, start=1):
+        own = sorted((level.place, level.name) for e in effects if e.knob == knob for level in e.levels)
+        order = list(dict.fromkeys(escape(name) for _, name in own))
+        figure.update_xaxes(categoryorder="array", categoryarray=order, col=column)
     figure.update_yaxes(gridcolor=GRID, zeroline=False, automargin=True)
     headings = {objective.reading: title_of_objective(objective) for objective in front.objectives}
     for row, name in enumerate(metrics, start=1):

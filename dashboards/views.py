@@ -178,9 +178,14 @@ class SweepView:
             status="unfinished" if left else trial.status.value.replace("_", " "),
             is_failure=trial.status.is_failure,
             figures=tuple(alone.describe(metric) for metric in self.columns),
-            seconds=None if left else (trial.end_time or time.time()) - trial.start_time,
+            seconds=None if left else _seconds(trial),
             failure=trial.failure or "",
         )
+
+
+def _seconds(trial: TrialRecord) -> float:
+    """How long it has run, without the rests between its attempts; of one that runs, since it began."""
+    return time.time() - trial.start_time if trial.end_time is None else trial.seconds
 
 
 def _in_words(value: Any) -> str:
@@ -223,5 +228,5 @@ def view_of(
         planned=max(planned(record.tags), len(record.trials)),
         started=started,
         seconds=max(ends, default=started) - started,
-        device_hours=sum(devices(t) * ((t.end_time or 0.0) - t.start_time) / 3600 for t in ended),
+        device_hours=sum(devices(t) * t.seconds / 3600 for t in ended),
     )

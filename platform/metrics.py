@@ -225,6 +225,7 @@ def compared(how: Literal["curve", "final"]) -> tuple[str, ...]:
     return tuple(known.name for known in METRICS if known.rerun == how)
 
 
+@lru_cache(maxsize=1024)
 def named_in_condition(name: str) -> str:
     """The metric that a name in a condition stands for: plain `recall` is validation recall, since selection must not
     look at the test split; `test_recall` is the other. In a suite a metric is named after its task: `text.test_recall`.
@@ -237,6 +238,7 @@ def named_in_condition(name: str) -> str:
     return f"{task}{dot}{own}"
 
 
+@lru_cache(maxsize=1024)
 def name_for_condition(name: str) -> str:
     """What a metric is called in a condition: the other way around."""
     task, dot, own = name.rpartition(".")

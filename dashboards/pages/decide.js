@@ -1,6 +1,8 @@
 // Deciding: the choice that a constraint leads to, its reason and its command; and, where they are allowed, the actions.
+import { readAddress, writeAddress } from "./address.js";
 import { ask } from "./dom.js";
 
+const NAMES = { where: "constraint", by: "choose", anywhere: "among" }; // of the form's fields in the address
 const LOOK_MS = 2000; // between two looks at a trial that is run again
 
 export class Decision {
@@ -8,19 +10,36 @@ export class Decision {
     Object.assign(this, { place, source, explorer, written, key: null, chosen: null });
     this.form = place.querySelector("form");
     this.form.addEventListener("submit", (event) => { event.preventDefault(); this.choose(); });
-    place.querySelector("[data-look]").addEventListener("click", () => explorer.choose([this.key]));
-    place.querySelector("[data-pick]")?.addEventListener("click", (event) => this.act("pick", this.chosen, event.target));
+    place.querySelector("[data-look]").addEventListener("click", () => explorer.pick(this.key));
+    place.querySelector("[data-pick]")?.addEventListener("click", (event) => this.act("pick", { ...this.chosen, key: this.key }, event.target));
     document.addEventListener("click", (event) => {
+      const boxed = event.target.closest("[data-box=decide]");
+      if (boxed) this.constrain(boxed.dataset.where);
       const again = event.target.closest("[data-rerun]");
       if (again) this.act("rerun", { run: again.dataset.rerun }, again);
       const cancel = event.target.closest("[data-cancel]");
       if (cancel) this.act("cancel", {}, cancel);
     });
     this.readPicked();
+    this.read();
+  }
+
+  read() { // off the address, whose choice is made again
+    const asked = readAddress(), known = Object.entries(NAMES).filter(([, name]) => asked.has(name));
+    for (const [field, name] of known) this.form.elements[field].value = asked.get(name);
+    if (known.length) this.choose();
+  }
+
+  constrain(where) {
+    this.form.elements.where.value = where;
+    this.form.elements.where.focus();
+    this.choose();
   }
 
   async choose() {
     const asked = Object.fromEntries(new FormData(this.form));
+    const told = Object.entries(NAMES).map(([field, name]) => [name, asked[field]]);
+    writeAddress(Object.values(NAMES), told.filter(([name, value]) => value || name === NAMES.by)); // a choice of the knee is one too
     const { ok, found } = await ask(`${this.source}/choice`, { ...asked, at: this.explorer.at });
     const error = this.place.querySelector("#choice-error"), outcome = this.place.querySelector(".outcome");
     error.hidden = ok;
@@ -39,35 +58,30 @@ export class Decision {
     const told = button.parentElement.querySelector("[role=status]");
     button.disabled = true;
     told.textContent = "…";
-    try {
-      const headers = { "X-Recallfront-Token": this.place.dataset.token };
-      const answer = await fetch(`${this.source}/actions/${action}?${new URLSearchParams(asked)}`, { method: "POST", headers });
-      const found = await answer.json();
-      told.textContent = found.done ?? found.error;
-      if (answer.ok && action === "pick") this.readPicked();
-      if (answer.ok && action === "rerun") await this.awaitRerun(asked, told);
-    } catch {
-      told.textContent = "the server does not answer";
-    } finally {
-      button.disabled = false;
-    }
+    const headers = { "X-Recallfront-Token": this.place.dataset.token };
+    const { ok, found } = await ask(`${this.source}/actions/${action}`, asked, { method: "POST", headers });
+    told.textContent = ok ? found.done : found.error;
+    if (ok && action === "pick") this.readPicked();
+    if (ok && action === "rerun") await this.awaitRerun(asked.run);
+    button.disabled = false;
   }
 
-  async awaitRerun(asked, told) {
-    let found;
+  async awaitRerun(run) {
+    let ok, found;
     do {
       await new Promise((done) => setTimeout(done, LOOK_MS));
-      ({ found } = await ask(`${this.source}/rerun`, asked));
-    } while (!found.told);
-    told.textContent = found.told;
+      ({ ok, found } = await ask(`${this.source}/rerun`, { run }));
+    } while (ok && !found.told);
+    const verdict = ok ? found.told : found.error;
+    this.place.querySelector(".rerun").textContent = `run ${run.slice(0, 8)}: ${verdict}`;
+    const beside = document.querySelector(`[data-rerun="${CSS.escape(run)}"] + [role=status]`);
+    if (beside) beside.textContent = verdict; // its panel is open, or open again
   }
 
   async readPicked() {
-    try {
-      const { ok, found } = await ask(`${this.source}/picked`);
-      if (!ok) return;
-      this.place.querySelector(".picked").innerHTML = found.html; // of the server's template, which escapes every value
-      this.written();
-    } catch { /* an answer of an older server, or none: the list is left out */ }
+    const { ok, found } = await ask(`${this.source}/picked`);
+    if (!ok) return; // the list is left out
+    this.place.querySelector(".picked").innerHTML = found.html; // of the server's template, which escapes every value
+    this.written();
   }
 }

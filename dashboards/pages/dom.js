@@ -50,9 +50,15 @@ export function number(value) {
   return value === null || value === undefined ? "–" : digits.format(value);
 }
 
-export async function ask(address, parameters = {}) {
-  const answer = await fetch(`${address}?${new URLSearchParams(parameters)}`);
-  return { ok: answer.ok, found: await answer.json() };
+// What the server has found, or a sentence in `found.error` where `ok` is false: it never throws.
+export async function ask(address, parameters = {}, how = {}) {
+  let answer;
+  try {
+    answer = await fetch(`${address}?${new URLSearchParams(parameters)}`, { ...how, headers: { Accept: "application/json", ...how.headers } });
+    return { ok: answer.ok, found: await answer.json() };
+  } catch {
+    return { ok: false, found: { error: answer ? `the server fails with status ${answer.status}` : "the server does not answer" } };
+  }
 }
 
 export function plotLayout(more) {

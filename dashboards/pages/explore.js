@@ -1,11 +1,14 @@
 // The explorer of a sweep: what is drawn, filtered, sorted and chosen. All of it is in the page's address.
+import { readAddress, writeAddress } from "./address.js";
+import { offerBox } from "./box.js";
 import { ask, element, number, onPage, patchChildren } from "./dom.js";
 import { Panel } from "./panel.js";
-import { drawPicture, metricOf } from "./picture.js";
+import { drawPicture, metricOf, withSpreads } from "./picture.js";
 import { Table } from "./table.js";
 
 const MOST_CHOSEN = 8;
 const TYPING_MS = 80;
+const NAMES = ["x", "y", "xs", "ys", "colour", "size", "where", "sort", "without", "status", "knob", "show"]; // in the address
 
 export class Explorer {
   constructor(place, data, source, at) {
@@ -32,12 +35,15 @@ export class Explorer {
 
   scaleOf(name) { return metricOf(this.data, name)?.isLog ? "log" : "linear"; }
 
+  isAxis(name) { return this.data.metrics.some((metric) => metric.name === name); }
+
   read() {
-    const asked = new URLSearchParams(location.search);
+    const asked = readAddress();
     this.state = this.defaults();
     for (const name of Object.keys(this.state)) {
       const value = asked.get(name);
-      if (value !== null && (["where", "sort"].includes(name) || metricOf(this.data, value))) this.state[name] = value;
+      const fits = { where: true, sort: true, x: this.isAxis(value), y: this.isAxis(value) }[name] ?? metricOf(this.data, value);
+      if (value !== null && fits) this.state[name] = value;
     }
     for (const axis of ["x", "y"]) this.state[`${axis}s`] = asked.get(`${axis}s`) ?? this.scaleOf(this.state[axis]);
     this.state.hidden = new Set(asked.getAll("without"));
@@ -50,17 +56,16 @@ export class Explorer {
   }
 
   write() {
-    const { state } = this, usual = this.defaults(), asked = new URLSearchParams();
-    for (const [name, value] of Object.entries(usual)) if (state[name] !== value) asked.set(name, state[name]);
-    for (const axis of ["x", "y"]) if (state[`${axis}s`] !== this.scaleOf(state[axis])) asked.set(`${axis}s`, state[`${axis}s`]);
-    for (const name of state.hidden) asked.append("without", name);
+    const { state } = this, usual = this.defaults();
+    const asked = Object.keys(usual).filter((name) => state[name] !== usual[name]).map((name) => [name, state[name]]);
+    for (const axis of ["x", "y"]) if (state[`${axis}s`] !== this.scaleOf(state[axis])) asked.push([`${axis}s`, state[`${axis}s`]]);
+    for (const name of state.hidden) asked.push(["without", name]);
     if ([...state.statuses].join() !== "finished") {
-      for (const name of state.statuses.size ? state.statuses : [""]) asked.append("status", name);
+      for (const name of state.statuses.size ? state.statuses : [""]) asked.push(["status", name]);
     }
-    for (const [name, ends] of state.knobs) asked.append("knob", [name, ...ends].join("|"));
-    for (const key of state.chosen) asked.append("show", key);
-    const text = asked.toString();
-    history.replaceState(null, "", location.pathname + (text ? `?${text}` : "") + location.hash);
+    for (const [name, ends] of state.knobs) asked.push(["knob", [name, ...ends].join("|")]);
+    for (const key of state.chosen) asked.push(["show", key]);
+    writeAddress(NAMES, asked);
   }
 
   // --- controls ---
@@ -69,8 +74,8 @@ export class Explorer {
     const { form, data, state } = this;
     for (const name of ["x", "y", "colour", "size"]) {
       const select = form.elements[name];
-      const kept = ["colour", "size"].includes(name) ? [select.options[0]] : [];
-      patchChildren(select, [...kept, ...data.metrics.map((metric) => option(metric.title, metric.name))]);
+      const [kept, offered] = ["colour", "size"].includes(name) ? [[select.options[0]], withSpreads(data)] : [[], data.metrics];
+      patchChildren(select, [...kept, ...offered.map((metric) => option(metric.title, metric.name))]);
     }
     for (const name of ["x", "y", "xs", "ys", "colour", "size", "where"]) {
       if (document.activeElement !== form.elements[name]) form.elements[name].value = state[name];
@@ -130,9 +135,14 @@ export class Explorer {
     const { form, place } = this;
     form.addEventListener("submit", (event) => event.preventDefault());
     form.addEventListener("input", (event) => this.changed(event.target));
+    place.querySelector("[data-box=filter]").addEventListener("click", (event) => {
+      this.state.where = form.elements.where.value = [this.state.where.trim(), event.target.dataset.where].filter(Boolean).join(" and ");
+      this.filterOnServer();
+    });
     place.querySelector("#reset").addEventListener("click", () => {
-      history.replaceState(null, "", location.pathname);
+      writeAddress(NAMES, []);
       this.read();
+      this.boxed(null);
       this.place.querySelector("#knobs").open = false;
       this.fillControls();
       this.filterOnServer().then(() => this.choose([]));
@@ -146,15 +156,18 @@ export class Explorer {
       const point = event.points.find((one) => one.customdata !== undefined);
       if (point) this.pick(this.data.rows[point.customdata].key, event.event);
     });
-    this.plot.on("plotly_selected", (event) => {
-      const keys = (event?.points ?? []).filter((point) => point.customdata !== undefined).map((point) => this.data.rows[point.customdata].key);
-      if (keys.length) this.choose(keys.slice(0, MOST_CHOSEN));
-    });
+    this.plot.on("plotly_selected", (event) => { if (event?.range) this.boxed(event); });
     this.plot.on("plotly_legendclick", (event) => {
       const trace = event.data[event.curveNumber];
       if (trace.customdata) this.toggleArchitecture(this.data.rows[trace.customdata[0]].architecture);
       return false;
     });
+  }
+
+  boxed(event) {
+    const inside = (event?.points ?? []).map((point) => point.customdata).filter((i) => i !== undefined);
+    offerBox(this.place.querySelector("#box"), this.data, this.state, event?.range, inside, MOST_CHOSEN);
+    if (inside.length) this.choose(inside.slice(0, MOST_CHOSEN).map((i) => this.data.rows[i].key));
   }
 
   changed(field) {
@@ -192,14 +205,10 @@ export class Explorer {
     let error = "";
     if (!where.trim()) this.matching = null;
     else {
-      try {
-        const { ok, found } = await ask(`${this.source}/matching`, { where, at: this.at });
-        if (where !== this.state.where) return; // typed on meanwhile
-        if (ok) this.matching = new Set(found.keys);
-        else error = found.error;
-      } catch {
-        error = "the server does not answer";
-      }
+      const { ok, found } = await ask(`${this.source}/matching`, { where, at: this.at });
+      if (where !== this.state.where) return; // typed on meanwhile
+      if (ok) this.matching = new Set(found.keys);
+      else error = found.error;
     }
     told.textContent = error;
     told.hidden = !error;
@@ -226,8 +235,9 @@ export class Explorer {
   index(key) { return this.data.rows.findIndex((row) => row.key === key || row.keys.includes(key)); }
 
   pick(key, event) {
-    if (event?.shiftKey || event?.ctrlKey || event?.metaKey) this.toggle(key);
-    else this.choose([key]);
+    if (event?.shiftKey || event?.ctrlKey || event?.metaKey) return this.toggle(key);
+    this.choose([key]);
+    return this.panel.focus();
   }
 
   toggle(key) {
@@ -235,9 +245,12 @@ export class Explorer {
     this.choose(chosen.includes(key) ? chosen.filter((one) => one !== key) : [...chosen, key].slice(-MOST_CHOSEN));
   }
 
+  known(keys) { // each by the key that its row has now
+    return [...new Set(keys.map((key) => this.data.rows[this.index(key)]?.key).filter(Boolean))];
+  }
+
   choose(keys) {
-    const known = keys.map((key) => this.data.rows[this.index(key)]).filter(Boolean);
-    this.state.chosen = [...new Set(known.map((row) => row.key))];
+    this.state.chosen = this.known(keys);
     this.draw();
     return this.showChosen();
   }
@@ -248,12 +261,23 @@ export class Explorer {
   }
 
   update(data, at) { // of a sweep that runs
+    this.at = at;
     if (JSON.stringify(data) === JSON.stringify(this.data)) return;
     const before = new Map(this.data.rows.map((row) => [row.key, JSON.stringify(row)]));
-    this.panel.forget(data.rows.filter((row) => row.status === "running" || before.get(row.key) !== JSON.stringify(row)).map((row) => row.key));
-    Object.assign(this, { data, at });
+    this.panel.forget(data.rows.filter((row) => row.runs || before.get(row.key) !== JSON.stringify(row)).flatMap((row) => [row.key, ...row.keys]));
+    this.follow(() => { this.data = data; });
+    this.state.chosen = this.known(this.state.chosen);
     this.fillControls();
     this.filterOnServer().then(() => this.showChosen());
+  }
+
+  follow(change) { // what the reader has not chosen is as the data have it, which a new sweep has few of
+    const { state } = this, usual = this.defaults();
+    const axes = ["x", "y"].filter((axis) => state[axis] === usual[axis]);
+    const scales = ["x", "y"].filter((axis) => state[`${axis}s`] === this.scaleOf(state[axis]));
+    change();
+    for (const axis of axes) state[axis] = this.defaults()[axis];
+    for (const axis of scales) state[`${axis}s`] = this.scaleOf(state[axis]);
   }
 
   draw() {
@@ -261,7 +285,7 @@ export class Explorer {
     this.visible = this.seen();
     const all = this.data.total, count = this.visible.length;
     this.place.querySelector("#found").textContent = `${count} of ${all} configuration${all === 1 ? "" : "s"}`;
-    if (this.data.metrics.length) {
+    if (["x", "y"].every((axis) => metricOf(this.data, this.state[axis]))) {
       drawPicture(this.plot, this.data, this.state, this.visible, this.state.chosen.map((key) => this.index(key)));
       this.listenToPlot();
     }

@@ -1,4 +1,5 @@
 // Every page: writes times as the reader's clock has them and copies commands. A sweep's: draws it and keeps it fresh.
+import { readAddress, writeAddress } from "./address.js";
 import { Decision } from "./decide.js";
 import { patchChildren } from "./dom.js";
 import { Explorer } from "./explore.js";
@@ -28,6 +29,12 @@ function draw(figures) {
   document.querySelectorAll("[data-scale]").forEach((button) => {
     button.setAttribute("aria-pressed", String(Number(button.dataset.scale) === (chosen[button.dataset.of] ?? 0)));
   });
+}
+
+function readScales() { // off the address: by which of its buttons a figure is drawn
+  for (const { dataset: { of, scale } } of document.querySelectorAll("[data-scale]")) {
+    if (readAddress().get(of) === scale) chosen[of] = Number(scale);
+  }
 }
 
 function put(object, path, value) {
@@ -80,7 +87,12 @@ function start() {
     const copied = event.target.closest("[data-copy]");
     const wanted = event.target.closest("[data-scale]"), looked = event.target.closest("a[href^='?show=']");
     if (copied) { event.preventDefault(); copy(copied); }
-    if (wanted) { chosen[wanted.dataset.of] = Number(wanted.dataset.scale); draw(state.figures); }
+    if (wanted) {
+      const { of, scale } = wanted.dataset;
+      chosen[of] = Number(scale);
+      writeAddress([of], chosen[of] ? [[of, scale]] : []);
+      draw(state.figures);
+    }
     if (looked && state.explorer && !event.ctrlKey && !event.metaKey) { // the page is here already
       event.preventDefault();
       state.explorer.pick(new URLSearchParams(looked.search).get("show"), event);
@@ -92,6 +104,7 @@ function start() {
   if (!shown) return;
   const { figures, explore, at } = JSON.parse(shown.textContent);
   state.figures = figures;
+  readScales();
   draw(figures);
   const place = document.getElementById("explore");
   if (place) state.explorer = new Explorer(place, explore, live.dataset.source, at);

@@ -13,9 +13,20 @@ export class Panel {
 
   forget(keys) { keys.forEach((key) => this.known.delete(key)); }
 
+  focus() { // where a person goes who has chosen one, and comes back from
+    if (!this.place.contains(document.activeElement)) this.before = document.activeElement;
+    this.place.focus({ preventScroll: true });
+  }
+
+  leave() {
+    const before = this.before?.isConnected ? this.before : document.querySelector("#configurations").parentElement;
+    before.focus({ preventScroll: true });
+  }
+
   // keys: the configurations in the order in which they were chosen; labels of the same.
   async show(keys, labels, at) {
     const asked = ++this.asked;
+    if (!keys.length && this.place.contains(document.activeElement)) this.leave();
     this.place.hidden = !keys.length;
     const before = document.body.classList.contains("beside-panel");
     if (before !== document.body.classList.toggle("beside-panel", keys.length > 0)) {
@@ -23,30 +34,27 @@ export class Panel {
     }
     if (!keys.length) return this.place.replaceChildren();
     if (!this.place.firstChild) this.place.append(element("p", { class: "faint" }, "Reading the curves…"));
-    await Promise.all(keys.map((key) => this.read(key, at)));
+    const found = await Promise.all(keys.map((key) => this.read(key, at)));
     if (asked !== this.asked) return undefined; // something else was chosen meanwhile
-    const found = keys.map((key) => this.known.get(key) ?? { html: "<p>The server does not answer.</p>", curves: [] });
     const top = element("div", { class: "row" },
       element("h2", {}, keys.length === 1 ? "Configuration" : `${keys.length} configurations`),
       element("button", { type: "button", "data-close": true, "aria-label": "Close the panel (Escape)" }, "Close"));
     const curves = element("div", { class: "curves", "data-key": "curves", "data-kept": true });
     patchChildren(this.place, [top, curves, ...found.map((one, n) => {
       const part = element("div", { "data-key": keys[n] });
-      part.innerHTML = one.html; // of the server's template, which escapes every value
+      if (one.error) part.append(element("p", { class: "failure" }, one.error));
+      else part.innerHTML = one.html; // of the server's template, which escapes every value
       return part;
     })]);
     this.drawCurves(this.place.querySelector(".curves"), found, labels);
     return undefined;
   }
 
-  async read(key, at) {
-    if (this.known.has(key)) return;
-    try {
-      const { ok, found } = await ask(`${this.source}/configurations/${encodeURIComponent(key)}`, { at });
-      this.known.set(key, ok ? found : { html: "<p>This configuration cannot be read.</p>", curves: [] });
-    } catch {
-      this.known.delete(key);
-    }
+  async read(key, at) { // what failed is asked for again
+    if (this.known.has(key)) return this.known.get(key);
+    const { ok, found } = await ask(`${this.source}/configurations/${encodeURIComponent(key)}`, { at });
+    if (ok) this.known.set(key, found);
+    return ok ? found : { error: found.error, curves: [] };
   }
 
   drawCurves(place, found, labels) {

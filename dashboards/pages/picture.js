@@ -15,13 +15,44 @@ export function drawPicture(place, data, state, seen, chosen) {
     hovermode: "closest",
   });
   const coloured = metricOf(data, state.colour);
-  if (coloured) layout.coloraxis = { colorscale: "Viridis", colorbar: { title: { text: plain(coloured.title), side: "right" }, thickness: 12 } };
+  if (coloured) layout.coloraxis = { colorscale: "Viridis", colorbar: { title: { text: plain(coloured.title), side: "right" }, thickness: 12, ...ticks(coloured, seen) } };
   const config = { displaylogo: false, responsive: true, modeBarButtons: [["toImage", "select2d", "zoom2d", "resetScale2d"]] };
   Plotly.react(place, traces.filter(Boolean), layout, config);
 }
 
+const SPREAD = " spread"; // ends the name of a figure's spread, which is one to colour and to size by
+
 export function metricOf(data, name) {
-  return data.metrics.find((metric) => metric.name === name);
+  const found = data.metrics.find((metric) => metric.name === name);
+  if (found || !name?.endsWith(SPREAD)) return found;
+  const metric = data.metrics.find((one) => one.name === name.slice(0, -SPREAD.length));
+  return metric?.spreads ? spreadOf(metric) : undefined;
+}
+
+export function withSpreads(data) {
+  return data.metrics.flatMap((metric) => (metric.spreads ? [metric, spreadOf(metric)] : [metric]));
+}
+
+function spreadOf(metric) {
+  const title = `${metric.title}, spread`;
+  return { name: metric.name + SPREAD, title, axis: title, isShare: false, isLog: false, values: metric.spreads, spreads: null };
+}
+
+// A figure for a colour or a size: on a logarithm where its axis is, and there only if it has one.
+function scaled(metric, value) {
+  if (value === null || !metric.isLog) return value;
+  return value > 0 ? Math.log10(value) : null;
+}
+
+// Of the colours of a logarithm, which tell the figures themselves.
+function ticks(metric, seen) {
+  const own = seen.map((i) => metric.values[i]).filter((value) => value > 0);
+  if (!metric.isLog || !own.length) return {};
+  const [low, high] = [Math.min(...own), Math.max(...own)];
+  const factors = high / low > 100 ? [1] : [1, 2, 5], values = [];
+  for (let ten = 10 ** Math.floor(Math.log10(low)); ten <= high; ten *= 10) values.push(...factors.map((factor) => factor * ten));
+  const shown = values.filter((value) => value >= low && value <= high);
+  return { tickvals: shown.map(Math.log10), ticktext: shown.map(number) };
 }
 
 // How a figure lies on an axis: as it is, on a logarithm, or as errors, 1 - value, on a logarithm that points down.
@@ -62,7 +93,7 @@ function marks(data, state, seen, x, y) {
         symbol: rows.map((row) => mark.symbol + (row.front ? "" : "-open")),
         size: own.map((i, n) => (size ? sized(i) : rows[n].front ? 13 : 9)),
         opacity: rows.map((row) => (row.status === "finished" ? 1 : 0.45)),
-        color: colour ? own.map((i) => colour.values[i]) : mark.colour,
+        color: colour ? own.map((i) => scaled(colour, colour.values[i])) : mark.colour,
         line: { width: 1.6, color: colour ? undefined : rows.map((row) => (row.front ? "#ffffff" : mark.colour)) },
       },
       selected: { marker: { opacity: 1 } }, unselected: { marker: { opacity: 1 } },
@@ -88,10 +119,12 @@ function spreads(axis, own, mark) {
 
 function sizes(metric, seen) {
   if (!metric) return null;
-  const scaled = (value) => (metric.isLog ? Math.log(value) : value);
-  const own = seen.map((i) => metric.values[i]).filter((value) => value !== null && (!metric.isLog || value > 0)).map(scaled);
+  const own = seen.map((i) => scaled(metric, metric.values[i])).filter((value) => value !== null);
   const [low, high] = [Math.min(...own), Math.max(...own)];
-  return (i) => (metric.values[i] === null ? 6 : 7 + 19 * ((scaled(metric.values[i]) - low) / (high - low || 1)));
+  return (i) => {
+    const value = scaled(metric, metric.values[i]);
+    return value === null ? 6 : 7 + 19 * ((value - low) / (high - low || 1));
+  };
 }
 
 // The edge of what the front dominates, where both axes are its objectives.

@@ -17,6 +17,10 @@ export class Table {
       if (event.target.matches("input")) return toggle(row.dataset.key);
       return pick(row.dataset.key, event);
     });
+    this.table.addEventListener("keydown", (event) => { // as a click on the row, where Space ticks it
+      const row = event.key === "Enter" && event.target.matches("input") && event.target.closest("tr[data-key]");
+      if (row) pick(row.dataset.key, event);
+    });
   }
 
   columns() {

@@ -2,12 +2,19 @@
 
 import difflib
 from collections.abc import Iterable, Sequence
+from typing import Final
 
 from recallfront.platform.errors import UsageError
 from recallfront.platform.front.candidates import Candidate
 from recallfront.platform.metrics import name_for_condition, named_in_condition, show
 from recallfront.sweeps.conditions import Clause, parse_clauses
 from recallfront.sweeps.space import Scalar
+
+_OWN: Final = (
+    "architecture",
+    "n_seeds",
+    "contribution",
+)  # what a condition may name besides metrics and knobs
 
 
 class Condition(Clause):
@@ -33,21 +40,24 @@ def parse_conditions(where: str | Iterable[str], candidates: Sequence[Candidate]
     Raises:
         UsageError: names the clause that cannot be read, or the name that no candidate has.
     """
-    conditions = []
+    conditions, known = [], known_names(candidates)
     for text in [where] if isinstance(where, str) else where:
         try:
             clauses = parse_clauses(text)
         except ValueError as error:
             raise UsageError(str(error)) from None
         for clause in clauses:
-            check_name(clause.name, candidates, f"condition {text!r}")
+            _check(clause.name, known, f"condition {text!r}")
             conditions.append(Condition(clause.name, clause.op, clause.bound))
     return conditions
 
 
 def check_name(name: str, candidates: Sequence[Candidate], where: str) -> None:
     """Raise a UsageError that names the known ones when no candidate has such a metric or knob."""
-    known = known_names(candidates)
+    _check(name, known_names(candidates), where)
+
+
+def _check(name: str, known: list[str], where: str) -> None:
     if name not in known:
         close = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {close[0]}? " if close else ""
@@ -56,16 +66,16 @@ def check_name(name: str, candidates: Sequence[Candidate], where: str) -> None:
 
 def known_names(candidates: Iterable[Candidate]) -> list[str]:
     """Everything that a condition may name."""
-    names = {"architecture", "n_seeds", "contribution"}
+    knobs, metrics = set[str](), set[str]()
     for candidate in candidates:
-        names |= set(candidate.knobs) | set(candidate.metrics)
-        names |= set(map(name_for_condition, candidate.metrics))
-    return sorted(names)
+        knobs.update(candidate.knobs)
+        metrics.update(candidate.metrics)
+    return sorted({*_OWN, *knobs, *metrics, *map(name_for_condition, metrics)})
 
 
 def read(candidate: Candidate, name: str) -> Scalar:
     """A candidate's value under a name that a condition may use; None where it has none."""
-    if name in ("architecture", "n_seeds", "contribution"):
+    if name in _OWN:
         value: Scalar = getattr(candidate, name)
         return value
     metric = named_in_condition(name)

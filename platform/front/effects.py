@@ -19,6 +19,9 @@ from recallfront.sweeps.space import Scalar
 
 MOST_LEVELS = 6  # a number with more values is taken in as many groups of about equal size
 ENOUGH_FOR_FANOVA = 20  # configurations of one architecture
+MOST_FOR_FANOVA = (
+    200  # of one architecture: of more, so many are drawn, as its time grows faster than they do
+)
 _TREES = 64
 _QUANTILE = 1.96  # of the normal distribution: 95 of 100 intervals hold the mean
 
@@ -31,6 +34,9 @@ class Level:
     mean: float  # the others being as they are over all configurations
     error: float | None  # standard error; None where configurations are too few to tell
     count: int  # configurations
+    place: tuple[
+        int, float, str
+    ]  # of its least value, by which levels of one knob are sorted over architectures
 
     @property
     def ends(self) -> tuple[float, float] | None:
@@ -57,7 +63,8 @@ def effects(candidates: Sequence[Candidate], metric: str) -> list[Effect]:
     An additive model of all knobs of the architecture is fitted by least squares. A level's partial mean is what the
     model predicts on average over the configurations if all of them had that level (a least-squares mean), which
     unequal numbers of configurations do not bias as they do plain means. Errors are those of the fit.
-    Importances are fANOVA's (Hutter, Hoos and Leyton-Brown, ICML 2014) as Optuna computes them.
+    Importances are fANOVA's (Hutter, Hoos and Leyton-Brown, ICML 2014) as Optuna computes them, of at most
+    `MOST_FOR_FANOVA` configurations.
     """
     found = []
     for architecture in dict.fromkeys(c.architecture for c in candidates):
@@ -74,8 +81,8 @@ def effects(candidates: Sequence[Candidate], metric: str) -> list[Effect]:
             for level in sorted(set(groups)):
                 row = _averaged(design, columns, knob, level)
                 error = None if covariance is None else math.sqrt(max(float(row @ covariance @ row), 0.0))
-                name = _name_of(own, knob, groups, level)
-                levels.append(Level(name, float(row @ weights), error, groups.count(level)))
+                name, place = _name_of(own, knob, groups, level)
+                levels.append(Level(name, float(row @ weights), error, groups.count(level), place))
             found.append(Effect(architecture, knob, metric, tuple(levels), importances.get(knob)))
     return found
 
@@ -103,12 +110,15 @@ def _order(value: Scalar) -> tuple[int, float, str]:
     return (0 if value is None else 2), 0.0, str(value)
 
 
-def _name_of(candidates: Sequence[Candidate], knob: str, groups: list[int], level: int) -> str:
+def _name_of(
+    candidates: Sequence[Candidate], knob: str, groups: list[int], level: int
+) -> tuple[str, tuple[int, float, str]]:
+    """A level's name, and the place of its least value."""
     own = sorted(
         (c.knobs.get(knob) for c, g in zip(candidates, groups, strict=True) if g == level), key=_order
     )
     first, last = show_knob(own[0]), show_knob(own[-1])
-    return first if first == last else f"{first} to {last}"
+    return first if first == last else f"{first} to {last}", _order(own[0])
 
 
 def _design(grouped: dict[str, list[int]]) -> tuple[FloatArray, dict[tuple[str, int], int]]:
@@ -147,6 +157,9 @@ def _importances(candidates: Sequence[Candidate], knobs: list[str], metric: str)
     """The parts of the variance by fANOVA; empty where configurations are too few, or all values are one."""
     if len(candidates) < ENOUGH_FOR_FANOVA or len({c.metrics[metric] for c in candidates}) < 2:
         return {}
+    if len(candidates) > MOST_FOR_FANOVA:
+        drawn = np.random.default_rng(0).choice(len(candidates), MOST_FOR_FANOVA, replace=False)
+        candidates = [candidates[number] for number in sorted(drawn)]
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)

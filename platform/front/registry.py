@@ -104,7 +104,11 @@ def register(
         if version is None:
             _make_name(client, name)
         _complete_artifacts(client, picked.run_id, home_folder(home))
-        version = version or _new_version(client, picked, name)
+        if version is None:
+            version = _new_version(client, picked, name)
+        else:  # picked again: by whom and why is told of the latest
+            client.update_model_version(name, version, description=picked.reason)
+            client.set_model_version_tag(name, version, TAG + "picked_by", user_name())
         client.set_registered_model_alias(name, alias, version)
     except (MlflowException, OSError) as error:
         raise UsageError(f"MLflow refused to register {name!r} as {alias!r}: {root_cause(error)}") from None

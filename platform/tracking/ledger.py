@@ -38,6 +38,10 @@ class UnknownRecord(UsageError):
     """The store answers, but has no sweep or run of that name."""
 
 
+class StoreFailure(UsageError):
+    """The store does not answer, or not as a store does."""
+
+
 @dataclass(frozen=True)
 class SweepSummary:
     """One line about a sweep: its parent run without the trials."""
@@ -200,7 +204,7 @@ def read_artifact(client: StoreReader, run_id: str, artifact_file: str) -> str |
 
 @contextmanager
 def reading(tracking_uri: str) -> Iterator[StoreReader]:
-    """A reader of a store whose failures are raised as a UsageError, within about a minute."""
+    """A reader of a store whose failures are raised as a StoreFailure, within about a minute."""
     try:
         reader = SqliteReader.open(tracking_uri)
         if reader is not None:
@@ -208,7 +212,9 @@ def reading(tracking_uri: str) -> Iterator[StoreReader]:
                 yield reader
                 return
     except (sqlite3.Error, OSError) as error:
-        raise UsageError(f"the MLflow store {tracking_uri!r} cannot be read: {root_cause(error)}") from error
+        raise StoreFailure(
+            f"the MLflow store {tracking_uri!r} cannot be read: {root_cause(error)}"
+        ) from error
     with _through_mlflow(tracking_uri, "read") as client:
         yield client
 
@@ -226,7 +232,7 @@ def _through_mlflow(tracking_uri: str, what: str) -> "Iterator[GuardedClient]":
         with fail_fast(_REQUEST_SECONDS):
             yield open_client(tracking_uri)
     except (MlflowException, OSError) as error:
-        raise UsageError(
+        raise StoreFailure(
             f"the MLflow store {tracking_uri!r} cannot be {what}: {root_cause(error)}"
         ) from error
 

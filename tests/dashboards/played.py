@@ -14,6 +14,7 @@ from recallfront.platform.sweep.publisher import Publisher
 from recallfront.platform.tracking.writer import TrackingWriter
 from recallfront.platform.trial.body import run_trial
 from recallfront.platform.trial.workplace import Workplace
+from recallfront.sweeps.spec import SweepSpec
 
 STEPS = 20
 
@@ -71,10 +72,16 @@ class Played:
         return Report(step=step, rows=[("loss", 1.0, step, now_ms()), *rows], figures=known | found, **more)
 
 
-@contextmanager
-def played(home: Path, uri: str, name: str) -> Iterator[Played]:
-    """A sweep of the field's architectures in a store, of which no trial has begun."""
+def spec_of(name: str, **changes: Any) -> SweepSpec:
+    """A sweep of the field's architectures; `changes` replace keys of its specification."""
     training = {"steps": STEPS, "batch_size": 32, "evaluate_every": STEPS // 2}
-    spec = bench_spec(*ARCHITECTURES, name=name, training=training, budget={"trials": 6}, concurrent=2)
+    usual: dict[str, Any] = {"name": name, "training": training, "budget": {"trials": 6}, "concurrent": 2}
+    return bench_spec(*ARCHITECTURES, **usual | changes)
+
+
+@contextmanager
+def played(home: Path, uri: str, name: str, **changes: Any) -> Iterator[Played]:
+    """Such a sweep in a store, of which no trial has begun."""
+    spec = spec_of(name, **changes)
     with closing(TrackingWriter(uri, home / "spool" / f"{name}.sqlite")) as writer:
         yield Played(*driver(spec, home, writer), writer)

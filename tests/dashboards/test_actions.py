@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from recallfront.dashboards import actions
-from recallfront.dashboards.choices import Constraint, choice
+from recallfront.dashboards.choices import Constraint, choice, picked_before
 from recallfront.dashboards.views import view_of
 from recallfront.platform.errors import UsageError
 from recallfront.platform.results.cancellation import CancelRequest
@@ -75,3 +75,20 @@ def test_a_choice_has_its_reason_and_its_command(record: SweepRecord) -> None:
         choice(view, Constraint.read({"by": "max test_recall"}), "u")
     with pytest.raises(UsageError, match="at most 2000 characters"):
         Constraint.read({"where": "x" * 2001})
+
+
+def test_what_was_picked_is_asked_by_the_id_of_a_run_alone() -> None:
+    with pytest.raises(UsageError, match="is not the id of a run"):
+        picked_before("uri", "x' or '1' = '1")
+
+
+def test_only_the_configuration_that_was_shown_is_registered(record: SweepRecord) -> None:
+    view, asked = view_of(record, "7"), Constraint(by="max recall")
+    shown = choice(view, asked, "uri")["key"]
+    better = {trial.trial_key for trial in record.trials if trial.trial_key.startswith(shown)}
+    left = tuple(t for t in record.trials if t.config["model"]["architecture"] != "attention")
+    assert better and not better & {trial.trial_key for trial in left}
+    changed = view_of(replace(record, trials=left), "7")
+    for key in (shown, "", shown[:4]):
+        with pytest.raises(UsageError, match="the choice is now grouped · group_size 16: choose again"):
+            actions.register(changed, asked, key, "uri")

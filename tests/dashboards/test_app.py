@@ -84,6 +84,10 @@ def test_two_sweeps_are_compared_and_one_is_explained(served: Served) -> None:
     assert "Choose two to 6 sweeps" in chooser
     # a browser sends what is ticked in this order: the page that one comes from is what the others are compared with
     assert first in chooser.split('type="checkbox"')[1] and "checked" in chooser.split('type="checkbox"')[1]
+    again = served.get(f"/recallfront/compare?sweep={first}&sweep={second}&with={second}")
+    assert "quickstart against running-study" in again and "recall, running-study" in again
+    chooser = served.get(f"/recallfront/compare?sweep={first}&sweep={second}&page=1&search=new")
+    assert chooser.count(" checked") == 2 and "1 of " in chooser and "new-study" in chooser
     many = "&".join(f"sweep={number}" for number in range(7))
     with pytest.raises(urllib.error.HTTPError) as caught:
         urllib.request.urlopen(f"{served.uri}/recallfront/compare?{many}")
@@ -140,6 +144,17 @@ def test_what_is_not_there_is_said(served: Served, path: str, message: str) -> N
     with caught.value:
         assert caught.value.code == 404
         assert message in caught.value.read().decode()
+
+
+def test_a_script_is_told_what_is_wrong_as_json(served: Served) -> None:
+    for path in ("0123456789abcdef/live", "0123456789abcdef/choice"):
+        address = f"{served.uri}/recallfront/sweeps/{path}"
+        request = urllib.request.Request(address, headers={"Accept": "application/json"})
+        with pytest.raises(urllib.error.HTTPError, match="404") as caught:
+            urllib.request.urlopen(request)
+        with caught.value:
+            told = caught.value.read().decode()
+        assert json.loads(told)["error"].startswith("there is no sweep '0123456789abcdef'")
 
 
 def test_mlflow_itself_is_served_beside_the_pages(served: Served) -> None:

@@ -1,5 +1,7 @@
 """The pages in a real headless Chromium: clicked, typed into and read as a person does."""
 
+import math
+import re
 from collections.abc import Callable, Iterator
 from importlib import resources
 from typing import Any
@@ -123,6 +125,23 @@ def test_with_the_keyboard_alone_two_are_compared(looked: Looked) -> None:
     assert page.locator("#panel article").count() == 2 and len(looked.asked()["show"]) == 2
 
 
+def test_the_focus_goes_to_the_panel_and_back(looked: Looked) -> None:
+    page = looked.page
+    box = page.locator("#configurations tbody input >> nth=1")
+    box.press("Enter")
+    panel = page.locator("#panel")
+    expect(panel).to_be_focused()
+    expect(panel.locator("article")).to_have_count(1)
+    page.keyboard.press("Tab")
+    expect(panel.locator("[data-close]")).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(panel).to_be_hidden()
+    expect(box).to_be_focused()
+    page.keyboard.press("Space")
+    expect(panel.locator("article")).to_have_count(1)
+    expect(box).to_be_focused()
+
+
 def test_a_choice_is_explained_picked_and_remembered(looked: Looked) -> None:
     page = looked.page
     decide = page.locator("#decide")
@@ -143,6 +162,71 @@ def test_a_choice_is_explained_picked_and_remembered(looked: Looked) -> None:
     assert "griffin · window_size 16" in decide.locator(".picked").inner_text()
     decide.locator("[data-look]").click()
     expect(page.locator("#panel h3").last).to_be_visible()
+
+
+def test_a_box_on_the_picture_is_a_constraint(browser: Any, served: Served) -> None:
+    alone = Looked(browser, served)
+    page = alone.sweep("finished", "?ys=errors&x=state_bytes")
+    page.hover("#plot-front")
+    page.click("#plot-front .modebar-btn[data-title='Box Select']")
+    area = page.locator("#plot-front .nsewdrag").bounding_box()
+    page.mouse.move(area["x"] + 2, area["y"] + 2)
+    page.mouse.down()
+    page.mouse.move(area["x"] + area["width"] - 2, area["y"] + 0.85 * area["height"], steps=4)
+    page.mouse.up()
+    box = page.locator("#box")
+    expect(box).to_contain_text("configurations in the box, of which the first 8 are chosen: state_bytes >= ")
+    count = int(box.inner_text().split()[0])
+    assert 8 < count < 12 and len(alone.asked()["show"]) == 8
+    page.keyboard.press("Escape")
+    page.click("[data-box=filter]")
+    expect(page.locator("#found")).to_have_text(f"{count} of 12 configurations")
+    page.click("[data-box=decide]")
+    expect(page.locator("#decide .reason")).to_contain_text("recall >= 0.")
+    assert alone.asked()["constraint"] == alone.asked()["where"] and "choose=" in page.url
+    page.click("[data-of=history][data-scale='2']")
+
+    again = Looked(browser, served)
+    again.open(page.url.removeprefix(served.uri))
+    expect(again.page.locator("#decide .reason")).to_have_text(page.locator("#decide .reason").inner_text())
+    assert again.page.get_attribute("[data-of=history][data-scale='2']", "aria-pressed") == "true"
+    for one in (alone, again):
+        one.context.close()
+        assert one.complaints == []
+
+
+def test_colours_tell_spreads_and_logarithms(browser: Any, served: Served) -> None:
+    alone = Looked(browser, served)
+    page = alone.sweep("finished")
+    colours = "document.querySelector('#plot-front').data"
+    colours += ".flatMap((trace) => trace.customdata ? trace.marker.color : [])"
+    page.select_option("[name=colour]", "state_bytes")
+    assert max(page.evaluate(colours)) == pytest.approx(math.log10(1_048_576))
+    assert page.locator("#plot-front .cbaxis text").all_text_contents() == ["10,000", "100,000", "1,000,000"]
+    page.select_option("[name=colour]", "decode_tokens_per_second spread")
+    assert max(page.evaluate(colours)) == pytest.approx(0.02 * 6020)
+    page.select_option("[name=size]", "validation_recall spread")
+    assert alone.asked()["size"] == ["validation_recall spread"]
+    assert "decode tokens/s, spread" in page.locator("#configurations thead").inner_text()
+    alone.context.close()
+    assert alone.complaints == []
+
+
+def test_a_server_that_fails_is_said_where_it_was_asked(browser: Any, served: Served) -> None:
+    alone = Looked(browser, served)
+    page = alone.sweep("finished")
+    page.route(re.compile("/choice"), lambda route: route.fulfill(status=500, body="<h1>no</h1>"))
+    page.route(re.compile("/configurations/"), lambda route: route.abort())
+    page.click("#decide form button")
+    expect(page.locator("#choice-error")).to_have_text("the server fails with status 500")
+    page.check("#configurations tbody input >> nth=0")
+    expect(page.locator("#panel .failure")).to_have_text("the server does not answer")
+    page.unroute_all()
+    page.keyboard.press("Escape")
+    page.check("#configurations tbody input >> nth=0")
+    expect(page.locator("#panel article")).to_have_count(1)
+    alone.context.close()
+    assert [text for text in alone.complaints if not text.startswith("Failed to load resource")] == []
 
 
 def test_hostile_names_stay_text(browser: Any, served: Served) -> None:

@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
+from recallfront.benchmarks.platform.trials import ARCHITECTURES, trials_of
 from tests.dashboards.browser import Looked, expect
-from tests.dashboards.played import STEPS, Played, played
+from tests.dashboards.played import STEPS, Played, played, spec_of
 from tests.dashboards.served import Served
 
 pytestmark = [
@@ -98,3 +99,48 @@ def test_only_what_has_changed_is_touched(browser: Any, served: Served, sweep: P
     assert "attention" in page.evaluate("() => getSelection().toString()")
     looked.context.close()
     assert looked.complaints == []
+
+
+def test_a_page_opened_before_the_first_results_draws_them_as_they_come(browser: Any, served: Served) -> None:
+    with played(served.home, f"sqlite:///{served.home / 'mlflow.db'}", "early") as sweep:
+        looked = Looked(browser, served)
+        page = looked.open(f"/recallfront/sweeps/{sweep.run_id}")
+        expect(page.locator("#found")).to_have_text("0 of 0 configurations")
+        sweep.begin("a")
+        sweep.measured("a", 1000.0)
+        sweep.trained("a", STEPS // 2, 0.6)
+        expect(page.locator("[name=y]")).to_have_value("validation_recall")
+        expect(page.locator("[name=x]")).to_have_value("loss")
+        sweep.end("a", 0.9)
+        expect(page.locator("#configurations tbody tr")).to_have_count(1)
+        page.wait_for_selector("#plot-front .scatterlayer")
+        expect(page.locator("[name=x]")).to_have_value("decode_tokens_per_second")
+        expect(page.locator("[name=y]")).to_have_value("validation_recall")
+        assert looked.asked() == {}
+        looked.context.close()
+        assert looked.complaints == []
+
+
+def test_what_is_chosen_stays_so_when_a_further_seed_begins(browser: Any, served: Served) -> None:
+    """A configuration is named by the least of its trials' keys, which is then another one."""
+    alone = {"space": [ARCHITECTURES[0]]}
+    keys = {
+        trial.seed: trial.key[:12] for trial in trials_of(spec_of("seeds", seeds=list(range(5)), **alone))
+    }
+    last, first = sorted(keys, key=keys.__getitem__)[:2]
+    uri = f"sqlite:///{served.home / 'mlflow.db'}"
+    with played(served.home, uri, "seeds", seeds=[first, last], **alone) as sweep:
+        sweep.begin("a")
+        sweep.measured("a", 1000.0)
+        sweep.end("a", 0.9)
+        looked = Looked(browser, served)
+        page = looked.open(f"/recallfront/sweeps/{sweep.run_id}")
+        page.check("#configurations tbody input")
+        expect(page.locator("#panel .seeds li")).to_have_count(1)
+        assert looked.asked()["show"] == [keys[first]]
+        sweep.begin("b")
+        expect(page.locator("#configurations tbody tr")).to_have_attribute("data-key", keys[last])
+        expect(page.locator("#panel .seeds li")).to_have_count(2)
+        assert page.is_checked("#configurations tbody input") and looked.asked()["show"] == [keys[last]]
+        looked.context.close()
+        assert looked.complaints == []

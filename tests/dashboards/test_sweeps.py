@@ -1,12 +1,16 @@
 """The list of sweeps."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import pytest
 
+from recallfront.dashboards.compare_page import _chooser, _names, _ordered
 from recallfront.dashboards.rendering import render
-from recallfront.dashboards.sweeps_page import ON_A_PAGE, Listing, SweepLine, _shown, line_of
+from recallfront.dashboards.sweeps_page import ON_A_PAGE, Listing, SweepLine, line_of, listed
+from recallfront.dashboards.views import view_of
+from recallfront.platform.results.records import SweepRecord
 from recallfront.platform.tracking.ledger import SweepSummary
 
 
@@ -46,7 +50,7 @@ def test_it_is_searched_sorted_and_filtered() -> None:
 
 @pytest.mark.parametrize(("page", "first"), [(1, "Study-0"), (3, "Study-100"), (99, "Study-100")])
 def test_a_page_has_fifty(page: int, first: str) -> None:
-    shown = _shown(lines(120), Listing(page=page))
+    shown = listed(lines(120), Listing(page=page))
     assert shown["lines"][0].name == first and len(shown["lines"]) <= ON_A_PAGE
     html = render("sweeps.html", "", **shown)
     assert html.count("data-spark=") == len(shown["lines"]) and "120 of 120" in html
@@ -54,6 +58,30 @@ def test_a_page_has_fifty(page: int, first: str) -> None:
 
 def test_a_thousand_are_written_in_a_moment() -> None:
     start = time.process_time()
-    render("sweeps.html", "", **_shown(lines(1000), Listing(search="study")))
+    render("sweeps.html", "", **listed(lines(1000), Listing(search="study")))
     # of this process alone, whatever runs beside it; the target for the whole answer is 0.5 s
     assert time.process_time() - start < 0.5
+
+
+def test_what_is_compared_is_chosen_from_pages_of_the_list() -> None:
+    known = lines(120)
+    shown = _chooser(known, ["r3", "r99"], Listing(page=2))
+    assert names(shown["chosen"]) == ["Study-3", "Study-99"] and len(shown["lines"]) == ON_A_PAGE
+    html = render("compare.html", "", **shown)
+    assert html.count('type="checkbox"') == 2 + ON_A_PAGE and html.count(" checked") == 2
+    assert html.count('name="page"') == 1 + 3 and "118 of 118" in html
+
+
+def test_the_oldest_sweep_is_what_the_others_are_compared_with(
+    make_record: Callable[..., SweepRecord],
+) -> None:
+    old, new = make_record(2), make_record(2, run_id="n" * 32, sweep_key="a1".ljust(64, "0"))
+    later = tuple(replace(trial, start_time=trial.start_time + 1e6) for trial in new.trials)
+    views = [
+        view_of(replace(new, trials=later), "7"),
+        view_of(make_record(0, run_id="e"), "7"),
+        view_of(old, "7"),
+    ]
+    assert [view.record.run_id[0] for view in _ordered(views, "")] == ["c", "n", "e"]
+    assert [view.record.run_id[0] for view in _ordered(views, "n" * 32)] == ["n", "c", "e"]
+    assert _names([views[2], views[0]]) == ["quickstart 5eed0000", "quickstart a1000000"]

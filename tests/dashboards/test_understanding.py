@@ -7,6 +7,7 @@ from typing import Any
 
 from recallfront.dashboards.curves import contexts_figure, learning_figure
 from recallfront.dashboards.timeline import device_seconds, lanes_of, timeline_figure
+from recallfront.dashboards.understand_page import effects_of
 from recallfront.dashboards.understanding import (
     effects_figure,
     parallel_figure,
@@ -35,6 +36,24 @@ def test_effects_have_a_column_a_knob_and_a_row_an_objective(record: SweepRecord
     assert knobs == {"window_size", "feature_dim", "group_size"}
     assert len(figure["data"]) == len(found) == 10
     assert effects_figure([], front) is None
+
+
+def test_the_levels_of_a_knob_stand_in_order_over_all_architectures(record: SweepRecord) -> None:
+    front = build_front(record)
+    found = effects(front.candidates, "validation_recall")
+    windows = [[level.name for level in e.levels] for e in found if e.knob == "window_size"]
+    assert sorted(windows) == [["4", "8"], ["8", "16"], ["8", "16"]]
+    axes = drawn(effects_figure(found[::-1], front))["layout"]
+    orders = {tuple(axes[name]["categoryarray"]) for name in ("xaxis", "xaxis2", "xaxis3")}
+    assert orders == {("4", "8", "16"), ("4", "8"), ("8", "16")}
+
+
+def test_a_sweep_that_has_not_changed_is_not_explained_again(record: SweepRecord) -> None:
+    first = effects_of(build_front(record), "validation_recall")
+    assert first and effects_of(build_front(record), "validation_recall") is first
+    other = replace(record.trials[1], metrics=record.trials[1].metrics | {"validation_recall": 0.123})
+    changed = build_front(replace(record, trials=(record.trials[0], other, *record.trials[2:])))
+    assert effects_of(changed, "validation_recall") != first
 
 
 def test_recall_by_slice_needs_slices(record: SweepRecord) -> None:

@@ -6,6 +6,9 @@ from dataclasses import replace
 
 import pytest
 
+from recallfront.dashboards.rendering import render
+from recallfront.dashboards.sweep_pages import claims_of
+from recallfront.dashboards.timeline import device_seconds
 from recallfront.dashboards.views import view_of
 from recallfront.platform.errors import UsageError
 from recallfront.platform.front.front import build_front
@@ -47,6 +50,14 @@ def test_the_page_has_the_verdicts_on_the_sweep_s_claims(make_record: MakeRecord
     record = make_record(tags={"status": "finished"})
     view = view_of(replace(record, spec=record.spec | {"claims": [asked | {"seeds": 2}]}), "7")
     assert [(judged.verdict.value, judged.asked) for judged in view.judgements] == [("supported", "> 0.5")]
+    assert 'tabindex="0" role="region" aria-label="Claims"' in render("claims.html", "", **claims_of(view))
+
+
+def test_a_claim_that_cannot_be_read_is_said_in_its_place(record: SweepRecord) -> None:
+    view = view_of(replace(record, spec=record.spec | {"claims": [{"id": "a<b>"}]}), "7")
+    html = render("claims.html", "", **claims_of(view))
+    assert "a claim in the store cannot be read" in html and "<table" not in html and "<b>" not in html
+    assert render("claims.html", "", **claims_of(view_of(record, "7"))).strip() == ""
 
 
 def test_what_a_driver_left_is_neither_running_nor_failed(make_record: MakeRecord) -> None:
@@ -64,6 +75,17 @@ def test_what_a_driver_left_is_neither_running_nor_failed(make_record: MakeRecor
     assert {name: driven.counts[name] for name in ("running", "failed", "unfinished")} == dict.fromkeys(
         ("running", "failed", "unfinished"), 1
     )
+
+
+def test_a_rest_between_two_runs_of_a_trial_is_no_time_of_its_own(make_record: MakeRecord) -> None:
+    record = make_record(2)
+    rested = replace(
+        record.trials[0], end_time=record.trials[0].start_time + 9000.0, tags={"run_seconds": "21.0"}
+    )
+    view = view_of(replace(record, trials=(rested, record.trials[1])), "7")
+    assert view.device_hours == pytest.approx((21.0 + 15.0) / 3600)
+    assert device_seconds(view) == {"finished": pytest.approx(36.0)}
+    assert {trial.seconds for trial in view.trials} == {21.0, 15.0}
 
 
 def test_results_of_earlier_code_are_counted_but_not_mixed_in(make_record: MakeRecord) -> None:

@@ -76,8 +76,7 @@ class Sweep:
             row: dict[str, Any] = {"run_id": trial.run_id, "status": trial.status.value}
             row |= {"architecture": architecture_of(trial), "seed": trial.config.get("seed")}
             row |= {name: knobs[name] for name in varying if name in knobs} | trial.metrics
-            ended = trial.end_time
-            row["seconds"] = None if ended is None else ended - trial.start_time
+            row["seconds"] = None if trial.end_time is None else trial.seconds
             rows.append(row | {"failure": trial.failure})
         return DataFrame(rows)
 

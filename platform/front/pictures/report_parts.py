@@ -104,7 +104,7 @@ def lineage_rows(record: SweepRecord, lineage: TrialLineage) -> list[list[str]]:
     ended = [trial for trial in record.trials if trial.end_time is not None]
     start = min((trial.start_time for trial in record.trials), default=0.0)
     seconds = max((trial.end_time or 0.0 for trial in ended), default=start) - start
-    spent = sum(devices(t) * ((t.end_time or 0.0) - t.start_time) for t in ended)
+    spent = sum(devices(t) * t.seconds for t in ended)
     libraries = [f"{name} {version}" for name, version in own.libraries.items() if version]
     machine = own.hardware
     commit = (

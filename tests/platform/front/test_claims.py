@@ -11,7 +11,8 @@ import pytest
 
 from recallfront.platform.errors import UsageError
 from recallfront.platform.front.claims import ClaimVerdict, Judgement, as_json, judge
-from recallfront.platform.front.measures import DRAWS
+from recallfront.platform.front.measures import DRAWS, Resampled
+from recallfront.platform.metrics import metric, name_for_condition
 from recallfront.platform.results.records import SweepRecord, TrialRecord
 from recallfront.platform.results.status import Status
 
@@ -171,6 +172,23 @@ def test_the_interval_is_that_of_a_bootstrap_over_seeds() -> None:
     # the lattice of the means has steps of 1/300: the drawn quantile is at most one step off
     assert np.abs(np.array(judged.interval) - exact).max() <= 1 / 300 + 1e-12
     assert judge(sweep(measures, "based - window >= 0")) == (judged,), "the draws are seeded"
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 15, 16])
+@pytest.mark.parametrize("name", ["validation_recall", "decode_tokens_per_second", "busy_cores"])
+def test_a_draw_is_joined_as_its_seeds_are(
+    make_record: Callable[..., SweepRecord], count: int, name: str
+) -> None:
+    first, random = make_record(1).trials[0], np.random.default_rng(count)
+    trials = [
+        replace(first, config=first.config | {"seed": seed}, metrics={name: float(random.uniform(0.1, 1e3))})
+        for seed in range(count)
+    ]
+    found = Resampled(trials, ())
+    own = np.array([t.metrics[name] for t in found._trials])
+    each = [metric(name).join(row) for row in own[found._seeds].tolist()]
+    values = found.metric(name_for_condition(name))
+    assert values is not None and values.tolist() == each, "to the last bit"
 
 
 def test_a_measured_rate_varies_by_its_own_spread() -> None:

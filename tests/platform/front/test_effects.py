@@ -2,9 +2,12 @@
 
 import io
 from contextlib import redirect_stderr
+from typing import Any
 
 import numpy as np
 import pytest
+from optuna import Study
+from optuna.importance import FanovaImportanceEvaluator
 
 from recallfront.platform.front.candidates import Candidate
 from recallfront.platform.front.effects import effects
@@ -75,3 +78,22 @@ def test_importances_are_fanova_s_from_enough_configurations() -> None:
     assert of_a.importance is not None and of_b.importance is not None and said.getvalue() == ""
     assert of_a.importance > 0.8 > 0.2 > of_b.importance
     assert effects(some[:19], "recall")[0].importance is None
+
+
+def test_of_many_configurations_some_tell_the_importance(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(9)
+    some = [candidate("based", a + 0.1 * b, a=float(a), b=float(b)) for a, b in random.uniform(0, 1, (60, 2))]
+    asked = list[int]()
+    fit = FanovaImportanceEvaluator.evaluate
+
+    def evaluate(self: FanovaImportanceEvaluator, study: Study, **more: Any) -> dict[str, float]:
+        asked.append(len(study.trials))
+        return fit(self, study, **more)
+
+    monkeypatch.setattr(FanovaImportanceEvaluator, "evaluate", evaluate)
+    monkeypatch.setitem(effects.__globals__, "MOST_FOR_FANOVA", 25)
+    of_a, of_b = effects(some, "recall")
+    assert asked == [25] and of_a.importance is not None and of_b.importance is not None
+    assert of_a.importance > 0.7 > of_b.importance
+    assert sum(level.count for level in of_a.levels) == 60, "the means are those of all"
+    assert effects(some, "recall")[0].importance == of_a.importance, "the same are drawn each time"

@@ -159,6 +159,20 @@ def test_register_keeps_the_run_and_moves_the_alias(stored: SweepRecord, store: 
     assert str(client.get_model_version_by_alias("recall-model", "pareto-knee").version) == first
 
 
+def test_a_version_that_is_picked_again_says_by_whom_and_why_the_last_time(
+    stored: SweepRecord, store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = open_client(store)
+    for name, where in (("ada", ""), ("grace", "architecture == based")):
+        monkeypatch.setenv("LOGNAME", name)
+        picked = pick(stored, where=where or ())
+        version = register(picked, "recall-model", tracking_uri=store)
+        found = client.get_model_version("recall-model", version)
+        assert (version, found.description) == ("1", picked.reason)
+        assert found.tags["recallfront.picked_by"] == name
+    assert "is the only member of the front with architecture == based" in (found.description or "")
+
+
 @pytest.mark.parametrize(("name", "alias"), [("a/b", "knee"), ("", "knee"), ("m", "latest"), ("m", "v1")])
 def test_register_explains_what_mlflow_refuses(
     stored: SweepRecord, store: str, name: str, alias: str
