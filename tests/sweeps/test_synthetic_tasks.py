@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from recallfront.sweeps.tasks.base import IGNORED, SPLITS, Counts, StoredTask, Task
+from recallfront.sweeps.tasks.copying import Question, copying
 from recallfront.sweeps.tasks.registry import find, names, parse_task
 
 PAIRS: dict[str, Any] = {"num_kv_pairs": 4, "examples": 6}
@@ -243,6 +244,26 @@ def test_duplicate_ngrams_are_for_tests_alone() -> None:
     for split in SPLITS:  # whatever the rows
         same = torch.equal(asks.build(split)[1].inputs[:], always.build(split)[1].inputs[:])
         assert same == (split != "train")
+
+
+@pytest.mark.parametrize("question", ["copy", "prefix_ngram", "suffix_ngram", "duplicate_ngram"])
+def test_a_negative_length_of_the_answer_is_all_of_it(question: Question) -> None:
+    def rows(length_answer: int) -> tuple[Any, Any]:
+        return copying(
+            letters=20,
+            num_examples=4,
+            min_length=8,
+            max_length=12,
+            context=40,
+            packed=False,
+            question=question,
+            n_gram=2,
+            length_answer=length_answer,
+            seed=3,
+        )
+
+    for negative, nothing in zip(rows(-1), rows(0), strict=True):
+        assert (negative == nothing).all()
 
 
 @pytest.mark.parametrize(
