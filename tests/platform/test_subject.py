@@ -16,7 +16,9 @@ def spaced_tokenizer() -> FastTokenizer:
     vocab = {text: number for number, text in enumerate(texts)}
     backend = Tokenizer(BPE(vocab, [], unk_token="<unk>", byte_fallback=True))
     backend.normalizer = normalizers.Sequence([normalizers.Prepend(SPACE), normalizers.Replace(" ", SPACE)])
-    backend.decoder = decoders.Sequence([decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()])
+    backend.decoder = decoders.Sequence(
+        [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
+    )
     return FastTokenizer(backend, "</s>")
 
 
