@@ -132,6 +132,10 @@ class TextSettings(StoredTask):
             return None if self.train.tokens is None else self.train.tokens + 1
         return max(rows.tokens for rows in self.rows_of(split)) + 1
 
+    def counted_tokens(self, split: Split) -> int | None:
+        """Tokens of a split, from the beginning, that its figures are of; None is all of them."""
+        return self.train.tokens if split == "train" else self.rows_of(split)[0].tokens
+
     def paths(self) -> list[tuple[str, str]]:
         return [*self.source.paths(), *tokenizer_path(self.tokenizer)]
 

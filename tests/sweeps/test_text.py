@@ -168,6 +168,19 @@ def test_ar_hits_are_those_of_a_search_by_hand(corpus: Path, tmp_path: Path, res
     assert questions(own, *prepare(own, tmp_path), "test") == asked > 0
 
 
+def test_only_text_that_is_trained_on_and_scored_is_counted(corpus: Path, tmp_path: Path) -> None:
+    """Documents are tokenized many at once, so that more is kept than is asked for."""
+    path, digest = prepare(task(corpus, train={"tokens": 350}), tmp_path)
+    data = load(path, digest)
+    train = tokens_of(data, "train")
+    assert len(train) == 320 and (path / "train.bin").stat().st_size > 2 * 350
+    codes, counts = np.load(path / "bigrams.npy")
+    bigrams = [257 * first + second for first, second in zip(train, train[1:], strict=False)]
+    assert counts.tolist() == [bigrams.count(code) for code in codes.tolist()] and counts.any()
+    scored = tokens_of(data, "validation")
+    assert data.bytes_per_token["validation"] == sum(token != END for token in scored) / len(scored)
+
+
 def test_the_threshold_is_chosen_to_give_the_usual_share(corpus: Path, tmp_path: Path) -> None:
     path, _ = prepare(task(corpus), tmp_path)
     data = load(*prepare(task(corpus), tmp_path))
