@@ -106,7 +106,8 @@ class _Split:
     ) -> None:
         self._file, self._dtype, self._tokenizer = file, dtype, tokenizer
         self._most, self._counted = most, counted
-        self.tokens = self.bytes = self.documents = self.longest = self._current = 0
+        self.tokens = self.bytes = self.documents = self.longest = 0
+        self._current: int | None = None  # tokens of a document whose end is still to come
 
     @property
     def is_full(self) -> bool:
@@ -119,13 +120,16 @@ class _Split:
             self.bytes += size
         elif room > 0:
             self.bytes += len(self._tokenizer.decode(tokens[:room].tolist()).encode())
+        if self._current is None:  # its end may never come, if the split is full before
+            self._current = 0
+            self.documents += 1
         for part in (tokens, np.array([self._tokenizer.end])) if ends else (tokens,):
             self._file.write(part.astype(self._dtype).tobytes())
             self.tokens += len(part)
             self._current += len(part)
+        self.longest = max(self.longest, self._current)
         if ends:
-            self.longest, self._current = max(self.longest, self._current), 0
-            self.documents += 1
+            self._current = None
 
     def told(self) -> dict[str, int]:
         tokens = self.tokens if self._counted is None else min(self.tokens, self._counted)

@@ -11,7 +11,7 @@ import torch
 
 from recallfront.sweeps import SpecError
 from recallfront.sweeps.data import load, prepare, questions
-from recallfront.sweeps.tasks.base import IGNORED, Counts, TaskData
+from recallfront.sweeps.tasks.base import IGNORED, SPLITS, Counts, TaskData
 from recallfront.sweeps.tasks.registry import parse_task
 from recallfront.sweeps.tasks.text import Text
 from recallfront.sweeps.text.corpus import store
@@ -263,6 +263,22 @@ def test_changed_files_are_stored_anew(corpus: Path, tmp_path: Path) -> None:
     load.cache_clear()
     with pytest.raises(ValueError, match="content digest"):
         load(*second)
+
+
+def test_a_split_that_is_full_within_a_document_has_that_document(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def long_documents(self: TextSource) -> Iterator[Piece]:
+        for number in range(20):
+            for part in range(4):
+                yield Piece(f"{number} {WORDS[part]} " * 50, ends=part == 3)
+
+    monkeypatch.setattr(TextSource, "pieces", long_documents)
+    monkeypatch.setattr("recallfront.sweeps.text.corpus._TOGETHER", 1)
+    own = task(corpus, train={"tokens": 400}, length=64, validation=[{"tokens": 300}])
+    assert store(own, tmp_path)
+    told = json.loads((tmp_path / "text.json").read_text())["splits"]
+    assert {split: told[split]["documents"] for split in SPLITS} == dict.fromkeys(SPLITS, 1)
 
 
 def test_no_more_is_read_than_is_asked_for(
