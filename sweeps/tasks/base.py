@@ -115,6 +115,9 @@ class Task(Frozen):
     def build(self, split: Split) -> Sequence[Segment]:
         """The rows of one split; rows of different splits have nothing to do with each other."""
 
+    def check_training(self) -> None:
+        """Raise ValueError unless there is a row to train on; a trial of no steps needs none."""
+
     def paths(self) -> Sequence[tuple[str, str]]:
         """What is read from the file system of the machine, as (key, value) of the task's configuration."""
         return ()

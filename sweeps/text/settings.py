@@ -97,6 +97,12 @@ class TextSettings(StoredTask):
                     )
         return self
 
+    def check_training(self) -> None:
+        if self.train.tokens is not None and self.train.tokens < self.length:
+            raise ValueError(
+                f"task.train.tokens={self.train.tokens}: must be at least task.length={self.length}"
+            )
+
     @property
     def longest(self) -> int:
         return max(map(self.longest_of, SPLITS))
