@@ -194,11 +194,23 @@ def test_positions_are_counted_in_octaves(corpus: Path, tmp_path: Path) -> None:
     data = data_of(task(corpus), tmp_path)
     masks = data.parts["test"]["32"](slice(None))
     places = {name: mask for name, mask in masks.items() if name.startswith("position")}
+    inputs = data.splits["test"][0].inputs[:]
     asked = data.splits["test"][0].labels[:] != IGNORED
-    assert torch.equal(sum(places.values(), torch.zeros_like(asked, dtype=torch.int64)), asked.long())
-    positions = data.positions(data.splits["test"][0].inputs[:])
+    # a document's first token comes after no token of it
+    within = asked & (inputs != END)
+    assert within.sum() < asked.sum() and not within[0, 0]
+    assert torch.equal(sum(places.values(), torch.zeros_like(asked, dtype=torch.int64)), within.long())
+    positions = data.positions(inputs)
     assert positions is not None
-    assert torch.equal(places["position_4/32"], asked & (positions >= 3) & (positions < 7))
+    assert torch.equal(places["position_4/32"], within & (positions >= 3) & (positions < 7))
+
+
+def test_without_restarts_every_place_of_a_row_is_counted(corpus: Path, tmp_path: Path) -> None:
+    data = data_of(task(corpus, restart_positions=False), tmp_path)
+    masks = data.parts["test"]["32"](slice(None))
+    asked = data.splits["test"][0].labels[:] != IGNORED
+    assert torch.equal(masks["position_4/32"][:, 3:7], asked[:, 3:7])
+    assert int(masks["position_4/32"].sum()) == int(asked[:, 3:7].sum())
 
 
 def test_figures() -> None:
