@@ -26,7 +26,14 @@ from recallfront.sweeps.tasks.base import (
     StoredTask,
     TaskData,
 )
-from recallfront.sweeps.text.tokenizer import BYTE_TOKENS, BYTES, Tokenizer, find_tokenizer, tokenizer_path
+from recallfront.sweeps.text.tokenizer import (
+    BYTE_TOKENS,
+    BYTES,
+    Tokenizer,
+    find_tokenizer,
+    tokenizer_path,
+    with_tokenizer,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -64,7 +71,7 @@ class ExtractionTask(SplitTask[DrawnRows], StoredTask):
     def fingerprint(self) -> str:
         files = sorted(Path(self.folder).rglob("*.json"))
         known = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-        return digest(canonical_json({"files": known}))
+        return with_tokenizer(digest(canonical_json({"files": known})), self.tokenizer)
 
     def store(self, folder: Path) -> str:
         from safetensors.torch import save_file

@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from recallfront.sweeps.base import Frozen
 from recallfront.sweeps.tasks.base import SPLITS, Split, StoredTask
 from recallfront.sweeps.text.source import TextSource
-from recallfront.sweeps.text.tokenizer import BYTE_TOKENS, BYTES, TRAINED, tokenizer_path
+from recallfront.sweeps.text.tokenizer import BYTE_TOKENS, BYTES, TRAINED, tokenizer_path, with_tokenizer
 
 _LONGEST = 2**20
 
@@ -146,4 +146,4 @@ class TextSettings(StoredTask):
         return [*self.source.paths(), *tokenizer_path(self.tokenizer)]
 
     def fingerprint(self) -> str:
-        return self.source.fingerprint()
+        return with_tokenizer(self.source.fingerprint(), self.tokenizer)

@@ -74,6 +74,15 @@ def test_other_pages_are_other_data(book: Path, tmp_path: Path) -> None:
     assert data_folder(task(book), tmp_path) != before
 
 
+def test_another_tokenizer_in_the_same_folder_is_other_data(book: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "words"
+    folder.mkdir()
+    own = task(book, tokenizer=str(folder))
+    before = data_folder(own, tmp_path)
+    (folder / "tokenizer.json").write_text("{}")
+    assert data_folder(own, tmp_path) != before
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -16,7 +16,12 @@ from recallfront.sweeps.tasks.registry import parse_task
 from recallfront.sweeps.tasks.text import Text
 from recallfront.sweeps.text.corpus import store
 from recallfront.sweeps.text.source import Piece, TextSource
-from recallfront.sweeps.text.tokenizer import ByteTokenizer, find_tokenizer, kept_tokenizer
+from recallfront.sweeps.text.tokenizer import (
+    ByteTokenizer,
+    find_tokenizer,
+    kept_tokenizer,
+    train_tokenizer,
+)
 
 WORDS = "the quick brown fox jumps over a lazy dog while it rains é".split()
 END = 256
@@ -250,6 +255,20 @@ def test_a_tokenizer_is_trained_on_the_text_and_kept(corpus: Path, tmp_path: Pat
     assert prepare(again, tmp_path / "c")[1] == digest
 
 
+def test_a_tokenizer_trained_again_in_its_folder_gives_other_data(corpus: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "words"
+    folder.mkdir()
+    own = task(corpus, tokenizer=str(folder), vocab_size=300, length=8, validation=[{"tokens": 50}])
+    train_tokenizer(documents(), 290).save(folder)
+    first = prepare(own, tmp_path)
+    assert prepare(own, tmp_path) == first
+    train_tokenizer(documents(), 280).save(folder)
+    second = prepare(own, tmp_path)
+    assert second[0] != first[0] and second[1] != first[1]
+    bytes_alone = task(corpus)
+    assert bytes_alone.fingerprint() == bytes_alone.source.fingerprint(), "known data stays known"
+
+
 def test_bytes_are_tokens() -> None:
     found = ByteTokenizer().encode(["aé"])[0]
     assert found.tolist() == [97, 195, 169] and ByteTokenizer().decode([97, 195, 169, END, 195]) == "aé\ufffd"
@@ -349,8 +368,6 @@ def test_what_cannot_be_is_one_sentence(
     (corpus / "broken.txt").write_bytes(b"abc\xff\xfe")
     (corpus / "broken.jsonl").write_text('{"text": ')
     if "tokenizer" in change and not (corpus / "tokenizer").exists():
-        from recallfront.sweeps.text.tokenizer import train_tokenizer
-
         (corpus / "tokenizer").mkdir()
         train_tokenizer(documents(), 290).save(corpus / "tokenizer")
     change = json.loads(json.dumps(change).replace("CORPUS", str(corpus)))
