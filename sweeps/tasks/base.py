@@ -168,9 +168,9 @@ class StoredTask(Task):
     def read(self, folder: "Path") -> TaskData:
         """The data that `store` wrote."""
 
-    @abstractmethod
-    def questions_of(self, data: TaskData, split: Split) -> int:
-        """The positions of a split that `recall` is the share of right answers of."""
+    def asked_of(self, data: TaskData, split: Split) -> "Iterable[Tensor]":
+        """The positions of a split that `recall` is of, as masks (N, T) of its rows."""
+        return (segment.labels[:] != IGNORED for segment in data.splits[split])
 
     def build(self, split: Split) -> Sequence[Segment]:
         raise TypeError(f"task {self.name}: its rows are read from a folder")

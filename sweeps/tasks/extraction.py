@@ -108,9 +108,6 @@ class ExtractionTask(SplitTask[DrawnRows], StoredTask):
         }
         return TaskData(digest=digest((folder / _FILE).read_bytes()), splits=splits)
 
-    def questions_of(self, data: TaskData, split: Split) -> int:
-        return sum(int((segment.labels[:] != IGNORED).sum()) for segment in data.splits[split])
-
     def slices(self, inputs: "Tensor", labels: "Tensor") -> Mapping[str, "Tensor"]:
         import torch
 

@@ -171,6 +171,9 @@ def test_ar_hits_are_those_of_a_search_by_hand(corpus: Path, tmp_path: Path, res
                 assert hit[at] == (answer != IGNORED and (row[at], answer) in before and rare)
     asked = int(data.parts["test"]["32"](slice(None))["hits/32"].sum())
     assert questions(own, *prepare(own, tmp_path), "test") == asked > 0
+    # recall is that of the first kind of rows
+    first = int(data.parts["validation"]["32"](slice(None))["hits/32"].sum())
+    assert questions(own, *prepare(own, tmp_path), "validation") == first > 0
 
 
 def test_only_text_that_is_trained_on_and_scored_is_counted(corpus: Path, tmp_path: Path) -> None:
