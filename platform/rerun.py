@@ -243,7 +243,8 @@ def _judge(
     if ended:
         return Verdict.REPRODUCED, f"{equal} of {compared} values are equal{ended}"
     recalls = first.metrics["recall"], last.figures["recall"]
-    questions = questions_of(config.task, place.data, data_digest, "test")
+    over = config.training.recall_over
+    questions = questions_of(config.task, place.data, data_digest, "test", over=over)
     mean = sum(recalls) / 2
     chance = _TOLERANCE_DEVIATIONS * math.sqrt(max(2 * mean * (1 - mean), 1 / questions) / questions)
     difference = abs(recalls[0] - recalls[1])

@@ -16,7 +16,7 @@ from filelock import FileLock
 from torch import Tensor
 
 from recallfront.sweeps.base import SpecError, canonical_json, digest, seal, unseal
-from recallfront.sweeps.tasks.base import SPLITS, Segment, Split, StoredTask, Task, TaskData
+from recallfront.sweeps.tasks.base import IGNORED, SPLITS, Segment, Split, StoredTask, Task, TaskData
 from recallfront.sweeps.tasks.registry import parse_task
 
 if TYPE_CHECKING:
@@ -122,11 +122,16 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     return unseal((path / _MANIFEST).read_bytes())
 
 
-def questions(task: Task, path: Path, data_digest: str, split: Split) -> int:
-    """Labelled positions of a split that `recall` is the share of right answers of."""
-    if not isinstance(task, StoredTask):
+def questions(task: Task, path: Path, data_digest: str, split: Split, *, over: str = "positions") -> int:
+    """What `recall` of a split is a share of: labelled positions, or rows that have some where it is over `answers`."""
+    if over != "answers" and not isinstance(task, StoredTask):
         return task.questions(split)
-    return task.questions_of(load(path, data_digest), split)
+    data = load(path, data_digest)
+    if isinstance(task, StoredTask):
+        masks = task.asked_of(data, split)
+    else:
+        masks = (segment.labels[:] != IGNORED for segment in data.splits[split])
+    return sum(int((mask.any(1) if over == "answers" else mask).sum()) for mask in masks)
 
 
 def _check(path: Path, found: str, expected: str) -> None:

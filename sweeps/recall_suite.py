@@ -12,6 +12,7 @@ from typing import Any, Final
 
 MOST_ANSWER_TOKENS: Final = 48  # that are generated; a new line ends the answer, too
 ROOM_FOR_ANSWER: Final = 50  # tokens of a context that are left free
+_SUMMARY: Final = "Summary of information above..."  # and what follows is no text of a SWDE document
 Document = Mapping[str, Any]
 
 
@@ -20,17 +21,19 @@ class DataSet:
     """One data set of the suite: which fields its documents have, and how they become prompts."""
 
     prompt: Callable[[Document, bool], str]  # of a document; True: with the document twice
-    context: str | None  # the field that is truncated; None: none is
+    context: str  # the field that is truncated
+    located: tuple[str, ...]  # the fields that truncation looks for; without any it keeps the beginning
     answers: str  # the field with the answer, or with several
-    located: bool  # whether truncation looks for the answer; else it keeps the beginning
     fields: tuple[str, ...]  # that a document must have
+    twice_fields: tuple[str, ...] = ()  # that it must have besides, for prompts that hold it twice
+    end: str | None = None  # where the context ends before it is truncated
 
 
 def extraction(document: Document, twice: bool, *, is_fda: bool = False) -> str:
     """A document and the name of one of its fields: SWDE, or FDA, whose documents are trimmed less."""
     text, key = str(document["text"]), str(document["key"])
     if not is_fda:
-        text = text.partition("Summary of information above...")[0]
+        text = text.partition(_SUMMARY)[0]
     text = _without_end(text, f"{key}:")
     name = key[:1].upper() + key[1:]
     if is_fda:
@@ -57,9 +60,8 @@ def cloze(document: Document, twice: bool, *, kind: str) -> str:
     """A context and a sentence that its answer completes: NQ, TriviaQA or DROP."""
     context, question = str(document["context"]).strip(), str(document["question"]).strip()
     if kind == "triviaqa":
-        for mark in ("[DOC]", "[TLE]", "[PAR]"):
-            context = re.sub(re.escape(mark), "", context, flags=re.IGNORECASE)
-        context = context.strip()
+        # the authors strip before their marks go, not after
+        context = re.sub(r"\[PAR\]|\[DOC\]|\[TLE\]", "", context)
     if kind == "nq" and not twice:
         context = context.removesuffix(question) if question else context
     else:
@@ -77,14 +79,16 @@ def as_it_is(document: Document, twice: bool = False) -> str:
     return str(document["text"])
 
 
-_EXTRACTED, _ASKED = ("text", "key", "value"), ("context", "question", "orig_question", "answers")
+_EXTRACTED, _ASKED = ("text", "key", "value"), ("context", "question", "answers")
 DATA_SETS: Final = {
-    "swde": DataSet(extraction, "text", "value", True, _EXTRACTED),
-    "fda": DataSet(partial(extraction, is_fda=True), "text", "value", True, _EXTRACTED),
-    "squad": DataSet(completion, None, "value", True, ("context", "question", "text", "value")),
-    "nq": DataSet(partial(cloze, kind="nq"), "context", "answers", True, _ASKED),
-    "triviaqa": DataSet(partial(cloze, kind="triviaqa"), "context", "answers", False, _ASKED),
-    "drop": DataSet(partial(cloze, kind="drop"), "context", "answers", False, _ASKED),
+    "swde": DataSet(extraction, "text", ("key", "value"), "value", _EXTRACTED, end=_SUMMARY),
+    "fda": DataSet(partial(extraction, is_fda=True), "text", ("key", "value"), "value", _EXTRACTED),
+    "squad": DataSet(completion, "text", ("value",), "value", ("text", "value"), ("context", "question")),
+    "nq": DataSet(partial(cloze, kind="nq"), "context", ("answers",), "answers", _ASKED, ("orig_question",)),
+    "triviaqa": DataSet(
+        partial(cloze, kind="triviaqa"), "context", (), "answers", _ASKED, ("orig_question",)
+    ),
+    "drop": DataSet(partial(cloze, kind="drop"), "context", (), "answers", _ASKED, ("orig_question",)),
 }
 
 
@@ -97,6 +101,28 @@ def answers_of(document: Document, field: str) -> list[str]:
     """The answer of a document, or all of several."""
     value = document[field]
     return [str(answer) for answer in value] if isinstance(value, list | tuple) else [str(value)]
+
+
+def shortened(
+    document: Document,
+    kind: DataSet,
+    *,
+    encode: Callable[[str], list[Any]],
+    decode: Callable[[list[Any]], str],
+    context_length: int,
+) -> dict[str, Any] | None:
+    """The document with its context truncated as the authors do it; None if it has no answer or they leave it out."""
+    if not answers_of(document, kind.answers):
+        return None
+    context = str(document[kind.context])
+    short = truncated(
+        context if kind.end is None else context.partition(kind.end)[0],
+        [answers_of(document, field)[0] for field in kind.located],
+        encode=encode,
+        decode=decode,
+        context_length=context_length,
+    )
+    return None if short is None else {**document, kind.context: short}
 
 
 def truncated(

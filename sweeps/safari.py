@@ -15,8 +15,6 @@ from recallfront.sweeps.drawing import Integers
 from recallfront.sweeps.stream import Drawer, StreamTask
 from recallfront.sweeps.tasks.base import IGNORED
 
-_MOST_ROUNDS = 100  # of drawing rows in the place of repeated ones
-
 
 @dataclass(frozen=True)
 class Vocabulary:
@@ -57,6 +55,10 @@ class SafariTask(StreamTask):
     def row(self, rng: np.random.Generator, length: int) -> list[int]:
         """The next row, its answer included."""
 
+    @abstractmethod
+    def possible_rows(self, length: int, enough: int) -> int:
+        """How many different rows there are; a number from `enough` on stands for more."""
+
     @property
     def longest(self) -> int:
         return super().longest + self.extra_tokens
@@ -64,27 +66,36 @@ class SafariTask(StreamTask):
     def drawer(self) -> Drawer:
         rng = np.random.default_rng(self.seed)
         return lambda rows, training: asked(
-            distinct_rows(rng, rows.examples, lambda: self.row(rng, rows.length)),
+            distinct_rows(
+                rng,
+                rows.examples,
+                lambda: self.row(rng, rows.length),
+                possible=self.possible_rows(rows.length, rows.examples),
+            ),
             None if training else self.answer_length,
         )
 
 
-def distinct_rows(rng: np.random.Generator, count: int, draw: Callable[[], list[int]]) -> Integers:
-    """`count` different rows in a random order.
+def distinct_rows(
+    rng: np.random.Generator, count: int, draw: Callable[[], list[int]], *, possible: int
+) -> Integers:
+    """`count` of `possible` different rows in a random order, from the first `count` draws and those after them.
 
     Raises:
-        ValueError: there are hardly so many.
+        ValueError: there are not so many.
     """
-    rows = np.empty((0, 0), dtype=np.int64)
-    for _ in range(_MOST_ROUNDS):
-        new = np.array([draw() for _ in range(count - len(rows))], dtype=np.int64)
-        rows = np.unique(np.concatenate([rows, new]) if len(rows) else new, axis=0)
-        if len(rows) == count:
-            rng.shuffle(rows)
-            return rows
-    raise ValueError(
-        f"examples={count}: only {len(rows)} different rows were found; ask for fewer or longer ones"
-    )
+    if possible < count:
+        raise ValueError(
+            f"examples={count}: only {possible} different rows are possible; ask for fewer or longer ones"
+        )
+    rows = np.unique(np.array([draw() for _ in range(count)], dtype=np.int64), axis=0)
+    # the authors sort once; what is drawn in the place of repeated rows stands behind, in the order of drawing
+    known = dict.fromkeys(map(tuple, rows.tolist())) if len(rows) < count else {}
+    while 0 < len(known) < count:
+        known.setdefault(tuple(draw()))
+    rows = np.array(list(known), dtype=np.int64) if known else rows
+    rng.shuffle(rows)
+    return rows
 
 
 def asked(rows: Integers, answer_length: int | None) -> tuple[Integers, Integers]:

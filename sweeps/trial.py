@@ -322,6 +322,8 @@ class TrialConfig(Frozen):
                 f"learned_positions={rows}: must be at least {longest}, the longest measured text"
             )
         self.measurement.check_memory(self.resources)
+        if self.training.steps:
+            self.task.check_training()
         if self.training.graph:
             self._check_graph()
         try:

@@ -30,10 +30,11 @@ class Asked(NamedTuple):
 
 @dataclass(frozen=True)
 class GeneratedTask:
-    """How questions are drawn, and how many tokens answer them."""
+    """How questions are drawn, how many tokens answer them, and whether the first line alone must be the answer."""
 
     draw: Callable[[Subject, int, int], list[Asked]]  # model, tokens of the context, questions
     answer_tokens: int
+    is_exact: bool = False
 
 
 def _ruler(make: Callable[..., list[Question]], answer_tokens: int, **settings: int) -> GeneratedTask:
@@ -77,7 +78,7 @@ SUITES: Final[dict[str, dict[str, GeneratedTask]]] = {
         "multiquery": _ruler(needles, 128, num_needle_q=4),
         "tracking": _ruler(variable_tracking, 30),
     },
-    "phonebook": {"phonebook": GeneratedTask(_phonebook, 24)},
+    "phonebook": {"phonebook": GeneratedTask(_phonebook, 50, is_exact=True)},
 }
 
 
@@ -138,22 +139,28 @@ def evaluate_generated(
             found.left_out[name] = str(error)
             continue
         called = name if name == suite else f"{suite}_{name}"
-        found.metrics[f"{called}_{context_length}"] = _share(subject, asked, task.answer_tokens, batch_size)
+        stop = "\n" if task.is_exact else ""
+        held = shares(subject, asked, task.answer_tokens, batch_size, stop=stop, is_exact=task.is_exact)
+        found.metrics[f"{called}_{context_length}"] = sum(held) / len(held)
     if not found.metrics:
         raise UsageError(f"--context-length {context_length}: {next(iter(found.left_out.values()))}")
     subject.log(found.metrics)
     return found
 
 
-def _share(subject: Subject, asked: list[Asked], answer_tokens: int, batch_size: int) -> float:
-    """The mean over questions of the share of answers that a continuation holds."""
-    return sum(shares(subject, asked, answer_tokens, batch_size)) / len(asked)
-
-
 def shares(
-    subject: Subject, asked: list[Asked], answer_tokens: int, batch_size: int, *, stop: str = ""
+    subject: Subject,
+    asked: list[Asked],
+    answer_tokens: int,
+    batch_size: int,
+    *,
+    stop: str = "",
+    is_exact: bool = False,
 ) -> list[float]:
-    """For each question the share of its answers that the continuation holds, up to `stop` if that is given."""
+    """For each question the share of its answers that the continuation holds, up to `stop` if that is given.
+
+    With `is_exact` an answer must be all that is said, but for spaces around it.
+    """
     prompts = [subject.encode(one.prompt) for one in asked]
     subject.check_length(max(map(len, prompts)) + answer_tokens)
     order = sorted(range(len(asked)), key=lambda number: len(prompts[number]))
@@ -164,5 +171,6 @@ def shares(
         for number, text in zip(batch, texts, strict=True):
             said = text.partition(stop)[0] if stop else text
             answers = asked[number].answers
-            held[number] = sum(contains(said, [answer]) for answer in answers) / len(answers)
+            right = [said.strip() == one if is_exact else contains(said, [one]) for one in answers]
+            held[number] = sum(right) / len(answers)
     return held

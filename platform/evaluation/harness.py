@@ -1,7 +1,7 @@
 """A finished model on tasks of EleutherAI's lm-eval (the extra `lm-eval`), which is imported here alone."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -125,8 +125,7 @@ def _adapter(subject: Subject, batch_size: int) -> Any:
             return score_all(subject, [(context, wanted) for _, context, wanted in requests], batch_size)
 
         def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = False) -> list[float]:
-            texts = [subject.encode(request.args[0]) for request in requests]
-            return [found for found, _ in score_all(subject, [([], text) for text in texts], batch_size)]
+            return score_texts(subject, [subject.encode(request.args[0]) for request in requests], batch_size)
 
         def generate_until(self, requests: Any, disable_tqdm: bool = False) -> list[str]:
             return [_continuation(subject, *request.args) for request in requests]
@@ -149,6 +148,28 @@ def score_all(
         if numbers:
             found |= zip(numbers, _scores(subject, [pairs[n] for n in numbers]), strict=True)
     return [found.get(number, (0.0, True)) for number in range(len(pairs))]
+
+
+def score_texts(subject: Subject, texts: Sequence[list[int]], batch_size: int) -> list[float]:
+    """The log-likelihood of each whole text in tokens, every one of which is scored once.
+
+    A model with learned positions reads a long text in windows, each of as many tokens as it has positions; the last
+    one reaches back as far as it can, as lm-eval's do.
+    """
+    most = subject.model.config.learned_positions or max(map(len, texts), default=0) or 1
+    windows = [(number, *window) for number, text in enumerate(texts) for window in _windows(text, most)]
+    found = [0.0] * len(texts)
+    scores = score_all(subject, [(context, wanted) for _, context, wanted in windows], batch_size)
+    for (number, _, _), (likelihood, _) in zip(windows, scores, strict=True):
+        found[number] += likelihood
+    return found
+
+
+def _windows(text: list[int], most: int) -> Iterator[tuple[list[int], list[int]]]:
+    """A text as (context, continuation), of which a model reads at most so many tokens at once."""
+    for first in range(0, len(text), most):
+        end = min(first + most, len(text))
+        yield text[max(0, end - most - 1) : first], text[first:end]
 
 
 def _scores(subject: Subject, pairs: Sequence[tuple[list[int], list[int]]]) -> list[tuple[float, bool]]:

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.table import Table
@@ -17,7 +16,7 @@ from recallfront.sweeps.recall_suite import (
     Document,
     answers_of,
     contains,
-    truncated,
+    shortened,
 )
 from recallfront.sweeps.text.source import TABLES, rows_of
 
@@ -27,7 +26,7 @@ class Score:
     """What a model makes of one data set."""
 
     documents: int
-    dropped: int  # whose answer is too short to be looked for
+    dropped: int  # that have no answer, or one that is too short to be looked for
     contained: int  # whose continuation holds the answer
 
     @property
@@ -120,8 +119,14 @@ def _score(
     batch_size: int,
 ) -> Score:
     kind, prompts, dropped = DATA_SETS[name], [], 0
-    for document in _documents(file, kind, most):
-        short = _shortened(document, kind, subject, how.context_length)
+    for document in _documents(file, kind, most, how.twice):
+        short = shortened(
+            document,
+            kind,
+            encode=subject.encode,
+            decode=subject.tokenizer.decode,
+            context_length=how.context_length,
+        )
         if short is None:
             dropped += 1
             continue
@@ -140,32 +145,16 @@ def _score(
     return Score(len(prompts), dropped, contained)
 
 
-def _documents(file: Path, kind: DataSet, most: int | None) -> Iterator[Document]:
+def _documents(file: Path, kind: DataSet, most: int | None, twice: bool) -> Iterator[Document]:
+    needed = (*kind.fields, *(kind.twice_fields if twice else ()))
     try:
         for number, document in enumerate(rows_of(file)):
             if number == most:
                 return
-            missing = [name for name in kind.fields if document.get(name) is None]
+            missing = [name for name in needed if document.get(name) is None]
             if missing:
                 raise UsageError(f"{file}: document {number + 1} has no {missing[0]!r}")
             yield document
     except (OSError, ValueError) as error:
         # pyarrow's and json's errors are ValueErrors
         raise UsageError(f"{file}: cannot be read: {one_line(error)}") from None
-
-
-def _shortened(
-    document: Document, kind: DataSet, subject: Subject, context_length: int
-) -> dict[str, Any] | None:
-    """The document with its context truncated around the answer, as the authors do it; None if they leave it out."""
-    wanted = answers_of(document, kind.answers)[:1] if kind.located else []
-    if kind.context is None:
-        return None if any(len(text) <= 1 for text in wanted) else dict(document)
-    short = truncated(
-        str(document[kind.context]),
-        wanted,
-        encode=subject.encode,
-        decode=subject.tokenizer.decode,
-        context_length=context_length,
-    )
-    return None if short is None else {**document, kind.context: short}

@@ -47,13 +47,19 @@ class Subject:
         return [int(token) for token in self.tokenizer.encode([text])[0]]
 
     def continued(self, prompts: Sequence[list[int]], most: int, *, stop: str = "") -> list[str]:
-        """The texts that greedy decoding adds to prompts: at most so many tokens, up to those of `stop`."""
+        """The texts that greedy decoding adds to prompts, at most so many tokens.
+
+        It ends early where `stop` is said, if that is one token; what comes after it in the text is the caller's to
+        cut.
+        """
         words = self.tokenizer
         lengths = torch.tensor([len(prompt) for prompt in prompts])
         tokens = torch.full((len(prompts), int(lengths.max())), words.end)
         for row, prompt in enumerate(prompts):
             tokens[row, : len(prompt)] = torch.tensor(prompt)
-        stops = {words.end, *self.encode(stop)}
+        # of several tokens, such as the space that some tokenizers put before, each may be said alone
+        stopping = self.encode(stop)
+        stops = {words.end, *(stopping if len(stopping) == 1 else ())}
         new = generate(self.model, tokens, lengths=lengths, max_new_tokens=most, stop_tokens=stops)
         return [words.decode(row) for row in new]
 

@@ -116,6 +116,9 @@ class Task(Frozen):
     def build(self, split: Split) -> Sequence[Segment]:
         """The rows of one split; rows of different splits have nothing to do with each other."""
 
+    def check_training(self) -> None:
+        """Raise ValueError unless there is a row to train on; a trial of no steps needs none."""
+
     def paths(self) -> Sequence[tuple[str, str]]:
         """What is read from the file system of the machine, as (key, value) of the task's configuration."""
         return ()
@@ -166,9 +169,9 @@ class StoredTask(Task):
     def read(self, folder: "Path") -> TaskData:
         """The data that `store` wrote."""
 
-    @abstractmethod
-    def questions_of(self, data: TaskData, split: Split) -> int:
-        """The positions of a split that `recall` is the share of right answers of."""
+    def asked_of(self, data: TaskData, split: Split) -> "Iterable[Tensor]":
+        """The positions of a split that `recall` is of, as masks (N, T) of its rows."""
+        return (segment.labels[:] != IGNORED for segment in data.splits[split])
 
     def build(self, split: Split) -> Sequence[Segment]:
         raise TypeError(f"task {self.name}: its rows are read from a folder")

@@ -138,10 +138,12 @@ def copying(
 ) -> tuple[Integers, Integers]:
     """The rows as (tokens, whether each is asked for), int64 (num_examples, context).
 
+    A `length_answer` of 0 or less, such as the authors' default of -1, asks for all letters.
+
     Raises:
         ValueError: strings of such few letters have no n-gram that appears once.
     """
-    strings = _Strings(letters, question, n_gram, length_answer, seed)
+    strings = _Strings(letters, question, n_gram, max(length_answer, 0), seed)
     tokens = np.full((num_examples, context), letters + 3, dtype=np.int64)
     asked = np.zeros_like(tokens)
     for row, mask in zip(tokens, asked, strict=True):

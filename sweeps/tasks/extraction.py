@@ -26,7 +26,14 @@ from recallfront.sweeps.tasks.base import (
     StoredTask,
     TaskData,
 )
-from recallfront.sweeps.text.tokenizer import BYTE_TOKENS, BYTES, Tokenizer, find_tokenizer, tokenizer_path
+from recallfront.sweeps.text.tokenizer import (
+    BYTE_TOKENS,
+    BYTES,
+    Tokenizer,
+    find_tokenizer,
+    tokenizer_path,
+    with_tokenizer,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -64,7 +71,7 @@ class ExtractionTask(SplitTask[DrawnRows], StoredTask):
     def fingerprint(self) -> str:
         files = sorted(Path(self.folder).rglob("*.json"))
         known = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-        return digest(canonical_json({"files": known}))
+        return with_tokenizer(digest(canonical_json({"files": known})), self.tokenizer)
 
     def store(self, folder: Path) -> str:
         from safetensors.torch import save_file
@@ -100,9 +107,6 @@ class ExtractionTask(SplitTask[DrawnRows], StoredTask):
             for split in SPLITS
         }
         return TaskData(digest=digest((folder / _FILE).read_bytes()), splits=splits)
-
-    def questions_of(self, data: TaskData, split: Split) -> int:
-        return sum(int((segment.labels[:] != IGNORED).sum()) for segment in data.splits[split])
 
     def slices(self, inputs: "Tensor", labels: "Tensor") -> Mapping[str, "Tensor"]:
         import torch

@@ -32,10 +32,24 @@ class MADCompression(StreamTask):
         return 2 * super().longest - 2
 
 
-def compression(rng: np.random.Generator, *, vocab_size: int, seq_len: int) -> Row:
-    """One row of the authors': (inputs, labels), which are the same, with the marker at the end."""
-    tokens = [*rng.integers(0, vocab_size - 1, size=seq_len - 1).tolist(), vocab_size - 1]
-    return tokens, tokens
+def compression(
+    rng: np.random.Generator,
+    *,
+    vocab_size: int,
+    seq_len: int,
+    noise_vocab_size: int = 0,
+    frac_noise: float = 0.0,
+) -> Row:
+    """One row of the authors': (inputs, labels), which are the same, with the marker at the end.
+
+    With `frac_noise` that share of the tokens becomes noise, which is asked for as well: the authors drop their mask.
+    """
+    tokens = vocab_size - 1 - noise_vocab_size
+    row = [*rng.integers(0, tokens, size=seq_len - 1).tolist(), vocab_size - 1]
+    for place in range(seq_len - 1) if frac_noise > 0 else ():
+        if rng.random() < frac_noise:
+            row[place] = tokens + int(rng.integers(0, noise_vocab_size))
+    return row, row
 
 
 def _asked_again(tokens: list[int]) -> Row:

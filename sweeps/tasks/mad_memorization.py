@@ -30,23 +30,40 @@ class MADMemorization(StreamTask):
         )
 
 
-def memorized_facts(vocab_size: int, seed: int) -> Integers:
+def memorized_facts(vocab_size: int, seed: int, *, noise_vocab_size: int = 0) -> Integers:
     """The facts as (number of keys, 2): each key in the order in which it is drawn from, and its value."""
     rng = np.random.default_rng(seed)
-    tokens = vocab_size - 1
+    tokens = vocab_size - 1 - noise_vocab_size
     keys, values = np.arange(tokens // 2), np.arange(tokens // 2, tokens)
     rng.shuffle(keys)
     rng.shuffle(values)
     return np.stack([keys, values[: len(keys)]], axis=1)
 
 
-def memorization(rng: np.random.Generator, facts: Integers, *, vocab_size: int, seq_len: int) -> Row:
-    """One row: (inputs, labels); a key's value is asked for at the token after it."""
-    pairs = seq_len // 2
+def memorization(
+    rng: np.random.Generator,
+    facts: Integers,
+    *,
+    vocab_size: int,
+    seq_len: int,
+    noise_vocab_size: int = 0,
+    frac_noise: float = 0.0,
+) -> Row:
+    """One row: (inputs, labels); a key's value is asked for at the token after it.
+
+    With `frac_noise` that share of the pairs is noise, of which nothing is asked.
+    """
+    pairs, insert = seq_len // 2, vocab_size - 1
     # The authors draw a slot that must hold no noise also if there is none.
-    rng.integers(0, pairs)
-    drawn = facts[[int(rng.integers(0, len(facts))) for _ in range(pairs)]]
-    inputs = np.full(2 * pairs, vocab_size - 1)
-    labels = np.full(2 * pairs, IGNORED)
-    inputs[::2], labels[1::2] = drawn[:, 0], drawn[:, 1]
-    return inputs.tolist(), labels.tolist()
+    kept = rng.integers(0, pairs)
+    inputs: list[int] = []
+    labels: list[int] = []
+    for pair in range(pairs):
+        if frac_noise > 0 and pair != kept and rng.random() < frac_noise:
+            inputs += (insert - noise_vocab_size + rng.integers(0, noise_vocab_size, size=2)).tolist()
+            labels += [IGNORED, IGNORED]
+            continue
+        key, value = facts[int(rng.integers(0, len(facts)))].tolist()
+        inputs += [key, insert]
+        labels += [IGNORED, value]
+    return inputs, labels

@@ -4,7 +4,8 @@
 | input    | k1 | v1 | k2 | v2 | . | .  | . | . | k2 | . |   "." is filler
 | label    |    |    |    |    |   |    |   |   | v2 |   |   elsewhere -100
 
-The rows are those of the authors' generator, drawn from the same legacy NumPy stream.
+The rows are those of the authors' generator, drawn from the same legacy NumPy stream. With `passes` the pairs appear
+several times, one pass after the other (Just Read Twice, arXiv:2407.05483).
 
 torch is imported when rows are built, so that the command starts fast.
 """
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Generic, Literal, Self, TypeVar
 import numpy as np
 from pydantic import Field, model_validator
 
+from recallfront.models.configs.frozen import added_field
 from recallfront.sweeps.drawing import Integers, draw_rows, draw_slots, fill
 from recallfront.sweeps.tasks.base import IGNORED, AlikeRows, DrawnTask, Split
 
@@ -67,12 +69,21 @@ class MQARConfig(PairsTask[MQARRows]):
     """MQAR as a task: what is trained on, what configurations are selected by, and what is reported."""
 
     name: Literal["mqar"] = "mqar"
+    passes: int = added_field(
+        1,
+        ge=1,
+        le=2**10,
+        description="How often the pairs of a row appear before the queries, in the same order.",
+    )
 
     @model_validator(mode="after")
     def _segments_fit(self) -> Self:
         for rows in (*self.train, *self.validation, *self.test):
             check_shape(
-                vocab_size=self.vocab_size, input_seq_len=rows.input_seq_len, num_kv_pairs=rows.num_kv_pairs
+                vocab_size=self.vocab_size,
+                input_seq_len=rows.input_seq_len,
+                num_kv_pairs=rows.num_kv_pairs,
+                passes=self.passes,
             )
         return self
 
@@ -88,6 +99,7 @@ class MQARConfig(PairsTask[MQARRows]):
             seed=seed,
             power_a=self.power_a,
             random_non_queries=self.random_non_queries,
+            passes=self.passes,
         )
 
 
@@ -100,13 +112,15 @@ def mqar(
     seed: int,
     power_a: float = 0.01,
     random_non_queries: bool = True,
+    passes: int = 1,
 ) -> "tuple[Tensor, Tensor]":
     """Draw examples of multi-query associative recall.
 
     Keys come from 1 .. vocab_size/2 - 1 and values from the upper half of the vocabulary, distinct within an example;
     each key is queried once, at an even distance after the pairs drawn from a power law: p(slot) ~ slot^(power_a - 1).
     With `random_non_queries` the filler is drawn from the whole vocabulary (the original draws it from an unseeded
-    global generator; here it follows from `seed`), otherwise it is token 0.
+    global generator; here it follows from `seed`), otherwise it is token 0. The pairs appear `passes` times, in
+    the same order (the original has that argument and fails if it is above 1).
 
     Returns:
         (inputs, labels), int64 (num_examples, input_seq_len); a query's label stands at the query's own position.
@@ -116,7 +130,7 @@ def mqar(
     """
     import torch
 
-    check_shape(vocab_size=vocab_size, input_seq_len=input_seq_len, num_kv_pairs=num_kv_pairs)
+    check_shape(vocab_size=vocab_size, input_seq_len=input_seq_len, num_kv_pairs=num_kv_pairs, passes=passes)
     inputs, labels = _drawn(
         vocab_size=vocab_size,
         num_examples=num_examples,
@@ -125,6 +139,7 @@ def mqar(
         seed=seed,
         power_a=power_a,
         random_non_queries=random_non_queries,
+        passes=passes,
     )
     return torch.from_numpy(inputs), torch.from_numpy(labels)
 
@@ -138,18 +153,19 @@ def _drawn(
     seed: int,
     power_a: float,
     random_non_queries: bool,
+    passes: int,
 ) -> tuple[Integers, Integers]:
     """The rows of `mqar`, in the order in which the authors draw them."""
     random = np.random.RandomState(seed)
-    context = 2 * num_kv_pairs
+    context = 2 * num_kv_pairs * passes
     keys = draw_rows(random, np.arange(1, vocab_size // 2), num_examples, num_kv_pairs)
     values = draw_rows(random, np.arange(vocab_size // 2, vocab_size), num_examples, num_kv_pairs)
     slots = draw_slots(random, (input_seq_len - context) // 2, num_examples, num_kv_pairs, power_a)
 
     inputs = np.zeros((num_examples, input_seq_len), dtype=np.int64)
     labels = np.full((num_examples, input_seq_len), IGNORED, dtype=np.int64)
-    inputs[:, 0:context:2] = keys
-    inputs[:, 1:context:2] = values
+    inputs[:, 0:context:2] = np.tile(keys, passes)
+    inputs[:, 1:context:2] = np.tile(values, passes)
     np.put_along_axis(inputs, context + 2 * slots, keys, axis=1)
     np.put_along_axis(labels, context + 2 * slots, values, axis=1)
     if random_non_queries:
@@ -157,15 +173,19 @@ def _drawn(
     return inputs, labels
 
 
-def check_shape(*, vocab_size: int, input_seq_len: int, num_kv_pairs: int) -> None:
-    """Raise ValueError where `num_kv_pairs` pairs and their queries do not fit the length and the vocabulary."""
+def check_shape(*, vocab_size: int, input_seq_len: int, num_kv_pairs: int, passes: int) -> None:
+    """Raise ValueError where so many passes of pairs and their queries do not fit the length and the vocabulary."""
     if input_seq_len % 2:
         raise ValueError(f"input_seq_len={input_seq_len}: must be even")
     if vocab_size <= input_seq_len:
         raise ValueError(f"vocab_size={vocab_size}: must be above input_seq_len={input_seq_len}")
-    if num_kv_pairs < 1 or 4 * num_kv_pairs > input_seq_len:
+    if passes < 1:
+        raise ValueError(f"passes={passes}: must be at least 1")
+    tokens = 2 * passes + 2  # of each pair and its query
+    if num_kv_pairs < 1 or tokens * num_kv_pairs > input_seq_len:
         raise ValueError(
-            f"num_kv_pairs={num_kv_pairs}: must be between 1 and input_seq_len / 4 = {input_seq_len // 4}"
+            f"num_kv_pairs={num_kv_pairs}: must be between 1 and input_seq_len / {tokens} = {input_seq_len // tokens}"
+            + (f" with passes={passes}" if passes > 1 else "")
         )
     if num_kv_pairs > vocab_size // 2 - 1:
         raise ValueError(

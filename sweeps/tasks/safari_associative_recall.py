@@ -40,6 +40,23 @@ class SafariAssociativeRecall(SafariTask):
             rng, Vocabulary(self.vocab_size), length=length, num_keys=self.num_keys, allow_dot=self.allow_dot
         )
 
+    def possible_rows(self, length: int, enough: int) -> int:
+        ordinary = self.vocab_size - 2
+        keys, values = (ordinary // 2) ** self.num_keys, ordinary - ordinary // 2
+        shown = {0: 1}  # keys that are shown -> in how many ways, their values included
+        found = 0
+        for _ in range(length // (self.num_keys + 1)):
+            longer: dict[int, int] = {}
+            for number, ways in shown.items():
+                longer[number] = longer.get(number, 0) + ways * number
+                if number < keys:
+                    longer[number + 1] = ways * (keys - number) * values
+            shown = {number: ways for number, ways in longer.items() if ways}
+            found = sum(ways * (keys if self.allow_dot else number) for number, ways in shown.items())
+            if found >= enough:
+                break
+        return found
+
     @property
     def extra_tokens(self) -> int:
         return self.num_keys + 1

@@ -3,6 +3,7 @@
 Rows equal those of the authors' generator; see `sweeps/safari.py` for how rows of all splits come from one generator.
 """
 
+import math
 from typing import Literal, Self
 
 import numpy as np
@@ -43,6 +44,19 @@ class SafariInductionHead(SafariTask):
             induction_len=self.induction_len,
             num_triggers=self.induction_num_triggers,
         )
+
+    def possible_rows(self, length: int, enough: int) -> int:
+        copied, found = self.induction_len, 0
+        for triggers in range(1, self.induction_num_triggers + 1):
+            # places that leave room for the copied tokens between them, then the tokens that are free
+            places = max(0, length - 1 - copied - copied * (triggers - 1))
+            free = length - triggers - copied * (triggers - 1)
+            found += math.comb(places, triggers) * (self.vocab_size - 2) ** max(
+                0, min(free, enough.bit_length())
+            )
+            if places < triggers or found >= enough:
+                break
+        return found
 
 
 def induction_head(

@@ -8,7 +8,7 @@ What stores and reads text is imported where it is first used, so that the comma
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Literal
 
 from recallfront.sweeps.tasks.base import Counts, Split, TaskData
@@ -16,6 +16,8 @@ from recallfront.sweeps.text.settings import TextSettings
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from torch import Tensor
 
 
 class Text(TextSettings):
@@ -33,9 +35,9 @@ class Text(TextSettings):
 
         return read(self, folder)
 
-    def questions_of(self, data: TaskData, split: Split) -> int:
-        masks = (data.parts[split][segment.name](slice(None)) for segment in data.splits[split])
-        return sum(int(mask.sum()) for found in masks for name, mask in found.items() if _is(name, "hits"))
+    def asked_of(self, data: TaskData, split: Split) -> "Iterable[Tensor]":
+        name = data.splits[split][0].name
+        return (data.parts[split][name](slice(None))[f"hits/{name}"],)
 
     def figures(self, segments: Mapping[str, Counts], slices: Mapping[str, Counts]) -> dict[str, float]:
         """`recall` is the share of right AR hits, `accuracy` that of all tokens; `loss` and `perplexity` are over all.
@@ -65,10 +67,6 @@ class Text(TextSettings):
             if rows == first and part.startswith("position_") and counts.asked:
                 found[f"loss_at_{part}"] = counts.loss / counts.asked
         return {name: value for name, value in found.items() if not math.isnan(value)}
-
-
-def _is(part: str, kind: str) -> bool:
-    return part.partition("/")[0] == kind
 
 
 def _recall(counts: Counts) -> float:

@@ -98,29 +98,44 @@ def read(task: TextSettings, folder: Path) -> TaskData:
 
 
 class _Split:
-    """The tokens of one split, as they are written; no more than `most`, if that is given."""
+    """The tokens of one split, as they are written; no more than `most`, if that is given.
 
-    def __init__(self, file: IO[bytes], dtype: type, most: int | None) -> None:
-        self._file, self._dtype, self._most = file, dtype, most
-        self.tokens = self.bytes = self.documents = self.longest = self._current = 0
+    Of the first `counted` tokens, which figures are of, it is known how many bytes of text they are.
+    """
+
+    def __init__(
+        self, file: IO[bytes], dtype: type, tokenizer: Tokenizer, most: int | None, counted: int | None
+    ) -> None:
+        self._file, self._dtype, self._tokenizer = file, dtype, tokenizer
+        self._most, self._counted = most, counted
+        self.tokens = self.bytes = self.documents = self.longest = 0
+        self._current: int | None = None  # tokens of a document whose end is still to come
 
     @property
     def is_full(self) -> bool:
         return self._most is not None and self.tokens >= self._most
 
-    def add(self, tokens: Any, size: int, end: int | None) -> None:
-        """Tokens of a document, which are so many bytes of text, and the one that ends it if they are its last."""
-        for part in (tokens,) if end is None else (tokens, np.array([end])):
+    def add(self, tokens: Any, size: int, *, ends: bool) -> None:
+        """Tokens of a document, which are so many bytes of text; `ends` if they are its last."""
+        room = len(tokens) if self._counted is None else self._counted - self.tokens
+        if room >= len(tokens):
+            self.bytes += size
+        elif room > 0:
+            self.bytes += len(self._tokenizer.decode(tokens[:room].tolist()).encode())
+        if self._current is None:  # its end may never come, if the split is full before
+            self._current = 0
+            self.documents += 1
+        for part in (tokens, np.array([self._tokenizer.end])) if ends else (tokens,):
             self._file.write(part.astype(self._dtype).tobytes())
             self.tokens += len(part)
             self._current += len(part)
-        self.bytes += size
-        if end is not None:
-            self.longest, self._current = max(self.longest, self._current), 0
-            self.documents += 1
+        self.longest = max(self.longest, self._current)
+        if ends:
+            self._current = None
 
     def told(self) -> dict[str, int]:
-        return {"tokens": self.tokens, "bytes": self.bytes, "documents": self.documents}
+        tokens = self.tokens if self._counted is None else min(self.tokens, self._counted)
+        return {"tokens": tokens, "bytes": self.bytes, "documents": self.documents}
 
 
 def _write(
@@ -133,7 +148,12 @@ def _write(
             f"{task.tokenizer!r} has"
         )
     files = {split: (folder / f"{split}.bin").open("wb") for split in SPLITS}
-    splits = {split: _Split(files[split], _dtype(task), task.most_tokens(split)) for split in SPLITS}
+    splits = {
+        split: _Split(
+            files[split], _dtype(task), tokenizer, task.most_tokens(split), task.counted_tokens(split)
+        )
+        for split in SPLITS
+    }
     waiting: list[tuple[Split, Piece]] = []
     try:
         size = 0
@@ -164,7 +184,7 @@ def _encode(
     texts = [piece.text for _, piece in waiting]
     for (split, piece), tokens in zip(waiting, tokenizer.encode(texts), strict=True):
         size = len(piece.text.encode())
-        splits[split].add(tokens, size, tokenizer.end if piece.ends else None)
+        splits[split].add(tokens, size, ends=piece.ends)
         advance(size)
     waiting.clear()
 
@@ -233,7 +253,8 @@ def _count(task: TextSettings, folder: Path, end: int) -> BigramCounts:
                 repeated = hits(whole, _nothing(task), threshold=None, end=_context_end(task, end))[:, 1:]
                 codes = whole[:, :-1] * task.vocab_size + whole[:, 1:]
                 wanted.append(np.unique(codes[repeated]))
-    tokens = _tokens(task, folder, "train")
+    training = _training(task, folder, end)
+    tokens = training.tokens[: training.limit]
     chunks = (tokens[first : first + _COUNTED + 1] for first in range(0, len(tokens) - 1, _COUNTED))
     return BigramCounts.among(np.unique(np.concatenate(wanted)), task.vocab_size, chunks)
 

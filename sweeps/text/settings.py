@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from recallfront.sweeps.base import Frozen
 from recallfront.sweeps.tasks.base import SPLITS, Split, StoredTask
 from recallfront.sweeps.text.source import TextSource
-from recallfront.sweeps.text.tokenizer import BYTE_TOKENS, BYTES, TRAINED, tokenizer_path
+from recallfront.sweeps.text.tokenizer import BYTE_TOKENS, BYTES, TRAINED, tokenizer_path, with_tokenizer
 
 _LONGEST = 2**20
 
@@ -97,6 +97,12 @@ class TextSettings(StoredTask):
                     )
         return self
 
+    def check_training(self) -> None:
+        if self.train.tokens is not None and self.train.tokens < self.length:
+            raise ValueError(
+                f"task.train.tokens={self.train.tokens}: must be at least task.length={self.length}"
+            )
+
     @property
     def longest(self) -> int:
         return max(map(self.longest_of, SPLITS))
@@ -132,8 +138,12 @@ class TextSettings(StoredTask):
             return None if self.train.tokens is None else self.train.tokens + 1
         return max(rows.tokens for rows in self.rows_of(split)) + 1
 
+    def counted_tokens(self, split: Split) -> int | None:
+        """Tokens of a split, from the beginning, that its figures are of; None is all of them."""
+        return self.train.tokens if split == "train" else self.rows_of(split)[0].tokens
+
     def paths(self) -> list[tuple[str, str]]:
         return [*self.source.paths(), *tokenizer_path(self.tokenizer)]
 
     def fingerprint(self) -> str:
-        return self.source.fingerprint()
+        return with_tokenizer(self.source.fingerprint(), self.tokenizer)

@@ -11,13 +11,23 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from recallfront.sweeps.base import SpecError
+from recallfront.sweeps.base import SpecError, canonical_json, digest
 from recallfront.sweeps.drawing import Integers
 
 BYTES: Final = "bytes"
 TRAINED: Final = "bpe"
 BYTE_TOKENS: Final = 257  # the bytes, and the end of a document
 _FILE = "tokenizer.json"
+_CONFIG = "tokenizer_config.json"
+_PARTS = (
+    _FILE,
+    _CONFIG,
+    "tokenizer.model",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "special_tokens_map.json",
+)
 _END = "<|endoftext|>"
 _ENDS = (_END, "</s>", "<eos>", "<|end_of_text|>", "[SEP]")  # how tokenizers call the end of a text
 
@@ -62,7 +72,7 @@ class FastTokenizer:
     def save(self, folder: Path) -> None:
         """Write it so that `kept_tokenizer` reads it."""
         self._backend.save(str(folder / _FILE))
-        (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": self._end_text}))
+        (folder / _CONFIG).write_text(json.dumps({"eos_token": self._end_text}))
 
 
 Tokenizer = ByteTokenizer | FastTokenizer
@@ -95,6 +105,15 @@ def tokenizer_path(name: str) -> list[tuple[str, str]]:
     return [("tokenizer", name)] if name not in (BYTES, TRAINED) and Path(name).is_dir() else []
 
 
+def with_tokenizer(sources: str, name: str) -> str:
+    """The digest of a task's sources, with that of the tokenizer's files if it is a folder of this machine."""
+    if not tokenizer_path(name):
+        return sources
+    files = [file for part in _PARTS if (file := Path(name) / part).is_file()]
+    known = {file.name: digest(file.read_bytes()) for file in files}
+    return digest(canonical_json({"sources": sources, "tokenizer": known}))
+
+
 def kept_tokenizer(folder: Path) -> Tokenizer:
     """The tokenizer that was saved with a task's data."""
     return _of_folder(folder, None) if (folder / _FILE).is_file() else ByteTokenizer()
@@ -125,7 +144,7 @@ def _of_folder(folder: Path, end_token: str | None) -> FastTokenizer:
     except Exception as error:
         # the library raises plain exceptions
         raise SpecError(f"task.tokenizer={str(folder)!r}: {_FILE} cannot be read: {error}") from error
-    settings = folder / "tokenizer_config.json"
+    settings = folder / _CONFIG
     told = json.loads(settings.read_text()).get("eos_token") if settings.is_file() else None
     told = told.get("content") if isinstance(told, dict) else told
     return FastTokenizer(backend, _end_of(str(folder), backend, end_token or told))

@@ -67,7 +67,8 @@ class _View:
 def parts(windows: Windows, counts: BigramCounts, *, threshold: int, restarts: bool, suffix: str) -> Parts:
     """What is counted of windows for itself: AR hits and the other tokens, and the places in octaves.
 
-    A place is that in the document if positions restart with each, else that in the row.
+    A place is that in the document if positions restart with each, else that in the row. A document's first token,
+    which is read off the end of the one before, is then at none.
     """
 
     def masks(rows: slice) -> dict[str, Tensor]:
@@ -76,9 +77,10 @@ def parts(windows: Windows, counts: BigramCounts, *, threshold: int, restarts: b
         hit = asked & hits(whole, counts, threshold=threshold, end=windows.end if restarts else None)[:, 1:]
         place = np.arange(inputs.shape[1]) - (document_starts(inputs, windows.end) if restarts else 0)
         found = {f"hits{suffix}": hit, f"other{suffix}": asked & ~hit}
+        placed = asked & (inputs != windows.end) if restarts else asked
         for octave in range(int(place.max()).bit_length() + 1):
             low = 2**octave - 1
-            found[f"position_{low + 1}{suffix}"] = asked & (place >= low) & (place < 2 * low + 1)
+            found[f"position_{low + 1}{suffix}"] = placed & (place >= low) & (place < 2 * low + 1)
         return {name: torch.from_numpy(mask) for name, mask in found.items()}
 
     return masks

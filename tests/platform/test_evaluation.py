@@ -73,6 +73,17 @@ def test_documents_can_be_few_and_contexts_short(suite: Path, model: Path) -> No
     assert found.scores["swde"].documents == 2 and "recall_suite_70_nq" in found.metrics
 
 
+def test_what_only_prompts_with_the_document_twice_need_is_asked_for_with_them_alone(
+    tmp_path: Path, model: Path
+) -> None:
+    texts = [{"text": f"{'far ' * 40}it is number", "value": "seven"}] * 3
+    (tmp_path / "squad.jsonl").write_text("\n".join(map(json.dumps, texts)))
+    found = evaluate(str(model), tmp_path, tokenizer="bytes", context_length=100)
+    assert found.scores["squad"].documents == 3
+    with pytest.raises(UsageError, match=r"squad\.jsonl: document 1 has no 'context'"):
+        evaluate(str(model), tmp_path, tokenizer="bytes", twice=True)
+
+
 @pytest.mark.parametrize(
     ("files", "tokenizer", "told"),
     [

@@ -6,7 +6,7 @@ import pytest
 
 from recallfront.models import build, parse_config, save
 from recallfront.platform.errors import UsageError
-from recallfront.platform.evaluation.generated import SUITES, Asked, _share, evaluate_generated
+from recallfront.platform.evaluation.generated import SUITES, Asked, evaluate_generated, shares
 from recallfront.platform.evaluation.subject import Subject
 from recallfront.sweeps.text.tokenizer import ByteTokenizer
 
@@ -37,7 +37,16 @@ def test_the_share_is_of_the_answers_that_are_found() -> None:
     one = subject()
     (text,) = one.continued([one.encode("abc")], 8)
     asked = [Asked("abc", [text[:2], "never said"]), Asked("abc", [text[:1]])]
-    assert _share(one, asked, 8, 2) == pytest.approx(0.75)
+    assert shares(one, asked, 8, 2) == [0.5, 1.0]
+
+
+def test_a_phonebook_s_answer_is_the_whole_first_line() -> None:
+    one, task = subject(), SUITES["phonebook"]["phonebook"]
+    (text,) = one.continued([one.encode("abc")], 50, stop="\n")
+    line = text.partition("\n")[0].strip()
+    asked = [Asked("abc", [answer]) for answer in (line, line[:-1], line + "1")]
+    assert len(line) > 1 and task.answer_tokens == 50
+    assert shares(one, asked, 50, 2, stop="\n", is_exact=task.is_exact) == [1.0, 0.0, 0.0]
 
 
 def test_what_does_not_fit_is_left_out(tmp_path: Path) -> None:

@@ -11,7 +11,13 @@ import torch.nn.functional as F
 
 from recallfront.models import build, parse_config, save
 from recallfront.platform.errors import UsageError
-from recallfront.platform.evaluation.harness import _continuation, _figures, evaluate_harness, score_all
+from recallfront.platform.evaluation.harness import (
+    _continuation,
+    _figures,
+    evaluate_harness,
+    score_all,
+    score_texts,
+)
 from recallfront.platform.evaluation.subject import Subject
 from recallfront.sweeps.text.tokenizer import ByteTokenizer
 
@@ -58,6 +64,34 @@ def test_a_model_with_learned_positions_reads_the_end() -> None:
     ((short, _),) = score_all(one, [(context[-6:], wanted)], 1)
     assert likelihood == pytest.approx(short, abs=1e-5)
     assert isinstance(_continuation(one, "x" * 30, {"max_gen_toks": 4}), str)
+
+
+def test_a_long_text_is_scored_whole_in_windows_of_the_learned_positions() -> None:
+    one = subject(learned_positions=8)
+    text = one.encode("a text of 21 letters.")
+    expected = 0.0
+    # what is read, and what is scored after its last tokens
+    for read, scored in (
+        ([256, *text[:7]], text[:8]),
+        (text[7:15], text[8:16]),
+        (text[12:20], text[16:21]),
+    ):
+        with torch.no_grad():
+            logits = one.model(torch.tensor([read]))[0, -len(scored) :]
+        expected += float(F.log_softmax(logits, -1)[range(len(scored)), scored].sum())
+    assert score_texts(one, [text, [], text[:3]], 2) == [
+        pytest.approx(expected, abs=1e-4),
+        0.0,
+        pytest.approx(score_all(one, [([], text[:3])], 1)[0][0], abs=1e-5),
+    ]
+
+
+def test_a_text_without_a_limit_is_one_window() -> None:
+    one = subject()
+    text = one.encode("a text of 21 letters.")
+    ((likelihood, _),) = score_all(one, [([], text)], 1)
+    assert score_texts(one, [text], 1) == [pytest.approx(likelihood, abs=1e-5)]
+    assert score_texts(one, [[]], 1) == [0.0]
 
 
 def test_continuations_end_where_they_are_told() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from recallfront.sweeps.base import SpecError
-from recallfront.sweeps.data import data_folder, load, prepare
+from recallfront.sweeps.data import data_folder, load, prepare, questions
 from recallfront.sweeps.tasks.base import IGNORED, SPLITS, Task
 from recallfront.sweeps.tasks.registry import parse_task
 from recallfront.sweeps.text.tokenizer import ByteTokenizer
@@ -68,10 +68,27 @@ def test_recall_by_distance_covers_every_answer(book: Path, tmp_path: Path) -> N
         assert f"distance_{2 ** (back.bit_length() - 1)}" in slices
 
 
+def test_recall_over_answers_is_a_share_of_rows(book: Path, tmp_path: Path) -> None:
+    own = task(book)
+    stored = prepare(own, tmp_path / "home")
+    (segment,) = load(*stored).splits["test"]
+    assert questions(own, *stored, "test") == (segment.labels[:] != IGNORED).sum() > 12
+    assert questions(own, *stored, "test", over="answers") == 12
+
+
 def test_other_pages_are_other_data(book: Path, tmp_path: Path) -> None:
     before = data_folder(task(book), tmp_path)
     (book / "0.json").write_text("{}")
     assert data_folder(task(book), tmp_path) != before
+
+
+def test_another_tokenizer_in_the_same_folder_is_other_data(book: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "words"
+    folder.mkdir()
+    own = task(book, tokenizer=str(folder))
+    before = data_folder(own, tmp_path)
+    (folder / "tokenizer.json").write_text("{}")
+    assert data_folder(own, tmp_path) != before
 
 
 @pytest.mark.parametrize(

@@ -91,15 +91,15 @@ def mad_copying(args: Args) -> Arrays:
 
 def mad_compression(args: Args) -> Arrays:
     rng = np.random.default_rng(args["seed"])
-    return mad(args, lambda _: compression(rng, vocab_size=args["vocab_size"], seq_len=args["seq_len"]))
+    settings = {key: args[key] for key in ("vocab_size", "seq_len", "noise_vocab_size", "frac_noise")}
+    return mad(args, lambda _: compression(rng, **settings))
 
 
 def mad_memorization(args: Args) -> Arrays:
     rng = np.random.default_rng(args["seed"])
-    facts = memorized_facts(args["vocab_size"], args["seed"])
-    return mad(
-        args, lambda _: memorization(rng, facts, vocab_size=args["vocab_size"], seq_len=args["seq_len"])
-    )
+    settings = {key: args[key] for key in ("vocab_size", "seq_len", "noise_vocab_size", "frac_noise")}
+    facts = memorized_facts(args["vocab_size"], args["seed"], noise_vocab_size=args["noise_vocab_size"])
+    return mad(args, lambda _: memorization(rng, facts, **settings))
 
 
 def called(draw: Callable[..., tuple[np.ndarray, np.ndarray]]) -> Callable[[Args], Arrays]:

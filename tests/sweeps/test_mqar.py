@@ -2,13 +2,14 @@
 
 import ast
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from recallfront.sweeps.tasks.base import IGNORED
-from recallfront.sweeps.tasks.mqar import mqar
+from recallfront.sweeps.tasks.mqar import MQARConfig, mqar
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "mqar.npz"
 
@@ -45,6 +46,35 @@ def test_every_query_is_answered_by_its_pair(
         assert all(at >= 2 * pairs and (at - 2 * pairs) % 2 == 0 for at in asked.tolist())
 
 
+@pytest.mark.parametrize("passes", [1, 2, 3])
+def test_pairs_appear_as_often_as_there_are_passes(passes: int) -> None:
+    pairs, context = 4, 8 * passes
+    arguments: dict[str, Any] = dict(vocab_size=64, num_examples=40, num_kv_pairs=pairs, seed=7)
+    inputs, labels = mqar(**arguments, input_seq_len=56, random_non_queries=False, passes=passes)
+    once, _ = mqar(**arguments, input_seq_len=56, random_non_queries=False)
+    assert torch.equal(inputs[:, :context], once[:, :8].tile(1, passes)), "in the same order"
+    # what follows the pairs is drawn as if they stood there once in rows that are as much shorter
+    same = mqar(**arguments, input_seq_len=56 - context + 8, random_non_queries=False)
+    assert torch.equal(inputs[:, context:], same[0][:, 8:]) and torch.equal(
+        labels[:, context:], same[1][:, 8:]
+    )
+    assert (labels[:, :context] == IGNORED).all()
+
+
+def test_one_pass_is_no_part_of_a_task_s_identity() -> None:
+    rows = [{"input_seq_len": 32, "num_kv_pairs": 4, "examples": 2}]
+    settings = {"vocab_size": 64, "train": rows, "validation": rows, "test": rows}
+    once, twice = (MQARConfig.model_validate(settings | {"passes": passes}) for passes in (1, 2))
+    assert "passes" not in once.model_dump() and once == MQARConfig.model_validate(settings)
+    assert twice.model_dump()["passes"] == 2
+    (segment,) = twice.build("test")
+    assert torch.equal(segment.inputs[:][:, :8], segment.inputs[:][:, 8:16])
+    with pytest.raises(
+        ValueError, match="num_kv_pairs=4: must be between 1 and input_seq_len / 10 = 3 with passes=4"
+    ):
+        MQARConfig.model_validate(settings | {"passes": 4})
+
+
 def test_filler_follows_from_the_seed_and_leaves_the_global_generators_alone() -> None:
     arguments = dict(vocab_size=64, num_examples=8, input_seq_len=32, num_kv_pairs=4)
     before = np.random.get_state()[1].tolist(), torch.get_rng_state()  # type: ignore[index]
@@ -63,6 +93,7 @@ def test_filler_follows_from_the_seed_and_leaves_the_global_generators_alone() -
         ({"vocab_size": 32}, "vocab_size=32"),
         ({"num_kv_pairs": 9}, "num_kv_pairs=9"),
         ({"num_kv_pairs": 0}, "num_kv_pairs=0"),
+        ({"passes": 0}, "passes=0"),
     ],
 )
 def test_shapes_that_do_not_fit_are_refused(change: dict[str, int], named: str) -> None:

@@ -2,11 +2,15 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from recallfront.sweeps.tasks.base import IGNORED, SPLITS, Counts, StoredTask, Task
+from recallfront.sweeps.tasks.copying import CopyingQuestion, copying
+from recallfront.sweeps.tasks.mad_compression import compression
+from recallfront.sweeps.tasks.mad_memorization import memorization, memorized_facts
 from recallfront.sweeps.tasks.registry import find, names, parse_task
 
 PAIRS: dict[str, Any] = {"num_kv_pairs": 4, "examples": 6}
@@ -157,6 +161,17 @@ def test_memorized_facts_are_those_of_training() -> None:
     assert pairs[1] <= pairs[0] and len({key for key, _ in pairs[0]}) == len(pairs[0]) == 15
 
 
+def test_noise_of_compression_and_memorization_is_the_authors() -> None:
+    noise: dict[str, Any] = {"vocab_size": 24, "seq_len": 12, "noise_vocab_size": 8, "frac_noise": 0.4}
+    # rows of the authors' own functions from this seed
+    tokens, asked = compression(np.random.default_rng(5), **noise)
+    assert tokens == asked == [10, 18, 16, 12, 22, 7, 9, 4, 14, 20, 4, 23]
+    facts = memorized_facts(24, 5, noise_vocab_size=8)
+    tokens, asked = memorization(np.random.default_rng(5), facts, **noise)
+    assert tokens == [5, 23, 6, 23, 17, 17, 2, 23, 1, 23, 15, 16]
+    assert asked == [{1: 14, 3: 11, 7: 10, 9: 7}.get(place, IGNORED) for place in range(len(tokens))]
+
+
 def test_disjoint_sets_tell_what_the_order_is_worth() -> None:
     task = make(
         "disjoint_sets",
@@ -243,6 +258,26 @@ def test_duplicate_ngrams_are_for_tests_alone() -> None:
     for split in SPLITS:  # whatever the rows
         same = torch.equal(asks.build(split)[1].inputs[:], always.build(split)[1].inputs[:])
         assert same == (split != "train")
+
+
+@pytest.mark.parametrize("question", ["copy", "prefix_ngram", "suffix_ngram", "duplicate_ngram"])
+def test_a_negative_length_of_the_answer_is_all_of_it(question: CopyingQuestion) -> None:
+    def rows(length_answer: int) -> tuple[Any, Any]:
+        return copying(
+            letters=20,
+            num_examples=4,
+            min_length=8,
+            max_length=12,
+            context=40,
+            packed=False,
+            question=question,
+            n_gram=2,
+            length_answer=length_answer,
+            seed=3,
+        )
+
+    for negative, nothing in zip(rows(-1), rows(0), strict=True):
+        assert (negative == nothing).all()
 
 
 @pytest.mark.parametrize(

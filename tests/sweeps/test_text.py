@@ -11,12 +11,17 @@ import torch
 
 from recallfront.sweeps import SpecError
 from recallfront.sweeps.data import load, prepare, questions
-from recallfront.sweeps.tasks.base import IGNORED, Counts, TaskData
+from recallfront.sweeps.tasks.base import IGNORED, SPLITS, Counts, TaskData
 from recallfront.sweeps.tasks.registry import parse_task
 from recallfront.sweeps.tasks.text import Text
 from recallfront.sweeps.text.corpus import store
 from recallfront.sweeps.text.source import Piece, TextSource
-from recallfront.sweeps.text.tokenizer import ByteTokenizer, find_tokenizer, kept_tokenizer
+from recallfront.sweeps.text.tokenizer import (
+    ByteTokenizer,
+    find_tokenizer,
+    kept_tokenizer,
+    train_tokenizer,
+)
 
 WORDS = "the quick brown fox jumps over a lazy dog while it rains é".split()
 END = 256
@@ -166,6 +171,22 @@ def test_ar_hits_are_those_of_a_search_by_hand(corpus: Path, tmp_path: Path, res
                 assert hit[at] == (answer != IGNORED and (row[at], answer) in before and rare)
     asked = int(data.parts["test"]["32"](slice(None))["hits/32"].sum())
     assert questions(own, *prepare(own, tmp_path), "test") == asked > 0
+    # recall is that of the first kind of rows
+    first = int(data.parts["validation"]["32"](slice(None))["hits/32"].sum())
+    assert questions(own, *prepare(own, tmp_path), "validation") == first > 0
+
+
+def test_only_text_that_is_trained_on_and_scored_is_counted(corpus: Path, tmp_path: Path) -> None:
+    """Documents are tokenized many at once, so that more is kept than is asked for."""
+    path, digest = prepare(task(corpus, train={"tokens": 350}), tmp_path)
+    data = load(path, digest)
+    train = tokens_of(data, "train")
+    assert len(train) == 320 and (path / "train.bin").stat().st_size > 2 * 350
+    codes, counts = np.load(path / "bigrams.npy")
+    bigrams = [257 * first + second for first, second in zip(train, train[1:], strict=False)]
+    assert counts.tolist() == [bigrams.count(code) for code in codes.tolist()] and counts.any()
+    scored = tokens_of(data, "validation")
+    assert data.bytes_per_token["validation"] == sum(token != END for token in scored) / len(scored)
 
 
 def test_the_threshold_is_chosen_to_give_the_usual_share(corpus: Path, tmp_path: Path) -> None:
@@ -181,11 +202,23 @@ def test_positions_are_counted_in_octaves(corpus: Path, tmp_path: Path) -> None:
     data = data_of(task(corpus), tmp_path)
     masks = data.parts["test"]["32"](slice(None))
     places = {name: mask for name, mask in masks.items() if name.startswith("position")}
+    inputs = data.splits["test"][0].inputs[:]
     asked = data.splits["test"][0].labels[:] != IGNORED
-    assert torch.equal(sum(places.values(), torch.zeros_like(asked, dtype=torch.int64)), asked.long())
-    positions = data.positions(data.splits["test"][0].inputs[:])
+    # a document's first token comes after no token of it
+    within = asked & (inputs != END)
+    assert within.sum() < asked.sum() and not within[0, 0]
+    assert torch.equal(sum(places.values(), torch.zeros_like(asked, dtype=torch.int64)), within.long())
+    positions = data.positions(inputs)
     assert positions is not None
-    assert torch.equal(places["position_4/32"], asked & (positions >= 3) & (positions < 7))
+    assert torch.equal(places["position_4/32"], within & (positions >= 3) & (positions < 7))
+
+
+def test_without_restarts_every_place_of_a_row_is_counted(corpus: Path, tmp_path: Path) -> None:
+    data = data_of(task(corpus, restart_positions=False), tmp_path)
+    masks = data.parts["test"]["32"](slice(None))
+    asked = data.splits["test"][0].labels[:] != IGNORED
+    assert torch.equal(masks["position_4/32"][:, 3:7], asked[:, 3:7])
+    assert int(masks["position_4/32"].sum()) == int(asked[:, 3:7].sum())
 
 
 def test_figures() -> None:
@@ -225,6 +258,20 @@ def test_a_tokenizer_is_trained_on_the_text_and_kept(corpus: Path, tmp_path: Pat
     assert prepare(again, tmp_path / "c")[1] == digest
 
 
+def test_a_tokenizer_trained_again_in_its_folder_gives_other_data(corpus: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "words"
+    folder.mkdir()
+    own = task(corpus, tokenizer=str(folder), vocab_size=300, length=8, validation=[{"tokens": 50}])
+    train_tokenizer(documents(), 290).save(folder)
+    first = prepare(own, tmp_path)
+    assert prepare(own, tmp_path) == first
+    train_tokenizer(documents(), 280).save(folder)
+    second = prepare(own, tmp_path)
+    assert second[0] != first[0] and second[1] != first[1]
+    bytes_alone = task(corpus)
+    assert bytes_alone.fingerprint() == bytes_alone.source.fingerprint(), "known data stays known"
+
+
 def test_bytes_are_tokens() -> None:
     found = ByteTokenizer().encode(["aé"])[0]
     assert found.tolist() == [97, 195, 169] and ByteTokenizer().decode([97, 195, 169, END, 195]) == "aé\ufffd"
@@ -250,6 +297,22 @@ def test_changed_files_are_stored_anew(corpus: Path, tmp_path: Path) -> None:
     load.cache_clear()
     with pytest.raises(ValueError, match="content digest"):
         load(*second)
+
+
+def test_a_split_that_is_full_within_a_document_has_that_document(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def long_documents(self: TextSource) -> Iterator[Piece]:
+        for number in range(20):
+            for part in range(4):
+                yield Piece(f"{number} {WORDS[part]} " * 50, ends=part == 3)
+
+    monkeypatch.setattr(TextSource, "pieces", long_documents)
+    monkeypatch.setattr("recallfront.sweeps.text.corpus._TOGETHER", 1)
+    own = task(corpus, train={"tokens": 400}, length=64, validation=[{"tokens": 300}])
+    assert store(own, tmp_path)
+    told = json.loads((tmp_path / "text.json").read_text())["splits"]
+    assert {split: told[split]["documents"] for split in SPLITS} == dict.fromkeys(SPLITS, 1)
 
 
 def test_no_more_is_read_than_is_asked_for(
@@ -308,8 +371,6 @@ def test_what_cannot_be_is_one_sentence(
     (corpus / "broken.txt").write_bytes(b"abc\xff\xfe")
     (corpus / "broken.jsonl").write_text('{"text": ')
     if "tokenizer" in change and not (corpus / "tokenizer").exists():
-        from recallfront.sweeps.text.tokenizer import train_tokenizer
-
         (corpus / "tokenizer").mkdir()
         train_tokenizer(documents(), 290).save(corpus / "tokenizer")
     change = json.loads(json.dumps(change).replace("CORPUS", str(corpus)))

@@ -96,6 +96,14 @@ def test_impossible_trials_are_refused(change: dict[str, Any], told: str) -> Non
         trial(**change)
 
 
+def test_text_without_a_row_to_train_on_is_for_trials_that_do_not_train() -> None:
+    task = {"name": "text", "source": {"files": "*"}, "length": 64, "train": {"tokens": 63}}
+    without: dict[str, Any] = TRIAL | {"model": TRIAL["model"] | {"vocab_size": 257}, "task": task}
+    with pytest.raises(ValueError, match=r"task\.train\.tokens=63: must be at least task\.length=64"):
+        TrialConfig.model_validate(without)
+    assert TrialConfig.model_validate(without | {"training": {"steps": 0}})
+
+
 def test_threads_are_whole() -> None:
     assert trial(resources={"cpus": 0.5}).resources.threads == 1
     assert trial(resources={"cpus": 2.5}).resources.threads == 2
