@@ -2,6 +2,7 @@
 
 A plug-in of pytest, which `make test` uses; without it every test runs. `passed.json` says how long such a file took
 and of which inputs it is true that it passed: the code areas that it may import, what tests share, the packages.
+Attacks run each time.
 """
 
 import hashlib
@@ -22,6 +23,7 @@ AREAS: Final = ("kernels", "models", "sweeps", "platform", "recallfront", "dashb
 QUIET: Final = ("kernels", "models", "sweeps")
 # inputs of the tests that name them
 BESIDE: Final = ("docs", "deploy", "README.md", "Dockerfile", ".dockerignore")
+ALWAYS: Final = "tests/attack/"  # its files are never left out
 LONG: Final = 10.0  # seconds that the tests of a file take together
 
 
@@ -59,7 +61,7 @@ def left_out(share: float, seed: int) -> dict[str, int]:
     return {
         key: passed["seconds"]
         for key, passed in _table().items()
-        if not is_drawn(key, share, seed) and _file(key).exists() and passed["inputs"] == inputs(key)
+        if not is_drawn(key, share, seed) and _may_be_left_out(key) and passed["inputs"] == inputs(key)
     }
 
 
@@ -74,6 +76,10 @@ def _name(key: str) -> str:
 
 def _file(key: str) -> Path:
     return ROOT / _name(key)
+
+
+def _may_be_left_out(key: str) -> bool:
+    return not key.startswith(ALWAYS) and _file(key).exists()
 
 
 def _test_files() -> list[str]:
@@ -165,7 +171,7 @@ class _Recorder:
             table.pop(key, None)
             if seconds >= LONG and key not in self.failed:
                 table[key] = {"seconds": round(seconds), "inputs": self.inputs[_name(key)]}
-        kept = {key: table[key] for key in sorted(table) if _file(key).exists()}
+        kept = {key: table[key] for key in sorted(table) if _may_be_left_out(key)}
         lines = ",\n".join(f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in kept.items())
         TABLE.write_text(f"{{\n{lines}\n}}\n")
 

@@ -63,6 +63,14 @@ def test_what_failed_is_run_again(checkout: Path) -> None:
     assert told(checkout, "--share=0").startswith("1 passed"), "the last that is known is that it failed"
 
 
+def test_attacks_are_never_left_out(checkout: Path) -> None:
+    attack = checkout / "tests" / "attack" / "test_part.py"
+    attack.parent.mkdir()
+    (checkout / "tests" / "kernels" / "test_part.py").rename(attack)
+    assert told(checkout, "--record").startswith("1 passed")
+    assert told(checkout, "--share=0").startswith("1 passed")
+
+
 def test_a_share_of_files_is_drawn_anew_each_time() -> None:
     keys = [f"tests/models/test_{number}.py" for number in range(200)]
     drawn = [{key for key in keys if is_drawn(key, 0.1, seed)} for seed in range(50)]

@@ -10,7 +10,7 @@ import re
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
@@ -30,8 +30,8 @@ _TYPE = 0o170000
 class ArchiveWriter:
     """Writes members one after another."""
 
-    def __init__(self, archive: zipfile.ZipFile) -> None:
-        self._archive = archive
+    def __init__(self, archive: zipfile.ZipFile, file: Path) -> None:
+        self._archive, self._file = archive, str(file)
         self._members: dict[str, list[Any]] = {}
 
     def json(self, name: str, value: Any) -> None:
@@ -45,7 +45,7 @@ class ArchiveWriter:
         digest, size = hashlib.sha256(), 0
         with (
             path.open("rb") as source,
-            _can_be_written(str(self._archive.filename)),
+            _can_be_written(self._file),
             self._archive.open(name, "w", force_zip64=True) as target,
         ):
             while chunk := source.read(_CHUNK):
@@ -59,7 +59,7 @@ class ArchiveWriter:
         self._write(MANIFEST, json.dumps(about | {"format": FORMAT, "members": self._members}).encode())
 
     def _write(self, name: str, content: bytes) -> None:
-        with _can_be_written(str(self._archive.filename)):
+        with _can_be_written(self._file):
             self._archive.writestr(name, content)
 
 
@@ -137,9 +137,15 @@ def writing_archive(file: Path) -> Iterator[ArchiveWriter]:
     try:
         with _can_be_written(str(file)):
             archive = zipfile.ZipFile(new, "w", zipfile.ZIP_DEFLATED)
-        with archive:
-            yield ArchiveWriter(archive)
-        new.rename(file)
+        try:
+            yield ArchiveWriter(archive, file)
+        except BaseException:
+            with suppress(OSError):  # it writes its directory: on a full disk this fails too, and hides why
+                archive.close()
+            raise
+        with _can_be_written(str(file)):
+            archive.close()
+            new.rename(file)
     finally:
         new.unlink(missing_ok=True)
 

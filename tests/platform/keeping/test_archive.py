@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from recallfront.__main__ import run as run_command
 from recallfront.platform.errors import UsageError
 from recallfront.platform.keeping import archive
 from recallfront.platform.keeping.archive import check_path, reading_archive, writing_archive
@@ -164,6 +165,25 @@ def test_an_archive_that_fails_leaves_no_file(tmp_path: Path) -> None:
     with pytest.raises(OSError), writing_archive(tmp_path / "a.zip") as target:
         target.file("a.txt", tmp_path / "nosuch")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_disk_that_is_full_is_one_sentence_and_leaves_no_half_archive(
+    write: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home, older = tmp_path / "home", write()
+    ready_store(home)
+    load_archive(older, home=home)
+    whole = older.read_bytes()
+    # whatever is written to it fails as on a full disk
+    (tmp_path / ".new.zip.new").symlink_to("/dev/full")
+    for name, told in (
+        ("new.zip", "cannot be written: No space left on device"),
+        (older.name, "is there already: name another file"),
+    ):
+        assert run_command(["export", "mine", str(tmp_path / name), "--home", str(home)]) == 2
+        assert capsys.readouterr().err == f"recallfront: {tmp_path / name} {told}\n"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.zip", "home"]
+    assert older.read_bytes() == whole
 
 
 @pytest.mark.parametrize(

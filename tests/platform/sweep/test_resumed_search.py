@@ -1,11 +1,12 @@
-"""What a resumed search is told of the sweep's earlier runs: the proposals that ended, and those that go on."""
+"""What a resumed sweep takes from its earlier runs: trials that go on, and proposals that ended or go on."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from recallfront.platform.results.records import SweepRecord, TrialRecord
 from recallfront.platform.results.status import Status
-from recallfront.platform.sweep.run import _proposals
+from recallfront.platform.sweep.run import _proposals, _with_promoted
 from recallfront.platform.trial.workplace import Workplace
 from tests.platform.specs import tiny_spec
 
@@ -57,3 +58,13 @@ def test_answered_proposals_are_counted_for_the_same_code_and_data() -> None:
 def test_a_grid_is_asked_again() -> None:
     record = SweepRecord(run_id="", sweep_key="", name="", spec={}, trials=(ended(0, Status.FINISHED),))
     assert _proposals(tiny_spec(), record, PLACE) == ([], [], 0)
+
+
+def test_a_trial_that_was_promoted_is_to_be_run_whatever_the_store_says() -> None:
+    statuses = (Status.PRUNED, Status.PRUNED, Status.FINISHED, Status.RUNNING)
+    trials = tuple(ended(number, status) for number, status in enumerate(statuses))
+    record = SweepRecord(run_id="", sweep_key="", name="", spec={}, trials=trials)
+    going_on = {trial.trial_key for trial in trials[1:]}
+    first, promoted, *others = _with_promoted(record, going_on).trials
+    assert promoted == replace(trials[1], status=Status.LOST), "it was pruned, and goes on"
+    assert (first, *others) == (trials[0], *trials[2:])
