@@ -172,11 +172,12 @@ def test_a_sweep_of_which_parts_are_killed_ends_as_an_undisturbed_one(
     deadline, storm, rng = time.monotonic() + (seconds or 0.0), 0, random.Random(seed)
     while storm == 0 or time.monotonic() < deadline:
         # a run goes on without its actor and its server: the one is in the driver's run, the other in the last
-        served, runs = True, [("raylet",), ("actor", "driver"), ("server",)]
+        served = True
+        runs: list[tuple[str, ...]] = [("raylet",), ("actor", "driver"), ("server",)]
         if seconds is not None:
             served = rng.random() < 0.5
-            victims = rng.choices(("driver", "actor", "raylet", *("server",) * served), k=rng.randint(2, 4))
-            runs = [(victim,) for victim in victims]
+            chosen = rng.choices(("driver", "actor", "raylet", *("server",) * served), k=rng.randint(2, 4))
+            runs = [(victim,) for victim in chosen]
         print(f"storm {storm} of ATTACK_SEED={seed}: {runs}{', served' * served}", flush=True)
         with _sweep(tmp_path / str(storm), rng, served=served) as sweep:
             for victims in runs:
