@@ -34,8 +34,8 @@ from recallfront.platform.workers.actor import NODE, PROCESS, TrialActor
 from recallfront.platform.workers.train_job import PLACEMENT_GROUP, release_placement_group
 from recallfront.sweeps.trial import ResourceConfig
 
-# for a home's store to have a trial's weights ready: all trials wait for their next report meanwhile
-_WEIGHTS_SECONDS = 5.0
+# for a home's store that is away to come back with a trial's weights: all trials wait with their next report meanwhile
+_WEIGHTS_SECONDS = 90.0
 _SECRET_VARIABLES = frozenset(
     {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SECURITY_TOKEN", "AWS_SESSION_TOKEN"}
 )
