@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from fastapi.responses import Response
 
 _READERS = 4  # pages that are read from the store at once
+_EXPLAINERS = 2  # and that explain one, which may take long
 
 
 def create_app() -> "FastAPI":
@@ -61,11 +62,12 @@ def _router(prefix: str) -> "APIRouter":
     add_sweeps_page(router, prefix, limiter)
     add_sweep_pages(router, prefix, limiter)
     add_compare_page(router, prefix, limiter)
-    add_understand_page(router, prefix, limiter)
+    add_understand_page(router, prefix, anyio.CapacityLimiter(_EXPLAINERS))
+    alone = anyio.CapacityLimiter(1)
 
     @router.get("/static/plotly.js")
     async def plotly() -> Response:
-        return await run_sync(plotly_script, limiter=limiter)
+        return await run_sync(plotly_script, limiter=alone)
 
     @router.get("/static/{name}")
     async def static(name: str) -> Response:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from recallfront.dashboards.views import SweepView
 from recallfront.platform.errors import UsageError, root_cause
 from recallfront.platform.front.pick import Picked, pick
+from recallfront.platform.front.registry import picks_of
 from recallfront.platform.results.records import TAG
 from recallfront.platform.tracking.client import fail_fast, open_client
 
@@ -96,16 +97,16 @@ def picked_before(tracking_uri: str, sweep_run_id: str) -> list[dict[str, Any]]:
             )
     except (MlflowException, OSError) as error:
         raise UsageError(f"the registry cannot be read: {root_cause(error)}") from error
-    return [_told(version) for version in found]
+    picks = [pick for version in found for pick in _told(version)]
+    return sorted(picks, key=lambda pick: -pick["at"])
 
 
-def _told(version: "ModelVersion") -> dict[str, Any]:
-    return {
+def _told(version: "ModelVersion") -> list[dict[str, Any]]:
+    """A line for each time that a version was picked."""
+    what = {
         "name": version.name,
         "version": str(version.version),
         "aliases": ", ".join(version.aliases),
         "configuration": version.tags.get(TAG + "configuration", ""),
-        "by": version.tags.get(TAG + "picked_by", ""),
-        "at": (version.creation_timestamp or 0) / 1000,
-        "why": version.description or "",
     }
+    return [what | pick for pick in picks_of(version)]

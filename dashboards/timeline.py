@@ -97,7 +97,8 @@ def _bars(view: SweepView, trials: Sequence[TrialRecord], lanes: Sequence[int], 
         status, begun = trial.status.counts_as, trial.start_time - trials[0].start_time
         left = max((trial.end_time or now) - trial.start_time, 0.0)
         node = f", on {trial.tags['node']}" if trial.tags.get("node") else ""
-        told = f"{trial_label(trial, view.varying)}: {trial.status.value}, {duration(left)}{node}"
+        ran = left if trial.end_time is None else trial.seconds  # a bar lasts longer if the sweep has rested
+        told = f"{trial_label(trial, view.varying)}: {trial.status.value}, {duration(ran)}{node}"
         told += f", {trial.failure}" if trial.failure else ""
         for part, name in (*_BEFORE.items(), ("training", "")):
             seconds = min(max(trial.metrics.get(name, 0.0), 0.0), left) if name else left

@@ -4,8 +4,8 @@ FastAPI and anyio are imported where they are first used, so that reading this f
 """
 
 import json
-from dataclasses import dataclass, field
-from functools import lru_cache
+from collections.abc import Callable, Hashable
+from concurrent.futures import Future
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,6 @@ from recallfront.dashboards.understanding import (
     slices_figure,
     state_figure,
 )
-from recallfront.platform.front.candidates import Candidate
 from recallfront.platform.front.effects import MOST_FOR_FANOVA, Effect, effects
 from recallfront.platform.front.front import Front
 from recallfront.platform.metrics import title_of_objective
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
     from anyio import CapacityLimiter
     from fastapi import APIRouter
 
-_guard = Lock()
+_MOST_KEPT = 16  # of a metric of a sweep as it was at some moment
 
 
 def add_understand_page(router: "APIRouter", prefix: str, limiter: "CapacityLimiter") -> None:
@@ -79,22 +78,34 @@ def _shown(uri: str, run_id: str) -> dict[str, Any]:
     }
 
 
-@dataclass(frozen=True)
-class _Asked:
-    """What the effects of knobs follow from, so that a sweep which has not changed is not explained again."""
-
-    metric: str
-    points: tuple[tuple[str, str, float | None], ...]
-    candidates: tuple[Candidate, ...] = field(compare=False)
-
-
 def effects_of(front: Front, metric: str) -> list[Effect]:
     """What each knob does to a metric; it takes seconds for many configurations, and is computed once."""
     points = tuple((c.architecture, repr(c.knobs), c.metrics.get(metric)) for c in front.candidates)
-    with _guard:  # who asks at once waits for the same
-        return _effects(_Asked(metric, points, front.candidates))
+    return _explained.of((metric, points), lambda: effects(front.candidates, metric))
 
 
-@lru_cache(maxsize=16)
-def _effects(asked: _Asked) -> list[Effect]:
-    return effects(asked.candidates, asked.metric)
+class _Explained:
+    """Effects by what they follow from. Who asks for the same at once waits for it, others do not."""
+
+    def __init__(self) -> None:
+        self._found: dict[Hashable, Future[list[Effect]]] = {}
+        self._guard = Lock()
+
+    def of(self, key: Hashable, make: Callable[[], list[Effect]]) -> list[Effect]:
+        with self._guard:
+            found, is_first = self._found.get(key), key not in self._found
+            if found is None:
+                found = self._found[key] = Future()
+                while len(self._found) > _MOST_KEPT:
+                    del self._found[next(iter(self._found))]
+        if is_first:
+            try:
+                found.set_result(make())
+            except BaseException as error:
+                with self._guard:
+                    self._found.pop(key, None)
+                found.set_exception(error)
+        return found.result()
+
+
+_explained = _Explained()

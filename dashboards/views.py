@@ -184,8 +184,9 @@ class SweepView:
 
 
 def _seconds(trial: TrialRecord) -> float:
-    """How long it has run, without the rests between its attempts; of one that runs, since it began."""
-    return time.time() - trial.start_time if trial.end_time is None else trial.seconds
+    """How long it has run, without the rests between its attempts; of one that runs, as its driver told last."""
+    is_new = trial.end_time is None and "run_seconds" not in trial.tags
+    return time.time() - trial.start_time if is_new else trial.seconds
 
 
 def _in_words(value: Any) -> str:

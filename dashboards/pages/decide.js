@@ -26,7 +26,10 @@ export class Decision {
 
   read() { // off the address, whose choice is made again
     const asked = readAddress(), known = Object.entries(NAMES).filter(([, name]) => asked.has(name));
-    for (const [field, name] of known) this.form.elements[field].value = asked.get(name);
+    for (const [field, name] of known) {
+      const own = this.form.elements[field], value = asked.get(name);
+      if (!own.options || [...own.options].some((option) => option.value === value)) own.value = value; // else it offers no such choice
+    }
     if (known.length) this.choose();
   }
 
@@ -40,7 +43,9 @@ export class Decision {
     const asked = Object.fromEntries(new FormData(this.form));
     const told = Object.entries(NAMES).map(([field, name]) => [name, asked[field]]);
     writeAddress(Object.values(NAMES), told.filter(([name, value]) => value || name === NAMES.by)); // a choice of the knee is one too
+    const turn = this.turn = (this.turn ?? 0) + 1;
     const { ok, found } = await ask(`${this.source}/choice`, { ...asked, at: this.explorer.at });
+    if (turn !== this.turn) return; // another choice was made meanwhile
     const error = this.place.querySelector("#choice-error"), outcome = this.place.querySelector(".outcome");
     error.hidden = ok;
     outcome.hidden = !ok;

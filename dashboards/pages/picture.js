@@ -51,7 +51,8 @@ function ticks(metric, seen) {
   const [low, high] = [Math.min(...own), Math.max(...own)];
   const factors = high / low > 100 ? [1] : [1, 2, 5], values = [];
   for (let ten = 10 ** Math.floor(Math.log10(low)); ten <= high; ten *= 10) values.push(...factors.map((factor) => factor * ten));
-  const shown = values.filter((value) => value >= low && value <= high);
+  const between = values.filter((value) => value >= low && value <= high);
+  const shown = between.length > 1 ? between : [...new Set([low, high])];
   return { tickvals: shown.map(Math.log10), ticktext: shown.map(number) };
 }
 

@@ -155,11 +155,11 @@ def _fit(design: FloatArray, values: FloatArray) -> tuple[FloatArray, FloatArray
 
 def _importances(candidates: Sequence[Candidate], knobs: list[str], metric: str) -> dict[str, float]:
     """The parts of the variance by fANOVA; empty where configurations are too few, or all values are one."""
-    if len(candidates) < ENOUGH_FOR_FANOVA or len({c.metrics[metric] for c in candidates}) < 2:
-        return {}
     if len(candidates) > MOST_FOR_FANOVA:
         drawn = np.random.default_rng(0).choice(len(candidates), MOST_FOR_FANOVA, replace=False)
         candidates = [candidates[number] for number in sorted(drawn)]
+    if len(candidates) < ENOUGH_FOR_FANOVA or len({c.metrics[metric] for c in candidates}) < 2:
+        return {}
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -173,7 +173,10 @@ def _importances(candidates: Sequence[Candidate], knobs: list[str], metric: str)
                 optuna.trial.create_trial(params=params, distributions=distributions, value=c.metrics[metric])
             )
         evaluator = optuna.importance.FanovaImportanceEvaluator(n_trees=_TREES, seed=0)
-        found = optuna.importance.get_param_importances(study, evaluator=evaluator, normalize=False)
+        try:
+            found = optuna.importance.get_param_importances(study, evaluator=evaluator, normalize=False)
+        except RuntimeError:  # no tree has drawn one of the few that differ: there is no variance to part
+            return {}
     return {str(name): float(part) for name, part in found.items()}
 
 

@@ -3,11 +3,14 @@
 MLflow is imported where it is first used, so that the command starts fast.
 """
 
+import json
 import re
 import shutil
+import time
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from recallfront.platform.errors import UsageError, root_cause
 from recallfront.platform.front.pick import Picked
@@ -22,8 +25,11 @@ from recallfront.platform.tracking.store import prepare_store
 from recallfront.platform.trial.workplace import WEIGHTS
 
 if TYPE_CHECKING:
+    from mlflow.entities.model_registry import ModelVersion
     from mlflow.tracking import MlflowClient
 
+_MOST_PICKS = 8  # earlier ones of a version that are kept; a tag holds 5,000 characters
+_LONGEST_REASON = 400
 MODEL_FILES = ("recallfront.json", "model.safetensors")  # a trial's artifacts under `model/`
 
 
@@ -106,13 +112,39 @@ def register(
         _complete_artifacts(client, picked.run_id, home_folder(home))
         if version is None:
             version = _new_version(client, picked, name)
-        else:  # picked again: by whom and why is told of the latest
-            client.update_model_version(name, version, description=picked.reason)
-            client.set_model_version_tag(name, version, TAG + "picked_by", user_name())
+        else:
+            _pick_again(client, picked, name, version)
         client.set_registered_model_alias(name, alias, version)
     except (MlflowException, OSError) as error:
         raise UsageError(f"MLflow refused to register {name!r} as {alias!r}: {root_cause(error)}") from None
     return version
+
+
+def _pick_again(client: "MlflowClient", picked: Picked, name: str, version: str) -> None:
+    """Say by whom, when and why a version was picked last, and keep what was said before."""
+    earlier = picks_of(client.get_model_version(name, version))[:_MOST_PICKS]
+    client.set_model_version_tag(name, version, TAG + "earlier_picks", json.dumps(earlier))
+    client.set_model_version_tag(name, version, TAG + "picked_by", user_name())
+    client.set_model_version_tag(name, version, TAG + "picked_at", str(time.time()))
+    client.update_model_version(name, version, description=picked.reason)
+
+
+def picks_of(version: "ModelVersion") -> list[dict[str, Any]]:
+    """By whom, when (seconds since the epoch) and why a version was picked, the last time first.
+
+    Tags that somebody has edited tell nothing.
+    """
+    at = (version.creation_timestamp or 0) / 1000
+    with suppress(ValueError):
+        at = float(version.tags.get(TAG + "picked_at", at))
+    why = (version.description or "")[:_LONGEST_REASON]
+    picks = [{"by": version.tags.get(TAG + "picked_by", ""), "at": at, "why": why}]
+    with suppress(ValueError, TypeError, KeyError):
+        picks += [
+            {"by": str(pick["by"]), "at": float(pick["at"]), "why": str(pick["why"])}
+            for pick in json.loads(version.tags.get(TAG + "earlier_picks", "[]"))
+        ]
+    return picks
 
 
 def _client(home: Path | str | None, tracking_uri: str | None) -> "MlflowClient":

@@ -167,10 +167,14 @@ def kept_folders(folder: Path) -> list[str]:
     return [] if there is None else there.transport.folders(there.name)
 
 
-def kept_files(folder: Path) -> dict[str, int]:
-    """The bytes of each file that the home's address has below a folder; none within a local home."""
+def kept_files(folder: Path, *, patience: float = PATIENCE) -> dict[str, int]:
+    """The bytes of each file that the home's address has below a folder; none within a local home.
+
+    Raises:
+        HomeAway: as `keep_file` does.
+    """
     there = _there(folder)
-    found = {} if there is None else there.transport.files(there.name)
+    found = {} if there is None else there.transport.files(there.name, patience=patience)
     return {name: entry.bytes for name, entry in found.items()}
 
 

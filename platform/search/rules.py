@@ -88,9 +88,13 @@ class Rules:
             self._append(plan, None, outcome.status, outcome.figures, rule)
         self._end(plan, outcome)
 
+    def knows(self, trial_key: str) -> bool:
+        """Whether the file tells how a trial ended."""
+        return trial_key in self._known
+
     def learn(self, plan: PlannedTrial, outcome: Outcome) -> None:
-        """Hear of a trial that an earlier run of the sweep ended, if the file does not tell: it is another home's."""
-        if plan.config.key not in self._known:
+        """Hear of a trial that an earlier run of the sweep finished, as the store tells it; figures may be missing."""
+        if all(objective.reading in outcome.figures for objective in self._spec.objectives):
             self._end(plan, outcome)
 
     def promote(self, *, thorough: bool = False) -> Sequence[PlannedTrial]:

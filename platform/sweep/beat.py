@@ -6,7 +6,7 @@ again and again, and a second one watches it before it begins. No clock of two m
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -31,16 +31,12 @@ class Beat(Companion):
     """Shows, for as long as it is entered, that this process drives the sweep; ends it if another home does by now."""
 
     def __init__(
-        self, recorder: Recorder, tracking_uri: str, before: str | None, tell_time: Callable[[], None]
+        self, recorder: Recorder, tracking_uri: str, known: Collection[str], tell_time: Callable[[], None]
     ) -> None:
-        """`before`: the sweep's last driver as this one began; `tell_time` notes what the sweep has taken."""
+        """`known`: drivers that the store may name, this one and those before it; `tell_time` notes what is spent."""
         super().__init__("beat")
         self._recorder, self._uri = recorder, tracking_uri
-        self._expected = (
-            None,
-            before,
-            recorder.driver,
-        )  # in the store, until it has heard of this one, and then
+        self._expected = {None, recorder.driver, *known}
         self._tell_time = tell_time
         self.is_taken = False  # by a driver in another home
 
@@ -49,17 +45,23 @@ class Beat(Companion):
         while not self._done.wait(_BEAT_SECONDS):
             if not self._recorder.has_opened():
                 continue
-            if self._driver() not in self._expected:
+            driver = self._driver()
+            if self._done.is_set():  # the sweep has ended while the store was asked
+                return
+            if driver not in self._expected:
                 _LOG.error("the sweep is driven in another home now: this driver ends")
                 self.is_taken = True
                 self._recorder.give_up()
                 end_driver()
                 return
-            # also of a driver that is killed: what it has spent counts
-            self._tell_time()
             number += 1
             told = {_BEAT: f"{self._recorder.driver}-{number}", "status": "running"}
-            self._recorder.sweep_tags({f"{TAG}{name}": value for name, value in told.items()})
+            try:
+                # also of a driver that is killed: what it has spent counts
+                self._tell_time()
+                self._recorder.sweep_tags({f"{TAG}{name}": value for name, value in told.items()})
+            except UsageError as error:  # a disk that is full may have room again
+                _LOG.warning("the sweep's beat is not written: %s", error)
 
     def _driver(self) -> str | None:
         with suppress(UsageError):  # a store that is away tells nothing

@@ -96,9 +96,9 @@ class Conductor:
         if plan is None or self.out_of_budget() is not None or self.cancellation is not None:
             return None
         self._peeked = None
+        self.recorder.open_trial(plan)
         with self._lock:
             self._live[trial_id] = _Live(plan)
-        self.recorder.open_trial(plan)
         self._tell_proposed()
         return plan
 
@@ -114,8 +114,9 @@ class Conductor:
         """Take a trial's report; the last one is recorded when the trial has ended."""
         live = self._live[trial_id]
         live.last = report
-        if live.since is None:  # what comes before the first report is the measurement
-            live.since = time.time() - report.seconds.get("measure", 0.0)
+        if live.since is None:  # before the first report it has measured, unless it only reads how it ended
+            is_new = report.status is Status.RUNNING
+            live.since = time.time() - (report.seconds.get("measure", 0.0) if is_new else 0.0)
         self._count_steps(live.plan.config.key, report.step)
         if report.status is Status.RUNNING:
             self.recorder.report(live.plan.config.key, report)

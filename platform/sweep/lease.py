@@ -72,7 +72,10 @@ class Lease(Companion):
     def _run(self) -> None:
         while not self._done.wait(_BEAT_SECONDS):
             try:
-                if not self._is_own(read_kept(self._path, patience=_BEAT_SECONDS)):
+                is_own = self._is_own(read_kept(self._path, patience=_BEAT_SECONDS))
+                if self._done.is_set():  # the sweep has ended while the store was asked
+                    return
+                if not is_own:
                     _LOG.error("%s is driven by another machine now: this driver ends", self._sweep)
                     self.is_taken = True
                     end_driver()

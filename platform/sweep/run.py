@@ -159,8 +159,8 @@ def _run_sweep(
             writer.flush(_DELIVERY_SECONDS)  # what a killed driver left behind belongs to the ledger
             conductor, publisher = _set_up(spec, place, writer, uri, collect(folder))
             mark_driver(spec.key, folder, conductor.recorder.driver)
-            writer.note_drivers(before, conductor.recorder.driver)
-            beat = Beat(conductor.recorder, uri, before, conductor.tell_time)
+            drivers = writer.note_drivers(before, conductor.recorder.driver)
+            beat = Beat(conductor.recorder, uri, drivers, conductor.tell_time)
             for name in conductor.recorder.left_out:
                 _say(console, f"the recorded diff leaves out {name}")
             try:
@@ -235,10 +235,11 @@ def _set_up(
         log=SweepLog(log_path(spec.key, place.home)),
     )
     rules = make_rules(spec, search, path)
-    for trial in known.with_status(Status.FINISHED):
-        proposal = proposal_from_json(spec, tags.proposal(trial, _labels(spec)))
-        config = spec.trial(proposal.block, proposal.knobs, trial.config["seed"])
-        rules.learn(PlannedTrial(proposal, config.seed, config), Outcome(trial.status, trial.metrics))
+    for trial in known.with_status(Status.FINISHED) if rules else ():
+        if not rules.knows(trial.trial_key):  # another home has its reports
+            proposal = proposal_from_json(spec, tags.proposal(trial, _labels(spec)))
+            config = spec.trial(proposal.block, proposal.knobs, trial.config["seed"])
+            rules.learn(PlannedTrial(proposal, config.seed, config), Outcome(trial.status, trial.metrics))
     conductor = Conductor(spec, planner, recorder, known, rules, record.trials)
     return conductor, Publisher(conductor, recorder, _fronts_folder(spec, place.home))
 

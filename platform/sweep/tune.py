@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import ray
 from ray import tune
 from ray.tune import Callback
 from ray.tune.execution import class_cache
@@ -25,7 +26,7 @@ from recallfront.platform.sweep.cancelled import Farewell, Worker
 from recallfront.platform.sweep.conductor import Conductor
 from recallfront.platform.sweep.remains import trial_folders
 from recallfront.platform.sweep.waiting import Waiting
-from recallfront.platform.trial.checkpoints import remove_checkpoint
+from recallfront.platform.trial.checkpoints import remove_checkpoint, with_checkpoints
 from recallfront.platform.trial.holding import is_held_by, let_go
 from recallfront.platform.trial.leaving import LEFT
 from recallfront.platform.trial.watchdog import leave_word
@@ -164,9 +165,10 @@ class _Ends(_NeverRestored, Callback):
             here = self._place.folder(self._conductor.config(trial.trial_id)) / WEIGHTS
             report.weights = str(here)
             try:
-                if not here.exists():  # the trial ran on another node
+                if result[NODE] != ray.get_runtime_context().get_node_id():
                     report.notices += fetch_folder(here, patience=_WEIGHTS_SECONDS)
             except HomeAway as error:
+                report.weights = None
                 report.notices.append(f"its weights could not be fetched ({one_line(error)})")
             if not here.exists():
                 report.weights = None
@@ -201,15 +203,15 @@ class _Ends(_NeverRestored, Callback):
             release_placement_group(group)
         # again: workers that were still leaving may have saved; one that was promoted goes on in the sweep's next run
         record = self._conductor.record()
-        over = [
-            trial
-            for trial in record.trials
-            # pruned in this run of the sweep, or in one that was killed
-            if (trial.trial_key in self._ended or trial.status is Status.PRUNED)
-            and self._conductor.is_over(trial.trial_key)
-        ]
-        for name in trial_folders(replace(record, trials=tuple(over))):
-            folder = self._place.home / self._place.scratch / name
+        over = [trial for trial in record.trials if self._conductor.is_over(trial.trial_key)]
+        now = [trial for trial in over if trial.trial_key in self._ended]
+        # of an earlier run, which was killed before its end
+        pruned = [trial for trial in over if trial.status is Status.PRUNED and trial not in now]
+        root = self._place.home / self._place.scratch
+        left = with_checkpoints(root) if pruned else set()
+        names = trial_folders(replace(record, trials=tuple(now)))
+        names |= left & trial_folders(replace(record, trials=tuple(pruned)))
+        for folder in (root / name for name in names):
             if is_held_by(folder, self._place.sweep):  # or it is another sweep's by now
                 remove_checkpoint(folder)
 

@@ -129,12 +129,15 @@ class Spool:
         """Where a path that `relative` gave is now."""
         return Path(os.path.normpath(self._folder / stored))
 
-    def note_drivers(self, drivers: Iterable[str | None]) -> None:
-        """Note which drivers of the sweep this queue has had, or knew of when it went on."""
+    def note_drivers(self, drivers: Iterable[str | None]) -> set[str]:
+        """Note which drivers of the sweep this queue has had, or knew of when it went on -> all of them."""
         with self._lock, self._db:
             self._db.execute("BEGIN IMMEDIATE")
-            known = sorted(self._drivers() | {driver for driver in drivers if driver})
-            self._db.execute("INSERT OR REPLACE INTO meta VALUES ('drivers', ?)", (json.dumps(known),))
+            known = self._drivers() | {driver for driver in drivers if driver}
+            self._db.execute(
+                "INSERT OR REPLACE INTO meta VALUES ('drivers', ?)", (json.dumps(sorted(known)),)
+            )
+        return known
 
     def is_behind(self, driver: str | None) -> bool:
         """Whether this driver, the last that the store knows, was another's: what waits here is of before it."""

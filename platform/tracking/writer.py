@@ -55,11 +55,11 @@ class TrackingWriter:
     def __init__(self, tracking_uri: str, spool_path: Path, *, last_driver: str | None = None) -> None:
         self._spool = Spool(spool_path)
         try:
+            self._spool.bind(tracking_uri)
             if self._spool.is_behind(last_driver) and (dropped := self._spool.drop()):
                 logger.warning(
                     "%d events of an earlier driver are dropped: another one has followed it", dropped
                 )
-            self._spool.bind(tracking_uri)
         except BaseException:
             self._spool.close()
             raise
@@ -181,9 +181,9 @@ class TrackingWriter:
         """Whether a run was opened on this spool, now or by an earlier writer."""
         return self._spool.knows(run_key)
 
-    def note_drivers(self, *drivers: str | None) -> None:
-        """Note this sweep's driver, and the last one that the store knew when it began."""
-        self._spool.note_drivers(drivers)
+    def note_drivers(self, *drivers: str | None) -> set[str]:
+        """Note this sweep's driver, and the last one that the store knew when it began -> all that were noted."""
+        return self._spool.note_drivers(drivers)
 
     def give_up(self) -> None:
         """Drop what waits and whatever is still to come: another process writes to these runs by now."""
@@ -191,7 +191,7 @@ class TrackingWriter:
         self._spool.drop()
 
     def _require(self, run_key: str) -> None:
-        if not self._given_up and not self.knows(run_key):
+        if not self.knows(run_key) and not self._given_up:
             raise ValueError(f"run {run_key!r} was not opened on this spool")
 
     def _append(self, run_key: str, *events: tuple[str, int, Any]) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from recallfront.platform.home.transport import HomeAway
-from recallfront.platform.home.vault import forget
+from recallfront.platform.home.vault import forget, kept_files
 from recallfront.platform.trial.workplace import WEIGHTS
 
 CHECKPOINT: Final = "checkpoint"
@@ -23,6 +23,19 @@ def checkpoints(folder: Path) -> list[Path]:
 def leftovers(folder: Path) -> list[Path]:
     """Copies of checkpoints and weights that were on their way somewhere when their process was killed."""
     return [path for name in (CHECKPOINT, WEIGHTS) for path in folder.glob(f".{name}.*") if path.is_dir()]
+
+
+def with_checkpoints(trials: Path) -> set[str]:
+    """The names of the folders of trials that have something of a checkpoint, here or at the home's address."""
+    here = {folder.name for folder in trials.glob("*/") if checkpoints(folder) or leftovers(folder)}
+    with suppress(HomeAway):  # as in `remove_checkpoint`
+        kept = kept_files(trials, patience=_FORGET_SECONDS)
+        here |= {
+            name
+            for name, _, inner in (file.partition("/") for file in kept)
+            if inner.startswith(f"{CHECKPOINT}/")
+        }
+    return here
 
 
 def remove_checkpoint(folder: Path) -> None:

@@ -82,7 +82,7 @@ def test_two_sweeps_are_compared_and_one_is_explained(served: Served) -> None:
     assert "What each knob does" in page and "When the trials ran" in page and "<img" not in page
     chooser = served.get(f"/recallfront/compare?sweep={first}")
     assert "Choose two to 6 sweeps" in chooser
-    # a browser sends what is ticked in this order: the page that one comes from is what the others are compared with
+    # a browser sends what is ticked in this order; the oldest is what the others are compared with
     assert first in chooser.split('type="checkbox"')[1] and "checked" in chooser.split('type="checkbox"')[1]
     again = served.get(f"/recallfront/compare?sweep={first}&sweep={second}&with={second}")
     assert "quickstart against running-study" in again and "recall, running-study" in again

@@ -97,3 +97,14 @@ def test_of_many_configurations_some_tell_the_importance(monkeypatch: pytest.Mon
     assert of_a.importance > 0.7 > of_b.importance
     assert sum(level.count for level in of_a.levels) == 60, "the means are those of all"
     assert effects(some, "recall")[0].importance == of_a.importance, "the same are drawn each time"
+
+
+def test_a_figure_that_hardly_differs_has_no_importance(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a recall that all but one configuration have reached: all that are drawn may have it."""
+    monkeypatch.setitem(effects.__globals__, "MOST_FOR_FANOVA", 25)
+    drawn = np.random.default_rng(0).choice(60, 25, replace=False)
+    odd = min({*range(60)} - {*drawn.tolist()})
+    recalls = [0.5 if at == odd else 1.0 for at in range(60)]
+    some = [candidate("based", recall, a=at % 4, b=at % 3) for at, recall in enumerate(recalls)]
+    found = effects(some, "recall")
+    assert len(found) == 2 and [effect.importance for effect in found] == [None, None]

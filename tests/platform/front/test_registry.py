@@ -13,7 +13,7 @@ from recallfront.models.decoding.generation import generate
 from recallfront.platform.errors import UsageError
 from recallfront.platform.front.pick import Picked, pick
 from recallfront.platform.front.pyfunc import PARAMETERS
-from recallfront.platform.front.registry import export, register
+from recallfront.platform.front.registry import export, picks_of, register
 from recallfront.platform.results.records import SweepRecord
 from recallfront.platform.tracking.client import open_client
 from recallfront.platform.tracking.places import artifact_location
@@ -171,6 +171,11 @@ def test_a_version_that_is_picked_again_says_by_whom_and_why_the_last_time(
         assert (version, found.description) == ("1", picked.reason)
         assert found.tags["recallfront.picked_by"] == name
     assert "is the only member of the front with architecture == based" in (found.description or "")
+    last, first = picks_of(found)
+    assert (last["by"], first["by"]) == ("grace", "ada") and last["at"] >= first["at"] > 0
+    assert last["why"] == found.description != first["why"]
+    client.set_model_version_tag("recall-model", "1", "recallfront.earlier_picks", '{"by": 3}')
+    assert [pick["by"] for pick in picks_of(client.get_model_version("recall-model", "1"))] == ["grace"]
 
 
 @pytest.mark.parametrize(("name", "alias"), [("a/b", "knee"), ("", "knee"), ("m", "latest"), ("m", "v1")])

@@ -11,7 +11,7 @@ import pytest
 from recallfront.platform.errors import UsageError
 from recallfront.platform.keeping.delete import find_deletion
 from recallfront.platform.lineage.environment import collect
-from recallfront.platform.sweep import beat
+from recallfront.platform.sweep import background, beat
 from recallfront.platform.sweep.beat import Beat, refuse_second_home
 from recallfront.platform.sweep.lock import driver_is_gone, mark_driver, only_driver
 from recallfront.platform.sweep.recorder import Recorder
@@ -47,7 +47,7 @@ def recorder(store: str, tmp_path: Path) -> Iterator[Recorder]:
 
 def beat_of(recorder: Recorder, store: str) -> Beat:
     """Of a driver that has found the sweep new."""
-    return Beat(recorder, store, None, lambda: None)
+    return Beat(recorder, store, (), lambda: None)
 
 
 def looks(store: str, home: Path) -> list[str]:
@@ -134,6 +134,52 @@ def test_what_waits_of_a_driver_is_dropped_if_another_has_followed_it(
         own.append("a", [("open", 1, {"experiment": "tiny", "name": "x", "parent_key": None})])
         assert not own.is_behind(last)
         own.close()
+    # nor is it, if it waits for another store
+    own = Spool(tmp_path / "elsewhere.sqlite")
+    own.bind("http://elsewhere")
+    own.note_drivers(["killed"])
+    own.append("a", [("open", 1, {"experiment": "tiny", "name": "x", "parent_key": None})])
+    own.close()
+    with pytest.raises(UsageError, match="1 events in the spool .* still wait for the MLflow store"):
+        opened("elsewhere.sqlite", recorder.driver)
+
+
+def test_a_store_that_answers_late_does_not_end_what_has_ended(
+    store: str, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, answer, ended = threading.Event(), threading.Event(), threading.Event()
+
+    def late(*_: object) -> str:
+        asked.set()
+        answer.wait(10.0)
+        return "another driver"
+
+    monkeypatch.setattr(beat, "last_driver", late)
+    monkeypatch.setattr(beat, "end_driver", ended.set)
+    monkeypatch.setattr(background, "_LEAVE_SECONDS", 0.1)
+    with pytest.raises(KeyboardInterrupt), beat_of(recorder, store) as own:
+        assert asked.wait(10.0)
+        raise KeyboardInterrupt
+    recorder.interrupt_sweep("interrupted")
+    answer.set()
+    own._thread.join(10.0)
+    assert recorder._writer.flush(30.0) and not ended.is_set() and not own.is_taken
+    assert read_sweep(store, SPEC.key).tags["status"] == "interrupted"
+
+
+def test_a_beat_goes_on_when_something_could_not_be_written(
+    store: str, recorder: Recorder, caplog: pytest.LogCaptureFixture
+) -> None:
+    fails = iter([True, False, False])
+
+    def tell_time() -> None:
+        if next(fails, False):
+            raise UsageError("the disk is full")
+
+    with Beat(recorder, store, (), tell_time):
+        time.sleep(1.0)
+    assert "the disk is full" in caplog.text and recorder._writer.flush(30.0)
+    assert "beat" in read_sweep(store, SPEC.key).tags
 
 
 def test_one_that_has_ended_is_not_watched(store: str, recorder: Recorder, tmp_path: Path) -> None:
