@@ -83,7 +83,7 @@ def test_a_constraint_without_an_answer_is_told_at_its_field(
         decide = looked.page.locator("#decide")
         field, error, outcome = map(decide.locator, ("[name=where]", "#choice-error", ".outcome"))
         for constraint, told in (
-            ("recall >= 2", "there is no configuration on the front with recall >= 2"),
+            ("recall >= 2", "there is no member of the front with recall >= 2"),
             ("recal >= 0.5", "recal"),
         ):
             field.fill(constraint)

@@ -159,11 +159,11 @@ def test_uploads_run_beside_and_only_the_newest_counts(
     kept: list[str] = []
     real = Transport.upload
 
-    def slow(self: Transport, file: Path, name: str) -> None:
+    def slow(self: Transport, file: Path, name: str, **how: float) -> None:
         began.set()
         assert may.wait(30)
         kept.append(file.read_text())
-        real(self, file, name)
+        real(self, file, name, **how)
 
     monkeypatch.setattr(Transport, "upload", slow)
     path = machine("a") / "checkpoint"
