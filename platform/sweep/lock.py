@@ -55,7 +55,7 @@ def mark_driver(sweep_key: str, home: Path, driver: str) -> None:
 def was_driven_here(sweep_key: str, home: Path, driver: str) -> bool | None:
     """Whether a driver of the sweep was of this home; None if the home knows of none at all."""
     path = _drivers_file(home, sweep_key)
-    return json.dumps(driver) in path.read_text().splitlines() if path.exists() else None
+    return json.dumps(driver) in path.read_text(errors="replace").splitlines() if path.exists() else None
 
 
 def driver_is_gone(sweep_key: str, home: Path, driver: str | None, *, patience: float = 0.0) -> bool:
