@@ -69,9 +69,10 @@ lint: setup
 
 attack: SECONDS ?= 600
 attack: SEED ?= 0
-attack: setup  ## each kind of attack for so many seconds, from this seed: odd specifications, kills, damaged files
+attack: setup  ## odd specifications, kills, damaged files: each for so many seconds, from this seed; then outages of a minute
 	ATTACK_SECONDS=$(SECONDS) ATTACK_SEED=$(SEED) $(PYTEST) -s -m attack tests/attack
 	OUTAGE_SECONDS=60 $(PYTEST) -s tests/platform/sweep/test_outage.py
+	RECALLFRONT_OUTAGE=60 RECALLFRONT_FAILING=0.1 $(PYTEST) -s tests/platform/home/test_cluster.py
 
 docs: $(VENV)/.user  ## the pages that are generated: every key of a sweep, its JSON schema, the public names
 	$(BIN)/python -m recallfront.sweeps.documentation > docs/specification.md
