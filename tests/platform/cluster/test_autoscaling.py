@@ -19,7 +19,7 @@ from tests.platform.sweeps import wait_for
 # what Ray asks of every configuration, and needs for none of these nodes
 _LISTS = ("setup_commands", "head_setup_commands", "worker_setup_commands", "cluster_synced_files")
 
-pytestmark = [pytest.mark.slow, pytest.mark.alone, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 
 @pytest.fixture
