@@ -7,6 +7,7 @@ from statistics import median, stdev
 from typing import Any, Final
 
 import numpy as np
+from pydantic import ValidationError
 
 from recallfront.platform.errors import UsageError
 from recallfront.platform.metrics import (
@@ -68,11 +69,18 @@ def read_objectives(spec: Mapping[str, Any]) -> tuple[Objective, ...]:
     """The objectives of a sweep's specification (its JSON).
 
     Raises:
-        UsageError: when it has none, as long as the specification of a new sweep has not reached the store.
+        UsageError: when it has none, as long as the specification of a new sweep has not reached the store, or they
+            cannot be read.
     """
     if "objectives" not in spec:
         raise UsageError("the sweep has no specification in the store yet: wait until it has been written")
-    return tuple(Objective.model_validate(objective) for objective in spec["objectives"])
+    try:
+        return tuple(Objective.model_validate(objective) for objective in spec["objectives"])
+    except (ValidationError, TypeError) as error:
+        raise UsageError(
+            "the objectives of the sweep cannot be read: the store's spec.json was damaged, or another version wrote "
+            "it; run the sweep again to write it anew"
+        ) from error
 
 
 def oriented(metrics: Sequence[Mapping[str, float]], objectives: Sequence[Objective]) -> FloatArray:

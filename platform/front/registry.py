@@ -20,7 +20,7 @@ from recallfront.platform.home.address import shown
 from recallfront.platform.home.vault import fetch_folder, kept_folders
 from recallfront.platform.results.records import TAG
 from recallfront.platform.tracking.client import open_client
-from recallfront.platform.tracking.runs import sha256_of
+from recallfront.platform.tracking.runs import MODEL_DIGEST, MODEL_FILES, model_digest, sha256_of
 from recallfront.platform.tracking.store import prepare_store
 from recallfront.platform.trial.workplace import WEIGHTS
 
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 _MOST_PICKS = 8  # earlier ones of a version that are kept; a tag holds 5,000 characters
 _LONGEST_REASON = 400
-MODEL_FILES = ("recallfront.json", "model.safetensors")  # a trial's artifacts under `model/`
 
 
 def export(
@@ -65,12 +64,26 @@ def export(
 
 
 def model_files(client: "MlflowClient", run_id: str, home: Path, folder: str) -> dict[str, Path]:
-    """The files of a run's model: those of this home, or downloaded into `folder`."""
-    kept = _own_weights(client, run_id, home)
-    return {
-        name: kept / name if kept else Path(client.download_artifacts(run_id, f"model/{name}", folder))
-        for name in MODEL_FILES
-    }
+    """The files of a run's model: those of this home, or downloaded into `folder`.
+
+    Raises:
+        UsageError: there are none, or they do not have the digest that was recorded with them.
+    """
+    kept = _own_weights(client, run_id, home) or _downloaded(client, run_id, folder)
+    return {name: kept / name for name in MODEL_FILES}
+
+
+def _downloaded(client: "MlflowClient", run_id: str, folder: str) -> Path:
+    for name in MODEL_FILES:
+        client.download_artifacts(run_id, f"{WEIGHTS}/{name}", folder)
+    found = Path(folder, WEIGHTS)
+    # a run of an earlier version has no digest
+    if client.get_run(run_id).data.tags.get(TAG + MODEL_DIGEST) not in (None, model_digest(found)):
+        raise UsageError(
+            f"the model of run {run_id} is damaged: it does not match its digest; `recallfront rerun {run_id}` trains "
+            "it again"
+        )
+    return found
 
 
 def check_names(name: str | None, alias: str | None) -> None:
@@ -106,11 +119,10 @@ def register(
 
     client = _client(home, tracking_uri)
     try:
+        _complete_artifacts(client, picked.run_id, home_folder(home))
         version = _version_of(client, picked, name)
         if version is None:
             _make_name(client, name)
-        _complete_artifacts(client, picked.run_id, home_folder(home))
-        if version is None:
             version = _new_version(client, picked, name)
         else:
             _pick_again(client, picked, name, version)
@@ -207,13 +219,15 @@ def _complete_artifacts(client: "MlflowClient", run_id: str, home: Path) -> None
 
     The description is written anew each time: whoever may write to the store may have left one that names other code.
     """
-    if kept := _own_weights(client, run_id, home):
-        for file in MODEL_FILES:  # of all large weights these are wanted
-            client.log_artifact(run_id, str(kept / file), "model")
     with TemporaryDirectory() as folder:
-        described = Path(folder, "model")
+        if kept := _own_weights(client, run_id, home):
+            for file in MODEL_FILES:  # of all large weights these are wanted
+                client.log_artifact(run_id, str(kept / file), WEIGHTS)
+        elif TAG + MODEL_DIGEST in client.get_run(run_id).data.tags:
+            _downloaded(client, run_id, folder)  # raises unless it is whole
+        described = Path(folder, "described")
         write_mlflow_files(described, run_id)
-        client.log_artifacts(run_id, str(described), "model")
+        client.log_artifacts(run_id, str(described), WEIGHTS)
 
 
 def _new_version(client: "MlflowClient", picked: Picked, name: str) -> str:

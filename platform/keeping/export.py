@@ -10,11 +10,12 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Final
 
 from recallfront import __version__
-from recallfront.platform.front.registry import MODEL_FILES, model_files
+from recallfront.platform.front.registry import model_files
 from recallfront.platform.home import home_folder
 from recallfront.platform.keeping.archive import ArchiveWriter, check_path, writing_archive
 from recallfront.platform.results.records import TAG
 from recallfront.platform.tracking.ledger import read_sweep, runs_of, writing
+from recallfront.platform.tracking.runs import MODEL_FILES
 from recallfront.platform.tracking.store import prepare_store
 from recallfront.platform.trial.workplace import WEIGHTS
 

@@ -55,7 +55,7 @@ def mark_driver(sweep_key: str, home: Path, driver: str) -> None:
 def was_driven_here(sweep_key: str, home: Path, driver: str) -> bool | None:
     """Whether a driver of the sweep was of this home; None if the home knows of none at all."""
     path = _drivers_file(home, sweep_key)
-    known = path.read_text().splitlines() if path.exists() else []
+    known = path.read_text(errors="replace").splitlines() if path.exists() else []
     if is_remote(path):  # also of drivers on other machines
         known += (read_kept(path) or b"").decode(errors="replace").splitlines()
     return json.dumps(driver) in known if known else None

@@ -285,15 +285,16 @@ def _run(
 
 def _ledger(spec: SweepSpec, uri: str, place: Workplace) -> SweepRecord:
     """What earlier runs of this sweep found with this code and this data."""
+    plain = spec.model_dump(mode="json")
     try:
-        record = read_sweep(uri, spec.key)
+        record = read_sweep(uri, spec.key, spec=plain)
     except UnknownRecord:
         forget_deleted(uri, spec.key, place.home)
-        record = SweepRecord(run_id="", sweep_key=spec.key, name=spec.name, spec={}, trials=())
+        record = SweepRecord(run_id="", sweep_key=spec.key, name=spec.name, spec=plain, trials=())
     usable = tuple(
         trial for trial in record.trials if trial.version == (place.code_version, place.data_digest)
     )
-    return replace(record, spec=spec.model_dump(mode="json"), trials=usable)
+    return replace(record, trials=usable)
 
 
 def _with_promoted(record: SweepRecord, going_on: Collection[str]) -> SweepRecord:

@@ -74,8 +74,10 @@ def find_sweep(tracking_uri: str, sweep: str) -> SweepSummary:
         return _choose(_summaries(client), sweep, tracking_uri)
 
 
-def read_sweep(tracking_uri: str, sweep: str) -> SweepRecord:
+def read_sweep(tracking_uri: str, sweep: str, *, spec: dict[str, Any] | None = None) -> SweepRecord:
     """The sweep named by a study, or >= 6 first digits of a sweep key or of a parent run id.
+
+    Its specification is read unless the caller has it: `spec`, as JSON.
 
     Raises:
         UnknownRecord: there is no such sweep, or the name or the digits fit several.
@@ -83,7 +85,7 @@ def read_sweep(tracking_uri: str, sweep: str) -> SweepRecord:
     """
     with reading(tracking_uri) as client:
         found = _choose(_summaries(client), sweep, tracking_uri)
-        spec = _read_json(client, found.run_id, "spec.json")
+        spec = _read_json(client, found.run_id, "spec.json") if spec is None else spec
         trials = read_trials(client, found.run_id)
     return SweepRecord(
         run_id=found.run_id,
@@ -194,12 +196,18 @@ def find_run(tracking_uri: str, run: str) -> TrialRecord:
 
 
 def read_artifact(client: StoreReader, run_id: str, artifact_file: str) -> str | None:
-    """A text artifact of a run; None where it has none of that name."""
+    """A text artifact of a run; None where it has none of that name. Raises UsageError if it is no text."""
     folder, _, _ = artifact_file.rpartition("/")
     if artifact_file not in [info.path for info in client.list_artifacts(run_id, folder or None)]:
         return None
     with tempfile.TemporaryDirectory() as place:
-        return Path(client.download_artifacts(run_id, artifact_file, place)).read_text(encoding="utf-8")
+        file = Path(client.download_artifacts(run_id, artifact_file, place))
+        try:
+            return file.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            raise UsageError(
+                f"run {run_id}: its artifact {artifact_file} is no text: it was damaged, or another program wrote it"
+            ) from None
 
 
 @contextmanager

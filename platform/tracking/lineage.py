@@ -25,5 +25,5 @@ def read_lineage(tracking_uri: str, run_id: str) -> TrialLineage:
         return TrialLineage.model_validate_json(text)
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        raise UsageError(f"the lineage of run {run_id} cannot be read: {place}: {first['msg']}") from error
+        place = "".join(f"{part}: " for part in first["loc"])
+        raise UsageError(f"the lineage of run {run_id} cannot be read: {place}{first['msg']}") from error

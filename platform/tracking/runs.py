@@ -3,14 +3,17 @@
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from recallfront.platform.plugins import sources_in_use
 from recallfront.platform.results.records import TAG
 from recallfront.platform.results.reports import Report, now_ms
 from recallfront.platform.tracking.writer import TrackingWriter
+from recallfront.sweeps.base import canonical_json, digest
 from recallfront.sweeps.trial import TrialConfig
 
+MODEL_FILES: Final = ("recallfront.json", "model.safetensors")  # a trial's artifacts under `model/`
+MODEL_DIGEST: Final = "model_sha256"  # tag of a run whose model was uploaded
 _LARGEST_UPLOAD = 64 * 2**20  # bytes; larger weights stay where they are, and the run says where
 
 
@@ -42,6 +45,7 @@ def write_end(writer: TrackingWriter, key: str, report: Report) -> None:
         folder = Path(report.weights)
         if sum(file.stat().st_size for file in folder.iterdir()) <= _LARGEST_UPLOAD:
             writer.artifact(key, folder)
+            tags[TAG + MODEL_DIGEST] = model_digest(folder)
         else:
             tags[f"{TAG}weights"] = report.weights  # for people: it is never followed
             tags[f"{TAG}weights_sha256"] = sha256_of(folder / "model.safetensors")
@@ -53,6 +57,11 @@ def sha256_of(file: Path) -> str:
     """The sha256 of a file, as 64 hexadecimal digits."""
     with open(file, "rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def model_digest(folder: Path) -> str:
+    """One sha256 of the files of a model, as 64 hexadecimal digits."""
+    return digest(canonical_json({name: sha256_of(folder / name) for name in MODEL_FILES}))
 
 
 def trial_params(config: TrialConfig) -> dict[str, Any]:

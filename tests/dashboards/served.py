@@ -8,12 +8,12 @@ import urllib.request
 from pathlib import Path
 
 from recallfront.platform.front.history import hypervolume_history
-from recallfront.platform.front.registry import MODEL_FILES
 from recallfront.platform.results.records import TAG, SweepRecord, count
 from recallfront.platform.results.status import Status
 from recallfront.platform.tracking.client import open_client
 from recallfront.platform.tracking.ledger import config_tags
 from recallfront.platform.tracking.places import artifact_location
+from recallfront.platform.tracking.runs import MODEL_FILES
 from tests.platform.servers import free_port
 
 OTHERS = (Status.DIVERGED, Status.ERROR, Status.PRUNED, Status.RUNNING)

@@ -84,7 +84,7 @@ def test_a_constraint_without_an_answer_is_told_at_its_field(
         field, error, outcome = map(decide.locator, ("[name=where]", "#choice-error", ".outcome"))
         for constraint, told in (
             ("recall >= 2", "there is no member of the front with recall >= 2"),
-            ("recal >= 0.5", "recal"),
+            ("recal >= 0.5", "did you mean recall"),
         ):
             field.fill(constraint)
             decide.locator("form button").click()

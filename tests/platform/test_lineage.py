@@ -16,6 +16,7 @@ from recallfront.platform.errors import UsageError
 from recallfront.platform.lineage.code_version import trial_sources
 from recallfront.platform.lineage.comparison import compare
 from recallfront.platform.lineage.environment import Lineage, TrialLineage, collect, packages_text
+from recallfront.platform.tracking.client import open_client
 from recallfront.platform.tracking.lineage import read_lineage
 from recallfront.platform.tracking.writer import TrackingWriter
 from tests.platform.checkouts import ROOT, clean_checkout, git
@@ -208,5 +209,9 @@ def test_lineage_is_read_back_from_a_run(tmp_path: Path) -> None:
         read_lineage(uri, ids["bad"])
     with pytest.raises(UsageError, match="has no lineage"):
         read_lineage(uri, ids["none"])
+    (tmp_path / "lineage.json").write_bytes(b"\xff")
+    open_client(uri).log_artifact(ids["bad"], str(tmp_path / "lineage.json"), "lineage")
+    with pytest.raises(UsageError, match="its artifact lineage/lineage.json is no text"):
+        read_lineage(uri, ids["bad"])
     with pytest.raises(UsageError, match="has no run"):
         read_lineage(uri, "0" * 32)

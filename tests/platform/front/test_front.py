@@ -259,6 +259,12 @@ def test_a_sweep_without_its_specification_is_told_as_such() -> None:
         build_front(sweep(spec={}))
 
 
+@pytest.mark.parametrize("objectives", [7, [{"metric": "recaln"}], [{"metric": "recall", "direction": "up"}]])
+def test_objectives_that_cannot_be_read_are_told_as_such(objectives: object) -> None:
+    with pytest.raises(UsageError, match="the objectives of the sweep cannot be read: the store's spec.json"):
+        build_front(sweep(spec={"objectives": objectives}))
+
+
 def test_json_and_csv_hold_the_same_front(record: SweepRecord) -> None:
     found = build_front(record)
     document = json.loads(found.to_json())

@@ -17,6 +17,7 @@ from recallfront.platform.front.registry import export, picks_of, register
 from recallfront.platform.results.records import SweepRecord
 from recallfront.platform.tracking.client import open_client
 from recallfront.platform.tracking.places import artifact_location
+from recallfront.platform.tracking.runs import MODEL_DIGEST, MODEL_FILES, model_digest
 from tests.platform.front.picking import SPEC, trial
 from tests.platform.stores import ready_store
 
@@ -135,6 +136,25 @@ def test_other_weights_than_the_runs_are_not_uploaded(
     picked, _ = of_run(stored, store, trial_key=KEY, weights_sha256=hashlib.sha256(b"other").hexdigest())
     with pytest.raises(UsageError, match="has no weights of its key and digest"):
         register(picked, "large", home=tmp_path / "kept", tracking_uri=store)
+
+
+@pytest.mark.parametrize("name", MODEL_FILES)
+def test_a_model_that_was_damaged_is_neither_written_nor_registered(
+    stored: SweepRecord, store: str, tmp_path: Path, name: str
+) -> None:
+    client, picked = open_client(store), pick(stored)
+    client.set_tag(picked.run_id, f"recallfront.{MODEL_DIGEST}", model_digest(tmp_path / picked.run_id))
+    assert export(picked, tmp_path / "whole", tracking_uri=store)
+    assert register(picked, "whole", tracking_uri=store) == "1"
+    with (tmp_path / picked.run_id / name).open("ab") as file:
+        file.write(b" ")
+    client.log_artifact(picked.run_id, str(tmp_path / picked.run_id / name), "model")
+    told = f"the model of run {picked.run_id} is damaged: it does not match its digest"
+    with pytest.raises(UsageError, match=told):
+        export(picked, tmp_path / "out", tracking_uri=store)
+    with pytest.raises(UsageError, match=told):
+        register(picked, "other", tracking_uri=store)
+    assert not list((tmp_path / "out").iterdir()) and not client.search_registered_models("name = 'other'")
 
 
 def test_register_keeps_the_run_and_moves_the_alias(stored: SweepRecord, store: str) -> None:

@@ -83,7 +83,9 @@ def test_one_whose_driver_is_gone_goes_on(store: str, recorder: Recorder, tmp_pa
     assert recorder._writer.flush(30.0)
     (said,) = looks(store, tmp_path / "two")
     assert "whether another home still runs it" in said
-    # in its own home the lock tells
+    # in its own home the lock tells, whatever a line of the file of its drivers holds
+    with (tmp_path / "one" / "sweeps" / SPEC.key[:16] / "drivers.jsonl").open("ab") as file:
+        file.write(b"\xff\n")
     assert looks(store, tmp_path / "one") == []
 
 
