@@ -6,6 +6,7 @@ A benchmark is imported when it is run, so that a wrong name is refused at once.
 import statistics
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -26,16 +27,14 @@ def run_benchmarks(names: list[str], against: Path | None = None) -> None:
     Raises:
         UsageError: there is no benchmark of that name.
     """
-    unknown = [name for name in names if name not in _BENCHMARKS]
+    benchmarks = _BENCHMARKS | {"launchers": partial(_launchers, against=against)}
+    unknown = [name for name in names if name not in benchmarks]
     if unknown:
-        raise UsageError(f"benchmark {unknown[0]!r}: must be one of {', '.join(_BENCHMARKS)}")
+        raise UsageError(f"benchmark {unknown[0]!r}: must be one of {', '.join(benchmarks)}")
     console = Console()
-    for name in names or _BENCHMARKS:
+    for name in names or benchmarks:
         with tempfile.TemporaryDirectory(prefix="recallfront-bench-", ignore_cleanup_errors=True) as folder:
-            table = (
-                _launchers(Path(folder), against) if name == "launchers" else _BENCHMARKS[name](Path(folder))
-            )
-            console.print(table)
+            console.print(benchmarks[name](Path(folder)))
         if name == "models":
             from recallfront.benchmarks.platform.architectures import architecture_tables
 
@@ -188,7 +187,7 @@ def _short(home: Path) -> Table:
     return table
 
 
-def _launchers(home: Path, against: Path | None = None) -> Table:
+def _launchers(home: Path, against: Path | None) -> Table:
     from recallfront.benchmarks.platform.launchers import launchers
 
     zoology = against if against is not None and (against / "zoology").is_dir() else None
@@ -230,5 +229,4 @@ _BENCHMARKS: dict[str, Callable[[Path], Table]] = {
     "scale": _scale,
     "pages": _pages,
     "short": _short,
-    "launchers": _launchers,
 }

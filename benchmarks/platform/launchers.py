@@ -30,6 +30,7 @@ from recallfront.benchmarks.platform.zoology import (
     PAIRS,
     WIDTH,
     imported,
+    mqar_task,
     their_model_config,
     why_not,
 )
@@ -84,19 +85,11 @@ def launchers(folder: Path, zoology: Path | None = None, *, steps: int = 200, ro
 
 def plain_spec(steps: int) -> dict[str, Any]:
     """The specification of the eight configurations, by zoology's protocol."""
-    rows = {"input_seq_len": LENGTH, "num_kv_pairs": PAIRS}
-    held_out = [rows | {"examples": _EXAMPLES}]
     rates = {"training.learning_rate": _RATES}
     return {
         "name": "launchers",
         "protocol": "zoology",
-        "task": {
-            "name": "mqar",
-            "vocab_size": _VOCABULARY,
-            "train": [rows | {"examples": BATCH * steps}],
-            "validation": held_out,
-            "test": held_out,
-        },
+        "task": mqar_task(_VOCABULARY, BATCH * steps, _EXAMPLES),
         "model": {"width": WIDTH},
         "space": [
             {"architecture": "attention"} | rates,

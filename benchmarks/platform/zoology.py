@@ -153,20 +153,22 @@ def against_zoology(
     return found
 
 
+def mqar_task(vocabulary: int, examples: int, held_out: int) -> dict[str, Any]:
+    """The task that both train on: rows of training, and so many of validation and of test."""
+
+    def rows(number: int) -> list[dict[str, int]]:
+        return [{"input_seq_len": LENGTH, "num_kv_pairs": PAIRS, "examples": number}]
+
+    splits = {"train": rows(examples), "validation": rows(held_out), "test": rows(held_out)}
+    return {"name": "mqar", "vocab_size": vocabulary} | splits
+
+
 def _trial(architecture: str, vocabulary: int, steps: int) -> TrialConfig:
-    rows = {"input_seq_len": LENGTH, "num_kv_pairs": PAIRS}
-    few = [rows | {"examples": BATCH}]
     spec = SweepSpec.model_validate(
         {
             "name": "against-zoology",
             "protocol": "zoology",
-            "task": {
-                "name": "mqar",
-                "vocab_size": vocabulary,
-                "train": [rows | {"examples": BATCH * steps}],
-                "validation": few,
-                "test": few,
-            },
+            "task": mqar_task(vocabulary, BATCH * steps, BATCH),
             "model": {"width": WIDTH},
             "space": [{"architecture": architecture} | MIXERS[architecture][0]],
             "training": {"steps": steps, "batch_size": BATCH, "evaluate_every": steps},
