@@ -161,11 +161,11 @@ class _Ends(_NeverRestored, Callback):
             self._groups[trial.trial_id] = report.details[PLACEMENT_GROUP]
         self._workers[trial.trial_id] = Worker(result[NODE], result[PROCESS])
         if report.weights is not None and is_remote(self._place.data):
-            # they were saved on the trial's node, in a folder of its own
+            # they were saved on the trial's node, in a folder of its own, which even there need not be the driver's
             here = self._place.folder(self._conductor.config(trial.trial_id)) / WEIGHTS
-            report.weights = str(here)
+            saved, report.weights = (result[NODE], report.weights), str(here)
             try:
-                if result[NODE] != ray.get_runtime_context().get_node_id():
+                if saved != (ray.get_runtime_context().get_node_id(), str(here)):
                     report.notices += fetch_folder(here, patience=_WEIGHTS_SECONDS)
             except HomeAway as error:
                 report.weights = None
