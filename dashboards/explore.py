@@ -12,7 +12,7 @@ from typing import Any
 from recallfront.dashboards.views import SweepView
 from recallfront.platform.errors import UsageError
 from recallfront.platform.front.candidates import Candidate, by_configuration, gather
-from recallfront.platform.front.conditions import parse_conditions
+from recallfront.platform.front.conditions import parse_conditions, validation_twin
 from recallfront.platform.front.pictures.appearance import MARKS, mark_of
 from recallfront.platform.front.tables import PLACE_MARKS
 from recallfront.platform.metrics import compared, details_of, metric, name_for_condition, show, title_of
@@ -141,6 +141,7 @@ class Explorer:
         )
         found = []
         for name in list(names)[:MOST_COLUMNS]:
+            condition = name_for_condition(name)
             known, values = metric(name), [_plain(c.metrics.get(name)) for c in candidates]
             own = [value for value in values if value is not None]
             if not own:
@@ -149,7 +150,8 @@ class Explorer:
             found.append(
                 {
                     "name": _bounded(name),
-                    "condition": _bounded(name_for_condition(name)),
+                    "condition": _bounded(condition),
+                    "isOfTest": validation_twin(condition, names) is not None,
                     "title": _bounded(known.title),
                     "axis": _bounded(known.axis or known.title),
                     "isShare": known.most == 1.0,
