@@ -122,6 +122,7 @@ def add_sweep_pages(router: "APIRouter", prefix: str, limiter: "CapacityLimiter"
         def answer(found: Explorer) -> Response:
             try:
                 actions.check(request.headers.get(actions.TOKEN_HEADER))
+                actions.check_origin(request.headers)
                 if action == "pick":
                     done = actions.register(found.view, Constraint.read(given), given.get("key", ""), own)
                 elif action == "rerun":
