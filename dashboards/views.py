@@ -17,7 +17,8 @@ from recallfront.platform.metrics import columns_of, show
 from recallfront.platform.results.labels import varying_knobs
 from recallfront.platform.results.records import SweepRecord, TrialRecord, count, planned, say_counts
 from recallfront.platform.results.status import Status
-from recallfront.sweeps.load import parse_spec, studies
+from recallfront.sweeps.load import load_study, studies
+from recallfront.sweeps.suite import Suite
 
 # tag of a sweep -> word on the page
 STATES = {"running": "running", "finished": "finished", "error": "failed", "interrupted": "interrupted"}
@@ -153,11 +154,12 @@ class SweepView:
         """What a command calls the sweep."""
         return self.record.sweep_key[:12] or self.record.run_id
 
-    @property
+    @cached_property
     def specification_file(self) -> str:
         """What `recallfront run` continues the sweep with: a study's name, or the file that the page offers."""
-        known = studies().get(self.record.name)
-        if known is not None and parse_spec(known, source=self.record.name).key == self.record.sweep_key:
+        known = load_study(self.record.name) if self.record.name in studies() else None
+        # a suite has sweeps of other names
+        if known is not None and not isinstance(known, Suite) and known.key == self.record.sweep_key:
             return self.record.name
         return re.sub(r"[^\w.-]", "_", self.record.name, flags=re.ASCII)[:80] + ".yaml"
 
