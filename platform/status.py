@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from recallfront.platform.cluster.jobs import jobs, study_of
 from recallfront.platform.front.candidates import read_objectives
-from recallfront.platform.front.front import build_front
+from recallfront.platform.front.front import hypervolume_of
 from recallfront.platform.home import home_folder
 from recallfront.platform.metrics import columns_of, show
 from recallfront.platform.results.cancellation import DRIVER, CancelRequest
@@ -104,7 +104,7 @@ def _captions(record: SweepRecord) -> list[str]:
     nodes.pop("", None)
     captions = []
     if record.with_status(Status.FINISHED):
-        captions.append(f"hypervolume {build_front(record).hypervolume:,.4g}")
+        captions.append(f"hypervolume {hypervolume_of(record):,.4g}")
     if running and nodes:
         captions.append(
             "running on " + ", ".join(f"{node}: {number}" for node, number in sorted(nodes.items()))
