@@ -16,8 +16,6 @@ from recallfront.dashboards.reading import explorer_of, own_address, public_addr
 from recallfront.dashboards.rendering import as_json, page, render
 from recallfront.dashboards.views import SweepView
 from recallfront.platform.errors import UsageError
-from recallfront.platform.front.history import hypervolume_history
-from recallfront.platform.front.pictures.figures import history_figure
 from recallfront.platform.metrics import compared
 from recallfront.platform.results.records import expected_end
 from recallfront.platform.tracking.curves import read_curves
@@ -172,7 +170,6 @@ def _log_ends(uri: str, row: ConfigurationRow) -> dict[str, str]:
 def _shown(explorer: Explorer, address: str) -> dict[str, Any]:
     view = explorer.view
     end = expected_end(view.record.tags)
-    history = history_figure(hypervolume_history(view.record))
     return {
         "view": view,
         "at": explorer.moment,
@@ -180,7 +177,7 @@ def _shown(explorer: Explorer, address: str) -> dict[str, Any]:
         "budget": budget_of(view.record),
         "ends": end and end // 60 * 60,  # an estimate, which changes by minutes
         "explore": explorer.to_json(),
-        "figures": {"history": json.loads(history.to_json())},
+        "figures": {"history": explorer.history},
         "commands": view.commands(address),
         "token": actions.token(),
     } | claims_of(view)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from recallfront.dashboards.computed import Computed, results_of
 from recallfront.platform.front.candidates import Candidate, gather
 from recallfront.platform.front.claims import Judgement, judge
 from recallfront.platform.front.front import Front, build_front
@@ -24,6 +25,7 @@ from recallfront.sweeps.suite import Suite
 STATES = {"running": "running", "finished": "finished", "error": "failed", "interrupted": "interrupted"}
 
 
+_judged = Computed[tuple[Judgement, ...]](64)
 MOST_TRIALS = 200  # in the table; the explorer and MLflow have all of them
 
 
@@ -143,7 +145,7 @@ class SweepView:
     @cached_property
     def judgements(self) -> tuple[Judgement, ...]:
         """The verdicts on its claims."""
-        return judge(self.record)
+        return _judged.of(results_of(self.record), lambda: judge(self.record))
 
     @property
     def hypervolume(self) -> str:
