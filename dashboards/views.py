@@ -182,15 +182,16 @@ class SweepView:
             status="unfinished" if left else trial.status.value.replace("_", " "),
             is_failure=trial.status.is_failure,
             figures=tuple(alone.describe(metric) for metric in self.columns),
-            seconds=None if left else _seconds(trial),
+            seconds=None if left else seconds_of(trial),
             failure=trial.failure or "",
         )
 
 
-def _seconds(trial: TrialRecord) -> float:
+def seconds_of(trial: TrialRecord, now: float | None = None) -> float:
     """How long it has run, without the rests between its attempts; of one that runs, as its driver told last."""
-    is_new = trial.end_time is None and "run_seconds" not in trial.tags
-    return time.time() - trial.start_time if is_new else trial.seconds
+    if trial.end_time is not None or "run_seconds" in trial.tags:
+        return trial.seconds
+    return max((time.time() if now is None else now) - trial.start_time, 0.0)
 
 
 def _in_words(value: Any) -> str:
