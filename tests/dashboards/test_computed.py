@@ -67,7 +67,11 @@ def test_only_the_latest_are_kept_and_a_failure_is_not() -> None:
     kept, made = Computed[int](2), list[int]()
 
     def make(number: int) -> Callable[[], int]:
-        return lambda: made.append(number) or number
+        def one() -> int:
+            made.append(number)
+            return number
+
+        return one
 
     for number in (1, 2, 1, 3, 1):
         assert kept.of(number, make(number)) == number
