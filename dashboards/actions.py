@@ -6,8 +6,10 @@ import re
 import secrets
 import subprocess
 import sys
+from collections.abc import Mapping
 from functools import cache
 from threading import Lock
+from urllib.parse import urlsplit
 
 from recallfront.dashboards.choices import KEY_DIGITS, Constraint
 from recallfront.dashboards.views import SweepView
@@ -36,6 +38,18 @@ def check(sent: str | None) -> None:
         raise UsageError("this server allows no actions: start it with `recallfront ui --allow-actions`")
     if not hmac.compare_digest((sent or "").encode(), token().encode()):
         raise UsageError("this page is of an earlier server: load it again")
+
+
+def check_origin(headers: Mapping[str, str]) -> None:
+    """Raise UsageError if the browser says that a page of another site or port asks.
+
+    MLflow lets any page of this machine read what the server answers, the token too. `Sec-Fetch-Site` is the browser's
+    own word, which no script can change; one that does not send it, as over plain HTTP, sends `Origin`.
+    """
+    site, origin = headers.get("sec-fetch-site"), headers.get("origin")
+    is_own = origin is None or urlsplit(origin).netloc == headers.get("host")
+    if not (is_own if site is None else site in ("same-origin", "none")):
+        raise UsageError("a page of another site asks for this: do it on the sweep's own page")
 
 
 def register(view: SweepView, asked: Constraint, key: str, tracking_uri: str) -> str:

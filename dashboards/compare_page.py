@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+from recallfront.dashboards.computed import Computed, results_of
 from recallfront.dashboards.reading import explorer_of, own_address
 from recallfront.dashboards.rendering import page
 from recallfront.dashboards.sweeps_page import Listing, SweepLine, listed, read_lines, read_listing
@@ -19,12 +20,14 @@ from recallfront.platform.front.compare import SweepComparison, compare, describ
 from recallfront.platform.front.front import Front
 from recallfront.platform.front.pictures.appearance import MARKS, axes_of, mark_of, point_of, staircase
 from recallfront.platform.front.pictures.figures import axis_settings, error_settings, layout_of
+from recallfront.platform.results.records import SweepRecord
 
 if TYPE_CHECKING:
     from anyio import CapacityLimiter
     from fastapi import APIRouter
 
 MOST_SWEEPS = 6
+_comparisons = Computed[SweepComparison](16)
 _COLOURS = [mark.colour for mark in MARKS.values()]
 
 
@@ -66,7 +69,7 @@ def _comparison(uri: str, asked: list[str], baseline: str) -> dict[str, Any]:
     views = _ordered([explorer_of(uri, run_id, 0.0).view for run_id in asked], baseline)
     names = _names(views)
     others = list(zip(names, views, strict=True))[1:]
-    found = [(name, compare(views[0].record, view.record)) for name, view in others]
+    found = [(name, compared_with(views[0].record, view.record)) for name, view in others]
     return {
         "chooser": False,
         "views": views,
@@ -75,6 +78,11 @@ def _comparison(uri: str, asked: list[str], baseline: str) -> dict[str, Any]:
         "headings": headings(views[0].front.objectives),
         "figures": {"compare": json.loads(_figure(views))},
     }
+
+
+def compared_with(before: SweepRecord, after: SweepRecord) -> SweepComparison:
+    """The second sweep against the first, computed once: of three objectives it takes seconds."""
+    return _comparisons.of((results_of(before), results_of(after)), lambda: compare(before, after))
 
 
 def _ordered(views: Iterable[SweepView], baseline: str) -> list[SweepView]:

@@ -2,6 +2,7 @@
 panel of one of them. Plain values, bounded in number and length: no markup.
 """
 
+import json
 import math
 import shlex
 from collections.abc import Mapping, Sequence
@@ -9,11 +10,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from recallfront.dashboards.computed import Computed, results_of
 from recallfront.dashboards.views import SweepView
 from recallfront.platform.errors import UsageError
 from recallfront.platform.front.candidates import Candidate, by_configuration, gather
-from recallfront.platform.front.conditions import parse_conditions
+from recallfront.platform.front.conditions import parse_conditions, validation_twin
+from recallfront.platform.front.history import hypervolume_history
 from recallfront.platform.front.pictures.appearance import MARKS, mark_of
+from recallfront.platform.front.pictures.figures import history_figure
 from recallfront.platform.front.tables import PLACE_MARKS
 from recallfront.platform.metrics import compared, details_of, metric, name_for_condition, show, title_of
 from recallfront.platform.results.labels import show_knob
@@ -29,6 +33,9 @@ MOST_POINTS = 400  # of one curve
 _KEY = 12  # digits of a trial key that name a configuration
 _STATUSES = ("running", "finished", "failed", "invalid", "pruned", "unfinished")  # the first that a trial has
 _LOG_FROM = 5.0  # an axis whose ends differ by more than this factor is logarithmic, recall's excepted
+
+
+_histories = Computed[dict[str, Any]](64)
 
 
 @dataclass(frozen=True)
@@ -94,8 +101,20 @@ class Explorer:
         conditions = parse_conditions(where, [row.candidate for row in self.rows])
         return [row.key for row in self.rows if all(c.holds(row.candidate) for c in conditions)]
 
+    @cached_property
+    def history(self) -> dict[str, Any]:
+        """How the hypervolume grew, as Plotly draws it."""
+        record = self.view.record
+        return _histories.of(
+            results_of(record), lambda: json.loads(history_figure(hypervolume_history(record)).to_json())
+        )
+
     def to_json(self) -> dict[str, Any]:
-        """Everything that the page draws, filters and sorts: columns of values, one a row."""
+        """Everything that the page draws, filters and sorts: columns of values, one a row; made once."""
+        return self._columns
+
+    @cached_property
+    def _columns(self) -> dict[str, Any]:
         candidates = [row.candidate for row in self.rows]
         front, columns = self.view.front, self.view.columns
         volume = front.hypervolume
@@ -141,6 +160,7 @@ class Explorer:
         )
         found = []
         for name in list(names)[:MOST_COLUMNS]:
+            condition = name_for_condition(name)
             known, values = metric(name), [_plain(c.metrics.get(name)) for c in candidates]
             own = [value for value in values if value is not None]
             if not own:
@@ -149,7 +169,8 @@ class Explorer:
             found.append(
                 {
                     "name": _bounded(name),
-                    "condition": _bounded(name_for_condition(name)),
+                    "condition": _bounded(condition),
+                    "isOfTest": validation_twin(condition, names) is not None,
                     "title": _bounded(known.title),
                     "axis": _bounded(known.axis or known.title),
                     "isShare": known.most == 1.0,

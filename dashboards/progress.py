@@ -1,10 +1,10 @@
 """What a sweep that runs does now: what each of its workers is at, and what it has used of its budget."""
 
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from recallfront.dashboards.views import seconds_of
 from recallfront.platform.metrics import duration, show
 from recallfront.platform.results.labels import trial_label
 from recallfront.platform.results.records import SweepRecord, TrialRecord
@@ -25,7 +25,7 @@ class WorkerLine:
     steps: int  # that it is to have at most; 0 where that is not known
     recall: str  # on the validation split, as it was last evaluated; empty before
     node: str
-    seconds: float  # since it began
+    seconds: float  # that it has run, in all its attempts
 
 
 @dataclass(frozen=True)
@@ -39,12 +39,11 @@ class BudgetLine:
 
 def workers_of(record: SweepRecord, varying: tuple[str, ...], now: float | None = None) -> list[WorkerLine]:
     """The trials that run, the longest first."""
-    now = time.time() if now is None else now
-    running = sorted(record.with_status(Status.RUNNING), key=lambda trial: trial.start_time)
-    return [_worker(trial, varying, now) for trial in running]
+    lines = [_worker(trial, varying, now) for trial in record.with_status(Status.RUNNING)]
+    return sorted(lines, key=lambda line: -line.seconds)
 
 
-def _worker(trial: TrialRecord, varying: tuple[str, ...], now: float) -> WorkerLine:
+def _worker(trial: TrialRecord, varying: tuple[str, ...], now: float | None) -> WorkerLine:
     asked = trial.config.get("training", {}).get("steps", 0)
     steps = asked if isinstance(asked, int) else 0
     recall = trial.metrics.get("validation_recall")
@@ -57,7 +56,7 @@ def _worker(trial: TrialRecord, varying: tuple[str, ...], now: float) -> WorkerL
         steps=steps,
         recall="" if recall is None else show("validation_recall", recall),
         node=trial.tags.get("node", ""),
-        seconds=max(now - trial.start_time, 0.0),
+        seconds=seconds_of(trial, now),
     )
 
 

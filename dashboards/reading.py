@@ -4,6 +4,7 @@ MLflow is imported where it is first used, so that reading this file costs littl
 """
 
 import os
+import sys
 import time
 from typing import TYPE_CHECKING
 
@@ -43,7 +44,13 @@ def now() -> float:
 def own_address(request: "Request") -> str:
     """This server's address as it reaches itself: through it artifacts are read as well, wherever they are kept."""
     host, port = request.scope["server"]
-    return f"{request.url.scheme}://{f'[{host}]' if ':' in host else host}:{port}"
+    # the scheme of a request is its proxy's where there is one
+    return f"{'https' if _speaks_tls() else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def _speaks_tls() -> bool:
+    """Whether this process's uvicorn has a certificate, as its command line or its own variables say."""
+    return any(word.startswith("--ssl-") for word in sys.argv) or "UVICORN_SSL_CERTFILE" in os.environ
 
 
 def public_address(request: "Request") -> str:

@@ -9,7 +9,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -66,6 +66,7 @@ def serve(
     # a session of its own, so that an interrupt reaches the server once, from here, and all of it ends together
     environment = os.environ | _ENVIRONMENT | {"RECALLFRONT_HOME": str(home.resolve())}
     environment[ALLOWED] = "1" if allow_actions else "0"
+    environment |= not_proxied(host, environment)
     server = subprocess.Popen(command, env=environment, start_new_session=True)
     with _interrupts_stop(server) as stopped:
         address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
@@ -85,23 +86,35 @@ def server_command(store: str, home: Path, *, host: str, port: int) -> list[str]
     ]
 
 
+def not_proxied(host: str, environment: Mapping[str, str]) -> dict[str, str]:
+    """The variables by which the server reaches itself past a proxy, added to what they hold in the environment."""
+    before = environment.get("no_proxy") or environment.get("NO_PROXY") or ""
+    names = ",".join([*filter(None, [before]), *sorted(_own_names(host))])
+    return {"no_proxy": names, "NO_PROXY": names}
+
+
 def allowed_hosts(host: str) -> list[str]:
     """The names that a browser may call this server by: those it listens on, and those the user names.
 
     Any other is of a page that leads its own name to this machine (DNS rebinding). MLflow's default patterns, such as
     `10.*`, hold for names too: `10.evil.example`. The user's are in MLflow's own variable MLFLOW_SERVER_ALLOWED_HOSTS.
     """
+    allowed = []
+    for name in sorted(_own_names(host)):
+        plain = f"[{name}]" if ":" in name else name
+        allowed += [plain, f"{plain.replace('[', '[[]', 1)}:*"]  # a pattern, in which [ begins a set
+    named = os.environ.get("MLFLOW_SERVER_ALLOWED_HOSTS", "")
+    return allowed + [name.strip() for name in named.split(",") if name.strip()]
+
+
+def _own_names(host: str) -> set[str]:
+    """What a server that listens on a host is called."""
     names = {"localhost", "127.0.0.1", "::1", host}
     if host in ("0.0.0.0", "::"):
         found = [own for owns in psutil.net_if_addrs().values() for own in owns]
         spoken = (socket.AF_INET, socket.AF_INET6)
         names |= {own.address.partition("%")[0] for own in found if own.family in spoken}
-    allowed = []
-    for name in sorted(names):
-        plain = f"[{name}]" if ":" in name else name
-        allowed += [plain, f"{plain.replace('[', '[[]', 1)}:*"]  # a pattern, in which [ begins a set
-    named = os.environ.get("MLFLOW_SERVER_ALLOWED_HOSTS", "")
-    return allowed + [name.strip() for name in named.split(",") if name.strip()]
+    return names
 
 
 def _is_loopback(host: str) -> bool:
@@ -159,9 +172,10 @@ def _signal(server: "subprocess.Popen[bytes]", number: int) -> None:
 
 def _wait_until_up(server: "subprocess.Popen[bytes]", address: str) -> bool:
     deadline = time.monotonic() + _START_SECONDS
+    directly = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     while server.poll() is None and time.monotonic() < deadline:
         try:
-            with urllib.request.urlopen(f"{address}/health", timeout=2):
+            with directly.open(f"{address}/health", timeout=2):
                 return True
         except (urllib.error.URLError, OSError):
             time.sleep(0.2)

@@ -10,25 +10,22 @@ from typing import TYPE_CHECKING, Any
 
 from recallfront.dashboards import actions
 from recallfront.dashboards.choices import Constraint, choice, picked_before
-from recallfront.dashboards.explore import ConfigurationRow, Explorer
+from recallfront.dashboards.explore import Explorer
+from recallfront.dashboards.logs import log_ends
 from recallfront.dashboards.progress import budget_of, workers_of
 from recallfront.dashboards.reading import explorer_of, own_address, public_address
 from recallfront.dashboards.rendering import as_json, page, render
 from recallfront.dashboards.views import SweepView
 from recallfront.platform.errors import UsageError
-from recallfront.platform.front.history import hypervolume_history
-from recallfront.platform.front.pictures.figures import history_figure
 from recallfront.platform.metrics import compared
 from recallfront.platform.results.records import expected_end
 from recallfront.platform.tracking.curves import read_curves
-from recallfront.platform.tracking.ledger import read_artifact, reading
 
 if TYPE_CHECKING:
     from anyio import CapacityLimiter
     from fastapi import APIRouter
 
 _MOST_WHERE = 2000  # characters of a condition
-_LOG_LINES, _LOG_LETTERS = 30, 8000  # of a failed trial's log, from its end
 _MOST_SEEDS = 16  # whose curves are drawn
 
 
@@ -91,7 +88,12 @@ def add_sweep_pages(router: "APIRouter", prefix: str, limiter: "CapacityLimiter"
             row, own = found.row(key), own_address(request)
             runs = [trial.run_id for trial in row.trials[:_MOST_SEEDS] if trial.run_id]
             curves = read_curves(own, runs, compared("curve"))
-            shown = found.panel(row, curves, public_address(request), _log_ends(own, row))
+            shown = found.panel(
+                row,
+                curves,
+                public_address(request),
+                log_ends(own, found.view.record.run_id, row.trials[:_MOST_SEEDS]),
+            )
             html = render("panel.html", prefix, view=found.view, token=actions.token(), **shown)
             return as_json(request, {"html": html, "curves": shown["curves"]})
 
@@ -122,6 +124,7 @@ def add_sweep_pages(router: "APIRouter", prefix: str, limiter: "CapacityLimiter"
         def answer(found: Explorer) -> Response:
             try:
                 actions.check(request.headers.get(actions.TOKEN_HEADER))
+                actions.check_origin(request.headers)
                 if action == "pick":
                     done = actions.register(found.view, Constraint.read(given), given.get("key", ""), own)
                 elif action == "rerun":
@@ -156,22 +159,9 @@ def add_sweep_pages(router: "APIRouter", prefix: str, limiter: "CapacityLimiter"
         return await answered(run_id, request, answer)
 
 
-def _log_ends(uri: str, row: ConfigurationRow) -> dict[str, str]:
-    """The last lines that each failed trial of a configuration left: run id -> text."""
-    failed = [trial.run_id for trial in row.trials if trial.status.is_failure and trial.run_id][:_MOST_SEEDS]
-    if not failed:
-        return {}
-    with reading(uri) as client:
-        texts = {run: read_artifact(client, run, "traceback.txt") for run in failed}
-    return {
-        run: "\n".join(text[-_LOG_LETTERS:].splitlines()[-_LOG_LINES:]) for run, text in texts.items() if text
-    }
-
-
 def _shown(explorer: Explorer, address: str) -> dict[str, Any]:
     view = explorer.view
     end = expected_end(view.record.tags)
-    history = history_figure(hypervolume_history(view.record))
     return {
         "view": view,
         "at": explorer.moment,
@@ -179,7 +169,7 @@ def _shown(explorer: Explorer, address: str) -> dict[str, Any]:
         "budget": budget_of(view.record),
         "ends": end and end // 60 * 60,  # an estimate, which changes by minutes
         "explore": explorer.to_json(),
-        "figures": {"history": json.loads(history.to_json())},
+        "figures": {"history": explorer.history},
         "commands": view.commands(address),
         "token": actions.token(),
     } | claims_of(view)

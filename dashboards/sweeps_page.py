@@ -119,7 +119,8 @@ def line_of(sweep: SweepSummary) -> SweepLine:
     state = STATES.get(sweep.tags.get("status", ""), "unknown")
     if state == "running" and driver_is_gone(sweep.sweep_key, home_folder(), sweep.tags.get(DRIVER)):
         state = "killed"
-    counts, elapsed = counts_of(sweep.tags), sweep.tags.get("elapsed_seconds", "")
+    counts = counts_of(sweep.tags, driverless=state == "killed")
+    elapsed = sweep.tags.get("elapsed_seconds", "")
     return SweepLine(
         run_id=sweep.run_id,
         name=sweep.name,
@@ -143,9 +144,15 @@ def _read_lines(uri: str, moment: float) -> list[SweepLine]:
 def _sparks(uri: str, runs: tuple[str, ...], moment: float) -> dict[str, list[float]]:
     found = {}
     for run_id, curves in read_curves(uri, runs, ["hypervolume"]).items():
-        values = [value for _, value in curves["hypervolume"]]
-        found[run_id] = [float(f"{value:.4g}") for value in values[:: len(values) // _MOST_SPARK + 1]]
+        found[run_id] = thinned([value for _, value in curves["hypervolume"]])
     return found
+
+
+def thinned(values: Sequence[float]) -> list[float]:
+    """Of a small picture's points as many as are seen, the latest among them."""
+    step = len(values) // _MOST_SPARK + 1
+    kept = [*values[::step], *([] if (len(values) - 1) % step == 0 else values[-1:])]
+    return [float(f"{value:.4g}") for value in kept]
 
 
 def read_listing(given: Any) -> Listing:

@@ -4,11 +4,9 @@ FastAPI and anyio are imported where they are first used, so that reading this f
 """
 
 import json
-from collections.abc import Callable, Hashable
-from concurrent.futures import Future
-from threading import Lock
 from typing import TYPE_CHECKING, Any
 
+from recallfront.dashboards.computed import Computed
 from recallfront.dashboards.curves import chosen_trials, contexts_figure, learning_figure
 from recallfront.dashboards.reading import explorer_of, now, own_address
 from recallfront.dashboards.rendering import page
@@ -29,7 +27,7 @@ if TYPE_CHECKING:
     from anyio import CapacityLimiter
     from fastapi import APIRouter
 
-_MOST_KEPT = 16  # of a metric of a sweep as it was at some moment
+_effects = Computed[list[Effect]](16)  # of a metric of a sweep as it was at some moment
 
 
 def add_understand_page(router: "APIRouter", prefix: str, limiter: "CapacityLimiter") -> None:
@@ -81,31 +79,4 @@ def _shown(uri: str, run_id: str) -> dict[str, Any]:
 def effects_of(front: Front, metric: str) -> list[Effect]:
     """What each knob does to a metric; it takes seconds for many configurations, and is computed once."""
     points = tuple((c.architecture, repr(c.knobs), c.metrics.get(metric)) for c in front.candidates)
-    return _explained.of((metric, points), lambda: effects(front.candidates, metric))
-
-
-class _Explained:
-    """Effects by what they follow from. Who asks for the same at once waits for it, others do not."""
-
-    def __init__(self) -> None:
-        self._found: dict[Hashable, Future[list[Effect]]] = {}
-        self._guard = Lock()
-
-    def of(self, key: Hashable, make: Callable[[], list[Effect]]) -> list[Effect]:
-        with self._guard:
-            found, is_first = self._found.get(key), key not in self._found
-            if found is None:
-                found = self._found[key] = Future()
-                while len(self._found) > _MOST_KEPT:
-                    del self._found[next(iter(self._found))]
-        if is_first:
-            try:
-                found.set_result(make())
-            except BaseException as error:
-                with self._guard:
-                    self._found.pop(key, None)
-                found.set_exception(error)
-        return found.result()
-
-
-_explained = _Explained()
+    return _effects.of((metric, points), lambda: effects(front.candidates, metric))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from recallfront.dashboards.computed import Computed, results_of
 from recallfront.platform.front.candidates import Candidate, gather
 from recallfront.platform.front.claims import Judgement, judge
 from recallfront.platform.front.front import Front, build_front
@@ -17,12 +18,14 @@ from recallfront.platform.metrics import columns_of, show
 from recallfront.platform.results.labels import varying_knobs
 from recallfront.platform.results.records import SweepRecord, TrialRecord, count, planned, say_counts
 from recallfront.platform.results.status import Status
-from recallfront.sweeps.load import parse_spec, studies
+from recallfront.sweeps.load import load_study, studies
+from recallfront.sweeps.suite import Suite
 
 # tag of a sweep -> word on the page
 STATES = {"running": "running", "finished": "finished", "error": "failed", "interrupted": "interrupted"}
 
 
+_judged = Computed[tuple[Judgement, ...]](64)
 MOST_TRIALS = 200  # in the table; the explorer and MLflow have all of them
 
 
@@ -142,7 +145,7 @@ class SweepView:
     @cached_property
     def judgements(self) -> tuple[Judgement, ...]:
         """The verdicts on its claims."""
-        return judge(self.record)
+        return _judged.of(results_of(self.record), lambda: judge(self.record))
 
     @property
     def hypervolume(self) -> str:
@@ -153,11 +156,12 @@ class SweepView:
         """What a command calls the sweep."""
         return self.record.sweep_key[:12] or self.record.run_id
 
-    @property
+    @cached_property
     def specification_file(self) -> str:
         """What `recallfront run` continues the sweep with: a study's name, or the file that the page offers."""
-        known = studies().get(self.record.name)
-        if known is not None and parse_spec(known, source=self.record.name).key == self.record.sweep_key:
+        known = load_study(self.record.name) if self.record.name in studies() else None
+        # a suite has sweeps of other names
+        if known is not None and not isinstance(known, Suite) and known.key == self.record.sweep_key:
             return self.record.name
         return re.sub(r"[^\w.-]", "_", self.record.name, flags=re.ASCII)[:80] + ".yaml"
 
@@ -178,15 +182,16 @@ class SweepView:
             status="unfinished" if left else trial.status.value.replace("_", " "),
             is_failure=trial.status.is_failure,
             figures=tuple(alone.describe(metric) for metric in self.columns),
-            seconds=None if left else _seconds(trial),
+            seconds=None if left else seconds_of(trial),
             failure=trial.failure or "",
         )
 
 
-def _seconds(trial: TrialRecord) -> float:
+def seconds_of(trial: TrialRecord, now: float | None = None) -> float:
     """How long it has run, without the rests between its attempts; of one that runs, as its driver told last."""
-    is_new = trial.end_time is None and "run_seconds" not in trial.tags
-    return time.time() - trial.start_time if is_new else trial.seconds
+    if trial.end_time is not None or "run_seconds" in trial.tags:
+        return trial.seconds
+    return max((time.time() if now is None else now) - trial.start_time, 0.0)
 
 
 def _in_words(value: Any) -> str:

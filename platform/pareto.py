@@ -100,9 +100,12 @@ def contributions(values: npt.ArrayLike, reference: npt.ArrayLike) -> FloatArray
     if points.shape[1] == 2:
         lost[members] = _own_areas(front, origin)
         return lost
-    total = hypervolume(front, reference)
     for place, index in enumerate(members):
-        lost[index] = max(0.0, total - hypervolume(np.delete(front, place, axis=0), reference))
+        own = front[place]
+        # what the others dominate of its own box; of them few are left once they are cut off at its sides
+        others = np.minimum(np.delete(front, place, axis=0), own)
+        shared = hypervolume(others[non_dominated(others)], origin)
+        lost[index] = max(0.0, float(np.prod(own - origin)) - shared)
     return lost
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from recallfront.platform.cluster.jobs import jobs, study_of
 from recallfront.platform.front.candidates import read_objectives
-from recallfront.platform.front.front import build_front
+from recallfront.platform.front.front import hypervolume_of
 from recallfront.platform.home import home_folder
 from recallfront.platform.metrics import columns_of, show
 from recallfront.platform.results.cancellation import DRIVER, CancelRequest
@@ -27,7 +27,7 @@ from recallfront.platform.results.records import (
 from recallfront.platform.results.status import Status
 from recallfront.platform.sweep.lease import CERTAIN_SECONDS
 from recallfront.platform.sweep.lock import driver_is_gone
-from recallfront.platform.tracking.ledger import list_sweeps
+from recallfront.platform.tracking.ledger import SweepSummary, list_sweeps
 from recallfront.platform.tracking.records import read_record
 from recallfront.platform.tracking.store import find_store
 from recallfront.sweeps.load import load_study, studies
@@ -46,15 +46,13 @@ def sweeps_table(*, home: Path | str | None = None, tracking_uri: str | None = N
     table = _table("sweep", "key", "status", "trials", "progress", "expected end", "started", "run")
     for sweep in list_sweeps(uri):
         status = sweep.tags.get("status", sweep.status.lower())
+        is_killed = _is_killed(sweep, folder)
         if status == "interrupted" and (request := CancelRequest.read(sweep.tags)) is not None:
             status = str(request)
-        if status == "running" and driver_is_gone(
-            sweep.sweep_key, folder, sweep.tags.get(DRIVER), patience=CERTAIN_SECONDS
-        ):
+        if is_killed:
             status = "killed: run it again to resume"
-        told = (
-            say_counts(counts_of(sweep.tags), planned(sweep.tags)) if "trials_planned" in sweep.tags else ""
-        )
+        counts = counts_of(sweep.tags, driverless=is_killed)
+        told = say_counts(counts, planned(sweep.tags)) if "trials_planned" in sweep.tags else ""
         _add_row(
             table,
             sweep.name,
@@ -74,6 +72,7 @@ def sweep_table(
 ) -> "Table":
     """One line a trial of a sweep."""
     record = read_record(sweep, home=home, tracking_uri=tracking_uri).current()
+    is_killed = _is_killed(record, home_folder(home))
     columns = columns_of(read_objectives(record.spec))
     table = _table("trial", "status", *columns.values(), "run", "note")
     varying = varying_knobs(record.trials)
@@ -82,13 +81,22 @@ def sweep_table(
         _add_row(
             table,
             trial_label(trial, varying),
-            trial.status.value.replace("_", " "),
+            "unfinished"
+            if is_killed and trial.status is Status.RUNNING
+            else trial.status.value.replace("_", " "),
             *figures,
             trial.run_id[:8],
             "; ".join(filter(None, (trial.failure, trial.tags.get("notice")))),
         )
-    table.caption = "\n".join(_captions(record)) or None
+    table.caption = "\n".join(_captions(record, is_killed)) or None
     return table
+
+
+def _is_killed(sweep: SweepSummary | SweepRecord, folder: Path) -> bool:
+    """Whether a sweep that says that it runs has no driver any more."""
+    return sweep.tags.get("status") == "running" and driver_is_gone(
+        sweep.sweep_key, folder, sweep.tags.get(DRIVER), patience=CERTAIN_SECONDS
+    )
 
 
 def _bar(tags: Mapping[str, str]) -> str:
@@ -97,14 +105,14 @@ def _bar(tags: Mapping[str, str]) -> str:
     return "█" * done + "░" * (_BAR - done) if total else ""
 
 
-def _captions(record: SweepRecord) -> list[str]:
+def _captions(record: SweepRecord, is_killed: bool) -> list[str]:
     """What is to be said below a sweep's trials."""
-    running = record.tags.get("status") == "running"
+    running = record.tags.get("status") == "running" and not is_killed
     nodes = Counter(trial.tags.get("node", "") for trial in record.with_status(Status.RUNNING))
     nodes.pop("", None)
-    captions = []
+    captions = ["killed: run it again to resume"] if is_killed else []
     if record.with_status(Status.FINISHED):
-        captions.append(f"hypervolume {build_front(record).hypervolume:,.4g}")
+        captions.append(f"hypervolume {hypervolume_of(record):,.4g}")
     if running and nodes:
         captions.append(
             "running on " + ", ".join(f"{node}: {number}" for node, number in sorted(nodes.items()))

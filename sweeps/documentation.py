@@ -91,10 +91,11 @@ finished it; `best` is no statistic there, as each sweep has an objective of its
 
 A configuration's metrics are those of its seeds taken together. The verdict is `supported` if the condition holds at
 both ends of the 95 % interval of its number, `contradicted` if at neither, else `undecided`, as it is with fewer than
-`seeds` seeds or trials still to run; `not tested` if no configuration is selected. The interval is a bootstrap over
-seeds. With three seeds it is narrower than its name says: more seeds make a verdict surer. A claim that asks for one
-seed (`seeds: 1`), such as one about a pretrained model that is not trained, is judged by its number alone, which is
-shown with `(one seed)` and without an interval, unless it is a throughput: that has the interval of its repeats.
+`seeds` seeds or trials still to run; `not tested` if no configuration is selected. The interval is a bias-corrected
+bootstrap over seeds, and the number lies in it. With three seeds it is narrower than its name says: more seeds make a
+verdict surer. A claim that asks for one seed (`seeds: 1`), such as one about a pretrained model that is not trained, is
+judged by its number alone, which is shown with `(one seed)` and without an interval, unless it is a throughput: that
+has the interval of its repeats.
 """
 
 

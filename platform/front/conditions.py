@@ -1,7 +1,7 @@
 """Conditions on candidates, such as `recall >= 0.9 and architecture == based`: which candidates meet them."""
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from typing import Final
 
 from recallfront.platform.errors import UsageError
@@ -15,6 +15,7 @@ _OWN: Final = (
     "n_seeds",
     "contribution",
 )  # what a condition may name besides metrics and knobs
+_OF_TRAINING: Final = "loss"  # that of the test split is `test_loss`
 
 
 class Condition(Clause):
@@ -62,6 +63,17 @@ def _check(name: str, known: list[str], where: str) -> None:
         close = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {close[0]}? " if close else ""
         raise UsageError(f"{where}: no candidate has {name!r}; {hint}known are {', '.join(known)}")
+
+
+def validation_twin(name: str, metrics: Container[str]) -> str | None:
+    """The validation split's figure beside a figure of the test split, both as a condition names them.
+
+    None if the name is of no figure of the test split, as far as the `metrics` of the candidates tell.
+    """
+    own = named_in_condition(name).removeprefix("test_")
+    twin = f"validation_{own}"
+    is_of_test = name.startswith("test_") or (own != _OF_TRAINING and twin in metrics)
+    return name_for_condition(twin) if is_of_test else None
 
 
 def known_names(candidates: Iterable[Candidate]) -> list[str]:

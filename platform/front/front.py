@@ -89,6 +89,14 @@ class Front:
         return json.dumps(document, indent=2, allow_nan=False)
 
 
+def hypervolume_of(record: SweepRecord) -> float:
+    """The hypervolume of a sweep's front, which is quick where the rest of a front is not."""
+    objectives = read_objectives(record.spec)
+    complete, _ = split_complete(record.current().with_status(Status.FINISHED), objectives)
+    metrics = [gather(trials).metrics for trials in by_configuration(complete).values()]
+    return pareto.hypervolume(oriented(metrics, objectives), [o.sign * o.reference for o in objectives])
+
+
 def build_front(record: SweepRecord) -> Front:
     """Gather a sweep's finished trials (never a stopped or failed one) and find the front among them."""
     record = record.current()

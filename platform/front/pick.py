@@ -14,6 +14,7 @@ from recallfront.platform.front.conditions import (
     parse_conditions,
     read,
     read_shown,
+    validation_twin,
 )
 from recallfront.platform.front.front import Front, build_front
 from recallfront.platform.metrics import named_in_condition, title_of
@@ -81,7 +82,8 @@ def pick(
     if metric is not None:
         check_name(metric, front.candidates, f"metric to {'maximise' if maximise else 'minimise'}")
     conditions = parse_conditions(where, front.candidates)
-    _keep_the_test_split([metric, *(c.name for c in conditions)], test_split_anyway)
+    if not test_split_anyway:
+        _keep_the_test_split([name for name in (metric, *(c.name for c in conditions)) if name], front)
     pool = front.members if members_only else front.candidates
     matching = [c for c in pool if all(condition.holds(c) for condition in conditions)]
     kind = _kind(len(matching), conditions, members_only)
@@ -100,13 +102,14 @@ def pick(
     return _pick_best(front, matching, kind, metric, sign=1.0 if maximise else -1.0)
 
 
-def _keep_the_test_split(names: Sequence[str | None], anyway: bool) -> None:
-    asked = next((name for name in names if name is not None and name.startswith("test_")), None)
-    if asked is not None and not anyway:
-        raise UsageError(
-            f"{asked}: what is chosen by the test split is not tested by it; choose by the validation split "
-            "(`recall`), or say --test-split-anyway"
-        )
+def _keep_the_test_split(names: Sequence[str], front: Front) -> None:
+    metrics = {name for candidate in front.candidates for name in candidate.metrics}
+    for name in names:
+        if twin := validation_twin(name, metrics):
+            raise UsageError(
+                f"{name}: what is chosen by the test split is not tested by it; choose by the validation split "
+                f"(`{twin}`), or say --test-split-anyway"
+            )
 
 
 def _require_candidates(front: Front, record: SweepRecord) -> None:

@@ -146,17 +146,25 @@ def picks_of(version: "ModelVersion") -> list[dict[str, Any]]:
 
     Tags that somebody has edited tell nothing.
     """
-    at = (version.creation_timestamp or 0) / 1000
-    with suppress(ValueError):
-        at = float(version.tags.get(TAG + "picked_at", at))
-    why = (version.description or "")[:_LONGEST_REASON]
-    picks = [{"by": version.tags.get(TAG + "picked_by", ""), "at": at, "why": why}]
-    with suppress(ValueError, TypeError, KeyError):
-        picks += [
-            {"by": str(pick["by"]), "at": float(pick["at"]), "why": str(pick["why"])}
+    why, by = (version.description or "")[:_LONGEST_REASON], version.tags.get(TAG + "picked_by", "")
+    created = (version.creation_timestamp or 0) / 1000
+    picks = [_pick(by, version.tags.get(TAG + "picked_at"), why) or {"by": by, "at": created, "why": why}]
+    try:
+        earlier = [
+            _pick(str(pick["by"]), pick["at"], str(pick["why"]))
             for pick in json.loads(version.tags.get(TAG + "earlier_picks", "[]"))
         ]
-    return picks
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return picks
+    return picks + [pick for pick in earlier if pick is not None]
+
+
+def _pick(by: str, at: Any, why: str) -> dict[str, Any] | None:
+    """None if no calendar has its moment: it was not written by us."""
+    with suppress(ValueError, TypeError, OverflowError):
+        if 0 <= (moment := float(at)) < 2**35:
+            return {"by": by, "at": moment, "why": why}
+    return None
 
 
 def _client(home: Path | str | None, tracking_uri: str | None) -> "MlflowClient":

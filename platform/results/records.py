@@ -99,9 +99,12 @@ def count(record: SweepRecord, *, driverless: bool = False) -> dict[str, int]:
     return found
 
 
-def counts_of(tags: Mapping[str, str]) -> dict[str, int]:
+def counts_of(tags: Mapping[str, str], *, driverless: bool = False) -> dict[str, int]:
     """The same as the tags of a sweep tell it."""
-    return {name: _number(tags.get(f"trials_{name}", "")) for name in COUNTED}
+    found = {name: _number(tags.get(f"trials_{name}", "")) for name in COUNTED}
+    if driverless:
+        found |= {"running": 0, "unfinished": found["unfinished"] + found["running"]}
+    return found
 
 
 def planned(tags: Mapping[str, str]) -> int:

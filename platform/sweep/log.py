@@ -70,6 +70,12 @@ class SweepLog:
         return kept
 
 
+def said_of(line: str) -> tuple[str, str]:
+    """The first digits of the key of the trial that a line of a log is about, if any, and what the line says."""
+    _, key, text = [*line.split("  ", 2), "", ""][:3]
+    return key, text
+
+
 def log_path(sweep_key: str, home: Path) -> Path:
     """Where the home keeps a sweep's log."""
     return home / "sweeps" / f"{sweep_key[:16]}.log"

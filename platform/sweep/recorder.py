@@ -44,11 +44,13 @@ class Recorder:
         lineage: Lineage,
         data: tuple[Path, str],
         stored: Collection[str] = (),
+        left: Collection[str] = (),
         log: SweepLog | None = None,
     ) -> None:
-        """`stored`: keys of the trials that the store has runs of already; `log`: where to write what happens."""
+        """`stored`: keys of the trials that the store has runs of already; `left`: of those that an earlier driver left
+        running; `log`: where to write what happens."""
         self._log = log
-        self._stored = frozenset(stored)
+        self._stored, self._left = frozenset(stored), tuple(left)
         self._writer, self._spec, self._lineage = writer, spec, lineage
         self._data_path, self._data_digest = data
         self._varying = varying_in(spec)
@@ -63,7 +65,7 @@ class Recorder:
         self._owner = {"mlflow.user": user} if (user := user_name()) else {}
 
     def open_sweep(self) -> None:
-        """Open, or on a resumed sweep reopen, the parent run."""
+        """Open, or on a resumed sweep reopen, the parent run; what was left running is lost until it begins again."""
         spec = self._spec
         by = f"{user_name() or 'somebody'}@{socket.gethostname()}"
         self._note(f"sweep {spec.name} ({spec.key[:8]}) is run by {by}")
@@ -93,6 +95,8 @@ class Recorder:
         write_lineage(
             self._writer, self.sweep_run, self._lineage.model_dump_json(indent=1), self._diff, self._packages
         )
+        for trial_key in self._left:
+            self._is_lost(trial_key)
 
     def open_trial(self, plan: PlannedTrial) -> None:
         """Open, or after a loss reopen, the run of a trial."""
@@ -168,9 +172,12 @@ class Recorder:
 
     def promoted(self, trial_key: str) -> None:
         """Record that a trial which was ended early is to go on after all, in this run of the sweep or the next."""
+        self._is_lost(trial_key)
+        self._note("is promoted: it goes on from its checkpoint", trial_key)
+
+    def _is_lost(self, trial_key: str) -> None:
         if self.knows(trial_key):
             self._writer.tags(self.run_key(trial_key), {f"{TAG}status": Status.LOST.value})
-        self._note("is promoted: it goes on from its checkpoint", trial_key)
 
     def moved(self, trial_key: str, moves: int) -> None:
         """Record that a trial was told to leave for the `moves`-th time, and goes on in another process."""

@@ -232,6 +232,7 @@ def _set_up(
         lineage=lineage,
         data=(place.data, place.data_digest),
         stored=[trial.trial_key for trial in record.trials],
+        left=[trial.trial_key for trial in record.with_status(Status.RUNNING)],
         log=SweepLog(log_path(spec.key, place.home)),
     )
     rules = make_rules(spec, search, path)

@@ -28,6 +28,29 @@ def test_nothing_may_be_done_unless_the_server_was_told_so(monkeypatch: pytest.M
             actions.check(wrong)
 
 
+@pytest.mark.parametrize(
+    ("sent", "allowed"),
+    [
+        ({}, True),  # of no browser
+        ({"origin": "http://127.0.0.1:5000"}, True),
+        ({"origin": "http://127.0.0.1:8888"}, False),
+        ({"origin": "http://localhost:5000"}, False),
+        ({"origin": "null"}, False),
+        ({"sec-fetch-site": "same-site"}, False),
+        ({"sec-fetch-site": "cross-site", "origin": "http://127.0.0.1:5000"}, False),
+        ({"sec-fetch-site": "none"}, True),
+        # a proxy that asks for a password calls this server by another name
+        ({"sec-fetch-site": "same-origin", "origin": "https://recall.example"}, True),
+    ],
+)
+def test_a_page_of_another_origin_may_do_nothing(sent: dict[str, str], allowed: bool) -> None:
+    headers = {"host": "127.0.0.1:5000"} | sent
+    if allowed:
+        return actions.check_origin(headers)
+    with pytest.raises(UsageError, match="a page of another site asks"):
+        actions.check_origin(headers)
+
+
 def test_only_a_trial_of_the_sweep_is_run_again(record: SweepRecord) -> None:
     view = view_of(record, "7")
     for run in ("f" * 32, "; rm -rf .", "--home=x", ""):

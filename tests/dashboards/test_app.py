@@ -106,6 +106,31 @@ def test_nothing_is_done_for_a_page_of_another_site(served: Served, token: str |
         assert "this page is of an earlier server" in caught.value.read().decode()
 
 
+def test_the_token_is_no_use_to_a_page_of_another_port(served: Served) -> None:
+    """Which may read it: MLflow lets pages of this machine read what it answers."""
+    path = f"/recallfront/sweeps/{served.sweeps['finished']}"
+    token = re.search('data-token="([^"]+)"', served.get(path))
+    assert token is not None
+    headers = {"X-Recallfront-Token": token[1], "Origin": "http://localhost:8888"}
+    request = urllib.request.Request(f"{served.uri}{path}/actions/cancel", method="POST", headers=headers)
+    with pytest.raises(urllib.error.HTTPError, match="422") as caught:
+        urllib.request.urlopen(request)
+    with caught.value:
+        assert "a page of another site asks" in caught.value.read().decode()
+
+
+def test_behind_a_proxy_with_a_certificate_the_server_still_reaches_itself(served: Served) -> None:
+    path = f"/recallfront/sweeps/{served.sweeps['finished']}"
+    headers = {"X-Forwarded-Proto": "https"}
+    with urllib.request.urlopen(urllib.request.Request(served.uri + path, headers=headers)) as answer:
+        page = answer.read().decode()
+    assert f"--tracking-uri {served.uri.replace('http', 'https')}" in page
+    (key,) = re.findall(r'"key":"([0-9a-z]{12})"', page.replace('": "', '":"'))[:1]
+    panel = urllib.request.Request(f"{served.uri}{path}/configurations/{key}", headers=headers)
+    with urllib.request.urlopen(panel) as answer:
+        assert json.loads(answer.read())["curves"]
+
+
 def test_what_a_trial_says_stays_text(served: Served) -> None:
     path = f"/recallfront/sweeps/{served.sweeps['running']}"
     page, live = served.get(path), json.loads(served.get(path + "/live"))["html"]

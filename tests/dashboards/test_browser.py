@@ -164,9 +164,8 @@ def test_a_choice_is_explained_picked_and_remembered(looked: Looked) -> None:
     expect(page.locator("#panel h3").last).to_be_visible()
 
 
-def test_a_box_on_the_picture_is_a_constraint(browser: Any, served: Served) -> None:
-    alone = Looked(browser, served)
-    page = alone.sweep("finished", "?ys=errors&x=state_bytes")
+def draw_box(page: Any) -> None:
+    """Over nearly all of the picture."""
     page.hover("#plot-front")
     page.click("#plot-front .modebar-btn[data-title='Box Select']")
     area = page.locator("#plot-front .nsewdrag").bounding_box()
@@ -174,11 +173,18 @@ def test_a_box_on_the_picture_is_a_constraint(browser: Any, served: Served) -> N
     page.mouse.down()
     page.mouse.move(area["x"] + area["width"] - 2, area["y"] + 0.85 * area["height"], steps=4)
     page.mouse.up()
+
+
+def test_a_box_on_the_picture_is_a_constraint(browser: Any, served: Served) -> None:
+    alone = Looked(browser, served)
+    page = alone.sweep("finished", "?ys=errors&x=state_bytes")
+    draw_box(page)
     box = page.locator("#box")
     expect(box).to_contain_text("configurations in the box, of which the first 8 are chosen: state_bytes >= ")
     count = int(box.inner_text().split()[0])
     assert 8 < count < 12 and len(alone.asked()["show"]) == 8
     page.keyboard.press("Escape")
+    expect(page.locator("[data-box=decide]")).to_be_visible()
     page.click("[data-box=filter]")
     expect(page.locator("#found")).to_have_text(f"{count} of 12 configurations")
     page.click("[data-box=decide]")
@@ -193,6 +199,16 @@ def test_a_box_on_the_picture_is_a_constraint(browser: Any, served: Served) -> N
     for one in (alone, again):
         one.context.close()
         assert one.complaints == []
+
+
+def test_a_box_by_the_test_split_decides_nothing(browser: Any, served: Served) -> None:
+    alone = Looked(browser, served)
+    page = alone.sweep("finished", "?y=recall&x=state_bytes")
+    draw_box(page)
+    expect(page.locator("[data-box=filter]")).to_be_visible()
+    expect(page.locator("[data-box=decide]")).to_be_hidden()
+    alone.context.close()
+    assert alone.complaints == []
 
 
 def test_colours_tell_spreads_and_logarithms(browser: Any, served: Served) -> None:

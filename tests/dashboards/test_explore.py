@@ -110,6 +110,14 @@ def test_what_is_sent_is_bounded_and_strict_json(
     assert len(found["rows"]) == 5 and found["total"] == 12
 
 
+def test_figures_of_the_test_split_are_marked(record: SweepRecord) -> None:
+    """A choice by one of them is refused, so that the page offers none."""
+    added = {"perplexity": 9.0, "validation_perplexity": 8.0, "loss": 2.0, "validation_loss": 2.0}
+    text = replace(record, trials=tuple(replace(t, metrics=t.metrics | added) for t in record.trials))
+    metrics = explorer(text).to_json()["metrics"]
+    assert {metric["name"] for metric in metrics if metric["isOfTest"]} == {"recall", "perplexity"}
+
+
 def test_a_curve_is_thinned_and_keeps_its_end(record: SweepRecord) -> None:
     found = explorer(record)
     trial = found.rows[0].trials[0]

@@ -36,6 +36,14 @@ def test_a_worker_says_how_far_its_trial_is(
     assert found.seconds == 90
 
 
+def test_a_rest_between_two_attempts_is_not_counted(make_record: MakeRecord) -> None:
+    record = make_record(1, (Status.RUNNING, Status.RUNNING))
+    resumed = replace(record.trials[1], tags={"run_seconds": "7.5"})
+    record = replace(record, trials=(record.trials[0], resumed, record.trials[2]))
+    found = workers_of(record, (), record.trials[0].start_time + 9000)
+    assert [worker.seconds for worker in found] == [8984, 7.5]
+
+
 def test_the_longest_is_first(make_record: MakeRecord) -> None:
     record = make_record(1, (Status.RUNNING, Status.RUNNING))
     assert [worker.seconds for worker in workers_of(record, (), record.trials[0].start_time + 100)] == [

@@ -3,14 +3,16 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from recallfront.dashboards.compare_page import _chooser, _names, _ordered
 from recallfront.dashboards.rendering import render
-from recallfront.dashboards.sweeps_page import ON_A_PAGE, Listing, SweepLine, line_of, listed
+from recallfront.dashboards.sweeps_page import ON_A_PAGE, Listing, SweepLine, line_of, listed, thinned
 from recallfront.dashboards.views import view_of
 from recallfront.platform.results.records import SweepRecord
+from recallfront.platform.sweep.lock import only_driver_of
 from recallfront.platform.tracking.ledger import SweepSummary
 
 
@@ -37,6 +39,23 @@ def test_a_line_is_read_off_its_run_alone() -> None:
     assert line.told == "5 of 30 finished, 2 failed"
     edited = line_of(summary(0, elapsed_seconds="<b>", status="?"))
     assert (edited.state, edited.seconds) == ("unknown", None)
+
+
+def test_a_killed_sweep_has_no_trials_that_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RECALLFRONT_HOME", str(tmp_path))
+    running = summary(7, status="running", trials_running="3", trials_unfinished="1")
+    assert line_of(running).told == "7 of 30 finished, 3 running, 1 unfinished"
+    with only_driver_of(running.sweep_key, "Study-7", tmp_path):
+        assert line_of(running).state == "running"
+    line = line_of(running)
+    assert (line.state, line.told) == ("killed", "7 of 30 finished, 4 unfinished")
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 119, 120, 121, 300, 2000])
+def test_a_small_picture_ends_with_the_latest_hypervolume(count: int) -> None:
+    found = thinned([float(number) for number in range(count)])
+    assert found[-1:] == ([count - 1.0] if count else []) and len(found) <= 121
+    assert found == sorted(set(found))
 
 
 def test_it_is_searched_sorted_and_filtered() -> None:

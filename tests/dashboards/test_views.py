@@ -14,6 +14,8 @@ from recallfront.platform.errors import UsageError
 from recallfront.platform.front.front import build_front
 from recallfront.platform.results.records import SweepRecord
 from recallfront.platform.results.status import Status
+from recallfront.sweeps.load import load_study
+from recallfront.sweeps.spec import SweepSpec
 
 MakeRecord = Callable[..., SweepRecord]
 OTHERS = (Status.DIVERGED, Status.ERROR, Status.PRUNED, Status.RUNNING, Status.RUNNING)
@@ -140,6 +142,15 @@ def test_the_commands_can_be_copied(record: SweepRecord) -> None:
     assert where[3:7] == ["--where", "recall >= 0.9", "--max", "decode_tokens_per_second"]
     best = build_front(record).knee
     assert best is not None and best.run_ids[0].startswith(rerun[2])
+
+
+def test_a_sweep_is_continued_by_its_study_or_by_its_file(record: SweepRecord) -> None:
+    """Some of the studies that come with the package are suites, whose names a sweep may have as well."""
+    for name, study in ((name, load_study(name)) for name in ("quickstart", "mad")):
+        named = replace(record, name=name)
+        assert view_of(named, "7").specification_file == f"{name}.yaml"
+        if isinstance(study, SweepSpec):
+            assert view_of(replace(named, sweep_key=study.key), "7").specification_file == name
 
 
 def test_a_new_sweep_has_little_to_show(make_record: MakeRecord) -> None:

@@ -1,5 +1,6 @@
 """Pareto mathematics against moocore and Optuna and by hand."""
 
+import time
 from collections.abc import Callable
 
 import moocore
@@ -49,6 +50,21 @@ def test_hypervolume_is_moocores_and_optunas(points: Points) -> None:
     assert volume == pytest.approx(moocore.hypervolume(points, ref=origin, maximise=True), abs=1e-9)
     inside = points[(points > 0).all(axis=1)]
     assert volume == pytest.approx(compute_hypervolume(-inside, -origin), abs=1e-9)
+
+
+@pytest.mark.parametrize(("objectives", "points"), [(3, 100), (4, 60)])
+def test_contributions_of_many_objectives_take_a_moment(objectives: int, points: int) -> None:
+    """A page asks for them: they took as many hypervolumes of the whole front as it has members."""
+    own = np.abs(np.random.default_rng(0).standard_normal((points, objectives)))
+    own /= np.linalg.norm(own, axis=1, keepdims=True)
+    origin = np.zeros(objectives)
+    pareto.hypervolume(own[:2], origin)  # imports Optuna
+    begun = time.process_time()
+    whole = pareto.hypervolume(own, origin)
+    once, begun = time.process_time() - begun, time.process_time()
+    found = pareto.contributions(own, origin)
+    assert time.process_time() - begun < points * once / 2
+    assert found[0] == pytest.approx(whole - pareto.hypervolume(own[1:], origin))
 
 
 @given(point_sets((2, 3)))

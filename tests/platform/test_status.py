@@ -8,6 +8,7 @@ import pytest
 from recallfront.platform.results.records import TAG, SweepRecord, expected_end
 from recallfront.platform.results.status import Status
 from recallfront.platform.status import sweep_table, sweeps_table
+from recallfront.platform.sweep.lock import only_driver_of
 from recallfront.platform.sweep.waiting import what_waits
 from recallfront.platform.tracking.client import open_client
 from recallfront.sweeps.trial import ResourceConfig
@@ -70,6 +71,36 @@ def test_where_trials_run_and_what_waits_is_below_them(record: SweepRecord) -> N
     assert caption.splitlines()[:3] == ["running on a: 1, b: 2", tags["waiting"], tags["budget_left"]]
     assert caption.splitlines()[3].startswith("expected end 20")
     assert "running on" not in str(sweep_table(replace(running, tags=tags | {"status": "finished"})).caption)
+
+
+def test_a_killed_driver_s_trials_are_unfinished_in_the_list_of_sweeps(tmp_path: Path) -> None:
+    client, key = open_client(ready_store(tmp_path)), "ab" * 32
+    tags = TAGS | {"kind": "sweep", "sweep_key": key, "trials_running": "2", "trials_unfinished": "1"}
+    told = {TAG + name: value for name, value in tags.items()}
+    client.create_run(client.create_experiment("mine"), tags=told)
+
+    def shown() -> list[str]:
+        return [str(cell) for column in sweeps_table(home=tmp_path).columns[2:4] for cell in column.cells]
+
+    with only_driver_of(key, "mine", tmp_path):
+        assert shown() == ["running", "3 of 10 finished, 2 running, 1 failed, 1 unfinished"]
+    assert shown() == ["killed: run it again to resume", "3 of 10 finished, 1 failed, 3 unfinished"]
+
+
+def test_a_killed_driver_s_trials_are_unfinished(record: SweepRecord, tmp_path: Path) -> None:
+    first = replace(record.trials[0], status=Status.RUNNING, tags={"node": "n1"})
+    left = replace(record, trials=(first, *record.trials[1:]), tags=TAGS)
+
+    def shown() -> tuple[str, str]:
+        table = sweep_table(left, home=tmp_path)
+        return str(next(iter(table.columns[1].cells))), str(table.caption)
+
+    with only_driver_of(left.sweep_key, left.name, tmp_path):
+        status, caption = shown()
+        assert status == "running" and "expected end" in caption and "running on n1: 1" in caption
+    status, caption = shown()
+    assert status == "unfinished" and caption.startswith("killed: run it again to resume\nhypervolume ")
+    assert "expected end" not in caption and "running" not in caption
 
 
 def test_what_is_waited_for_is_said() -> None:

@@ -174,6 +174,24 @@ def test_the_interval_is_that_of_a_bootstrap_over_seeds() -> None:
     assert judge(sweep(measures, "based - window >= 0")) == (judged,), "the draws are seeded"
 
 
+def test_a_number_lies_in_its_interval_and_no_verdict_is_against_it() -> None:
+    """A correlation near 1 falls in nearly every draw, and the best of equal configurations rises."""
+    recalls = [0.10, 0.12, 0.14, 0.16, 0.18, 0.20, 0.22]
+    spread = [(recall - 0.03, recall, recall + 0.031) for recall in recalls]
+    rows: list[Row] = [
+        (name, 1 + n, own) for n, (name, own) in enumerate(zip("abcdefg", spread, strict=True))
+    ]
+    correlation = {"m": "correlation test_recall over state_bytes"}
+    judged = verdict(correlation, "m >= 0.99", rows)
+    assert judged.value == 1.0 and judged.interval is not None and judged.interval[1] == 1.0
+    assert judged.verdict is ClaimVerdict.UNDECIDED and "contains 0.99" in judged.reason
+    equal: list[Row] = [(name, 1, (0.50, 0.60, 0.70)) for name in "abcdefgh"]
+    judged = verdict({"m": "highest test_recall"}, "m <= 0.6001", equal)
+    assert judged.value is not None and judged.interval is not None
+    assert judged.interval[0] <= judged.value <= judged.interval[1]
+    assert judged.verdict is not ClaimVerdict.CONTRADICTED
+
+
 @pytest.mark.parametrize("count", [1, 2, 3, 5, 15, 16])
 @pytest.mark.parametrize("name", ["validation_recall", "decode_tokens_per_second", "busy_cores"])
 def test_a_draw_is_joined_as_its_seeds_are(

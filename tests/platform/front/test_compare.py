@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from recallfront.platform import compare
+from recallfront.platform import compare, pareto
 from recallfront.platform.errors import UsageError
 from recallfront.platform.front.front import build_front
 from recallfront.platform.front.tables import comparison_table
@@ -96,6 +96,22 @@ def test_the_interval_covers_the_true_difference(make_record: MakeRecord) -> Non
         covered += interval[0] <= 0 <= interval[1]
     # 40 draws of 0.95: fewer than 33 has a probability below 0.001
     assert covered >= 33
+
+
+def test_three_objectives_are_drawn_fewer_times(record: SweepRecord, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their hypervolume takes a hundred times as long, and a page waits for it."""
+    asked, hypervolume = list[int](), pareto.hypervolume
+
+    def counted(values: pareto.FloatArray, reference: list[float]) -> float:
+        asked.append(len(values))
+        return hypervolume(values, reference)
+
+    state = {"metric": "state_bytes", "direction": "min", "reference": 2e6}
+    three = replace(record, spec=record.spec | {"objectives": [*record.spec["objectives"], state]})
+    monkeypatch.setattr(pareto, "hypervolume", counted)
+    found = compare(three, three)
+    assert found.interval is not None and found.interval[0] < 0 < found.interval[1]
+    assert len(asked) < 1000
 
 
 def test_other_objectives_cannot_be_compared(record: SweepRecord) -> None:

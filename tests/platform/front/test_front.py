@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +13,7 @@ from rich.console import Console
 from recallfront.platform import front
 from recallfront.platform.errors import UsageError
 from recallfront.platform.front.candidates import Candidate
-from recallfront.platform.front.front import Front, build_front
+from recallfront.platform.front.front import Front, build_front, hypervolume_of
 from recallfront.platform.front.history import devices, hypervolume_history
 from recallfront.platform.front.tables import as_csv, as_table
 from recallfront.platform.metrics import show
@@ -362,3 +363,8 @@ def test_devices_are_gpus_where_there_are_any() -> None:
 )
 def test_show(metric: str, value: float, spread: float | None, text: str) -> None:
     assert show(metric, value, spread) == text
+
+
+def test_the_hypervolume_alone_is_the_front_s(make_record: Callable[..., SweepRecord]) -> None:
+    for record in (make_record(), make_record(5, (Status.PRUNED, Status.RUNNING)), make_record(0)):
+        assert hypervolume_of(record) == build_front(record).hypervolume

@@ -93,6 +93,27 @@ def test_conditions(record: SweepRecord, where: Any, members_only: bool, expecte
     assert sorted(found) == sorted(expected)
 
 
+def test_figures_of_the_test_split_are_told_by_their_twins(record: SweepRecord) -> None:
+    """Those of text have plain names; a plain loss is that of training."""
+    added = {
+        "perplexity": 9.0,
+        "validation_perplexity": 8.0,
+        "loss": 2.0,
+        "validation_loss": 2.5,
+        "test_loss": 3.0,
+    }
+    text = replace(record, trials=tuple(replace(t, metrics=t.metrics | added) for t in record.trials))
+    with pytest.raises(
+        UsageError, match=r"^perplexity: .* validation split \(`validation_perplexity`\), or say"
+    ):
+        pick(text, minimise="perplexity")
+    with pytest.raises(UsageError, match="`validation_loss`"):
+        pick(text, where=["recall > 0", "test_loss < 9"])
+    assert pick(text, minimise="perplexity", test_split_anyway=True).candidate.metrics["perplexity"] == 9.0
+    for name in ("validation_perplexity", "loss", "recall", "state_bytes"):
+        assert pick(text, minimise=name)
+
+
 def test_off_the_front_only_when_asked(record: SweepRecord) -> None:
     assert pick(record, minimise="state_bytes").run_id == "w"
     anywhere = pick(record, minimise="state_bytes", members_only=False)

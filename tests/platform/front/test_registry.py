@@ -1,12 +1,14 @@
 """Writing out and registering what was picked, from a real MLflow store."""
 
 import hashlib
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from mlflow.entities.model_registry import ModelVersion
 
 from recallfront.models import build, parse_config, save
 from recallfront.models.decoding.generation import generate
@@ -196,6 +198,22 @@ def test_a_version_that_is_picked_again_says_by_whom_and_why_the_last_time(
     assert last["why"] == found.description != first["why"]
     client.set_model_version_tag("recall-model", "1", "recallfront.earlier_picks", '{"by": 3}')
     assert [pick["by"] for pick in picks_of(client.get_model_version("recall-model", "1"))] == ["grace"]
+
+
+@pytest.mark.parametrize("at", ["inf", "nan", "-1", "1e300", "x", "9" * 400])
+def test_moments_that_no_calendar_has_tell_nothing(at: str) -> None:
+    version = ModelVersion("m", "1", 5000, description="why")
+    plain = {"inf": "Infinity", "nan": "NaN", "x": '"x"'}.get(at, at)  # in JSON
+    earlier = json.dumps([{"by": "grace", "at": 4.0, "why": ""}]).replace("4.0", plain)
+    told = {"picked_by": "ada", "picked_at": at, "earlier_picks": earlier}
+    version.tags.update({f"recallfront.{name}": value for name, value in told.items()})
+    assert picks_of(version) == [{"by": "ada", "at": 5.0, "why": "why"}]
+
+
+def test_brackets_in_brackets_tell_nothing() -> None:
+    version = ModelVersion("m", "1", 5000, description="why")
+    version.tags["recallfront.earlier_picks"] = "[" * 100_000
+    assert len(picks_of(version)) == 1
 
 
 @pytest.mark.parametrize(("name", "alias"), [("a/b", "knee"), ("", "knee"), ("m", "latest"), ("m", "v1")])

@@ -11,6 +11,9 @@ import pytest
 from recallfront.platform.errors import UsageError
 from recallfront.platform.keeping.delete import find_deletion
 from recallfront.platform.lineage.environment import collect
+from recallfront.platform.results.status import Status
+from recallfront.platform.search.planner import PlannedTrial, Planner
+from recallfront.platform.search.samplers import make_search
 from recallfront.platform.sweep import background, beat
 from recallfront.platform.sweep.beat import Beat, refuse_second_home
 from recallfront.platform.sweep.lock import driver_is_gone, mark_driver, only_driver
@@ -191,3 +194,26 @@ def test_one_that_has_ended_is_not_watched(store: str, recorder: Recorder, tmp_p
 
 def test_a_new_one_is_not_watched(store: str, tmp_path: Path) -> None:
     assert looks(store, tmp_path) == []
+
+
+def test_what_an_earlier_driver_left_running_does_not_run(
+    store: str, recorder: Recorder, tmp_path: Path
+) -> None:
+    """Until it begins again: the pages list what runs now."""
+    planner = Planner(SPEC, make_search(SPEC), {})
+    plans = [plan for plan in (planner.next(), planner.next()) if isinstance(plan, PlannedTrial)]
+    for plan in plans:
+        recorder.open_trial(plan)
+    assert recorder._writer.flush(30.0)
+
+    def running() -> set[str]:
+        return {trial.trial_key for trial in read_sweep(store, SPEC.key).with_status(Status.RUNNING)}
+
+    keys = [plan.config.key for plan in plans]
+    assert running() == set(keys)
+    data = (tmp_path / "data" / "mqar", "d" * 64)
+    later = Recorder(recorder._writer, SPEC, lineage=recorder._lineage, data=data, stored=keys, left=keys)
+    later.open_sweep()
+    later.open_trial(plans[1])
+    assert later._writer.flush(30.0)
+    assert running() == {keys[1]}

@@ -1,0 +1,43 @@
+"""The ends of failed trials' logs, which their configuration's panel shows."""
+
+from collections import defaultdict, deque
+from collections.abc import Iterable
+from contextlib import suppress
+
+from recallfront.platform.errors import UsageError
+from recallfront.platform.home import home_folder
+from recallfront.platform.results.records import TrialRecord
+from recallfront.platform.sweep.log import read_log, said_of
+from recallfront.platform.tracking.ledger import read_artifact, reading
+
+_LINES, _LETTERS = 30, 8000
+_DIGITS = 12  # of a trial's key, by which a line of the sweep's log names it
+
+
+def log_ends(uri: str, sweep_run_id: str, trials: Iterable[TrialRecord]) -> dict[str, str]:
+    """The last lines that each failed trial left, its traceback or else what it printed: run id -> text.
+
+    What cannot be read is left out: the panel has more to show.
+    """
+    failed = [trial for trial in trials if trial.status.is_failure and trial.run_id]
+    texts = {trial.run_id: _traceback(uri, trial.run_id) for trial in failed}
+    if not all(texts.values()):
+        printed = _printed(uri, sweep_run_id)
+        texts |= {t.run_id: printed.get(t.trial_key[:_DIGITS], "") for t in failed if not texts[t.run_id]}
+    return {run: "\n".join(text[-_LETTERS:].splitlines()[-_LINES:]) for run, text in texts.items() if text}
+
+
+def _traceback(uri: str, run_id: str) -> str:
+    with suppress(UsageError), reading(uri) as client:
+        return read_artifact(client, run_id, "traceback.txt") or ""
+    return ""
+
+
+def _printed(uri: str, sweep_run_id: str) -> dict[str, str]:
+    """The last lines of each trial in the sweep's log, by the first digits of its key."""
+    found = defaultdict[str, deque[str]](lambda: deque(maxlen=_LINES))
+    with suppress(UsageError):
+        for line in read_log(sweep_run_id, home=home_folder(), tracking_uri=uri):
+            key, text = said_of(line)
+            found[key].append(text)
+    return {key: "\n".join(lines) for key, lines in found.items()}
