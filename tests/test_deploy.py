@@ -26,6 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from recallfront.cli import app
 from recallfront.platform.sweep.gauges import GAUGES
+from recallfront.platform.trial.quiet import Device
 from tests.platform.servers import free_port
 from tests.platform.stores import ready_store
 
@@ -250,6 +251,29 @@ def test_manifests_name_what_there_is() -> None:
     assert used == set(COMPOSE["volumes"])
     waited = {name for s in COMPOSE["services"].values() for name in s.get("depends_on", [])}
     assert waited <= set(COMPOSE["services"])
+
+
+def test_only_the_worker_offers_what_the_machine_has() -> None:
+    head, worker = COMPOSE["services"]["head"], COMPOSE["services"]["worker"]
+    assert {"--num-cpus=0", "--num-gpus=0"} <= set(head["command"])
+    assert not [word for word in worker["command"] if word.startswith("--num-")]
+    gpu = yaml.safe_load((DEPLOY / "compose.gpu.yaml").read_text())
+    (device,) = gpu["services"].pop("worker")["deploy"]["resources"]["reservations"]["devices"]
+    assert device == {"driver": "nvidia", "count": "all", "capabilities": ["gpu"]}
+    assert gpu == {"services": {}}
+
+
+def test_containers_of_a_machine_share_the_locks_of_its_devices(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr("os.getuid", lambda: int(instructions("USER")[0].partition(":")[0]))
+    Device("cpu").close()
+    (folder,) = tmp_path.iterdir()
+    for name in ("head", "worker"):
+        assert f"quiet:/tmp/{folder.name}" in COMPOSE["services"][name]["volumes"]
+    (users,) = [line for line in instructions("RUN") if "useradd" in line]
+    assert f"--owner recallfront --group recallfront --mode 700 /tmp/{folder.name}" in users
 
 
 def test_secrets_are_references() -> None:
