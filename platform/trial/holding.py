@@ -1,7 +1,7 @@
 """One process at a time runs a trial in its folder: two sweeps of one home may both have the trial.
 
 The one that comes second waits, and then takes the other's result, or goes on from its checkpoint. A lock is a
-machine's, or that of a folder which machines share.
+machine's, or that of a folder which machines share. Without one both run it, and the first that ends it has the result.
 """
 
 import fcntl
