@@ -42,7 +42,8 @@ FROM ${PYTHON_IMAGE}
 RUN apt-get update && apt-get install --yes --no-install-recommends wget && rm -rf /var/lib/apt/lists/*
 RUN groupadd --gid 1000 recallfront \
  && useradd --uid 1000 --gid 1000 --create-home --home-dir /var/lib/recallfront recallfront \
- && install --directory --owner recallfront --group recallfront /shared
+ && install --directory --owner recallfront --group recallfront /shared \
+ && install --directory --owner recallfront --group recallfront --mode 700 /tmp/recallfront-quiet-1000
 COPY --from=build /opt/recallfront /opt/recallfront
 ENV PATH=/opt/recallfront/bin:$PATH \
     PYTHONUNBUFFERED=1 \

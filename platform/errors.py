@@ -24,7 +24,11 @@ _SECRET_QUERY: Final = r"[?&](?:password|passwd|token|access_token|secret|api_?k
 # What looks like a secret wherever it stands, and what it is. `{` and `$` make a template of a URI.
 _SHAPES: Final = (
     # one slash: a URI that was taken for a path
-    (re.compile(r"(?P<name>:/{1,2})[^\s/:@'\"{}$<>]*:[^\s/@'\"{}$<>]+(?=@)"), "a URI with a password in it"),
+    (
+        # a password may have slashes in it, but digits before one are a port
+        re.compile(r"(?P<name>:/{1,2})[^\s/:@'\"{}$<>]*:(?!\d+/)[^\s@'\"{}$<>]+(?=@)"),
+        "a URI with a password in it",
+    ),
     (re.compile(r"(?P<name>\bhttps?:/{1,2})[^\s/:@'\"{}$<>]+(?=@)"), "a URI with a user in it"),
     (re.compile(rf"(?i:(?P<name>{_SECRET_QUERY}))[^&\s'\"{{}}$<>]+"), "a URI with a password in it"),
     (re.compile(r"(?P<name>\b(?:Bearer|Basic)\s+)[\w.~+/=-]{16,}"), "an authorization"),

@@ -26,6 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from recallfront.cli import app
 from recallfront.platform.sweep.gauges import GAUGES
+from recallfront.platform.trial.quiet import Device
 from tests.platform.servers import free_port
 from tests.platform.stores import ready_store
 
@@ -252,6 +253,29 @@ def test_manifests_name_what_there_is() -> None:
     assert waited <= set(COMPOSE["services"])
 
 
+def test_only_the_worker_offers_what_the_machine_has() -> None:
+    head, worker = COMPOSE["services"]["head"], COMPOSE["services"]["worker"]
+    assert {"--num-cpus=0", "--num-gpus=0"} <= set(head["command"])
+    assert not [word for word in worker["command"] if word.startswith("--num-")]
+    gpu = yaml.safe_load((DEPLOY / "compose.gpu.yaml").read_text())
+    (device,) = gpu["services"].pop("worker")["deploy"]["resources"]["reservations"]["devices"]
+    assert device == {"driver": "nvidia", "count": "all", "capabilities": ["gpu"]}
+    assert gpu == {"services": {}}
+
+
+def test_containers_of_a_machine_share_the_locks_of_its_devices(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr("os.getuid", lambda: int(instructions("USER")[0].partition(":")[0]))
+    Device("cpu").close()
+    (folder,) = tmp_path.iterdir()
+    for name in ("head", "worker"):
+        assert f"quiet:/tmp/{folder.name}" in COMPOSE["services"][name]["volumes"]
+    (users,) = [line for line in instructions("RUN") if "useradd" in line]
+    assert f"--owner recallfront --group recallfront --mode 700 /tmp/{folder.name}" in users
+
+
 def test_secrets_are_references() -> None:
     variables = [v for _, pod in pods() for c in pod["containers"] for v in c.get("env", [])]
     secret = [variable for variable in variables if SECRET.search(variable["name"])]
@@ -346,32 +370,63 @@ def answer(port: int, host: str) -> int | None:
 
 STUBS = {
     "scontrol": 'echo "${@: -1}" | tr , "\\n"',
-    "srun": 'while [[ $1 == --* ]]; do shift; done; exec "$@"',
+    # since 22.05 a step has the cores that srun asks for, and one by default, whatever the job has
+    "srun": """
+cores=${SRUN_CPUS_PER_TASK:-1} node=all
+while [[ $1 == --* ]]; do
+  case $1 in --cpus-per-task=*) cores=${1#*=} ;; --nodelist=*) node=${1#*=} ;; esac
+  shift
+done
+echo "$node: $1" >> "$STEPS"
+if [[ $1 == ray && " $* " != *" --num-cpus=$cores "* ]]; then
+  echo "srun: $node has $cores cores, not those of $*" >> "$STEPS"
+  exit 1
+fi
+exec "$@"
+""",
 }
+
+
+def slurm(tmp_path: Path, stubs: dict[str, str], **given: str) -> dict[str, str]:
+    """The environment of a job, with these programs in place of those that are installed."""
+    for name, body in stubs.items():
+        (tmp_path / name).write_text(f"#!/usr/bin/env bash\n{body}\n")
+        (tmp_path / name).chmod(0o755)
+    places = [str(tmp_path), str(Path(sys.executable).parent), os.environ["PATH"]]
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    return kept | {
+        "PATH": os.pathsep.join(places),
+        "STEPS": str(tmp_path / "steps"),
+        "STUDY": "no-such-study",
+        "RECALLFRONT_HOME": str(tmp_path / "home"),
+        "SLURM_JOB_ID": str(os.getpid()),
+        "SLURM_CPUS_PER_TASK": "2",
+        **given,
+    }
+
+
+def test_every_node_of_slurm_has_the_cores_that_ray_is_told_of(tmp_path: Path) -> None:
+    rest = {"ray": "exec sleep 60", "python3": "exit 0", "recallfront": "sleep 1; exit 3"}
+    environment = slurm(tmp_path, STUBS | rest, SLURM_JOB_NODELIST="first,second")
+    done = subprocess.run(["bash", str(SLURM)], env=environment, capture_output=True, text=True, timeout=30)
+    assert done.returncode == 3, done.stderr
+    *steps, last = (tmp_path / "steps").read_text().splitlines()
+    assert sorted(steps) == ["first: ray", "second: ray"]
+    assert last == "all: rm", "at the end, on every node"
 
 
 @pytest.mark.slow
 def test_the_script_for_slurm_starts_a_cluster_runs_the_sweep_and_tidies_up(tmp_path: Path) -> None:
     """Slurm's two commands are stand-ins for one node; Ray and recallfront are real, and refuse the study."""
-    for name, body in STUBS.items():
-        (tmp_path / name).write_text(f"#!/usr/bin/env bash\n{body}\n")
-        (tmp_path / name).chmod(0o755)
-    job, home = str(os.getpid()), tmp_path / "home"
-    places = [str(tmp_path), str(Path(sys.executable).parent), os.environ["PATH"]]
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    environment = kept | {
-        "PATH": os.pathsep.join(places),
-        "STUDY": "no-such-study",
-        "RECALLFRONT_HOME": str(home),
-        "SLURM_JOB_ID": job,
-        "SLURM_JOB_NODELIST": "127.0.0.1",
-    }
+    environment = slurm(tmp_path, STUBS, SLURM_JOB_NODELIST="127.0.0.1")
+    folder, home = Path(f"/tmp/ray-{environment['SLURM_JOB_ID']}"), tmp_path / "home"
     try:
         done = subprocess.run(
             ["bash", str(SLURM)], env=environment, cwd=ROOT, capture_output=True, text=True, timeout=240
         )
+        assert not folder.exists()
     finally:
-        shutil.rmtree(f"/tmp/ray-{job}", ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
     assert done.returncode == 2, done.stdout + done.stderr
     assert "recallfront: no-such-study: is neither a file nor one of the studies" in done.stderr
     assert "Ray runtime started" in done.stdout

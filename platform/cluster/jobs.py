@@ -16,7 +16,14 @@ import yaml
 
 from recallfront.platform.cluster.tokens import HOW_TO_GIVE_A_TOKEN, find_token
 from recallfront.platform.cluster.wheel import build_wheel
-from recallfront.platform.errors import UsageError, one_line, refuse_credentials, refuse_secrets, root_cause
+from recallfront.platform.errors import (
+    UsageError,
+    one_line,
+    refuse_credentials,
+    refuse_secrets,
+    root_cause,
+    secret_in,
+)
 from recallfront.platform.home.address import address_of
 from recallfront.platform.plugins import load, sources_in_use, use, used_by
 from recallfront.platform.tracking.store import refuse_password
@@ -174,7 +181,11 @@ def _job_details(client: "JobSubmissionClient", job: str) -> "JobDetails":
 
 
 def _entrypoint(home: str, tracking_uri: str, plugins: Iterable[str] = ()) -> str:
-    """The job's shell command."""
+    """The job's shell command.
+
+    Raises:
+        UsageError: the cluster could not reach what it names, or it holds a secret, which Ray would keep and show.
+    """
     if not tracking_uri.startswith(("http://", "https://")):
         raise UsageError(
             f"tracking URI {tracking_uri!r}: a job needs an MLflow server that the cluster can reach, http(s)://HOST:PORT"
@@ -186,10 +197,16 @@ def _entrypoint(home: str, tracking_uri: str, plugins: Iterable[str] = ()) -> st
         )
     folder = f'"$HOME"/{shlex.quote(home[2:])}' if home.startswith("~/") else shlex.quote(address or home)
     given = "".join(f" --plugin {shlex.quote(name)}" for name in plugins)
-    return (
+    command = (
         f"python -m recallfront run {_SPEC_FILE} --address auto --home {folder} "
         f"--tracking-uri {shlex.quote(tracking_uri)}{given}"
     )
+    if (held := secret_in(command)) is not None:
+        raise UsageError(
+            f"the job's command holds {held}, and Ray shows it to everyone who sees the cluster's jobs: take it out, "
+            "and set it in the environment of the nodes"
+        )
+    return command
 
 
 def _client(address: str) -> "JobSubmissionClient":

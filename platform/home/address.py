@@ -30,7 +30,7 @@ def address_of(given: str) -> str | None:
     scheme, rest = found[1].lower(), found[3].rstrip("/")
     if scheme == "file" and found[2] == "":
         rest = f"/{rest}"
-    if "@" in rest.split("/")[0]:
+    if _has_user(scheme, rest):
         raise UsageError(
             f"home {scheme}://...@{rest.rpartition('@')[2]}: has a user in it: credentials are read from the "
             "environment, as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
@@ -75,6 +75,13 @@ def remote_name(path: Path) -> tuple[str, str] | None:
         return None
     uri = address_behind(state / parts[0])
     return None if uri is None else (uri, "/".join(parts[1:]))
+
+
+def _has_user(scheme: str, rest: str) -> bool:
+    """Whether a user stands before the host, also where a slash in the password parts them."""
+    host = rest.split("/")[0]
+    has_port = scheme not in _NEEDS_BUCKET and re.fullmatch(r"[^:]*:\d+", host)
+    return "@" in host or ("@" in rest and ":" in host and not has_port)
 
 
 def _name(uri: str) -> str:

@@ -9,6 +9,7 @@ import lzma
 import re
 import zipfile
 import zlib
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
@@ -72,10 +73,10 @@ class ArchiveReader:
         if self.about.get("format") != FORMAT:
             raise ValueError(f"its format is {self.about.get('format')!r}; this version reads {FORMAT}")
         self._members = _checked(self.about.get("members"), archive.infolist())
-
-    def names(self, under: str = "") -> list[str]:
-        """The members below a folder, in order."""
-        return sorted(name for name in self._members if name.startswith(under))
+        # members by the first two parts of their paths, both in order: a run has one place
+        self.places: dict[str, list[str]] = defaultdict(list)
+        for name in sorted(self._members, key=lambda name: name.split("/")):
+            self.places["/".join(name.split("/")[:2])].append(name)
 
     def json(self, name: str) -> dict[str, Any]:
         """A member that is a JSON object."""

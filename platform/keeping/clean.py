@@ -10,6 +10,7 @@ from recallfront.platform.results.status import Status
 from recallfront.platform.tracking.ledger import list_sweeps, read_sweep
 from recallfront.platform.tracking.store import prepare_store
 from recallfront.platform.trial.checkpoints import CHECKPOINT, checkpoints, leftovers, remove_checkpoint
+from recallfront.platform.trial.holding import unheld
 from recallfront.platform.trial.workplace import TRIALS, trial_folder
 
 
@@ -27,7 +28,7 @@ def clean(
 ) -> list[Leftover]:
     """Delete the checkpoints of trials that have ended for good, in every sweep of the home.
 
-    Trials that are running or were lost go on from theirs, which are kept.
+    Trials that are running or were lost go on from theirs, which are kept; and so may pruned ones of a running sweep.
 
     Args:
         home: the folder of all outputs.
@@ -39,27 +40,45 @@ def clean(
     """
     root = home_folder(home).resolve()
     uri = prepare_store(tracking_uri, root, create=False)
-    statuses: dict[str, set[Status]] = defaultdict(set)
-    for sweep in list_sweeps(uri):
-        for trial in read_sweep(uri, sweep.run_id).trials:
-            code, data = trial.version
-            if data is not None:
-                statuses[trial_folder(trial.trial_key, code or "", data)].add(trial.status)
+    statuses = _statuses(uri)
     found = []
     # names from the store are only compared: a path that it names is never deleted
     names = {folder.name for folder in (root / TRIALS).glob("*")} | {*kept_folders(root / TRIALS)}
     for folder in (root / TRIALS / name for name in sorted(names)):
-        known = statuses[folder.name]
-        if not known:
+        known = statuses.get(folder.name)
+        if not known or None in known:
             continue
-        size = sum(_bytes(path) for path in [*checkpoints(folder), *leftovers(folder)])
-        size += sum(kept_files(folder / CHECKPOINT).values())
-        if not size or not all(status.is_final for status in known):
-            continue
-        found.append(Leftover(folder, min(known), size))
-        if not dry_run:
-            remove_checkpoint(folder)
+        # by now another sweep may run the trial
+        with unheld(folder) as is_free:
+            size = _size(folder) if is_free else 0
+            if not size:
+                continue
+            found.append(Leftover(folder, min(filter(None, known)), size))
+            if not dry_run:
+                remove_checkpoint(folder)
     return found
+
+
+def _statuses(uri: str) -> dict[str, set[Status | None]]:
+    """How the trial of each folder has ended in every sweep that has it, and None where it may go on."""
+    found: dict[str, set[Status | None]] = defaultdict(set)
+    for sweep in list_sweeps(uri):
+        record = read_sweep(uri, sweep.run_id)
+        # one that was pruned may be promoted until the sweep's end
+        may_go_on = {Status.PRUNED} if record.tags.get("status") == "running" else set()
+        for trial in record.trials:
+            code, data = trial.version
+            if data is not None:
+                is_over = trial.status.is_final and trial.status not in may_go_on
+                name = trial_folder(trial.trial_key, code or "", data)
+                found[name].add(trial.status if is_over else None)
+    return found
+
+
+def _size(folder: Path) -> int:
+    """Bytes of a trial's checkpoints, here and at the home's address."""
+    here = sum(_bytes(path) for path in [*checkpoints(folder), *leftovers(folder)])
+    return here + sum(kept_files(folder / CHECKPOINT).values())
 
 
 def _bytes(folder: Path) -> int:

@@ -88,11 +88,13 @@ def delete(deletion: Deletion, *, versions: bool = False) -> None:
         if versions:
             for name, version in deletion.versions:
                 client.delete_model_version(name, version)
-        # the sweep's own run last: until then what is left of it can be found and deleted
-        for run in reversed(deletion.runs):
-            client.delete_run(run)
+        # what the runs name first, and the sweep's own run last: until then what is left can be found and deleted
         for path in deletion.paths:
             try:
                 remove(path)
             except OSError as error:
-                raise UsageError(f"{path} cannot be deleted: {root_cause(error)}") from error
+                raise UsageError(
+                    f"{path} cannot be deleted: {root_cause(error)}; delete the sweep again"
+                ) from error
+        for run in reversed(deletion.runs):
+            client.delete_run(run)

@@ -62,8 +62,7 @@ def load_archive(
             and re.fullmatch("[0-9a-f]{64}", key)
         ):
             raise ValueError("its manifest names no sweep")
-        places = sorted({"/".join(member.split("/")[:2]) for member in archive.names()})
-        runs = [_Run(archive, place, key) for place in places]
+        runs = [_Run(archive, place, key) for place in archive.places]
         if [run.kind for run in runs].count("sweep") != 1 or runs[0].kind != "sweep":
             raise ValueError("it does not begin with the sweep's run")
         uri = prepare_store(tracking_uri, folder)
@@ -107,7 +106,7 @@ class _Run:
         elif self.kind == "sweep" and tags.get(TAG + "status") == "running":
             self.tags[TAG + "status"] = "interrupted"
         self._under = f"{place}/{ARTIFACTS}/"
-        for member in archive.names(f"{place}/"):
+        for member in archive.places[place]:
             if member != f"{place}/{RUN_FILE}" and not is_kept(member.removeprefix(self._under)):
                 raise ValueError(f"{member} is none of a sweep's files")
 
@@ -124,7 +123,8 @@ class _Run:
 
     def unpack(self, folder: Path) -> bool:
         """Write its artifacts into a folder, but for pictures of the front -> whether there are any."""
-        names = [n.removeprefix(self._under) for n in self._archive.names(self._under)]
+        files = [name for name in self._archive.places[self._place] if name.startswith(self._under)]
+        names = [name.removeprefix(self._under) for name in files]
         names = [name for name in names if not name.startswith("front/")]
         for name in names:
             self._archive.unpack(self._under + name, folder / name)

@@ -9,6 +9,7 @@ import time
 import traceback
 from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from threading import Event
@@ -20,7 +21,7 @@ from recallfront.models import save as save_model
 from recallfront.platform.errors import is_machine_fault, one_line, root_cause, without_secrets
 from recallfront.platform.home import check_files, file_digests, write_whole
 from recallfront.platform.home.data import bring_data
-from recallfront.platform.home.vault import fetch_folder, forget, keep_file, keep_folder, read_kept
+from recallfront.platform.home.vault import fetch_folder, forget, is_remote, keep_file, keep_folder, read_kept
 from recallfront.platform.lineage.code_version import code_version
 from recallfront.platform.lineage.environment import collect
 from recallfront.platform.results.reports import Report
@@ -172,8 +173,15 @@ def _finish(
     details: dict[str, Any],
     history: list[Any],
 ) -> Report:
-    """Save weights and result; from then on the trial has ended, whatever becomes of its driver."""
+    """Save weights and result; from then on the trial has ended, whatever becomes of its driver.
+
+    No lock reaches from one machine to another: of a home at an address, the result that is kept first is everyone's.
+    """
     folder = place.folder(config)
+    if is_remote(folder) and (first := _ended(config, place, report.notices)):
+        remove_checkpoint(folder)
+        notices = [*report.notices, "another machine has ended the trial meanwhile: its result is used"]
+        return replace(first, rows=report.rows, notices=notices)
     report.figures["measure_seconds"] = report.seconds["measure"]
     report.status, report.details = Status.FINISHED, details
     with whole_weights(model):

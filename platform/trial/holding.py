@@ -1,7 +1,7 @@
 """One process at a time runs a trial in its folder: two sweeps of one home may both have the trial.
 
 The one that comes second waits, and then takes the other's result, or goes on from its checkpoint. A lock is a
-machine's, or that of a folder which machines share.
+machine's, or that of a folder which machines share. Without one both run it, and the first that ends it has the result.
 """
 
 import fcntl
@@ -64,6 +64,23 @@ def let_go(folder: Path) -> None:
     (folder / _LOCK).unlink(missing_ok=True)
 
 
+@contextmanager
+def unheld(folder: Path) -> Iterator[bool]:
+    """Whether no process runs a trial in its folder; none begins to within."""
+    if not folder.exists():
+        yield True
+        return
+    with open(folder / _LOCK, "a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            is_free = _is_at(folder / _LOCK, file)
+        except BlockingIOError:
+            is_free = False
+        yield is_free
+        if is_free:
+            let_go(folder)
+
+
 def _taken(path: Path, sweep: str) -> IO[str] | None:
     """The locked file; None if another sweep has it."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -76,10 +93,18 @@ def _taken(path: Path, sweep: str) -> IO[str] | None:
             return file
         file.close()
         return None
-    if not path.exists() or path.stat().st_ino != os.fstat(file.fileno()).st_ino:  # it was let go meanwhile
+    if not _is_at(path, file):
         file.close()
         return None
     file.truncate(0)
     file.write(sweep)
     file.flush()
     return file
+
+
+def _is_at(path: Path, file: IO[str]) -> bool:
+    """Whether an open lock still has its place: it may have been let go meanwhile."""
+    try:
+        return path.stat().st_ino == os.fstat(file.fileno()).st_ino
+    except FileNotFoundError:
+        return False

@@ -70,6 +70,22 @@ def test_what_a_cluster_could_not_reach_is_refused(home: str, uri: str, says: st
 
 
 @pytest.mark.parametrize(
+    ("home", "uri"),
+    [
+        ("/shared/hf-secret-1", "http://m"),
+        ("/shared", "http://m/hf-secret-1"),
+        ("/AKIA0123456789ABCDEF", "http://m"),
+    ],
+)
+def test_a_command_with_a_secret_is_refused(home: str, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf-secret-1")
+    with pytest.raises(
+        UsageError, match="the job's command holds (the value of HF_TOKEN|an access key of AWS)"
+    ):
+        submitting._entrypoint(home, uri)
+
+
+@pytest.mark.parametrize(
     ("changes", "says"),
     [
         (

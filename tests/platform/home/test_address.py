@@ -28,7 +28,15 @@ def test_a_tilde_is_the_users_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: 
 
 
 @pytest.mark.parametrize(
-    "home", ["s3://bucket/a=b/c%20d", "gs://b", "file:///x/y", "memory://m", "hdfs://h/x"]
+    "home",
+    [
+        "s3://bucket/a=b/c%20d",
+        "s3://bucket/me@work/x:y@z",
+        "gs://b",
+        "file:///x/y:z@v",
+        "memory://m",
+        "hdfs://h:9000/me@work",
+    ],
 )
 def test_an_address_has_a_folder_that_tells_it(home: str, state: Path) -> None:
     for given in (home, f"{home}/", Path(home), home.replace("://", "://", 1)):
@@ -54,6 +62,10 @@ def test_a_folder_has_no_address(tmp_path: Path, state: Path) -> None:
             "s3://me:hidden@bucket/x",
             r"home s3://\.\.\.@bucket/x: has a user in it: credentials are read from",
         ),
+        ("s3://KEY:hid/hidden@bucket/x", r"home s3://\.\.\.@bucket/x: has a user in it"),
+        ("s3:/KEY:1/hidden/x@y@bucket/x", r"home s3://\.\.\.@bucket/x: has a user in it"),
+        ("hdfs://me:hid/hidden@host:9000/x", r"home hdfs://\.\.\.@host:9000/x: has a user in it"),
+        ("s3://KEY:hidden/a?b@bucket/x", r"home s3://\.\.\.@bucket/x: has a user in it"),
         ("s3://bucket/x?secret_key=hidden", "home s3://bucket/x: must not have a query"),
         ("s3:///x", "names no bucket: write s3://BUCKET/FOLDER"),
         ("file://x", "names no folder: write file:///FOLDER"),

@@ -88,6 +88,26 @@ def test_a_trial_moves_and_ends_as_if_it_had_stayed(
     assert kept == {"model", "result.json"}, "a trial that has ended needs no checkpoint"
 
 
+def test_of_two_machines_that_train_it_at_once_the_first_to_end_has_the_result(
+    machine: Machine, config: TrialConfig, tmp_path: Path
+) -> None:
+    """Two sweeps have the trial; no lock reaches from one machine to the other."""
+    slow = run_trial(config, machine("a"))
+    begun = [next(slow), next(slow)]
+    quick = list(run_trial(config, machine("b")))
+    kept = {path: path.read_bytes() for path in (tmp_path / "store" / "trials").rglob("*") if path.is_file()}
+    place = machine("a")
+    whole = begun + list(slow)
+    end = whole[-1]
+    assert end.status is Status.FINISHED and end.figures == quick[-1].figures
+    assert "another machine has ended the trial meanwhile: its result is used" in end.notices
+    assert losses(whole) == losses(quick), "its own curve"
+    assert end.weights == str(place.folder(config) / "model") and Path(end.weights).exists()
+    assert {path: path.read_bytes() for path in kept} == kept, "what the other sweep recorded is there"
+    names = [path for path in (tmp_path / "store" / "trials").rglob("*") if path.is_file()]
+    assert sorted(names) == sorted(kept), "and nothing else"
+
+
 def test_a_damaged_result_is_told_and_the_trial_run_again(
     machine: Machine, config: TrialConfig, tmp_path: Path
 ) -> None:

@@ -3,7 +3,9 @@
 import hashlib
 import json
 import stat
+import sys
 import zipfile
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -116,6 +118,23 @@ def test_what_is_none_of_ours_is_refused_and_leaves_nothing(
         load_archive(write(members), home=home)
     assert not list_sweeps(uri)
     assert [path for path in sorted(tmp_path.rglob("*")) if path not in before and path.name != "a.zip"] == []
+
+
+def test_reading_twice_as_many_trials_is_twice_the_work(write: Callable[..., Path], tmp_path: Path) -> None:
+    def calls(trials: int) -> int:
+        members = {f"runs/{n + 2:06}/run.json": run("trial", **TRIAL) for n in range(trials)}
+        file = write(members | {"runs/999999/run.json": run("sweep")})
+        counted = Counter[str]()
+        sys.setprofile(lambda frame, event, value: counted.update([event]))
+        try:
+            # refused once all are read
+            with pytest.raises(UsageError, match="does not begin with the sweep's run"):
+                load_archive(file, home=tmp_path / "home")
+        finally:
+            sys.setprofile(None)
+        return counted.total()
+
+    assert calls(200) < 2.2 * calls(100)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """Deleting a sweep: all of it, nothing else, and not while it runs."""
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -8,7 +10,7 @@ from recallfront.platform.errors import UsageError
 from recallfront.platform.keeping.delete import delete, find_deletion
 from recallfront.platform.results.records import TAG
 from recallfront.platform.sweep.lock import only_driver_of
-from recallfront.platform.sweep.remains import forget_deleted
+from recallfront.platform.sweep.remains import forget_deleted, remove
 from recallfront.platform.tracking.client import open_client
 from recallfront.platform.tracking.ledger import list_sweeps
 from recallfront.platform.tracking.places import artifact_location
@@ -89,6 +91,26 @@ def test_a_sweep_is_deleted_and_what_another_has_as_well_is_kept(store: Store) -
     assert store.client.get_run(store.own).info.lifecycle_stage == "deleted"
     with pytest.raises(UsageError, match="there is no sweep"):
         find_deletion(FIRST[:8], home=store.home)
+
+
+def test_a_deletion_that_failed_at_a_file_is_made_again(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refusing(path: Path) -> None:
+        if path.parent.name == "spool":
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        remove(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("recallfront.platform.keeping.delete.remove", refusing)
+        with pytest.raises(
+            UsageError, match=r"sqlite cannot be deleted: Input/output error; delete the sweep again"
+        ):
+            delete(find_deletion(FIRST[:8], home=store.home))
+    assert store.files() > OTHERS
+    delete(find_deletion(FIRST[:8], home=store.home))
+    assert store.files() == OTHERS
+    assert store.client.get_run(store.own).info.lifecycle_stage == "deleted"
 
 
 def test_a_sweep_that_runs_is_not_deleted(store: Store) -> None:

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from threading import Event
 from types import SimpleNamespace
 from typing import cast
 
@@ -13,6 +14,8 @@ from recallfront.platform.results.records import count
 from recallfront.platform.results.reports import Report
 from recallfront.platform.results.status import COUNTED, Lost, Status
 from recallfront.platform.sweep.tune import _Ends
+from recallfront.platform.tracking.client import open_client
+from recallfront.platform.trial.holding import held
 from recallfront.platform.trial.workplace import Workplace, trial_folder
 from tests.platform.sweep.stage import FIGURES, Stages, statuses
 
@@ -102,6 +105,24 @@ def test_clean_deletes_the_checkpoints_of_trials_that_ended_for_good(stage: Stag
     assert clean(home=tmp_path) == [found]
     assert [path.exists() for path in checkpoints] == [False, False, True, True]
     assert clean(home=tmp_path) == []
+
+
+def test_clean_leaves_what_a_running_sweep_or_a_process_may_need(stage: Stages, tmp_path: Path) -> None:
+    """A pruned trial may be promoted until the sweep's end, and by then another sweep may run it."""
+    sweep = stage()
+    code, data = sweep.conductor.recorder.version.values()
+    place = Workplace(tmp_path, tmp_path, data, code, sweep="another sweep")
+    folder = place.folder(sweep.start("a").config)
+    (folder / "checkpoint.new").mkdir(parents=True)
+    (folder / "checkpoint.new" / "moments").write_text("12345")
+    sweep.end("a", Status.PRUNED)
+    assert sweep.stored().tags["status"] == "running"
+    assert clean(home=tmp_path) == [] and (folder / "checkpoint.new").exists()
+    open_client(sweep.uri).set_tag(sweep.stored().run_id, "recallfront.status", "finished")
+    with held(folder, place, Event()):
+        assert clean(home=tmp_path) == [] and (folder / "checkpoint.new").exists()
+    (found,) = clean(home=tmp_path)
+    assert found.status is Status.PRUNED and list(folder.iterdir()) == []
 
 
 def test_at_the_end_checkpoints_of_pruned_trials_go_but_not_another_sweep_s(
