@@ -5,7 +5,6 @@ import threading
 from pathlib import Path
 
 from recallfront.platform.errors import one_line
-from recallfront.platform.home.transport import HomeAway
 from recallfront.platform.home.vault import is_remote, keep_folder
 
 
@@ -65,7 +64,7 @@ class Upload:
                 (order, links), self._next, self._busy = self._next, None, True
             try:
                 keep_folder(self._path, source=links, order=order, goes_on=lambda: not self._stopped)
-            except (HomeAway, FileNotFoundError) as error:
+            except OSError as error:  # of the store, or of this machine
                 self.notices.append(f"the {self._path.name} of step {order} was not kept ({one_line(error)})")
             shutil.rmtree(links, ignore_errors=True)
 

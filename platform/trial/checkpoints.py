@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from recallfront.platform.home.transport import HomeAway
-from recallfront.platform.home.vault import forget, kept_files
+from recallfront.platform.home.vault import forget, is_in_use, kept_files
 from recallfront.platform.trial.workplace import WEIGHTS
 
 CHECKPOINT: Final = "checkpoint"
@@ -22,7 +22,8 @@ def checkpoints(folder: Path) -> list[Path]:
 
 def leftovers(folder: Path) -> list[Path]:
     """Copies of checkpoints and weights that were on their way somewhere when their process was killed."""
-    return [path for name in (CHECKPOINT, WEIGHTS) for path in folder.glob(f".{name}.*") if path.is_dir()]
+    copies = [path for name in (CHECKPOINT, WEIGHTS) for path in folder.glob(f".{name}.*") if path.is_dir()]
+    return [path for path in copies if not is_in_use(path)]
 
 
 def with_checkpoints(trials: Path) -> set[str]:
