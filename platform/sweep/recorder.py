@@ -18,7 +18,7 @@ from recallfront.platform.results.reports import Report, now_ms
 from recallfront.platform.results.status import Status
 from recallfront.platform.search.planner import Impossible, PlannedTrial
 from recallfront.platform.search.proposals import Proposal
-from recallfront.platform.sweep.log import LOG_FILE, SweepLog
+from recallfront.platform.sweep.log import LOG_FILE, SweepLog, driver_line
 from recallfront.platform.tracking.ledger import config_tags
 from recallfront.platform.tracking.runs import trial_params, write_end, write_lineage
 from recallfront.platform.tracking.writer import TrackingWriter
@@ -66,7 +66,7 @@ class Recorder:
         """Open, or on a resumed sweep reopen, the parent run."""
         spec = self._spec
         by = f"{user_name() or 'somebody'}@{socket.gethostname()}"
-        self._note(f"sweep {spec.name} ({spec.key[:8]}) is run by {by}")
+        self._note(f"sweep {spec.name} ({spec.key[:8]}) is run by {by}, {driver_line(self.driver)}")
         self._writer.open_run(
             self.sweep_run,
             experiment=spec.name,
