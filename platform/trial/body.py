@@ -20,14 +20,14 @@ from recallfront.models import save as save_model
 from recallfront.platform.errors import is_machine_fault, one_line, root_cause, without_secrets
 from recallfront.platform.home import check_files, file_digests, write_whole
 from recallfront.platform.home.data import bring_data
-from recallfront.platform.home.vault import fetch_folder, forget, keep_file, keep_folder, read_kept
+from recallfront.platform.home.vault import fetch_folder, forget, is_remote, keep_file, keep_folder, read_kept
 from recallfront.platform.lineage.code_version import code_version
 from recallfront.platform.lineage.environment import collect
 from recallfront.platform.results.reports import Report
 from recallfront.platform.results.status import Status, TrialFailure
-from recallfront.platform.trial.checkpoints import remove_checkpoint
+from recallfront.platform.trial.checkpoints import remove_checkpoint, remove_here
 from recallfront.platform.trial.engine import prepare_process, whole_weights
-from recallfront.platform.trial.holding import held
+from recallfront.platform.trial.holding import held, is_held_by
 from recallfront.platform.trial.leaving import LEFT, Leaving
 from recallfront.platform.trial.measure import as_metrics, measured
 from recallfront.platform.trial.nodes import on_every_rank
@@ -81,6 +81,9 @@ def run_trial(
         figures = dict(last.figures)
         if status is Status.OUT_OF_MEMORY:
             figures["peak_memory_bytes"] = float(_peak_memory(place.device))
+        folder = place.folder(config)
+        if status.is_final and place.rank == 0 and is_remote(folder) and is_held_by(folder, place.sweep):
+            remove_here(folder)
         yield Report(
             step=last.step,
             figures=figures,

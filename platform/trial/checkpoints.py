@@ -40,9 +40,14 @@ def with_checkpoints(trials: Path) -> set[str]:
 
 
 def remove_checkpoint(folder: Path) -> None:
-    """Delete a trial's training checkpoints: it has ended."""
-    for path in [*checkpoints(folder), *leftovers(folder)]:
-        shutil.rmtree(path, ignore_errors=True)
+    """Delete a trial's training checkpoints, here and at the home's address: it has ended."""
+    remove_here(folder)
     # one that stays harms nothing, and `recallfront clean` deletes it
     with suppress(HomeAway):
         forget(folder / CHECKPOINT, patience=_FORGET_SECONDS)
+
+
+def remove_here(folder: Path) -> None:
+    """Delete what this machine has of a trial's checkpoints; a driver elsewhere cannot."""
+    for path in [*checkpoints(folder), *leftovers(folder)]:
+        shutil.rmtree(path, ignore_errors=True)
