@@ -19,6 +19,7 @@ from recallfront.platform.results.status import Status
 from recallfront.platform.search.planner import Impossible, PlannedTrial
 from recallfront.platform.search.proposals import Proposal
 from recallfront.platform.sweep.log import LOG_FILE, SweepLog, driver_line
+from recallfront.platform.tracking.digests import write_checked
 from recallfront.platform.tracking.ledger import config_tags
 from recallfront.platform.tracking.runs import trial_params, write_end, write_lineage
 from recallfront.platform.tracking.writer import TrackingWriter
@@ -89,7 +90,7 @@ class Recorder:
             },
             description=spec.description,
         )
-        self._writer.text(self.sweep_run, canonical_json(spec), "spec.json")
+        write_checked(self._writer, self.sweep_run, canonical_json(spec), "spec.json")
         write_lineage(
             self._writer, self.sweep_run, self._lineage.model_dump_json(indent=1), self._diff, self._packages
         )
@@ -106,7 +107,7 @@ class Recorder:
             status=Status.RUNNING,
             more_tags=config_tags(config.model_dump(mode="json")),
         )
-        self._writer.text(key, canonical_json(config), "config.json")
+        write_checked(self._writer, key, canonical_json(config), "config.json")
         self._writer.dataset(
             key,
             name=config.task.name,
