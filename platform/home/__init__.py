@@ -5,6 +5,7 @@ import hashlib
 import os
 import shutil
 import uuid
+from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 
@@ -59,6 +60,22 @@ def write_whole(path: Path, text: str) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def append_missing(path: Path, text: str) -> None:
+    """Append the lines of a text that a file lacks, as what another machine has added to its copy."""
+    own = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+    known, missing = Counter(own.splitlines()), []
+    for line in text.splitlines():
+        known[line] -= 1
+        missing += [line] if known[line] < 0 else []
+    if not missing:
+        return
+    # a line that a killed process left half stays one of its own
+    start = "\n" if own and not own.endswith("\n") else ""
+    private_folder(path.parent)
+    with open(path, "a", encoding="utf-8", opener=private_opener) as file:
+        file.write(start + "".join(f"{line}\n" for line in missing))
 
 
 def take_place(new: Path, path: Path) -> None:

@@ -7,7 +7,6 @@ training does not slow it. It is imported with the first address, since local ho
 import errno
 import os
 import random
-import shutil
 import time
 import uuid
 from collections.abc import Callable
@@ -46,6 +45,18 @@ class HomeAway(OSError):
 
     def __str__(self) -> str:
         return str(self.strerror)
+
+
+class NotKept(ValueError):
+    """The store has no file of that name."""
+
+
+class _OwnFault(Exception):
+    """What went wrong with a file of this machine while the store was asked: the store is not to blame."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(str(error))
+        self.error = error
 
 
 class Entry(NamedTuple):
@@ -91,12 +102,12 @@ class Transport:
         """The content of a file; None where there is none."""
 
         def ask() -> bytes:
-            with self._fs.open_input_stream(self._path(name)) as stream:
+            with self._stored(name) as stream:
                 return bytes(stream.read())
 
         try:
             return self._patiently(patience, ask)
-        except FileNotFoundError:
+        except NotKept:
             return None
 
     def write(self, name: str, content: bytes, *, patience: float = PATIENCE) -> None:
@@ -109,26 +120,38 @@ class Transport:
         self._patiently(patience, ask)
 
     def upload(self, file: Path, name: str, *, patience: float = PATIENCE) -> None:
-        """Copy a file of this machine to the store."""
+        """Copy a file of this machine to the store.
+
+        Raises:
+            OSError: it cannot be read, which is said at once; HomeAway if it is the store that fails.
+        """
 
         def ask() -> None:
-            with file.open("rb") as source, self._new_file(name) as stream:
-                shutil.copyfileobj(source, stream, _CHUNK)
+            _own(source.seek, 0)
+            with self._new_file(name) as stream:
+                while chunk := _own(source.read, _CHUNK):
+                    stream.write(chunk)
 
-        self._patiently(patience, ask)
+        with file.open("rb") as source:
+            self._patiently(patience, ask)
 
     def download(self, name: str, file: Path, *, patience: float = PATIENCE) -> None:
         """Copy a file of the store to this machine.
 
         Raises:
-            FileNotFoundError: there is none.
+            NotKept: there is none.
+            OSError: it cannot be written here, which is said at once; HomeAway if it is the store that fails.
         """
 
         def ask() -> None:
-            with self._fs.open_input_stream(self._path(name)) as stream, file.open("wb") as target:
-                shutil.copyfileobj(stream, target, _CHUNK)
+            _own(target.seek, 0)
+            _own(target.truncate)
+            with self._stored(name) as stream:
+                while chunk := stream.read(_CHUNK):
+                    _own(target.write, chunk)
 
-        self._patiently(patience, ask)
+        with file.open("wb") as target:
+            self._patiently(patience, ask)
 
     def files(self, name: str, *, patience: float = PATIENCE) -> dict[str, Entry]:
         """All files below a folder, by their names in it; none where there is no such folder."""
@@ -172,6 +195,13 @@ class Transport:
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}"
 
+    def _stored(self, name: str) -> Any:
+        """A stream of a file of the store."""
+        try:
+            return self._fs.open_input_stream(self._path(name))
+        except FileNotFoundError:
+            raise NotKept(f"{name.rpartition('/')[2]} is missing") from None
+
     def _new_file(self, name: str) -> Any:
         """A stream whose file is there, under its name, once it is closed in order."""
         path = self._path(name)
@@ -188,12 +218,22 @@ class Transport:
                 return ask()
             except (FileNotFoundError, TypeError, ValueError, NotImplementedError):
                 raise
+            except _OwnFault as fault:
+                raise fault.error from None
             except Exception as error:  # libraries behind other addresses raise whatever they like
                 if _is_lasting(error) or time.monotonic() + pause > give_up:
                     raise HomeAway(f"home {self.uri!r}: {_in_words(error)}") from error
             # of many processes that wait not all come back at once
             time.sleep(pause * random.SystemRandom().uniform(0.5, 1.0))
             pause = min(2 * pause, _LONGEST_PAUSE)
+
+
+def _own(call: Callable[..., _T], *given: object) -> _T:
+    """Call what works on a file of this machine, amid calls of the store."""
+    try:
+        return call(*given)
+    except OSError as error:
+        raise _OwnFault(error) from error
 
 
 class _Renamed:

@@ -5,7 +5,6 @@ import threading
 from pathlib import Path
 
 from recallfront.platform.errors import one_line
-from recallfront.platform.home.transport import HomeAway
 from recallfront.platform.home.vault import is_remote, keep_folder
 
 
@@ -21,6 +20,7 @@ class Upload:
         self._next: tuple[int, Path] | None = None
         self._thread: threading.Thread | None = None
         self._busy, self._stopped = False, False
+        self.kept = -1  # order of the newest version that is whole at the address
         # sentences on what could not be uploaded
         self.notices: list[str] = []
 
@@ -65,7 +65,8 @@ class Upload:
                 (order, links), self._next, self._busy = self._next, None, True
             try:
                 keep_folder(self._path, source=links, order=order, goes_on=lambda: not self._stopped)
-            except (HomeAway, FileNotFoundError) as error:
+                self.kept = self.kept if self._stopped else order
+            except OSError as error:  # of the store, or of this machine
                 self.notices.append(f"the {self._path.name} of step {order} was not kept ({one_line(error)})")
             shutil.rmtree(links, ignore_errors=True)
 

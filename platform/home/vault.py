@@ -9,13 +9,15 @@ kept: its files first and, last, a manifest with the digest of each. Without its
 a newer one is whole, the older ones are deleted.
 """
 
+import fcntl
 import hashlib
 import json
+import os
 import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Final, NamedTuple
@@ -143,6 +145,7 @@ def fetch_folder(path: Path, *, newer_than: int = -1, patience: float = PATIENCE
 
     Raises:
         HomeAway: as `keep_file` does.
+        OSError: of this machine's files, which says nothing of those at the address.
     """
     dropped: list[str] = []
     there = _there(path)
@@ -155,7 +158,7 @@ def fetch_folder(path: Path, *, newer_than: int = -1, patience: float = PATIENCE
         try:
             _download(there, version, path, patience)
             break
-        except (ValueError, FileNotFoundError) as error:
+        except ValueError as error:
             dropped.append(f"{_kind(version)} {path.name} was dropped ({one_line(error)})")
             there.transport.remove(f"{there.name}/{version.name}")
     return dropped
@@ -219,14 +222,14 @@ def _versions(there: _There, patience: float) -> list[_Version]:
 
 
 def _download(there: _There, version: _Version, path: Path, patience: float) -> None:
-    """Raises ValueError or FileNotFoundError: the version is damaged, or half a one."""
+    """Raises ValueError: the version is damaged, or half a one."""
     root = f"{there.name}/{version.name}"
     manifest = there.transport.read(f"{root}/{_MANIFEST}", patience=patience)
     if manifest is None:
         raise ValueError("its upload had not ended")
     files = dict(unseal(manifest).get("files", {}))
     new = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
+    with _in_use(new):
         for file, digest in files.items():
             if PurePosixPath(file).is_absolute() or ".." in PurePosixPath(file).parts:
                 raise ValueError(f"{file} leaves its folder")
@@ -236,9 +239,36 @@ def _download(there: _There, version: _Version, path: Path, patience: float) -> 
             if _file_digest(target) != digest:
                 raise ValueError(f"{file} does not match its digest")
         take_place(new, path)
+
+
+@contextmanager
+def _in_use(folder: Path) -> Iterator[None]:
+    """Make a folder, and remove what is left of it; within, `is_in_use` tells other processes to leave it alone."""
+    folder.mkdir(parents=True)
+    # the kernel gives the lock of a killed process back
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
     finally:
+        os.close(descriptor)
         with suppress(FileNotFoundError):
-            shutil.rmtree(new)
+            shutil.rmtree(folder)
+
+
+def is_in_use(folder: Path) -> bool:
+    """Whether a process is just downloading into a folder, which is one of `_in_use`."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def _kind(version: _Version) -> str:

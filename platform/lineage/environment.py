@@ -20,6 +20,7 @@ from recallfront.platform.lineage.code_version import code_version
 from recallfront.platform.lineage.source import _SECONDS, _git, _shipped_source, changes_code, diff_text
 from recallfront.platform.plugins import Plugin, in_use
 
+LINEAGE_FILE: Final = "lineage/lineage.json"
 DIFF_FILE: Final = "lineage/diff.patch"
 PACKAGES_FILE: Final = "lineage/packages.txt"
 

@@ -25,8 +25,42 @@ from recallfront.platform.sweep.background import Companion
 _BEAT_SECONDS = 5.0  # between two writings of a driver
 WATCH_SECONDS = 20.0  # in which one that lives has written
 CERTAIN_SECONDS = 22.0  # to watch until it is certain that one does not
+_LONGEST_READ = 5.0  # seconds: after a longer one, the store may have been away for the driver as well
 _RACE_SECONDS = 1.0  # for two that begin at once to see which of them wrote last
 _LOG = logging.getLogger("recallfront")
+
+
+class _Watch:
+    """A driver's file, and for how long this process has seen it stay the same.
+
+    Between two reads no more than a beat counts, and nothing before one that failed or took long: while the store is
+    away, a driver that lives cannot write.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._content: bytes | None = None
+        self._read_at: float | None = None  # None: nothing has been seen, or what was seen does not count
+        self.seconds = 0.0
+
+    def look(self) -> bytes | None:
+        """Read the file. Raises HomeAway: the store does not answer."""
+        began = time.monotonic()
+        try:
+            content = read_kept(self._path, patience=_BEAT_SECONDS)
+        except HomeAway:
+            self._read_at = None
+            raise
+        now = time.monotonic()
+        if self._read_at is None or content != self._content or now - began > _LONGEST_READ:
+            self.seconds = 0.0
+        else:
+            self.seconds += min(now - self._read_at, _BEAT_SECONDS)
+        self._content, self._read_at = content, now
+        return content
+
+
+_WATCHES: dict[Path, _Watch] = {}  # of `is_silent`, which a page asks again and again
 
 
 class Lease(Companion):
@@ -42,14 +76,7 @@ class Lease(Companion):
         """Raises UsageError: a driver on another machine has the sweep."""
         if not self._remote:
             return self
-        before = read_kept(self._path)
-        give_up = time.monotonic() + WATCH_SECONDS
-        while before is not None and time.monotonic() < give_up:
-            time.sleep(min(1.0, _BEAT_SECONDS))
-            if (now := read_kept(self._path)) != before:
-                if now is not None:
-                    raise self._refusal(now)
-                break
+        self._wait_for_silence()
         self._write()
         time.sleep(_RACE_SECONDS)
         after = read_kept(self._path)
@@ -64,15 +91,33 @@ class Lease(Companion):
             return
         super().__exit__(kind, error, trace)
         try:
-            if self._is_own(read_kept(self._path, patience=_BEAT_SECONDS)):
+            if self.is_held(patience=_BEAT_SECONDS):
                 forget(self._path, patience=_BEAT_SECONDS)
         except HomeAway:  # the next driver waits until it sees that this one is gone
             return
 
+    def is_held(self, *, patience: float) -> bool:
+        """Whether no driver on another machine has taken the sweep. Raises HomeAway: the store does not answer."""
+        return not self._remote or self._is_own(read_kept(self._path, patience=patience))
+
+    def _wait_for_silence(self) -> None:
+        """Raises UsageError: a driver on another machine lives."""
+        before, watch = read_kept(self._path), _Watch(self._path)
+        while before is not None and watch.seconds < WATCH_SECONDS:
+            time.sleep(min(1.0, _BEAT_SECONDS))
+            try:
+                now = watch.look()
+            except HomeAway:
+                now = read_kept(self._path)  # once the store is back, the watch begins anew
+            if now != before:
+                if now is not None:
+                    raise self._refusal(now)
+                return
+
     def _run(self) -> None:
         while not self._done.wait(_BEAT_SECONDS):
             try:
-                is_own = self._is_own(read_kept(self._path, patience=_BEAT_SECONDS))
+                is_own = self.is_held(patience=_BEAT_SECONDS)
                 if self._done.is_set():  # the sweep has ended while the store was asked
                     return
                 if not is_own:
@@ -81,7 +126,9 @@ class Lease(Companion):
                     end_driver()
                     return
                 self._write()
-            except HomeAway:  # nor can another driver reach it
+            except (
+                OSError
+            ):  # nor can another driver reach a store that is away; a full disk may have room again
                 continue
 
     def _write(self) -> None:
@@ -115,13 +162,15 @@ def end_driver() -> None:
 def is_silent(path: Path, *, patience: float = 0.0) -> bool:
     """Whether nobody has rewritten a driver's file for 20 s, as far as this machine has seen; False if there is none.
 
-    What is seen is kept in the local copy, whose age is that of its content by this machine's own clock: the driver's
-    machine knows at once. Another one watches for `patience` seconds at most, and else knows when it looks again.
+    What is seen is kept in the local copy, whose age is that of its content by this machine's own clock. As the store
+    may have been away meanwhile, this process itself must see it stay the same for two beats: it watches for `patience`
+    seconds at most, and else knows when it looks again.
     """
+    watch = _WATCHES.setdefault(path, _Watch(path))
     give_up, seen = time.monotonic() + patience, None
     while True:
         try:
-            content = read_kept(path, patience=_BEAT_SECONDS)
+            content = watch.look()
         except HomeAway:  # nobody knows
             return False
         if content is None or seen not in (None, content):
@@ -130,7 +179,7 @@ def is_silent(path: Path, *, patience: float = 0.0) -> bool:
         if not path.exists() or path.read_bytes() != content:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_whole(path, content.decode("utf-8", errors="replace"))
-        if time.time() - path.stat().st_mtime > WATCH_SECONDS:
+        if time.time() - path.stat().st_mtime > WATCH_SECONDS and watch.seconds >= 2 * _BEAT_SECONDS:
             return True
         if time.monotonic() >= give_up:
             return False

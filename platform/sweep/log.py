@@ -2,12 +2,14 @@
 
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 from recallfront.platform.errors import UsageError, without_secrets
-from recallfront.platform.home import home_folder, private_folder, private_opener
+from recallfront.platform.home import append_missing, home_folder, private_folder, private_opener
 from recallfront.platform.results.cancellation import DRIVER
+from recallfront.platform.results.records import SweepRecord
 from recallfront.platform.results.reports import Report
 from recallfront.platform.results.status import Status
 from recallfront.platform.sweep.lock import driver_is_gone
@@ -64,7 +66,9 @@ class SweepLog:
             return None
         self._sent = size
         with self.path.open("rb") as file:
-            file.seek(max(0, size - _KEPT_BYTES))
+            if size > _KEPT_BYTES:
+                file.seek(size - _KEPT_BYTES - 1)
+                file.readline()  # from the next line on
             kept = file.read()
         self._due_at = time.monotonic() + max(_LEAST_SECONDS, len(kept) / _BYTES_A_SECOND)
         return kept
@@ -79,6 +83,30 @@ def said_of(line: str) -> tuple[str, str]:
 def log_path(sweep_key: str, home: Path) -> Path:
     """Where the home keeps a sweep's log."""
     return home / "sweeps" / f"{sweep_key[:16]}.log"
+
+
+def log_of(record: SweepRecord, home: Path, tracking_uri: str) -> SweepLog:
+    """The log of a sweep, to append to: with what drivers elsewhere have added, as far as MLflow has it."""
+    log = SweepLog(log_path(record.sweep_key, home))
+    if (driver := record.tags.get(DRIVER)) is not None and not _is_of(driver, log.path):
+        # a log that cannot be read keeps no sweep from running
+        with suppress(UsageError), reading(tracking_uri) as client:
+            append_missing(log.path, read_artifact(client, record.run_id, LOG_FILE) or "")
+    return log
+
+
+def driver_line(driver: str) -> str:
+    """What the log says of the driver that writes it from there on: a copy without it is an older one."""
+    return f"driver {driver}"
+
+
+def _is_of(driver: str, path: Path) -> bool:
+    """Whether a log is one that this driver writes, or has written."""
+    if not path.exists():
+        return False
+    said = driver_line(driver).encode()
+    with path.open("rb") as file:
+        return any(said in line for line in file)
 
 
 def read_log(
@@ -105,21 +133,78 @@ def read_log(
     uri = find_store(tracking_uri, folder)
     sweep = find_sweep(uri, name)
     key = None if trial is None else _trial_key(uri, sweep, trial)
-    text = _read(uri, sweep, folder)
-    if text is None and not (follow and _runs(sweep, folder)):
+    tail = _Tail(uri, folder)
+    lines, runs = tail.lines(sweep, now=True), _runs(sweep, folder)
+    if lines is None and not (follow and runs):
         raise UsageError(
             f"sweep {sweep.name} ({sweep.sweep_key[:8]}) has no log yet, or is of an earlier version"
         )
-    yield from _of(key, (text or "").splitlines())
-    told = len(text or "")
-    while follow and _runs(sweep, folder):
+    yield from _of(key, lines or [])
+    while follow and runs:
         time.sleep(_LOOK_SECONDS)
         sweep = find_sweep(uri, sweep.run_id)
-        text = _read(uri, sweep, folder) or ""
-        # a line that is being written is told when it is whole
-        whole = text.rfind("\n") + 1
-        yield from _of(key, text[told:whole].splitlines())
-        told = max(told, whole)
+        runs = _runs(sweep, folder)
+        yield from _of(key, tail.lines(sweep, now=not runs) or [])
+
+
+class _Tail:
+    """Tells what has been added to a log since it was asked last: to the file of this home, or to MLflow's copy.
+
+    The file is taken if the sweep's last driver wrote it: one of before knows nothing of a driver elsewhere.
+    """
+
+    def __init__(self, uri: str, folder: Path) -> None:
+        self._uri, self._folder = uri, folder
+        self._place: int | None = None  # in the file of this home, once it has been read
+        self._last: str | None = None  # line that was told
+        self._due_at = 0.0  # when MLflow may be asked again
+        self._judged: tuple[str | None, int] | None = (
+            None  # the driver and the size of the file that was looked at
+        )
+        self._is_here = False
+
+    def lines(self, sweep: SweepSummary, *, now: bool) -> list[str] | None:
+        """The new lines that are whole; None if there is no log. MLflow is asked now and then, or `now`."""
+        own = log_path(sweep.sweep_key, self._folder)
+        if self._has_newest(own, sweep.tags.get(DRIVER)):
+            found = self._of_file(own)
+        elif not now and time.monotonic() < self._due_at:
+            return []
+        else:
+            self._due_at, self._place = time.monotonic() + _LEAST_SECONDS, None
+            with reading(self._uri) as client:
+                text = read_artifact(client, sweep.run_id, LOG_FILE)
+            if text is None:
+                return None
+            found = self._after_last(text[: text.rfind("\n") + 1].splitlines())
+        self._last = found[-1] if found else self._last
+        return found
+
+    def _has_newest(self, own: Path, driver: str | None) -> bool:
+        size = own.stat().st_size if own.exists() else -1
+        if (
+            self._judged is None
+            or self._judged[0] != driver
+            or not (self._is_here or self._judged[1] == size)
+        ):
+            self._judged = driver, size
+            self._is_here = own.exists() and (driver is None or _is_of(driver, own))
+        return self._is_here
+
+    def _of_file(self, own: Path) -> list[str]:
+        with own.open("rb") as file:
+            file.seek(self._place or 0)
+            added = file.read()
+        whole = added[: added.rfind(b"\n") + 1]
+        lines = whole.decode("utf-8", errors="replace").splitlines()
+        is_first, self._place = self._place is None, (self._place or 0) + len(whole)
+        return self._after_last(lines) if is_first else lines
+
+    def _after_last(self, lines: list[str]) -> list[str]:
+        """MLflow's copy loses its beginning as it grows, so that only a line tells the place."""
+        if self._last not in lines:
+            return lines
+        return lines[len(lines) - lines[::-1].index(self._last) :]
 
 
 def _trial_key(uri: str, sweep: SweepSummary, trial: str) -> str:
@@ -134,14 +219,6 @@ def _of(key: str | None, lines: Iterable[str]) -> Iterator[str]:
         parts = line.split("  ", 2)
         if key is None or parts[1:2] == [key]:
             yield line
-
-
-def _read(uri: str, sweep: SweepSummary, folder: Path) -> str | None:
-    own = log_path(sweep.sweep_key, folder)
-    if own.exists():
-        return own.read_text(encoding="utf-8", errors="replace")
-    with reading(uri) as client:
-        return read_artifact(client, sweep.run_id, LOG_FILE)
 
 
 def _runs(sweep: SweepSummary, folder: Path) -> bool:

@@ -6,9 +6,10 @@ from types import TracebackType
 from typing import Self
 
 from recallfront.platform.errors import one_line
-from recallfront.platform.home.transport import HomeAway
-from recallfront.platform.home.vault import fetch_file, is_remote, keep_file, keep_folder, kept_files
+from recallfront.platform.home import append_missing
+from recallfront.platform.home.vault import is_remote, keep_file, keep_folder, kept_files, read_kept
 from recallfront.platform.sweep.background import Companion
+from recallfront.platform.sweep.lease import Lease
 
 _LOOK_SECONDS = 5.0  # between two looks
 _LAST_SECONDS = 60.0  # at the end, for a store that is away
@@ -20,22 +21,22 @@ _State = tuple[tuple[int, int], ...]
 class Mirror(Companion):
     """A thread that keeps the files of one folder, and another folder as a whole, whenever they have changed.
 
-    Entering it brings the files that are longer at the home's address, as those that another driver has appended to.
-    Within a local home it does nothing.
+    Entering it brings the lines that drivers on other machines have appended to files at the home's address. Nothing is
+    kept any more once another driver has the lease: what it has kept is newer. Within a local home it does nothing.
     """
 
-    def __init__(self, appended: Path, replaced: Path) -> None:
+    def __init__(self, lease: Lease, appended: Path, replaced: Path) -> None:
         super().__init__("mirror")
+        self._lease = lease
         self._appended, self._replaced = appended, replaced
         self._remote = is_remote(appended)
         self._kept: dict[Path, _State] = {}
 
     def __enter__(self) -> Self:
         if self._remote:
-            for name, size in kept_files(self._appended).items():
+            for name in kept_files(self._appended):
                 file = self._appended / name
-                if not file.exists() or file.stat().st_size < size:
-                    fetch_file(file)
+                append_missing(file, (read_kept(file) or b"").decode(errors="replace"))
             super().__enter__()
         return self
 
@@ -47,26 +48,27 @@ class Mirror(Companion):
         super().__exit__(kind, error, trace)
         try:
             self._keep(_LAST_SECONDS)
-        except HomeAway as away:
-            _LOG.warning("the last changes of %s were not kept: %s", self._replaced.name, one_line(away))
+        except OSError as error:
+            _LOG.warning("the last changes of %s were not kept: %s", self._replaced.name, one_line(error))
 
     def _run(self) -> None:
         while not self._done.wait(_LOOK_SECONDS):
             try:
                 self._keep(_LOOK_SECONDS)
-            except HomeAway:  # the next look tries again, and the last one says so
+            except OSError:  # the next look tries again, and the last one says so
                 continue
 
     def _keep(self, patience: float) -> None:
-        for file in sorted(self._appended.glob("*.jsonl")):
-            state = _state([file])
-            if self._kept.get(file) != state:
-                keep_file(file, patience=patience)
-                self._kept[file] = state
-        state = _state(sorted(self._replaced.glob("*")))
-        if state and self._kept.get(self._replaced) != state:
-            keep_folder(self._replaced, patience=patience)
-            self._kept[self._replaced] = state
+        states = {file: _state([file]) for file in sorted(self._appended.glob("*.jsonl"))}
+        if front := _state(sorted(self._replaced.glob("*"))):
+            states[self._replaced] = front
+        changed = {path: state for path, state in states.items() if self._kept.get(path) != state}
+        if not changed or not self._lease.is_held(patience=patience):
+            return
+        for path, state in changed.items():
+            keep = keep_folder if path == self._replaced else keep_file
+            keep(path, patience=patience)
+            self._kept[path] = state
 
 
 def _state(files: list[Path]) -> _State:

@@ -18,7 +18,8 @@ from recallfront.platform.results.reports import Report, now_ms
 from recallfront.platform.results.status import Status
 from recallfront.platform.search.planner import Impossible, PlannedTrial
 from recallfront.platform.search.proposals import Proposal
-from recallfront.platform.sweep.log import LOG_FILE, SweepLog
+from recallfront.platform.sweep.log import LOG_FILE, SweepLog, driver_line
+from recallfront.platform.tracking.digests import write_checked
 from recallfront.platform.tracking.ledger import config_tags
 from recallfront.platform.tracking.runs import trial_params, write_end, write_lineage
 from recallfront.platform.tracking.writer import TrackingWriter
@@ -68,7 +69,7 @@ class Recorder:
         """Open, or on a resumed sweep reopen, the parent run; what was left running is lost until it begins again."""
         spec = self._spec
         by = f"{user_name() or 'somebody'}@{socket.gethostname()}"
-        self._note(f"sweep {spec.name} ({spec.key[:8]}) is run by {by}")
+        self._note(f"sweep {spec.name} ({spec.key[:8]}) is run by {by}, {driver_line(self.driver)}")
         self._writer.open_run(
             self.sweep_run,
             experiment=spec.name,
@@ -91,7 +92,7 @@ class Recorder:
             },
             description=spec.description,
         )
-        self._writer.text(self.sweep_run, canonical_json(spec), "spec.json")
+        write_checked(self._writer, self.sweep_run, canonical_json(spec), "spec.json")
         write_lineage(
             self._writer, self.sweep_run, self._lineage.model_dump_json(indent=1), self._diff, self._packages
         )
@@ -110,7 +111,7 @@ class Recorder:
             status=Status.RUNNING,
             more_tags=config_tags(config.model_dump(mode="json")),
         )
-        self._writer.text(key, canonical_json(config), "config.json")
+        write_checked(self._writer, key, canonical_json(config), "config.json")
         self._writer.dataset(
             key,
             name=config.task.name,

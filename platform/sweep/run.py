@@ -40,7 +40,7 @@ from recallfront.platform.sweep.cancelled import Cancellation
 from recallfront.platform.sweep.conductor import Conductor
 from recallfront.platform.sweep.gauges import Gauges
 from recallfront.platform.sweep.lock import mark_driver, only_driver
-from recallfront.platform.sweep.log import SweepLog, log_path
+from recallfront.platform.sweep.log import log_of
 from recallfront.platform.sweep.mirror import Mirror
 from recallfront.platform.sweep.progress import Progress
 from recallfront.platform.sweep.publisher import Publisher
@@ -140,7 +140,7 @@ def _run_sweep(
     refuse_second_home(spec, uri, folder, partial(_say, console))
     with (
         only_driver(spec, folder) as lease,
-        Mirror(_reports_folder(spec, folder), _fronts_folder(spec, folder) / "front"),
+        Mirror(lease, _reports_folder(spec, folder), _fronts_folder(spec, folder) / "front"),
     ):
         data = prepared(spec.task, folder)
         place = Workplace(
@@ -233,7 +233,7 @@ def _set_up(
         data=(place.data, place.data_digest),
         stored=[trial.trial_key for trial in record.trials],
         left=[trial.trial_key for trial in record.with_status(Status.RUNNING)],
-        log=SweepLog(log_path(spec.key, place.home)),
+        log=log_of(record, place.home, uri),
     )
     rules = make_rules(spec, search, path)
     for trial in known.with_status(Status.FINISHED) if rules else ():

@@ -167,7 +167,7 @@ class _Ends(_NeverRestored, Callback):
             try:
                 if saved != (ray.get_runtime_context().get_node_id(), str(here)):
                     report.notices += fetch_folder(here, patience=_WEIGHTS_SECONDS)
-            except HomeAway as error:
+            except OSError as error:  # of the store, or a full disk here
                 report.weights = None
                 report.notices.append(f"its weights could not be fetched ({one_line(error)})")
             if not here.exists():

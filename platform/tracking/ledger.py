@@ -19,6 +19,7 @@ from recallfront.platform.results.records import TAG, SweepRecord, TrialRecord
 from recallfront.platform.results.status import Status
 from recallfront.platform.results.tags import read_object
 from recallfront.platform.tracking.client import fail_fast, open_client
+from recallfront.platform.tracking.digests import check_digest
 from recallfront.platform.tracking.sqlite import SqliteReader, StoreReader
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ def read_sweep(tracking_uri: str, sweep: str, *, spec: dict[str, Any] | None = N
     """
     with reading(tracking_uri) as client:
         found = _choose(_summaries(client), sweep, tracking_uri)
-        spec = _read_json(client, found.run_id, "spec.json") if spec is None else spec
+        spec = _read_json(client, client.get_run(found.run_id), "spec.json") if spec is None else spec
         trials = read_trials(client, found.run_id)
     return SweepRecord(
         run_id=found.run_id,
@@ -331,7 +332,7 @@ def _trial(client: StoreReader, run: "Run") -> TrialRecord:
         status=_status(run.info.run_id, tags.get("status", Status.RUNNING)),
         config=read_object(in_tag, f"run {run.info.run_id}: its tag {CONFIG_TAG}")
         if in_tag
-        else _read_json(client, run.info.run_id, "config.json"),
+        else _read_json(client, run, "config.json"),
         metrics={name: _value(value) for name, value in run.data.metrics.items()},
         tags=tags,
         failure=tags.get("failure") or None,
@@ -358,10 +359,13 @@ def _value(value: float) -> float:
     return value
 
 
-def _read_json(client: StoreReader, run_id: str, artifact_file: str) -> dict[str, Any]:
+def _read_json(client: StoreReader, run: "Run", artifact_file: str) -> dict[str, Any]:
     """A JSON artifact; empty where the run has none (yet)."""
-    text = read_artifact(client, run_id, artifact_file)
-    return read_object(text, f"run {run_id}: its artifact {artifact_file}") if text else {}
+    text = read_artifact(client, run.info.run_id, artifact_file)
+    if text is None:
+        return {}
+    check_digest(run, artifact_file, text)
+    return read_object(text, f"run {run.info.run_id}: its artifact {artifact_file}") if text else {}
 
 
 def _status(run_id: str, tag: str) -> Status:

@@ -1,26 +1,25 @@
 """Lineage back from MLflow, as data."""
 
-from typing import Final
-
 from pydantic import ValidationError
 
 from recallfront.platform.errors import UsageError
-from recallfront.platform.lineage.environment import TrialLineage
+from recallfront.platform.lineage.environment import LINEAGE_FILE, TrialLineage
+from recallfront.platform.tracking.digests import check_digest
 from recallfront.platform.tracking.ledger import UnknownRecord, read_artifact, reading
-
-LINEAGE_FILE: Final = "lineage/lineage.json"
 
 
 def read_lineage(tracking_uri: str, run_id: str) -> TrialLineage:
     """The lineage stored with a run, as data: nothing of it is executed.
 
     Raises:
-        UsageError: the store cannot be read, or the run has no lineage, or one of another version's form.
+        UsageError: the store cannot be read, or the run has no lineage, one of another version's form, or
+            one that was changed.
     """
     with reading(tracking_uri) as client:
-        text = read_artifact(client, run_id, LINEAGE_FILE)
+        run, text = client.get_run(run_id), read_artifact(client, run_id, LINEAGE_FILE)
     if text is None:
         raise UnknownRecord(f"run {run_id} has no lineage (artifact {LINEAGE_FILE})")
+    check_digest(run, LINEAGE_FILE, text)
     try:
         return TrialLineage.model_validate_json(text)
     except ValidationError as error:

@@ -5,9 +5,11 @@ import json
 from pathlib import Path
 from typing import Any, Final
 
+from recallfront.platform.lineage.environment import LINEAGE_FILE
 from recallfront.platform.plugins import sources_in_use
 from recallfront.platform.results.records import TAG
 from recallfront.platform.results.reports import Report, now_ms
+from recallfront.platform.tracking.digests import write_checked
 from recallfront.platform.tracking.writer import TrackingWriter
 from recallfront.sweeps.base import canonical_json, digest
 from recallfront.sweeps.trial import TrialConfig
@@ -19,7 +21,7 @@ _LARGEST_UPLOAD = 64 * 2**20  # bytes; larger weights stay where they are, and t
 
 def write_lineage(writer: TrackingWriter, key: str, lineage: str, diff: str | None, packages: str) -> None:
     """Store a run's lineage: what `read_lineage` reads, the uncommitted changes, the package lock, plug-ins' files."""
-    writer.text(key, lineage, "lineage/lineage.json")
+    write_checked(writer, key, lineage, LINEAGE_FILE)
     writer.text(key, packages, "lineage/packages.txt")
     if diff:
         writer.text(key, diff, "lineage/diff.patch")

@@ -26,9 +26,9 @@ from recallfront.platform.lineage.code_version import code_version
 from recallfront.platform.lineage.environment import collect
 from recallfront.platform.results.reports import Report
 from recallfront.platform.results.status import Status, TrialFailure
-from recallfront.platform.trial.checkpoints import remove_checkpoint
+from recallfront.platform.trial.checkpoints import remove_checkpoint, remove_here
 from recallfront.platform.trial.engine import prepare_process, whole_weights
-from recallfront.platform.trial.holding import held
+from recallfront.platform.trial.holding import held, is_held_by
 from recallfront.platform.trial.leaving import LEFT, Leaving
 from recallfront.platform.trial.measure import as_metrics, measured
 from recallfront.platform.trial.nodes import on_every_rank
@@ -82,6 +82,9 @@ def run_trial(
         figures = dict(last.figures)
         if status is Status.OUT_OF_MEMORY:
             figures["peak_memory_bytes"] = float(_peak_memory(place.device))
+        folder = place.folder(config)
+        if status.is_final and place.rank == 0 and is_remote(folder) and is_held_by(folder, place.sweep):
+            remove_here(folder)
         yield Report(
             step=last.step,
             figures=figures,

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from recallfront.platform.home.transport import HomeAway
-from recallfront.platform.home.vault import forget, kept_files
+from recallfront.platform.home.vault import forget, is_in_use, kept_files
 from recallfront.platform.trial.workplace import WEIGHTS
 
 CHECKPOINT: Final = "checkpoint"
@@ -22,7 +22,8 @@ def checkpoints(folder: Path) -> list[Path]:
 
 def leftovers(folder: Path) -> list[Path]:
     """Copies of checkpoints and weights that were on their way somewhere when their process was killed."""
-    return [path for name in (CHECKPOINT, WEIGHTS) for path in folder.glob(f".{name}.*") if path.is_dir()]
+    copies = [path for name in (CHECKPOINT, WEIGHTS) for path in folder.glob(f".{name}.*") if path.is_dir()]
+    return [path for path in copies if not is_in_use(path)]
 
 
 def with_checkpoints(trials: Path) -> set[str]:
@@ -39,9 +40,14 @@ def with_checkpoints(trials: Path) -> set[str]:
 
 
 def remove_checkpoint(folder: Path) -> None:
-    """Delete a trial's training checkpoints: it has ended."""
-    for path in [*checkpoints(folder), *leftovers(folder)]:
-        shutil.rmtree(path, ignore_errors=True)
+    """Delete a trial's training checkpoints, here and at the home's address: it has ended."""
+    remove_here(folder)
     # one that stays harms nothing, and `recallfront clean` deletes it
     with suppress(HomeAway):
         forget(folder / CHECKPOINT, patience=_FORGET_SECONDS)
+
+
+def remove_here(folder: Path) -> None:
+    """Delete what this machine has of a trial's checkpoints; a driver elsewhere cannot."""
+    for path in [*checkpoints(folder), *leftovers(folder)]:
+        shutil.rmtree(path, ignore_errors=True)

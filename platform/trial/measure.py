@@ -23,7 +23,7 @@ from recallfront.platform.metrics import (
 )
 from recallfront.platform.trial.figures import device_kind, figures_of, measured_model
 from recallfront.platform.trial.quiet import Device
-from recallfront.platform.trial.reference import SIZES
+from recallfront.platform.trial.reference import SIZES, share_scale
 from recallfront.sweeps.base import digest, seal, unseal
 from recallfront.sweeps.trial import TrialConfig
 
@@ -121,13 +121,13 @@ def _measure(
     """The figures as they are found now; under `measurement` a `notice` if the scale was damaged."""
     kind = device_kind(device.name)
     scale = folder / f"reference-{_reference_key(config, kind)}.json"
-    fetch_file(scale)  # as the first quiet measurement on any node set it
+    share_scale(scale)  # as the first quiet measurement on any node set it
     # beside training, so that nobody waits for it
     with device.shared():
         model = measured_model(config)
     with device.alone():
         figures = figures_of(config, model, device.name, scale, precise)
-    keep_file(scale)
+    share_scale(scale)
     del model
     gc.collect()
     details = figures["measurement"]

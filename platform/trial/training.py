@@ -25,6 +25,7 @@ from recallfront.platform.trial.checkpoints import (
     CHECKPOINT,
     CHECKPOINTS,
     checkpoints,
+    remove_here,
 )
 from recallfront.platform.trial.engine import (
     learning_rate_ratio,
@@ -93,6 +94,7 @@ class Training:
         self._is_kept = place.scratch == TRIALS and place.rank == 0
         self._unread: list[Tensor] = []
         self._saved_at = time.monotonic()
+        self._is_ended_early = False
         self._resume()
 
     def run(self, figures: dict[str, float]) -> Iterator[Report]:
@@ -124,6 +126,7 @@ class Training:
                 try:
                     yield self._report(rows, figures)
                 except GeneratorExit:  # a rule ends it here, and may let it go on later
+                    self._is_ended_early = True
                     self._save_for_promotion()
                     raise
                 if leaves:
@@ -165,6 +168,10 @@ class Training:
     def close(self) -> None:
         self.uploads.finish(_LAST_UPLOAD_SECONDS)
         self.uploads.close()
+        # it may go on anywhere, or never: of that its driver tells only the home's address
+        is_kept = 0 <= self._newest_here() == self.uploads.kept
+        if self._is_ended_early and is_kept and is_held_by(self._folder, self.place.sweep):
+            remove_here(self._folder)
         self.engine.destroy()
 
     def _train_until_evaluation(self, batches: Iterator[tuple[Tensor, Tensor]]) -> list[MetricRow]:
@@ -329,9 +336,7 @@ class Training:
 
     def _newest_here(self) -> int:
         """The step of the newest checkpoint of this machine; -1 where there is none."""
-        files = [folder / _STEP for folder in checkpoints(self._folder)]
-        told = [file.read_text() for file in files if file.exists()]
-        return max([int(text) for text in told if text.isdecimal()], default=-1)
+        return max(map(_step_of, checkpoints(self._folder)), default=-1)
 
     def _resume(self) -> None:
         """Go on from the newest whole checkpoint; a damaged one is reported and dropped, and the next is tried."""
@@ -353,7 +358,8 @@ class Training:
 
     def _newest_whole(self) -> str | None:
         """The name of the newest checkpoint here that is whole; damaged ones are dropped."""
-        for folder in checkpoints(self._folder):
+        # one that was fetched may be newer than what an interruption has left under another name
+        for folder in sorted(checkpoints(self._folder), key=_step_of, reverse=True):
             try:
                 check_folder(folder)
                 return folder.name
@@ -362,6 +368,13 @@ class Training:
                 if folder.name != CHECKPOINTS[0]:  # an interruption may leave half of a new one
                     self.notices.append(f"a damaged checkpoint was dropped ({one_line(error)})")
         return None
+
+
+def _step_of(checkpoint: Path) -> int:
+    """The step of a checkpoint of a home at an address; -1 of any other."""
+    file = checkpoint / _STEP
+    told = file.read_text(errors="replace") if file.exists() else ""
+    return int(told) if told.isdecimal() else -1
 
 
 def has_stopped_learning(plateau: PlateauConfig, recall: Sequence[float], loss: Sequence[float]) -> bool:

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from recallfront.platform.home import write_whole
 from recallfront.platform.home.transport import HomeAway
-from recallfront.platform.home.vault import fetch_file, forget, keep_file
+from recallfront.platform.home.vault import fetch_file, forget, is_remote, keep_file
 from recallfront.platform.results.reports import Report
 from recallfront.platform.results.status import Status
+from recallfront.platform.trial.checkpoints import remove_here
 from recallfront.platform.trial.quiet import aside_seconds
 from recallfront.platform.trial.workplace import RESULT, Workplace
 from recallfront.sweeps.base import seal, unseal
@@ -43,6 +44,8 @@ class Watchdog:
             damage = [f"a damaged {_WORD} was dropped ({error})"]
         if word is not None and not (self._folder / RESULT).exists():  # it may have come too late
             reports.close()
+            if is_remote(self._folder):
+                remove_here(self._folder)
             yield word
             return
         self._look()

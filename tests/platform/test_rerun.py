@@ -11,10 +11,10 @@ import pytest
 
 from recallfront.platform import SweepResult, UsageError, front, rerun, run_sweep
 from recallfront.platform.rerun import Rerun, Verdict
-from recallfront.platform.results.records import TrialRecord
+from recallfront.platform.results.records import TAG, TrialRecord
 from recallfront.platform.results.status import Status
 from recallfront.platform.tracking.client import open_client
-from recallfront.platform.tracking.ledger import find_run, read_artifact, read_sweep, reading
+from recallfront.platform.tracking.ledger import CONFIG_TAG, find_run, read_artifact, read_sweep, reading
 from recallfront.platform.tracking.lineage import read_lineage
 from recallfront.sweeps import SweepSpec
 from tests.platform.specs import SEGMENT, tiny_spec
@@ -184,6 +184,43 @@ def test_a_failure_that_comes_again_is_reproduced_and_one_that_does_not_is_not_c
             store.execute(tag, ("finished", finished.run_id))
     assert found.verdict is Verdict.NOT_COMPARABLE
     assert found.reason == "the first run ended as error, the rerun as finished"
+
+
+@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")  # MLflow's own
+@pytest.mark.parametrize("artifact", ["lineage/lineage.json", "spec.json", "config.json"])
+def test_a_changed_digit_of_what_a_run_is_made_from_is_noticed(
+    sweep: SweepResult, tmp_path: Path, artifact: str
+) -> None:
+    """A rerun would silently be of another trial, a front of another sweep."""
+    client, first = open_client(sweep.tracking_uri), trial(sweep, "hawk")
+    parent = read_sweep(sweep.tracking_uri, sweep.record.sweep_key).run_id
+    run_id = parent if artifact == "spec.json" else first.run_id
+    own = client.get_run(run_id).data.tags
+    path = Path(client.download_artifacts(run_id, artifact, str(tmp_path)))
+    text, folder = path.read_text(), artifact.rpartition("/")[0] or None
+
+    def read() -> object:
+        if artifact == "lineage/lineage.json":
+            return rerun(first.run_id, home=sweep.home)
+        return read_sweep(sweep.tracking_uri, sweep.record.sweep_key)
+
+    try:
+        if artifact == "config.json":  # the ledger reads it where it is too long for a tag
+            client.delete_tag(run_id, CONFIG_TAG)
+        assert text.count(digit := '"width": 16' if '"width": 16' in text else '"width":16')
+        path.write_text(text.replace(digit, digit[:-1] + "8", 1))
+        client.log_artifact(run_id, str(path), folder)
+        with pytest.raises(UsageError, match=f"its artifact {artifact} does not match the digest in its tag"):
+            read()
+    finally:
+        path.write_text(text)
+        client.log_artifact(run_id, str(path), folder)
+    tag = f"{TAG}{path.stem}_sha256"
+    client.delete_tag(run_id, tag)  # as of an earlier version
+    assert read()
+    client.set_tag(run_id, tag, own[tag])
+    if CONFIG_TAG in own:
+        client.set_tag(run_id, CONFIG_TAG, own[CONFIG_TAG])
 
 
 def test_what_cannot_be_rerun_is_said(sweep: SweepResult, tmp_path: Path) -> None:

@@ -1,11 +1,14 @@
 """Whole sweeps whose home is at an address, and who may drive them."""
 
+import errno
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -15,10 +18,12 @@ from recallfront.platform.errors import UsageError
 from recallfront.platform.front.pick import pick
 from recallfront.platform.front.registry import export
 from recallfront.platform.home import home_folder, vault
+from recallfront.platform.home.address import address_behind
+from recallfront.platform.home.transport import HomeAway
 from recallfront.platform.results.records import SweepRecord
 from recallfront.platform.results.status import Status
 from recallfront.platform.sweep import lease
-from recallfront.platform.sweep.lease import Lease
+from recallfront.platform.sweep.lease import Lease, is_silent
 from recallfront.platform.sweep.lock import driver_is_gone
 from recallfront.platform.sweep.mirror import Mirror
 from recallfront.platform.sweep.remains import remains, remove
@@ -183,15 +188,90 @@ def test_what_a_driver_wrote_is_there_for_the_next(
     for folder, name in ((appended, "reports-1.jsonl"), (replaced, "front.json")):
         (home / folder).mkdir(parents=True)
         (home / folder / name).write_text("1\n")
-    with Mirror(home / appended, home / replaced):
+    path = home / "sweeps" / "x.driver"
+    with Lease(path, "x") as lease, Mirror(lease, home / appended, home / replaced):
         (home / appended / "reports-1.jsonl").write_text("1\n2\n")
     monkeypatch.setenv("RECALLFRONT_STATE", str(tmp_path / "elsewhere"))
     other = home_folder((tmp_path / "store").as_uri())
-    with Mirror(other / appended, other / replaced):
-        assert (other / appended / "reports-1.jsonl").read_text() == "1\n2\n"
+    (other / appended).mkdir(parents=True)
+    (other / appended / "reports-1.jsonl").write_text("1\nof this machine, and longer\n")
+    path = other / "sweeps" / "x.driver"
+    with Lease(path, "x") as lease, Mirror(lease, other / appended, other / replaced):
+        text = (other / appended / "reports-1.jsonl").read_text()
+        assert text == "1\nof this machine, and longer\n2\n"
     assert (
         vault.fetch_folder(other / replaced) == [] and (other / replaced / "front.json").read_text() == "1\n"
     )
+
+
+def test_a_driver_that_was_followed_keeps_nothing_more(home: Path) -> None:
+    """Its files are older than what the one that followed it has kept."""
+    path, appended, replaced = home / "sweeps" / "x.driver", home / "sweeps" / "x", home / "fronts" / "x"
+    reports, front = appended / "reports-1.jsonl", replaced / "front.json"
+    with handlers(signal.SIG_IGN, lambda *_: None):
+        with Lease(path, "x") as lease, Mirror(lease, appended, replaced):
+            for file in (reports, front):
+                file.parent.mkdir(parents=True)
+                file.write_text("of the successor")
+            path.write_text('{"token": "of another machine"}')
+            vault.keep_file(path)
+            vault.keep_file(reports)
+            vault.keep_folder(replaced)
+            for file in (reports, front):
+                file.write_text("stale")
+    assert vault.read_kept(reports) == b"of the successor"
+    assert vault.fetch_folder(replaced) == [] and front.read_text() == "of the successor"
+
+
+def test_while_the_store_is_away_no_driver_is_silent(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither for who looks at the sweep nor for who wants to drive it: the driver goes on when the store is back."""
+    path, store = home / "sweeps" / "x.driver", vault._transport(str(address_behind(home)))
+    away, real = threading.Event(), store.read
+
+    def read(name: str, *, patience: float = 600.0) -> bytes | None:
+        give_up = time.monotonic() + patience
+        while away.is_set():
+            if time.monotonic() > give_up:
+                raise HomeAway("the store does not answer")
+            time.sleep(0.01)
+        content = real(name, patience=patience)
+        if threading.current_thread() is wants and not began.is_set():
+            away.set()  # as soon as it has seen what it compares with
+            began.set()
+        return content
+
+    refused: list[str | None] = []
+    began, wants = threading.Event(), threading.Thread(target=lambda: refused.append(_refusal(path)))
+    monkeypatch.setattr(store, "read", read)
+    with Lease(path, "x"):
+        wants.start()
+        assert began.wait(30)
+        time.sleep(1.5)  # longer than a driver may be silent
+        monkeypatch.setattr(lease, "_BEAT_SECONDS", 0.3)  # its next beat is a while off
+        away.clear()
+        assert vault.read_kept(path) and not is_silent(path)
+        wants.join(30)
+        assert refused[0] is not None and "is being run by process" in refused[0]
+
+
+def _refusal(path: Path) -> str | None:
+    try:
+        with Lease(path, "x"):
+            return None
+    except UsageError as error:
+        return str(error)
+
+
+def test_a_full_disk_does_not_end_a_driver_s_beats(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = home / "sweeps" / "x.driver"
+    with Lease(path, "x"):
+        with monkeypatch.context() as patched:
+            full = OSError(errno.ENOSPC, "No space left on device")
+            patched.setattr(lease, "write_whole", Mock(side_effect=full))
+            time.sleep(0.3)
+        before = vault.read_kept(path)
+        time.sleep(0.5)
+        assert vault.read_kept(path) != before
 
 
 def test_what_another_machine_kept_of_a_sweep_is_deleted(

@@ -2,8 +2,10 @@
 
 import shutil
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,8 +17,13 @@ from recallfront.platform.results.reports import Report
 from recallfront.platform.results.status import Status
 from recallfront.platform.trial import body, measure
 from recallfront.platform.trial.body import run_trial
+from recallfront.platform.trial.checkpoints import checkpoints
+from recallfront.platform.trial.quiet import Device
+from recallfront.platform.trial.reference import kept_scale
+from recallfront.platform.trial.training import Training
 from recallfront.platform.trial.watchdog import leave_word, take_word
 from recallfront.platform.trial.workplace import Workplace, read_workplace, workplace_json
+from recallfront.sweeps.base import seal
 from recallfront.sweeps.trial import TrialConfig
 from tests.platform.specs import tiny_spec
 
@@ -106,6 +113,77 @@ def test_of_two_machines_that_train_it_at_once_the_first_to_end_has_the_result(
     assert {path: path.read_bytes() for path in kept} == kept, "what the other sweep recorded is there"
     names = [path for path in (tmp_path / "store" / "trials").rglob("*") if path.is_file()]
     assert sorted(names) == sorted(kept), "and nothing else"
+
+
+def often_saved(config: TrialConfig) -> TrialConfig:
+    training = config.training.model_copy(update={"checkpoint_seconds": 0.0, "steps": 30})
+    return config.model_copy(update={"training": training})
+
+
+def test_no_checkpoint_stays_where_a_trial_ended_for_good(
+    machine: Machine, config: TrialConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its driver, elsewhere, deletes only what the address has."""
+    config, real = often_saved(config), Training._train_step
+
+    def step(training: Training, *rows: Any) -> Any:
+        return real(training, *rows) * (float("nan") if training.step > 15 else 1.0)
+
+    monkeypatch.setattr(Training, "_train_step", step)
+    *_, last = run_trial(config, machine("a"))
+    assert last.status is Status.DIVERGED, last.traceback
+    assert list((tmp_path / "store" / "trials").rglob("checkpoint")), "it was saved at step 10"
+    assert not checkpoints(machine("a").folder(config))
+
+
+def test_a_trial_that_is_ended_early_is_saved_at_the_address_alone(
+    machine: Machine, config: TrialConfig
+) -> None:
+    first = run_trial(config, machine("a"))
+    assert [next(first).step, next(first).step] == [0, 10]
+    first.close()
+    assert not checkpoints(machine("a").folder(config))
+    again = run_trial(config, machine("a"))
+    assert [next(again).step, next(again).step] == [0, 10], "it goes on from there"
+    again.close()
+
+
+def test_a_fetched_checkpoint_is_newer_than_what_an_interruption_left(
+    machine: Machine, config: TrialConfig
+) -> None:
+    config = often_saved(config)
+    folder = machine("a").folder(config)
+    first = run_trial(config, machine("a"))
+    assert [next(first).step, next(first).step] == [0, 10]
+    shutil.copytree(folder / "checkpoint", folder / "left")
+    first.close()
+    second = run_trial(config, machine("b"))
+    assert [next(second).step, next(second).step, next(second).step] == [0, 10, 20]
+    second.close()
+    (folder / "left").rename(folder / "checkpoint.new")
+    third = run_trial(config, machine("a"))
+    assert [next(third).step, next(third).step] == [0, 20]
+    third.close()
+
+
+def test_a_scale_that_was_set_for_good_meanwhile_stays(
+    machine: Machine, config: TrialConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = machine("a")
+    for_good = seal({"seconds": {"products": 2.0}, "final": True})
+
+    def figures(config: TrialConfig, model: object, device: str, scale: Path, precise: object) -> Any:
+        kept_scale(scale, ["products"], lambda: {"products": 3.0}, final=False)
+        kept = tmp_path / "store" / "measurements" / scale.name
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        kept.write_text(for_good)
+        return {"measurement": {}}
+
+    monkeypatch.setattr(measure, "figures_of", figures)
+    with closing(Device("cpu")) as device:
+        measure.measured(config, device=device, folder=place.measurements, code_version="c")
+    found = [*place.measurements.glob("reference-*.json"), *(tmp_path / "store").rglob("reference-*.json")]
+    assert [file.read_text() for file in found] == [for_good, for_good]
 
 
 def test_a_damaged_result_is_told_and_the_trial_run_again(

@@ -1,13 +1,16 @@
 """What is kept at a home's address, whole or not at all, and brought to other machines."""
 
+import errno
+import resource
+import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from recallfront.platform.home import home_folder, vault
-from recallfront.platform.home.transport import HomeAway, Transport
+from recallfront.platform.home import home_folder, take_place, vault
+from recallfront.platform.home.transport import HomeAway, NotKept, Transport
 from recallfront.platform.home.upload import Upload
 from recallfront.platform.home.vault import (
     fetch_file,
@@ -18,6 +21,7 @@ from recallfront.platform.home.vault import (
     kept_files,
     kept_folders,
 )
+from recallfront.platform.trial.checkpoints import remove_checkpoint
 from recallfront.sweeps.base import seal
 
 Machine = Callable[[str], Path]
@@ -115,6 +119,61 @@ def test_a_damaged_or_half_version_is_told_and_dropped(
     assert read(path) == {"step": "1"} and len(told) == 1
     assert ("half a checkpoint" if damage == "half" else "a damaged checkpoint") in told[0]
     assert fetch_folder(path) == [] and not newest.exists()
+
+
+def test_a_fault_of_this_machine_deletes_nothing_at_the_address(
+    machine: Machine, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(machine("a") / "trials" / "t" / "model", weights="1")
+    keep_folder(path)
+    before = read(store)
+
+    def vanishes(new: Path, path: Path) -> None:
+        shutil.rmtree(new)
+        take_place(new, path)
+
+    path = machine("b") / "trials" / "t" / "model"
+    with monkeypatch.context() as patched, pytest.raises(FileNotFoundError):
+        patched.setattr(vault, "take_place", vanishes)
+        fetch_folder(path)
+    assert read(store) == before
+    assert fetch_folder(path) == [] and read(path) == {"weights": "1"}
+
+
+def test_a_download_is_left_alone_by_the_end_of_its_trial(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(machine("a") / "trials" / "t" / "model", config="1", weights="2")
+    keep_folder(path)
+    real = Transport.download
+
+    def meanwhile(self: Transport, name: str, file: Path, **how: float) -> None:
+        real(self, name, file, **how)
+        remove_checkpoint(path.parent)
+
+    monkeypatch.setattr(Transport, "download", meanwhile)
+    path = machine("b") / "trials" / "t" / "model"
+    killed = write(path.with_name(".model.of-a-killed-process"), config="1")
+    assert fetch_folder(path) == [] and read(path) == {"config": "1", "weights": "2"}
+    assert not killed.exists() and [file.name for file in path.parent.iterdir()] == ["model"]
+
+
+def test_what_fails_on_this_machine_is_said_at_once(machine: Machine, store: Path, tmp_path: Path) -> None:
+    """Not asked again for ten minutes, and not laid at the store's door."""
+    transport = Transport(store.as_uri())
+    transport.write("large", bytes(1 << 20))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, hard))  # as of a disk that is full
+    try:
+        with pytest.raises(OSError) as full:
+            transport.download("large", tmp_path / "file", patience=5.0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    with pytest.raises(IsADirectoryError):
+        transport.upload(tmp_path, "folder", patience=5.0)
+    assert full.value.errno == errno.EFBIG
+    with pytest.raises(NotKept, match="nothing is missing"):
+        transport.download("nothing", tmp_path / "file")
 
 
 def test_what_is_always_the_same_is_kept_once(machine: Machine, store: Path) -> None:

@@ -3,6 +3,7 @@
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,10 @@ from recallfront.platform.errors import UsageError
 from recallfront.platform.results.records import TAG
 from recallfront.platform.results.reports import Report
 from recallfront.platform.results.status import Status
-from recallfront.platform.sweep.log import SweepLog, log_path, read_log
+from recallfront.platform.sweep import log as log_module
+from recallfront.platform.sweep.log import SweepLog, driver_line, log_of, log_path, read_log
 from recallfront.platform.tracking.client import open_client
+from recallfront.platform.tracking.ledger import read_sweep
 from recallfront.platform.tracking.places import artifact_location
 from recallfront.platform.trial.output import Output
 from tests.platform.stores import ready_store
@@ -87,6 +90,66 @@ def test_a_log_is_followed_until_the_sweep_has_ended(stored: tuple[str, str], tm
     open_client(uri).set_tag(run_id, f"{TAG}status", "finished")
     reader.join(30)
     assert texts(found) == ["one", "two", "three"]
+
+
+def test_a_driver_elsewhere_goes_on_with_the_log(
+    stored: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each sends the whole of it, and the first machine reads what the second one adds."""
+    monkeypatch.setattr(log_module, "_LEAST_SECONDS", 0.5)
+    uri, run_id = stored
+    client, homes = open_client(uri), (tmp_path / "one", tmp_path / "two")
+
+    def drives(home: Path, driver: str, *lines: str) -> None:
+        log = log_of(read_sweep(uri, KEY), home, uri)
+        log.write(f"is run by {driver_line(driver)}")
+        client.set_tag(run_id, f"{TAG}driver", driver)
+        for line in lines:
+            log.write(line)
+        client.log_text(run_id, (log.due(last=True) or b"").decode(), "log.txt")
+
+    def told(home: Path) -> list[str]:
+        return texts(list(read_log("mine", home=home, tracking_uri=uri)))
+
+    drives(homes[0], "d1", "one")
+    found = list[str]()
+    follow = partial(read_log, "mine", home=homes[0], tracking_uri=uri, follow=True)
+    reader = threading.Thread(target=lambda: found.extend(follow()))
+    reader.start()
+    drives(homes[1], "d2", "two")
+    both = ["is run by driver d1", "one", "is run by driver d2", "two"]
+    assert told(homes[0]) == told(homes[1]) == both
+    drives(homes[0], "d3", "three")
+    assert told(homes[0]) == told(homes[1]) == [*both, "is run by driver d3", "three"]
+    client.set_tag(run_id, f"{TAG}status", "finished")
+    reader.join(30)
+    assert texts(found) == told(homes[0])
+
+
+def test_a_copy_whose_beginning_is_cut_is_followed(
+    stored: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MLflow has the last part of a long log, which does not grow any more."""
+    monkeypatch.setattr(log_module, "_LEAST_SECONDS", 0.5)
+    monkeypatch.setattr(log_module, "_KEPT_BYTES", 80)
+    uri, run_id = stored
+    client, log, found = open_client(uri), SweepLog(tmp_path / "a.log"), list[str]()
+
+    def send(line: str) -> None:
+        log.write(line)
+        client.log_text(run_id, (log.due(last=True) or b"").decode(), "log.txt")
+
+    for line in ("one", "two", "three"):
+        send(line)
+    follow = partial(read_log, "mine", home=tmp_path / "other", tracking_uri=uri, follow=True)
+    reader = threading.Thread(target=lambda: found.extend(follow()))
+    reader.start()
+    for line in ("four!", "five!"):
+        time.sleep(2.0)
+        send(line)
+    client.set_tag(run_id, f"{TAG}status", "finished")
+    reader.join(30)
+    assert texts(found) == ["two", "three", "four!", "five!"]
 
 
 def test_secrets_are_not_logged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
