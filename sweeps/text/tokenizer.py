@@ -82,9 +82,11 @@ def find_tokenizer(name: str, end_token: str | None = None) -> Tokenizer:
     """The tokenizer of this name: `bytes`, a folder, or one of the Hugging Face hub.
 
     Raises:
-        SpecError: there is none, or it does not say how a text ends.
+        SpecError: there is none, or it does not say how a text ends, or `end_token` is none of its tokens.
     """
     if name == BYTES:
+        if end_token is not None:
+            raise SpecError(f"task.end_token={end_token!r}: task.tokenizer={name!r} has its own")
         return ByteTokenizer()
     if (Path(name) / _FILE).is_file():
         return _of_folder(Path(name), end_token)
