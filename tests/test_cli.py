@@ -290,6 +290,24 @@ def test_a_dashboard_that_is_not_there(refused: Refused, home: Path) -> None:
         (("run", "a", "b"), "unexpected extra argument"),
         (("submit", "quickstart", "--address", "http://h:1"), "Missing option '--tracking-uri'"),
         (("front",), "Missing argument"),
+        (
+            ("evaluate", "x", "--suite", "rulers"),
+            "--suite rulers: must be recall, ruler, phonebook, extraction,",
+        ),
+        (("evaluate", "x"), "--data: is missing: name the folder"),
+        (("evaluate", "x", "--suite", "extraction"), "--data: is missing: name the folder"),
+        (
+            ("evaluate", "x", "--suite", "extraction", "--data", ".", "--twice"),
+            "--twice: is no option of --suite extraction, which takes --data, --context-length, --most\n",
+        ),
+        (
+            ("evaluate", "x", "--suite", "ruler", "--data", "."),
+            "--data: is no option of --suite ruler, which takes --context-length, --most\n",
+        ),
+        (
+            ("evaluate", "x", "--suite", "lm-eval:arc", "--context-length", "100"),
+            "--context-length: is no option of --suite lm-eval:arc, which takes --data, --most\n",
+        ),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
