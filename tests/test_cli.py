@@ -342,6 +342,19 @@ def test_no_arguments_show_the_help(capsys: pytest.CaptureFixture[str], home: Pa
         assert f" {command} " in shown
 
 
+def test_the_help_says_in_a_whole_sentence_what_each_command_does(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, home: Path
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert run(["--help"]) == 0
+    summaries = re.findall(
+        r"^  (\w+)  +(.+)$", capsys.readouterr().out.partition("Commands:\n")[2], re.MULTILINE
+    )
+    assert len(summaries) > 20
+    for command, summary in summaries:
+        assert summary.endswith(".") and not summary.endswith("..") and len(summary) <= 60, command
+
+
 def test_the_version(capsys: pytest.CaptureFixture[str], home: Path) -> None:
     assert run(["--version"]) == 0
     assert capsys.readouterr().out == f"recallfront {recallfront.__version__}\n"

@@ -13,7 +13,7 @@ from recallfront.terminal import table_width
 
 
 def rerun(run: Run, home: Home = None, tracking_uri: TrackingUri = None, plugin: Plugins = None) -> None:
-    """Run a trial again from its lineage alone, and compare the two runs."""
+    """Run a trial again from its lineage alone. Compare the two runs."""
     from rich.console import Console
 
     from recallfront.platform.rerun import rerun as run_again
@@ -73,7 +73,7 @@ def evaluate(
     tracking_uri: TrackingUri = None,
     plugin: Plugins = None,
 ) -> None:
-    """Evaluate a finished model on a suite of text, and add the figures to its run."""
+    """Evaluate a finished model on a suite of text. Add the figures to its run."""
     from rich.console import Console
 
     from recallfront.platform.evaluation.suites import evaluate_on
@@ -96,7 +96,7 @@ def evaluate(
 
 
 def lineage(run: Run, home: Home = None, tracking_uri: TrackingUri = None, plugin: Plugins = None) -> None:
-    """Show everything that a rerun of a trial needs, as JSON; with --plugin, check that it had these plug-ins."""
+    """Show all that a rerun of a trial needs, as JSON. With --plugin, check that it had these plug-ins."""
     from recallfront.platform.home import home_folder
     from recallfront.platform.plugins import load, require
     from recallfront.platform.tracking.ledger import find_run
