@@ -105,6 +105,7 @@ def test_a_tokenizer_is_trained_on_no_more_than_it_needs(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("recallfront.sweeps.text.corpus._TRAINED_ON", 5000)
+    monkeypatch.setattr("recallfront.sweeps.text.corpus._TOGETHER", 1000)
     (tmp_path / "unread.txt").write_bytes(b"\xff\n")
     lines = {"files": [str(corpus / "lines.txt"), str(tmp_path / "unread.txt")], "documents": "line"}
     rows = {"length": 8, "train": {"tokens": 50}, "validation": [{"tokens": 50}], "test": [{"tokens": 50}]}
