@@ -1,5 +1,9 @@
 """What a model adds to prompts, and where it stops."""
 
+import os
+import socket
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -81,6 +85,22 @@ def test_the_end_of_a_text_can_be_named(tmp_path: Path) -> None:
         with pytest.raises(UsageError) as refused:
             found(tokenizer, end)
         assert str(refused.value) == told
+
+
+def test_a_hub_that_does_not_answer_is_one_sentence(tmp_path: Path) -> None:
+    model, _ = folder_without_an_end(tmp_path)
+    command = ["evaluate", str(model), "--suite", "ruler", "--tokenizer", "nobody/nothing"]
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"http://127.0.0.1:{server.getsockname()[1]}"
+    done = subprocess.run(
+        [sys.executable, "-m", "recallfront", *command, "--home", str(tmp_path)],
+        env=os.environ | {"HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "hub")},
+        capture_output=True,
+        text=True,
+    )
+    told = f"there is no such folder or kept copy, and {address} does not answer"
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    assert f"--tokenizer='nobody/nothing': cannot be loaded: {told}" in done.stderr
 
 
 def test_the_end_that_a_trial_names_is_that_of_its_tokenizer(tmp_path: Path) -> None:
