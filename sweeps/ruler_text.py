@@ -140,7 +140,7 @@ def variable_tracking(
     count: the tokens of a text; max_seq_length: tokens of a prompt and its answer.
 
     Raises:
-        ValueError: the chains do not fit.
+        ValueError: the chains do not fit, or the example does not, as in bytes.
     """
     rng, legacy = random.Random(random_seed), np.random.RandomState(random_seed)
 
@@ -181,7 +181,12 @@ def variable_tracking(
         raise ValueError(f"num_hops={num_hops}: must be at most {_EXAMPLE_STEP - 1}")
     draw_example = partial(draw, is_example=True)
     lines = _most_lines(draw_example, count, _EXAMPLE_LENGTH, _EXAMPLE_STEP)
-    found = _fitting(draw_example, count, lines, _EXAMPLE_STEP, _EXAMPLE_LENGTH)
+    try:
+        found = _fitting(draw_example, count, lines, _EXAMPLE_STEP, _EXAMPLE_LENGTH)
+    except ValueError:
+        raise ValueError(
+            f"the worked example of at most {_EXAMPLE_LENGTH} tokens does not fit with this tokenizer"
+        ) from None
     example = f"{found.prompt}{found.answer_prefix} {' '.join(found.answers)}\n"
 
     def draw_after_example(lines: int) -> DrawnPrompt:

@@ -313,8 +313,8 @@ class TrialConfig(Frozen):
             raise ValueError(
                 f"model.vocab_size={self.model.vocab_size}: must equal task.vocab_size={self.task.vocab_size}"
             )
-        for letter in self.model.letters:
-            self.model.mixer(letter).check_longest(self.task.longest)
+        for _, mixer, _ in self.model.mixers_used:
+            mixer.check_longest(self.task.longest)
         rows = self.model.learned_positions
         longest = max(self.task.longest, self.measurement.longest)
         if 0 < rows < longest:

@@ -290,6 +290,24 @@ def test_a_dashboard_that_is_not_there(refused: Refused, home: Path) -> None:
         (("run", "a", "b"), "unexpected extra argument"),
         (("submit", "quickstart", "--address", "http://h:1"), "Missing option '--tracking-uri'"),
         (("front",), "Missing argument"),
+        (
+            ("evaluate", "x", "--suite", "rulers"),
+            "--suite rulers: must be recall, ruler, phonebook, extraction,",
+        ),
+        (("evaluate", "x"), "--data: is missing: name the folder"),
+        (("evaluate", "x", "--suite", "extraction"), "--data: is missing: name the folder"),
+        (
+            ("evaluate", "x", "--suite", "extraction", "--data", ".", "--twice"),
+            "--twice: is no option of --suite extraction, which takes --data, --context-length, --most\n",
+        ),
+        (
+            ("evaluate", "x", "--suite", "ruler", "--data", "."),
+            "--data: is no option of --suite ruler, which takes --context-length, --most\n",
+        ),
+        (
+            ("evaluate", "x", "--suite", "lm-eval:arc", "--context-length", "100"),
+            "--context-length: is no option of --suite lm-eval:arc, which takes --data, --most\n",
+        ),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
@@ -322,6 +340,19 @@ def test_no_arguments_show_the_help(capsys: pytest.CaptureFixture[str], home: Pa
         "clean",
     ):
         assert f" {command} " in shown
+
+
+def test_the_help_says_in_a_whole_sentence_what_each_command_does(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, home: Path
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert run(["--help"]) == 0
+    summaries = re.findall(
+        r"^  (\w+)  +(.+)$", capsys.readouterr().out.partition("Commands:\n")[2], re.MULTILINE
+    )
+    assert len(summaries) > 20
+    for command, summary in summaries:
+        assert summary.endswith(".") and not summary.endswith("..") and len(summary) <= 60, command
 
 
 def test_the_version(capsys: pytest.CaptureFixture[str], home: Path) -> None:

@@ -23,6 +23,7 @@ def evaluate_extraction(
     context_length: int = 1000,
     most: int | None = None,
     tokenizer: str | None = None,
+    end_token: str | None = None,
     batch_size: int = 8,
     home: Path | str | None = None,
     tracking_uri: str | None = None,
@@ -38,13 +39,16 @@ def evaluate_extraction(
         context_length: tokens of a document, at most.
         most: questions; 100 if no number is given.
         tokenizer: a folder or a name, if it is not that of the trial's text.
+        end_token: the token that ends a text, if that tokenizer does not say which.
 
     Raises:
         UsageError: there is no such model or data, or they do not fit each other.
     """
     if not Path(data).is_dir():
         raise UsageError(f"{data}: is no folder")
-    subject = find_subject(model, tokenizer=tokenizer, home=home, tracking_uri=tracking_uri)
+    subject = find_subject(
+        model, tokenizer=tokenizer, end_token=end_token, home=home, tracking_uri=tracking_uri
+    )
     try:
         drawn = extractions(
             pages(Path(data)),

@@ -110,6 +110,7 @@ def evaluate_generated(
     context_length: int = 1000,
     most: int | None = None,
     tokenizer: str | None = None,
+    end_token: str | None = None,
     batch_size: int = 8,
     home: Path | str | None = None,
     tracking_uri: str | None = None,
@@ -122,11 +123,14 @@ def evaluate_generated(
         context_length: tokens of a prompt, of RULER's with room for the answer.
         most: questions of a task.
         tokenizer: a folder or a name, if it is not that of the trial's text.
+        end_token: the token that ends a text, if that tokenizer does not say which.
 
     Raises:
         UsageError: there is no such model, its positions end too early, or the questions do not fit.
     """
-    subject = find_subject(model, tokenizer=tokenizer, home=home, tracking_uri=tracking_uri)
+    subject = find_subject(
+        model, tokenizer=tokenizer, end_token=end_token, home=home, tracking_uri=tracking_uri
+    )
     found = GeneratedEvaluation(subject.run_id)
     for name, task in SUITES[suite].items():
         try:

@@ -44,9 +44,10 @@ def evaluate_harness(
     model: str,
     tasks: Sequence[str],
     *,
-    folder: Path | str | None = None,
+    data: Path | str | None = None,
     most: int | None = None,
     tokenizer: str | None = None,
+    end_token: str | None = None,
     batch_size: int = 8,
     home: Path | str | None = None,
     tracking_uri: str | None = None,
@@ -56,15 +57,16 @@ def evaluate_harness(
     Args:
         model: a run id or key of a text trial, or the folder of an exported model.
         tasks: names of lm-eval's tasks or groups.
-        folder: of task files (YAML) besides lm-eval's own.
+        data: a folder of task files (YAML) besides lm-eval's own.
         most: documents of a task, at most.
         tokenizer: a folder or a name, if it is not that of the trial's text.
+        end_token: the token that ends a text, if that tokenizer does not say which.
 
     Raises:
         UsageError: lm-eval is not installed, there is no such model or task, or a task's data cannot be reached.
     """
-    if folder is not None and not Path(folder).is_dir():
-        raise UsageError(f"{folder}: is no folder of task files")
+    if data is not None and not Path(data).is_dir():
+        raise UsageError(f"{data}: is no folder of task files")
     named = f"--suite {PREFIX}{','.join(tasks)}"
     # its progress bars and warnings are not what was asked for; what a user has set stays
     os.environ.setdefault("LMEVAL_LOG_LEVEL", "ERROR")
@@ -75,11 +77,13 @@ def evaluate_harness(
         raise UsageError(
             f"{named}: needs the package {error.name}: pip install 'recallfront[lm-eval]'"
         ) from None
-    manager = TaskManager(include_path=None if folder is None else str(folder))
+    manager = TaskManager(include_path=None if data is None else str(data))
     unknown = [name for name in tasks if not manager.match_tasks([name])]
     if unknown or not tasks:
         raise UsageError(f"{named}: lm-eval has no task {', '.join(unknown) or 'without a name'}")
-    subject = find_subject(model, tokenizer=tokenizer, home=home, tracking_uri=tracking_uri)
+    subject = find_subject(
+        model, tokenizer=tokenizer, end_token=end_token, home=home, tracking_uri=tracking_uri
+    )
     try:
         manager.load(list(tasks))
     except Exception as error:
@@ -190,12 +194,15 @@ def _scores(subject: Subject, pairs: Sequence[tuple[list[int], list[int]]]) -> l
         for place in range(len(row) - len(wanted), len(row))
     ]
     answers = torch.tensor([token for wanted in asked for token in wanted])
-    done = answer_in_pieces(subject.model, tokens, torch.tensor(places), answers)
+    device = subject.device
+    done = answer_in_pieces(
+        subject.model, tokens.to(device), torch.tensor(places, device=device), answers.to(device)
+    )
     sizes = list(map(len, asked))
-    right = (done.predicted == answers).split(sizes)
+    right = (done.predicted.cpu() == answers).split(sizes)
     return [
         (-float(losses.double().sum()), bool(own.all()))
-        for losses, own in zip(done.losses.split(sizes), right, strict=True)
+        for losses, own in zip(done.losses.cpu().split(sizes), right, strict=True)
     ]
 
 
@@ -209,7 +216,11 @@ def _continuation(subject: Subject, context: str, settings: dict[str, Any]) -> s
         prompt = prompt[-(model.config.learned_positions - count) :]
     sampled = float(settings.get("temperature", 0.0)) if settings.get("do_sample") else 0.0
     (new,) = generate(
-        model, torch.tensor([prompt]), max_new_tokens=count, stop_tokens={words.end}, temperature=sampled
+        model,
+        torch.tensor([prompt], device=subject.device),
+        max_new_tokens=count,
+        stop_tokens={words.end},
+        temperature=sampled,
     )
     text = words.decode([token for token in new if token != words.end])
     until = settings.get("until") or []

@@ -69,6 +69,7 @@ def evaluate(
     context_length: int = 1000,
     most: int | None = None,
     tokenizer: str | None = None,
+    end_token: str | None = None,
     batch_size: int = 8,
     home: Path | str | None = None,
     tracking_uri: str | None = None,
@@ -82,12 +83,15 @@ def evaluate(
         context_length: tokens that documents are truncated to, room for the answer included.
         most: documents of a data set, at most.
         tokenizer: a folder or a name, if it is not that of the trial's text.
+        end_token: the token that ends a text, if that tokenizer does not say which.
 
     Raises:
         UsageError: there is no such model or data, or they do not fit each other.
     """
     files = _files(Path(data))
-    subject = find_subject(model, tokenizer=tokenizer, home=home, tracking_uri=tracking_uri)
+    subject = find_subject(
+        model, tokenizer=tokenizer, end_token=end_token, home=home, tracking_uri=tracking_uri
+    )
     found = Evaluation(subject.run_id, context_length, twice)
     for name, file in files.items():
         found.scores[name] = _score(subject, name, file, found, most, batch_size)

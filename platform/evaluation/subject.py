@@ -3,6 +3,7 @@
 MLflow is imported where it is first used, so that the command starts fast.
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,9 +21,11 @@ from recallfront.platform.errors import UsageError, one_line, root_cause
 from recallfront.platform.front.registry import model_files
 from recallfront.platform.home import home_folder
 from recallfront.platform.home.data import kept
+from recallfront.platform.plugins import require
 from recallfront.platform.results.records import TrialRecord
 from recallfront.platform.tracking.client import open_client
 from recallfront.platform.tracking.ledger import find_run
+from recallfront.platform.tracking.lineage import read_lineage
 from recallfront.platform.tracking.store import prepare_store
 from recallfront.sweeps.base import SpecError
 from recallfront.sweeps.tasks.text import Text
@@ -42,6 +45,11 @@ class Subject:
     run_id: str | None  # the run that figures are logged to; None for a folder
     uri: str | None  # the store of that run
 
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes."""
+        return self.model.embedding.weight.device
+
     def encode(self, text: str) -> list[int]:
         """The tokens of a text."""
         return [int(token) for token in self.tokenizer.encode([text])[0]]
@@ -60,7 +68,13 @@ class Subject:
         # of several tokens, such as the space that some tokenizers put before, each may be said alone
         stopping = self.encode(stop)
         stops = {words.end, *(stopping if len(stopping) == 1 else ())}
-        new = generate(self.model, tokens, lengths=lengths, max_new_tokens=most, stop_tokens=stops)
+        new = generate(
+            self.model,
+            tokens.to(self.device),
+            lengths=lengths.to(self.device),
+            max_new_tokens=most,
+            stop_tokens=stops,
+        )
         return [words.decode(row) for row in new]
 
     def check_length(self, longest: int) -> None:
@@ -82,18 +96,28 @@ class Subject:
 
 
 def find_subject(
-    model: str, *, tokenizer: str | None, home: Path | str | None, tracking_uri: str | None
+    model: str,
+    *,
+    tokenizer: str | None,
+    end_token: str | None = None,
+    home: Path | str | None,
+    tracking_uri: str | None,
+    device: str | None = None,
 ) -> Subject:
     """The model that a run id or key of a text trial, or the folder of an exported model, stands for.
 
     Args:
         tokenizer: a folder or a name, if it is not that of the trial's text.
+        end_token: the token that ends a text, if that tokenizer does not say which.
+        device: where the model computes; a GPU, if there is one, unless something else is named.
 
     Raises:
-        UsageError: there is no such model, or its tokenizer does not fit it.
+        UsageError: there is no such model, a plug-in of its trial is not loaded, or its tokenizer does not fit it.
     """
     place = home_folder(home).resolve()
     run_id = uri = None
+    if end_token is not None and tokenizer is None:
+        raise UsageError("--end-token: is of a tokenizer that is named with --tokenizer")
     if Path(model).is_dir():
         if tokenizer is None:
             raise UsageError(f"{model}: a folder holds no tokenizer: name one with --tokenizer")
@@ -101,10 +125,11 @@ def find_subject(
     else:
         uri = prepare_store(tracking_uri, place, create=False)
         run_id = find_run(uri, model).run_id
+        require(read_lineage(uri, run_id).environment.plugins, run_id)
         with _store(uri) as client, TemporaryDirectory() as folder:
             loaded = _load(model_files(client, run_id, place, folder)["recallfront.json"].parent)
     if tokenizer or uri is None:
-        words = _named(str(tokenizer))
+        words = _named(str(tokenizer), end_token)
     else:
         words = _of_trial(find_run(uri, model), model, place)
     if words.size > loaded.config.vocab_size:
@@ -112,7 +137,7 @@ def find_subject(
             f"the tokenizer has {words.size} tokens and the model {loaded.config.vocab_size}: name the one that the "
             "model was trained with"
         )
-    return Subject(loaded, words, run_id, uri)
+    return Subject(loaded.to(device or ("cuda" if torch.cuda.is_available() else "cpu")), words, run_id, uri)
 
 
 @contextmanager
@@ -133,11 +158,13 @@ def _load(folder: Path) -> LanguageModel:
         raise UsageError(f"{folder}: {one_line(error)}") from None
 
 
-def _named(tokenizer: str) -> Tokenizer:
+def _named(tokenizer: str, end_token: str | None) -> Tokenizer:
     try:
-        return find_tokenizer(tokenizer)
+        return find_tokenizer(tokenizer, end_token)
     except SpecError as error:
-        raise UsageError(str(error)) from None
+        # of a task's keys the command has options
+        told = re.sub(r"task\.(tokenizer|end_token)", lambda key: f"--{key[1].replace('_', '-')}", str(error))
+        raise UsageError(told) from None
 
 
 def _of_trial(trial: TrialRecord, run: str, home: Path) -> Tokenizer:
@@ -156,4 +183,9 @@ def _of_trial(trial: TrialRecord, run: str, home: Path) -> Tokenizer:
             f"run {run}: its tokenizer was trained on its text, and is kept with the data of the home that it ran in; "
             f"{home} has none: name a folder with its tokenizer.json as --tokenizer"
         )
-    return _named(task.tokenizer) if data is None else kept_tokenizer(data)
+    if data is not None:
+        return kept_tokenizer(data)
+    try:
+        return find_tokenizer(task.tokenizer, task.end_token)
+    except SpecError as error:
+        raise UsageError(f"run {run}: {error}") from None

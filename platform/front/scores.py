@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
-from rich.text import Text
+from rich.text import Text as Plain
 
 from recallfront.platform.front.candidates import by_configuration, gather
 from recallfront.platform.front.claims import Judgement, judge_suite
@@ -15,6 +15,7 @@ from recallfront.platform.results.records import SweepRecord
 from recallfront.platform.results.status import Status
 from recallfront.platform.tracking.ledger import UnknownRecord, read_sweep
 from recallfront.sweeps.suite import Suite
+from recallfront.sweeps.tasks.text import Text
 
 _CHOSEN_BY, _REPORTED = "validation_recall", "recall"
 
@@ -34,20 +35,23 @@ class Scores:
 
     In each setting of a task the configuration of the highest validation recall is chosen, and its recall on test is
     reported; MAD itself chooses on the test split. A task's score is the mean over its settings, the suite's the mean
-    over tasks. Means are of what has finished: `missing` says where that is not all.
+    over tasks. Beside other tasks the suite's leaves out text, whose recall is accuracy on AR hits. Means are of what
+    has finished: `missing` says where that is not all.
     """
 
     suite: str
     tasks: tuple[str, ...]
     settings: dict[str, int]  # of each task
     table: dict[str, dict[str, Reached]]  # architecture -> task -> score; the highest mean first
+    apart: tuple[str, ...] = ()  # tasks that the mean leaves out
     judgements: tuple[Judgement, ...] = ()  # the verdicts on the suite's claims
 
     @property
     def means(self) -> dict[str, float]:
-        """Architecture -> its mean over the tasks, of those that have finished every task."""
-        whole = {name: row for name, row in self.table.items() if len(row) == len(self.tasks)}
-        return {name: fmean(score.recall for score in row.values()) for name, row in whole.items()}
+        """Architecture -> its mean over the tasks, of those that have finished every one of these."""
+        wanted = [task for task in self.tasks if task not in self.apart]
+        whole = {name: row for name, row in self.table.items() if row.keys() >= set(wanted)}
+        return {name: fmean(row[task].recall for task in wanted) for name, row in whole.items()}
 
     @property
     def missing(self) -> int:
@@ -60,20 +64,23 @@ class Scores:
         found: dict[str, list[Any]] = {"architecture": list(self.table)}
         for task in self.tasks:
             found[task] = [row[task].recall if task in row else None for row in self.table.values()]
-        return found | {"mean": [self.means.get(name) for name in self.table]}
+        title = f"mean without {', '.join(self.apart)}" if self.apart else "mean"
+        return found | {title: [self.means.get(name) for name in self.table]}
 
     def shown(self) -> Table:
         """The table for the terminal."""
         caption = "recall on test of the configurations of the highest validation recall, mean over settings"
         if self.missing:
             caption += f"; {self.missing} settings of an architecture have not finished"
-        table = Table(title=Text(self.suite), caption=Text(caption), caption_justify="left", box=SIMPLE_HEAD)
+        table = Table(
+            title=Plain(self.suite), caption=Plain(caption), caption_justify="left", box=SIMPLE_HEAD
+        )
         columns = self.columns()
         for name in columns:
             is_name = name == "architecture"
-            table.add_column(Text(name.replace("_", " ")), justify="left" if is_name else "right")
+            table.add_column(Plain(name.replace("_", " ")), justify="left" if is_name else "right")
         for row in zip(*columns.values(), strict=True):
-            table.add_row(*(Text(_cell(value)) for value in row))
+            table.add_row(*(Plain(_cell(value)) for value in row))
         return table
 
 
@@ -85,7 +92,14 @@ def scores(suite: Suite, tracking_uri: str) -> Scores:
     """
     records = sweeps_of(suite, tracking_uri)
     settings = {task: sum(part.task == task for part in suite.parts) for task in suite.tasks}
-    return replace(build_scores(suite.name, settings, records), judgements=judge_suite(suite, records))
+    found = build_scores(suite.name, settings, records, apart=_texts(suite))
+    return replace(found, judgements=judge_suite(suite, records))
+
+
+def _texts(suite: Suite) -> tuple[str, ...]:
+    """The tasks on text, unless all are."""
+    found = dict.fromkeys(part.task for part in suite.parts if isinstance(part.spec.task, Text))
+    return tuple(found) if len(found) < len(suite.tasks) else ()
 
 
 def sweeps_of(suite: Suite, tracking_uri: str) -> list[tuple[str, SweepRecord]]:
@@ -103,8 +117,14 @@ def sweeps_of(suite: Suite, tracking_uri: str) -> list[tuple[str, SweepRecord]]:
     return found
 
 
-def build_scores(name: str, settings: dict[str, int], records: Iterable[tuple[str, SweepRecord]]) -> Scores:
-    """The table of the sweeps of each task, one a setting."""
+def build_scores(
+    name: str,
+    settings: dict[str, int],
+    records: Iterable[tuple[str, SweepRecord]],
+    *,
+    apart: tuple[str, ...] = (),
+) -> Scores:
+    """The table of the sweeps of each task, one a setting; the mean leaves out the tasks `apart`."""
     reached: dict[str, dict[str, list[tuple[float, str]]]] = {}
     for task, record in records:
         for architecture, best in _best(record).items():
@@ -116,12 +136,14 @@ def build_scores(name: str, settings: dict[str, int], records: Iterable[tuple[st
         }
         for architecture, row in reached.items()
     }
-    order = sorted(
-        table, key=lambda a: (-len(table[a]), -fmean(score.recall for score in table[a].values()), a)
-    )
-    return Scores(
-        name, tuple(settings), settings, {architecture: table[architecture] for architecture in order}
-    )
+
+    def place(architecture: str) -> tuple[int, float, str]:
+        row = table[architecture]
+        counted = [score.recall for task, score in row.items() if task not in apart]
+        return -len(row), -fmean(counted or [0.0]), architecture
+
+    ordered = {architecture: table[architecture] for architecture in sorted(table, key=place)}
+    return Scores(name, tuple(settings), settings, ordered, apart)
 
 
 def _best(record: SweepRecord) -> dict[str, tuple[float, str]]:

@@ -75,7 +75,7 @@ def report(
     home: Home = None,
     tracking_uri: TrackingUri = None,
 ) -> None:
-    """Write the report of a sweep or a suite: a self-contained HTML page, Markdown, and its figures as SVG and PNG."""
+    """Write the report of a sweep or a suite. It is a self-contained HTML page, Markdown, SVG and PNG."""
     from recallfront.platform.front.pictures.report import write_report
     from recallfront.platform.front.pictures.suite_report import is_suite, write_suite_report
 
@@ -102,7 +102,7 @@ def compare(
         ),
     ] = None,
 ) -> None:
-    """Compare a sweep with an earlier one: what is new, lost or moved, and the difference of their hypervolumes."""
+    """Compare a sweep with an earlier one. Show what is new, lost or moved, and how the hypervolume differs."""
     from rich.console import Console
 
     from recallfront.platform.front.compare import compare as compare_sweeps
@@ -155,7 +155,7 @@ def pick(
     ] = None,
     no_register: Annotated[bool, typer.Option("--no-register", help="Do not register the model.")] = False,
 ) -> None:
-    """Choose a Pareto-optimal configuration, and explain the choice."""
+    """Choose a Pareto-optimal configuration, and say why."""
     from recallfront.platform.front import pick as picking
     from recallfront.platform.front import registry
 

@@ -63,7 +63,7 @@ def doctor(
     address: Annotated[str | None, typer.Option(help="Ray cluster to check: auto, or HOST:PORT.")] = None,
     plugin: Plugins = None,
 ) -> None:
-    """Check what is installed and what answers, and show how to fix what does not."""
+    """Check what is installed and what answers. Show how to fix what does not."""
     from rich.console import Console
 
     from recallfront.platform.doctor import examine

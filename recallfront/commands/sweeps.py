@@ -34,7 +34,7 @@ def run(
     ] = None,
     plugin: Plugins = None,
 ) -> None:
-    """Run a sweep or a suite of sweeps, or resume it: no finished trial runs twice."""
+    """Run a sweep or a suite of sweeps, or resume it. No finished trial runs twice."""
     from rich.console import Console
 
     from recallfront.platform.home import home_folder
@@ -110,7 +110,7 @@ def scores(
     home: Home = None,
     tracking_uri: TrackingUri = None,
 ) -> None:
-    """Show the scores of a suite by task and architecture, and the verdicts on its claims."""
+    """Show the scores of a suite, and the verdicts on its claims. Scores are by task and architecture."""
     from rich.console import Console
 
     from recallfront.platform.sweep.suite import read_scores
@@ -150,7 +150,7 @@ def submit(
     ] = True,
     plugin: Plugins = None,
 ) -> None:
-    """Send a sweep to a Ray cluster as a job that continues without this terminal."""
+    """Send a sweep to a Ray cluster as a job. It continues without this terminal."""
     from recallfront.platform.cluster.jobs import follow_job
     from recallfront.platform.cluster.jobs import submit as submit_job
 
@@ -171,7 +171,7 @@ def cancel(
         str | None, typer.Option(help="Dashboard of a cluster: cancel a job there.", show_default="none")
     ] = None,
 ) -> None:
-    """Cancel a sweep: what runs is checkpointed, its workers end, and it can be resumed."""
+    """Cancel a sweep. What runs is checkpointed, its workers end, and it can be resumed."""
     from recallfront.platform.sweep.cancel import cancel as cancel_sweep
 
     print(cancel_sweep(name, home=home, tracking_uri=tracking_uri, address=address))
@@ -187,7 +187,7 @@ def logs(
     tracking_uri: TrackingUri = None,
     follow: Annotated[bool, typer.Option("--follow", help="Go on until the sweep has ended.")] = False,
 ) -> None:
-    """Show the log of a sweep, or of one of its trials: what they did, reported and printed."""
+    """Show the log of a sweep, or of one of its trials. It holds what they did, reported and printed."""
     from recallfront.platform.sweep.log import read_log
 
     for line in read_log(name, trial, home=home, tracking_uri=tracking_uri, follow=follow):
@@ -205,7 +205,7 @@ def status(
     ] = None,
     follow: Annotated[bool, typer.Option("--follow", help="Follow the log of a job.")] = False,
 ) -> None:
-    """Show the progress of sweeps; with --address, the jobs of a cluster."""
+    """Show the progress of sweeps. With --address, show the jobs of a cluster."""
     from rich.console import Console
 
     from recallfront.platform.cluster.jobs import follow_job
@@ -233,7 +233,7 @@ def export(
     home: Home = None,
     tracking_uri: TrackingUri = None,
 ) -> None:
-    """Write a sweep into one archive: specification, trials, curves, lineage and front."""
+    """Write a sweep into one archive. It holds specification, trials, curves, lineage and front."""
     from recallfront.platform.keeping.export import export as export_sweep
 
     done = export_sweep(name, file, weights=weights, home=home, tracking_uri=tracking_uri)
@@ -246,7 +246,7 @@ def import_(
     home: Home = None,
     tracking_uri: TrackingUri = None,
 ) -> None:
-    """Take a sweep out of an archive into a store; nothing of the archive is run."""
+    """Take a sweep out of an archive into a store. Nothing of the archive is run."""
     from recallfront.platform.keeping.load import load_archive
 
     done = load_archive(file, home=home, tracking_uri=tracking_uri)
@@ -262,7 +262,7 @@ def delete(
         bool, typer.Option("--versions", help="Delete the registered models of its trials, too.")
     ] = False,
 ) -> None:
-    """Delete a sweep: its runs in MLflow, and what the home keeps of it."""
+    """Delete a sweep. Its runs in MLflow go, and what the home keeps of it."""
     from recallfront.platform.keeping.delete import delete as delete_sweep
     from recallfront.platform.keeping.delete import find_deletion
 
@@ -284,7 +284,7 @@ def clean(
     tracking_uri: TrackingUri = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be deleted.")] = False,
 ) -> None:
-    """Delete the checkpoints of trials that have ended for good; current versions do so when a trial ends."""
+    """Delete the checkpoints of trials that have ended for good. Current versions do so when a trial ends."""
     from recallfront.platform.keeping.clean import clean as clean_home
 
     found = clean_home(home=home, tracking_uri=tracking_uri, dry_run=dry_run)

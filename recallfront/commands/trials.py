@@ -9,12 +9,11 @@ from typing import Annotated
 import typer
 
 from recallfront.commands.options import Home, Plugins, Run, TrackingUri
-from recallfront.platform.errors import UsageError
 from recallfront.terminal import table_width
 
 
 def rerun(run: Run, home: Home = None, tracking_uri: TrackingUri = None, plugin: Plugins = None) -> None:
-    """Run a trial again from its lineage alone, and compare the two runs."""
+    """Run a trial again from its lineage alone. Compare the two runs."""
     from rich.console import Console
 
     from recallfront.platform.rerun import rerun as run_again
@@ -41,10 +40,20 @@ def evaluate(
             "recallfront[lm-eval]."
         ),
     ] = "recall",
-    twice: Annotated[bool, typer.Option("--twice", help="Put every document into its prompt twice.")] = False,
+    twice: Annotated[
+        bool | None,
+        typer.Option(
+            "--twice", help="Put every document into its prompt twice (recall).", show_default="once"
+        ),
+    ] = None,
     context_length: Annotated[
-        int, typer.Option(min=60, help="Tokens that documents are truncated to, or that a question has.")
-    ] = 1000,
+        int | None,
+        typer.Option(
+            min=60,
+            help="Tokens that documents are truncated to, or that a question has (not of lm-eval).",
+            show_default="1000",
+        ),
+    ] = None,
     most: Annotated[
         int | None,
         typer.Option(
@@ -56,74 +65,38 @@ def evaluate(
     tokenizer: Annotated[
         str | None, typer.Option(help="Tokenizer: a folder or a name.", show_default="the trial's")
     ] = None,
+    end_token: Annotated[
+        str | None,
+        typer.Option(help="Token that ends a text, of --tokenizer.", show_default="the tokenizer's own"),
+    ] = None,
     home: Home = None,
     tracking_uri: TrackingUri = None,
+    plugin: Plugins = None,
 ) -> None:
-    """Evaluate a finished model on a suite of text, and add the figures to its run."""
+    """Evaluate a finished model on a suite of text. Add the figures to its run."""
     from rich.console import Console
 
-    from recallfront.platform.evaluation.extraction import SUITE as EXTRACTION
-    from recallfront.platform.evaluation.extraction import evaluate_extraction
-    from recallfront.platform.evaluation.generated import SUITES, GeneratedEvaluation, evaluate_generated
-    from recallfront.platform.evaluation.harness import PREFIX, HarnessEvaluation, evaluate_harness
-    from recallfront.platform.evaluation.recall_suite import Evaluation
-    from recallfront.platform.evaluation.recall_suite import evaluate as evaluate_recall
+    from recallfront.platform.evaluation.suites import evaluate_on
+    from recallfront.platform.plugins import load
 
-    found: Evaluation | GeneratedEvaluation | HarnessEvaluation
-    if suite.startswith(PREFIX):
-        found = evaluate_harness(
-            model,
-            [task for task in suite.removeprefix(PREFIX).split(",") if task],
-            folder=data,
-            most=most,
-            tokenizer=tokenizer,
-            home=home,
-            tracking_uri=tracking_uri,
-        )
-    elif suite in SUITES:
-        found = evaluate_generated(
-            model,
-            suite,
-            context_length=context_length,
-            most=most,
-            tokenizer=tokenizer,
-            home=home,
-            tracking_uri=tracking_uri,
-        )
-    elif suite not in ("recall", EXTRACTION):
-        raise UsageError(
-            f"--suite {suite}: must be recall, {', '.join(SUITES)}, {EXTRACTION}, or {PREFIX}TASK,TASK"
-        )
-    elif data is None:
-        raise UsageError("--data: is missing: name the folder with the data sets of the suite")
-    elif suite == EXTRACTION:
-        found = evaluate_extraction(
-            model,
-            data,
-            context_length=context_length,
-            most=most,
-            tokenizer=tokenizer,
-            home=home,
-            tracking_uri=tracking_uri,
-        )
-    else:
-        found = evaluate_recall(
-            model,
-            data,
-            twice=twice,
-            context_length=context_length,
-            most=most,
-            tokenizer=tokenizer,
-            home=home,
-            tracking_uri=tracking_uri,
-        )
+    load(plugin or ())
+    options = {"data": data, "twice": twice, "context_length": context_length, "most": most}
+    found = evaluate_on(
+        model,
+        suite,
+        {name: value for name, value in options.items() if value is not None},
+        tokenizer=tokenizer,
+        end_token=end_token,
+        home=home,
+        tracking_uri=tracking_uri,
+    )
     Console(width=table_width()).print(found.table())
     if found.run_id is not None:
         print(f"run: {found.run_id}")
 
 
 def lineage(run: Run, home: Home = None, tracking_uri: TrackingUri = None, plugin: Plugins = None) -> None:
-    """Show everything that a rerun of a trial needs, as JSON; with --plugin, check that it had these plug-ins."""
+    """Show all that a rerun of a trial needs, as JSON. With --plugin, check that it had these plug-ins."""
     from recallfront.platform.home import home_folder
     from recallfront.platform.plugins import load, require
     from recallfront.platform.tracking.ledger import find_run

@@ -207,6 +207,12 @@ class DrawnRows(AlikeRows):
         return f"length_{self.length}"
 
 
+class AskingRows(DrawnRows):
+    """Rows whose last token asks about those before it."""
+
+    length: int = Field(ge=2, le=2**20, description="Tokens of a row, the question included.")
+
+
 R = TypeVar("R", bound=AlikeRows)
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
+from recallfront.models.configs.frozen import added_field
 from recallfront.sweeps.base import SpecError, canonical_json, digest
 from recallfront.sweeps.extraction import Extraction, extractions, pages
 from recallfront.sweeps.tasks.base import (
@@ -55,6 +56,10 @@ class ExtractionTask(SplitTask[DrawnRows], StoredTask):
     tokenizer: str = Field(
         default=BYTES, description="`bytes`, a folder, or the name of one of the Hugging Face hub."
     )
+    end_token: str | None = added_field(
+        None,
+        description="Token that ends a text, if the tokenizer's files do not say which; of a tokenizer that is named.",
+    )
     vocab_size: int = Field(
         default=BYTE_TOKENS,
         ge=BYTE_TOKENS,
@@ -76,7 +81,7 @@ class ExtractionTask(SplitTask[DrawnRows], StoredTask):
     def store(self, folder: Path) -> str:
         from safetensors.torch import save_file
 
-        words = find_tokenizer(self.tokenizer)
+        words = find_tokenizer(self.tokenizer, self.end_token)
         if words.size > self.vocab_size:
             raise SpecError(
                 f"task.vocab_size={self.vocab_size}: must be at least {words.size}, which task.tokenizer="

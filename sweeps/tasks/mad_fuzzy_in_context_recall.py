@@ -14,6 +14,8 @@ from pydantic import Field, model_validator
 from recallfront.sweeps.stream import Drawer, Row, StreamTask, stacked
 from recallfront.sweeps.tasks.base import IGNORED
 
+_MOST_MOTIFS = 2**20  # of the largest sizes: shuffling twice as many takes a third of a second a row
+
 
 class MADFuzzyInContextRecall(StreamTask):
     """MAD's fuzzy in-context recall: every token of a repeated key's value is asked for."""
@@ -37,6 +39,13 @@ class MADFuzzyInContextRecall(StreamTask):
             raise ValueError(
                 f"vocab_size={self.vocab_size}: leaves {keys} tokens for keys of k_motif_size={self.k_motif_size} and "
                 f"{values} for values of v_motif_size={self.v_motif_size}"
+            )
+        motifs = math.perm(keys, self.k_motif_size) + math.perm(values, self.v_motif_size)
+        if motifs > _MOST_MOTIFS:
+            raise ValueError(
+                f"vocab_size={self.vocab_size}: makes {motifs:,} keys and values of k_motif_size={self.k_motif_size} "
+                f"and v_motif_size={self.v_motif_size}, all of which are shuffled for every row; must make at most "
+                f"{_MOST_MOTIFS:,}"
             )
         if self.frac_noise and not self.noise_vocab_size:
             raise ValueError(f"noise_vocab_size=0: must be at least 1 with frac_noise={self.frac_noise}")

@@ -9,17 +9,17 @@ import numpy as np
 from pydantic import Field
 
 from recallfront.sweeps.drawing import Integers
-from recallfront.sweeps.tasks.base import IGNORED, DrawnRows, DrawnTask
+from recallfront.sweeps.tasks.base import IGNORED, AskingRows, DrawnTask
 
 
-class Majority(DrawnTask[DrawnRows]):
+class Majority(DrawnTask[AskingRows]):
     """Whether most of a row's bits are ones."""
 
     name: Literal["majority"] = "majority"
     vocab_size: int = Field(default=3, ge=3, le=2**24, description="Number of tokens; three are used.")
     seed: int = Field(default=123, ge=0, lt=2**32, description="Seed of the rows, the same for every trial.")
 
-    def draw(self, rows: DrawnRows, seed: int) -> tuple[Integers, Integers]:
+    def draw(self, rows: AskingRows, seed: int) -> tuple[Integers, Integers]:
         return majority(num_examples=rows.examples, input_seq_len=rows.length, seed=seed)
 
 

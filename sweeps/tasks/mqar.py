@@ -50,7 +50,10 @@ class PairsTask(DrawnTask[R], Generic[R]):
         default=8192, ge=4, le=2**24, description="Number of tokens: keys in the lower half, values above."
     )
     power_a: float = Field(
-        default=0.01, gt=0, description="Exponent of the power law of distances from a pair to its query."
+        default=0.01,
+        gt=0,
+        le=10,
+        description="Exponent of the power law of distances from a pair to its query.",
     )
     random_non_queries: bool = Field(
         default=True, description="Whether filler is drawn from the vocabulary; otherwise it is token 0."

@@ -9,17 +9,17 @@ import numpy as np
 from pydantic import Field
 
 from recallfront.sweeps.drawing import Integers
-from recallfront.sweeps.tasks.base import IGNORED, DrawnRows, DrawnTask
+from recallfront.sweeps.tasks.base import IGNORED, AskingRows, DrawnTask
 
 
-class VocabMajority(DrawnTask[DrawnRows]):
+class VocabMajority(DrawnTask[AskingRows]):
     """The most frequent token of a row."""
 
     name: Literal["vocab_majority"] = "vocab_majority"
     vocab_size: int = Field(default=16, ge=3, le=2**24, description="Number of tokens; 0 is the question.")
     seed: int = Field(default=123, ge=0, lt=2**32, description="Seed of the rows, the same for every trial.")
 
-    def draw(self, rows: DrawnRows, seed: int) -> tuple[Integers, Integers]:
+    def draw(self, rows: AskingRows, seed: int) -> tuple[Integers, Integers]:
         return vocab_majority(
             vocab_size=self.vocab_size, num_examples=rows.examples, input_seq_len=rows.length, seed=seed
         )

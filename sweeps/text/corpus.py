@@ -214,7 +214,9 @@ def _tokenizer(task: TextSettings) -> Tokenizer:
     def texts() -> Iterator[str]:
         room = _TRAINED_ON
         for split, piece in _pieces(task):
-            if split == "train" and room > 0:
+            if room <= 0:
+                return
+            if split == "train":
                 yield piece.text
                 room -= len(piece.text)
 

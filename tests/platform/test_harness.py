@@ -134,7 +134,7 @@ def test_a_task_of_a_folder_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     (tmp_path / "tasks").mkdir()
     (tmp_path / "tasks" / "capitals.yaml").write_text(TASK.replace("DATA", str(data)))
     folder = save(build(parse_config(CONFIG)), tmp_path / "model")
-    found = evaluate_harness(str(folder), ["capitals"], folder=tmp_path / "tasks", tokenizer="bytes")
+    found = evaluate_harness(str(folder), ["capitals"], data=tmp_path / "tasks", tokenizer="bytes")
     one = subject()
     right = 0
     for document in documents:

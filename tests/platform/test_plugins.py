@@ -1,5 +1,6 @@
 """Plug-ins: files and installed packages, what of them is recorded, and what is refused."""
 
+import json
 import re
 import shlex
 import subprocess
@@ -8,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tokenizers import Tokenizer
+from tokenizers.models import BPE
 
 from recallfront.__main__ import run
 from recallfront.models import build
@@ -169,6 +172,15 @@ def test_the_doctor_lists_plug_ins(
     assert "broken-package 1.2: broken_package.fading:FadingConfig cannot be loaded" in broken.said
 
 
+def digits_suite(folder: Path) -> tuple[str, ...]:
+    """Options of `evaluate`: a document, and a tokenizer of few tokens that does not say which ends a text."""
+    vocab = {text: number for number, text in enumerate(["<done>", "<unk>", *"0123456789"])}
+    (folder / "words").mkdir()
+    Tokenizer(BPE(vocab, [], unk_token="<unk>")).save(str(folder / "words" / "tokenizer.json"))
+    written(folder / "suite", "squad.jsonl", json.dumps({"text": "12 34 12", "value": "34"}))
+    return "--data", "suite", "--tokenizer", "words", "--end-token", "<done>"
+
+
 @pytest.mark.slow
 def test_the_documentation_s_plug_ins_run_and_are_kept_with_their_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -197,8 +209,10 @@ def test_the_documentation_s_plug_ins_run_and_are_kept_with_their_runs(
         code = run([*words, "--home", "home"])
         return code, *capsys.readouterr()
 
-    code, _, errors = command("rerun", trial.run_id)
-    assert code == 2 and "needs the plug-in file" in errors, errors
+    suite = digits_suite(tmp_path)
+    for name, *more in (("rerun",), ("evaluate", *suite)):
+        code, _, errors = command(name, trial.run_id, *more)
+        assert code == 2 and "needs the plug-in file" in errors, errors
     code, _, errors = command("run", "sweep.yaml", "--plugin", "fading.py")
     assert code == 2 and "lookback" in errors, errors
     assert "0 trials run, 3 answered" in command("run", "sweep.yaml", *given)[1]
@@ -206,8 +220,10 @@ def test_the_documentation_s_plug_ins_run_and_are_kept_with_their_runs(
     assert f" --plugin {tmp_path}/fading.py --plugin {tmp_path}/lookback.py " in printed
     code, told, errors = command("rerun", *shlex.split(printed.partition(" rerun ")[2]))
     assert code == 0 and "verdict: identical" in told, told + errors
+    code, told, errors = command("evaluate", trial.run_id, *given, *suite)
+    assert code == 0 and "squad" in told, told + errors
     written(tmp_path, "fading.py", shown["fading.py"] + "\n# changed\n")
-    for name in ("rerun", "lineage"):
-        code, _, errors = command(name, trial.run_id, *given)
+    for name, *more in (("rerun",), ("lineage",), ("evaluate", *suite)):
+        code, _, errors = command(name, trial.run_id, *given, *more)
         assert code == 2 and errors.count("\n") == 1, errors
         assert "fading.py" in errors and "which is now" in errors

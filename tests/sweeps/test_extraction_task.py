@@ -82,6 +82,22 @@ def test_other_pages_are_other_data(book: Path, tmp_path: Path) -> None:
     assert data_folder(task(book), tmp_path) != before
 
 
+def test_the_end_of_a_text_can_be_named(book: Path, tmp_path: Path) -> None:
+    from tokenizers import Tokenizer
+    from tokenizers.models import BPE
+
+    letters = ["<unk>", *"ABCDEFField :s0123456789\n", "<done>"]
+    vocab = {letter: number for number, letter in enumerate(dict.fromkeys(letters))}
+    (tmp_path / "words").mkdir()
+    Tokenizer(BPE(vocab, [], unk_token="<unk>")).save(str(tmp_path / "words" / "tokenizer.json"))
+    with pytest.raises(SpecError, match="name one as task.end_token"):
+        prepare(task(book, tokenizer=str(tmp_path / "words")), tmp_path / "home")
+    named = task(book, tokenizer=str(tmp_path / "words"), end_token="<done>")
+    (segment,) = load(*prepare(named, tmp_path / "home")).splits["test"]
+    assert segment.inputs[0, -1] == vocab["<done>"]
+    assert "end_token" not in task(book).model_dump(mode="json")
+
+
 def test_another_tokenizer_in_the_same_folder_is_other_data(book: Path, tmp_path: Path) -> None:
     folder = tmp_path / "words"
     folder.mkdir()
@@ -96,6 +112,7 @@ def test_another_tokenizer_in_the_same_folder_is_other_data(book: Path, tmp_path
     [
         ({"folder": "nowhere"}, "task.folder='nowhere': is no folder"),
         ({"length": 180}, "rows of 180 tokens, 160 of which follow a document: no document of 20 tokens"),
+        ({"end_token": "</s>"}, "task.end_token='</s>': task.tokenizer='bytes' has its own"),
         ({"tokenizer": "BROKEN"}, "task.tokenizer='.*': tokenizer.json cannot be read"),
     ],
 )

@@ -59,6 +59,16 @@ def test_every_architecture_has_every_protocol(name: str, protocol: str) -> None
     assert len(layers) == 2 or (name, protocol) == ("griffin", "zoology"), "of which zoology has no model"
 
 
+def test_a_window_that_no_layer_has_needs_no_row_of_its_length() -> None:
+    rows = [{"length": 8, "examples": 32}]
+    task = {"name": "cumulative_parity", "train": rows, "validation": rows, "test": rows}
+    block = {"architecture": "based"}
+    trial = first_trial(protocol="zoology", task=task, training={"batch_size": 32}, space=[block])
+    assert trial.model.layers == "CL" and trial.model.model_dump()["window_size"] > 8
+    with pytest.raises(ValueError, match="window_size=16: longer than the task's longest row of 8"):
+        first_trial(task=task, space=[block | {"pattern": "CW"}])
+
+
 def test_a_protocol_of_another_name_is_refused() -> None:
     with pytest.raises(ValueError, match="protocol"):
         first_trial(protocol="zoologie")

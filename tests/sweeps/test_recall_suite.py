@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from recallfront.sweeps.recall_suite import DATA_SETS, ROOM_FOR_ANSWER, shortened
+from recallfront.sweeps.recall_suite import DATA_SETS, ROOM_FOR_ANSWER, answers_of, shortened
 
 
 @pytest.mark.parametrize(
@@ -53,5 +53,16 @@ def test_squad_s_text_is_cut_and_its_context_is_not() -> None:
 
 @pytest.mark.parametrize("name", ["nq", "triviaqa", "drop"])
 def test_a_question_without_an_answer_is_left_out(name: str) -> None:
-    assert cut(name, 4, context=FAR, question="is", answers=[]) is None
+    for answers in ([], "", [""], [None], [" ", None]):
+        assert cut(name, 4, context=FAR, question="is", answers=answers) is None
     assert cut(name, 4, context=FAR, question="is", answers=["w9 "]) is not None
+
+
+def test_an_empty_answer_beside_another_is_none() -> None:
+    assert answers_of({"answers": ["", "1909", None]}, "answers") == ["1909"]
+
+
+@pytest.mark.parametrize("name", ["swde", "fda", "squad"])
+def test_a_field_without_a_value_is_left_out(name: str) -> None:
+    assert cut(name, 4, text=FAR, key="director", value=" ") is None
+    assert name == "squad" or cut(name, 4, text=FAR, key=" ", value="w9") is None

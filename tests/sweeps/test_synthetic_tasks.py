@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from recallfront.sweeps.drawing import draw_slots
 from recallfront.sweeps.tasks.base import IGNORED, SPLITS, Counts, StoredTask, Task
 from recallfront.sweeps.tasks.copying import CopyingQuestion, copying
 from recallfront.sweeps.tasks.mad_compression import compression
@@ -280,6 +281,16 @@ def test_a_negative_length_of_the_answer_is_all_of_it(question: CopyingQuestion)
         assert (negative == nothing).all()
 
 
+def test_fuzzy_recall_has_the_vocabularies_of_mad_and_large_ones_of_short_motifs() -> None:
+    for changes in ({"vocab_size": 128}, {"vocab_size": 1024, "k_motif_size": 1, "v_motif_size": 2}):
+        make("mad_fuzzy_in_context_recall", **changes)
+
+
+def test_the_steepest_power_law_can_be_drawn_at_the_greatest_length() -> None:
+    slots = draw_slots(np.random.RandomState(0), 2**19, 2, 4, power_a=10.0)
+    assert slots.shape == (2, 4) and slots.min() >= 0
+
+
 @pytest.mark.parametrize(
     ("name", "change", "told"),
     [
@@ -305,6 +316,16 @@ def test_a_negative_length_of_the_answer_is_all_of_it(question: CopyingQuestion)
             {"train": [{"length": 12, "examples": 1}]},
             "length=12: must be at least 13",
         ),
+        (
+            "mad_fuzzy_in_context_recall",
+            {"vocab_size": 256},
+            "vocab_size=256: makes 4,048,506 keys and values of k_motif_size=3 and v_motif_size=3, all of which",
+        ),
+        *(
+            (name, {"train": [{"length": 1, "examples": 1}]}, "input should be greater than or equal to 2")
+            for name in ("parity", "majority", "vocab_majority")
+        ),
+        ("mqar", {"power_a": 1e6}, "=1000000.0: input should be less than or equal to 10"),
         ("mad_selective_copying", {"num_tokens_to_copy": 8}, "length=16: must be at least"),
         ("selective_copying", {"num_tokens_to_copy": 9}, "length=16: must be at least"),
         (

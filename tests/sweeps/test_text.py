@@ -101,6 +101,18 @@ def test_paragraphs_are_documents(corpus: Path) -> None:
     assert len(found) == 60 and all(piece.ends for piece in found) and "\na " in found[0].text
 
 
+def test_a_tokenizer_is_trained_on_no_more_than_it_needs(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("recallfront.sweeps.text.corpus._TRAINED_ON", 5000)
+    monkeypatch.setattr("recallfront.sweeps.text.corpus._TOGETHER", 1000)
+    (tmp_path / "unread.txt").write_bytes(b"\xff\n")
+    lines = {"files": [str(corpus / "lines.txt"), str(tmp_path / "unread.txt")], "documents": "line"}
+    rows = {"length": 8, "train": {"tokens": 50}, "validation": [{"tokens": 50}], "test": [{"tokens": 50}]}
+    own = task(corpus, source=lines, tokenizer="bpe", vocab_size=300, **rows)
+    assert len(tokens_of(data_of(own, tmp_path / "home"), "test")) > 0
+
+
 def test_long_documents_come_in_pieces(tmp_path: Path) -> None:
     text = "".join(f"line {number}\n" for number in range(20_000)) + "x" * 70_000
     (tmp_path / "long.txt").write_text(text)

@@ -1,11 +1,16 @@
 """Scores of a suite: the best configuration by validation recall, its test recall, means over settings and tasks."""
 
+from pathlib import Path
+
 import pytest
 from rich.console import Console
 
-from recallfront.platform.front.scores import build_scores
+from recallfront.platform.front.scores import build_scores, scores
 from recallfront.platform.results.records import SweepRecord, TrialRecord
 from recallfront.platform.results.status import Status
+from recallfront.sweeps.load import load_study
+from recallfront.sweeps.suite import Suite
+from tests.platform.stores import ready_store
 
 
 def trial(
@@ -18,6 +23,12 @@ def trial(
         config={"model": {"architecture": architecture}, "training": {"learning_rate": rate}, "seed": seed},
         metrics={"validation_recall": validation, "recall": test},
     )
+
+
+def suite(study: str) -> Suite:
+    found = load_study(study)
+    assert isinstance(found, Suite)
+    return found
 
 
 def sweep(*trials: TrialRecord, seeds: int = 1) -> SweepRecord:
@@ -48,6 +59,25 @@ def test_the_best_by_validation_is_reported_on_test() -> None:
     console = Console(record=True, width=100)
     console.print(found.shown())
     assert "2 settings of an architecture have not finished" in " ".join(console.export_text().split())
+
+
+def test_text_beside_other_tasks_is_not_in_the_mean() -> None:
+    settings = {"copying": 1, "recall": 1, "text": 1}
+    records = [
+        ("copying", sweep(trial("hawk", 0.5, 0.5), trial("based", 0.7, 0.7))),
+        ("recall", sweep(trial("hawk", 0.7, 0.7), trial("based", 0.9, 0.9))),
+        ("text", sweep(trial("hawk", 0.9, 0.9), trial("based", 0.1, 0.1))),
+    ]
+    found = build_scores("mine", settings, records, apart=("text",))
+    assert found.means == {"based": pytest.approx(0.8), "hawk": pytest.approx(0.6)}
+    assert list(found.table) == ["based", "hawk"]
+    assert list(found.columns()) == ["architecture", "copying", "recall", "text", "mean without text"]
+
+
+def test_the_mean_of_mad_s_suite_is_over_the_tasks_of_mad(tmp_path: Path) -> None:
+    found = scores(suite("mad-suite"), ready_store(tmp_path))
+    assert found.apart == ("text",) and len(found.tasks) == 7
+    assert scores(suite("mad"), ready_store(tmp_path)).apart == ()
 
 
 def test_a_configuration_counts_when_all_of_its_seeds_have_finished() -> None:
