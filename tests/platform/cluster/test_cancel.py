@@ -19,7 +19,7 @@ from tests.platform.clusters import Cluster
 from tests.platform.servers import MlflowServer
 
 # nothing of another Ray may come or go in /dev/shm meanwhile
-pytestmark = [pytest.mark.slow, pytest.mark.alone, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 SECONDS = 15.0  # for everything to be gone
 
