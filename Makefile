@@ -54,7 +54,7 @@ PASSED = -p tests.passed --share $(SHARE) --share-seed $(DRAW) $(RECORD)
 # LOCK=latest tries them with newer packages
 test: setup  ## the tests, slow ones included; those that time something have the machine to themselves
 	$(MAKE) --no-print-directory --jobs 2 lint beside
-	$(PYTEST) $(PASSED) -m alone $$(grep -rlw --include='*.py' mark.alone tests)
+	$(PYTEST) $(PASSED) -m alone $$(grep -rlw --include='*.py' mark.alone tests | LC_ALL=C sort)
 
 beside: setup
 	$(PYTEST) $(PASSED) -n $(WORKERS) --dist worksteal -m "not alone"

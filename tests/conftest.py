@@ -1,6 +1,8 @@
 """The order of the tests, and a sweep as it could have been, with every kind of trial in it."""
 
 import gc
+import os
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -9,6 +11,9 @@ import pytest
 
 from recallfront.platform.results.records import SweepRecord, TrialRecord
 from recallfront.platform.results.status import Status
+
+# Ray gives a part of itself 30 s to start, which a busy machine may not be done in
+os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "120")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -22,6 +27,25 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return "platform" not in parts, "workers" not in parts
 
     items.sort(key=is_late)
+
+
+# what a trial sets in its process, which here is pytest's own
+_OF_A_TRIAL = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "DS_ACCELERATOR", "OMP_NUM_THREADS")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def process_as_it_was() -> Iterator[None]:
+    """No module's trials decide how the next one's tests compute."""
+    before = {name: os.environ.get(name) for name in _OF_A_TRIAL}
+    torch = sys.modules.get("torch")  # not imported for those that need none
+    threads = torch.get_num_threads() if torch else None
+    yield
+    for name, value in before.items():
+        os.environ.pop(name, None)
+        if value is not None:
+            os.environ[name] = value
+    if torch:
+        torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -79,6 +79,20 @@ def small_ray() -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
+    try:
+        _start_ray()
+    except Exception:  # Ray gives its processes 30 s, which a busy machine may not be done in
+        ray.shutdown()
+        _start_ray()
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _start_ray() -> None:
+    import ray
+
     ray.init(
         address="local",
         num_cpus=2,
@@ -86,10 +100,6 @@ def small_ray() -> Iterator[None]:
         log_to_driver=False,
         logging_level=logging.ERROR,
     )
-    try:
-        yield
-    finally:
-        ray.shutdown()
 
 
 def actor_config(config: TrialConfig, place: Workplace) -> dict[str, str]:

@@ -6,9 +6,11 @@ MLflow is imported where it is first used, so that the command starts fast.
 import statistics
 import tempfile
 import time
+from contextlib import closing
 from pathlib import Path
 
 from recallfront.platform.tracking.client import open_client
+from recallfront.platform.tracking.spool import Spool
 from recallfront.platform.tracking.store import prepare_store
 from recallfront.platform.tracking.writer import TrackingWriter
 
@@ -20,7 +22,8 @@ def writer_rate(rows: int = 40_000, *, rows_per_call: int = 100, metrics: int = 
 
     Returns `append_rows_per_second` (until the last call returned), `append_ms` (median of one call of
     `rows_per_call` rows), `append_ms_p99`, `sent_rows_per_second` (until MLflow had them all), and
-    `store_rows_per_second`: what the store itself takes of such rows from a caller that does nothing else.
+    `spool_rows_per_second` and `store_rows_per_second`: what the spool and the store themselves take of such rows
+    from a caller that does nothing else.
     """
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         home = Path(folder)
@@ -32,10 +35,7 @@ def writer_rate(rows: int = 40_000, *, rows_per_call: int = 100, metrics: int = 
         calls = []
         start = time.perf_counter()
         for first in range(0, rows, rows_per_call):
-            batch = [
-                (f"metric_{i % metrics}", i * 0.5, i // metrics, 1_700_000_000_000 + i)
-                for i in range(first, first + rows_per_call)
-            ]
+            batch = _rows(first, rows_per_call, metrics)
             called = time.perf_counter()
             writer.metrics("bench", batch)
             calls.append(time.perf_counter() - called)
@@ -44,14 +44,32 @@ def writer_rate(rows: int = 40_000, *, rows_per_call: int = 100, metrics: int = 
             raise RuntimeError(f"{writer.backlog()} events were still waiting after {rows / 500:.0f} s")
         sent = time.perf_counter() - start
         writer.close()
-        alone = _store_rate(uri, rows // 4, metrics)
+        spool = _spool_rate(home / "alone.db", rows, rows_per_call, metrics)
+        store = _store_rate(uri, rows // 4, metrics)
     return {
         "append_rows_per_second": rows / appended,
         "append_ms": statistics.median(calls) * 1e3,
         "append_ms_p99": statistics.quantiles(calls, n=100)[98] * 1e3,
         "sent_rows_per_second": rows / sent,
-        "store_rows_per_second": alone,
+        "spool_rows_per_second": spool,
+        "store_rows_per_second": store,
     }
+
+
+def _rows(first: int, count: int, metrics: int) -> list[tuple[str, float, int, int]]:
+    return [
+        (f"metric_{i % metrics}", i * 0.5, i // metrics, 1_700_000_000_000 + i)
+        for i in range(first, first + count)
+    ]
+
+
+def _spool_rate(path: Path, rows: int, rows_per_call: int, metrics: int) -> float:
+    """Rows a second that a spool takes which nothing reads meanwhile."""
+    with closing(Spool(path)) as spool:
+        start = time.perf_counter()
+        for first in range(0, rows, rows_per_call):
+            spool.append("alone", [("metrics", rows_per_call, _rows(first, rows_per_call, metrics))])
+        return rows / (time.perf_counter() - start)
 
 
 def _store_rate(uri: str, rows: int, metrics: int) -> float:
@@ -60,9 +78,7 @@ def _store_rate(uri: str, rows: int, metrics: int) -> float:
 
     client = open_client(uri)
     run = client.create_run(client.create_experiment("alone")).info.run_id
-    logged = [
-        Metric(f"metric_{i % metrics}", i * 0.5, 1_700_000_000_000 + i, i // metrics) for i in range(rows)
-    ]
+    logged = [Metric(key, value, timestamp, step) for key, value, step, timestamp in _rows(0, rows, metrics)]
     start = time.perf_counter()
     for first in range(0, rows, _LARGEST_BATCH):
         client.log_batch(run, metrics=logged[first : first + _LARGEST_BATCH])

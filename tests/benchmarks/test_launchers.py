@@ -24,7 +24,6 @@ def test_a_folder_without_zoology_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)  # three programs that start Ray
 def test_all_train_the_eight_configurations(tmp_path: Path) -> None:
     found = launchers(tmp_path, Path(CHECKOUT) if CHECKOUT else None, steps=4, rounds=1)
     assert found.seconds.keys() >= {"recallfront", "plain Ray Tune"}

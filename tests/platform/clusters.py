@@ -1,6 +1,7 @@
 """A real Ray cluster of several nodes on this machine, tokens on, to start, lose a node of, and stop."""
 
 import contextlib
+import http.client
 import json
 import os
 import secrets
@@ -10,9 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
 import urllib.request
-from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -90,6 +89,7 @@ class Cluster:
             **{name: value for name, value in os.environ.items() if not name.startswith("RAY_")},
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN_PATH": str(self.token_file),
+            "RAY_gcs_server_port_wait_time_s": "120",  # Ray's 30 s are too few on a busy machine
             "RAY_worker_niceness": "0",  # at Ray's 15 a trial stands still while anything else computes
             "RAY_health_check_period_ms": "1000",  # a lost node is noticed in seconds
             "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "300",  # a node that goes waits for its trials at most
@@ -104,7 +104,7 @@ class Cluster:
         self._wanted, self._head_cpus = nodes, head_cpus
 
     def start(self) -> Self:
-        self._add(
+        self._join(
             "--head",
             f"--num-cpus={self._head_cpus}",
             f"--port={self.port}",
@@ -113,10 +113,8 @@ class Cluster:
             "--include-dashboard=true",
             *self.head_arguments,
         )
-        self._wait(lambda: self.alive() == 1)
         while len(self.nodes) < self._wanted:  # one after another: Ray gives each 30 s to start
-            self._add(f"--address=127.0.0.1:{self.port}", "--num-cpus=1")
-            self._wait(lambda: self.alive() == len(self.nodes))
+            self._join(f"--address=127.0.0.1:{self.port}", "--num-cpus=1")
         return self
 
     def alive(self) -> int:
@@ -129,7 +127,7 @@ class Cluster:
         try:
             with urllib.request.urlopen(request, timeout=5) as answer:
                 summary = json.load(answer)["data"]["summary"]
-        except (urllib.error.URLError, OSError):
+        except (OSError, http.client.HTTPException):
             return 0
         return sum(node["raylet"].get("state") == "ALIVE" for node in summary)
 
@@ -145,6 +143,17 @@ class Cluster:
             node.kill()
         self.nodes = []
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _join(self, *arguments: str) -> None:
+        """Add a node and wait until it is alive; one that ends before, as on a busy machine, is started once more."""
+        self._add(*arguments)
+        try:
+            self._wait_for_nodes()
+        except RuntimeError:
+            self.nodes.pop().kill()
+            self.metrics_ports.pop()
+            self._add(*arguments)
+            self._wait_for_nodes()
 
     def _add(self, *arguments: str) -> None:
         name = f"n{len(self.nodes)}"
@@ -164,9 +173,9 @@ class Cluster:
         environment = self.environment | {"RECALLFRONT_STATE": str(self.folder / f"{name}-state")}
         self.nodes.append(Node([*common, *arguments], environment, self.folder / f"{name}.log"))
 
-    def _wait(self, condition: Callable[[], bool], seconds: float = 300.0) -> None:
+    def _wait_for_nodes(self, seconds: float = 300.0) -> None:
         deadline = time.monotonic() + seconds
-        while not condition():
+        while self.alive() != len(self.nodes):
             for node in self.nodes:
                 node.check()
             if time.monotonic() > deadline:

@@ -31,7 +31,6 @@ def device() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)  # hundreds of compilations if Triton is another than the tables'
 @pytest.mark.parametrize("operator", operators_with_kernels())
 def test_no_kernel_spills_or_asks_for_too_much(operator: str) -> None:
     """By the committed table; what has changed since is compiled, and a random tenth of the others."""

@@ -136,7 +136,6 @@ def test_an_address_that_does_not_answer_is_refused_at_once(study: Path, tmp_pat
     )
 
 
-@pytest.mark.timeout(360)
 def test_a_node_is_killed_and_the_sweep_finishes(cluster: Cluster, study: Path, tmp_path: Path) -> None:
     token = {"RAY_AUTH_TOKEN_PATH": str(cluster.token_file), **PLANTED}
     home, spec = tmp_path / "home", load_spec(str(study))

@@ -9,7 +9,7 @@ from recallfront.platform.sweep.cancel import cancel
 from tests.platform.cluster.endless import ACTOR, RANK, Endless, endless, processes
 from tests.platform.clusters import Cluster
 
-pytestmark = [pytest.mark.slow, pytest.mark.alone, pytest.mark.timeout(360)]
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 
 @pytest.fixture(scope="module")

@@ -1,10 +1,15 @@
 """A Ray that was started here: it ends with its driver, and its driver with it."""
 
+import os
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import psutil
 import pytest
+
+from recallfront.platform.cluster import reaper
 
 # the main thread waits within Ray, as it does within Tune
 _DRIVER = """
@@ -28,10 +33,51 @@ def test_no_process_stays_when_ray_or_its_driver_is_killed(victim: str) -> None:
         family = psutil.Process(driver.pid).children(recursive=True)
         (raylet,) = [process for process in family if process.name() == "raylet"]
         (raylet if victim == "raylet" else driver).kill()
-        _, errors = driver.communicate(timeout=30)
+        _, errors = driver.communicate(timeout=120)
     finally:
         driver.kill()
     if victim == "raylet":
-        assert "RayLost: Ray on this machine was killed" in errors.splitlines()[-1]
+        # as the driver's last exception, or, of one that takes long to end, as its last words
+        assert "Ray on this machine was killed" in errors.splitlines()[-1]
     _, alive = psutil.wait_procs(family, timeout=20)
     assert not [p for p in alive if p.status() != psutil.STATUS_ZOMBIE]
+
+
+# a part of Ray that starts another process when it is told to
+_PART = """
+import subprocess, sys
+sys.stdin.readline()
+print(subprocess.Popen(["sleep", "1000"]).pid, flush=True)
+sys.stdin.readline()
+"""
+
+
+@pytest.mark.slow
+def test_a_process_that_ray_started_late_ends_though_its_parent_is_dead(tmp_path: Path) -> None:
+    command = [sys.executable, "-P", reaper.__file__, str(os.getpid()), str(tmp_path)]
+    with (
+        subprocess.Popen(command, stdin=subprocess.PIPE) as watch,
+        subprocess.Popen(
+            [sys.executable, "-c", _PART, str(tmp_path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as part,
+    ):
+        try:
+            assert watch.stdin and part.stdin and part.stdout
+            watch.stdin.write(b"\n")  # Ray is up
+            watch.stdin.flush()
+            time.sleep(2.0)
+            print(file=part.stdin, flush=True)
+            late = psutil.Process(int(part.stdout.readline()))
+            time.sleep(2 * reaper._LATER_SECONDS)
+            assert late.is_running()
+        finally:
+            part.kill()
+        part.wait()
+        watch.stdin.close()  # the driver is gone
+        _, alive = psutil.wait_procs([late], timeout=20)
+        for process in alive:
+            process.kill()
+        assert not alive

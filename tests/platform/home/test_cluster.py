@@ -43,7 +43,6 @@ OUTAGE = float(os.environ.get("RECALLFRONT_OUTAGE", "5"))
 FAILING = float(os.environ.get("RECALLFRONT_FAILING", "0.02"))
 
 
-@pytest.mark.timeout(600 + 2 * OUTAGE)
 def test_a_node_the_store_and_the_driver_are_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RECALLFRONT_STATE", str(tmp_path / "here"))
     vault._transport.cache_clear()

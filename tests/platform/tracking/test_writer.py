@@ -364,16 +364,18 @@ def test_something_else_is_no_store(tmp_path: Path) -> None:
 @pytest.mark.alone
 @pytest.mark.slow
 def test_the_writer_sustains_5000_metrics_a_second_or_what_the_store_takes() -> None:
-    """The rate of the store itself, in the same run, tells a machine on which MLflow takes fewer.
+    """The rates of the store and of the spool alone, in the same run, tell a machine on which they take fewer.
 
     The writer does more than a caller alone: each row is also written to the spool and read back.
     """
     for _ in range(3):  # others can only lower a rate
         measured = writer_rate(20_000)
         print({name: round(value, 3) for name, value in measured.items()})
-        wanted = min(5_000, 0.75 * measured["store_rows_per_second"])
-        if measured["sent_rows_per_second"] >= wanted:
+        sent = min(5_000, 0.75 * measured["store_rows_per_second"])
+        appended = min(50_000, measured["spool_rows_per_second"] / 5)
+        a_call = max(1.0, 5 * 100 * 1e3 / measured["spool_rows_per_second"])  # ms, of 100 rows
+        keeps_up = measured["sent_rows_per_second"] >= sent
+        returns_soon = measured["append_rows_per_second"] >= appended and measured["append_ms"] < a_call
+        if keeps_up and returns_soon:
             break
-    assert measured["sent_rows_per_second"] >= wanted
-    assert measured["append_rows_per_second"] >= 50_000
-    assert measured["append_ms"] < 1.0
+    assert keeps_up and returns_soon, measured

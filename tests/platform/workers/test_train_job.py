@@ -29,7 +29,7 @@ from tests.platform.specs import tiny_spec
 from tests.platform.stores import ready_home
 from tests.platform.sweeps import history, stored, trials_of, wait_for, workplace
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("local_ray"), pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("local_ray")]
 
 # 64 rows of validation are three batches: of the second round one rank has none
 TWO_WORKERS: dict[str, Any] = {
