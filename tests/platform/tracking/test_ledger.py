@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 
 from recallfront.platform.errors import UsageError
+from recallfront.platform.results.records import TAG
 from recallfront.platform.results.status import Status
 from recallfront.platform.tracking.client import open_client
+from recallfront.platform.tracking.digests import write_checked
 from recallfront.platform.tracking.ledger import (
     UnknownRecord,
     _through_mlflow,
@@ -241,3 +243,20 @@ def test_an_edited_tag_is_told_with_its_run(tmp_path: Path, tag: str, value: str
     run = client.create_run(experiment, tags=tags).info.run_id
     with reading(uri) as own, pytest.raises(UsageError, match=f"run {run}: {told}"):
         read_trials(own, parent)
+
+
+def test_a_changed_letter_of_a_specification_is_told(tmp_path: Path) -> None:
+    uri = ready_store(tmp_path)
+    with closing(TrackingWriter(uri, tmp_path / "spool.db")) as writer:
+        tags = {f"{TAG}kind": "sweep", f"{TAG}sweep_key": "ab" * 32}
+        writer.open_run("sweep", experiment="study", name="sweep", tags=tags)
+        write_checked(writer, "sweep", '{"name": "study"}', "spec.json")
+        assert writer.flush(60)
+    found = read_sweep(uri, "study")
+    assert found.spec == {"name": "study"}
+    client = open_client(uri)
+    client.log_text(found.run_id, '{"name": "studz"}', "spec.json")
+    with pytest.raises(UsageError, match="its artifact spec.json does not match the digest in its tag"):
+        read_sweep(uri, "study")
+    client.delete_tag(found.run_id, f"{TAG}spec_sha256")  # as of an earlier version
+    assert read_sweep(uri, "study").spec == {"name": "studz"}
