@@ -36,6 +36,7 @@ LATE = {
     "scipy",
     "triton",
     "transformers",
+    "huggingface_hub",
     "plotly",
     "matplotlib",
     "rich",

@@ -1,6 +1,6 @@
 """From text to tokens: bytes, a tokenizer of transformers or tokenizers, or one trained on the text itself.
 
-`tokenizers` and transformers are imported where they are first used.
+`tokenizers`, transformers and huggingface_hub are imported where they are first used.
 """
 
 import json
