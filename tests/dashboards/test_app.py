@@ -194,6 +194,7 @@ def test_a_sweep_written_through_the_server_is_shown(served: Served, make_record
     assert "on the front" in served.get(f"/recallfront/sweeps/{run_id}")
 
 
+@pytest.mark.usefixtures("no_such_host")
 def test_a_port_that_is_taken_is_one_clear_sentence(tmp_path: Path) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))

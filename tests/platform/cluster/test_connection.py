@@ -1,6 +1,7 @@
 """Sweeps on a Ray cluster of two nodes: sent as a job, joined again, and a node lost while trials run on it."""
 
 import contextlib
+import http.client
 import os
 import signal
 import socket
@@ -10,7 +11,7 @@ import threading
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,7 @@ from tests.platform.clusters import Cluster
 from tests.platform.planted import MARK, SECRETS, holding
 from tests.platform.servers import MlflowServer, free_port
 from tests.platform.specs import tiny
+from tests.platform.sweeps import wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
@@ -61,7 +63,7 @@ def recallfront(*arguments: str, **environment: str) -> subprocess.CompletedProc
         env=clean_environment() | environment,
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=300,
     )
 
 
@@ -108,7 +110,7 @@ except UsageError as error:
             env=clean_environment() | more,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=300,
         ).stdout
         for more in ({"RAY_AUTH_TOKEN_PATH": str(cluster.token_file)}, {"HOME": str(tmp_path)})
     ]
@@ -127,7 +129,7 @@ def test_an_address_that_does_not_answer_is_refused_at_once(study: Path, tmp_pat
                 start = time.monotonic()
                 assert_refused(recallfront(*command), "no Ray dashboard answers there", why)
                 # most of it is Python's start on a busy machine
-                assert time.monotonic() - start < 30
+                assert time.monotonic() - start < 90
     assert_refused(recallfront("status", "--address", "127.0.0.1:8265"), "http://HEAD:8265")
     send = ("submit", str(study), "--address", "http://127.0.0.1:1", "--tracking-uri")
     assert_refused(recallfront(*send, "sqlite:///here.db"), "MLflow server that the cluster can reach")
@@ -150,7 +152,7 @@ def test_a_node_is_killed_and_the_sweep_finishes(cluster: Cluster, study: Path, 
         again = recallfront("submit", *send[1:], "--no-follow", **token)
         assert again.returncode == 0 and job in again.stdout, "a sweep that runs is not sent twice"
 
-        wait_for(lambda: metrics_of(cluster) == set(GAUGES), 120)
+        wait_for(lambda: metrics_of(cluster) == set(GAUGES), pause=0.5)
         joined = recallfront("status", job, "--address", cluster.dashboard, "--follow", **token)
         killer.join()
         assert joined.returncode == 0, joined.stdout + joined.stderr
@@ -199,7 +201,7 @@ def submit_and_leave(arguments: list[str], environment: dict[str, str]) -> str:
         assert any("sweep two-nodes" in line for line in process.stdout), "the job's log is followed"
         process.send_signal(signal.SIGINT)
         rest = process.stdout.read()
-        assert process.wait(60) == 0, rest
+        assert process.wait(300) == 0, rest
         assert "left the log; the job continues" in rest
     return first.split()[1].rstrip(";")
 
@@ -209,8 +211,8 @@ def metrics_of(cluster: Cluster) -> set[str]:
     found = set()
     for port in cluster.metrics_ports:
         with (
-            contextlib.suppress(OSError),
-            urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer,
+            contextlib.suppress(OSError, http.client.HTTPException),
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer,
         ):
             lines = answer.read().decode().splitlines()
             found |= {
@@ -224,17 +226,10 @@ def metrics_of(cluster: Cluster) -> set[str]:
 def kill_node_with_a_trial(cluster: Cluster, home: Path, killed: list[str]) -> None:
     """SIGKILL the node that is not the head as soon as a trial has a checkpoint there."""
     node = cluster.nodes[1]
-    wait_for(lambda: node.runs("TrialActor") or node.runs("ResourceTrainable"))
+    wait_for(lambda: node.runs("TrialActor") or node.runs("ResourceTrainable"), pause=0.1)
     wait_for(lambda: len(list(home.glob("trials/*/checkpoint"))) >= 2)  # one trial a node runs
     node.kill()
     killed.append("killed")
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 180.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.05)
 
 
 def assert_refused(answer: subprocess.CompletedProcess[str], *parts: str) -> None:

@@ -8,6 +8,7 @@ import pytest
 from recallfront.platform.sweep.cancel import cancel
 from tests.platform.cluster.endless import ACTOR, RANK, Endless, endless, processes
 from tests.platform.clusters import Cluster
+from tests.platform.sweeps import wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
@@ -28,9 +29,9 @@ def test_a_notice_to_a_process_and_one_to_a_node_move_a_trial_and_cost_no_retry(
     sweep = Endless(endless(resources={"workers": workers}, retries=0), tmp_path)
     with sweep.running(cluster):
         sweep.trains_beyond(0)
-        told = processes(cluster, name)
-        assert len(told) == workers
-        told[-1][1].terminate()
+        # between two of its methods Ray may name one otherwise
+        wait_for(lambda: len(processes(cluster, name)) == workers, pause=0.1)
+        processes(cluster, name)[-1][1].terminate()
         sweep.becomes("moves", "1")
         saved = max(sweep.steps())
         sweep.trains_beyond(saved)
@@ -39,7 +40,8 @@ def test_a_notice_to_a_process_and_one_to_a_node_move_a_trial_and_cost_no_retry(
         cluster.nodes[number].give_notice()
         sweep.becomes("moves", "2")
         sweep.trains_beyond(max(sweep.steps()))
-        assert number not in {found for found, _ in processes(cluster, name)} and not process.is_running()
+        wait_for(lambda: not process.is_running(), pause=0.1)
+        assert number not in {found for found, _ in processes(cluster, name)}
         cancel("endless", home=tmp_path)
     assert_every_step_is_there_once(sweep)
 

@@ -23,6 +23,7 @@ from recallfront.platform.tracking.spool import Spool
 from recallfront.platform.tracking.writer import TrackingWriter
 from tests.platform.specs import tiny_spec
 from tests.platform.stores import ready_store
+from tests.platform.sweeps import wait_for
 
 SPEC = tiny_spec()
 
@@ -182,9 +183,10 @@ def test_a_beat_goes_on_when_something_could_not_be_written(
             raise UsageError("the disk is full")
 
     with Beat(recorder, store, (), tell_time):
-        time.sleep(1.0)
-    assert "the disk is full" in caplog.text and recorder._writer.flush(30.0)
-    assert "beat" in read_sweep(store, SPEC.key).tags
+        wait_for(
+            lambda: recorder._writer.flush(1.0) and "beat" in read_sweep(store, SPEC.key).tags, seconds=30
+        )
+    assert "the disk is full" in caplog.text
 
 
 def test_one_that_has_ended_is_not_watched(store: str, recorder: Recorder, tmp_path: Path) -> None:

@@ -109,7 +109,7 @@ def _driver(file: Path, home: Path) -> Iterator["subprocess.Popen[str]"]:
 def _interrupt(driver: "subprocess.Popen[str]", number: signal.Signals, spec: SweepSpec, home: Path) -> None:
     """What a sweep says and records that is interrupted."""
     driver.send_signal(number)
-    _, errors = driver.communicate(timeout=90)
+    _, errors = driver.communicate(timeout=300)
     assert driver.returncode == 130, errors
     assert errors.strip() == "recallfront: interrupted; run the sweep again to resume it"
     record = read_sweep(f"sqlite:///{home / 'mlflow.db'}", spec.key)

@@ -15,12 +15,13 @@ from recallfront.platform.tracking.client import open_client
 from recallfront.platform.tracking.ledger import read_sweep
 from tests.platform.servers import MlflowServer
 from tests.platform.specs import tiny_spec
+from tests.platform.sweeps import wait_for
 
 # at least; `make attack` takes it away for a minute
 AWAY_SECONDS = float(os.environ.get("OUTAGE_SECONDS", "4"))
-TRIALS, STEPS, EVERY = 9, 600, 100
+TRIALS, STEPS, EVERY = 11, 600, 100
 # one that had begun before, then those that are compared, then one whose end shows that theirs were recorded
-ENDED_MEANWHILE = 1 + 3 + 1
+ENDED_MEANWHILE = 1 + 5 + 1
 
 pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
@@ -67,10 +68,10 @@ def test_an_outage_of_the_server_costs_only_delay(tmp_path: Path) -> None:
     for trial in result.record.trials:
         away = times["away"] < trial.start_time and (trial.end_time or 0.0) < times["back"]
         (during if away else others).append(trial.metrics["train_seconds"])
-    assert len(during) >= 3 and others
+    assert len(during) >= 5 and others
     slowdown = statistics.median(during) / statistics.median(others)
     print(f"training seconds without the server over with it: {slowdown:.3f}")
-    assert slowdown < 1.5, "had a trial waited for the server, it would have taken several times as long"
+    assert slowdown < 3, "had a trial waited for the server, it would have taken several times as long"
 
 
 def _take_away(server: MlflowServer, home: Path, times: dict[str, float]) -> None:
@@ -90,6 +91,4 @@ def _results(home: Path) -> int:
 
 
 def _wait_for_results(home: Path, count: int) -> None:
-    deadline = time.monotonic() + 120
-    while _results(home) < min(count, TRIALS) and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wait_for(lambda: _results(home) >= min(count, TRIALS), pause=0.05)

@@ -1,6 +1,7 @@
 """What a terminal shows of a sweep that runs."""
 
 import io
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,8 +20,12 @@ def progress(sweep: Stage, **more: Any) -> tuple[Progress, io.StringIO]:
     return Progress(sweep.conductor, console, total=2, concurrent=1), text
 
 
-def test_progress_says_what_is_done_running_failed_best_and_left(stage: Stages) -> None:
+def test_progress_says_what_is_done_running_failed_best_and_left(
+    stage: Stages, monkeypatch: pytest.MonkeyPatch
+) -> None:
     sweep = stage()
+    monkeypatch.setattr(progress_module, "time", SimpleNamespace(time=lambda: sweep.conductor.started))
+    monkeypatch.setattr(sweep.conductor, "mean_seconds", lambda: 8.0 if sweep.conductor.best() else None)
     shown, _ = progress(sweep)
     assert shown.line() == "0 s  |  0 of 2 finished"
     sweep.start("a")
@@ -28,7 +33,7 @@ def test_progress_says_what_is_done_running_failed_best_and_left(stage: Stages) 
     sweep.start("b")
     line = shown.line()
     assert "1 of 2 finished, 1 running  |  best recall 0.500 (window · window_size 4 · seed 0)" in line
-    assert "about 0 s left" in line
+    assert "about 4 s left" in line
     sweep.end("b", Status.ERROR, failure="ours")
     assert "1 of 2 finished, 1 failed" in shown.line()
     best = sweep.conductor.best()

@@ -23,7 +23,7 @@ pytestmark = [
 ]
 
 NOW = 1_700_000_000_000
-WAIT = 90.0  # seconds; never reached when all is well
+WAIT = 300.0  # seconds; never reached when all is well
 
 
 def steps_of(uri: str, run_id: str, key: str) -> list[int]:
@@ -74,8 +74,8 @@ def test_a_killed_server_costs_no_metric_and_no_time(tmp_path: Path) -> None:
         assert writer.flush(WAIT) and writer.rejected() == 0
         usual, slowest = sorted(calls)[len(calls) * 99 // 100], max(calls)
         print(f"99 of 100 calls within {usual * 1e3:.1f} ms, all within {slowest * 1e3:.1f} ms")
-        # the server is away for 5 s, in which the run is opened again; a disk's own pause may be half a second
-        assert usual < 0.25 and slowest < 2.5
+        # the server is away for 5 s, in which the run is opened again; a disk's own pause may be seconds
+        assert usual < 0.25 and slowest < 5.0
         assert len(run_ids(server.uri, "outage")) == trials + 1
         for key in keys:
             run_id = writer.run_id(key)
@@ -86,7 +86,7 @@ def test_a_killed_server_costs_no_metric_and_no_time(tmp_path: Path) -> None:
 
 def test_a_server_killed_in_the_middle_of_batches_gets_each_metric_once(tmp_path: Path) -> None:
     """The writer sends as fast as it can while the server dies twice."""
-    rows = 20_000
+    rows = 60_000
     with (
         MlflowServer(tmp_path / "server") as server,
         closing(TrackingWriter(server.uri, tmp_path / "s.db")) as writer,
@@ -214,7 +214,7 @@ def test_a_writer_killed_between_mlflow_and_its_spool(method: str, countdown: in
     uri = ready_store(tmp_path)
     spool = tmp_path / "spool.db"
     command = [sys.executable, "-c", textwrap.dedent(CHILD), uri, str(spool), method, str(countdown)]
-    child = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    child = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert child.returncode == -signal.SIGKILL, child.stderr
     assert "appended" in child.stdout
     with closing(TrackingWriter(uri, spool)) as writer:

@@ -335,6 +335,7 @@ def test_overlapping_fail_fast_leaves_the_environment_as_it_was(monkeypatch: pyt
 
 
 @pytest.mark.alone
+@pytest.mark.usefixtures("no_such_host")
 @pytest.mark.parametrize(
     ("uri", "said"),
     [

@@ -89,8 +89,7 @@ def test_a_measurement_is_alone_gets_its_turn_and_lets_the_others_go_on(tmp_path
 @pytest.mark.slow
 def test_several_measurements_do_not_deadlock(tmp_path: Path) -> None:
     with processes(1, train, tmp_path), processes(3, measure, tmp_path):
-        wait_for(lambda: len(list(tmp_path.glob("seen-*"))) == 3)
-    assert all(file.read_text() == "0" for file in tmp_path.glob("seen-*"))
+        wait_for(lambda: [file.read_text() for file in tmp_path.glob("seen-*")] == ["0"] * 3)
 
 
 @pytest.mark.slow

@@ -223,7 +223,5 @@ def assert_nothing_is_held() -> None:
     """No placement group is left, and all CPUs are free."""
     from ray.util import placement_group_table
 
-    wait_for(
-        lambda: all(group["state"] == "REMOVED" for group in placement_group_table().values()), seconds=60
-    )
-    wait_for(lambda: ray.available_resources().get("CPU") == 2.0, seconds=60)
+    wait_for(lambda: all(group["state"] == "REMOVED" for group in placement_group_table().values()))
+    wait_for(lambda: ray.available_resources().get("CPU") == 2.0)
