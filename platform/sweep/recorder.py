@@ -23,7 +23,7 @@ from recallfront.platform.tracking.ledger import config_tags
 from recallfront.platform.tracking.runs import trial_params, write_end, write_lineage
 from recallfront.platform.tracking.writer import TrackingWriter
 from recallfront.sweeps.base import canonical_json, digest
-from recallfront.sweeps.spec import SweepSpec
+from recallfront.sweeps.spec import SweepSpec, spelt_out
 
 CLAIMS_FILE = "claims.json"
 
@@ -89,7 +89,9 @@ class Recorder:
             },
             description=spec.description,
         )
-        self._writer.text(self.sweep_run, canonical_json(spec), "spec.json")
+        self._writer.text(
+            self.sweep_run, canonical_json(spelt_out(spec.model_dump(mode="json"))), "spec.json"
+        )
         write_lineage(
             self._writer, self.sweep_run, self._lineage.model_dump_json(indent=1), self._diff, self._packages
         )
