@@ -250,6 +250,11 @@ class SweepSpec(Frozen):
         return configurations * len(self.seeds)
 
     @property
+    def most_steps(self) -> int:
+        """Steps of the longest training that there may be."""
+        return max(max(self._values(block, "steps")) for block in self.blocks)
+
+    @property
     def notes(self) -> list[str]:
         """What is possible, and hardly meant."""
         search, drawn = self.search, self.search.drawn_at_random
