@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from recallfront.platform.pareto import hypervolume
+from recallfront.platform.pareto import FloatArray, hypervolume
 from recallfront.platform.results.status import Status
 from recallfront.platform.search.front_search import FrontSearch
 from recallfront.platform.search.gain import expected_gains
@@ -334,11 +334,12 @@ def test_what_runs_is_judged_without_fitting_the_model_again(monkeypatch: pytest
     search.judge(plans[4], 30, told)
     fitted: list[int] = []
     fit = GaussianProcess.fit
-    monkeypatch.setattr(
-        GaussianProcess,
-        "fit",
-        lambda self, x, *more, **learn: (fitted.append(len(x)), fit(self, x, *more, **learn)),
-    )
+
+    def counted(self: GaussianProcess, x: FloatArray, *more: FloatArray, learn: bool) -> None:
+        fitted.append(len(x))
+        fit(self, x, *more, learn=learn)
+
+    monkeypatch.setattr(GaussianProcess, "fit", counted)
     for step in (30, 30, 30):
         assert search.judge(plans[4], step, told) is None
     assert fitted == []

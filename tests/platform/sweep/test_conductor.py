@@ -1,6 +1,7 @@
 """Conducting a sweep without Ray: what is next, what reports mean, what is recorded, and what a resumed one knows."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -14,6 +15,7 @@ from recallfront.platform.lineage.environment import collect
 from recallfront.platform.results.records import count
 from recallfront.platform.results.reports import Report
 from recallfront.platform.results.status import COUNTED, Lost, Status
+from recallfront.platform.search.planner import PlannedTrial
 from recallfront.platform.search.rules import Rules
 from recallfront.platform.sweep.conductor import Conductor
 from recallfront.platform.sweep.publisher import Publisher
@@ -153,11 +155,12 @@ def test_where_nothing_is_left_the_search_is_asked_again_only_after_news(
     sweep.start("b")
     asked: list[bool] = []
     promote = Rules.promote
-    monkeypatch.setattr(
-        Rules,
-        "promote",
-        lambda rules, *, thorough=False: (asked.append(thorough), promote(rules, thorough=thorough))[1],
-    )
+
+    def counted(rules: Rules, *, thorough: bool = False) -> Sequence[PlannedTrial]:
+        asked.append(thorough)
+        return promote(rules, thorough=thorough)
+
+    monkeypatch.setattr(Rules, "promote", counted)
     for _ in range(5):
         assert sweep.conductor.next("c") is None
     assert asked == [False, True], "of all that were ended, too"
