@@ -1,6 +1,7 @@
 """The objectives of a sweep: which metrics the front may be made of (`platform/metrics.py` says how they are shown)."""
 
 import re
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Final, Literal, Self, get_args
 
 from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
@@ -125,3 +126,8 @@ class Objective(Frozen):
     def sign(self) -> float:
         """What turns a value into one to be maximised."""
         return 1.0 if self.direction == "max" else -1.0
+
+
+def has_all(objectives: Iterable[Objective], figures: Mapping[str, float]) -> bool:
+    """Whether a trial's figures tell every objective: a store may have refused or lost one."""
+    return all(objective.reading in figures for objective in objectives)

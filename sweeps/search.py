@@ -46,6 +46,11 @@ class SearchConfig(Frozen):
     )
 
     @property
+    def looks_ahead(self) -> bool:
+        """Whether the method knows how much its next trials are expected to add."""
+        return self.method == "front"
+
+    @property
     def drawn_at_random(self) -> int | None:
         """How many configurations the method draws before it uses results; None for one that never does."""
         if self.method == "nsga2":
@@ -116,8 +121,12 @@ class BudgetConfig(Frozen):
         default=None,
         gt=0,
         lt=1,
-        description="Share of the hypervolume that `gain_trials` trials in a row must add at least.",
+        description="Share of the hypervolume that the next `gain_trials` trials must be expected to add with method "
+        "`front`; with the others, that the last `gain_trials` must have added.",
     )
     gain_trials: int = Field(
-        default=20, ge=1, description="Finished or pruned trials in a row that `min_gain` is about."
+        default=20,
+        ge=1,
+        description="Trials that `min_gain` is about; of the last ones those count that finished or were "
+        "pruned.",
     )

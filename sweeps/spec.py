@@ -42,6 +42,18 @@ MAY_CHANGE = (  # between two runs of one sweep, beside the search's number of t
 _LARGEST_GRID = 100_000  # trials of one block
 
 
+def spelt_out(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """A specification's JSON as it can be read again: settings of the training that are left out at their defaults
+    are written where the protocol would set others.
+    """
+    protocol = next((own for name, own in PROTOCOLS.items() if name == plain.get("protocol")), None)
+    if protocol is None:
+        return dict(plain)
+    fields = TrainingConfig.model_fields
+    defaults = {name: fields[name].default for name in protocol.training}
+    return {**plain, "training": defaults | plain.get("training", {})}
+
+
 class SweepSpec(Frozen):
     """One sweep. Running the same specification again resumes it."""
 
@@ -236,6 +248,11 @@ class SweepSpec(Frozen):
         """How many trials are planned: every configuration with every seed."""
         configurations = self.search.trials or sum(block.size for block in self.blocks)
         return configurations * len(self.seeds)
+
+    @property
+    def most_steps(self) -> int:
+        """Steps of the longest training that there may be."""
+        return max(max(self._values(block, "steps")) for block in self.blocks)
 
     @property
     def notes(self) -> list[str]:

@@ -105,7 +105,7 @@ def simulate(
     """
     random = Random(seed)
     planner = Planner(spec, search, {})
-    budget = Budget(spec, SweepRecord("", spec.key, spec.name, {}, ()))
+    budget = Budget(spec, SweepRecord("", spec.key, spec.name, {}, ()), expects=planner.expects)
     order = count()
     queue: list[tuple[float, int, PlannedTrial, int, float]] = []
     points: list[Point] = []

@@ -12,8 +12,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import yaml
-
 from recallfront.platform.cluster.tokens import HOW_TO_GIVE_A_TOKEN, find_token
 from recallfront.platform.cluster.wheel import build_wheel
 from recallfront.platform.errors import (
@@ -27,7 +25,7 @@ from recallfront.platform.errors import (
 from recallfront.platform.home.address import address_of
 from recallfront.platform.plugins import load, sources_in_use, use, used_by
 from recallfront.platform.tracking.store import refuse_password
-from recallfront.sweeps.load import load_spec
+from recallfront.sweeps.load import parse_spec, read_text
 from recallfront.sweeps.spec import SweepSpec
 
 if TYPE_CHECKING:
@@ -55,9 +53,9 @@ def submit(
             sweep runs there already with another home or store.
     """
     load(plugins)
-    spec = load_spec(study_or_file)
+    text = read_text(study_or_file)
+    spec = parse_spec(text, source=study_or_file)
     use(used_by(spec.model_dump(mode="json")))
-    text = yaml.safe_dump(spec.model_dump(mode="json", exclude_unset=True), sort_keys=False)
     refuse_secrets(f"sweep {spec.name}: the specification", text)
     refuse_password(tracking_uri)
     _refuse_relative(spec)
@@ -75,7 +73,7 @@ def submit(
     with tempfile.TemporaryDirectory() as folder:
         working_dir = Path(folder) / "job"
         working_dir.mkdir()
-        (working_dir / _SPEC_FILE).write_text(text)
+        (working_dir / _SPEC_FILE).write_text(text, encoding="utf-8")
         for name, source in sources.items():
             (working_dir / name).write_text(source)
         job_id = client.submit_job(

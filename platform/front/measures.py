@@ -164,6 +164,8 @@ def read_measure(
     if measure.over is None:
         return Reading(np.nanmean(np.where(mask, values, np.nan), axis=0), at_first)
     across = _table(used, measure.over)
+    if why := _no_relation(measure, across[mask[:, 0], 0], values[mask[:, 0], 0]):
+        return replace(nothing, missing=why)
     with np.errstate(all="ignore"):
         across = np.log2(across) if measure.log else across
         how = _slope if measure.statistic == "slope" else _rank_correlation
@@ -201,6 +203,19 @@ def _rank_correlation(across: Floats, up: Floats, mask: Truths) -> Floats:
             x, y = (_ranks(values[own, draw]) for values in (across, up))
             found[draw] = np.corrcoef(x, y)[0, 1]
     return found
+
+
+def _no_relation(measure: Measure, across: Floats, up: Floats) -> str:
+    """Why there is no slope or correlation of these values; empty where there is one."""
+    constant = [measure.over] if (across == across[0]).all() else []
+    constant += [measure.metric] if measure.statistic == "correlation" and (up == up[0]).all() else []
+    if constant:
+        return f"{constant[0]} is the same in all {len(across)} configurations"
+    return (
+        f"log2({measure.over}) is of a value that is not positive"
+        if measure.log and across.min() <= 0
+        else ""
+    )
 
 
 def _ranks(values: Floats) -> Floats:

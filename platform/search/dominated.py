@@ -3,7 +3,9 @@
 from collections.abc import Mapping
 
 import numpy as np
+import numpy.typing as npt
 
+from recallfront.platform.pareto import FloatArray
 from recallfront.platform.results.status import Status
 from recallfront.platform.search.planner import Outcome, PlannedTrial
 from recallfront.platform.search.rules import Rule, Ruling
@@ -19,9 +21,9 @@ class Dominated(Rule):
 
     def __init__(self, spec: SweepSpec) -> None:
         self._objectives, self._seeds = spec.objectives, len(spec.seeds)
-        self._values: dict[
-            str, dict[int, list[float]]
-        ] = {}  # configuration -> seed -> values, to be maximised
+        # configuration -> seed -> values, to be maximised
+        self._values: dict[str, dict[int, list[float]]] = {}
+        self._edge = np.zeros((0, len(spec.objectives)))  # means that no other dominates
 
     def judge(self, plan: PlannedTrial, step: int, figures: Mapping[str, float]) -> Ruling | None:
         if step > 0 or plan.config.configuration_key in self._values:
@@ -30,7 +32,7 @@ class Dominated(Rule):
         if any(objective.metric not in figures for objective in known):
             return None
         best = [1.0 if o.is_on_both_splits else o.sign * figures[o.metric] for o in self._objectives]
-        if not any(all(a >= b for a, b in zip(own, best, strict=True)) for own in self._finished()):
+        if not self._reaches(best):
             return None
         shown = ", ".join(f"{o.metric} {figures[o.metric]:.6g}" for o in known)
         return Ruling(
@@ -40,11 +42,15 @@ class Dominated(Rule):
     def ended(self, plan: PlannedTrial, outcome: Outcome) -> None:
         if outcome.status is Status.FINISHED:
             values = [o.sign * outcome.figures[o.reading] for o in self._objectives]
-            self._values.setdefault(plan.config.configuration_key, {})[plan.seed] = values
+            own = self._values.setdefault(plan.config.configuration_key, {})
+            own[plan.seed] = values
+            if len(own) == self._seeds:
+                self._put(np.mean(list(own.values()), axis=0))
 
-    def _finished(self) -> list[list[float]]:
-        return [
-            list(np.mean(list(own.values()), axis=0))
-            for own in self._values.values()
-            if len(own) == self._seeds
-        ]
+    def _put(self, mean: FloatArray) -> None:
+        if not self._reaches(mean):
+            self._edge = np.vstack([self._edge[~(mean >= self._edge).all(axis=1)], mean])
+
+    def _reaches(self, values: npt.ArrayLike) -> bool:
+        """Whether a finished configuration is at least as good in every objective."""
+        return bool((self._edge >= np.asarray(values)).all(axis=1).any())

@@ -5,6 +5,8 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
+from recallfront.platform.search.rows import Rows
+
 RECALL: Final = "validation_recall"
 LOSS: Final = "validation_loss"
 _NEAREST: Final = 3  # curves that a forecast is made of
@@ -34,45 +36,53 @@ class Curves:
     """Learning curves of one sweep's trials, by trial.
 
     Recall is flat and then jumps; the loss falls earlier. So curves are compared by their loss, relative to how far
-    the losses at that step lie apart, and by their recall.
+    the losses at that step lie apart, and by their recall. A schedule ends with its training, so that a step of a short
+    training says nothing of the same step of a long one.
     """
 
-    def __init__(self, steps: int) -> None:
-        self._steps = steps  # of a whole training
+    def __init__(self) -> None:
         self._curves: dict[str, dict[int, Standing]] = {}
-        self._final: dict[str, float] = {}
+        self._like: dict[str, tuple[str, int]] = {}  # trial -> its kind, and the steps of its whole training
+        self._finished: set[str] = set()
+        # kind, steps of a whole training, step -> recall and loss at the step and final recall of those that finished
+        self._known: dict[tuple[str, int, int], Rows] = {}
 
-    def add(self, trial: str, step: int, figures: Mapping[str, float]) -> None:
-        """Take what a trial has reported; without recall and loss it is passed over."""
+    def add(self, trial: str, step: int, figures: Mapping[str, float], *, of: int, kind: str = "") -> None:
+        """Take what a trial has reported; without recall and loss it is passed over.
+
+        Args:
+            of: steps of its whole training.
+            kind: what a curve has in common with those that it is compared with.
+        """
         if RECALL in figures and LOSS in figures:
             self._curves.setdefault(trial, {})[step] = Standing(figures[RECALL], figures[LOSS])
+            self._like[trial] = kind, of
 
     def finish(self, trial: str, recall: float) -> None:
         """Hear that a trial has finished, with this recall."""
-        self._final[trial] = recall
+        if trial in self._finished or trial not in self._curves:
+            return
+        self._finished.add(trial)
+        for step, standing in self._curves[trial].items():
+            known = self._known.setdefault((*self._like[trial], step), Rows(3))
+            known.put(known.number, (*standing, recall))
 
     def last(self, trial: str) -> tuple[int, Standing] | None:
         """The newest step of a trial and how it stood."""
         own = self._curves.get(trial)
         return max(own.items()) if own else None
 
-    def forecast(self, trial: str, among: set[str] | None = None) -> Forecast | None:
-        """What a trial may come to, judged by finished trials (of `among`); None if they are too few."""
+    def forecast(self, trial: str) -> Forecast | None:
+        """What a trial may come to, judged by finished trials of its kind and length; None if they are too few."""
         newest = self.last(trial)
         if newest is None:
             return None
         step, own = newest
-        known = [
-            (self._curves[other][step], final)
-            for other, final in self._final.items()
-            if other != trial and (among is None or other in among) and step in self._curves.get(other, {})
-        ]
-        if len(known) < _LEAST:
+        known = self._known.get((*self._like[trial], step))
+        if known is None or known.number < _LEAST:
             return None
-        recall = np.array([standing.recall for standing, _ in known])
-        loss = np.array([standing.loss for standing, _ in known])
-        final = np.array([value for _, value in known])
-        spread = max(float(np.std([*loss, own.loss])), 1e-3)
+        recall, loss, final = known.first(known.number).T
+        spread = max(float(np.std(np.append(loss, own.loss))), 1e-3)
         distance = np.hypot((loss - own.loss) / spread, (recall - own.recall) / 0.2)
         nearest = np.argsort(distance, kind="stable")[:_NEAREST]
         weights = 1 / (0.1 + distance[nearest]) ** 2
@@ -80,5 +90,5 @@ class Curves:
         mean = float(weights @ final[nearest])
         scatter = float(weights @ (final[nearest] - mean) ** 2) ** 0.5
         bound = max(own.recall, mean + scatter)
-        error = _LAST_ERROR + _FIRST_ERROR * (1 - min(1.0, step / self._steps) ** 2) ** 2
+        error = _LAST_ERROR + _FIRST_ERROR * (1 - min(1.0, step / self._like[trial][1]) ** 2) ** 2
         return Forecast(mean, max(error, scatter, 0.1 * float(distance[nearest[0]])), bound)

@@ -3,10 +3,8 @@
 SciPy is imported where it is first used, so that the command starts fast.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import product
-from math import prod
 from statistics import fmean, median
 from typing import Final
 
@@ -14,14 +12,15 @@ import numpy as np
 
 from recallfront.platform.pareto import BoolArray, FloatArray
 from recallfront.platform.results.status import Status
+from recallfront.platform.search.configurations import configurations, name, shape
 from recallfront.platform.search.forecast import Curves
 from recallfront.platform.search.gain import expected_gains
 from recallfront.platform.search.planner import Outcome, PlannedTrial
 from recallfront.platform.search.proposals import Ending, Proposal, Told, proposal_from_json
 from recallfront.platform.search.rules import Rule, Ruling
-from recallfront.platform.search.surrogate import Features, GaussianProcess
+from recallfront.platform.search.surrogate import Features, GaussianProcess, evenly
 from recallfront.platform.search.warm_start import Earlier
-from recallfront.sweeps.space import TRAINING_PREFIX, Domain, Knobs, Range, Scalar, SpaceBlock
+from recallfront.sweeps.space import TRAINING_PREFIX, Knobs, SpaceBlock
 from recallfront.sweeps.spec import SweepSpec
 
 _LEARN_AGAIN: Final = 1.15  # growth of the observations after which length scales are learned again
@@ -29,8 +28,6 @@ _LEAST_CHANCE: Final = 0.1  # to be on the front in the end, with which a trial 
 _GOOD_CHANCE: Final = 0.3  # with which one that was ended goes on after all
 # Forecasts err alike, which the model does not know: each counts as if it were less sure.
 _ALIKE: Final = 2.0
-_MOST_CONFIGURATIONS: Final = 1000  # of a block
-_MOST_VALUES: Final = 16  # of a range
 _PATIENCE: Final = 3  # evaluations before a trial may be ended
 
 
@@ -42,6 +39,7 @@ class _Candidate:
     knobs: Knobs
     row: FloatArray
     shape: str  # what it shares with all that have its throughput
+    steps: float  # of its whole training
     exact: dict[str, float] = field(default_factory=dict)
     finished: dict[int, float] = field(default_factory=dict)  # seed -> final recall
     is_asked: bool = False
@@ -72,9 +70,10 @@ class FrontSearch(Rule):
         self._signs = np.array([o.sign for o in spec.objectives])
         self._reference = self._signs * np.array([o.reference for o in spec.objectives])
         features = Features(spec.blocks)
+        self._features = features
         self._candidates = {
-            name(block, knobs): _Candidate(block, knobs, features.row(block, knobs), shape(block, knobs))
-            for block, knobs in _configurations(spec.blocks, self._random)
+            name(block, knobs): self._made(block, knobs)
+            for block, knobs in configurations(spec.blocks, self._random)
         }
         self._all = list(self._candidates.values())
         self._rows = np.stack([candidate.row for candidate in self._all])
@@ -82,15 +81,15 @@ class FrontSearch(Rule):
         self._model = GaussianProcess(features.groups)
         self._shapes: dict[str, GaussianProcess] = {}
         self._groups = features.groups
-        self._curves = Curves(spec.training.steps)
+        self._curves = Curves()
         self._live: dict[str, _Candidate] = {}  # trial -> its configuration
         self._partial: dict[str, _Candidate] = {}  # the same, and trials that were stopped
         self._ended: list[_Candidate] = []  # configurations of which a trial has finished
         self._learned_at = 0
         self._number = 0
+        self._found_none = ""  # why it had no further configuration when it was last asked
         self._is_fit = False
         self._known: FloatArray | None = None
-        self._features = features
         self._earlier: list[tuple[FloatArray, float]] = []
         self._promised: dict[str, dict[str, float]] = {}  # shape -> figures of an earlier sweep
         self._take(earlier)
@@ -101,6 +100,11 @@ class FrontSearch(Rule):
         for proposal in unfinished:
             self._candidate(proposal).is_asked = True
         self._number = proposed
+
+    def _made(self, block: SpaceBlock, knobs: Knobs) -> _Candidate:
+        steps = knobs.get(f"{TRAINING_PREFIX}steps", self._spec.training.steps)
+        row = self._features.row(block, knobs)
+        return _Candidate(block, knobs, row, shape(block, knobs), max(1.0, float(steps or 0)))
 
     def _take(self, earlier: Iterable[Earlier]) -> None:
         reading = self._spec.objectives[self._recall].reading
@@ -123,7 +127,18 @@ class FrontSearch(Rule):
         return proposal
 
     def notes(self) -> list[str]:
-        return []
+        if not self._found_none:
+            return []
+        number = f"{self._number} of {self._spec.search.trials} configurations"
+        return [f"the search ended after {number}: {self._found_none}"]
+
+    def expects(self, trials: int) -> float | None:
+        if self._draws_at_random():
+            return None
+        left = (self._spec.search.trials or 0) - self._number
+        number = min(-(-trials // len(self._spec.seeds)), left)
+        gains = np.sort(self._gains())[::-1]
+        return float(gains[:number].sum()) if number > 0 and gains.max() > 0 else None
 
     def tell(self, proposal: Proposal, ending: Ending, values: Sequence[float] | None) -> None:
         """Take a result, of which it knows more where it has heard the trials themselves (`judge`, `ended`)."""
@@ -139,31 +154,35 @@ class FrontSearch(Rule):
         """The configuration of a proposal; one that an earlier version of the space's values gave is added."""
         key = name(proposal.block, proposal.knobs)
         if key not in self._candidates:
-            row = self._features.row(proposal.block, proposal.knobs)
-            added = _Candidate(
-                proposal.block, proposal.knobs, row, shape(proposal.block, proposal.knobs), is_asked=True
-            )
-            self._candidates[key] = added
+            added = self._candidates[key] = self._made(proposal.block, proposal.knobs)
+            added.is_asked = True
             self._place[id(added)] = len(self._all)
             self._all.append(added)
-            self._rows = np.vstack([self._rows, row])
+            self._rows = np.vstack([self._rows, added.row])
             self._is_fit, self._known = False, None
         return self._candidates[key]
 
     def _choose(self) -> _Candidate | None:
         open_ = [c for c in self._all if not c.is_asked]
+        self._found_none = "" if open_ else "it found no further one in the space"
         if not open_:
             return None
-        seen = len(self._ended) + len(self._earlier)
-        startup = (self._spec.search.drawn_at_random or 0) - len(self._earlier)
-        if self._number < startup or seen < 3:
+        if self._draws_at_random():
             asked = [c.block.label for c in self._all if c.is_asked]
             fewest = min(asked.count(c.block.label) for c in open_)
             rarest = [c for c in open_ if asked.count(c.block.label) == fewest]
             return rarest[int(self._random.integers(len(rarest)))]
-        gains = self._gains()
+        gains = self._gains() / [candidate.steps for candidate in self._all]
         best = int(np.argmax(gains))
-        return self._all[best] if gains[best] > 0 else None
+        if gains[best] > 0:
+            return self._all[best]
+        self._found_none = "it expects no gain of hypervolume of any further one"
+        return None
+
+    def _draws_at_random(self) -> bool:
+        """Whether it has seen too little to model recall."""
+        startup = (self._spec.search.drawn_at_random or 0) - len(self._earlier)
+        return self._number < startup or len(self._ended) + len(self._earlier) < 3
 
     def heard(self, plan: PlannedTrial, step: int, figures: Mapping[str, float]) -> None:
         """Take a report; what is known today says nothing of how it was judged in an earlier run of the sweep."""
@@ -172,8 +191,7 @@ class FrontSearch(Rule):
         self._live[key] = self._partial[key] = candidate
         if not candidate.exact:
             self._measured(candidate, figures)
-        self._curves.add(key, step, figures)
-        self._forget()
+        self._curves.add(key, step, figures, of=plan.config.training.steps)
 
     def ruled(self, plan: PlannedTrial) -> None:
         self._candidate(plan.proposal).is_stopped = True
@@ -183,7 +201,7 @@ class FrontSearch(Rule):
         key, candidate = plan.config.key, self._candidate(plan.proposal)
         if candidate.is_stopped:
             return Ruling(Status.PRUNED, "another seed of its configuration was stopped")
-        if step < _PATIENCE * self._spec.training.evaluate_every or len(self._ended) < 3:
+        if step < _PATIENCE * plan.config.training.evaluate_every or len(self._ended) < 3:
             return None
         return self._judge_running(key, candidate)
 
@@ -265,13 +283,15 @@ class FrontSearch(Rule):
         """Tell the model of recall what is known by now."""
         if self._is_fit:
             return
-        seen = [(row, recall, 0.0) for row, recall in self._earlier]
-        for candidate in self._ended:
-            seen += [(candidate.row, recall, 0.0) for recall in candidate.finished.values()]
-        for key, candidate in self._partial.items():
-            forecast = None if candidate.finished else self._curves.forecast(key)
-            if forecast is not None:
-                seen.append((candidate.row, forecast.mean, (_ALIKE * forecast.deviation) ** 2))
+        told: list[tuple[FloatArray, float | str]] = [*self._earlier]
+        told += [(c.row, recall) for c in self._ended for recall in c.finished.values()]
+        told += [(c.row, key) for key, c in self._partial.items() if not c.finished]
+        seen = []
+        for row, known in evenly(told):
+            if not isinstance(known, str):
+                seen.append((row, known, 0.0))
+            elif (forecast := self._curves.forecast(known)) is not None:
+                seen.append((row, forecast.mean, (_ALIKE * forecast.deviation) ** 2))
         learn = len(seen) > _LEARN_AGAIN * self._learned_at
         self._learned_at = len(seen) if learn else self._learned_at
         rows, values, noise = zip(*seen, strict=True)
@@ -295,7 +315,7 @@ class FrontSearch(Rule):
             return np.ones(len(self._all))
         measured = np.log([figures[self._all[at].shape] for at in known])
         model = self._shapes.setdefault(metric, GaussianProcess(self._groups))
-        once = list({self._all[at].shape: place for place, at in enumerate(known)}.values())
+        once = evenly(list({self._all[at].shape: place for place, at in enumerate(known)}.values()))
         model.fit(
             self._rows[[known[place] for place in once]],
             measured[once],
@@ -347,40 +367,3 @@ class FrontSearch(Rule):
 
     def _is_recall(self) -> BoolArray:
         return np.asarray(np.arange(len(self._signs)) == self._recall)
-
-
-def _configurations(
-    blocks: Sequence[SpaceBlock], random: np.random.Generator
-) -> Iterator[tuple[SpaceBlock, Knobs]]:
-    """Every configuration of a space, a range as some values of it; of a larger block some at random."""
-    for block in blocks:
-        axes = [_values(domain) for domain in block.domains.values()]
-        if prod(map(len, axes)) <= _MOST_CONFIGURATIONS:
-            drawn = [list(values) for values in product(*axes)]
-        else:
-            drawn = [
-                [axis[int(random.integers(len(axis)))] for axis in axes] for _ in range(_MOST_CONFIGURATIONS)
-            ]
-        for values in drawn:
-            yield block, dict(zip(block.domains, values, strict=True))
-
-
-def _values(domain: Domain) -> list[Scalar]:
-    if not isinstance(domain, Range):
-        return list(domain)
-    low, high = float(domain.low), float(domain.high)
-    if domain.step is not None or domain.is_integer:
-        own = list(domain.values())
-        places = np.linspace(0, len(own) - 1, min(_MOST_VALUES, len(own))).round().astype(int)
-        return [own[at] for at in places]
-    spaced = np.geomspace(low, high, _MOST_VALUES) if domain.log else np.linspace(low, high, _MOST_VALUES)
-    return [float(value) for value in spaced]
-
-
-def name(block: SpaceBlock, knobs: Knobs) -> str:
-    return repr((block.label, sorted((key, repr(value)) for key, value in knobs.items())))
-
-
-def shape(block: SpaceBlock, knobs: Knobs) -> str:
-    """What configurations of one throughput share: all but the settings of the training."""
-    return name(block, {key: value for key, value in knobs.items() if not key.startswith(TRAINING_PREFIX)})

@@ -7,15 +7,7 @@ from math import sqrt
 
 import numpy as np
 
-from recallfront.platform.pareto import FloatArray, hypervolume
-
-_QUANTILES = (
-    -1.2816,
-    -0.5244,
-    0.0,
-    0.5244,
-    1.2816,
-)  # of a normal distribution, for three and more objectives
+from recallfront.platform.pareto import FloatArray, hypervolume, non_dominated
 
 
 def expected_gains(
@@ -37,47 +29,37 @@ def expected_gains(
         known: the points (n, m); their column `uncertain` is not read.
         most: what the uncertain objective can be at most.
     """
-    if known.shape[1] == 2:
-        other = 1 - uncertain
-        return _gains_of_two(
-            front[:, [uncertain, other]],
-            reference[[uncertain, other]],
-            mean,
-            deviation,
-            known[:, other],
-            most,
-        )
-    before = hypervolume(front, reference) if len(front) else 0.0
-    gains = np.zeros(len(known))
-    for at, point in enumerate(known):
-        for quantile in _QUANTILES:
-            own = point.copy()
-            own[uncertain] = min(most, mean[at] + quantile * deviation[at])
-            gains[at] += hypervolume(np.vstack([front, own]) if len(front) else own[None], reference) - before
-    return gains / len(_QUANTILES)
+    others = np.arange(known.shape[1]) != uncertain
+    edge = front[(front > reference).all(axis=1)]
+    edge = edge[non_dominated(edge)] if len(edge) else edge
+    edge = edge[np.argsort(edge[:, uncertain], kind="stable")]
+    ends = np.minimum([reference[uncertain], *edge[:, uncertain], most], most)
+    above = _improvement(mean[:, None], deviation[:, None], ends)
+    # how far the uncertain objective is expected to reach into each strip between two members
+    depth = np.maximum(above[:, :-1] - above[:, 1:], 0.0)
+    places, which = np.unique(known[:, others], axis=0, return_inverse=True)
+    whole = np.maximum(places - reference[others], 0.0).prod(axis=1)
+    # what the members that reach through a strip leave of its cross-section
+    own = [whole - _covered(edge[at:, others], places, reference[others]) for at in range(len(edge) + 1)]
+    return np.asarray((np.stack(own, axis=1)[which.reshape(-1)] * depth).sum(axis=1))
 
 
-def _gains_of_two(
-    front: FloatArray,
-    reference: FloatArray,
-    mean: FloatArray,
-    deviation: FloatArray,
-    other: FloatArray,
-    most: float,
-) -> FloatArray:
-    """The same of (uncertain, known): the area between a point's uncertain value and the staircase to its left."""
-    beats = front[(front > reference).all(axis=1)]
-    beats = beats[np.argsort(beats[:, 1])]
-    ends = np.append(beats[:, 1], np.inf)
-    starts = np.append(reference[1], beats[:, 1])
-    # what is reached already by anything that has at least so much of the known objective
-    heights = np.append(np.maximum.accumulate(beats[::-1, 0])[::-1], reference[0])
-    widths = np.clip(np.minimum(other[:, None], ends) - starts, 0.0, None)
-    above = (
-        _improvement(mean[:, None], deviation[:, None], heights)
-        - _improvement(mean, deviation, most)[:, None]
+def _covered(edge: FloatArray, places: FloatArray, reference: FloatArray) -> FloatArray:
+    """How much of what each of the places (n, m) dominates the points (k, m), above the reference, do -> (n,)."""
+    if len(edge) == 0:
+        return np.zeros(len(places))
+    if edge.shape[1] == 1:
+        return np.asarray(np.maximum(np.minimum(edge[:, 0].max(), places[:, 0]) - reference[0], 0.0))
+    if edge.shape[1] > 2:
+        clipped = (np.minimum(edge, place) for place in places)
+        return np.array([hypervolume(points, reference) for points in clipped])
+    edge = edge[np.argsort(edge[:, 0])]
+    starts = np.append(reference[0], edge[:-1, 0])
+    heights = np.maximum.accumulate(edge[::-1, 1])[::-1]  # of the staircase that the points make
+    widths = np.maximum(np.minimum(places[:, :1], edge[:, 0]) - starts, 0.0)
+    return np.asarray(
+        (widths * np.maximum(np.minimum(places[:, 1:], heights) - reference[1], 0.0)).sum(axis=1)
     )
-    return np.asarray((widths * np.maximum(above, 0.0)).sum(axis=1))
 
 
 def _improvement(mean: FloatArray, deviation: FloatArray, threshold: FloatArray | float) -> FloatArray:

@@ -16,6 +16,9 @@ class GridSearch:
         number, (block, knobs) = next(self._rest, (-1, (None, None)))
         return None if block is None or knobs is None else Proposal(number, block, knobs)
 
+    def expects(self, trials: int) -> float | None:
+        return None
+
     def notes(self) -> list[str]:
         return []
 

@@ -7,9 +7,11 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
+from recallfront.platform.pareto import BoolArray, FloatArray
 from recallfront.platform.results.status import Status
 from recallfront.platform.search.forecast import LOSS, Curves
 from recallfront.platform.search.planner import Outcome, PlannedTrial
+from recallfront.platform.search.rows import Rows
 from recallfront.platform.search.rules import Rule, Ruling
 from recallfront.sweeps.objectives import Objective
 from recallfront.sweeps.search import EarlyStopping
@@ -25,6 +27,7 @@ class _Configuration:
     """What is known of one configuration."""
 
     architecture: str
+    at: int  # its row in the tables of all
     rungs: dict[int, dict[int, tuple[float, float]]] = field(default_factory=dict)  # -> seed -> recall, loss
     final: dict[int, float] = field(default_factory=dict)  # seed -> recall
     known: tuple[float, ...] | None = None  # the other objectives, to be maximised
@@ -64,10 +67,13 @@ class Halving(Rule):
         self._objectives, self._seeds = spec.objectives, set(spec.seeds)
         self._reduction, self._patience = settings.reduction, settings.patience or 1
         self._recall = next((o for o in spec.objectives if o.is_on_both_splits), None)
-        self.rungs = rungs(settings, spec.training.steps)
+        self.rungs = rungs(settings, spec.most_steps)
         self._all: dict[str, _Configuration] = {}
-        self._curves = Curves(spec.training.steps)
-        self._trials: dict[str, set[str]] = {}  # architecture -> trials
+        self._curves = Curves()
+        # by configuration: objectives other than recall, to be maximised; then means, once all seeds are there, of
+        # final recall, and of recall and loss at each rung
+        self._known, self._final = Rows(len(self._objectives) - 1), Rows(1)
+        self._at_rung = {rung: Rows(2) for rung in self.rungs}
         self._stopped: deque[_Configuration] = deque()  # the next one to look at first
 
     def judge(self, plan: PlannedTrial, step: int, figures: Mapping[str, float]) -> Ruling | None:
@@ -76,15 +82,17 @@ class Halving(Rule):
             return Ruling(Status.PRUNED, "its configuration was stopped at an earlier rung")
         if self._recall is None or self._recall.reading not in figures:
             return None
-        self._curves.add(plan.config.key, step, figures)
+        steps, kind = plan.config.training.steps, own.architecture
+        self._curves.add(plan.config.key, step, figures, of=steps, kind=kind)
         reached = [r for r in self.rungs if r <= step and plan.seed not in own.rungs.get(r, {})]
         if not reached or any(o.metric not in figures for o in self._others()):
             return None
-        own.known = tuple(o.sign * figures[o.metric] for o in self._others())
+        self._measured(own, figures)
         rung = reached[-1]
         own.rungs.setdefault(rung, {})[plan.seed] = (figures[self._recall.reading], figures.get(LOSS, 0.0))
         if own.rungs[rung].keys() < self._seeds:
             return None
+        self._at_rung[rung].put(own.at, np.mean(list(own.rungs[rung].values()), axis=0))
         return self._judge_at(rung, own, plan)
 
     def ended(self, plan: PlannedTrial, outcome: Outcome) -> None:
@@ -96,7 +104,9 @@ class Halving(Rule):
         if outcome.status is Status.FINISHED and self._recall is not None:
             recall = outcome.figures[self._recall.reading]
             own.final[plan.seed] = recall
-            own.known = tuple(o.sign * outcome.figures[o.metric] for o in self._others())
+            self._measured(own, outcome.figures)
+            if own.final.keys() >= self._seeds:
+                self._final.put(own.at, [float(np.mean(list(own.final.values())))])
             self._curves.finish(plan.config.key, recall)
 
     def promotable(self, *, thorough: bool = False) -> Sequence[PlannedTrial]:
@@ -114,9 +124,12 @@ class Halving(Rule):
             self._stopped.remove(own)
 
     def _configuration(self, plan: PlannedTrial) -> _Configuration:
-        architecture = plan.proposal.block.architecture
-        self._trials.setdefault(architecture, set()).add(plan.config.key)
-        return self._all.setdefault(plan.config.configuration_key, _Configuration(architecture))
+        fresh = _Configuration(plan.proposal.block.architecture, len(self._all))
+        return self._all.setdefault(plan.config.configuration_key, fresh)
+
+    def _measured(self, own: _Configuration, figures: Mapping[str, float]) -> None:
+        own.known = tuple(o.sign * figures[o.metric] for o in self._others())
+        self._known.put(own.at, own.known)
 
     def _others(self) -> list[Objective]:
         return [objective for objective in self._objectives if objective is not self._recall]
@@ -138,20 +151,19 @@ class Halving(Rule):
 
     def _standing(self, rung: int, own: _Configuration, plan: PlannedTrial) -> _Standing:
         """How a configuration stands at a rung, by what is known of its rivals now."""
-        rivals = [other for other in self._all.values() if other is not own and _is_rival(other, own)]
-        there = [other for other in rivals if other.rungs.get(rung, {}).keys() >= self._seeds]
-        ahead = sum(_is_ahead(_mean(other.rungs[rung]), _mean(own.rungs[rung])) for other in there)
-        best = max(
-            (float(np.mean(list(r.final.values()))) for r in rivals if r.final.keys() >= self._seeds),
-            default=0.0,
-        )
-        may = self._bound(own, plan)
+        number = len(self._all)
+        rivals = _rivals(self._known.first(number), own.at)
+        reached = self._at_rung[rung].first(number)
+        there = reached[rivals & ~np.isnan(reached[:, 0])]
+        ahead = int(_ahead(there, reached[own.at]).sum())
+        best = float(np.fmax.reduce(self._final.first(number)[rivals, 0], initial=0.0))
+        may = self._bound(plan)
         is_good = ahead < -(-(len(there) + 1) // self._reduction) or may + _MARGIN > best
         return _Standing(ahead, len(there), may, best, is_good)
 
-    def _bound(self, own: _Configuration, plan: PlannedTrial) -> float:
+    def _bound(self, plan: PlannedTrial) -> float:
         """The most recall that a configuration may end with, by finished curves of its architecture."""
-        forecast = self._curves.forecast(plan.config.key, self._trials[own.architecture])
+        forecast = self._curves.forecast(plan.config.key)
         return 1.0 if forecast is None else forecast.bound
 
 
@@ -165,19 +177,15 @@ def rungs(settings: EarlyStopping, steps: int) -> list[int]:
     return found
 
 
-def _is_rival(other: _Configuration, own: _Configuration) -> bool:
-    """Whether a configuration is as good in everything but recall, or all but as good."""
-    if other.known is None or own.known is None:
-        return False
-    return all(a >= b - _ALIKE * abs(b) for a, b in zip(other.known, own.known, strict=True))
+def _rivals(known: FloatArray, at: int) -> BoolArray:
+    """Which configurations (n, objectives) are as good as that at `at` in everything but recall, or all but as good."""
+    own = known[at]
+    found = (known >= own - _ALIKE * np.abs(own)).all(axis=1)
+    found[at] = False
+    return np.asarray(found)
 
 
-def _mean(seeds: Mapping[int, tuple[float, float]]) -> tuple[float, float]:
-    recall, loss = np.mean(list(seeds.values()), axis=0)
-    return float(recall), float(loss)
-
-
-def _is_ahead(other: tuple[float, float], own: tuple[float, float]) -> bool:
-    if abs(other[0] - own[0]) > _ALIKE:
-        return other[0] > own[0]
-    return other[1] < own[1]
+def _ahead(others: FloatArray, own: FloatArray) -> BoolArray:
+    """Which of others (n, 2), recall and loss at a rung, are ahead of one (2,)."""
+    level = np.abs(others[:, 0] - own[0]) <= _ALIKE
+    return np.asarray(np.where(level, others[:, 1] < own[1], others[:, 0] > own[0]))

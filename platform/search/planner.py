@@ -7,6 +7,7 @@ from statistics import fmean
 
 from recallfront.platform.results.status import Status
 from recallfront.platform.search.proposals import Ending, Proposal, Search
+from recallfront.sweeps.objectives import has_all
 from recallfront.sweeps.spec import SweepSpec
 from recallfront.sweeps.trial import TrialConfig
 
@@ -63,6 +64,10 @@ class Planner:
         self._waiting: dict[str, list[tuple[Proposal, int]]] = {}
         self.answered = 0  # trials that the ledger already knew
         self.proposed = 0  # one more than the highest number of a proposal
+
+    def expects(self, trials: int) -> float | None:
+        """Hypervolume that so many further trials are expected to add at most; None where that is not known."""
+        return self._search.expects(trials)
 
     @property
     def notes(self) -> list[str]:
@@ -151,6 +156,8 @@ class Planner:
         """The result of a configuration for the search: the mean over its seeds, if all of them finished."""
         statuses = {outcome.status for outcome in outcomes}
         if statuses == {Status.FINISHED}:
+            if not all(has_all(spec.objectives, outcome.figures) for outcome in outcomes):
+                return Ending.FAILED, None
             metrics = [objective.reading for objective in spec.objectives]
             return Ending.COMPLETE, [fmean(o.figures[metric] for o in outcomes) for metric in metrics]
         stopped = {Status.FINISHED, Status.PRUNED, Status.DOMINATED}

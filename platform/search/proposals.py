@@ -44,6 +44,9 @@ class Search(Protocol):
     def ask(self) -> Proposal | None:
         """The next configuration, or None where there is no further one."""
 
+    def expects(self, trials: int) -> float | None:
+        """Hypervolume that so many further trials are expected to add at most; None where that is not known."""
+
     def notes(self) -> list[str]:
         """What the user should know of how the search went."""
 

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from recallfront.platform.results.status import Status
 from recallfront.platform.search.planner import Outcome, PlannedTrial
 from recallfront.platform.search.proposals import proposal_from_json
 from recallfront.sweeps.base import seal, unseal
+from recallfront.sweeps.objectives import has_all
 from recallfront.sweeps.spec import SweepSpec
 
 
@@ -94,8 +95,7 @@ class Rules:
 
     def learn(self, plan: PlannedTrial, outcome: Outcome) -> None:
         """Hear of a trial that an earlier run of the sweep finished, as the store tells it; figures may be missing."""
-        if all(objective.reading in outcome.figures for objective in self._spec.objectives):
-            self._end(plan, outcome)
+        self._end(plan, outcome)
 
     def promote(self, *, thorough: bool = False) -> Sequence[PlannedTrial]:
         """Trials that were ended and go on from now, all of one configuration; empty if there are none."""
@@ -110,6 +110,8 @@ class Rules:
             rule.promoted(plan)
 
     def _end(self, plan: PlannedTrial, outcome: Outcome) -> None:
+        if outcome.status is Status.FINISHED and not has_all(self._spec.objectives, outcome.figures):
+            outcome = replace(outcome, status=Status.ERROR)  # it counts for nothing
         for rule in self._rules:
             rule.ended(plan, outcome)
 
@@ -125,6 +127,7 @@ class Rules:
             return
         private_folder(self._path.parent)
         entry: dict[str, Any] = {
+            "trial": plan.config.key,
             "proposal": plan.proposal.to_json(),
             "seed": plan.seed,
             "step": step,
@@ -136,8 +139,10 @@ class Rules:
             file.write(seal(entry, indent=None) + "\n")
 
     def _tell_again(self) -> None:
+        plans: dict[tuple[int, int], PlannedTrial] = {}
         for entry in _entries(self._path):
-            plan = _plan(self._spec, entry)
+            which = entry["proposal"]["number"], entry["seed"]
+            plan = plans[which] = plans.get(which) or _plan(self._spec, entry)
             if entry["step"] is not None:
                 for rule in self._rules:
                     rule.heard(plan, entry["step"], entry["figures"])
@@ -155,7 +160,8 @@ def going_on(spec: SweepSpec, path: Path) -> set[str]:
     keys: set[str] = set()
     for entry in _entries(path):
         if entry["step"] is None:
-            (keys.add if entry["status"] == Status.RUNNING else keys.discard)(_plan(spec, entry).config.key)
+            key = entry.get("trial") or _plan(spec, entry).config.key  # an earlier version did not write it
+            (keys.add if entry["status"] == Status.RUNNING else keys.discard)(key)
     return keys
 
 

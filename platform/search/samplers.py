@@ -97,6 +97,9 @@ class OptunaSearch:
         self._next_number += 1
         return proposal
 
+    def expects(self, trials: int) -> float | None:
+        return None
+
     def notes(self) -> list[str]:
         told = []
         if self._repeats:

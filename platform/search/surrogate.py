@@ -6,7 +6,7 @@ SciPy is imported where it is first used, so that the command starts fast.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import log
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 
@@ -14,6 +14,8 @@ from recallfront.platform.pareto import FloatArray, IntArray
 from recallfront.sweeps.conditions import is_number
 from recallfront.sweeps.space import Knobs, Range, Scalar, SpaceBlock
 
+_T = TypeVar("_T")
+_MOST: Final = 500  # observations: what they take grows with their cube
 _JITTER: Final = 1e-8
 _START: Final = 0.5  # first guess of every length scale, of features between 0 and 1
 
@@ -65,6 +67,13 @@ class Features:
 
 def _scaled(value: Any, logs: bool) -> float:
     return log(value) if logs else float(value)
+
+
+def evenly(observations: Sequence[_T]) -> Sequence[_T]:
+    """As many of the observations as a process takes without delay, from the first to the last."""
+    if len(observations) <= _MOST:
+        return observations
+    return [observations[at] for at in np.linspace(0, len(observations) - 1, _MOST).round().astype(int)]
 
 
 @dataclass

@@ -57,6 +57,8 @@ def _difference(spec: SweepSpec, block: SpaceBlock, trial: TrialRecord) -> str |
         own = spec.trial(block, _knobs(block, trial), trial.config["seed"]).model_dump(mode="json")
     except ValueError:
         return next(iter(block.domains), "architecture")
+    if own["start"] != trial.config.get("start"):
+        return "start"
     for part in ("task", "model", "training"):
         for key in sorted(own[part].keys() | trial.config[part].keys()):
             if own[part].get(key) != trial.config[part].get(key):

@@ -1,6 +1,6 @@
 """What a sweep may take, over all of its runs, and what is left of it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from statistics import fmean
 
 from recallfront.platform.metrics import duration
@@ -8,6 +8,7 @@ from recallfront.platform.pareto import GrowingFront
 from recallfront.platform.results.records import SweepRecord, TrialRecord
 from recallfront.platform.results.status import Status
 from recallfront.platform.results.tags import training_steps
+from recallfront.sweeps.objectives import has_all
 from recallfront.sweeps.spec import SweepSpec
 
 NOT_RUN = (Status.INVALID, Status.DOMINATED)
@@ -17,10 +18,20 @@ class Budget:
     """Counts what a sweep has taken; trials of its earlier runs included."""
 
     def __init__(
-        self, spec: SweepSpec, known: SweepRecord, seconds: Mapping[str, float] | None = None
+        self,
+        spec: SweepSpec,
+        known: SweepRecord,
+        seconds: Mapping[str, float] | None = None,
+        expects: Callable[[int], float | None] = lambda trials: None,
     ) -> None:
-        """`seconds`: of every trial of earlier runs, those included that are to go on."""
-        self._limits, self._objectives = spec.budget, spec.objectives
+        """
+        Args:
+            seconds: of every trial of earlier runs, those included that are to go on.
+            expects: the hypervolume that so many further trials are expected to add; None where that is not known.
+        """
+        self._limits, self._objectives, self._seeds = spec.budget, spec.objectives, len(spec.seeds)
+        self._looks_ahead, self._expects = spec.search.looks_ahead, expects
+        self._expected: float | None = None  # as of the last trial that has ended
         self._devices = spec.resources.workers * (spec.resources.gpus or spec.resources.cpus)
         self.steps = training_steps(known)  # of training
         self._trials: set[str] = set()  # keys: one that is promoted ends twice
@@ -31,10 +42,19 @@ class Budget:
         self._front = GrowingFront([o.sign * o.reference for o in spec.objectives])
         self._hypervolumes = [0.0]  # after each trial that finished or was pruned
         for trial in sorted(known.trials, key=lambda trial: trial.end_time or 0.0):
-            self.ended(trial)
+            self._count(trial)
+        self._look_ahead()
 
     def ended(self, trial: TrialRecord) -> None:
-        """Count a trial that has ended."""
+        """Count a trial that has ended, and of which the search has heard."""
+        self._count(trial)
+        self._look_ahead()
+
+    def _look_ahead(self) -> None:
+        if self._looks_ahead and self._limits.min_gain is not None:
+            self._expected = self._expects(self._limits.gain_trials)
+
+    def _count(self, trial: TrialRecord) -> None:
         if trial.status in NOT_RUN:
             return
         self._trials.add(trial.trial_key)
@@ -43,11 +63,12 @@ class Budget:
         self._device_seconds += self._devices * (trial.seconds - before)
         if self._limits.min_gain is None or trial.status not in (Status.FINISHED, Status.PRUNED):
             return
-        if trial.status is Status.FINISHED:
+        if trial.status is Status.FINISHED and has_all(self._objectives, trial.metrics):
             values = [o.sign * trial.metrics[o.reading] for o in self._objectives]
             seeds = self._finished.setdefault(trial.configuration, [])
             seeds.append(values)
-            self._front.put(trial.configuration, [fmean(own) for own in zip(*seeds, strict=True)])
+            if len(seeds) == self._seeds:  # a lucky seed alone is no configuration
+                self._front.put(trial.configuration, [fmean(own) for own in zip(*seeds, strict=True)])
         self._hypervolumes.append(self._front.hypervolume)
 
     def used_up(self, elapsed: float) -> str | None:
@@ -57,9 +78,13 @@ class Budget:
             if most is not None and used >= most:
                 return f"budget.{name}: the runs of this sweep have used its {most:g}; raise it to go on"
         if limits.min_gain is not None and (gain := self._gain()) is not None and gain < limits.min_gain:
+            trials = f"{limits.gain_trials} trials"
+            told = (
+                f"the next {trials} are expected to add" if self._looks_ahead else f"its last {trials} added"
+            )
             return (
-                f"budget.min_gain: its last {limits.gain_trials} trials added {gain:.2%} of the hypervolume, and "
-                f"{limits.min_gain:.2%} are wanted; lower it to go on"
+                f"budget.min_gain: {told} {gain:.2%} of the hypervolume, and {limits.min_gain:.2%} are wanted; "
+                "lower it to go on"
             )
         return None
 
@@ -75,9 +100,10 @@ class Budget:
                 unit = {"hours": "", "device_hours": " of devices"}.get(name, f" {name.replace('_', ' ')}")
                 told.append(shown + unit)
         if limits.min_gain is not None:
-            gain, last = self._gain(), limits.gain_trials
+            gain = self._gain()
+            which = f"{'expected gain of the next' if self._looks_ahead else 'gain of the last'} {limits.gain_trials}"
             added = "not known yet" if gain is None else f"{gain:.2%} of the hypervolume"
-            told.append(f"gain of the last {last} trials {added} (ends below {limits.min_gain:.2%})")
+            told.append(f"{which} trials {added} (ends below {limits.min_gain:.2%})")
         return f"budget left: {', '.join(told)}" if told else ""
 
     def _parts(self, elapsed: float) -> list[tuple[str, float | None, float]]:
@@ -91,7 +117,12 @@ class Budget:
         ]
 
     def _gain(self) -> float | None:
-        """The share of the hypervolume that the last `gain_trials` added; None before there are so many."""
+        """The share of the hypervolume that the last `gain_trials` added, or the next ones are expected to add; None as
+        long as that is not known.
+        """
+        if self._looks_ahead:
+            reached = self._front.hypervolume
+            return None if self._expected is None or reached == 0 else self._expected / reached
         last = self._limits.gain_trials
         if len(self._hypervolumes) <= last or self._hypervolumes[-1] == 0:
             return None

@@ -60,6 +60,8 @@ class Conductor:
         self._live: dict[str, _Live] = {}
         self._lock = threading.Lock()
         self._peeked: PlannedTrial | None = None
+        self._heard = 0  # reports and ends of trials: before the next one there is nothing new to ask for
+        self._found_nothing_at = -1
         self._proposed = 0  # as last recorded
         self.cancellation: CancelRequest | None = None  # once somebody has asked for the sweep's end
         self.waiting = ""  # how many trials wait, and for what
@@ -67,7 +69,7 @@ class Conductor:
         self.changed = threading.Event()  # a trial finished: what shows the front reads it again
         self.started = time.time()
         self._before = elapsed_seconds(known)
-        self._budget = Budget(spec, known, self._seconds)
+        self._budget = Budget(spec, known, self._seconds, planner.expects)
 
     def has_trial(self) -> bool:
         """Whether anything is left to run; nothing is recorded yet."""
@@ -75,13 +77,18 @@ class Conductor:
 
     def peek(self) -> PlannedTrial | None:
         """The trial that `next` will give, without starting it: None where nothing is left to run."""
+        if self._found_nothing_at == self._heard:
+            return None
         while self._peeked is None and self.out_of_budget() is None:
             self._promote()
             planned = self._planner.next()
-            if planned is None and not self._live:  # the last look, and the only one at all that were ended
+            if (
+                planned is None
+            ):  # a look at all that were ended, which is not made again before something is heard
                 self._promote(thorough=True)
                 planned = self._planner.next()
             if planned is None:
+                self._found_nothing_at = self._heard
                 self._tell_proposed()
                 return None
             if isinstance(planned, PlannedTrial):
@@ -107,6 +114,7 @@ class Conductor:
         live = self._live[trial_id]
         if report.status is not Status.RUNNING:
             return True
+        self._heard += 1
         live.verdict = self._rules.judge(live.plan, report.step, report.figures)
         return live.verdict is None
 
@@ -165,6 +173,7 @@ class Conductor:
         seconds = self._has_run(live)
         self.recorder.report(key, report)
         outcome = Outcome(report.status, report.figures)
+        self._heard += 1
         self._rules.ended(live.plan, outcome)
         self._planner.ended(live.plan, outcome)
         record = TrialRecord(

@@ -52,8 +52,7 @@ class Publisher(Companion):
         record = self._conductor.record()
         tags = {"trials_planned": str(self._conductor.spec.number_of_trials), "status": "finished"}
         judgements = judge(replace(record, tags=record.tags | tags))
-        if judgements:
-            self._recorder.claims(judgements)
+        self._recorder.claims(judgements)
         return judgements
 
     def _run(self) -> None:

@@ -24,14 +24,16 @@ from recallfront.platform.tracking.ledger import config_tags
 from recallfront.platform.tracking.runs import trial_params, write_end, write_lineage
 from recallfront.platform.tracking.writer import TrackingWriter
 from recallfront.sweeps.base import canonical_json, digest
-from recallfront.sweeps.spec import SweepSpec
+from recallfront.sweeps.spec import SweepSpec, spelt_out
 
 CLAIMS_FILE = "claims.json"
+WARM_START = "warm_start"  # tag: the key of the sweep that the search learns from
+_CLAIM = "claim."  # begins the tag of each claim
 
 
 def claim_tags(judgements: Sequence[Judgement]) -> dict[str, str]:
     """The verdict on each claim as a tag."""
-    return {f"{TAG}claim.{j.claim.id}": f"{j.verdict}: {j.number}" for j in judgements}
+    return {f"{TAG}{_CLAIM}{j.claim.id}": f"{j.verdict}: {j.number}" for j in judgements}
 
 
 class Recorder:
@@ -47,10 +49,18 @@ class Recorder:
         stored: Collection[str] = (),
         left: Collection[str] = (),
         log: SweepLog | None = None,
+        warm_start: str = "",
+        before: Mapping[str, str] | None = None,
     ) -> None:
-        """`stored`: keys of the trials that the store has runs of already; `left`: of those that an earlier driver left
-        running; `log`: where to write what happens."""
-        self._log = log
+        """
+        Args:
+            stored: keys of the trials that the store has runs of already.
+            left: keys of those that an earlier driver left running.
+            log: where to write what happens.
+            warm_start: the key of the sweep that the search learns from.
+            before: tags that earlier runs of the sweep left.
+        """
+        self._log, self._warm_start, self._before = log, warm_start, before or {}
         self._stored, self._left = frozenset(stored), tuple(left)
         self._writer, self._spec, self._lineage = writer, spec, lineage
         self._data_path, self._data_digest = data
@@ -80,6 +90,7 @@ class Recorder:
                 f"{TAG}status": "running",
                 f"{TAG}{DRIVER}": self.driver,
                 f"{TAG}trials_planned": str(spec.number_of_trials),
+                **({f"{TAG}{WARM_START}": self._warm_start} if self._warm_start else {}),
                 **self._owner,
             },
             params={
@@ -92,7 +103,8 @@ class Recorder:
             },
             description=spec.description,
         )
-        write_checked(self._writer, self.sweep_run, canonical_json(spec), "spec.json")
+        spelt = canonical_json(spelt_out(spec.model_dump(mode="json")))
+        write_checked(self._writer, self.sweep_run, spelt, "spec.json")
         write_lineage(
             self._writer, self.sweep_run, self._lineage.model_dump_json(indent=1), self._diff, self._packages
         )
@@ -242,9 +254,15 @@ class Recorder:
         self.sweep_tags({f"{TAG}elapsed_seconds": f"{seconds:.0f}", f"{TAG}training_steps": str(steps)})
 
     def claims(self, judgements: Sequence[Judgement]) -> None:
-        """Write the verdicts on the sweep's claims: a tag each, and a table that MLflow's pages show."""
+        """Write the verdicts on the sweep's claims: a tag each, and a table that MLflow's pages show.
+
+        What is no claim any more loses its verdict.
+        """
+        gone = {f"{TAG}{name}": "" for name in self._before if name.startswith(_CLAIM)}
+        if not judgements and not gone:
+            return
         table = [{"path": CLAIMS_FILE, "type": "table"}]
-        self.sweep_tags(claim_tags(judgements) | {"mlflow.loggedArtifacts": json.dumps(table)})
+        self.sweep_tags(gone | claim_tags(judgements) | {"mlflow.loggedArtifacts": json.dumps(table)})
         self._writer.text(self.sweep_run, as_json(judgements), CLAIMS_FILE)
 
     def send_log(self, *, last: bool = False) -> None:

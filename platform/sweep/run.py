@@ -44,7 +44,7 @@ from recallfront.platform.sweep.log import log_of
 from recallfront.platform.sweep.mirror import Mirror
 from recallfront.platform.sweep.progress import Progress
 from recallfront.platform.sweep.publisher import Publisher
-from recallfront.platform.sweep.recorder import Recorder
+from recallfront.platform.sweep.recorder import WARM_START, Recorder
 from recallfront.platform.sweep.remains import forget_deleted
 from recallfront.platform.sweep.second_measurement import measure_again
 from recallfront.platform.sweep.variables import passed_over
@@ -217,8 +217,8 @@ def _set_up(
     record = _with_promoted(_ledger(spec, uri, place), going_on(spec, path))
     known = replace(record, trials=tuple(trial for trial in record.trials if trial.status.is_final))
     told, unfinished, proposed = _proposals(spec, record, place)
-    named = spec.search.warm_start
-    earlier = earlier_trials(spec, read_sweep(uri, named)) if named else []
+    warm = _warm_start(spec, uri, record)
+    earlier = earlier_trials(spec, warm) if warm else []
     search = make_search(spec, told, proposed, unfinished, earlier)
     planner = Planner(
         spec,
@@ -234,6 +234,8 @@ def _set_up(
         stored=[trial.trial_key for trial in record.trials],
         left=[trial.trial_key for trial in record.with_status(Status.RUNNING)],
         log=log_of(record, place.home, uri),
+        warm_start=warm.sweep_key if warm else "",
+        before=record.tags,
     )
     rules = make_rules(spec, search, path)
     for trial in known.with_status(Status.FINISHED) if rules else ():
@@ -307,6 +309,12 @@ def _with_promoted(record: SweepRecord, going_on: Collection[str]) -> SweepRecor
         for trial in record.trials
     ]
     return replace(record, trials=tuple(trials))
+
+
+def _warm_start(spec: SweepSpec, uri: str, record: SweepRecord) -> SweepRecord | None:
+    """The earlier sweep that the search learns from: the one that was meant when this sweep began."""
+    named = spec.search.warm_start
+    return read_sweep(uri, record.tags.get(WARM_START) or named, besides=spec.key) if named else None
 
 
 def _labels(spec: SweepSpec) -> list[str]:

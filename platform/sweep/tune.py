@@ -147,7 +147,7 @@ class _Ends(_NeverRestored, Callback):
 
     def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         self._farewell.step(self._workers)
-        self._waiting.look(sum(self._waits(trial) for trial in trials))
+        self._waiting.look(lambda: sum(map(self._waits, trials)))
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
@@ -206,7 +206,7 @@ class _Ends(_NeverRestored, Callback):
         over = [trial for trial in record.trials if self._conductor.is_over(trial.trial_key)]
         now = [trial for trial in over if trial.trial_key in self._ended]
         # of an earlier run, which was killed before its end
-        pruned = [trial for trial in over if trial.status is Status.PRUNED and trial not in now]
+        pruned = [t for t in over if t.status is Status.PRUNED and t.trial_key not in self._ended]
         root = self._place.home / self._place.scratch
         left = with_checkpoints(root) if pruned else set()
         names = trial_folders(replace(record, trials=tuple(now)))

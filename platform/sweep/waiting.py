@@ -1,7 +1,7 @@
 """What trials of a sweep wait for on their cluster, in words, for `status`."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from ray._private.state import available_resources_per_node
 
@@ -20,11 +20,12 @@ class Waiting:
         self._conductor, self._may_grow = conductor, may_grow
         self._due_at = time.monotonic() + _LOOK_SECONDS
 
-    def look(self, number: int) -> None:
-        """To be called again and again, with the number of trials that have no process yet."""
+    def look(self, count: Callable[[], int]) -> None:
+        """To be called again and again, with what counts the trials that have no process yet."""
         if time.monotonic() < self._due_at:
             return
         self._due_at = time.monotonic() + _LOOK_SECONDS
+        number = count()
         if number == 0:
             self._conductor.waits("")
             return

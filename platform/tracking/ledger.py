@@ -75,17 +75,22 @@ def find_sweep(tracking_uri: str, sweep: str) -> SweepSummary:
         return _choose(_summaries(client), sweep, tracking_uri)
 
 
-def read_sweep(tracking_uri: str, sweep: str, *, spec: dict[str, Any] | None = None) -> SweepRecord:
+def read_sweep(
+    tracking_uri: str, sweep: str, *, spec: dict[str, Any] | None = None, besides: str = ""
+) -> SweepRecord:
     """The sweep named by a study, or >= 6 first digits of a sweep key or of a parent run id.
 
-    Its specification is read unless the caller has it: `spec`, as JSON.
+    Args:
+        spec: its specification as JSON, if the caller has it; else it is read.
+        besides: the key of a sweep that is not meant.
 
     Raises:
         UnknownRecord: there is no such sweep, or the name or the digits fit several.
         UsageError: the store cannot be read.
     """
     with reading(tracking_uri) as client:
-        found = _choose(_summaries(client), sweep, tracking_uri)
+        others = [summary for summary in _summaries(client) if summary.sweep_key != besides]
+        found = _choose(others, sweep, tracking_uri)
         spec = _read_json(client, client.get_run(found.run_id), "spec.json") if spec is None else spec
         trials = read_trials(client, found.run_id)
     return SweepRecord(

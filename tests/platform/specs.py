@@ -31,6 +31,13 @@ TINY: dict[str, Any] = {
         "max_repeats": 3,
     },
 }
+# settings that are left out of JSON, each other than under `protocol: zoology`
+UNLIKE_ZOOLOGY = {
+    "stop_at": None,
+    "decayed": "matrices",
+    "row_order": "shuffled",
+    "recall_over": "positions",
+}
 
 
 def tiny(**changes: Any) -> dict[str, Any]:

@@ -30,11 +30,11 @@ from recallfront.platform.front.pictures.document import (
 )
 from recallfront.platform.front.pictures.png import picture
 from recallfront.platform.front.pictures.report_parts import (
-    SPECIFICATION,
     claims_blocks,
     draw,
     lineage_rows,
     settings,
+    to_run,
     written,
 )
 from recallfront.platform.front.tables import PLACE_MARKS
@@ -46,7 +46,7 @@ from recallfront.platform.tracking.client import open_client
 from recallfront.platform.tracking.ledger import read_sweep
 from recallfront.platform.tracking.lineage import read_lineage
 from recallfront.platform.tracking.store import find_store
-from recallfront.sweeps.load import studies
+from recallfront.sweeps.spec import spelt_out
 
 
 @dataclass(frozen=True)
@@ -172,11 +172,12 @@ def _configurations(front: Front) -> Cells:
 
 def _again(found: _Findings) -> list[str]:
     record = found.record
-    name = record.name if record.name in studies() else SPECIFICATION
-    commands = [f"recallfront run {name}", f"recallfront report {record.name} --out FOLDER"]
-    return commands + [command for _, command in next_commands(found.front, record.sweep_key[:12])]
+    name, key = to_run(record.name, record.sweep_key), record.sweep_key[:12]
+    commands = [f"recallfront run {name}", f"recallfront report {key} --out FOLDER"]
+    return commands + [command for _, command in next_commands(found.front, key)]
 
 
 def _specification(record: SweepRecord) -> str:
     """The sweep's specification, with all defaults written out, as a file that `recallfront run` reads."""
-    return yaml.safe_dump(json.loads(json.dumps(record.spec)), sort_keys=False, allow_unicode=True, width=110)
+    plain = json.loads(json.dumps(spelt_out(record.spec)))
+    return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=110)

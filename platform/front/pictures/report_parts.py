@@ -27,6 +27,7 @@ from recallfront.platform.front.pictures.document import (
 from recallfront.platform.lineage.environment import TrialLineage
 from recallfront.platform.metrics import duration
 from recallfront.platform.results.records import SweepRecord
+from recallfront.sweeps.load import load_study, studies
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -54,6 +55,13 @@ def written(
     except OSError as error:
         raise UsageError(f"--out {folder}: cannot be written: {error.strerror}") from None
     return paths
+
+
+def to_run(name: str, key: str) -> str:
+    """What `recallfront run` is told to run the sweep or suite of this key again: the study of its name if that is
+    still the same, else the specification beside the report.
+    """
+    return name if name in studies() and load_study(name).key == key else SPECIFICATION
 
 
 def claims_blocks(judgements: Sequence[Judgement], folder: Path) -> Iterator[DocumentBlock]:

@@ -10,11 +10,11 @@ from recallfront.platform.front.candidates import Candidate, gather
 from recallfront.platform.front.pictures.curves import scatter_picture
 from recallfront.platform.front.pictures.document import Cells, Commands, DocumentBlock, Heading, Paragraph
 from recallfront.platform.front.pictures.report_parts import (
-    SPECIFICATION,
     claims_blocks,
     draw,
     lineage_rows,
     settings,
+    to_run,
     written,
 )
 from recallfront.platform.front.scores import Scores, scores, sweeps_of
@@ -99,7 +99,7 @@ def _blocks(found: _Findings, folder: Path) -> Iterator[DocumentBlock]:
     yield Heading("Method")
     yield Cells(("sweep", "setting", "value"), _method(found))
     yield Heading("How to run it again")
-    file = suite.name if suite.name in studies() else SPECIFICATION
+    file = to_run(suite.name, suite.key)
     yield Commands([f"recallfront run {file}", f"recallfront report {file} --out FOLDER"])
     yield Heading("Lineage")
     for (_, record), lineage in zip(found.sweeps, found.lineages, strict=True):

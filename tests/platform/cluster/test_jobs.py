@@ -1,5 +1,6 @@
 """What is sent to a cluster: our own wheel, a command, a token."""
 
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -15,7 +16,9 @@ from recallfront.platform.cluster.tokens import find_token
 from recallfront.platform.cluster.wheel import build_wheel
 from recallfront.platform.errors import UsageError
 from recallfront.platform.lineage.code_version import code_version
-from tests.platform.specs import tiny
+from recallfront.sweeps.load import load_spec
+from recallfront.sweeps.protocols import PROTOCOLS
+from tests.platform.specs import UNLIKE_ZOOLOGY, tiny
 
 
 def test_the_wheel_is_the_package_as_imported_and_installs(tmp_path: Path) -> None:
@@ -109,6 +112,35 @@ def test_paths_below_a_working_directory_are_refused(
     (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(spec))
     with pytest.raises(UsageError, match=says):
         submitting.submit("sweep.yaml", address="http://127.0.0.1:1", tracking_uri="http://m", home="/shared")
+
+
+class Head:
+    """A cluster that takes jobs, and keeps what it was sent."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.metadata = folder, {"": ""}
+
+    def list_jobs(self) -> list[Any]:
+        return []
+
+    def submit_job(self, *, runtime_env: dict[str, Any], metadata: dict[str, str], **more: Any) -> str:
+        shutil.copytree(runtime_env["working_dir"], self.folder)
+        self.metadata = metadata
+        return "job"
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_the_sweep_that_is_sent_is_the_one_that_was_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, protocol: str
+) -> None:
+    head = Head(tmp_path / "job")
+    monkeypatch.setattr(submitting, "_client", lambda address: head)
+    spec = tiny(protocol=protocol, training=UNLIKE_ZOOLOGY, description="à part", name="sent")
+    file = tmp_path / "asked.yaml"
+    file.write_text(yaml.safe_dump(spec, allow_unicode=True), encoding="utf-8")
+    submitting.submit(str(file), address="http://head", tracking_uri="http://m", home="/shared")
+    asked, sent = load_spec(str(file)), load_spec(str(tmp_path / "job/sweep.yaml"))
+    assert sent == asked and head.metadata["recallfront_sweep_key"] == sent.key
 
 
 def test_a_token_is_looked_for_where_ray_looks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -243,3 +243,22 @@ def test_a_claim_that_somebody_edited_in_the_store_is_one_sentence() -> None:
 
 def test_a_sweep_without_claims_has_no_verdicts(make_record: Callable[..., SweepRecord]) -> None:
     assert judge(make_record()) == ()
+
+
+@pytest.mark.parametrize(
+    ("measure", "told"),
+    [
+        ("correlation test_recall over spin", "m: spin is the same in all 6 configurations"),
+        ("correlation spin over test_recall", "m: spin is the same in all 6 configurations"),
+        ("slope test_recall over spin", "m: spin is the same in all 6 configurations"),
+        ("slope test_recall over log2(charge)", "m: log2(charge) is of a value that is not positive"),
+    ],
+)
+def test_a_relation_of_values_that_have_none_says_why(measure: str, told: str) -> None:
+    record = sweep({"m": measure}, "m > 0", seeds=1)
+    trials = [
+        replace(trial, metrics=trial.metrics | {"spin": 2.0, "charge": float(at % 3 - 1)})
+        for at, trial in enumerate(record.trials)
+    ]
+    (judged,) = judge(replace(record, trials=tuple(trials)))
+    assert (judged.verdict, judged.reason) == (ClaimVerdict.NOT_TESTED, told)

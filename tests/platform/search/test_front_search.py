@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from recallfront.platform.pareto import hypervolume
+from recallfront.platform.pareto import FloatArray, hypervolume
 from recallfront.platform.results.status import Status
 from recallfront.platform.search.front_search import FrontSearch
 from recallfront.platform.search.gain import expected_gains
@@ -15,7 +15,7 @@ from recallfront.platform.search.proposals import Ending, Proposal
 from recallfront.platform.search.rules import Rules
 from recallfront.platform.search.samplers import make_search
 from recallfront.platform.search.stopping import make_rules
-from recallfront.platform.search.surrogate import Features, GaussianProcess
+from recallfront.platform.search.surrogate import Features, GaussianProcess, evenly
 from recallfront.sweeps import SweepSpec
 from tests.platform.specs import tiny_spec
 
@@ -261,3 +261,96 @@ def test_a_trial_goes_on_once_the_model_gives_it_a_chance_again() -> None:
     train(flat[2], 0.0, 0.0, 1.0, 1.0)  # next to the stopped one, and as flat until it is the best of all
     assert rules.promote() == [late] and rules.promote() == ()
     assert rules.judge(late, STEPS[-1], told(late, 0.0)) is None
+
+
+@pytest.mark.parametrize("objectives", [2, 3, 4])
+@pytest.mark.parametrize("uncertain", [0, 1])
+def test_an_expected_gain_of_any_number_of_objectives_is_the_mean_of_the_gains(
+    objectives: int, uncertain: int
+) -> None:
+    random = np.random.default_rng(objectives)
+    front, known = random.random((12, objectives)), random.random((5, objectives)) + 0.2
+    origin, mean, deviation = np.full(objectives, 0.1), random.random(5), np.full(5, 0.3)
+    found = expected_gains(
+        front, origin, uncertain=uncertain, mean=mean, deviation=deviation, known=known, most=1.0
+    )
+    before = hypervolume(front, origin)
+    drawn = random.standard_normal(1500)
+    for at, point in enumerate(known):
+        gains = []
+        for value in np.minimum(1.0, mean[at] + deviation[at] * drawn):
+            own = np.where(np.arange(objectives) == uncertain, value, point)
+            gains.append(hypervolume(np.vstack([front, own]), origin) - before)
+        assert found[at] == pytest.approx(np.mean(gains), abs=5 * np.std(gains) / 1500**0.5 + 1e-12)
+
+
+def test_with_three_objectives_a_small_chance_is_a_gain() -> None:
+    """Two deviations above its mean: the search goes on as long as there is any."""
+    front, known = np.array([[0.9, 5.0, 5.0]]), np.array([[0.0, 5.0, 5.0]])
+    found = expected_gains(
+        front,
+        np.zeros(3),
+        uncertain=0,
+        mean=np.array([0.5]),
+        deviation=np.array([0.2]),
+        known=known,
+        most=1.0,
+    )
+    assert 0 < found[0] < 0.1
+
+
+def test_an_early_end_is_told() -> None:
+    search = FrontSearch(spec_of(search={"method": "front", "trials": 12, "startup_trials": 12}))
+    for number in range(10):
+        assert search.ask() is not None and search.notes() == [], number
+    assert search.ask() is None
+    assert search.notes() == [
+        "the search ended after 10 of 12 configurations: it found no further one in the space"
+    ]
+    hopeless = FrontSearch(spec_of(search={"method": "front", "trials": 10, "startup_trials": 3}))
+    for _ in range(3):
+        proposal = hopeless.ask()
+        assert proposal is not None
+        hopeless.tell(proposal, Ending.COMPLETE, [1.0, 1e6])
+    hopeless._known = np.zeros((10, 2))  # as if all were slower than what the hypervolume counts from
+    assert hopeless.ask() is None
+    assert hopeless.notes() == [
+        "the search ended after 3 of 10 configurations: it expects no gain of hypervolume of any further one"
+    ]
+
+
+def test_what_runs_is_judged_without_fitting_the_model_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = spec_of(search={"method": "front", "trials": 10, "startup_trials": 10})
+    search = FrontSearch(spec)
+    plans = [
+        PlannedTrial(p, 0, spec.trial(p.block, p.knobs, 0))
+        for _ in range(10)
+        if (p := search.ask()) is not None
+    ]
+    told = {"validation_recall": 0.5, "validation_loss": 1.0, "decode_tokens_per_second": 1.0}
+    for plan in plans[:4]:
+        search.judge(plan, 10, told)
+        search.ended(plan, Outcome(Status.FINISHED, told))
+    search.judge(plans[4], 30, told)
+    fitted: list[int] = []
+    fit = GaussianProcess.fit
+
+    def counted(self: GaussianProcess, x: FloatArray, *more: FloatArray, learn: bool) -> None:
+        fitted.append(len(x))
+        fit(self, x, *more, learn=learn)
+
+    monkeypatch.setattr(GaussianProcess, "fit", counted)
+    for step in (30, 30, 30):
+        assert search.judge(plans[4], step, told) is None
+    assert fitted == []
+    search.ended(plans[4], Outcome(Status.FINISHED, told))
+    search.judge(plans[5], 30, told)
+    again = len(fitted)
+    search.judge(plans[5], 30, told)
+    assert len(fitted) == again > 0
+
+
+def test_a_process_takes_so_many_observations_that_it_stays_fast() -> None:
+    assert list(evenly(range(500))) == list(range(500))
+    kept = evenly(range(4001))
+    assert len(kept) == 500 and (kept[0], kept[-1]) == (0, 4000) and max(np.diff(kept)) <= 9

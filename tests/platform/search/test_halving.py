@@ -3,16 +3,20 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from recallfront.platform.results.status import Status
+from recallfront.platform.search.dominated import Dominated
 from recallfront.platform.search.halving import Halving, rungs
 from recallfront.platform.search.planner import Outcome, PlannedTrial
 from recallfront.platform.search.proposals import Proposal
 from recallfront.platform.search.rules import Rules, going_on
 from recallfront.sweeps import SweepSpec
+from recallfront.sweeps.base import seal, unseal
 from recallfront.sweeps.search import EarlyStopping
-from recallfront.sweeps.space import Knobs
+from recallfront.sweeps.space import Knobs, SpaceBlock
+from recallfront.sweeps.trial import TrialConfig
 from tests.platform.specs import tiny_spec
 
 RATES = [0.001 + 0.0001 * at for at in range(12)]
@@ -241,3 +245,76 @@ def test_a_resumed_sweep_knows_what_was_promoted(tmp_path: Path) -> None:
     assert going_on(again.spec, path) == {late.config.key}
     stage.rules.ended(late, Outcome(Status.FINISHED, figures(0.9, 0.5, 1.0)))
     assert going_on(again.spec, path) == set()
+
+
+def test_a_resumed_sweep_builds_each_trial_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage, late = wrongly_stopped(tmp_path / "reports.jsonl")
+    assert stage.rules.promote() == [late]
+    path, built = tmp_path / "reports.jsonl", list[str]()
+    trial = SweepSpec.trial
+
+    def counted(spec: SweepSpec, block: SpaceBlock, knobs: Knobs, seed: int) -> TrialConfig:
+        built.append(str(knobs))
+        return trial(spec, block, knobs, seed)
+
+    monkeypatch.setattr(SweepSpec, "trial", counted)
+    Stage(stage.spec, path=path)
+    assert len(built) == len(set(built)) == 7
+    assert going_on(stage.spec, path) == {late.config.key} and len(built) == 7
+    # as an earlier version wrote them
+    lines = [unseal(line) for line in path.read_text().splitlines()]
+    old = [{key: value for key, value in line.items() if key != "trial"} for line in lines]
+    path.write_text("".join(seal(line, indent=None) + "\n" for line in old))
+    assert going_on(stage.spec, path) == {late.config.key}
+
+
+def test_standings_are_those_of_one_comparison_after_the_other() -> None:
+    """Against the definition, on figures of two seeds at random."""
+    random = np.random.default_rng(0)
+    stage = Stage(spec_of(seeds=[0, 1]))
+    (halving,) = stage.rules._rules
+    assert isinstance(halving, Halving)
+    for number in range(12):
+        for architecture in ("window", "attention"):
+            decode = float(random.integers(1, 4))
+            for seed in (0, 1) if random.random() < 0.8 else (0,):
+                plan = stage.plan(number, architecture, seed)
+                recall, loss = random.integers(0, 4) / 100, float(random.random())
+                stage.rules.judge(plan, 10, figures(recall, loss, decode))
+                if random.random() < 0.7:
+                    stage.rules.ended(plan, Outcome(Status.FINISHED, figures(random.random(), 0.1, decode)))
+    configurations = list(halving._all.values())
+    whole = [own for own in configurations if len(own.rungs.get(10, {})) == 2]
+    assert 0 < len(whole) < len(configurations)
+    for own in whole:
+        found = halving._standing(10, own, stage.plan(0))
+        rivals = [
+            r
+            for r in configurations
+            if r is not own and r.known is not None and own.known is not None
+            if r.known[0] >= own.known[0] * 0.99
+        ]
+        there = [np.mean(list(r.rungs[10].values()), axis=0) for r in rivals if r in whole]
+        recall, loss = np.mean(list(own.rungs[10].values()), axis=0)
+        ahead = [r > recall if abs(r - recall) > 0.01 else other < loss for r, other in there]
+        finals = [np.mean(list(r.final.values())) for r in rivals if len(r.final) == 2]
+        assert (found.ahead, found.there) == (sum(ahead), len(there))
+        assert found.best == max(finals, default=0.0)
+
+
+def test_what_is_dominated_is_so_by_the_means_of_those_that_finished() -> None:
+    random = np.random.default_rng(0)
+    spec = spec_of(seeds=[0, 1])
+    stage, dominated, means = Stage(spec), Dominated(spec), list[tuple[float, float]]()
+    for number in range(12):
+        recalls, decode = random.random(2), float(random.random())
+        recalls += (number % 3 == 0) * (1 - recalls)
+        asked = {"decode_tokens_per_second": float(random.random())}
+        expected = any(recall >= 1 and speed >= asked["decode_tokens_per_second"] for recall, speed in means)
+        verdict = dominated.judge(stage.plan(number, "attention"), 0, asked)
+        assert (verdict is not None) == expected
+        for seed, recall in enumerate(recalls):
+            plan = stage.plan(number, seed=seed)
+            dominated.ended(plan, Outcome(Status.FINISHED, figures(float(recall), 0.1, decode)))
+        means.append((float(np.mean(recalls)), decode))
+    assert len(dominated._edge) < len(means)

@@ -204,3 +204,11 @@ def test_one_seed_that_goes_on_keeps_its_proposal_waiting() -> None:
     plans.again([first])
     plans.ended(second, FINISHED)
     assert not search.told and next_plan(plans) is first
+
+
+def test_a_finished_trial_that_lacks_an_objective_is_no_result() -> None:
+    """A store may have refused a figure."""
+    plans, search = planner(tiny_spec(space=TWO, seeds=[3, 5]))
+    for figures in (FIGURES, {"validation_recall": 0.5}):
+        plans.ended(next_plan(plans), Outcome(Status.FINISHED, figures))
+    assert search.told == [(0, Ending.FAILED, None)]

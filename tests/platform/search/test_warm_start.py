@@ -1,5 +1,6 @@
 """A search that learns from the finished trials of an earlier sweep."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -90,3 +91,16 @@ def test_only_the_method_that_learns_so_takes_it() -> None:
         spec_of(search={"method": "tpe", "trials": 4, "warm_start": "before"})
     plain = spec_of(search={"method": "front", "trials": 10})
     assert "warm_start" not in plain.model_dump(mode="json")["search"]
+
+
+def test_a_pretrained_model_says_nothing_of_random_weights_nor_the_reverse() -> None:
+    record = earlier()
+    pretrained = {"folder": "/models/small", "sha256": None, "lora": None}
+    started = [replace(trial, config=trial.config | {"start": pretrained}) for trial in record.trials]
+    with pytest.raises(UsageError, match="they differ in start, which is no knob"):
+        earlier_trials(spec_of(), replace(record, trials=tuple(started)))
+    with pytest.raises(UsageError, match="they differ in start, which is no knob"):
+        earlier_trials(spec_of(start={"folder": "/models/small"}), record)
+    both = replace(record, trials=(*started, record.trials[0]))
+    assert len(earlier_trials(spec_of(), both)) == 1
+    assert len(earlier_trials(spec_of(start={"folder": "/models/small"}), both)) == 12

@@ -117,3 +117,53 @@ def test_what_is_left_of_the_gain_is_told_and_a_sweep_that_adds_nothing_ends(
     assert str(sweep.conductor.out_of_budget()).startswith("budget.min_gain: its last 1 trials added 0.00%")
     Publisher(sweep.conductor, sweep.conductor.recorder, tmp_path / "fronts").tell_counts()
     assert sweep.stored().tags["budget_left"] == left.format("0.00% of the hypervolume")
+
+
+def test_a_first_lucky_seed_is_no_configuration(stage: Stages) -> None:
+    """With two seeds the second configuration raises the mean of the first one, whose lucky seed it does not reach."""
+    sweep = stage(seeds=[0, 1], budget={"min_gain": 0.01, "gain_trials": 2})
+
+    def end(name: str, recall: float) -> None:
+        sweep.start(name)
+        figures = FIGURES | {"validation_recall": recall}
+        sweep.conductor.report(name, Report(step=20, figures=figures, status=Status.FINISHED))
+        sweep.conductor.ended(name)
+
+    for name, recall in (("a", 0.9), ("b", 0.1), ("c", 0.6)):
+        end(name, recall)
+    assert sweep.conductor.out_of_budget() is None
+    end("d", 0.6)
+    assert sweep.conductor.out_of_budget() is None
+    assert "gain of the last 2 trials 16.67%" in sweep.conductor.budget_left()
+
+
+def test_a_finished_trial_that_lacks_an_objective_adds_nothing(stage: Stages) -> None:
+    sweep = stage(budget={"min_gain": 0.01, "gain_trials": 1}, early_stopping={"first_rung_steps": 10})
+    sweep.start("a")
+    sweep.conductor.report("a", Report(step=20, figures={"recall": 0.4}, status=Status.FINISHED))
+    assert sweep.conductor.ended("a") is Status.FINISHED
+    assert "not known yet" in sweep.conductor.budget_left()
+
+
+def test_a_search_that_models_recall_looks_ahead(stage: Stages) -> None:
+    """What the last trials added says little of the next: a search knows what it expects of them."""
+    block = {"architecture": "window", "window_size": list(range(2, 16))}
+    search = {"method": "front", "trials": 14, "startup_trials": 4}
+    sweep = stage(space=[block], search=search, budget={"min_gain": 0.9, "gain_trials": 2})
+
+    def end(name: str) -> None:
+        sweep.start(name)
+        sweep.end(name)
+
+    left = "budget left: expected gain of the next 2 trials {} (ends below 90.00%)"
+    for name in "abc":  # the last two have added nothing
+        end(name)
+        assert sweep.conductor.budget_left() == left.format("not known yet")
+    end("d")
+    expected = sweep.conductor._planner.expects(2)
+    assert expected is not None and expected > 0
+    gain = f"{expected / (0.5 * 9.0):.2%} of the hypervolume"
+    assert sweep.conductor.budget_left() == left.format(gain)
+    told = f"budget.min_gain: the next 2 trials are expected to add {gain}, and 90.00% are wanted"
+    assert str(sweep.conductor.out_of_budget()).startswith(told)
+    assert sweep.conductor.next("e") is None

@@ -1,6 +1,7 @@
 """Conducting a sweep without Ray: what is next, what reports mean, what is recorded, and what a resumed one knows."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from threading import Event
 from types import SimpleNamespace
@@ -9,14 +10,23 @@ from typing import cast
 import pytest
 
 from recallfront.platform.cluster.fit import Room
+from recallfront.platform.front.claims import ClaimVerdict, Judgement
 from recallfront.platform.keeping.clean import clean
+from recallfront.platform.lineage.environment import collect
 from recallfront.platform.results.records import count
 from recallfront.platform.results.reports import Report
 from recallfront.platform.results.status import COUNTED, Lost, Status
+from recallfront.platform.search.planner import PlannedTrial
+from recallfront.platform.search.rules import Rules
+from recallfront.platform.sweep.conductor import Conductor
+from recallfront.platform.sweep.publisher import Publisher
+from recallfront.platform.sweep.recorder import Recorder
 from recallfront.platform.sweep.tune import _Ends
+from recallfront.platform.sweep.waiting import Waiting
 from recallfront.platform.tracking.client import open_client
 from recallfront.platform.trial.holding import held
 from recallfront.platform.trial.workplace import Workplace, trial_folder
+from recallfront.sweeps.claims import Claim
 from tests.platform.sweep.stage import FIGURES, Stages, statuses
 
 
@@ -156,3 +166,72 @@ def test_how_many_were_proposed_is_recorded(stage: Stages) -> None:
     assert "the search ended after 2 of 5 configurations" in sweep.conductor.notes[-1]
     tag = json.loads(sweep.stored().tags["proposed"])
     assert tag == {"number": 2, **sweep.conductor.recorder.version}
+
+
+def test_where_nothing_is_left_the_search_is_asked_again_only_after_news(
+    stage: Stages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep = stage(early_stopping={"first_rung_steps": 10})
+    sweep.start("a")
+    sweep.start("b")
+    asked: list[bool] = []
+    promote = Rules.promote
+
+    def counted(rules: Rules, *, thorough: bool = False) -> Sequence[PlannedTrial]:
+        asked.append(thorough)
+        return promote(rules, thorough=thorough)
+
+    monkeypatch.setattr(Rules, "promote", counted)
+    for _ in range(5):
+        assert sweep.conductor.next("c") is None
+    assert asked == [False, True], "of all that were ended, too"
+    report = Report(step=10, figures=FIGURES | {"validation_loss": 1.0})
+    assert sweep.conductor.goes_on("a", report)
+    for _ in range(5):
+        assert sweep.conductor.next("c") is None
+    assert len(asked) == 4
+    sweep.end("a")
+    for _ in range(5):
+        assert sweep.conductor.next("c") is None
+    assert len(asked) == 6
+
+
+def test_what_waits_is_counted_when_it_is_told() -> None:
+    counted: list[int] = []
+    waiting = Waiting(cast(Conductor, SimpleNamespace(waits=lambda told: counted.append(-1))), may_grow=False)
+
+    def count() -> int:
+        counted.append(1)
+        return 0
+
+    for _ in range(3):
+        waiting.look(count)
+    assert counted == []
+    waiting._due_at = 0.0
+    for _ in range(3):
+        waiting.look(count)
+    assert counted == [1, -1]
+
+
+def test_the_verdict_of_a_claim_that_is_gone_is_taken_away(stage: Stages, tmp_path: Path) -> None:
+    claim = {"sentence": "It recalls.", "measures": {"m": "mean recall"}, "condition": "m > 0", "seeds": 1}
+    sweep = stage(claims=[claim | {"id": "old"}, claim | {"id": "kept"}])
+    for name in "ab":
+        sweep.start(name)
+        sweep.end(name)
+    Publisher(sweep.conductor, sweep.conductor.recorder, tmp_path / "fronts").judge()
+    tags = sweep.stored().tags
+    assert tags["claim.old"].startswith("supported: ") and tags["claim.kept"] == tags["claim.old"]
+    for ids in (["kept", "new"], []):
+        asked = [Claim.model_validate(claim | {"id": own}) for own in ids]
+        known = sweep.stored()
+        again = Recorder(
+            sweep.writer,
+            sweep.spec,
+            lineage=collect(tmp_path),
+            data=(tmp_path / "data" / "mqar", known.trials[0].tags["data_digest"]),
+            before=known.tags,
+        )
+        again.claims([Judgement(own, ClaimVerdict.UNDECIDED) for own in asked])
+        told = {name[6:]: value for name, value in sweep.stored().tags.items() if name.startswith("claim.")}
+        assert {name for name, value in told.items() if value} == set(ids)

@@ -4,11 +4,15 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+from recallfront.platform.lineage.environment import collect
 from recallfront.platform.results.records import SweepRecord, TrialRecord
 from recallfront.platform.results.status import Status
-from recallfront.platform.sweep.run import _proposals, _with_promoted
+from recallfront.platform.sweep.run import _proposals, _set_up, _with_promoted
+from recallfront.platform.tracking.ledger import read_sweep
 from recallfront.platform.trial.workplace import Workplace
 from tests.platform.specs import tiny_spec
+from tests.platform.sweep.stage import Stages
+from tests.platform.sweeps import workplace
 
 SPACE = {"architecture": "window", "window_size": [4, 8]}
 FIGURES = {"validation_recall": 0.5, "recall": 0.4, "decode_tokens_per_second": 9.0}
@@ -68,3 +72,29 @@ def test_a_trial_that_was_promoted_is_to_be_run_whatever_the_store_says() -> Non
     first, promoted, *others = _with_promoted(record, going_on).trials
     assert promoted == replace(trials[1], status=Status.LOST), "it was pruned, and goes on"
     assert (first, *others) == (trials[0], *trials[2:])
+
+
+def test_a_sweep_that_learns_from_another_of_its_study_can_be_resumed(stage: Stages, tmp_path: Path) -> None:
+    """Its own runs have the study's name too, and a third sweep of it may follow."""
+    warm = {"method": "front", "trials": 3, "warm_start": "tiny"}
+    first = stage(space=[SPACE])
+    for name in "ab":
+        first.start(name)
+        first.end(name)
+    assert first.stored().with_status(Status.FINISHED)
+    spec = tiny_spec(space=[SPACE], search=warm)
+    place = workplace(spec, tmp_path)
+
+    def begun() -> dict[str, str]:
+        conductor, _ = _set_up(spec, place, first.writer, first.uri, collect(tmp_path))
+        conductor.recorder.open_sweep()
+        assert conductor.next("a") is not None
+        assert first.writer.flush(30.0)
+        return read_sweep(first.uri, spec.key).tags
+
+    assert begun()["warm_start"] == first.spec.key
+    third = stage(space=[SPACE], seeds=[5])
+    third.start("a")
+    third.end("a")
+    third.stored()
+    assert begun()["warm_start"] == first.spec.key
