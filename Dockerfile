@@ -37,9 +37,13 @@ COPY recallfront recallfront
 RUN pip install --constraint constraints.txt ".[postgres,s3]" && recallfront --version
 
 FROM ${PYTHON_IMAGE}
-# KubeRay asks a node for its health with wget
+ARG VARIANT=cuda
+# KubeRay asks a node for its health with wget; Triton compiles what starts kernels on a GPU at their first use
 # hadolint ignore=DL3008
-RUN apt-get update && apt-get install --yes --no-install-recommends wget && rm -rf /var/lib/apt/lists/*
+RUN apt-get update \
+ && apt-get install --yes --no-install-recommends wget \
+ && if [ "$VARIANT" = cuda ]; then apt-get install --yes --no-install-recommends gcc libc6-dev; fi \
+ && rm -rf /var/lib/apt/lists/*
 RUN groupadd --gid 1000 recallfront \
  && useradd --uid 1000 --gid 1000 --create-home --home-dir /var/lib/recallfront recallfront \
  && install --directory --owner recallfront --group recallfront /shared \

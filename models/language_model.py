@@ -163,7 +163,7 @@ class LanguageModel(nn.Module):
         if positions is not None:
             _check_positions(positions, tokens.shape[:2])
         layout = Layout(positions, tokens.shape[1] if positions is None else int(positions.max()) + 1)
-        self._check_length(layout.longest)
+        self.check_length(layout.longest)
         x = self._place(tokens if embedded else self.embedding(tokens), layout.positions)
         if self.training and self.config.embedding_dropout:
             x = dropout(x, self.config.embedding_dropout)
@@ -193,7 +193,8 @@ class LanguageModel(nn.Module):
             x = x + self.position_table(positions.clamp(max=rows - 1))
         return x
 
-    def _check_length(self, length: int) -> None:
+    def check_length(self, length: int) -> None:
+        """Raise ValueError where a text has more tokens than the table of positions has rows."""
         rows = self.config.learned_positions
         if rows and length > rows:
             raise ValueError(
@@ -250,7 +251,7 @@ class LanguageModel(nn.Module):
             _check_lengths(lengths, batch, time)
         block = Block(state.lengths, state.longest, time, lengths, state.uniform)
         if self.position_table is not None:
-            self._check_length(state.longest + time if lengths is None else int(block.ends.max()))
+            self.check_length(state.longest + time if lengths is None else int(block.ends.max()))
         state.spent = True
         x = self._embed(tokens, None if state.longest == 0 else block.positions)
         for layer, layer_state in zip(self.layers, state.layers, strict=True):
@@ -286,7 +287,7 @@ class LanguageModel(nn.Module):
         """Read one token a row (B): logits (B, vocab) and the state; the given state is used up."""
         _check_tokens(tokens, 1)
         self.check_state(state, tokens.shape[0])
-        self._check_length(state.longest + 1)
+        self.check_length(state.longest + 1)
         state.spent = True
         step = Step(state.lengths, state.longest, state.uniform, state.kept)
         run = self._lean_step if runs_lean(self.embedding.weight) else self._step

@@ -350,6 +350,10 @@ class TrialConfig(Frozen):
             raise ValueError(
                 "training.graph=True: needs a model without dropout, whose draws a graph repeats"
             )
+        if self.task.restarts:
+            raise ValueError(
+                "training.graph=True: needs task.restart_positions=False: a graph asks nothing of positions"
+            )
 
     @cached_property
     def deployment_model(self) -> ModelConfig:

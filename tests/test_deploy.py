@@ -145,6 +145,12 @@ def test_the_image_has_the_sources_and_nothing_else_of_the_checkout() -> None:
         assert any(fnmatch.fnmatch(name, line) for line in kept_out), name
 
 
+def test_the_image_for_gpus_has_the_compiler_that_triton_needs() -> None:
+    stage = DOCKERFILE[DOCKERFILE.rindex("FROM ") :]
+    assert "ARG VARIANT=cuda" in stage
+    assert re.search(r'if \[ "\$VARIANT" = cuda \]; then apt-get install [^;]*\bgcc libc6-dev;', stage)
+
+
 def test_the_image_is_not_root_s_and_names_no_host() -> None:
     assert instructions("USER") == ["1000:1000"]
     assert DOCKERFILE.index("USER 1000") > DOCKERFILE.rindex("FROM ")

@@ -68,11 +68,9 @@ def cannot_run() -> str | None:
 def run_tests(tests: Sequence[str] = TESTS, *, seconds: float = _LONGEST_TESTS) -> int:
     """The exit status of the kernels' tests, on the GPU, side by side where pytest can.
 
-    They need torch and Triton alone: what the rest of the tests shares is left out. Warnings are no failures here:
-    the versions are this machine's.
+    Warnings are no failures here: the versions are this machine's.
     """
-    command = [sys.executable, "-m", "pytest", "-q", "--maxfail=20", "-m", "not slow", "-W", "default"]
-    command += ["-p", "no:cacheprovider", "--confcutdir=tests/kernels/triton", *tests]
+    command = [sys.executable, "-m", "pytest", *pytest_arguments(tests)]
     if importlib.util.find_spec("xdist") is not None:
         command += ["-n", str(max(1, min(12, (os.cpu_count() or 2) - 2)))]
     try:
@@ -82,6 +80,15 @@ def run_tests(tests: Sequence[str] = TESTS, *, seconds: float = _LONGEST_TESTS) 
     except subprocess.TimeoutExpired:
         print(f"the tests took longer than {seconds:.0f} s")
         return 1
+
+
+def pytest_arguments(tests: Sequence[str] = TESTS) -> list[str]:
+    """What pytest is told: the tests need torch, Triton and pytest alone, so the project's own settings are left out,
+    which name plug-ins of pytest, and what the rest of the tests shares.
+    """
+    found = ["-q", "--maxfail=20", "-m", "not slow", "-W", "default", "-p", "no:cacheprovider"]
+    found += ["-c", os.devnull, f"--rootdir={_ROOT}", "--import-mode=importlib"]
+    return [*found, "--confcutdir=tests/kernels/triton", *tests]
 
 
 def benchmark(

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from recallfront.benchmarks.kernels.cases import OURS, Candidates, Case, Setting, Tensors, forward
+from recallfront.benchmarks.kernels.targets import COPY
 from recallfront.kernels.linear_scan.operator import linear_scan_step
 from recallfront.kernels.short_conv.operator import short_conv_step
 from recallfront.kernels.taylor_attention.operator import taylor_attention_step
 from recallfront.kernels.window_attention.operator import window_attention_step
 
 _FEATURES = 16
-_COPY = "copy of as many bytes"
 
 StepForm = Callable[..., Tensor]  # of the inputs, with backend="..."
 
@@ -49,10 +49,10 @@ def step_case(
             return target.copy_(numbers)
 
         ours = forward(lambda *x: step(*x, backend="triton"), given)
-        candidates: Candidates = {OURS: ours, _COPY: copy}
+        candidates: Candidates = {OURS: ours, COPY: copy}
         return setting.beside(candidates, forward(lambda *x: step(*x, backend="reference"), kept))
 
-    return Case(operator, shape, mode, make, moved=round(moved), apart=(_COPY,))
+    return Case(operator, shape, mode, make, moved=round(moved), apart=(COPY,))
 
 
 def _scan(setting: Setting, batch: int, width: int) -> Case:
@@ -74,11 +74,11 @@ def _rg_lru(setting: Setting, batch: int, width: int) -> Case:
     def inputs() -> tuple[Tensor, ...]:
         gates, v = setting.normal(heads, batch, 2 * width // heads), setting.normal(batch, width, seed=1)
         rate = -torch.rand(width, device=setting.device)
-        return gates, v, rate, setting.normal(batch, width, dtype=torch.float32, seed=2)
+        starts = torch.zeros(batch, 1, dtype=torch.bool, device=setting.device)
+        return gates, v, rate, starts, setting.normal(batch, width, dtype=torch.float32, seed=2)
 
-    def step(gates: Tensor, v: Tensor, rate: Tensor, state: Tensor, backend: str) -> Tensor:
+    def step(gates: Tensor, v: Tensor, rate: Tensor, starts: Tensor, state: Tensor, backend: str) -> Tensor:
         if backend == "triton":
-            starts = torch.zeros(batch, 1, dtype=torch.bool, device=setting.device)
             h: Tensor = kernels.step(gates, v, rate, starts, state)
             return h
         r, i = (x.transpose(0, 1).flatten(1) for x in torch.sigmoid(gates).chunk(2, dim=2))

@@ -8,6 +8,9 @@ from recallfront.benchmarks.kernels.rows import ResultRow
 
 FLASH, CUDNN, FLEX = "FlashAttention-2", "cuDNN attention", "flex_attention"
 LINEAR, COMPILED = "flash-linear-attention", "reference, compiled"
+COPY = (
+    "copy of as many bytes"  # what is over in microseconds stays below a large copy's bandwidth, on any chip
+)
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ TARGETS = (
     Target("window_attention, full: at least FlashAttention-2", ("window_attention",), shape=" full", peer=FLASH),
     Target("grouped_attention: 3 times the reference, compiled", ("grouped_attention",), peer=COMPILED, factor=3),
     Target("grouped_attention: 50 % of the copy bandwidth", ("grouped_attention",), share=0.5),
-    Target("decode steps: 70 % of the copy bandwidth", ("_step",), ("step",), share=0.7),
+    Target("decode steps: 70 % of a copy of as many bytes", ("_step",), ("step",), peer=COPY, factor=0.7),
     Target("step of a 24-layer model: 60 % of the copy bandwidth", ("decode step",), ("step",), share=0.6),
 )  # fmt: skip
 

@@ -3,6 +3,8 @@
 Triton is imported where it is first used, since not every machine has it.
 """
 
+import os
+import shutil
 from collections.abc import Callable
 from functools import lru_cache
 from importlib.util import find_spec
@@ -16,6 +18,9 @@ Form = Literal["reference", "pytorch", "triton"]
 F = TypeVar("F", bound=Callable[..., Any])
 
 _OLDEST = (8, 0)  # compute capability that the kernels are compiled and tuned for (A100); bfloat16 needs it
+_SHARED = (
+    163 * 1024
+)  # bytes of shared memory a block that some kernels take on an A100; GPUs for desks have 99 KiB
 
 
 def _constant(function: F) -> F:
@@ -64,6 +69,11 @@ def wants_gradient(*tensors: Tensor | None) -> str | None:
     return None
 
 
+def captured(x: Tensor) -> bool:
+    """Whether what is computed with `x` goes into a CUDA graph: then nothing may be read from the device."""
+    return x.is_cuda and torch.cuda.is_current_stream_capturing()
+
+
 def _known(operator: str, backend: Backend) -> Backend:
     if backend not in ("auto", "reference", "triton"):
         raise ValueError(f"{operator}: backend is {backend!r}; it may be 'auto', 'reference' or 'triton'")
@@ -82,7 +92,7 @@ def kernels_missing(device: torch.device) -> str | None:
     if not _has_triton():
         return "Triton is not installed (pip install triton)"
     if device.type == "cuda":
-        missing: str | None = _capability_missing(device.index or 0)
+        missing: str | None = _gpu_missing(device.index or 0)
         return missing
     if interpreting():
         return None
@@ -99,18 +109,24 @@ def interpreting() -> bool:
 
 
 @_constant
-def _capability_missing(index: int) -> str | None:
-    return _read_capability(index)
+def _gpu_missing(index: int) -> str | None:
+    return _read_gpu(index)
 
 
 @lru_cache
-def _read_capability(index: int) -> str | None:
+def _read_gpu(index: int) -> str | None:
     if torch.version.hip is not None:
         return "the kernels are made for NVIDIA GPUs and this is an AMD one"
-    have = torch.cuda.get_device_capability(index)
+    name, have = torch.cuda.get_device_name(index), torch.cuda.get_device_capability(index)
     if have < _OLDEST:
-        name = torch.cuda.get_device_name(index)
         return f"the kernels need compute capability 8.0 and {name} has {have[0]}.{have[1]}"
+    shared = torch.cuda.get_device_properties(index).shared_memory_per_block_optin
+    if shared < _SHARED:
+        return (
+            f"the kernels need {_SHARED >> 10} KiB of shared memory a block and {name} has {shared >> 10} KiB"
+        )
+    if "CC" not in os.environ and not any(map(shutil.which, ("gcc", "clang"))):
+        return "Triton needs a C compiler (gcc, clang, or the one that CC names)"
     return None
 
 

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from recallfront.kernels.common.backend import captured
 from recallfront.kernels.common.chunks import from_chunks, into_chunks
 from recallfront.kernels.common.decayed_products import bounded, decayed_products
 from recallfront.kernels.linear_scan.operator import linear_scan
@@ -19,7 +20,7 @@ def gated_linear_attention_pytorch(
     time = q.shape[1]
     by_head = log_decay.shape[3] == 1
     # the mildest decays that a chunk can add up to without leaving the range of float32
-    mild = not by_head and float(log_decay.detach().min()) * min(_HEAD_CHUNK, time) > _FACTOR_LIMIT
+    mild = not by_head and not captured(q) and _least(log_decay) * min(_HEAD_CHUNK, time) > _FACTOR_LIMIT
     factored = by_head or mild
     chunk = min(_HEAD_CHUNK, time) if factored else min(_VECTOR_CHUNK, 1 << (time - 1).bit_length())
     q, k, v, g = (into_chunks(x, chunk) for x in (q * scale, k, v, log_decay))
@@ -38,6 +39,10 @@ def gated_linear_attention_pytorch(
     before, last = scan_chunks(since[:, :, :, -1].exp(), sums, state)
     out = weights @ v + (q * since.exp()) @ before
     return from_chunks(out, time), last
+
+
+def _least(log_decay: Tensor) -> float:
+    return float(log_decay.detach().min())
 
 
 def pair_decay(total: Tensor) -> Tensor:

@@ -26,3 +26,11 @@ def launch(
         kernel[grid](
             *arguments, num_warps=num_warps, num_stages=num_stages, enable_fp_fusion=True, **constants
         )
+
+
+def has_wide_state(device: torch.device) -> bool:
+    """Whether tensor cores take what they multiply from shared memory, so that registers hold wider states.
+
+    So do those of data centres from Hopper on; under the interpreter, kernels run as there.
+    """
+    return device.type != "cuda" or torch.cuda.get_device_capability(device)[0] in (9, 10)

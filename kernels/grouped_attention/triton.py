@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from recallfront.kernels.gpu.compiled import Launch
-from recallfront.kernels.gpu.launching import launch
+from recallfront.kernels.gpu.launching import has_wide_state, launch
 from recallfront.kernels.grouped_attention.plan import (
     TAPS_STRETCH,
     WIDEST_BACKWARD,
@@ -47,10 +47,6 @@ def _steps(*tensors: Tensor) -> list[int]:
 def _number(value: float, device: torch.device) -> Tensor:
     """A number on the device, kept: a copy there cannot be captured in a CUDA graph."""
     return torch.tensor(value, dtype=torch.float32, device=device)
-
-
-def _hopper(device: torch.device) -> bool:
-    return device.type != "cuda" or torch.cuda.get_device_capability(device) >= (9, 0)
 
 
 def _options(blocks: GroupedBlocks) -> dict[str, int]:
@@ -163,7 +159,7 @@ def grouped_attention_backward_op(
     do, q, k, v = _rows(do), _rows(q), _rows(k), _rows(v)
     batch, time, heads, width = q.shape
     lines = batch * heads
-    cut = backward_plan(lines, time, width, group_size, q.dtype, _hopper(q.device))
+    cut = backward_plan(lines, time, width, group_size, q.dtype, has_wide_state(q.device))
     plan, learned = cut.plan, scale is not None
     given = _number(number, q.device) if scale is None else scale
     dq, dk, dv = (torch.empty(q.shape, dtype=q.dtype, device=q.device) for _ in range(3))

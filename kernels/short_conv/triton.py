@@ -181,7 +181,9 @@ def conv_step(
     ROWS: tl.constexpr,
     WIDTH: tl.constexpr,
 ):
-    column = tl.program_id(0) * WIDTH + tl.arange(0, WIDTH)
+    blocks = tl.cdiv(channels, WIDTH)
+    program = tl.program_id(0)
+    column = (program % blocks) * WIDTH + tl.arange(0, WIDTH)
     inside = column < channels
     bias = tl.zeros([WIDTH], tl.float32)
     if HAS_BIAS:
@@ -190,7 +192,7 @@ def conv_step(
     for j in tl.static_range(TAPS):
         taps = taps + (tl.load(taps_ptr + column * TAPS + j, mask=inside, other=0.0).to(tl.float32),)
     for k in range(ROWS):
-        row = tl.program_id(1).to(tl.int64) * ROWS + k
+        row = (program // blocks).to(tl.int64) * ROWS + k
         live = inside & (row < batch_size)
         x = tl.load(x_ptr + row * x_stride + column, mask=live, other=0.0)
         y = bias + taps[TAPS - 1] * x.to(tl.float32)
@@ -214,7 +216,7 @@ def step(x: Tensor, taps: Tensor, bias: Tensor | None, state: Tensor, silu: bool
     x = _rows(x)
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     launch(
-        conv_step, (triton.cdiv(channels, _STEP_WIDTH), triton.cdiv(batch, STEP_ROWS)), x, taps.contiguous(),
+        conv_step, (triton.cdiv(batch, STEP_ROWS) * triton.cdiv(channels, _STEP_WIDTH),), x, taps.contiguous(),
         _whole(bias), state, y, batch, channels, x.stride(0), HAS_BIAS=bias is not None, SILU=silu,
         PRECISE=x.dtype == torch.float32, TAPS=taps.shape[1], ROWS=STEP_ROWS, WIDTH=_STEP_WIDTH, num_warps=1,
     )  # fmt: skip

@@ -13,7 +13,7 @@ def conv_backward(
     taps_ptr,  # (C, K)
     bias_ptr,  # (C,)
     initial_ptr,  # (B, K - 1, C)
-    position_ptr,  # (B, T) int64
+    position_ptr,  # (B, T), whole numbers
     grad_ptr,  # (B, T, C), rows contiguous
     grad_last_ptr,  # (B, K - 1, C), contiguous
     grad_x_ptr,  # (B, T, C)
@@ -91,7 +91,7 @@ def conv_backward(
             slope = tl.load(grad_base + t * grad_time_stride, mask=inside & used, other=0.0).to(tl.float32)
             position = t
             if HAS_POSITIONS:
-                position = tl.load(position_ptr + batch * time + tl.minimum(t, time - 1))
+                position = tl.load(position_ptr + batch * time + tl.minimum(t, time - 1)).to(tl.int64)
             if SILU:
                 y = convolved(rows, k, taps, bias, position, TAPS, HAS_POSITIONS)
                 s = logistic(y, PRECISE)

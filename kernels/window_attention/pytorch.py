@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from recallfront.kernels.common.backend import captured
 from recallfront.kernels.window_attention.blocks import Slopes, block_attention, suits
 
 _MIN_BAND = 64  # shorter blocks of queries cost more in launches than they save in masked products
@@ -28,7 +29,9 @@ class Visibility:
             return _learned_bias(time, keys, self.window_size, self.distance_bias.to(like.dtype))
         arguments = (time, keys, self.window_size, self.slopes, like.dtype, like.device)
         heads = 1 if self.slopes is None else len(self.slopes)
-        keep = heads * time * keys <= _KEPT and not torch.compiler.is_compiling()
+        small = heads * time * keys <= _KEPT
+        # made in a CUDA graph, a bias holds nothing until that runs
+        keep = small and not torch.compiler.is_compiling() and not captured(like)
         return (_kept_bias if keep else _bias)(*arguments)
 
 
@@ -51,7 +54,9 @@ def _bias(
     bias = torch.zeros(1, time, keys, device=device, dtype=dtype)
     if slopes is not None:
         wide = torch.promote_types(dtype, torch.float32)
-        bias = (-torch.tensor(slopes, dtype=wide, device=device)[:, None, None] * ages).to(dtype)
+        # filled on the device: a copy there cannot be captured in a CUDA graph
+        each = [torch.full((1, 1, 1), -slope, dtype=wide, device=device) for slope in slopes]
+        bias = (torch.cat(each) * ages).to(dtype)
     return bias.masked_fill(~visible, float("-inf"))
 
 

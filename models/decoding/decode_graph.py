@@ -42,6 +42,7 @@ class StaticStep:
     @ordinary_tensors()
     def run(self) -> None:
         """Read `tokens`, write `logits`, bring the state up to date, every tensor in its place."""
+        self.logits = None  # those of the run before would stand beside these
         before = [dict(layer) for layer in self.state.layers]
         logits, _ = self.model.step(self.tokens, self.state)
         for layer, old in zip(self.state.layers, before, strict=True):
@@ -106,6 +107,7 @@ class DecodeGraph:
                 trial.run()
         torch.cuda.current_stream(device).wait_stream(side)
         del trial
+        self._step.logits = None  # a graph does not take what an ordinary tensor leaves in it
         self._graph = torch.cuda.CUDAGraph()
         # the stream that PyTorch captures on by itself is of whichever GPU was captured on first
         with torch.cuda.device(device), torch.cuda.graph(self._graph, stream=torch.cuda.Stream(device)):

@@ -64,10 +64,10 @@ def stream(
         raise ValueError(f"max_new_tokens is {max_new_tokens}; it must be at least 1")
     generator = Generator().manual_seed(seed)
     logits, state = model.prefill(tokens, model.init_state(tokens.shape[0]), lengths=lengths, last_only=True)
-    row = logits[:, 0]
-    graph = None
-    if tokens.is_cuda and max_new_tokens >= _WORTH_A_GRAPH:
-        graph = DecodeGraph(model, state, state.longest + max_new_tokens - 1)
+    row, read = logits[:, 0], state.longest
+    graph, capacity = None, graph_capacity(model, read, max_new_tokens)
+    if tokens.is_cuda and max_new_tokens >= _WORTH_A_GRAPH and capacity > read:
+        graph = DecodeGraph(model, state, capacity)
     for count in range(max_new_tokens):
         chosen = choose_token(row, temperature=temperature, top_k=top_k, top_p=top_p, generator=generator)
         yield chosen
@@ -75,7 +75,13 @@ def stream(
             if graph is None:
                 row, state = model.step(chosen, state)
             else:
+                model.check_length(read + count + 1)
                 row = graph.step(chosen)
+
+
+def graph_capacity(model: LanguageModel, read: int, new: int) -> int:
+    """Tokens a row that a graph is made for, of `new` after `read`: no more than the model has positions."""
+    return min(read + new - 1, model.config.learned_positions or read + new)
 
 
 def generate(

@@ -149,6 +149,7 @@ def make_engine(model: nn.Module, training: TrainingConfig, epoch: int | None = 
             "zero_allow_untested_optimizer": True,
             "bf16": {"enabled": training.precision == "bfloat16"},
             "steps_per_print": 2**31,
+            "timers": {"throughput": {"enabled": False}},  # it waits for the GPU twice in each step
         },
     )
     return engine

@@ -73,8 +73,12 @@ class StepGraph:
         shape.given, graph = _on(self._device, given), torch.cuda.CUDAGraph()
         self._optimizer.zero_grad(set_to_none=True)
         torch.cuda.synchronize(self._device)
-        with torch.cuda.graph(graph, pool=self._pool):
-            shape.loss = self._step(shape.given)
+        usual = torch.cuda.current_stream(self._device)
+        try:
+            with torch.cuda.graph(graph, pool=self._pool, stream=torch.cuda.Stream(self._device)):
+                shape.loss = self._step(shape.given)
+        finally:
+            torch.cuda.set_stream(usual)  # a capture that fails leaves its own
         shape.graph = graph
 
     def _step(self, given: Given) -> Tensor:

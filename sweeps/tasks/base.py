@@ -112,6 +112,11 @@ class Task(Frozen):
     def longest(self) -> int:
         """The longest row of any split, in tokens."""
 
+    @property
+    def restarts(self) -> bool:
+        """Whether positions restart within a row, which is of several documents."""
+        return False
+
     @abstractmethod
     def build(self, split: Split) -> Sequence[Segment]:
         """The rows of one split; rows of different splits have nothing to do with each other."""

@@ -107,6 +107,10 @@ class TextSettings(StoredTask):
     def longest(self) -> int:
         return max(map(self.longest_of, SPLITS))
 
+    @property
+    def restarts(self) -> bool:
+        return self.restart_positions
+
     def longest_of(self, split: Split) -> int:
         """The longest row of a split."""
         return self.length if split == "train" else max(map(self.length_of, self.rows_of(split)))

@@ -96,6 +96,16 @@ def test_impossible_trials_are_refused(change: dict[str, Any], told: str) -> Non
         trial(**change)
 
 
+def test_packed_text_is_not_trained_by_graphs() -> None:
+    task = {"name": "text", "source": {"files": "*"}, "length": 64, "restart_positions": False}
+    config = TRIAL | {"task": task, "model": TRIAL["model"] | {"vocab_size": 257}, "resources": {"gpus": 1}}
+    config["training"] = {"graph": True}
+    assert TrialConfig.model_validate(config).training.graph
+    config["task"] = task | {"restart_positions": True}
+    with pytest.raises(ValueError, match="graph=True: needs task.restart_positions=False"):
+        TrialConfig.model_validate(config)
+
+
 def test_text_without_a_row_to_train_on_is_for_trials_that_do_not_train() -> None:
     task = {"name": "text", "source": {"files": "*"}, "length": 64, "train": {"tokens": 63}}
     without: dict[str, Any] = TRIAL | {"model": TRIAL["model"] | {"vocab_size": 257}, "task": task}

@@ -63,7 +63,7 @@ def test_a_benchmark_from_its_cases_to_its_file(tmp_path: Path, capsys: pytest.C
     for field in ("shape", "dtype", "mode", "unit", "share", "gpu", "torch", "triton", "commit", "sources"):
         assert all(row[field] for row in read)
     shown = capsys.readouterr().out
-    assert "met " in shown and shown.count("decode steps: 70 % of the copy bandwidth") == 1
+    assert "met " in shown and shown.count("decode steps: 70 % of a copy of as many bytes") == 1
     assert shown.startswith("at first: copy ") and "\nat last: copy " in shown
 
 
@@ -204,6 +204,28 @@ def test_a_red_test_takes_no_figure(
     assert not (tmp_path / "rows.jsonl").exists()
     shown = capfd.readouterr().out
     assert "1 failed" in shown and shown.endswith("make gpu: the kernels' tests failed; no figure is taken\n")
+
+
+BARE = """
+import sys
+sys.modules |= dict.fromkeys(("hypothesis", "pytest_timeout", "xdist", "deepspeed", "ray", "mlflow"))
+import pytest
+from recallfront.benchmarks.kernels.run import pytest_arguments
+sys.exit(pytest.main([*pytest_arguments(), "--collect-only"]))
+"""
+
+
+@on_cpu
+def test_the_tests_need_few_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+    found = subprocess.run(
+        [sys.executable, "-c", BARE], cwd=run._ROOT, capture_output=True, text=True, check=False
+    )
+    assert found.returncode == 0, found.stdout + found.stderr
+    assert (
+        "test_report.py::" in found.stdout
+        and "test_decode_graph.py::test_a_graph_is_the_step" in found.stdout
+    )
 
 
 @on_cpu

@@ -96,7 +96,7 @@ def test_another_number_of_stretches(
     group: int, device: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Few heads, so that tokens are cut into stretches, and the blocks that other chips get."""
-    monkeypatch.setattr(kernels, "_hopper", lambda device: False)
+    monkeypatch.setattr(kernels, "has_wide_state", lambda device: False)
     run, reference = attending("triton", group), attending("reference", group)
     given = draw(520 if group < 64 else 330, 16, 33, BF16, heads=1)
     compare_with_reference(run, reference, given, device=device, names=NAMES)

@@ -21,7 +21,7 @@ from recallfront.kernels.gpu.compile_table import (
     table_path,
     write_table,
 )
-from recallfront.kernels.gpu.compiled import Resources, describe, resources
+from recallfront.kernels.gpu.compiled import Resources, compile_for, describe, resources
 from recallfront.kernels.gpu.report import operators_with_kernels
 
 
@@ -38,6 +38,15 @@ def test_no_kernel_spills_or_asks_for_too_much(operator: str) -> None:
     wrong, compiled = audit(compilations(operator), read_table(table_path(operator)), share=0.1, seed=seed)
     print(f"{operator}: {len(compiled)} of {len(compilations(operator))} compiled, drawn with seed {seed}")
     assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("kernel", ["conv_forward", "conv_backward"])
+def test_positions_of_32_bits_compile(kernel: str) -> None:
+    launches = (each.launch for each in compilations("short_conv"))
+    launch = next(one for one in launches if one.name == kernel and one.signature.get("position_ptr"))
+    assert compile_for(replace(launch, signature={**launch.signature, "position_ptr": "*i32"}), 80).asm[
+        "cubin"
+    ]
 
 
 def test_a_spill_and_too_much_shared_memory_are_told() -> None:

@@ -163,6 +163,18 @@ def test_registered(device: torch.device) -> None:
     check_operator(kernels.step, *(tensor.detach() for tensor in (x[:, 0], taps, bias, initial)), True)
 
 
+def test_a_step_of_more_rows_than_a_grid_is_high(device: torch.device) -> None:
+    """65,535 programs at most in a grid's second direction, and as many times the rows of one."""
+    batch = 65536 * kernels.STEP_ROWS + 1
+    x, taps, _, initial, _ = (tensor.to(device) for tensor in draw(1, 1, 2, 2))
+    expected, _ = short_conv_step(x[:, 0], taps, initial, backend="reference")
+    state = initial.repeat(batch, 1, 1)
+    with unpoisoned(), only_programs((65536, 0, 0)):
+        y = kernels.step(x[:, 0].expand(batch, 2), taps, None, state, False)
+    torch.testing.assert_close(y[-1], expected[0])
+    torch.testing.assert_close(state[-1, 0], x[0, 0])
+
+
 @only_interpreted
 @pytest.mark.parametrize("silu", [False, True], ids=["plain", "silu"])
 def test_bytes(silu: bool) -> None:

@@ -1,8 +1,12 @@
+import weakref
+
 import pytest
 import torch
+from torch import Tensor
 
 from recallfront.models.decoding.decode_graph import DecodeGraph, StaticStep
-from recallfront.models.decoding.generation import generate
+from recallfront.models.decoding.generation import generate, graph_capacity, stream
+from recallfront.models.parts.state import State
 from tests.models.cases import CASES, case_config, draw_tokens, make_model
 
 
@@ -21,6 +25,23 @@ def test_a_static_step_is_the_step_with_every_tensor_in_its_place(name: str) -> 
         torch.testing.assert_close(static.logits, expected, rtol=1e-9, atol=1e-9)
     assert static.state.lengths.tolist() == state.lengths.tolist()
     assert [[x.data_ptr() for x in layer.values()] for layer in static.state.layers] == places
+
+
+def test_logits_are_gone_when_a_step_makes_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For small models they are most of what a step takes: two of them would halve the largest batch."""
+    model = make_model(case_config("griffin"))
+    static = StaticStep(model, model.prefill(draw_tokens(2, 6), model.init_state(2))[1], 10)
+    static.run()
+    assert static.logits is not None
+    before, alive, step = weakref.ref(static.logits), [], model.step
+
+    def watched(tokens: Tensor, state: State) -> tuple[Tensor, State]:
+        alive.append(before() is not None)
+        return step(tokens, state)
+
+    monkeypatch.setattr(model, "step", watched)
+    static.run()
+    assert alive == [False]
 
 
 def test_a_copy_can_be_tried_out() -> None:
@@ -95,6 +116,30 @@ def test_a_graph_is_the_step(name: str) -> None:
         torch.testing.assert_close(graph.step(tokens[:, time]), expected, rtol=1e-3, atol=1e-3)
     with pytest.raises(ValueError, match="made for 30 tokens"):
         graph.step(tokens[:, 0])
+
+
+def test_a_graph_is_made_for_no_more_tokens_than_have_positions() -> None:
+    model = make_model(case_config("attention-gpt"))
+    assert [graph_capacity(model, 5, new) for new in (20, 60, 61, 1000)] == [24, 64, 64, 64]
+    assert graph_capacity(make_model(case_config("griffin")), 5, 1000) == 1004
+    _, state = model.prefill(draw_tokens(2, 5), model.init_state(2))
+    static = StaticStep(model, state, graph_capacity(model, 5, 1000))
+    for _ in range(64 - 5):
+        static.run()
+    assert static.state.lengths.tolist() == [64, 64]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_generation_ends_with_the_positions() -> None:
+    model, found = make_model(case_config("attention-gpt"), torch.float32), []
+    for device in ("cpu", "cuda"):
+        steps = stream(model.to(device), draw_tokens(2, 5).to(device), max_new_tokens=1000)
+        given: list[list[int]] = []
+        with pytest.raises(ValueError, match="the text is 65 tokens long; learned_positions=64"):
+            given.extend(chosen.tolist() for chosen in steps)
+        found.append(given)
+    assert len(found[0]) == 60 and found[0] == found[1]
 
 
 @pytest.mark.gpu

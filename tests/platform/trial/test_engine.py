@@ -168,6 +168,16 @@ def test_loading_runs_no_code(tmp_path: Path, stage: int, zipped: bool) -> None:
     engine.destroy()
 
 
+def test_a_step_does_not_wait_for_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    from deepspeed.accelerator import get_accelerator
+
+    engine, waits = make_engine(model(), training(accumulation=2)), []
+    monkeypatch.setattr(get_accelerator(), "synchronize", lambda *_: waits.append(1))
+    for at in range(8):
+        step(engine, at)
+    assert engine.global_steps == 4 and not waits
+
+
 def test_preparing_again_only_sets_the_threads() -> None:
     group = torch.distributed.group.WORLD
     prepare_process(threads=2, use_gpu=False)
