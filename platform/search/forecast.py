@@ -5,7 +5,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from recallfront.platform.search.rows import Rows
+from recallfront.platform.search.rows import GrowingTable
 
 RECALL: Final = "validation_recall"
 LOSS: Final = "validation_loss"
@@ -45,7 +45,7 @@ class Curves:
         self._like: dict[str, tuple[str, int]] = {}  # trial -> its kind, and the steps of its whole training
         self._finished: set[str] = set()
         # kind, steps of a whole training, step -> recall and loss at the step and final recall of those that finished
-        self._known: dict[tuple[str, int, int], Rows] = {}
+        self._known: dict[tuple[str, int, int], GrowingTable] = {}
 
     def add(self, trial: str, step: int, figures: Mapping[str, float], *, of: int, kind: str = "") -> None:
         """Take what a trial has reported; without recall and loss it is passed over.
@@ -64,7 +64,7 @@ class Curves:
             return
         self._finished.add(trial)
         for step, standing in self._curves[trial].items():
-            known = self._known.setdefault((*self._like[trial], step), Rows(3))
+            known = self._known.setdefault((*self._like[trial], step), GrowingTable(3))
             known.put(known.number, (*standing, recall))
 
     def last(self, trial: str) -> tuple[int, Standing] | None:

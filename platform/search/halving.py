@@ -11,7 +11,7 @@ from recallfront.platform.pareto import BoolArray, FloatArray
 from recallfront.platform.results.status import Status
 from recallfront.platform.search.forecast import LOSS, Curves
 from recallfront.platform.search.planner import Outcome, PlannedTrial
-from recallfront.platform.search.rows import Rows
+from recallfront.platform.search.rows import GrowingTable
 from recallfront.platform.search.rules import Rule, Ruling
 from recallfront.sweeps.objectives import Objective
 from recallfront.sweeps.search import EarlyStopping
@@ -72,8 +72,8 @@ class Halving(Rule):
         self._curves = Curves()
         # by configuration: objectives other than recall, to be maximised; then means, once all seeds are there, of
         # final recall, and of recall and loss at each rung
-        self._known, self._final = Rows(len(self._objectives) - 1), Rows(1)
-        self._at_rung = {rung: Rows(2) for rung in self.rungs}
+        self._known, self._final = GrowingTable(len(self._objectives) - 1), GrowingTable(1)
+        self._at_rung = {rung: GrowingTable(2) for rung in self.rungs}
         self._stopped: deque[_Configuration] = deque()  # the next one to look at first
 
     def judge(self, plan: PlannedTrial, step: int, figures: Mapping[str, float]) -> Ruling | None:

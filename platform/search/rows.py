@@ -7,7 +7,7 @@ import numpy as np
 from recallfront.platform.pareto import FloatArray
 
 
-class Rows:
+class GrowingTable:
     """A table that grows in place; what was not put into it is NaN."""
 
     def __init__(self, columns: int) -> None:
