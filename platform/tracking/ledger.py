@@ -76,7 +76,7 @@ def find_sweep(tracking_uri: str, sweep: str) -> SweepSummary:
 
 
 def read_sweep(
-    tracking_uri: str, sweep: str, *, spec: dict[str, Any] | None = None, besides: str = ""
+    tracking_uri: str, sweep: str, *, spec: dict[str, Any] | None = None, besides: str | None = None
 ) -> SweepRecord:
     """The sweep named by a study, or >= 6 first digits of a sweep key or of a parent run id.
 
