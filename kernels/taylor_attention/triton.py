@@ -18,7 +18,7 @@ import triton
 from torch import Tensor
 
 from recallfront.kernels.gpu.compiled import Launch, describe
-from recallfront.kernels.gpu.launching import launch
+from recallfront.kernels.gpu.launching import has_wide_state, launch
 from recallfront.kernels.taylor_attention.triton_backward import (
     keys_kernel,
     pull_kernel,
@@ -55,25 +55,25 @@ class Cut:
         return min(self.columns, max(16, _power(values)))
 
 
-# The largest that spill neither on sm_80 nor on sm_90. float32 is multiplied as such, outside the tensor cores.
+# The largest found that spill neither on sm_80 nor on sm_90. float32 is multiplied as such, outside the tensor cores.
 _OUTPUTS = {
     torch.bfloat16: Cut(128, 64, 64, 128, 8),
-    torch.float16: Cut(64, 32, 32, 64, 4),
+    torch.float16: Cut(32, 16, 16, 32, 4),
     torch.float32: Cut(32, 16, 16, 32, 8),
 }
 _QUERIES = {  # up to 16 features, and more
     torch.bfloat16: (Cut(128, 32, 32, 64, 8), Cut(128, 32, 32, 64, 8)),
-    torch.float16: (Cut(64, 16, 32, 32, 4), Cut(64, 16, 32, 32, 4)),
+    torch.float16: (Cut(32, 16, 16, 32, 4), Cut(32, 16, 16, 16, 4)),
     torch.float32: (Cut(32, 16, 16, 32, 4), Cut(32, 16, 16, 16, 8)),
 }
 _KEYS = {
     torch.bfloat16: (Cut(128, 32, 16, 64, 8), Cut(128, 16, 16, 64, 8)),
-    torch.float16: (Cut(64, 16, 32, 32, 4), Cut(64, 16, 32, 32, 4)),
+    torch.float16: (Cut(32, 16, 16, 32, 8), Cut(32, 16, 16, 16, 8)),
     torch.float32: (Cut(32, 16, 16, 32, 4), Cut(32, 16, 16, 16, 8, stages=1)),
 }
 _STATES = {
     torch.bfloat16: Cut(64, 0, 64, 64, 4, stages=3),
-    torch.float16: Cut(64, 0, 32, 32, 4),
+    torch.float16: Cut(32, 0, 32, 32, 4),
     torch.float32: Cut(32, 0, 32, 32, 4),
 }
 _FUSED = (Cut(64, 0, 64, 32, 4, stages=3), Cut(64, 0, 64, 32, 8, stages=1))  # up to 16 features, and more
@@ -121,7 +121,11 @@ def _blocks(features: int, cut: Cut) -> dict[str, int]:
 
 
 def _precision(dtype: torch.dtype) -> str:
-    return "ieee" if dtype == torch.float32 else "tf32"  # bfloat16 is multiplied as such
+    """How what is kept in float32 is multiplied: beside float16, tf32 alone would cut digits that show.
+
+    bfloat16 is multiplied as such.
+    """
+    return {torch.float32: "ieee", torch.float16: "tf32x3"}.get(dtype, "tf32")
 
 
 def _kept(dtype: torch.dtype) -> torch.dtype:
@@ -140,18 +144,13 @@ def is_fused(q: Tensor, v: Tensor) -> bool:
     """Whether one kernel goes through the whole text."""
     batch, time, heads, features = q.shape
     programs = batch * heads * triton.cdiv(v.shape[3], _FUSED[0].width(v.shape[3]))
-    fits = features <= 16 or _hopper(q.device)
+    fits = features <= 16 or has_wide_state(q.device)
     return q.dtype == torch.bfloat16 and fits and time > _ALONE and programs >= _FILLED
 
 
 def is_fused_back(q: Tensor, v: Tensor) -> bool:
     """Whether the backward pass goes through the whole text too: its kernels hold more than the forward pass's."""
-    return is_fused(q, v) and q.shape[0] * q.shape[2] >= _FILLED and _hopper(q.device)
-
-
-def _hopper(device: torch.device) -> bool:
-    """Whether tensor cores take what they multiply from shared memory: registers hold wider states."""
-    return device.type != "cuda" or torch.cuda.get_device_capability(device) >= (9, 0)
+    return is_fused(q, v) and q.shape[0] * q.shape[2] >= _FILLED and has_wide_state(q.device)
 
 
 def _together(x: Tensor) -> Tensor:

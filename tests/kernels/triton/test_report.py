@@ -49,6 +49,14 @@ def test_positions_of_32_bits_compile(kernel: str) -> None:
     ]
 
 
+@pytest.mark.parametrize("operator", ["taylor_attention", "grouped_attention"])
+def test_products_beside_float16_keep_its_digits(operator: str) -> None:
+    """The interpreter multiplies exactly: only a GPU would show that tf32 has fewer digits than float32 states."""
+    launches = [each.launch for each in compilations(operator)]
+    half = [one for one in launches if "*fp16" in one.signature.values() and "PRECISION" in one.constants]
+    assert half and {one.constants["PRECISION"] for one in half} == {"tf32x3"}
+
+
 def test_a_spill_and_too_much_shared_memory_are_told() -> None:
     assert complaint(Resources(registers=255, stack=0, shared=0, spills=0), 80) == ""
     assert complaint(Resources(registers=255, stack=8, shared=0, spills=4), 80) == "spills"
