@@ -120,7 +120,8 @@ def _read_gpu(index: int) -> str | None:
     name, have = torch.cuda.get_device_name(index), torch.cuda.get_device_capability(index)
     if have < _OLDEST:
         return f"the kernels need compute capability 8.0 and {name} has {have[0]}.{have[1]}"
-    shared = torch.cuda.get_device_properties(index).shared_memory_per_block_optin
+    about = torch.cuda.get_device_properties(index)
+    shared: int = about.shared_memory_per_block_optin  # type: ignore[attr-defined]
     if shared < _SHARED:
         return (
             f"the kernels need {_SHARED >> 10} KiB of shared memory a block and {name} has {shared >> 10} KiB"

@@ -1,3 +1,4 @@
+import shutil
 from collections.abc import Iterator
 from types import SimpleNamespace
 
@@ -65,7 +66,7 @@ def test_what_kernels_need_of_a_gpu(
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: "a GPU")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: capability)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: about)
-    monkeypatch.setattr(backend.shutil, "which", lambda name: f"{path}/{name}" if path else None)
+    monkeypatch.setattr(shutil, "which", lambda name: f"{path}/{name}" if path else None)
     monkeypatch.delenv("CC", raising=False)
     if cc is not None:
         monkeypatch.setenv("CC", cc)

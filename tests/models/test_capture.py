@@ -19,7 +19,7 @@ class Refusing(TorchDispatchMode):
     """Within, none of these operations may run."""
 
     def __init__(self, refused: set[Any]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.refused = refused
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
