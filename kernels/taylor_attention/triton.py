@@ -73,7 +73,7 @@ _KEYS = {
 }
 _STATES = {
     torch.bfloat16: Cut(64, 0, 64, 64, 4, stages=3),
-    torch.float16: Cut(32, 0, 32, 32, 4),
+    torch.float16: Cut(32, 0, 32, 32, 8),
     torch.float32: Cut(32, 0, 32, 32, 4),
 }
 _FUSED = (Cut(64, 0, 64, 32, 4, stages=3), Cut(64, 0, 64, 32, 8, stages=1))  # up to 16 features, and more
