@@ -1,5 +1,6 @@
 """What takes long to compute and follows from what a sweep has found: shared by who looks, until more is found."""
 
+import hashlib
 import json
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future
@@ -38,9 +39,10 @@ class Computed(Generic[T]):
         return found.result()
 
 
-def results_of(record: SweepRecord) -> Hashable:
-    """What has come of a sweep so far: it stays the same while running trials go on."""
+def results_of(record: SweepRecord) -> bytes:
+    """A digest of what has come of a sweep so far: it stays the same while running trials go on."""
     figures = tuple((t.run_id, *t.metrics.items()) for t in record.with_status(Status.FINISHED))
     trials = tuple((t.run_id, t.status, t.end_time) for t in record.trials)
     told = tuple(record.tags.get(name) for name in ("status", "trials_planned"))
-    return record.run_id, json.dumps(record.spec, sort_keys=True), told, trials, figures
+    spec = json.dumps(record.spec, sort_keys=True)
+    return hashlib.sha256(repr((record.run_id, spec, told, trials, figures)).encode()).digest()

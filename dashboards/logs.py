@@ -7,6 +7,7 @@ from contextlib import suppress
 from recallfront.platform.errors import UsageError
 from recallfront.platform.home import home_folder
 from recallfront.platform.results.records import TrialRecord
+from recallfront.platform.results.status import Status
 from recallfront.platform.sweep.log import read_log, said_of
 from recallfront.platform.tracking.ledger import read_artifact, reading
 
@@ -19,7 +20,8 @@ def log_ends(uri: str, sweep_run_id: str, trials: Iterable[TrialRecord]) -> dict
 
     What cannot be read is left out: the panel has more to show.
     """
-    failed = [trial for trial in trials if trial.status.is_failure and trial.run_id]
+    # an invalid one has printed nothing
+    failed = [t for t in trials if t.status.is_failure and t.status is not Status.INVALID and t.run_id]
     texts = {trial.run_id: _traceback(uri, trial.run_id) for trial in failed}
     if not all(texts.values()):
         printed = _printed(uri, sweep_run_id)

@@ -89,7 +89,8 @@ def server_command(store: str, home: Path, *, host: str, port: int) -> list[str]
 def not_proxied(host: str, environment: Mapping[str, str]) -> dict[str, str]:
     """The variables by which the server reaches itself past a proxy, added to what they hold in the environment."""
     before = environment.get("no_proxy") or environment.get("NO_PROXY") or ""
-    names = ",".join([*filter(None, [before]), *sorted(_own_names(host))])
+    own = [] if before.strip() == "*" else sorted(_own_names(host))  # only alone it means every host
+    names = ",".join([*filter(None, [before]), *own])
     return {"no_proxy": names, "NO_PROXY": names}
 
 

@@ -20,6 +20,7 @@ from recallfront.platform.errors import UsageError
 from recallfront.platform.metrics import compared
 from recallfront.platform.results.records import expected_end
 from recallfront.platform.tracking.curves import read_curves
+from recallfront.sweeps.spec import spelt_out
 
 if TYPE_CHECKING:
     from anyio import CapacityLimiter
@@ -153,7 +154,7 @@ def add_sweep_pages(router: "APIRouter", prefix: str, limiter: "CapacityLimiter"
 
         def answer(found: Explorer) -> Response:
             headers = {"Content-Disposition": f'attachment; filename="{found.view.specification_file}"'}
-            text = json.dumps(found.view.record.spec, indent=2)
+            text = json.dumps(spelt_out(found.view.record.spec), indent=2)
             return Response(text, media_type="application/json", headers=headers)
 
         return await answered(run_id, request, answer)

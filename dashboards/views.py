@@ -145,6 +145,8 @@ class SweepView:
     @cached_property
     def judgements(self) -> tuple[Judgement, ...]:
         """The verdicts on its claims."""
+        if not self.record.spec.get("claims"):
+            return ()
         return _judged.of(results_of(self.record), lambda: judge(self.record))
 
     @property

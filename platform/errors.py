@@ -25,8 +25,8 @@ _SECRET_QUERY: Final = r"[?&](?:password|passwd|token|access_token|secret|api_?k
 _SHAPES: Final = (
     # one slash: a URI that was taken for a path
     (
-        # a password may have slashes in it, but digits before one are a port
-        re.compile(r"(?P<name>:/{1,2})[^\s/:@'\"{}$<>]*:(?!\d+/)[^\s@'\"{}$<>]+(?=@)"),
+        # a password may have slashes in it; digits before one are a port, and nothing is the next folder of a PATH
+        re.compile(r"(?P<name>:/{1,2})[^\s/:@'\"{}$<>\[]*:(?!\d*/)[^\s@'\"{}$<>]{1,512}(?=@)"),
         "a URI with a password in it",
     ),
     (re.compile(r"(?P<name>\bhttps?:/{1,2})[^\s/:@'\"{}$<>]+(?=@)"), "a URI with a user in it"),

@@ -5,8 +5,8 @@ import hashlib
 import os
 import shutil
 import uuid
-from collections import Counter
 from contextlib import suppress
+from difflib import SequenceMatcher
 from pathlib import Path
 
 from recallfront.platform.errors import UsageError, is_machine_fault
@@ -62,20 +62,19 @@ def write_whole(path: Path, text: str) -> None:
         raise
 
 
-def append_missing(path: Path, text: str) -> None:
-    """Append the lines of a text that a file lacks, as what another machine has added to its copy."""
-    own = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
-    known, missing = Counter(own.splitlines()), []
-    for line in text.splitlines():
-        known[line] -= 1
-        missing += [line] if known[line] < 0 else []
-    if not missing:
+def merge_lines(path: Path, text: str) -> None:
+    """Put the lines of a text that a file lacks where they stand in the text, another machine's copy of the file."""
+    own = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
+    other = text.splitlines()
+    merged: list[str] = []
+    for _, begin, end, other_begin, other_end in SequenceMatcher(None, own, other, False).get_opcodes():
+        merged += own[begin:end]
+        merged += [] if own[begin:end] == other[other_begin:other_end] else other[other_begin:other_end]
+    if merged == own:
         return
-    # a line that a killed process left half stays one of its own
-    start = "\n" if own and not own.endswith("\n") else ""
     private_folder(path.parent)
-    with open(path, "a", encoding="utf-8", opener=private_opener) as file:
-        file.write(start + "".join(f"{line}\n" for line in missing))
+    write_whole(path, "".join(f"{line}\n" for line in merged))
+    path.chmod(0o600)
 
 
 def take_place(new: Path, path: Path) -> None:

@@ -9,7 +9,8 @@ import os
 import random
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
 
@@ -195,10 +196,12 @@ class Transport:
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}"
 
-    def _stored(self, name: str) -> Any:
-        """A stream of a file of the store."""
+    @contextmanager
+    def _stored(self, name: str) -> Iterator[Any]:
+        """A stream of a file of the store, which some stores look for only when it is read."""
         try:
-            return self._fs.open_input_stream(self._path(name))
+            with self._fs.open_input_stream(self._path(name)) as stream:
+                yield stream
         except FileNotFoundError:
             raise NotKept(f"{name.rpartition('/')[2]} is missing") from None
 

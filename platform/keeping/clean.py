@@ -63,7 +63,7 @@ def _statuses(uri: str) -> dict[str, set[Status | None]]:
     """How the trial of each folder has ended in every sweep that has it, and None where it may go on."""
     found: dict[str, set[Status | None]] = defaultdict(set)
     for sweep in list_sweeps(uri):
-        record = read_sweep(uri, sweep.run_id)
+        record = read_sweep(uri, sweep.run_id, spec={})
         # one that was pruned may be promoted until the sweep's end
         may_go_on = {Status.PRUNED} if record.tags.get("status") == "running" else set()
         for trial in record.trials:

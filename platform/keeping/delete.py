@@ -61,7 +61,9 @@ def find_deletion(sweep: str, *, home: Path | str | None = None, tracking_uri: s
     ):
         raise UsageError(f"sweep {record.name} ({key[:8]}) runs: cancel it first")
     # a trial's folder is that of every sweep that has the trial
-    others = [read_sweep(uri, other.run_id) for other in list_sweeps(uri) if other.run_id != record.run_id]
+    others = [
+        read_sweep(uri, other.run_id, spec={}) for other in list_sweeps(uri) if other.run_id != record.run_id
+    ]
     with writing(uri) as client:
         runs = runs_of(client, record)
         found = [v for run in runs for v in client.search_model_versions(f"run_id = '{run}'")]

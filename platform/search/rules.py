@@ -11,7 +11,7 @@ from recallfront.platform.home import private_folder, private_opener
 from recallfront.platform.results.status import Status
 from recallfront.platform.search.planner import Outcome, PlannedTrial
 from recallfront.platform.search.proposals import proposal_from_json
-from recallfront.sweeps.base import seal, unseal
+from recallfront.sweeps.base import canonical_json, seal, unseal
 from recallfront.sweeps.objectives import has_all
 from recallfront.sweeps.spec import SweepSpec
 
@@ -139,9 +139,10 @@ class Rules:
             file.write(seal(entry, indent=None) + "\n")
 
     def _tell_again(self) -> None:
-        plans: dict[tuple[int, int], PlannedTrial] = {}
+        # by the whole proposal: drivers of two stores number theirs alike
+        plans: dict[tuple[str, int], PlannedTrial] = {}
         for entry in _entries(self._path):
-            which = entry["proposal"]["number"], entry["seed"]
+            which = canonical_json(entry["proposal"]), entry["seed"]
             plan = plans[which] = plans.get(which) or _plan(self._spec, entry)
             if entry["step"] is not None:
                 for rule in self._rules:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from recallfront.platform.errors import UsageError, without_secrets
-from recallfront.platform.home import append_missing, home_folder, private_folder, private_opener
+from recallfront.platform.home import home_folder, merge_lines, private_folder, private_opener
 from recallfront.platform.results.cancellation import DRIVER
 from recallfront.platform.results.records import SweepRecord
 from recallfront.platform.results.reports import Report
@@ -91,7 +91,7 @@ def log_of(record: SweepRecord, home: Path, tracking_uri: str) -> SweepLog:
     if (driver := record.tags.get(DRIVER)) is not None and not _is_of(driver, log.path):
         # a log that cannot be read keeps no sweep from running
         with suppress(UsageError), reading(tracking_uri) as client:
-            append_missing(log.path, read_artifact(client, record.run_id, LOG_FILE) or "")
+            merge_lines(log.path, read_artifact(client, record.run_id, LOG_FILE) or "")
     return log
 
 
@@ -101,12 +101,16 @@ def driver_line(driver: str) -> str:
 
 
 def _is_of(driver: str, path: Path) -> bool:
-    """Whether a log is one that this driver writes, or has written."""
+    """Whether a log is one that this driver writes, or has written; one of an earlier version names no driver."""
     if not path.exists():
         return False
-    said = driver_line(driver).encode()
+    said, names_one = driver_line(driver).encode(), False
     with path.open("rb") as file:
-        return any(said in line for line in file)
+        for line in file:
+            if said in line:
+                return True
+            names_one = names_one or driver_line("").encode() in line
+    return not names_one
 
 
 def read_log(
@@ -175,7 +179,7 @@ class _Tail:
             with reading(self._uri) as client:
                 text = read_artifact(client, sweep.run_id, LOG_FILE)
             if text is None:
-                return None
+                return self._of_file(own) if own.exists() else None
             found = self._after_last(text[: text.rfind("\n") + 1].splitlines())
         self._last = found[-1] if found else self._last
         return found

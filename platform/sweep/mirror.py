@@ -6,7 +6,7 @@ from types import TracebackType
 from typing import Self
 
 from recallfront.platform.errors import one_line
-from recallfront.platform.home import append_missing
+from recallfront.platform.home import merge_lines
 from recallfront.platform.home.vault import is_remote, keep_file, keep_folder, kept_files, read_kept
 from recallfront.platform.sweep.background import Companion
 from recallfront.platform.sweep.lease import Lease
@@ -36,7 +36,7 @@ class Mirror(Companion):
         if self._remote:
             for name in kept_files(self._appended):
                 file = self._appended / name
-                append_missing(file, (read_kept(file) or b"").decode(errors="replace"))
+                merge_lines(file, (read_kept(file) or b"").decode(errors="replace"))
             super().__enter__()
         return self
 

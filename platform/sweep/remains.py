@@ -63,7 +63,7 @@ def forget_deleted(tracking_uri: str, sweep_key: str, home: Path) -> None:
     gone = read_deleted(tracking_uri, sweep_key)
     if gone is None:
         return
-    others = [read_sweep(tracking_uri, other.run_id) for other in list_sweeps(tracking_uri)]
+    others = [read_sweep(tracking_uri, other.run_id, spec={}) for other in list_sweeps(tracking_uri)]
     for path in remains(gone, home, others):
         # the log is this run's by now, and the spool makes anew what is gone
         is_folder = not path.is_symlink() and (path.is_dir() or not path.exists())

@@ -184,7 +184,9 @@ def _finish(
     if is_remote(folder) and (first := _ended(config, place, report.notices)):
         remove_checkpoint(folder)
         notices = [*report.notices, "another machine has ended the trial meanwhile: its result is used"]
-        return replace(first, rows=report.rows, notices=notices)
+        # the last rows hold what this training came to
+        rows = [row for row in report.rows if row[0] not in first.figures]
+        return replace(first, rows=rows, notices=notices)
     report.figures["measure_seconds"] = report.seconds["measure"]
     report.status, report.details = Status.FINISHED, details
     with whole_weights(model):

@@ -74,6 +74,7 @@ def unheld(folder: Path) -> Iterator[bool]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             is_free = _is_at(folder / _LOCK, file)
+            file.truncate(0)  # no sweep has it: a trial of the one that had it before waits as any other
         except BlockingIOError:
             is_free = False
         yield is_free

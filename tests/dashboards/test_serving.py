@@ -72,6 +72,7 @@ def test_the_server_reaches_itself_past_a_proxy(monkeypatch: pytest.MonkeyPatch)
             assert should_bypass_proxies(f"http://{host}:5000/health", None), host
         assert should_bypass_proxies("http://store.lan/", None) == bool(given)
         assert not should_bypass_proxies("http://other.lan/", None)
+    assert set(not_proxied("192.168.1.7", {"no_proxy": "*"}).values()) == {"*"}, "every host, only alone"
 
 
 def test_its_health_is_asked_past_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ from recallfront.platform import run_sweep
 from recallfront.platform.errors import UsageError
 from recallfront.platform.front.pick import pick
 from recallfront.platform.front.registry import export
-from recallfront.platform.home import home_folder, vault
+from recallfront.platform.home import home_folder, merge_lines, vault
 from recallfront.platform.home.address import address_behind
 from recallfront.platform.home.transport import HomeAway
 from recallfront.platform.results.records import SweepRecord
@@ -205,6 +205,23 @@ def test_what_a_driver_wrote_is_there_for_the_next(
     assert (
         vault.fetch_folder(other / replaced) == [] and (other / replaced / "front.json").read_text() == "1\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("own", "other", "merged"),
+    [
+        ("P\npruned\n", "P\npromoted\npruned\n", "P\npromoted\npruned\n"),
+        ("a\nb\nlast\n", "a\nb\nelsewhere\n", "a\nb\nlast\nelsewhere\n"),
+        ("a\na\n", "a\n", "a\na\n"),
+        ("a\nha", "a\nb\n", "a\nha\nb\n"),
+        ("", "a\n", "a\n"),
+    ],
+)
+def test_lines_of_two_machines_stay_in_order(tmp_path: Path, own: str, other: str, merged: str) -> None:
+    path = tmp_path / "lines"
+    path.write_text(own)
+    merge_lines(path, other)
+    assert path.read_text() == merged
 
 
 def test_a_driver_that_was_followed_keeps_nothing_more(home: Path) -> None:

@@ -268,6 +268,16 @@ def test_a_resumed_sweep_builds_each_trial_once(tmp_path: Path, monkeypatch: pyt
     assert going_on(stage.spec, path) == {late.config.key}
 
 
+def test_what_two_stores_number_alike_is_not_one_configuration(tmp_path: Path) -> None:
+    path = tmp_path / "reports.jsonl"
+    stage = Stage(spec_of(), path=path)
+    alike = [stage.plan(5, architecture) for architecture in ("window", "attention")]
+    for plan, recall in zip(alike, (0.2, 0.9), strict=True):
+        stage.rules.ended(plan, Outcome(Status.FINISHED, figures(recall, 0.1, 1.0)))
+    again = Stage(stage.spec, path=path)
+    assert all(again.rules.knows(plan.config.key) for plan in alike)
+
+
 def test_standings_are_those_of_one_comparison_after_the_other() -> None:
     """Against the definition, on figures of two seeds at random."""
     random = np.random.default_rng(0)
