@@ -167,7 +167,7 @@ def installs() -> list[str]:
 
 
 def test_an_unknown_variant_is_refused_before_anything_is_installed() -> None:
-    (run,) = [line for line in instructions("RUN") if "VARIANT" in line]
+    run = next(line for line in instructions("RUN") if "VARIANT" in line)
     done = subprocess.run(
         ["sh", "-c", run], cwd=ROOT, env={"VARIANT": "tpu", "PATH": "/usr/bin:/bin"}, capture_output=True
     )

@@ -3,9 +3,11 @@
 import hashlib
 import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,6 +19,7 @@ from recallfront.platform.tracking.client import open_client
 from recallfront.platform.tracking.ledger import CONFIG_TAG, find_run, read_artifact, read_sweep, reading
 from recallfront.platform.tracking.lineage import read_lineage
 from recallfront.sweeps import SweepSpec
+from recallfront.sweeps.base import digest
 from tests.platform.specs import SEGMENT, tiny_spec
 from tests.platform.stores import ready_home
 
@@ -128,39 +131,47 @@ def test_recall_decides_between_reproduced_and_drifted(
     assert "chance moves it by up to" in found.reason
 
 
+@contextmanager
+def told_lineage(
+    sweep: SweepResult, run_id: str
+) -> Iterator[tuple[dict[str, Any], Callable[[dict[str, Any]], None]]]:
+    """A run's lineage, and what stores another one, with its digest, until the end."""
+    client = open_client(sweep.tracking_uri)
+    place = client.get_run(run_id).info.artifact_uri
+    path = Path(place.removeprefix("file://")) / "lineage" / "lineage.json"
+    text = path.read_text()
+
+    def store(text: str) -> None:
+        path.write_text(text)
+        client.set_tag(run_id, f"{TAG}lineage_sha256", digest(text))
+
+    try:
+        yield json.loads(text), lambda raw: store(json.dumps(raw))
+    finally:
+        store(text)
+
+
 def test_other_data_is_not_comparable(sweep: SweepResult) -> None:
     first = trial(sweep, "attention")
-    place = open_client(sweep.tracking_uri).get_run(first.run_id).info.artifact_uri
-    lineage = Path(place.removeprefix("file://")) / "lineage" / "lineage.json"
-    text = lineage.read_text()
-    lineage.write_text(json.dumps(json.loads(text) | {"data_digest": "0" * 64}))
-    try:
+    with told_lineage(sweep, first.run_id) as (raw, tell):
+        tell(raw | {"data_digest": "0" * 64})
         found = rerun(first.run_id, home=sweep.home)
-    finally:
-        lineage.write_text(text)
     assert found.verdict is Verdict.NOT_COMPARABLE
     assert "the data is not the same: its digest was 0000000000000000" in found.reason
 
 
 def test_a_model_that_a_run_started_from_is_looked_for_first(sweep: SweepResult, tmp_path: Path) -> None:
     first = trial(sweep, "window")
-    place = open_client(sweep.tracking_uri).get_run(first.run_id).info.artifact_uri
-    lineage = Path(place.removeprefix("file://")) / "lineage" / "lineage.json"
-    text = lineage.read_text()
-
-    def rerun_from(start: dict[str, str]) -> Rerun:
-        raw = json.loads(text)
-        raw["config"]["start"] = start
-        lineage.write_text(json.dumps(raw))
-        return rerun(first.run_id, home=sweep.home)
-
     weights = next((sweep.home / "trials").glob("*/model/model.safetensors"))
-    try:
+    with told_lineage(sweep, first.run_id) as (raw, tell):
+
+        def rerun_from(start: dict[str, str]) -> Rerun:
+            tell(raw | {"config": raw["config"] | {"start": start}})
+            return rerun(first.run_id, home=sweep.home)
+
         with pytest.raises(UsageError, match=r"start.folder='gone': is no folder"):
             rerun_from({"folder": "gone"})
         found = rerun_from({"folder": str(weights.parent), "sha256": "0" * 64})
-    finally:
-        lineage.write_text(text)
     assert found.verdict is Verdict.NOT_COMPARABLE
     assert "the first run ended as finished, the rerun as error (" in found.reason
     assert f"start.sha256={'0' * 64}: model.safetensors has" in found.reason
