@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 import yaml
 
-import recallfront
 from recallfront.__main__ import run
 from recallfront.platform.errors import UsageError
 from recallfront.platform.tracking.client import open_client
@@ -320,54 +319,6 @@ def test_wrong_options(arguments: tuple[str, ...], told: str, refused: Refused, 
 def test_a_home_that_cannot_be_made(refused: Refused, home: Path) -> None:
     home.write_text("a file")
     assert str(home) in refused("run", "quickstart", "--home", str(home / "inside"))
-
-
-def test_no_arguments_show_the_help(capsys: pytest.CaptureFixture[str], home: Path) -> None:
-    assert run(["--help"]) == 0
-    shown = capsys.readouterr().out
-    for command in (
-        "run",
-        "submit",
-        "status",
-        "front",
-        "pick",
-        "rerun",
-        "evaluate",
-        "lineage",
-        "ui",
-        "bench",
-        "doctor",
-        "clean",
-    ):
-        assert f" {command} " in shown
-
-
-def test_the_help_says_in_a_whole_sentence_what_each_command_does(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, home: Path
-) -> None:
-    monkeypatch.setenv("COLUMNS", "80")
-    assert run(["--help"]) == 0
-    summaries = re.findall(
-        r"^  (\w+)  +(.+)$", capsys.readouterr().out.partition("Commands:\n")[2], re.MULTILINE
-    )
-    assert len(summaries) > 20
-    for command, summary in summaries:
-        assert summary.endswith(".") and not summary.endswith("..") and len(summary) <= 60, command
-
-
-def test_the_version(capsys: pytest.CaptureFixture[str], home: Path) -> None:
-    assert run(["--version"]) == 0
-    assert capsys.readouterr().out == f"recallfront {recallfront.__version__}\n"
-
-
-def test_the_version_is_told_without_what_sweeps_need() -> None:
-    """It takes 0.2 s of a core; with pydantic and the specification it took 0.6 s, with torch 1.7 s."""
-    script = (
-        "import sys; from recallfront.__main__ import run; run(['--version']);"
-        "print([m for m in ('pydantic', 'yaml', 'torch', 'numpy', 'rich') if m in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[1:] == ["[]"]
 
 
 def test_a_mistake_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:

@@ -17,7 +17,6 @@ from recallfront.sweeps.tasks.text import Text
 from recallfront.sweeps.text.corpus import store
 from recallfront.sweeps.text.source import Piece, TextSource
 from recallfront.sweeps.text.tokenizer import (
-    ByteTokenizer,
     find_tokenizer,
     kept_tokenizer,
     train_tokenizer,
@@ -282,16 +281,6 @@ def test_a_tokenizer_trained_again_in_its_folder_gives_other_data(corpus: Path, 
     assert second[0] != first[0] and second[1] != first[1]
     bytes_alone = task(corpus)
     assert bytes_alone.fingerprint() == bytes_alone.source.fingerprint(), "known data stays known"
-
-
-def test_bytes_are_tokens() -> None:
-    found = ByteTokenizer().encode(["aé"])[0]
-    assert found.tolist() == [97, 195, 169] and ByteTokenizer().decode([97, 195, 169, END, 195]) == "aé\ufffd"
-
-
-def test_python_s_own_sources_are_text_that_every_machine_has() -> None:
-    (piece,) = TextSource(files="{python}/this.py").pieces()
-    assert "Gur Mra bs Clguba" in piece.text and piece.ends
 
 
 def test_changed_files_are_stored_anew(corpus: Path, tmp_path: Path) -> None:
