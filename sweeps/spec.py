@@ -26,6 +26,7 @@ from recallfront.sweeps.space import (
     read_blocks,
     split_knobs,
 )
+from recallfront.sweeps.speculation import SpeculationConfig
 from recallfront.sweeps.start import StartConfig
 from recallfront.sweeps.tasks.registry import TaskConfig
 from recallfront.sweeps.trial import (
@@ -83,6 +84,9 @@ class SweepSpec(Frozen):
     )
     start: StartConfig | None = Field(
         default=None, description="A pretrained model to start from; without it, weights are random."
+    )
+    speculation: SpeculationConfig | None = added_field(
+        None, description="Speculative decoding of each trained model; without it, none is tried."
     )
     objectives: tuple[Objective, ...] = Field(
         default=(Objective(metric="recall"), Objective(metric="decode_tokens_per_second")),
@@ -285,6 +289,7 @@ class SweepSpec(Frozen):
                     "measurement": self.measurement,
                     "resources": self.resources,
                     "start": self.start,
+                    "speculation": self.speculation,
                     "seed": seed,
                 }
             )

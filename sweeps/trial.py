@@ -9,6 +9,7 @@ from recallfront.models import Architecture, ModelConfig
 from recallfront.models.configs.explain import explain, shown, told
 from recallfront.models.configs.frozen import added_field
 from recallfront.sweeps.base import Frozen, canonical_json, digest
+from recallfront.sweeps.speculation import SpeculationConfig
 from recallfront.sweeps.start import StartConfig
 from recallfront.sweeps.tasks.registry import TaskConfig
 
@@ -305,6 +306,7 @@ class TrialConfig(Frozen):
     measurement: MeasurementConfig = MeasurementConfig()
     resources: ResourceConfig = ResourceConfig()
     start: StartConfig | None = None
+    speculation: SpeculationConfig | None = added_field(None)
     seed: int = Field(default=0, ge=0, lt=2**31)
 
     @model_validator(mode="after")
@@ -317,6 +319,9 @@ class TrialConfig(Frozen):
             mixer.check_longest(self.task.longest)
         rows = self.model.learned_positions
         longest = max(self.task.longest, self.measurement.longest)
+        if self.speculation is not None:
+            self._check_speculation(self.speculation)
+            longest = max(longest, self.speculation.longest)
         if 0 < rows < longest:
             raise ValueError(
                 f"learned_positions={rows}: must be at least {longest}, the longest measured text"
@@ -337,6 +342,20 @@ class TrialConfig(Frozen):
                 f"accumulation x workers = {share}"
             )
         return self
+
+    def _check_speculation(self, asked: SpeculationConfig) -> None:
+        """Raise ValueError unless draft heads can be trained here and prompts be found."""
+        if self.resources.workers > 1 or self.training.zero_stage == 3:
+            raise ValueError(
+                f"speculation: needs resources.workers=1 and training.zero_stage below 3, not "
+                f"{self.resources.workers} and {self.training.zero_stage}"
+            )
+        row = self.task.lengths("test")[0]
+        if asked.prompt_length > row:
+            raise ValueError(
+                f"speculation.prompt_length={asked.prompt_length}: must be at most {row}, the length of test rows"
+            )
+        self.task.check_training()
 
     def _check_graph(self) -> None:
         """Raise ValueError unless a training step can be one CUDA graph."""

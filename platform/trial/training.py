@@ -38,6 +38,7 @@ from recallfront.platform.trial.holding import is_held_by
 from recallfront.platform.trial.leaving import Leaving
 from recallfront.platform.trial.nodes import Nodes, barrier, on_every_rank
 from recallfront.platform.trial.quiet import Device, aside
+from recallfront.platform.trial.speculation import speculated, trained_heads
 from recallfront.platform.trial.step_graph import StepGraph
 from recallfront.platform.trial.workplace import TRIALS, Workplace
 from recallfront.sweeps.tasks.base import Split, TaskData
@@ -134,6 +135,12 @@ class Training:
         with self._holding_device("evaluate"):
             found = self.evaluate("test")
         figures |= {"test_loss" if name == "loss" else name: value for name, value in found.items()}
+        if self.config.speculation is not None:
+            self.engine.eval()
+            with self._holding_device("evaluate"):
+                heads = trained_heads(self.engine.module, self.config, self.data, self.place.device)
+            with self.device.alone():
+                figures |= speculated(self.engine.module, heads, self.config, self.data, self.place.device)
         figures |= {f"{phase}_seconds": spent for phase, spent in self.seconds.items()}
         yield self._report(rows, figures)
 

@@ -1,0 +1,86 @@
+"""Speculative decoding of a trained model: whether it writes the greedy text, and how much faster."""
+
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import product
+from statistics import fmean, median
+from typing import Any
+
+from torch import Tensor
+
+from recallfront.models import LanguageModel
+from recallfront.models.decoding.draft_training import train_draft_heads
+from recallfront.models.decoding.generation import generate
+from recallfront.models.decoding.speculative import DraftHeads, generate_speculative
+from recallfront.models.parts.draft_tree import DraftTree
+from recallfront.sweeps.speculation import SpeculationConfig
+from recallfront.sweeps.tasks.base import TaskData
+from recallfront.sweeps.trial import TrialConfig
+
+
+def draft_tree(guesses: Sequence[int]) -> DraftTree:
+    """The tree in which each head continues every path by so many guesses, its likeliest."""
+    depths = range(1, len(guesses) + 1)
+    return DraftTree(path for depth in depths for path in product(*map(range, guesses[:depth])))
+
+
+def trained_heads(model: LanguageModel, config: TrialConfig, data: TaskData, device: str) -> DraftHeads:
+    """Draft heads that were trained on the first rows of the train split, as many as their steps read."""
+    asked = _asked(config)
+    rows = data.splits["train"][0].inputs[: asked.steps * asked.batch_size]
+    heads = DraftHeads(model, len(asked.tree), seed=config.seed)
+    train_draft_heads(
+        model,
+        heads,
+        rows.to(device),
+        steps=asked.steps,
+        batch_size=asked.batch_size,
+        learning_rate=asked.learning_rate,
+        seed=config.seed,
+    )
+    return heads
+
+
+def speculated(
+    model: LanguageModel, heads: DraftHeads, config: TrialConfig, data: TaskData, device: str
+) -> dict[str, float]:
+    """What writing with drafts comes to, after the beginnings of the first test rows, one at a time.
+
+    `speculative_exact` is the share of prompts whose text is the greedy one, `speculative_accepted` the mean number of
+    tokens a verification, `speculative_speedup` greedy decoding's seconds over those with drafts: the median of repeats
+    in which both take turns.
+    """
+    asked = _asked(config)
+    rows = data.splits["test"][0].inputs[: asked.prompts][:, : asked.prompt_length].to(device)
+    prompts, new = [row[None] for row in rows], asked.new_tokens
+    write = partial(generate, model, max_new_tokens=new)
+    draft = partial(generate_speculative, model, heads, tree=draft_tree(asked.tree), max_new_tokens=new)
+    exact, accepted, ratios = [], [], []
+    for prompt in prompts:  # warms up as well
+        found = draft(prompt)
+        exact.append(found.tokens == write(prompt))
+        accepted.append(new / found.rounds)
+    for _ in range(asked.repeats):
+        greedy = drafted = 0.0
+        for prompt in prompts:
+            greedy += _seconds(write, prompt)
+            drafted += _seconds(draft, prompt)
+        ratios.append(greedy / drafted)
+    return {
+        "speculative_exact": fmean(exact),
+        "speculative_accepted": fmean(accepted),
+        "speculative_speedup": median(ratios),
+    }
+
+
+def _asked(config: TrialConfig) -> SpeculationConfig:
+    assert config.speculation is not None
+    return config.speculation
+
+
+def _seconds(decode: Callable[[Tensor], Any], prompt: Tensor) -> float:
+    """The tokens are read by the end: a GPU has nothing left to do then."""
+    start = time.perf_counter()
+    decode(prompt)
+    return time.perf_counter() - start
