@@ -1,5 +1,6 @@
 """Rows of a text that is kept on disk: windows of its tokens, read when they are asked for."""
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +14,8 @@ from recallfront.sweeps.windows import BEGINNING, EMPTY, windows_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+_TOGETHER = 2**20  # tokens of the rows of a block
 
 
 class Windows:
@@ -51,6 +54,12 @@ class Windows:
     def segment(self, name: str) -> Segment:
         """These rows as a segment."""
         return Segment(name, _View(self, 0), _View(self, 1))
+
+
+def blocks(rows: int, window: int) -> Iterator[slice]:
+    """Rows of `window` tokens, some at a time."""
+    size = max(1, _TOGETHER // window)
+    return (slice(first, first + size) for first in range(0, rows, size))
 
 
 class _View:
