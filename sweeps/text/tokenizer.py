@@ -57,7 +57,8 @@ class FastTokenizer:
         self._backend.no_padding()
         self._backend.no_truncation()
         self._end_text = end
-        self.size = int(backend.get_vocab_size())
+        # the numbers of tokens may have holes
+        self.size = max(backend.get_vocab(with_added_tokens=True).values()) + 1
         self.end = int(backend.token_to_id(end))
 
     def encode(self, texts: Sequence[str]) -> list[Integers]:
