@@ -74,7 +74,7 @@ class Text(TextSettings):
 
 
 def _kind(name: str, segments: Iterable[str]) -> str:
-    """How figures of one kind of rows among several are called; with the stride where the length alone is not enough."""
+    """How figures of one kind of rows are called; with the stride where several kinds slide over the same length."""
     length, _, stride = name.partition("_stride_")
     if not stride:
         return f"at_{length}"
