@@ -12,6 +12,7 @@ from recallfront.models import build, parse_config, save
 from recallfront.models.decoding.generation import generate
 from recallfront.platform import UsageError, rerun, run_sweep
 from recallfront.platform.evaluation.recall_suite import evaluate
+from recallfront.platform.evaluation.subject import Subject
 from recallfront.platform.rerun import Verdict
 from recallfront.platform.tracking.ledger import find_run
 from recallfront.sweeps import SpecError, SweepSpec
@@ -84,13 +85,51 @@ def test_what_only_prompts_with_the_document_twice_need_is_asked_for_with_them_a
         evaluate(str(model), tmp_path, tokenizer="bytes", twice=True)
 
 
+def test_all_data_sets_are_checked_before_anything_is_generated(
+    suite: Path, tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generated: list[int] = []
+    monkeypatch.setattr(Subject, "continued", lambda self, prompts, *_, **__: generated.append(len(prompts)))
+    shutil.copy(suite / "swde.jsonl", tmp_path)
+    question = {"context": "far " * 30, "question": "is", "answers": ["346 km"]}
+    (tmp_path / "drop.jsonl").write_text(json.dumps(question) + "\n{}\n")
+    with pytest.raises(UsageError, match=r"drop\.jsonl: document 2 has no 'context'"):
+        evaluate(str(model), tmp_path, tokenizer="bytes")
+    (tmp_path / "drop.jsonl").write_text(json.dumps(question))
+    short = parse_config({"architecture": "hawk", "vocab_size": 257, "width": 16, "learned_positions": 120})
+    save(build(short, seed=0), tmp_path / "short")
+    with pytest.raises(UsageError, match="the model's learned positions end at 120"):
+        evaluate(str(tmp_path / "short"), tmp_path, tokenizer="bytes")
+    assert generated == []
+
+
+def test_a_document_whose_answer_is_null_is_left_out(tmp_path: Path, model: Path) -> None:
+    documents = {
+        "fda": [{"text": "Name: Anna", "key": "Name", "value": value} for value in (None, "Anna")],
+        "drop": [
+            {"context": "It is far.", "question": "It is", "answers": answers} for answers in (["far"], None)
+        ],
+    }
+    for name, rows in documents.items():
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    found = evaluate(str(model), tmp_path, tokenizer="bytes")
+    assert {(score.documents, score.dropped) for score in found.scores.values()} == {(1, 1)}
+
+
 @pytest.mark.parametrize(
     ("files", "tokenizer", "told"),
     [
         ({}, "bytes", "holds none of swde, fda, squad, nq, triviaqa, drop as .jsonl or .parquet"),
         ({"swde.jsonl": "{}\n", "swde.json": ""}, "bytes", "has swde twice, as swde.jsonl and swde.json"),
         ({"fda.jsonl": '{"text": "a", "key": "b"}'}, "bytes", "fda.jsonl: document 1 has no 'value'"),
+        ({"fda.jsonl": '{"text": "a", "key": null, "value": "c"}'}, "bytes", "document 1 has no 'key'"),
         ({"fda.jsonl": '{"text": '}, "bytes", "fda.jsonl: cannot be read"),
+        ({"fda.jsonl": "[{}]"}, "bytes", "fda.jsonl: line 1 is a list, not an object"),
+        (
+            {"fda.jsonl": r'{"text": "a\ud83d", "key": "b", "value": "c"}'},
+            "bytes",
+            r"fda.jsonl: line 1 has '\ud83d' in 'text', which is half a character",
+        ),
         ({"fda.jsonl": ""}, "bytes", "fda.jsonl: has no document with an answer"),
         ({"fda.jsonl": ""}, None, "a folder holds no tokenizer: name one with --tokenizer"),
     ],
