@@ -148,7 +148,7 @@ def evaluate_generated(
         found.metrics[f"{called}_{context_length}"] = sum(held) / len(held)
     if not found.metrics:
         raise UsageError(f"--context-length {context_length}: {next(iter(found.left_out.values()))}")
-    subject.log(found.metrics)
+    subject.log(found)
     return found
 
 

@@ -105,7 +105,7 @@ def evaluate(
     asked = {name: _asked(subject, name, file, found, most) for name, file in files.items()}
     for name, questions in asked.items():
         found.scores[name] = _score(subject, questions, batch_size)
-    subject.log(found.metrics)
+    subject.log(found)
     return found
 
 

@@ -129,9 +129,11 @@ def with_tokenizer(sources: str, name: str) -> str:
     return digest(canonical_json({"sources": sources, "tokenizer": known}))
 
 
-def kept_tokenizer(folder: Path) -> Tokenizer:
-    """The tokenizer that was saved with a task's data."""
-    return _of_folder(folder, None) if (folder / _FILE).is_file() else ByteTokenizer()
+def kept_tokenizer(folder: Path, name: str) -> Tokenizer | None:
+    """The tokenizer of this name as it was saved with a task's data; None if its file is gone."""
+    if name == BYTES:
+        return ByteTokenizer()
+    return _of_folder(folder, None) if (folder / _FILE).is_file() else None
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> FastTokenizer:

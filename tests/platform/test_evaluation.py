@@ -2,12 +2,16 @@
 
 import json
 import shutil
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from recallfront.__main__ import run
 from recallfront.models import build, parse_config, save
 from recallfront.models.decoding.generation import generate
 from recallfront.platform import UsageError, rerun, run_sweep
@@ -151,9 +155,21 @@ def test_a_tokenizer_of_another_vocabulary(suite: Path, tmp_path: Path) -> None:
         evaluate(str(tmp_path), suite, tokenizer="bytes")
 
 
+@contextmanager
+def refusing_metrics(home: Path, name: str) -> Iterator[None]:
+    """The store of a home, which fails where a metric of that name is written."""
+    with closing(sqlite3.connect(home / "mlflow.db")) as store:
+        store.execute(
+            f"CREATE TRIGGER refuse BEFORE INSERT ON metrics WHEN NEW.key = '{name}' "
+            "BEGIN SELECT RAISE(ABORT, 'the disk is full'); END"
+        )
+        yield
+        store.execute("DROP TRIGGER refuse")
+
+
 @pytest.mark.slow
 def test_a_text_trial_of_a_sweep_is_evaluated_and_its_run_has_the_figures(
-    suite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    suite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A sweep on text from end to end: on Ray, into MLflow, then the suite with the trial's own tokenizer.
 
@@ -189,7 +205,19 @@ def test_a_text_trial_of_a_sweep_is_evaluated_and_its_run_has_the_figures(
     found = evaluate(trial.run_id[:10], suite, home=home)
     assert found.run_id == trial.run_id
     assert found.metrics.items() <= find_run(result.tracking_uri, trial.run_id).metrics.items()
+    with refusing_metrics(home, "recall_suite_300_mean"):
+        command = ["evaluate", trial.run_id, "--data", str(suite), "--context-length", "300"]
+        assert run([*command, "--home", str(home)]) == 2
+    told = capsys.readouterr()
+    assert "swde" in told.out and "nq" in told.out, "the figures are not lost"
+    assert "the MLflow store" in told.err and "Traceback" not in told.err
+    left = find_run(result.tracking_uri, trial.run_id).metrics
+    assert not any(name.startswith("recall_suite_300") for name in left), "all of them or none"
     assert rerun(trial.run_id, home=home).verdict is Verdict.IDENTICAL
+    (kept,) = (home / "data").glob("*/tokenizer.json")
+    kept.unlink()
+    with pytest.raises(UsageError, match=r"its tokenizer was trained on its text.* as --tokenizer"):
+        evaluate(trial.run_id, suite, home=home)
     shutil.rmtree(home / "data")
     with pytest.raises(UsageError, match=r"its tokenizer was trained on its text.* as --tokenizer"):
         evaluate(trial.run_id, suite, home=home)

@@ -228,7 +228,8 @@ def test_a_tokenizer_is_trained_on_the_text_and_kept(corpus: Path, tmp_path: Pat
     own = task(corpus, tokenizer="bpe", vocab_size=300, length=8, validation=[{"tokens": 50}])
     path, digest = prepare(own, tmp_path / "a")
     assert prepare(own, tmp_path / "b")[1] == digest, "the same text gives the same tokenizer"
-    kept = kept_tokenizer(path)
+    kept = kept_tokenizer(path, "bpe")
+    assert kept is not None
     text = kept.decode(tokens_of(load(path, digest), "train"))
     assert any(document in text for document in documents()) and kept.size <= 300
     assert list(kept.encode(["the é"])[0]) == list(find_tokenizer(str(path)).encode(["the é"])[0])

@@ -8,7 +8,7 @@ from tokenizers import Tokenizer, models
 
 from recallfront.sweeps.base import SpecError
 from recallfront.sweeps.text.source import TextSource
-from recallfront.sweeps.text.tokenizer import ByteTokenizer, FastTokenizer
+from recallfront.sweeps.text.tokenizer import ByteTokenizer, FastTokenizer, kept_tokenizer
 
 
 def test_bytes_are_tokens() -> None:
@@ -27,6 +27,11 @@ def test_a_tokenizer_with_holes_is_as_large_as_its_largest_token() -> None:
     vocab = {"a": 0, "</s>": 1, "[UNK]": 2, "b": 70_000}
     words = FastTokenizer(Tokenizer(models.WordLevel(vocab, unk_token="[UNK]")), "</s>")
     assert words.size == 70_001 > max(words.encode(["b"])[0].tolist())
+
+
+def test_a_kept_tokenizer_whose_file_is_gone_is_none_of_bytes(tmp_path: Path) -> None:
+    assert kept_tokenizer(tmp_path, "bpe") is None
+    assert isinstance(kept_tokenizer(tmp_path, "bytes"), ByteTokenizer)
 
 
 def test_the_ending_of_a_file_may_be_in_capitals(tmp_path: Path) -> None:
