@@ -108,7 +108,7 @@ def test_all_data_sets_are_checked_before_anything_is_generated(
 
 
 def test_a_document_whose_answer_is_null_is_left_out(tmp_path: Path, model: Path) -> None:
-    documents = {
+    documents: dict[str, list[dict[str, Any]]] = {
         "fda": [{"text": "Name: Anna", "key": "Name", "value": value} for value in (None, "Anna")],
         "drop": [
             {"context": "It is far.", "question": "It is", "answers": answers} for answers in (["far"], None)
