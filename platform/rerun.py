@@ -245,6 +245,10 @@ def _judge(
     recalls = first.metrics["recall"], last.figures["recall"]
     over = config.training.recall_over
     questions = questions_of(config.task, place.data, data_digest, "test", over=over)
+    if questions == 0:
+        return Verdict.NOT_COMPARABLE, (
+            f"{equal} of {compared} values are equal, and the test split asks nothing that recall could decide by"
+        )
     mean = sum(recalls) / 2
     chance = _TOLERANCE_DEVIATIONS * math.sqrt(max(2 * mean * (1 - mean), 1 / questions) / questions)
     difference = abs(recalls[0] - recalls[1])

@@ -5,6 +5,7 @@ Names come from the package names, a first and a last one of the census; two peo
 
 import random
 from bisect import bisect_right
+from collections.abc import Iterator
 from functools import cache
 from importlib.resources import files
 from typing import NamedTuple
@@ -19,10 +20,10 @@ class LookUp(NamedTuple):
     answer: str
 
 
-def phonebooks(*, entries: int, num_examples: int, seed: int) -> list[LookUp]:
-    """Books of so many entries, at least 3."""
+def phonebooks(*, entries: int, num_examples: int, seed: int) -> Iterator[LookUp]:
+    """Books of so many entries, at least 3, each drawn as it is asked for."""
     rng = random.Random(seed)
-    return [_book(rng, entries) for _ in range(num_examples)]
+    return (_book(rng, entries) for _ in range(num_examples))
 
 
 def _book(rng: random.Random, entries: int) -> LookUp:

@@ -71,5 +71,5 @@ def evaluate_extraction(
     found = GeneratedEvaluation(subject.run_id, {name: sum(held) / len(held)})
     for back, part in sorted(bands.items()):
         found.metrics[f"{name}_distance_{back}"] = sum(part) / len(part)
-    subject.log(found.metrics)
+    subject.log(found)
     return found

@@ -3,7 +3,7 @@
 Their words and names come from the packages wonderwords and names.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -13,7 +13,7 @@ from rich.table import Table
 
 from recallfront.platform.errors import UsageError
 from recallfront.platform.evaluation.subject import Subject, find_subject
-from recallfront.sweeps.phonebook_text import phonebooks
+from recallfront.sweeps.phonebook_text import LookUp, phonebooks
 from recallfront.sweeps.recall_suite import contains
 from recallfront.sweeps.ruler_text import Question, needles, variable_tracking
 
@@ -52,22 +52,21 @@ def _ruler(make: Callable[..., list[Question]], answer_tokens: int, **settings: 
 
 
 def _phonebook(subject: Subject, length: int, questions: int) -> list[Asked]:
-    """The largest books whose prompts fit, found by halving."""
+    """The largest books whose prompts all fit, found by halving."""
 
-    def draw(entries: int, number: int) -> list[Asked]:
-        books = phonebooks(entries=entries, num_examples=number, seed=0)
-        return [Asked(book.prompt, [book.answer]) for book in books]
+    def draw(entries: int) -> Iterator[LookUp]:
+        return phonebooks(entries=entries, num_examples=questions, seed=0)
 
     def fits(entries: int) -> bool:
-        return max(len(subject.encode(asked.prompt)) for asked in draw(entries, 8)) <= length
+        return all(len(subject.encode(book.prompt)) <= length for book in draw(entries))
 
-    least, most = 3, _LARGEST_BOOK
+    least, most = 3, min(_LARGEST_BOOK, length)  # an entry has a token at least
     if not fits(least):
         raise ValueError(f"a book of {least} entries has more than {length} tokens")
     while most - least > 1:
         middle = (least + most) // 2
         least, most = (middle, most) if fits(middle) else (least, middle)
-    return draw(least, questions)
+    return [Asked(book.prompt, [book.answer]) for book in draw(least)]
 
 
 SUITES: Final[dict[str, dict[str, GeneratedTask]]] = {
@@ -148,7 +147,7 @@ def evaluate_generated(
         found.metrics[f"{called}_{context_length}"] = sum(held) / len(held)
     if not found.metrics:
         raise UsageError(f"--context-length {context_length}: {next(iter(found.left_out.values()))}")
-    subject.log(found.metrics)
+    subject.log(found)
     return found
 
 

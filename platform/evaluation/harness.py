@@ -98,7 +98,7 @@ def evaluate_harness(
         log_samples=False,
     )
     found = HarnessEvaluation(subject.run_id, _figures(done["results"]))
-    subject.log(found.metrics)
+    subject.log(found)
     return found
 
 

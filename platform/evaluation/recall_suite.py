@@ -3,12 +3,14 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from rich.table import Table
 
 from recallfront.platform.errors import UsageError, one_line
 from recallfront.platform.evaluation.subject import Subject, find_subject
+from recallfront.sweeps.base import SpecError
 from recallfront.sweeps.recall_suite import (
     DATA_SETS,
     MOST_ANSWER_TOKENS,
@@ -19,6 +21,13 @@ from recallfront.sweeps.recall_suite import (
     shortened,
 )
 from recallfront.sweeps.text.source import TABLES, rows_of
+
+
+class _Asked(NamedTuple):
+    """What a model is asked of one data set."""
+
+    prompts: list[tuple[list[int], list[str]]]  # in tokens, each with its answers
+    dropped: int
 
 
 @dataclass(frozen=True)
@@ -86,16 +95,17 @@ def evaluate(
         end_token: the token that ends a text, if that tokenizer does not say which.
 
     Raises:
-        UsageError: there is no such model or data, or they do not fit each other.
+        UsageError: there is no such model or data, or they do not fit each other; before anything is generated.
     """
     files = _files(Path(data))
     subject = find_subject(
         model, tokenizer=tokenizer, end_token=end_token, home=home, tracking_uri=tracking_uri
     )
     found = Evaluation(subject.run_id, context_length, twice)
-    for name, file in files.items():
-        found.scores[name] = _score(subject, name, file, found, most, batch_size)
-    subject.log(found.metrics)
+    asked = {name: _asked(subject, name, file, found, most) for name, file in files.items()}
+    for name, questions in asked.items():
+        found.scores[name] = _score(subject, questions, batch_size)
+    subject.log(found)
     return found
 
 
@@ -114,15 +124,10 @@ def _files(data: Path) -> dict[str, Path]:
     return found
 
 
-def _score(
-    subject: Subject,
-    name: str,
-    file: Path,
-    how: Evaluation,
-    most: int | None,
-    batch_size: int,
-) -> Score:
-    kind, prompts, dropped = DATA_SETS[name], [], 0
+def _asked(subject: Subject, name: str, file: Path, how: Evaluation, most: int | None) -> _Asked:
+    """The prompts of a data set, the shortest first."""
+    kind, dropped = DATA_SETS[name], 0
+    prompts: list[tuple[list[int], list[str]]] = []
     for document in _documents(file, kind, most, how.twice):
         short = shortened(
             document,
@@ -139,26 +144,37 @@ def _score(
         raise UsageError(f"{file}: has no document with an answer of two characters or more")
     subject.check_length(max(len(tokens) for tokens, _ in prompts) + MOST_ANSWER_TOKENS)
     prompts.sort(key=lambda prompt: len(prompt[0]))
+    return _Asked(prompts, dropped)
+
+
+def _score(subject: Subject, asked: _Asked, batch_size: int) -> Score:
     contained = 0
-    for first in range(0, len(prompts), batch_size):
-        batch = prompts[first : first + batch_size]
+    for first in range(0, len(asked.prompts), batch_size):
+        batch = asked.prompts[first : first + batch_size]
         for text, (_, answers) in zip(
             subject.continued([p for p, _ in batch], MOST_ANSWER_TOKENS, stop="\n"), batch, strict=True
         ):
             contained += contains(text.partition("\n")[0], answers)
-    return Score(len(prompts), dropped, contained)
+    return Score(len(asked.prompts), asked.dropped, contained)
 
 
 def _documents(file: Path, kind: DataSet, most: int | None, twice: bool) -> Iterator[Document]:
     needed = (*kind.fields, *(kind.twice_fields if twice else ()))
     try:
-        for number, document in enumerate(rows_of(file)):
+        for number, document in enumerate(rows_of(file, needed)):
             if number == most:
                 return
-            missing = [name for name in needed if document.get(name) is None]
+            # an answer that is null leaves the document out
+            missing = [
+                name
+                for name in needed
+                if name not in document or (document[name] is None and name != kind.answers)
+            ]
             if missing:
                 raise UsageError(f"{file}: document {number + 1} has no {missing[0]!r}")
             yield document
+    except SpecError as error:
+        raise UsageError(str(error)) from None
     except (OSError, ValueError) as error:
         # pyarrow's and json's errors are ValueErrors
         raise UsageError(f"{file}: cannot be read: {one_line(error)}") from None

@@ -4,12 +4,13 @@ MLflow is imported where it is first used, so that the command starts fast.
 """
 
 import re
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from pydantic import ValidationError
@@ -26,6 +27,7 @@ from recallfront.platform.results.records import TrialRecord
 from recallfront.platform.tracking.client import open_client
 from recallfront.platform.tracking.ledger import find_run
 from recallfront.platform.tracking.lineage import read_lineage
+from recallfront.platform.tracking.sender import MAX_BATCH
 from recallfront.platform.tracking.store import prepare_store
 from recallfront.sweeps.base import SpecError
 from recallfront.sweeps.tasks.text import Text
@@ -34,6 +36,30 @@ from recallfront.sweeps.trial import TrialConfig
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
+    from rich.table import Table
+
+
+class Evaluated(Protocol):
+    """What a model makes of a suite."""
+
+    @property
+    def run_id(self) -> str | None:
+        """The run whose metrics the figures are now; None for a folder."""
+
+    @property
+    def metrics(self) -> Mapping[str, float]:
+        """The figures by their names as metrics."""
+
+    def table(self) -> "Table":
+        """The figures as a table."""
+
+
+class NotLogged(UsageError):
+    """The store took no figures of an evaluation, which may have taken hours: they are in `found`."""
+
+    def __init__(self, message: object, found: Evaluated) -> None:
+        super().__init__(message)
+        self.found = found
 
 
 @dataclass(frozen=True)
@@ -86,13 +112,24 @@ class Subject:
                 "--context-length"
             )
 
-    def log(self, metrics: Mapping[str, float]) -> None:
-        """Add figures to the run, if there is one."""
+    def log(self, found: Evaluated) -> None:
+        """Add figures to the run, if there is one: all of them or none.
+
+        Raises:
+            NotLogged: the store does not take them.
+        """
         if self.run_id is None or self.uri is None:
             return
-        with _store(self.uri) as client:
-            for name, value in metrics.items():
-                client.log_metric(self.run_id, name, value)
+        from mlflow.entities import Metric
+
+        now = time.time_ns() // 1_000_000
+        rows = [Metric(name, value, now, 0) for name, value in found.metrics.items()]
+        try:
+            with _store(self.uri) as client:
+                for first in range(0, len(rows), MAX_BATCH):
+                    client.log_batch(self.run_id, rows[first : first + MAX_BATCH], synchronous=True)
+        except UsageError as error:
+            raise NotLogged(error, found) from error
 
 
 def find_subject(
@@ -178,13 +215,14 @@ def _of_trial(trial: TrialRecord, run: str, home: Path) -> Tokenizer:
             f"run {run} was trained on task {task.name!r}: the suite is text, and needs a text trial"
         )
     data = kept(task, home, trial.tags.get("data_digest", ""))
-    if data is None and task.tokenizer == TRAINED:
+    words = None if data is None else kept_tokenizer(data, task.tokenizer)
+    if words is not None:
+        return words
+    if task.tokenizer == TRAINED:
         raise UsageError(
             f"run {run}: its tokenizer was trained on its text, and is kept with the data of the home that it ran in; "
             f"{home} has none: name a folder with its tokenizer.json as --tokenizer"
         )
-    if data is not None:
-        return kept_tokenizer(data)
     try:
         return find_tokenizer(task.tokenizer, task.end_token)
     except SpecError as error:

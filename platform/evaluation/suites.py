@@ -3,9 +3,7 @@
 from collections.abc import Callable, Mapping
 from functools import partial
 from inspect import Parameter, signature
-from typing import Any, Protocol
-
-from rich.table import Table
+from typing import Any
 
 from recallfront.platform.errors import UsageError
 from recallfront.platform.evaluation.extraction import SUITE as EXTRACTION
@@ -13,19 +11,9 @@ from recallfront.platform.evaluation.extraction import evaluate_extraction
 from recallfront.platform.evaluation.generated import SUITES, evaluate_generated
 from recallfront.platform.evaluation.harness import PREFIX, evaluate_harness
 from recallfront.platform.evaluation.recall_suite import evaluate
+from recallfront.platform.evaluation.subject import Evaluated
 
 _RECALL = "recall"
-
-
-class Evaluated(Protocol):
-    """What a model makes of a suite."""
-
-    @property
-    def run_id(self) -> str | None:
-        """The run whose metrics the figures are now; None for a folder."""
-
-    def table(self) -> Table:
-        """The figures as a table."""
 
 
 def evaluate_on(model: str, suite: str, options: Mapping[str, Any], **subject: Any) -> Evaluated:

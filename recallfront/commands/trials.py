@@ -76,21 +76,27 @@ def evaluate(
     """Evaluate a finished model on a suite of text. Add the figures to its run."""
     from rich.console import Console
 
+    from recallfront.platform.evaluation.subject import NotLogged
     from recallfront.platform.evaluation.suites import evaluate_on
     from recallfront.platform.plugins import load
 
     load(plugin or ())
     options = {"data": data, "twice": twice, "context_length": context_length, "most": most}
-    found = evaluate_on(
-        model,
-        suite,
-        {name: value for name, value in options.items() if value is not None},
-        tokenizer=tokenizer,
-        end_token=end_token,
-        home=home,
-        tracking_uri=tracking_uri,
-    )
-    Console(width=table_width()).print(found.table())
+    console = Console(width=table_width())
+    try:
+        found = evaluate_on(
+            model,
+            suite,
+            {name: value for name, value in options.items() if value is not None},
+            tokenizer=tokenizer,
+            end_token=end_token,
+            home=home,
+            tracking_uri=tracking_uri,
+        )
+    except NotLogged as error:
+        console.print(error.found.table())
+        raise
+    console.print(found.table())
     if found.run_id is not None:
         print(f"run: {found.run_id}")
 

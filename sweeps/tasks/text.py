@@ -36,15 +36,20 @@ class Text(TextSettings):
         return read(self, folder)
 
     def asked_of(self, data: TaskData, split: Split) -> "Iterable[Tensor]":
-        name = data.splits[split][0].name
-        return (data.parts[split][name](slice(None))[f"hits/{name}"],)
+        from recallfront.sweeps.text.windows import blocks
+
+        first = data.splits[split][0]
+        masks = data.parts[split][first.name]
+        window = self.length_of(self.rows_of(split)[0])
+        return (masks(rows)[f"hits/{first.name}"] for rows in blocks(len(first.inputs), window))
 
     def figures(self, segments: Mapping[str, Counts], slices: Mapping[str, Counts]) -> dict[str, float]:
         """`recall` is the share of right AR hits, `accuracy` that of all tokens; `loss` and `perplexity` are over all.
 
         Of several kinds of rows the first is meant, and the others have figures of their own: `recall_at_1024`,
-        `perplexity_at_1024`, and `perplexity_sliding_at_1024` where rows overlap. `loss_at_position_64` is of the
-        places 64 to 127 of a document, or of a row if positions do not restart.
+        `perplexity_at_1024`, and `perplexity_sliding_at_1024` where rows overlap, or
+        `perplexity_sliding_at_1024_stride_64` where rows of that length overlap in several ways.
+        `loss_at_position_64` is of the places 64 to 127 of a document, or of a row if positions do not restart.
         """
         first = next(iter(segments))
         whole, hits, other = segments[first], slices[f"hits/{first}"], slices[f"other/{first}"]
@@ -58,8 +63,7 @@ class Text(TextSettings):
             "ar_hit_share": hits.asked / whole.asked,
         }
         for name, counts in segments.items() if len(segments) > 1 else ():
-            length, _, stride = name.partition("_stride_")
-            kind = f"sliding_at_{length}" if stride else f"at_{length}"
+            kind = _kind(name, segments)
             found[f"perplexity_{kind}"] = _perplexity(counts)
             found[f"recall_{kind}"] = _recall(slices[f"hits/{name}"])
         for name, counts in slices.items():
@@ -67,6 +71,15 @@ class Text(TextSettings):
             if rows == first and part.startswith("position_") and counts.asked:
                 found[f"loss_at_{part}"] = counts.loss / counts.asked
         return {name: value for name, value in found.items() if not math.isnan(value)}
+
+
+def _kind(name: str, segments: Iterable[str]) -> str:
+    """How figures of one kind of rows are called; with the stride where several kinds slide over the same length."""
+    length, _, stride = name.partition("_stride_")
+    if not stride:
+        return f"at_{length}"
+    alike = [other for other in segments if other.startswith(f"{length}_stride_")]
+    return f"sliding_at_{name if len(alike) > 1 else length}"
 
 
 def _recall(counts: Counts) -> float:

@@ -27,7 +27,7 @@ from recallfront.sweeps.text.tokenizer import (
     find_tokenizer,
     train_tokenizer,
 )
-from recallfront.sweeps.text.windows import Windows, hits, parts
+from recallfront.sweeps.text.windows import Windows, blocks, hits, parts
 
 _TOGETHER = 2**21  # characters that are tokenized at once: enough pieces for every core
 _TRAINED_ON = 10**8  # characters, at most, that a tokenizer is trained on
@@ -250,7 +250,7 @@ def _count(task: TextSettings, folder: Path, end: int) -> BigramCounts:
     for split in ("validation", "test"):
         for rows in task.rows_of(split):
             windows = _windows(task, folder, split, rows, end)
-            for part in _blocks(windows):
+            for part in blocks(len(windows), windows.window):
                 whole = windows.whole(part)
                 repeated = hits(whole, _nothing(task), threshold=None, end=_context_end(task, end))[:, 1:]
                 codes = whole[:, :-1] * task.vocab_size + whole[:, 1:]
@@ -265,7 +265,7 @@ def _threshold(task: TextSettings, folder: Path, end: int, counts: BigramCounts)
     """The largest count with which at most the usual share of the first validation rows' tokens are AR hits."""
     windows = _windows(task, folder, "validation", task.rows_of("validation")[0], end)
     found, asked = [], 0
-    for part in _blocks(windows):
+    for part in blocks(len(windows), windows.window):
         whole, (_, labels) = windows.whole(part), windows.read(part)
         repeated = hits(whole, counts, threshold=None, end=_context_end(task, end))[:, 1:] & (labels >= 0)
         found.append(counts.ending_at(whole)[:, 1:][repeated])
@@ -284,12 +284,6 @@ def _context_end(task: TextSettings, end: int) -> int | None:
 def _nothing(task: TextSettings) -> BigramCounts:
     empty = np.empty(0, dtype=np.int64)
     return BigramCounts(task.vocab_size, empty, empty)
-
-
-def _blocks(windows: Windows) -> Iterator[slice]:
-    """The rows of windows, some at a time."""
-    size = max(1, 2**20 // windows.window)
-    return (slice(first, first + size) for first in range(0, len(windows), size))
 
 
 def _training(task: TextSettings, folder: Path, end: int) -> Windows:

@@ -6,7 +6,7 @@
 import glob
 import json
 import sysconfig
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
 
@@ -85,10 +85,10 @@ class TextSource(Frozen):
             yield from _cut(self._texts(self.dataset, self._dataset()))
             return
         for file in self._files():
-            if file.suffix not in TABLES:
+            if file.suffix.lower() not in TABLES:
                 yield from self._plain(file)
             else:
-                yield from _cut(self._texts(str(file), rows_of(file)))
+                yield from _cut(self._texts(str(file), rows_of(file, (self.column,))))
 
     def _files(self) -> list[Path]:
         found = []
@@ -145,6 +145,8 @@ class TextSource(Frozen):
         while True:
             try:
                 row = next(rows, None)
+            except SpecError as error:
+                raise SpecError(f"task.source: {error}") from None
             except Exception as error:
                 raise SpecError(f"task.source: {name} cannot be read: {_line(error)}") from error
             if row is None:
@@ -160,20 +162,36 @@ class TextSource(Frozen):
             yield text or ""
 
 
-def rows_of(file: Path) -> Iterator[dict[str, Any]]:
-    """Rows of a file of JSON lines or Parquet, read as they are asked for."""
-    if file.suffix != ".parquet":
+def rows_of(file: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Rows of a file of JSON lines or Parquet, read as they are asked for.
+
+    Raises:
+        SpecError: a line is no object, or one of the columns that are needed has what cannot be written as UTF-8.
+    """
+    if file.suffix.lower() != ".parquet":
         with file.open(encoding="utf-8") as lines:
-            for line in lines:
+            for number, line in enumerate(lines, 1):
                 if line.strip():
                     row = json.loads(line)
-                    yield row if isinstance(row, dict) else {}
+                    _check_row(row, columns, f"{file}: line {number}")
+                    yield row
         return
     from pyarrow.parquet import ParquetFile
 
     with ParquetFile(file) as table:
         for batch in table.iter_batches(batch_size=256):
             yield from batch.to_pylist()
+
+
+def _check_row(row: Any, columns: Sequence[str], where: str) -> None:
+    if not isinstance(row, dict):
+        raise SpecError(f"{where} is a {type(row).__name__}, not an object: JSON lines are needed")
+    for column in columns:
+        try:
+            json.dumps(row.get(column), ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            half = ascii(error.object[error.start])
+            raise SpecError(f"{where} has {half} in {column!r}, which is half a character") from None
 
 
 def _cut(texts: Iterable[str]) -> Iterator[Piece]:

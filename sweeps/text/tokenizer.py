@@ -57,7 +57,8 @@ class FastTokenizer:
         self._backend.no_padding()
         self._backend.no_truncation()
         self._end_text = end
-        self.size = int(backend.get_vocab_size())
+        # the numbers of tokens may have holes
+        self.size = max(backend.get_vocab(with_added_tokens=True).values()) + 1
         self.end = int(backend.token_to_id(end))
 
     def encode(self, texts: Sequence[str]) -> list[Integers]:
@@ -128,9 +129,11 @@ def with_tokenizer(sources: str, name: str) -> str:
     return digest(canonical_json({"sources": sources, "tokenizer": known}))
 
 
-def kept_tokenizer(folder: Path) -> Tokenizer:
-    """The tokenizer that was saved with a task's data."""
-    return _of_folder(folder, None) if (folder / _FILE).is_file() else ByteTokenizer()
+def kept_tokenizer(folder: Path, name: str) -> Tokenizer | None:
+    """The tokenizer of this name as it was saved with a task's data; None if its file is gone."""
+    if name == BYTES:
+        return ByteTokenizer()
+    return _of_folder(folder, None) if (folder / _FILE).is_file() else None
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> FastTokenizer:

@@ -1,5 +1,6 @@
 """Rows of a text that is kept on disk: windows of its tokens, read when they are asked for."""
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,11 +15,13 @@ from recallfront.sweeps.windows import BEGINNING, EMPTY, windows_of
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+_TOGETHER = 2**20  # tokens of the rows of a block
+
 
 class Windows:
     """The forward passes over the first `limit` tokens of a text; see `evaluation_windows`.
 
-    `end` is the token between documents: it stands before the first, and where a pass has nothing to read.
+    `end` is the token between documents: it stands before the first.
     """
 
     def __init__(
@@ -34,21 +37,29 @@ class Windows:
         source, target = windows_of(
             _numbers(rows, len(self)), self.limit, window=self.window, stride=self.stride
         )
-        return self._at(source, self.end), self._at(target, IGNORED)
+        # what fills a row up starts no document
+        otherwise = np.where(source == EMPTY, int(self.end == 0), self.end)
+        return self._at(source, otherwise), self._at(target, IGNORED)
 
     def whole(self, rows: Any) -> Integers:
-        """What some passes read and the token after it, as an array (N, window + 1)."""
+        """What some passes read and the token after it, as an array (N, window + 1); `end` where there is none."""
         source, _ = windows_of(_numbers(rows, len(self)), self.limit, window=self.window, stride=self.stride)
         after = np.where(source == BEGINNING, 0, np.where(source == EMPTY, EMPTY, source + 1))
         return self._at(np.concatenate([source[:, :1], after], axis=1), self.end)
 
-    def _at(self, places: Integers, otherwise: int) -> Integers:
+    def _at(self, places: Integers, otherwise: Integers | int) -> Integers:
         """The tokens at places, and something else at those that are negative."""
         return np.where(places >= 0, self.tokens[np.maximum(places, 0)].astype(np.int64), otherwise)
 
     def segment(self, name: str) -> Segment:
         """These rows as a segment."""
         return Segment(name, _View(self, 0), _View(self, 1))
+
+
+def blocks(rows: int, window: int) -> Iterator[slice]:
+    """Rows of `window` tokens, some at a time."""
+    size = max(1, _TOGETHER // window)
+    return (slice(first, first + size) for first in range(0, rows, size))
 
 
 class _View:

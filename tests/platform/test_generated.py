@@ -33,6 +33,23 @@ def test_questions_fit_and_hold_what_is_asked(suite: str, length: int) -> None:
             assert all(answer in question.prompt for answer in question.answers), name
 
 
+def test_every_phonebook_that_is_asked_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names differ in length: the first books do not tell. Nor does it take books that are far too large."""
+    pytest.importorskip("names")
+    one, longest = subject(), 0
+    encode = Subject.encode
+
+    def encoded(self: Subject, text: str) -> list[int]:
+        nonlocal longest
+        longest = max(longest, len(text))
+        return encode(self, text)
+
+    monkeypatch.setattr(Subject, "encode", encoded)
+    asked = SUITES["phonebook"]["phonebook"].draw(one, 400, 100)
+    assert len(asked) == 100 and max(len(encode(one, question.prompt)) for question in asked) <= 400
+    assert longest < 20 * 400
+
+
 def test_the_share_is_of_the_answers_that_are_found() -> None:
     one = subject()
     (text,) = one.continued([one.encode("abc")], 8)

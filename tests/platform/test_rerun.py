@@ -12,14 +12,18 @@ from typing import Any
 import pytest
 
 from recallfront.platform import SweepResult, UsageError, front, rerun, run_sweep
-from recallfront.platform.rerun import Rerun, Verdict
+from recallfront.platform.lineage.environment import TrialLineage, collect
+from recallfront.platform.rerun import Comparison, Rerun, Verdict, _judge
 from recallfront.platform.results.records import TAG, TrialRecord
+from recallfront.platform.results.reports import Report
 from recallfront.platform.results.status import Status
 from recallfront.platform.tracking.client import open_client
 from recallfront.platform.tracking.ledger import CONFIG_TAG, find_run, read_artifact, read_sweep, reading
 from recallfront.platform.tracking.lineage import read_lineage
-from recallfront.sweeps import SweepSpec
+from recallfront.platform.trial.workplace import Workplace
+from recallfront.sweeps import SweepSpec, TrialConfig
 from recallfront.sweeps.base import digest
+from recallfront.sweeps.data import prepare
 from tests.platform.specs import SEGMENT, tiny_spec
 from tests.platform.stores import ready_home
 
@@ -231,6 +235,30 @@ def test_a_changed_digit_of_what_a_run_is_made_from_is_noticed(
     client.set_tag(run_id, tag, own[tag])
     if CONFIG_TAG in own:
         client.set_tag(run_id, CONFIG_TAG, own[CONFIG_TAG])
+
+
+def test_without_a_question_recall_decides_nothing(tmp_path: Path) -> None:
+    """Text whose test split has no AR hit."""
+    (tmp_path / "text.txt").write_text("\n".join(f"{n} abcdefgh" for n in range(100, 200)))
+    task = {
+        "name": "text",
+        "source": {"files": str(tmp_path / "text.txt"), "documents": "line"},
+        "length": 8,
+        "held_out": 0.2,
+        "ar_threshold": 0,
+        **{split: [{"tokens": 50}] for split in ("validation", "test")},
+    }
+    config = TrialConfig.model_validate({"model": {"architecture": "hawk", "vocab_size": 257}, "task": task})
+    path, data_digest = prepare(config.task, tmp_path / "data")
+    place = Workplace(home=tmp_path, data=path, data_digest=data_digest, code_version="")
+    lineage = TrialLineage(environment=collect(), trial_key="", config={}, data_digest=data_digest)
+    first = TrialRecord("run", "key", Status.FINISHED, {}, {"recall": 0.0})
+    last = Report(step=1, status=Status.FINISHED, figures={"recall": 0.0})
+    compared = (Comparison("loss", 2, 1, 0.5, 0.25),)
+    assert _judge(config, lineage, place, first, last, compared) == (
+        Verdict.NOT_COMPARABLE,
+        "1 of 2 values are equal, and the test split asks nothing that recall could decide by",
+    )
 
 
 def test_what_cannot_be_rerun_is_said(sweep: SweepResult, tmp_path: Path) -> None:

@@ -188,7 +188,7 @@ def continuous(args: Args, given: Arrays) -> Arrays:
 
 def phonebook(args: Args) -> Arrays:
     pytest.importorskip("names")
-    books = phonebooks(entries=args["entries"], num_examples=args["rows"], seed=args["seed"])
+    books = list(phonebooks(entries=args["entries"], num_examples=args["rows"], seed=args["seed"]))
     return {"prompts": np.array([b.prompt for b in books]), "answers": np.array([b.answer for b in books])}
 
 

@@ -11,9 +11,7 @@ import torch
 
 from recallfront.sweeps import SpecError
 from recallfront.sweeps.data import load, prepare, questions
-from recallfront.sweeps.tasks.base import IGNORED, SPLITS, Counts, TaskData
-from recallfront.sweeps.tasks.registry import parse_task
-from recallfront.sweeps.tasks.text import Text
+from recallfront.sweeps.tasks.base import IGNORED, SPLITS, Counts
 from recallfront.sweeps.text.corpus import store
 from recallfront.sweeps.text.source import Piece, TextSource
 from recallfront.sweeps.text.tokenizer import (
@@ -21,14 +19,7 @@ from recallfront.sweeps.text.tokenizer import (
     kept_tokenizer,
     train_tokenizer,
 )
-
-WORDS = "the quick brown fox jumps over a lazy dog while it rains é".split()
-END = 256
-
-
-def documents(count: int = 60, words: int = 40) -> list[str]:
-    draw = np.random.default_rng(0)
-    return [" ".join(draw.choice(WORDS, words)) + f" {number}" for number in range(count)]
+from tests.sweeps.texts import END, WORDS, data_of, documents, task, tokens_of
 
 
 @pytest.fixture(scope="module")
@@ -46,30 +37,6 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     write_table(pyarrow.table({"text": texts}), folder / "rows.parquet")
     return folder
-
-
-def task(corpus: Path, **changes: Any) -> Text:
-    rows = {"tokens": 300}
-    settings = {
-        "source": {"files": str(corpus / "rows.jsonl")},
-        "length": 32,
-        "held_out": 0.2,
-        "validation": [rows, {"length": 64, "stride": 16, "tokens": 300}],
-        "test": [rows],
-    }
-    found = parse_task({"name": "text", **settings, **changes})
-    assert isinstance(found, Text)
-    return found
-
-
-def data_of(task: Text, folder: Path) -> TaskData:
-    return load(*prepare(task, folder))
-
-
-def tokens_of(data: TaskData, split: Any) -> list[int]:
-    """What the first rows of a split score, one after the other."""
-    labels = data.splits[split][0].labels[:]
-    return [token for token in labels.flatten().tolist() if token != IGNORED]
 
 
 @pytest.mark.parametrize(
@@ -261,7 +228,8 @@ def test_a_tokenizer_is_trained_on_the_text_and_kept(corpus: Path, tmp_path: Pat
     own = task(corpus, tokenizer="bpe", vocab_size=300, length=8, validation=[{"tokens": 50}])
     path, digest = prepare(own, tmp_path / "a")
     assert prepare(own, tmp_path / "b")[1] == digest, "the same text gives the same tokenizer"
-    kept = kept_tokenizer(path)
+    kept = kept_tokenizer(path, "bpe")
+    assert kept is not None
     text = kept.decode(tokens_of(load(path, digest), "train"))
     assert any(document in text for document in documents()) and kept.size <= 300
     assert list(kept.encode(["the é"])[0]) == list(find_tokenizer(str(path)).encode(["the é"])[0])

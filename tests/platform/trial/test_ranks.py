@@ -14,7 +14,7 @@ from recallfront.sweeps.data import prepare
 from recallfront.sweeps.trial import ResourceConfig, TrialConfig
 from tests.platform.specs import tiny
 from tests.platform.trial.ranks import run_with_ranks
-from tests.sweeps.test_text import documents
+from tests.sweeps.texts import documents
 
 
 @pytest.mark.slow
