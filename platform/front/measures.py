@@ -91,7 +91,7 @@ class Resampled:
             return np.full(1 + DRAWS, clause.accepts(read(self.candidate, clause.name)))
         if own is None:
             return np.zeros(1 + DRAWS, dtype=np.bool_)
-        result: Truths = OPERATORS[clause.op](own, bound)
+        result: Truths = OPERATORS[clause.op](own, bound) & np.isfinite(bound)
         return result
 
 
@@ -119,13 +119,12 @@ class Reading:
     missing: str = ""
 
     def of_the_chosen(self, name: str) -> Floats:
-        """A metric of the configuration that was chosen, in each draw; NaN where it has none."""
+        """A metric of the configuration that was chosen, in each draw; NaN where it has none, or none was chosen."""
         assert self.chosen is not None
         choices, index = self.chosen
         columns = [one.figure(name) for one in choices]
         table = np.array([np.full(1 + DRAWS, np.nan) if c is None else c for c in columns])
-        result: Floats = table[index, np.arange(1 + DRAWS)]
-        return result
+        return np.where(np.isnan(self.values), np.nan, table[index, np.arange(1 + DRAWS)])
 
 
 def read_measure(
@@ -136,7 +135,8 @@ def read_measure(
 ) -> Reading:
     """Read a measure off the configurations; `objective` is what the best one is chosen by, if there is one."""
     nothing = Reading(np.full(1 + DRAWS, np.nan))
-    names = [name for name in (measure.metric, measure.over) if name]
+    by, sign = _order(measure, objective)
+    names = [name for name in (measure.metric, measure.over, by) if name]
     for name in names:
         if not any(one.figure(name) is not None for one in configurations):
             return replace(nothing, missing=_unknown(name, configurations))
@@ -156,13 +156,13 @@ def read_measure(
     mask = np.array([masks[one] for one in used])
     values = _table(used, measure.metric)
     if measure.statistic in CHOOSING:
-        by, sign = _order(measure, objective)
         merit = np.where(mask, sign * _table(used, by), -np.inf)
         index = merit.argmax(axis=0)
         chosen = np.where(mask.any(axis=0), values[index, np.arange(1 + DRAWS)], np.nan)
         return Reading(chosen, (used[index[0]],), (used, index))
     if measure.over is None:
-        return Reading(np.nanmean(np.where(mask, values, np.nan), axis=0), at_first)
+        with np.errstate(invalid="ignore"):
+            return Reading(np.where(mask, values, 0.0).sum(axis=0) / mask.sum(axis=0), at_first)
     across = _table(used, measure.over)
     if why := _no_relation(measure, across[mask[:, 0], 0], values[mask[:, 0], 0]):
         return replace(nothing, missing=why)
@@ -173,17 +173,18 @@ def read_measure(
 
 
 def _order(measure: Measure, objective: Objective | None) -> tuple[str, float]:
-    """By what a configuration is chosen: best is by the sweep's first objective, on the validation split."""
+    """By what a configuration is chosen, and the sign that makes more of it better: `best` is by the sweep's first
+    objective, on the validation split, and every other statistic by the metric itself.
+    """
     if measure.statistic == "best":
         assert objective is not None, "the claims of a suite have no such measure"
         return objective.metric, objective.sign
-    return measure.metric, 1.0 if measure.statistic == "highest" else -1.0
+    return measure.metric, -1.0 if measure.statistic == "lowest" else 1.0
 
 
 def _table(configurations: Sequence[Resampled], name: str) -> Floats:
-    """(configurations, 1 + DRAWS)."""
-    rows = [one.figure(name) for one in configurations]
-    return np.array([np.full(1 + DRAWS, -np.inf) if row is None else row for row in rows])
+    """(configurations, 1 + DRAWS); all of them have the figure."""
+    return np.array([one.figure(name) for one in configurations])
 
 
 def _slope(across: Floats, up: Floats, mask: Truths) -> Floats:
@@ -219,7 +220,10 @@ def _no_relation(measure: Measure, across: Floats, up: Floats) -> str:
 
 
 def _ranks(values: Floats) -> Floats:
-    result: Floats = (values[:, None] > values).sum(axis=1) + 0.5 * (values[:, None] == values).sum(axis=1)
+    """The place of each value among all; equal values share their mean place."""
+    ordered = np.sort(values)
+    sides: list[NDArray[np.int64]] = [np.searchsorted(ordered, values, side) for side in ("left", "right")]
+    result: Floats = (sides[0] + sides[1]) / 2
     return result
 
 

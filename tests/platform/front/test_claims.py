@@ -11,7 +11,7 @@ import pytest
 
 from recallfront.platform.errors import UsageError
 from recallfront.platform.front.claims import ClaimVerdict, Judgement, as_json, judge
-from recallfront.platform.front.measures import DRAWS, Resampled
+from recallfront.platform.front.measures import DRAWS, Resampled, _ranks
 from recallfront.platform.metrics import metric, name_for_condition
 from recallfront.platform.results.records import SweepRecord, TrialRecord
 from recallfront.platform.results.status import Status
@@ -262,3 +262,47 @@ def test_a_relation_of_values_that_have_none_says_why(measure: str, told: str) -
     ]
     (judged,) = judge(replace(record, trials=tuple(trials)))
     assert (judged.verdict, judged.reason) == (ClaimVerdict.NOT_TESTED, told)
+
+
+def test_a_bound_of_a_choice_that_other_seeds_do_not_allow_is_undecided() -> None:
+    """In a third of the draws no configuration reaches 0.99, and nothing has a state to be compared with."""
+    rows: list[Row] = [("deltanet", 400, (0.995, 0.995, 0.965)), ("based", 300, (0.80, 0.81, 0.82))]
+    measures = {
+        "delta": "lowest state_bytes where recall >= 0.99 and architecture == deltanet",
+        "based": "best test_recall where architecture == based and state_bytes <= delta.state_bytes",
+    }
+    for op in ("<=", "!="):
+        asked = measures | {"based": measures["based"].replace("<=", op)}
+        judged = verdict(asked, "based >= 0.5", rows)
+        assert judged.verdict is ClaimVerdict.UNDECIDED and "select no configuration" in judged.reason
+
+
+def test_the_best_has_what_it_is_the_best_in() -> None:
+    """With a minimised objective a configuration that lacks it is no better than one that has it."""
+    record = sweep(
+        {"m": "best test_recall"}, "m >= 0.5", [("based", 1, (0.9,) * 3), ("based", 2, (0.1,) * 3)]
+    )
+    latency = {"metric": "time_to_first_token_p50_ms", "direction": "min", "reference": 100.0}
+    trials = [
+        replace(own, metrics=own.metrics | {latency["metric"]: 5.0})  # type: ignore[dict-item]
+        for own in record.trials[:3]
+    ]
+    spec = record.spec | {"objectives": [latency]}
+    (judged,) = judge(replace(record, spec=spec, trials=(*trials, *record.trials[3:])))
+    assert judged.configurations == ("based · width 1",) and judged.verdict is ClaimVerdict.SUPPORTED
+    (judged,) = judge(replace(record, spec=spec))
+    assert judged.reason == "m: no finished trial has 'time_to_first_token_p50_ms'"
+
+
+def test_a_mean_over_a_choice_that_some_draws_lack() -> None:
+    judged = verdict({"m": "mean test_recall where recall >= 0.83"}, "m >= 0.5", [("a", 1, (0.7, 0.9, 0.95))])
+    assert judged.verdict is ClaimVerdict.UNDECIDED, "and no warning, which would be an error"
+
+
+def test_ranks_of_many_configurations_take_no_matrix() -> None:
+    values = np.random.default_rng(0).integers(0, 40, 200).astype(float)
+    pairs = values[:, None]
+    own = (pairs > values).sum(axis=1) + 0.5 * (pairs == values).sum(axis=1)
+    assert (_ranks(values) == own).all(), "equal values share their mean rank"
+    many = np.random.default_rng(1).random(200_000)
+    assert sorted(_ranks(many)) == [place + 0.5 for place in range(len(many))]
