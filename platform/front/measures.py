@@ -6,9 +6,12 @@ A figure that was measured once, such as a throughput, varies by its own spread.
 """
 
 import difflib
-from collections.abc import Mapping, Sequence
+import math
+import operator
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import reduce
+from functools import cached_property, reduce
 from typing import Any, Final
 
 import numpy as np
@@ -16,9 +19,10 @@ from numpy.typing import NDArray
 
 from recallfront.platform.front.candidates import Candidate, gather
 from recallfront.platform.front.conditions import known_names, read
-from recallfront.platform.metrics import SPREAD, metric, named_in_condition
+from recallfront.platform.metrics import SPREAD, metric, name_for_condition, named_in_condition
 from recallfront.platform.results.labels import label
 from recallfront.platform.results.records import TrialRecord
+from recallfront.platform.results.status import Status
 from recallfront.sweeps.base import digest
 from recallfront.sweeps.claims import CHOOSING, Measure
 from recallfront.sweeps.conditions import OPERATORS, Clause, Reference
@@ -35,21 +39,41 @@ _LEAST: Final = {"slope": 2, "correlation": 3}  # configurations
 
 
 class Resampled:
-    """A configuration with its metrics as measured (row 0) and as they would be in each draw of its seeds."""
+    """A configuration with its metrics as measured (row 0) and as they would be in each draw of its finished seeds.
+
+    One of which no trial has finished has its knobs alone.
+    """
 
     def __init__(self, trials: Sequence[TrialRecord], varying: Sequence[str]) -> None:
-        trials = sorted(trials, key=lambda trial: str(trial.config.get("seed")))
         knobs = trials[0].knobs
-        self.candidate: Candidate = gather(trials, knobs)
+        finished = [trial for trial in trials if trial.status is Status.FINISHED]
+        self.unfinished = Counter(trial.status for trial in trials if trial.status.lacks_result)
+        self._trials = sorted(finished, key=lambda trial: str(trial.config.get("seed")))
+        self.candidate: Candidate = (
+            gather(self._trials, knobs)
+            if finished
+            else replace(gather(trials, knobs), metrics={}, run_ids=())
+        )
         self.name = label(self.candidate.architecture, {k: v for k, v in knobs.items() if k in varying})
-        self._trials = trials
         # a draw depends on the configuration alone: other trials that finish change nothing of it
         self._random = int(digest(trials[0].configuration)[:16], 16)
-        seeds = len(trials)
-        drawn = np.random.default_rng(self._random).integers(0, seeds, (DRAWS, seeds))
-        self._seeds = np.vstack([np.arange(seeds), drawn])
-        self._first, self._kind = _kinds(self._seeds)
         self._known: dict[str, Floats | None] = {}
+
+    @cached_property
+    def _seeds(self) -> NDArray[np.int64]:
+        seeds = len(self._trials)
+        drawn = np.random.default_rng(self._random).integers(0, seeds, (DRAWS, seeds))
+        return np.vstack([np.arange(seeds), drawn])
+
+    @cached_property
+    def _of_kinds(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        return _kinds(self._seeds)
+
+    def without(self, name: str) -> int:
+        """How many of its finished seeds lack a metric that others of them have, or have it as no finite number."""
+        own = [trial.metrics.get(named_in_condition(name)) for trial in self._trials]
+        lacking = sum(value is None or not math.isfinite(value) for value in own)
+        return lacking if any(value is not None for value in own) else 0
 
     def metric(self, name: str) -> Floats | None:
         """(1 + DRAWS,) values of a metric as conditions call it; None if not all seeds have it."""
@@ -62,7 +86,8 @@ class Resampled:
             return None
         own = np.array([trial.metrics[name] for trial in self._trials])
         join = metric(name).join  # of whose kinds none minds the order
-        values = np.array([join(row) for row in own[self._seeds[self._first]].tolist()])[self._kind]
+        first, kind = self._of_kinds
+        values = np.array([join(row) for row in own[self._seeds[first]].tolist()])[kind]
         spreads = [trial.metrics.get(name + SPREAD, 0.0) for trial in self._trials]
         if any(spreads):
             noise = np.random.default_rng([self._random, int(digest(name)[:8], 16)]).standard_normal(DRAWS)
@@ -80,6 +105,13 @@ class Resampled:
         """(1 + DRAWS,): in which draws it meets every clause."""
         meets = [self._meets(clause, found) for clause in clauses]
         return reduce(np.logical_and, meets, np.ones(1 + DRAWS, dtype=np.bool_))
+
+    def may_be_selected(
+        self, clauses: Sequence[Clause], found: Mapping[str, "Reading"], measured: Collection[str]
+    ) -> bool:
+        """Whether it meets, in some draw, all clauses but those on metrics, of `measured`, that it lacks."""
+        known = [c for c in clauses if c.name not in measured or self.metric(c.name) is not None]
+        return bool(self.selected(known, found).any())
 
     def _meets(self, clause: Clause, found: Mapping[str, "Reading"]) -> Truths:
         bound: Any = clause.bound
@@ -116,7 +148,8 @@ class Reading:
     values: Floats
     rests: tuple[Resampled, ...] = ()
     chosen: tuple[tuple[Resampled, ...], NDArray[np.int64]] | None = None  # of which, and which in each draw
-    missing: str = ""
+    missing: str = ""  # why there is no value
+    doubt: str = ""  # why it may have another one
 
     def of_the_chosen(self, name: str) -> Floats:
         """A metric of the configuration that was chosen, in each draw; NaN where it has none, or none was chosen."""
@@ -139,12 +172,14 @@ def read_measure(
     names = [name for name in (measure.metric, measure.over, by) if name]
     for name in names:
         if not any(one.figure(name) is not None for one in configurations):
-            return replace(nothing, missing=_unknown(name, configurations))
+            why = _not_finite(name, configurations) or _unknown(name, configurations)
+            return replace(nothing, missing=why)
     known = known_names(one.candidate for one in configurations)
     for clause in measure.clauses:
         if clause.name not in known:
             return replace(nothing, missing=_unknown(clause.name, configurations))
     having = [one for one in configurations if all(one.figure(name) is not None for name in names)]
+    asked = _asked(measure, names, configurations, found)
     masks = {one: one.selected(measure.clauses, found) for one in having}
     used = tuple(one for one, mask in masks.items() if mask.any())
     least = _LEAST.get(measure.statistic, 1)
@@ -152,7 +187,8 @@ def read_measure(
     if len(at_first) < least:
         where = f" with {measure.selection}" if measure.clauses else ""
         counted = f"only {len(at_first)} finished configuration" if at_first else "no finished configuration"
-        return replace(nothing, missing=f"{counted}{where}")
+        not_finite = [why for name in names if (why := _not_finite(name, asked))]
+        return replace(nothing, missing=not_finite[0] if not_finite else f"{counted}{where}")
     mask = np.array([masks[one] for one in used])
     values = _table(used, measure.metric)
     if measure.statistic in CHOOSING:
@@ -160,16 +196,18 @@ def read_measure(
         index = merit.argmax(axis=0)
         chosen = np.where(mask.any(axis=0), values[index, np.arange(1 + DRAWS)], np.nan)
         return Reading(chosen, (used[index[0]],), (used, index))
+    doubt = _not_finished(asked) or next(filter(None, (_not_finite(name, asked) for name in names)), "")
     if measure.over is None:
         with np.errstate(invalid="ignore"):
-            return Reading(np.where(mask, values, 0.0).sum(axis=0) / mask.sum(axis=0), at_first)
+            means = np.where(mask, values, 0.0).sum(axis=0) / mask.sum(axis=0)
+        return Reading(means, at_first, doubt=doubt)
     across = _table(used, measure.over)
     if why := _no_relation(measure, across[mask[:, 0], 0], values[mask[:, 0], 0]):
         return replace(nothing, missing=why)
     with np.errstate(all="ignore"):
         across = np.log2(across) if measure.log else across
         how = _slope if measure.statistic == "slope" else _rank_correlation
-        return Reading(how(across, values, mask), at_first)
+        return Reading(how(across, values, mask), at_first, doubt=doubt)
 
 
 def _order(measure: Measure, objective: Objective | None) -> tuple[str, float]:
@@ -180,6 +218,47 @@ def _order(measure: Measure, objective: Objective | None) -> tuple[str, float]:
         assert objective is not None, "the claims of a suite have no such measure"
         return objective.metric, objective.sign
     return measure.metric, -1.0 if measure.statistic == "lowest" else 1.0
+
+
+def _asked(
+    measure: Measure, names: Sequence[str], configurations: Sequence[Resampled], found: Mapping[str, Reading]
+) -> list[Resampled]:
+    """The configurations that it may select; without those that cannot have its figures, such as another's knob."""
+    metrics = {name for one in configurations for name in one.candidate.metrics}
+    measured = metrics | set(map(name_for_condition, metrics))
+
+    def may_have(one: Resampled, name: str) -> bool:
+        return (
+            one.figure(name) is not None
+            or one.without(name) > 0
+            or (name in measured and one.unfinished.total() > 0)
+        )
+
+    return [
+        one
+        for one in configurations
+        if all(may_have(one, name) for name in names)
+        and one.may_be_selected(measure.clauses, found, measured)
+    ]
+
+
+def _not_finished(asked: Sequence[Resampled]) -> str:
+    """Which configurations have not finished: what has finished may be the better of them; empty if all have."""
+    lacking = [one for one in asked if one.unfinished]
+    if not lacking:
+        return ""
+    ends = reduce(operator.add, (one.unfinished for one in lacking))
+    told = ", ".join(f"{number} {status.value.replace('_', ' ')}" for status, number in ends.items())
+    have = "has" if len(lacking) == 1 else "have"
+    return f"{len(lacking)} of {len(asked)} configurations that it may select {have} not finished ({told})"
+
+
+def _not_finite(name: str, asked: Sequence[Resampled]) -> str:
+    """Of which configuration a metric is no finite number, the first of them; empty if there is none."""
+    for one in asked:
+        if lacking := one.without(name):
+            return f"{name} of {one.name} has no finite value in {lacking} of {one.candidate.n_seeds} seeds"
+    return ""
 
 
 def _table(configurations: Sequence[Resampled], name: str) -> Floats:
@@ -228,7 +307,7 @@ def _ranks(values: Floats) -> Floats:
 
 
 def _unknown(name: str, configurations: Sequence[Resampled]) -> str:
-    if not configurations:
+    if not any(one.candidate.run_ids for one in configurations):
         return "no trial has finished"
     known = known_names(one.candidate for one in configurations)
     close = difflib.get_close_matches(name, known, n=1)

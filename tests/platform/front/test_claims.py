@@ -306,3 +306,70 @@ def test_ranks_of_many_configurations_take_no_matrix() -> None:
     assert (_ranks(values) == own).all(), "equal values share their mean rank"
     many = np.random.default_rng(1).random(200_000)
     assert sorted(_ranks(many)) == [place + 0.5 for place in range(len(many))]
+
+
+def ended(record: SweepRecord, *ends: tuple[str, Status]) -> SweepRecord:
+    """The same with trials, by how their names begin, that ended in another way."""
+
+    def status(name: str) -> Status:
+        return next((status for begin, status in ends if name.startswith(begin)), Status.FINISHED)
+
+    return replace(record, trials=tuple(replace(own, status=status(own.run_id)) for own in record.trials))
+
+
+@pytest.mark.parametrize(
+    "measure",
+    [
+        "mean test_recall where architecture == window",
+        "slope test_recall over state_bytes where architecture == window",
+        "correlation test_recall over state_bytes",
+    ],
+)
+def test_what_has_not_finished_leaves_a_mean_undecided(measure: str) -> None:
+    """Those that finished may be the better ones; a choice of the best is of those that finished by design."""
+    record = ended(
+        sweep({"m": measure}, "m > 0", ROWS[:4] + [("window", 9, (0.1,) * 3)]), ("window-9", Status.PRUNED)
+    )
+    (judged,) = judge(record)
+    of = "3 configurations" if "window" in measure else "5 configurations"
+    assert judged.verdict is ClaimVerdict.UNDECIDED and judged.value is not None
+    assert judged.reason == f"m: 1 of {of} that it may select has not finished (3 pruned)"
+    (best,) = judge(ended(sweep(BASED, "based >= 0.85"), ("based-1000", Status.DOMINATED)))
+    assert best.verdict is ClaimVerdict.SUPPORTED
+    elsewhere = sweep({"m": "mean test_recall where architecture == based"}, "m > 0.5")
+    (judged,) = judge(ended(elsewhere, ("window", Status.DIVERGED)))
+    assert judged.verdict is ClaimVerdict.SUPPORTED, "it rests on none of those"
+    (judged,) = judge(ended(elsewhere, ("based-1000", Status.INVALID)))
+    assert judged.verdict is ClaimVerdict.SUPPORTED, "an impossible configuration is none"
+
+
+def test_seeds_that_have_not_finished_leave_a_mean_undecided() -> None:
+    rows: list[Row] = [("based", 1, (0.99, 0.99, 0.99, 0.1, 0.1))]
+    record = sweep({"m": "mean test_recall where state_bytes == 1"}, "m >= 0", rows)
+    gone = ended(record, ("based-1-3", Status.DIVERGED), ("based-1-4", Status.OUT_OF_MEMORY))
+    (judged,) = judge(gone)
+    told = "m: 1 of 1 configurations that it may select has not finished (1 diverged, 1 out of memory)"
+    assert (judged.verdict, judged.reason) == (ClaimVerdict.UNDECIDED, told)
+    # a failed attempt at a trial that has finished since is none of them
+    again = [replace(own, status=Status.FINISHED) for own in gone.trials[3:]]
+    (judged,) = judge(replace(gone, trials=(*gone.trials, *again)))
+    assert judged.verdict is ClaimVerdict.SUPPORTED and judged.seeds == 5
+
+
+def test_a_metric_that_is_not_finite_leaves_a_mean_undecided() -> None:
+    record = sweep({"m": "mean spin where architecture == based"}, "m <= 5")
+
+    def spinning(record: SweepRecord, **values: float) -> SweepRecord:
+        trials = [
+            replace(own, metrics=own.metrics | {"spin": values.get(own.run_id.replace("-", "_"), 1.0)})
+            for own in record.trials
+        ]
+        return replace(record, trials=tuple(trials))
+
+    (judged,) = judge(spinning(record, based_4000_1=float("inf")))
+    told = "m: spin of based · width 4000 has no finite value in 1 of 3 seeds"
+    assert (judged.verdict, judged.reason, judged.value) == (ClaimVerdict.UNDECIDED, told, 1.0)
+    nan = {f"based_{state}_{seed}": float("nan") for state in (1000, 4000) for seed in range(3)}
+    (judged,) = judge(spinning(record, **nan))
+    told = "m: spin of based · width 1000 has no finite value in 3 of 3 seeds"
+    assert (judged.verdict, judged.reason) == (ClaimVerdict.NOT_TESTED, told)
