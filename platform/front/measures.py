@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 
 from recallfront.platform.front.candidates import Candidate, gather
 from recallfront.platform.front.conditions import known_names, read
-from recallfront.platform.metrics import SPREAD, metric, name_for_condition, named_in_condition
+from recallfront.platform.metrics import metric, name_for_condition, named_in_condition, spread_of
 from recallfront.platform.results.labels import label
 from recallfront.platform.results.records import TrialRecord
 from recallfront.platform.results.status import Status
 from recallfront.sweeps.base import digest
-from recallfront.sweeps.claims import CHOOSING, Measure
-from recallfront.sweeps.conditions import OPERATORS, Clause, Reference
+from recallfront.sweeps.claims import CHOOSING, OF_A_FRONT, Measure
+from recallfront.sweeps.conditions import OPERATORS, Clause, Reference, is_number
 from recallfront.sweeps.objectives import Objective
 
 Floats = NDArray[np.float64]
@@ -88,7 +88,7 @@ class Resampled:
         join = metric(name).join  # of whose kinds none minds the order
         first, kind = self._of_kinds
         values = np.array([join(row) for row in own[self._seeds[first]].tolist()])[kind]
-        spreads = [trial.metrics.get(name + SPREAD, 0.0) for trial in self._trials]
+        spreads = [spread_of(trial.metrics, name) for trial in self._trials]
         if any(spreads):
             noise = np.random.default_rng([self._random, int(digest(name)[:8], 16)]).standard_normal(DRAWS)
             values[1:] += noise * max(spreads) / _P20_P80
@@ -119,7 +119,7 @@ class Resampled:
         if isinstance(bound, Reference):
             bound = found[bound.measure].of_the_chosen(bound.metric)
             own = self.figure(clause.name) if own is None else own
-        elif own is None or isinstance(bound, bool | str) or bound is None:
+        elif own is None or not is_number(bound):
             return np.full(1 + DRAWS, clause.accepts(read(self.candidate, clause.name)))
         if own is None:
             return np.zeros(1 + DRAWS, dtype=np.bool_)
@@ -174,10 +174,13 @@ def read_measure(
         if not any(one.figure(name) is not None for one in configurations):
             why = _not_finite(name, configurations) or _unknown(name, configurations)
             return replace(nothing, missing=why)
-    known = known_names(one.candidate for one in configurations)
+    known = _names(configurations)
     for clause in measure.clauses:
         if clause.name not in known:
             return replace(nothing, missing=_unknown(clause.name, configurations))
+        bound = clause.bound.metric if isinstance(clause.bound, Reference) else None
+        if bound is not None and not any(one.figure(bound) is not None for one in configurations):
+            return replace(nothing, missing=_unknown(bound, configurations))
     having = [one for one in configurations if all(one.figure(name) is not None for name in names)]
     asked = _asked(measure, names, configurations, found)
     masks = {one: one.selected(measure.clauses, found) for one in having}
@@ -306,9 +309,16 @@ def _ranks(values: Floats) -> Floats:
     return result
 
 
+def _names(configurations: Sequence[Resampled]) -> list[str]:
+    """All that a measure may name: what a condition may, but for what only a front tells."""
+    return [name for name in known_names(one.candidate for one in configurations) if name != OF_A_FRONT]
+
+
 def _unknown(name: str, configurations: Sequence[Resampled]) -> str:
     if not any(one.candidate.run_ids for one in configurations):
         return "no trial has finished"
-    known = known_names(one.candidate for one in configurations)
+    known = _names(configurations)
+    if name in known:
+        return f"{name} is no number"
     close = difflib.get_close_matches(name, known, n=1)
     return f"no finished trial has {name!r}" + (f"; did you mean {close[0]}?" if close else "")

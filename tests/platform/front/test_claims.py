@@ -116,6 +116,8 @@ def test_trials_that_are_still_to_run_leave_it_undecided() -> None:
             "best test_recall where architectur != based",
             "m: no finished trial has 'architectur'; did you mean architecture?",
         ),
+        ("mean test_recall where contribution >= 0", "m: no finished trial has 'contribution'"),
+        ("mean architecture", "m: architecture is no number"),
         ("slope recall over state_bytes where architecture == hawk", "m: only 1 finished configuration with"),
     ],
 )
@@ -373,3 +375,31 @@ def test_a_metric_that_is_not_finite_leaves_a_mean_undecided() -> None:
     (judged,) = judge(spinning(record, **nan))
     told = "m: spin of based · width 1000 has no finite value in 3 of 3 seeds"
     assert (judged.verdict, judged.reason) == (ClaimVerdict.NOT_TESTED, told)
+
+
+def test_a_figure_of_a_rate_varies_as_the_rate_does() -> None:
+    """A share of the roofline and a latency are measured with the rate that they belong to, and have its spread."""
+    record = sweep({"share": "mean decode_roofline_share_at_512"}, "share >= 0.5", seeds=1)
+    rates = {
+        "decode_tokens_per_second_at_512": 100.0,
+        "decode_tokens_per_second_at_512_spread": 2.0,
+        "decode_roofline_share_at_512": 0.5,
+    }
+    (judged,) = judge(replace(record, trials=(trial(ROWS[0], 0, **rates),), tags={}))
+    assert judged.verdict is ClaimVerdict.UNDECIDED and judged.interval is not None
+    half = (judged.interval[1] - judged.interval[0]) / 2
+    assert half == pytest.approx(1.96 * 0.01 / 0.8416, rel=4 / DRAWS**0.5)
+
+
+def test_in_selects_any_of_several() -> None:
+    judged = verdict({"m": "lowest test_recall where architecture in (based, window)"}, "m < 0.5")
+    assert judged.value == pytest.approx(0.31) and judged.verdict is ClaimVerdict.SUPPORTED
+    several = verdict(
+        {"m": "highest test_recall where width in (1000, 9000) and architecture in (based)"}, "m < 1"
+    )
+    assert several.configurations == ("based · width 1000",)
+
+
+def test_a_formula_that_is_not_finite_says_so() -> None:
+    judged = verdict(BASED, "based * 1e400 > 0")
+    assert (judged.verdict, judged.reason) == (ClaimVerdict.NOT_TESTED, "the formula's value is not finite")
