@@ -284,11 +284,8 @@ def test_the_best_has_what_it_is_the_best_in() -> None:
     record = sweep(
         {"m": "best test_recall"}, "m >= 0.5", [("based", 1, (0.9,) * 3), ("based", 2, (0.1,) * 3)]
     )
-    latency = {"metric": "time_to_first_token_p50_ms", "direction": "min", "reference": 100.0}
-    trials = [
-        replace(own, metrics=own.metrics | {latency["metric"]: 5.0})  # type: ignore[dict-item]
-        for own in record.trials[:3]
-    ]
+    latency: dict[str, Any] = {"metric": "time_to_first_token_p50_ms", "direction": "min", "reference": 100.0}
+    trials = [replace(own, metrics=own.metrics | {latency["metric"]: 5.0}) for own in record.trials[:3]]
     spec = record.spec | {"objectives": [latency]}
     (judged,) = judge(replace(record, spec=spec, trials=(*trials, *record.trials[3:])))
     assert judged.configurations == ("based · width 1",) and judged.verdict is ClaimVerdict.SUPPORTED
