@@ -93,7 +93,9 @@ A configuration's metrics are those of its seeds taken together. The verdict is 
 both ends of the 95 % interval of its number, `contradicted` if at neither, else `undecided`, as it is with fewer than
 `seeds` seeds or trials still to run; `not tested` if no configuration is selected. `best`, `highest` and `lowest`
 choose among the configurations that have finished. `mean`, `slope` and `correlation` are of all that the condition may
-select: if one of these was stopped early, failed, or has no finite value in a seed, the claim is `undecided`. The interval is a bias-corrected
+select: if one of these was stopped early, failed, or has no finite value in a seed, the claim is `undecided`.
+
+The interval is a bias-corrected
 bootstrap over seeds, and the number lies in it. With three seeds it is narrower than its name says: more seeds make a
 verdict surer. A claim that asks for one seed (`seeds: 1`), such as one about a pretrained model that is not trained, is
 judged by its number alone, which is shown with `(one seed)` and without an interval, unless it is a throughput, or a
