@@ -141,14 +141,27 @@ _RATES: Final = {
 } | {name: name for name in THROUGHPUTS}
 
 
+def rate_of(name: str) -> str | None:
+    """The throughput whose precision a figure has: a latency is as precise as the rate it belongs to; else None."""
+    task, dot, own = name.rpartition(".")
+    own, context = split_context(own)
+    rate = _RATES.get(own)
+    if rate is None:
+        return None
+    return f"{task}{dot}{rate if context is None else at_context(rate, context)}"
+
+
 def rates_of(objectives: Iterable[Objective]) -> tuple[str, ...]:
-    """The throughputs whose precision the objectives depend on: a latency is as precise as the rate it belongs to."""
-    found = []
-    for objective in objectives:
-        name, context = split_context(objective.metric)
-        if (rate := _RATES.get(name)) is not None:
-            found.append(rate if context is None else at_context(rate, context))
-    return tuple(dict.fromkeys(found))
+    """The throughputs whose precision the objectives depend on."""
+    return tuple(dict.fromkeys(filter(None, (rate_of(objective.metric) for objective in objectives))))
+
+
+def spread_of(metrics: Mapping[str, float], name: str) -> float:
+    """The spread that a measurement has, its own or as a part of it that of its rate; 0 of a figure that has none."""
+    if name + SPREAD in metrics or (rate := rate_of(name)) is None:
+        return metrics.get(name + SPREAD, 0.0)
+    relative = metrics.get(rate + SPREAD, 0.0) / max(abs(metrics.get(rate, 0.0)), 1e-12)
+    return relative * abs(metrics.get(name, 0.0))
 
 
 def rate_spread(metrics: Mapping[str, float], name: str) -> float:
@@ -188,6 +201,11 @@ def metric(name: str) -> Metric:
             part = _words(found[1])
             return replace(family, name=name, title=family.title.format(part), axis=family.axis.format(part))
     return Metric(name, _words(name))
+
+
+def is_known(name: str) -> bool:
+    """Whether a metric has a line of `METRICS` or is of a family that has."""
+    return any(re.fullmatch(re.escape(known.name).replace(r"\*", ".+"), name) for known in METRICS)
 
 
 def title_of(name: str) -> str:

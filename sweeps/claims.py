@@ -26,6 +26,7 @@ from recallfront.sweeps.conditions import OPERATORS, Clause, Reference, parse_cl
 
 CHOOSING: Final = ("best", "highest", "lowest")  # statistics that are a metric of one configuration
 STATISTICS: Final = (*CHOOSING, "mean", "slope", "correlation")
+OF_A_FRONT: Final = "contribution"  # what `pick` knows and a claim does not
 _OVER: Final = ("slope", "correlation")  # statistics of two figures
 _MOST: Final = 500  # characters of a measure or a condition
 _MOST_TERMS: Final = 60  # of a formula
@@ -33,7 +34,9 @@ _NAME: Final = r"[a-z][a-z0-9_]*"
 _MEASURE = re.compile(
     r"(?P<statistic>\w+)\s+(?P<metric>[\w.+]+)(?:\s+over\s+(?P<over>log2\([\w.+]+\)|[\w.+]+))?(?:\s+where\s+(?P<where>.+))?"
 )
-_COMPARISON = re.compile(r"(?P<left>[^<>=!]+?)\s*(?P<op>>=|<=|>|<)\s*(?P<right>[-+]?[\d.]+(?:[eE][-+]?\d+)?)")
+_COMPARISON = re.compile(
+    r"(?P<left>[^<>=!]+?)\s*(?P<op>>=|<=|>|<)\s*(?P<right>[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)"
+)
 _TOKEN = re.compile(rf"\s*(?P<token>\d+\.?\d*(?:[eE][-+]?\d+)?|{_NAME}|[-+*/(),])")
 
 
@@ -51,6 +54,22 @@ class Measure:
     def refers_to(self) -> set[str]:
         """The measures whose configuration bounds its selection."""
         return {clause.bound.measure for clause in self.clauses if isinstance(clause.bound, Reference)}
+
+    def impossible(self, words: Mapping[str, Collection[str]]) -> str:
+        """Why it can never be what was meant, given all that settings that are words can be; empty if it can."""
+        bounds = [clause.bound.metric for clause in self.clauses if isinstance(clause.bound, Reference)]
+        figures = [name for name in (self.metric, self.over, *bounds) if name is not None]
+        if OF_A_FRONT in (*figures, *(clause.name for clause in self.clauses)):
+            return f"{OF_A_FRONT} is told of the members of a front, and a claim has none"
+        for name in figures:
+            if name in words:
+                return f"{name} is a word, and a measure and its bounds are numbers"
+        for clause in self.clauses:
+            known = words.get(clause.name, ())
+            for bound in clause.bounds:
+                if known and isinstance(bound, str) and bound not in known:
+                    return f"{clause.name} {bound} is not in the space, which has {', '.join(known)}"
+        return ""
 
     @property
     def selection(self) -> str:
@@ -126,6 +145,16 @@ class Claim(Frozen):
             return {name: found[name] for name in TopologicalSorter(needs).static_order()}
         except CycleError as error:
             raise ValueError(f"measures: {' and '.join(error.args[1][1:])} refer to each other") from None
+
+    def check_words(self, words: Mapping[str, Collection[str]]) -> None:
+        """Raise ValueError if a measure names what no claim can tell, or compares a word with what it cannot be.
+
+        Args:
+            words: settings of the sweep's space that are words, with all that each can be.
+        """
+        for name, measure in self.parsed.items():
+            if wrong := measure.impossible(words):
+                raise ValueError(f"claims.{self.id}.measures.{name}: {wrong}")
 
     @cached_property
     def comparison(self) -> Threshold:

@@ -1,11 +1,11 @@
-"""Conditions such as `recall >= 0.9 and architecture == based`: parsed, never run as code."""
+"""Conditions such as `recall >= 0.9 and architecture in (based, gla)`: parsed, never run as code."""
 
 import math
 import operator
 import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import Any, TypeGuard
+from typing import Any, Final, TypeGuard
 
 from recallfront.sweeps.space import Scalar
 
@@ -17,10 +17,12 @@ OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
     ">": operator.gt,
     "<": operator.lt,
 }
+IN: Final = "in"  # the operator that is a word
 WORDS: dict[str, Scalar] = {"none": None, "null": None, "true": True, "false": False}
 _TOKEN = re.compile(
     r"""\s*(?:(?P<op>[<>=!]+)|(?P<quoted>'[^']*'|"[^"]*")|(?P<word>[^\s<>=!'"]+)|(?P<stray>\S))"""
 )
+_ONE = r"""['"](?P<quoted>[^'"]+)['"]|(?P<word>[^\s<>=!'"()]+)"""
 
 
 @dataclass(frozen=True)
@@ -40,15 +42,23 @@ class Clause:
 
     name: str
     op: str
-    bound: Scalar | Reference
+    bound: Scalar | Reference | tuple[Scalar, ...]  # several of `in`
 
     def __str__(self) -> str:
-        return f"{self.name} {self.op} {'none' if self.bound is None else self.bound}"
+        values = ", ".join("none" if value is None else str(value) for value in self.bounds)
+        return f"{self.name} {self.op} " + (f"({values})" if self.op == IN else values)
+
+    @property
+    def bounds(self) -> tuple[Scalar | Reference, ...]:
+        """What it is compared with: one value, or those of `in`."""
+        return self.bound if isinstance(self.bound, tuple) else (self.bound,)
 
     def accepts(self, value: Scalar) -> bool:
         """Whether a value meets it; None, of a knob that an architecture lacks, is unequal to everything."""
         if isinstance(self.bound, Reference):
             raise TypeError(f"{self}: a measure's metric is no value")
+        if isinstance(self.bound, tuple):
+            return any(_same(value, bound) for bound in self.bound)
         if self.op in ("==", "!="):
             return _same(value, self.bound) == (self.op == "==")
         if not (is_number(value) and is_number(self.bound)):
@@ -57,7 +67,7 @@ class Clause:
 
 
 def parse_clauses(text: str, measures: Collection[str] = ()) -> list[Clause]:
-    """Read clauses `name op value` joined by `and`.
+    """Read clauses `name op value` and `name in (value, value)`, joined by `and`.
 
     Args:
         measures: names that a bound may refer to, as `state_bytes <= based.state_bytes` does to `based`.
@@ -97,13 +107,16 @@ def _split(text: str) -> list[list[re.Match[str]]]:
 
 def _parse(tokens: list[re.Match[str]], text: str, measures: Collection[str]) -> Clause:
     kinds = [token.lastgroup for token in tokens]
+    if kinds[:2] == ["word", "word"] and tokens[1]["word"].lower() == IN:
+        return Clause(tokens[0]["word"], IN, _several(text[tokens[1].end() : tokens[-1].end()], text))
     if len(kinds) != 3 or kinds[0] != "word" or kinds[1] != "op" or kinds[2] not in ("word", "quoted"):
         raise ValueError(
-            f"condition {text!r}: write `name op value`, such as 'recall >= 0.9', joined by `and`"
+            f"condition {text!r}: write `name op value`, such as 'recall >= 0.9', or `name in (value, value)`, joined "
+            "by `and`"
         )
     name, op, raw = tokens[0]["word"], tokens[1]["op"], tokens[2][0].strip()
     if op not in OPERATORS:
-        raise ValueError(f"condition {text!r}: {op!r} is not one of {' '.join(OPERATORS)}")
+        raise ValueError(f"condition {text!r}: {op!r} is not one of {' '.join(OPERATORS)} {IN}")
     measure, dot, metric = raw.partition(".")
     if dot and measure in measures and kinds[2] == "word":
         return Clause(name, op, Reference(measure, metric))
@@ -111,6 +124,16 @@ def _parse(tokens: list[re.Match[str]], text: str, measures: Collection[str]) ->
     if op not in ("==", "!=") and not is_number(bound):
         raise ValueError(f"condition {text!r}: {op} needs a number after it, got {raw!r}")
     return Clause(name, op, bound)
+
+
+def _several(listed: str, text: str) -> tuple[Scalar, ...]:
+    """The values of `(value, value)`, each a word or quoted."""
+    inner = re.fullmatch(r"\s*\((.+)\)\s*", listed)
+    found = [re.fullmatch(_ONE, own.strip()) for own in (inner[1] if inner else "").split(",")]
+    values = [match["quoted"] or _value(match["word"]) for match in found if match]
+    if len(values) < len(found):
+        raise ValueError(f"condition {text!r}: in needs values in brackets after it, such as (based, gla)")
+    return tuple(values)
 
 
 def _value(word: str) -> Scalar:

@@ -73,10 +73,10 @@ claims:
     condition: based - window >= 0.05
 ```
 
-A measure is `STATISTIC METRIC where CONDITION`. The condition is that of `pick --where`: clauses joined by `and`, in
-which `recall` is validation recall and `test_recall` that of the test split; a bound may also be a metric of the
-configuration that another measure chose, such as `based.state_bytes`. Without `where`, all configurations count. The
-statistic is
+A measure is `STATISTIC METRIC where CONDITION`. The condition is that of `pick --where`: clauses joined by `and`, such
+as `state_bytes <= 4096` or `architecture in (based, gla)`, in which `recall` is validation recall and `test_recall`
+that of the test split; a bound may also be a metric of the configuration that another measure chose, such as
+`based.state_bytes`. Without `where`, all configurations count. The statistic is
 
 - `best`: the metric of the configuration that is best in the sweep's first objective, on the validation split;
 - `highest` or `lowest`: the metric's own extreme;
@@ -91,11 +91,15 @@ finished it; `best` is no statistic there, as each sweep has an objective of its
 
 A configuration's metrics are those of its seeds taken together. The verdict is `supported` if the condition holds at
 both ends of the 95 % interval of its number, `contradicted` if at neither, else `undecided`, as it is with fewer than
-`seeds` seeds or trials still to run; `not tested` if no configuration is selected. The interval is a bias-corrected
+`seeds` seeds or trials still to run; `not tested` if no configuration is selected. `best`, `highest` and `lowest`
+choose among the configurations that have finished. `mean`, `slope` and `correlation` are of all that the condition may
+select: if one of these was stopped early, failed, or has no finite value in a seed, the claim is `undecided`.
+
+The interval is a bias-corrected
 bootstrap over seeds, and the number lies in it. With three seeds it is narrower than its name says: more seeds make a
 verdict surer. A claim that asks for one seed (`seeds: 1`), such as one about a pretrained model that is not trained, is
-judged by its number alone, which is shown with `(one seed)` and without an interval, unless it is a throughput: that
-has the interval of its repeats.
+judged by its number alone, which is shown with `(one seed)` and without an interval, unless it is a throughput, or a
+latency or share of the roofline, which belong to one: these have the interval of its repeats.
 """
 
 

@@ -115,6 +115,10 @@ class SpaceBlock(Frozen):
         assert found is not None
         return found
 
+    def has(self, knob: str) -> bool:
+        """Whether the block sets a knob, or its architecture has it in any case."""
+        return knob in self.domains or knob in self.config.model_fields
+
     def settings(self, shared: Knobs, knobs: Knobs) -> dict[str, Any]:
         """What the settings that all blocks share and the block's knobs give a model's configuration."""
         found = {"architecture": self.architecture} | shared | knobs

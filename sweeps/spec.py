@@ -205,15 +205,8 @@ class SweepSpec(Frozen):
         ids = [claim.id for claim in self.claims]
         if len(set(ids)) < len(ids):
             raise ValueError(f"claims={ids}: each id may appear only once")
-        known = list(dict.fromkeys(block.architecture for block in self.blocks))
         for claim in self.claims:
-            for name, measure in claim.parsed.items():
-                for clause in measure.clauses:
-                    if clause.name == "architecture" and clause.op == "==" and clause.bound not in known:
-                        raise ValueError(
-                            f"claims.{claim.id}.measures.{name}: architecture {clause.bound} is not in the space, "
-                            f"which has {', '.join(known)}"
-                        )
+            claim.check_words(self._words)
 
     def _check_rungs(self, block: SpaceBlock) -> None:
         """Trials are judged at evaluations: without one between the first rung and the end, none is ever stopped."""
@@ -231,6 +224,18 @@ class SweepSpec(Frozen):
     @cached_property
     def blocks(self) -> tuple[SpaceBlock, ...]:
         return read_blocks(self.space)
+
+    @cached_property
+    def _words(self) -> dict[str, list[str]]:
+        """The architecture, and knobs that every block that has them lists, with the words that each can be."""
+        found = {"architecture": list(dict.fromkeys(block.architecture for block in self.blocks))}
+        for name in dict.fromkeys(name for block in self.blocks for name in block.domains):
+            own = [block.domains.get(name) for block in self.blocks if block.has(name)]
+            listed = [value for domain in own if isinstance(domain, tuple) for value in domain]
+            words = [value for value in listed if isinstance(value, str)]
+            if words and None not in own:
+                found[name] = list(dict.fromkeys(words))
+        return found
 
     @cached_property
     def key(self) -> str:

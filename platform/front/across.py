@@ -6,7 +6,7 @@ from dataclasses import replace
 from statistics import fmean
 from typing import Any
 
-from recallfront.platform.front.candidates import by_configuration
+from recallfront.platform.front.candidates import by_configuration, possible
 from recallfront.platform.results.labels import architecture_of, varying_knobs
 from recallfront.platform.results.records import SweepRecord, TrialRecord
 from recallfront.platform.results.status import Status
@@ -30,6 +30,19 @@ def across_tasks(
     shared = set.intersection(*(set(own) for _, own in found))
     joined = [_joined(key, [(task, own[key]) for task, own in found]) for key in found[0][1] if key in shared]
     return list(by_configuration([_with_means(trial, means) for trial in joined]).values())
+
+
+def with_unfinished(
+    joined: Iterable[list[TrialRecord]], sweeps: Sequence[tuple[str, SweepRecord]]
+) -> list[list[TrialRecord]]:
+    """The configurations of `across_tasks`, and others, each with the trials of it that some sweep has not finished."""
+    names = {name for _, record in sweeps for name in varying_knobs(record.trials)}
+    found = {_identity(trials[0], names): [*trials] for trials in joined}
+    for _, record in sweeps:
+        for trial in possible(record):
+            if trial.status.lacks_result:
+                found.setdefault(_identity(trial, names), []).append(trial)
+    return list(found.values())
 
 
 def _finished(record: SweepRecord, names: Iterable[str]) -> dict[tuple[str, Any], TrialRecord]:

@@ -23,7 +23,8 @@ from recallfront.platform.metrics import (
 )
 from recallfront.platform.pareto import FloatArray
 from recallfront.platform.results.labels import architecture_of, label
-from recallfront.platform.results.records import TrialRecord
+from recallfront.platform.results.records import SweepRecord, TrialRecord
+from recallfront.platform.results.status import Status
 from recallfront.sweeps.objectives import Objective
 from recallfront.sweeps.space import Scalar
 from recallfront.sweeps.trial import MeasurementConfig
@@ -108,6 +109,20 @@ def by_configuration(trials: Iterable[TrialRecord]) -> dict[str, list[TrialRecor
     for trial in trials:
         groups.setdefault(trial.configuration, {})[trial.config.get("seed")] = trial
     return {key: list(seeds.values()) for key, seeds in groups.items()}
+
+
+def possible(record: SweepRecord) -> list[TrialRecord]:
+    """A sweep's trials without those of impossible configurations, and without failed attempts at finished ones."""
+    done = {_place(trial) for trial in record.with_status(Status.FINISHED)}
+    return [
+        trial
+        for trial in record.trials
+        if trial.status is Status.FINISHED or (trial.status.lacks_result and _place(trial) not in done)
+    ]
+
+
+def _place(trial: TrialRecord) -> tuple[str, Any]:
+    return trial.configuration, trial.config.get("seed")
 
 
 def doubts_of(trials: Sequence[TrialRecord], objectives: Sequence[Objective], seeds: int) -> tuple[str, ...]:

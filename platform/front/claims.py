@@ -18,8 +18,8 @@ from pydantic import ValidationError
 
 from recallfront.models.configs.explain import explain
 from recallfront.platform.errors import UsageError
-from recallfront.platform.front.across import across_tasks
-from recallfront.platform.front.candidates import by_configuration, read_objectives
+from recallfront.platform.front.across import across_tasks, with_unfinished
+from recallfront.platform.front.candidates import by_configuration, possible, read_objectives
 from recallfront.platform.front.measures import Floats, Reading, Resampled, read_measure
 from recallfront.platform.results.labels import varying_knobs
 from recallfront.platform.results.records import SweepRecord, count, ended, planned
@@ -91,9 +91,8 @@ def judge(record: SweepRecord) -> tuple[Judgement, ...]:
         return ()
     record = record.current()
     objective = read_objectives(record.spec)[0]
-    groups = by_configuration(record.with_status(Status.FINISHED)).values()
     varying = varying_knobs(record.trials)
-    resampled = [Resampled(trials, varying) for trials in groups]
+    resampled = [Resampled(trials, varying) for trials in by_configuration(possible(record)).values()]
     pending = _pending(record)
     return tuple(_judge(claim, resampled, objective, pending) for claim in asked)
 
@@ -102,8 +101,8 @@ def judge_suite(suite: Suite, sweeps: Sequence[tuple[str, SweepRecord]]) -> tupl
     """The verdict on each claim of a suite, from the sweeps of its tasks; each stands with its task's name."""
     if not suite.claims:
         return ()
-    joined = across_tasks(sweeps, suite.means)
-    varying = varying_knobs(trial for trials in joined for trial in trials)
+    joined = with_unfinished(across_tasks(sweeps, suite.means), sweeps)
+    varying = varying_knobs(trial for trials in joined for trial in trials if trial.status is Status.FINISHED)
     resampled = [Resampled(trials, varying) for trials in joined]
     waiting = [f"sweep {record.name}: {why}" for _, record in sweeps if (why := _pending(record))]
     if len(sweeps) < len(suite.parts):
@@ -140,7 +139,7 @@ def _judge(
     rests = list(dict.fromkeys(one for own in found.values() for one in own.rests))
     judgement = Judgement(claim, ClaimVerdict.UNDECIDED, configurations=tuple(one.name for one in rests))
     if not math.isfinite(values[0]):
-        return replace(judgement, verdict=ClaimVerdict.NOT_TESTED, reason="the formula divides by zero")
+        return replace(judgement, verdict=ClaimVerdict.NOT_TESTED, reason="the formula's value is not finite")
     few = min(rests, key=lambda one: one.candidate.n_seeds)
     seeds = few.candidate.n_seeds
     judgement = replace(judgement, value=float(values[0]), seeds=seeds)
@@ -154,8 +153,9 @@ def _judge(
     low, high = _interval(float(values[0]), finite[1:])
     if seeds > 1 or low < high:  # every draw of one seed is itself; a measured rate has its own spread
         judgement = replace(judgement, interval=(low, high))
-    if pending:
-        return replace(judgement, reason=pending)
+    doubts = [f"{name}: {own.doubt}" for name, own in found.items() if own.doubt]
+    if pending or doubts:
+        return replace(judgement, reason=pending or doubts[0])
     ends = {claim.comparison.holds(end) for end in (low, high)}  # the number lies between them
     if len(ends) > 1:
         return replace(judgement, reason=f"the interval contains {_short(claim.comparison.threshold)}")

@@ -6,9 +6,12 @@ A figure that was measured once, such as a throughput, varies by its own spread.
 """
 
 import difflib
-from collections.abc import Mapping, Sequence
+import math
+import operator
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import reduce
+from functools import cached_property, reduce
 from typing import Any, Final
 
 import numpy as np
@@ -16,12 +19,13 @@ from numpy.typing import NDArray
 
 from recallfront.platform.front.candidates import Candidate, gather
 from recallfront.platform.front.conditions import known_names, read
-from recallfront.platform.metrics import SPREAD, metric, named_in_condition
+from recallfront.platform.metrics import metric, name_for_condition, named_in_condition, spread_of
 from recallfront.platform.results.labels import label
 from recallfront.platform.results.records import TrialRecord
+from recallfront.platform.results.status import Status
 from recallfront.sweeps.base import digest
-from recallfront.sweeps.claims import CHOOSING, Measure
-from recallfront.sweeps.conditions import OPERATORS, Clause, Reference
+from recallfront.sweeps.claims import CHOOSING, OF_A_FRONT, Measure
+from recallfront.sweeps.conditions import OPERATORS, Clause, Reference, is_number
 from recallfront.sweeps.objectives import Objective
 
 Floats = NDArray[np.float64]
@@ -35,21 +39,41 @@ _LEAST: Final = {"slope": 2, "correlation": 3}  # configurations
 
 
 class Resampled:
-    """A configuration with its metrics as measured (row 0) and as they would be in each draw of its seeds."""
+    """A configuration with its metrics as measured (row 0) and as they would be in each draw of its finished seeds.
+
+    One of which no trial has finished has its knobs alone.
+    """
 
     def __init__(self, trials: Sequence[TrialRecord], varying: Sequence[str]) -> None:
-        trials = sorted(trials, key=lambda trial: str(trial.config.get("seed")))
         knobs = trials[0].knobs
-        self.candidate: Candidate = gather(trials, knobs)
+        finished = [trial for trial in trials if trial.status is Status.FINISHED]
+        self.unfinished = Counter(trial.status for trial in trials if trial.status.lacks_result)
+        self._trials = sorted(finished, key=lambda trial: str(trial.config.get("seed")))
+        self.candidate: Candidate = (
+            gather(self._trials, knobs)
+            if finished
+            else replace(gather(trials, knobs), metrics={}, run_ids=())
+        )
         self.name = label(self.candidate.architecture, {k: v for k, v in knobs.items() if k in varying})
-        self._trials = trials
         # a draw depends on the configuration alone: other trials that finish change nothing of it
         self._random = int(digest(trials[0].configuration)[:16], 16)
-        seeds = len(trials)
-        drawn = np.random.default_rng(self._random).integers(0, seeds, (DRAWS, seeds))
-        self._seeds = np.vstack([np.arange(seeds), drawn])
-        self._first, self._kind = _kinds(self._seeds)
         self._known: dict[str, Floats | None] = {}
+
+    @cached_property
+    def _seeds(self) -> NDArray[np.int64]:
+        seeds = len(self._trials)
+        drawn = np.random.default_rng(self._random).integers(0, seeds, (DRAWS, seeds))
+        return np.vstack([np.arange(seeds), drawn])
+
+    @cached_property
+    def _of_kinds(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        return _kinds(self._seeds)
+
+    def without(self, name: str) -> int:
+        """How many of its finished seeds lack a metric that others of them have, or have it as no finite number."""
+        own = [trial.metrics.get(named_in_condition(name)) for trial in self._trials]
+        lacking = sum(value is None or not math.isfinite(value) for value in own)
+        return lacking if any(value is not None for value in own) else 0
 
     def metric(self, name: str) -> Floats | None:
         """(1 + DRAWS,) values of a metric as conditions call it; None if not all seeds have it."""
@@ -62,8 +86,9 @@ class Resampled:
             return None
         own = np.array([trial.metrics[name] for trial in self._trials])
         join = metric(name).join  # of whose kinds none minds the order
-        values = np.array([join(row) for row in own[self._seeds[self._first]].tolist()])[self._kind]
-        spreads = [trial.metrics.get(name + SPREAD, 0.0) for trial in self._trials]
+        first, kind = self._of_kinds
+        values = np.array([join(row) for row in own[self._seeds[first]].tolist()])[kind]
+        spreads = [spread_of(trial.metrics, name) for trial in self._trials]
         if any(spreads):
             noise = np.random.default_rng([self._random, int(digest(name)[:8], 16)]).standard_normal(DRAWS)
             values[1:] += noise * max(spreads) / _P20_P80
@@ -81,17 +106,24 @@ class Resampled:
         meets = [self._meets(clause, found) for clause in clauses]
         return reduce(np.logical_and, meets, np.ones(1 + DRAWS, dtype=np.bool_))
 
+    def may_be_selected(
+        self, clauses: Sequence[Clause], found: Mapping[str, "Reading"], measured: Collection[str]
+    ) -> bool:
+        """Whether it meets, in some draw, all clauses but those on metrics, of `measured`, that it lacks."""
+        known = [c for c in clauses if c.name not in measured or self.metric(c.name) is not None]
+        return bool(self.selected(known, found).any())
+
     def _meets(self, clause: Clause, found: Mapping[str, "Reading"]) -> Truths:
         bound: Any = clause.bound
         own = self.metric(clause.name)
         if isinstance(bound, Reference):
             bound = found[bound.measure].of_the_chosen(bound.metric)
             own = self.figure(clause.name) if own is None else own
-        elif own is None or isinstance(bound, bool | str) or bound is None:
+        elif own is None or not is_number(bound):
             return np.full(1 + DRAWS, clause.accepts(read(self.candidate, clause.name)))
         if own is None:
             return np.zeros(1 + DRAWS, dtype=np.bool_)
-        result: Truths = OPERATORS[clause.op](own, bound)
+        result: Truths = OPERATORS[clause.op](own, bound) & np.isfinite(bound)
         return result
 
 
@@ -116,16 +148,16 @@ class Reading:
     values: Floats
     rests: tuple[Resampled, ...] = ()
     chosen: tuple[tuple[Resampled, ...], NDArray[np.int64]] | None = None  # of which, and which in each draw
-    missing: str = ""
+    missing: str = ""  # why there is no value
+    doubt: str = ""  # why it may have another one
 
     def of_the_chosen(self, name: str) -> Floats:
-        """A metric of the configuration that was chosen, in each draw; NaN where it has none."""
+        """A metric of the configuration that was chosen, in each draw; NaN where it has none, or none was chosen."""
         assert self.chosen is not None
         choices, index = self.chosen
         columns = [one.figure(name) for one in choices]
         table = np.array([np.full(1 + DRAWS, np.nan) if c is None else c for c in columns])
-        result: Floats = table[index, np.arange(1 + DRAWS)]
-        return result
+        return np.where(np.isnan(self.values), np.nan, table[index, np.arange(1 + DRAWS)])
 
 
 def read_measure(
@@ -136,15 +168,21 @@ def read_measure(
 ) -> Reading:
     """Read a measure off the configurations; `objective` is what the best one is chosen by, if there is one."""
     nothing = Reading(np.full(1 + DRAWS, np.nan))
-    names = [name for name in (measure.metric, measure.over) if name]
+    by, sign = _order(measure, objective)
+    names = [name for name in (measure.metric, measure.over, by) if name]
     for name in names:
         if not any(one.figure(name) is not None for one in configurations):
-            return replace(nothing, missing=_unknown(name, configurations))
-    known = known_names(one.candidate for one in configurations)
+            why = _not_finite(name, configurations) or _unknown(name, configurations)
+            return replace(nothing, missing=why)
+    known = _names(configurations)
     for clause in measure.clauses:
         if clause.name not in known:
             return replace(nothing, missing=_unknown(clause.name, configurations))
+        bound = clause.bound.metric if isinstance(clause.bound, Reference) else None
+        if bound is not None and not any(one.figure(bound) is not None for one in configurations):
+            return replace(nothing, missing=_unknown(bound, configurations))
     having = [one for one in configurations if all(one.figure(name) is not None for name in names)]
+    asked = _asked(measure, names, configurations, found)
     masks = {one: one.selected(measure.clauses, found) for one in having}
     used = tuple(one for one, mask in masks.items() if mask.any())
     least = _LEAST.get(measure.statistic, 1)
@@ -152,38 +190,83 @@ def read_measure(
     if len(at_first) < least:
         where = f" with {measure.selection}" if measure.clauses else ""
         counted = f"only {len(at_first)} finished configuration" if at_first else "no finished configuration"
-        return replace(nothing, missing=f"{counted}{where}")
+        not_finite = [why for name in names if (why := _not_finite(name, asked))]
+        return replace(nothing, missing=not_finite[0] if not_finite else f"{counted}{where}")
     mask = np.array([masks[one] for one in used])
     values = _table(used, measure.metric)
     if measure.statistic in CHOOSING:
-        by, sign = _order(measure, objective)
         merit = np.where(mask, sign * _table(used, by), -np.inf)
         index = merit.argmax(axis=0)
         chosen = np.where(mask.any(axis=0), values[index, np.arange(1 + DRAWS)], np.nan)
         return Reading(chosen, (used[index[0]],), (used, index))
+    doubt = _not_finished(asked) or next(filter(None, (_not_finite(name, asked) for name in names)), "")
     if measure.over is None:
-        return Reading(np.nanmean(np.where(mask, values, np.nan), axis=0), at_first)
+        with np.errstate(invalid="ignore"):
+            means = np.where(mask, values, 0.0).sum(axis=0) / mask.sum(axis=0)
+        return Reading(means, at_first, doubt=doubt)
     across = _table(used, measure.over)
     if why := _no_relation(measure, across[mask[:, 0], 0], values[mask[:, 0], 0]):
         return replace(nothing, missing=why)
     with np.errstate(all="ignore"):
         across = np.log2(across) if measure.log else across
         how = _slope if measure.statistic == "slope" else _rank_correlation
-        return Reading(how(across, values, mask), at_first)
+        return Reading(how(across, values, mask), at_first, doubt=doubt)
 
 
 def _order(measure: Measure, objective: Objective | None) -> tuple[str, float]:
-    """By what a configuration is chosen: best is by the sweep's first objective, on the validation split."""
+    """By what a configuration is chosen, and the sign that makes more of it better: `best` is by the sweep's first
+    objective, on the validation split, and every other statistic by the metric itself.
+    """
     if measure.statistic == "best":
         assert objective is not None, "the claims of a suite have no such measure"
         return objective.metric, objective.sign
-    return measure.metric, 1.0 if measure.statistic == "highest" else -1.0
+    return measure.metric, -1.0 if measure.statistic == "lowest" else 1.0
+
+
+def _asked(
+    measure: Measure, names: Sequence[str], configurations: Sequence[Resampled], found: Mapping[str, Reading]
+) -> list[Resampled]:
+    """The configurations that it may select; without those that cannot have its figures, such as another's knob."""
+    metrics = {name for one in configurations for name in one.candidate.metrics}
+    measured = metrics | set(map(name_for_condition, metrics))
+
+    def may_have(one: Resampled, name: str) -> bool:
+        return (
+            one.figure(name) is not None
+            or one.without(name) > 0
+            or (name in measured and one.unfinished.total() > 0)
+        )
+
+    return [
+        one
+        for one in configurations
+        if all(may_have(one, name) for name in names)
+        and one.may_be_selected(measure.clauses, found, measured)
+    ]
+
+
+def _not_finished(asked: Sequence[Resampled]) -> str:
+    """Which configurations have not finished: what has finished may be the better of them; empty if all have."""
+    lacking = [one for one in asked if one.unfinished]
+    if not lacking:
+        return ""
+    ends = reduce(operator.add, (one.unfinished for one in lacking))
+    told = ", ".join(f"{number} {status.value.replace('_', ' ')}" for status, number in ends.items())
+    have = "has" if len(lacking) == 1 else "have"
+    return f"{len(lacking)} of {len(asked)} configurations that it may select {have} not finished ({told})"
+
+
+def _not_finite(name: str, asked: Sequence[Resampled]) -> str:
+    """Of which configuration a metric is no finite number, the first of them; empty if there is none."""
+    for one in asked:
+        if lacking := one.without(name):
+            return f"{name} of {one.name} has no finite value in {lacking} of {one.candidate.n_seeds} seeds"
+    return ""
 
 
 def _table(configurations: Sequence[Resampled], name: str) -> Floats:
-    """(configurations, 1 + DRAWS)."""
-    rows = [one.figure(name) for one in configurations]
-    return np.array([np.full(1 + DRAWS, -np.inf) if row is None else row for row in rows])
+    """(configurations, 1 + DRAWS); all of them have the figure."""
+    return np.array([one.figure(name) for one in configurations])
 
 
 def _slope(across: Floats, up: Floats, mask: Truths) -> Floats:
@@ -219,13 +302,23 @@ def _no_relation(measure: Measure, across: Floats, up: Floats) -> str:
 
 
 def _ranks(values: Floats) -> Floats:
-    result: Floats = (values[:, None] > values).sum(axis=1) + 0.5 * (values[:, None] == values).sum(axis=1)
+    """The place of each value among all; equal values share their mean place."""
+    ordered = np.sort(values)
+    sides: list[NDArray[np.int64]] = [np.searchsorted(ordered, values, side) for side in ("left", "right")]
+    result: Floats = (sides[0] + sides[1]) / 2
     return result
 
 
+def _names(configurations: Sequence[Resampled]) -> list[str]:
+    """All that a measure may name: what a condition may, but for what only a front tells."""
+    return [name for name in known_names(one.candidate for one in configurations) if name != OF_A_FRONT]
+
+
 def _unknown(name: str, configurations: Sequence[Resampled]) -> str:
-    if not configurations:
+    if not any(one.candidate.run_ids for one in configurations):
         return "no trial has finished"
-    known = known_names(one.candidate for one in configurations)
+    known = _names(configurations)
+    if name in known:
+        return f"{name} is no number"
     close = difflib.get_close_matches(name, known, n=1)
     return f"no finished trial has {name!r}" + (f"; did you mean {close[0]}?" if close else "")

@@ -37,6 +37,11 @@ class Status(StrEnum):
         return self.counts_as in ENDED
 
     @property
+    def lacks_result(self) -> bool:
+        """Whether a trial of a configuration that is possible has not come to its end, yet or for good."""
+        return self.counts_as not in ("finished", "invalid")
+
+    @property
     def is_failure(self) -> bool:
         """Whether the trial ended without the result that it was run for."""
         return self.counts_as in ("invalid", "failed", "unfinished")

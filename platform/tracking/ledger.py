@@ -8,7 +8,7 @@ import json
 import re
 import sqlite3
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -115,12 +115,18 @@ def read_trials(client: StoreReader, parent_run_id: str) -> tuple[TrialRecord, .
 def runs_of(client: "GuardedClient", record: SweepRecord) -> list[str]:
     """The ids of a sweep's runs: its own, its trials' of any version, and those of their reruns."""
     trials = [trial.run_id for trial in read_trials(client, record.run_id)]
-    reruns = [
-        run.info.run_id
-        for run in _search(client, list(_experiments(client)), f"tags.`{TAG}kind` = 'rerun'")
-        if run.data.tags.get(TAG + "rerun_of") in trials
-    ]
-    return [record.run_id, *trials, *reruns]
+    return [record.run_id, *trials, *(run.info.run_id for run in _reruns(client, trials))]
+
+
+def read_reruns(tracking_uri: str, trials: Sequence[TrialRecord]) -> tuple[TrialRecord, ...]:
+    """The reruns of some trials, the newest first; raises as `read_sweep` does."""
+    with reading(tracking_uri) as client:
+        return tuple(_trial(client, run) for run in _reruns(client, [trial.run_id for trial in trials]))
+
+
+def _reruns(client: StoreReader, run_ids: Collection[str]) -> "Iterator[Run]":
+    found = _search(client, list(_experiments(client)), f"tags.`{TAG}kind` = 'rerun'")
+    return (run for run in found if run.data.tags.get(TAG + "rerun_of") in run_ids)
 
 
 def read_deleted(tracking_uri: str, sweep_key: str) -> SweepRecord | None:

@@ -109,3 +109,39 @@ def test_a_claim_names_an_architecture_of_the_space() -> None:
         SweepSpec.model_validate(tiny(claims=[wrong]))
     with pytest.raises(ValidationError, match="each id may appear only once"):
         SweepSpec.model_validate(tiny(claims=[CLAIM, CLAIM]))
+
+
+@pytest.mark.parametrize(
+    ("measure", "told"),
+    [
+        (
+            "best recall where architecture != atention",
+            "architecture atention is not in the space, which has attention",
+        ),
+        ("best recall where architecture in (attention, windw)", "architecture windw is not in the space"),
+        ("best recall where positions == rop", "positions rop is not in the space, which has rope, alibi"),
+        ("best recall where contribution > 0", "contribution is told of the members of a front"),
+        ("best architecture", "architecture is a word, and a measure and its bounds are numbers"),
+        ("best recall where architecture == a.architecture", "architecture is a word, and a measure"),
+    ],
+)
+def test_what_a_claim_can_never_mean_is_refused_with_the_specification(measure: str, told: str) -> None:
+    measures = {"a": "best recall where architecture in (attention, window)", "b": measure}
+    asked = CLAIM | {"measures": measures, "condition": "a - b > 0"}
+    space = [
+        {"architecture": "attention", "positions": ["rope", "alibi"]},
+        {"architecture": "window", "positions": "alibi"},
+    ]
+    with pytest.raises(ValidationError, match=f"claims.attention-recalls-more.measures.b: {told}"):
+        SweepSpec.model_validate(tiny(claims=[asked], space=space))
+    fine = asked | {
+        "measures": measures | {"b": "best recall where positions in (rope, none) and my_figure > 1"}
+    }
+    assert SweepSpec.model_validate(tiny(claims=[fine], space=space)).claims
+
+
+@pytest.mark.parametrize("threshold", ["1.2.3", ".", "1e", "--1"])
+def test_a_threshold_is_a_number(threshold: str) -> None:
+    with pytest.raises(ValidationError, match="write `FORMULA >= NUMBER`"):
+        claim(condition=f"attention - window >= {threshold}")
+    assert claim(condition="attention - window >= -.5e1").comparison.threshold == -5

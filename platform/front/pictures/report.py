@@ -33,6 +33,7 @@ from recallfront.platform.front.pictures.report_parts import (
     claims_blocks,
     draw,
     lineage_rows,
+    reruns_blocks,
     settings,
     to_run,
     written,
@@ -41,9 +42,9 @@ from recallfront.platform.front.tables import PLACE_MARKS
 from recallfront.platform.home import home_folder
 from recallfront.platform.lineage.environment import TrialLineage
 from recallfront.platform.metrics import columns_of, metric
-from recallfront.platform.results.records import SweepRecord, count, say_counts
+from recallfront.platform.results.records import SweepRecord, TrialRecord, count, say_counts
 from recallfront.platform.tracking.client import open_client
-from recallfront.platform.tracking.ledger import read_sweep
+from recallfront.platform.tracking.ledger import read_reruns, read_sweep
 from recallfront.platform.tracking.lineage import read_lineage
 from recallfront.platform.tracking.store import find_store
 from recallfront.sweeps.spec import spelt_out
@@ -58,6 +59,7 @@ class _Findings:
     judgements: tuple[Judgement, ...]
     courses: Sequence[Course]
     lineage: TrialLineage
+    reruns: Sequence[TrialRecord]
 
 
 def write_report(
@@ -75,7 +77,7 @@ def write_report(
         raise UsageError(f"sweep {record.name!r} has no finished trial to report")
     courses = _courses(uri, front)
     lineage = read_lineage(uri, front.candidates[0].run_ids[0])
-    found = _Findings(record, front, judge(record), courses, lineage)
+    found = _Findings(record, front, judge(record), courses, lineage, read_reruns(uri, record.trials))
     return written(lambda folder: _blocks(found, folder), Path(out), _specification(record))
 
 
@@ -120,6 +122,7 @@ def _blocks(found: _Findings, folder: Path) -> Iterator[DocumentBlock]:
         yield draw(kinds_picture(told, kinds), folder, "kinds", caption)
     yield Heading("How to run it again")
     yield Commands(_again(found))
+    yield from reruns_blocks(found.record.trials, found.reruns)
     yield Heading("Lineage")
     yield Cells(("what", "value"), lineage_rows(found.record, found.lineage))
 

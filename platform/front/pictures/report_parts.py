@@ -26,7 +26,8 @@ from recallfront.platform.front.pictures.document import (
 )
 from recallfront.platform.lineage.environment import TrialLineage
 from recallfront.platform.metrics import duration
-from recallfront.platform.results.records import SweepRecord
+from recallfront.platform.results.labels import trial_label, varying_knobs
+from recallfront.platform.results.records import SweepRecord, TrialRecord
 from recallfront.sweeps.load import load_study, studies
 
 if TYPE_CHECKING:
@@ -88,6 +89,26 @@ def claims_blocks(judgements: Sequence[Judgement], folder: Path) -> Iterator[Doc
     ]
     yield Paragraph("The measures, as the specification writes them:")
     yield Cells(("claim", "measure", "is"), measures)
+
+
+def reruns_blocks(trials: Iterable[TrialRecord], reruns: Sequence[TrialRecord]) -> Iterator[DocumentBlock]:
+    """The reruns of some trials with their verdicts; nothing if there are none."""
+    if not reruns:
+        return
+    own = {trial.run_id: trial for trial in trials}
+    varying = varying_knobs(own.values())
+    rows = [
+        [
+            trial_label(own[again.tags["rerun_of"]], varying),
+            again.tags["rerun_of"],
+            again.tags.get("verdict", "–"),
+            again.tags.get("reason") or "–",
+            again.tags.get("differences") or "–",
+        ]
+        for again in reruns
+    ]
+    yield Heading("Reruns")
+    yield Cells(("trial", "run", "verdict of the rerun", "reason", "differs"), rows)
 
 
 def settings(values: Any) -> str:

@@ -13,6 +13,7 @@ from recallfront.platform.front.pictures.report_parts import (
     claims_blocks,
     draw,
     lineage_rows,
+    reruns_blocks,
     settings,
     to_run,
     written,
@@ -22,8 +23,9 @@ from recallfront.platform.home import home_folder
 from recallfront.platform.lineage.environment import TrialLineage
 from recallfront.platform.metrics import named_in_condition, title_of
 from recallfront.platform.results.labels import varying_knobs
-from recallfront.platform.results.records import SweepRecord, count, say_counts
+from recallfront.platform.results.records import SweepRecord, TrialRecord, count, say_counts
 from recallfront.platform.results.status import Status
+from recallfront.platform.tracking.ledger import read_reruns
 from recallfront.platform.tracking.lineage import read_lineage
 from recallfront.platform.tracking.store import find_store
 from recallfront.sweeps.load import load_study, read_text, studies
@@ -40,6 +42,7 @@ class _Findings:
     sweeps: Sequence[tuple[str, SweepRecord]]
     candidates: Sequence[Candidate]
     lineages: Sequence[TrialLineage]  # of the sweeps
+    reruns: Sequence[TrialRecord]
 
 
 def is_suite(study_or_file: str) -> bool:
@@ -73,6 +76,7 @@ def write_suite_report(
         sweeps,
         [gather(trials, varying) for trials in joined],
         [read_lineage(uri, record.with_status(Status.FINISHED)[0].run_id) for _, record in sweeps],
+        read_reruns(uri, [trial for _, record in sweeps for trial in record.trials]),
     )
     return written(lambda folder: _blocks(found, folder), Path(out), read_text(study_or_file))
 
@@ -100,7 +104,16 @@ def _blocks(found: _Findings, folder: Path) -> Iterator[DocumentBlock]:
     yield Cells(("sweep", "setting", "value"), _method(found))
     yield Heading("How to run it again")
     file = to_run(suite.name, suite.key)
-    yield Commands([f"recallfront run {file}", f"recallfront report {file} --out FOLDER"])
+    trials = [trial for _, record in found.sweeps for trial in record.trials]
+    again = next(trial.run_id for trial in trials if trial.status is Status.FINISHED)
+    yield Commands(
+        [
+            f"recallfront run {file}",
+            f"recallfront report {file} --out FOLDER",
+            f"recallfront rerun {again[:12]}",
+        ]
+    )
+    yield from reruns_blocks(trials, found.reruns)
     yield Heading("Lineage")
     for (_, record), lineage in zip(found.sweeps, found.lineages, strict=True):
         yield Heading(record.name, 3)

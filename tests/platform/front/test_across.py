@@ -1,6 +1,7 @@
 """Claims over the tasks of a suite: a configuration's figures on each stand beside each other, seed by seed."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -163,3 +164,13 @@ def test_a_measure_that_no_task_has_is_refused(tmp_path: Path, measure: str, tol
     file.write_text(yaml.safe_dump(raw))
     with pytest.raises(SpecError, match=f"claims.asked.measures.it=.*{told}"):
         load_study(str(file))
+
+
+def test_a_configuration_that_one_task_has_not_finished_leaves_a_relation_undecided() -> None:
+    texts_of = text()
+    diverged = [
+        replace(own, status=Status.DIVERGED) if "hawk" in own.run_id else own for own in texts_of.trials
+    ]
+    judged = verdict(("mqar", recall()), ("text", replace(texts_of, trials=tuple(diverged))))
+    assert judged.verdict is ClaimVerdict.UNDECIDED
+    assert judged.reason == "relation: 1 of 5 configurations that it may select has not finished (3 diverged)"

@@ -11,7 +11,7 @@ import pytest
 
 from recallfront.platform.errors import UsageError
 from recallfront.platform.front.claims import ClaimVerdict, Judgement, as_json, judge
-from recallfront.platform.front.measures import DRAWS, Resampled
+from recallfront.platform.front.measures import DRAWS, Resampled, _ranks
 from recallfront.platform.metrics import metric, name_for_condition
 from recallfront.platform.results.records import SweepRecord, TrialRecord
 from recallfront.platform.results.status import Status
@@ -116,6 +116,8 @@ def test_trials_that_are_still_to_run_leave_it_undecided() -> None:
             "best test_recall where architectur != based",
             "m: no finished trial has 'architectur'; did you mean architecture?",
         ),
+        ("mean test_recall where contribution >= 0", "m: no finished trial has 'contribution'"),
+        ("mean architecture", "m: architecture is no number"),
         ("slope recall over state_bytes where architecture == hawk", "m: only 1 finished configuration with"),
     ],
 )
@@ -262,3 +264,139 @@ def test_a_relation_of_values_that_have_none_says_why(measure: str, told: str) -
     ]
     (judged,) = judge(replace(record, trials=tuple(trials)))
     assert (judged.verdict, judged.reason) == (ClaimVerdict.NOT_TESTED, told)
+
+
+def test_a_bound_of_a_choice_that_other_seeds_do_not_allow_is_undecided() -> None:
+    """In a third of the draws no configuration reaches 0.99, and nothing has a state to be compared with."""
+    rows: list[Row] = [("deltanet", 400, (0.995, 0.995, 0.965)), ("based", 300, (0.80, 0.81, 0.82))]
+    measures = {
+        "delta": "lowest state_bytes where recall >= 0.99 and architecture == deltanet",
+        "based": "best test_recall where architecture == based and state_bytes <= delta.state_bytes",
+    }
+    for op in ("<=", "!="):
+        asked = measures | {"based": measures["based"].replace("<=", op)}
+        judged = verdict(asked, "based >= 0.5", rows)
+        assert judged.verdict is ClaimVerdict.UNDECIDED and "select no configuration" in judged.reason
+
+
+def test_the_best_has_what_it_is_the_best_in() -> None:
+    """With a minimised objective a configuration that lacks it is no better than one that has it."""
+    record = sweep(
+        {"m": "best test_recall"}, "m >= 0.5", [("based", 1, (0.9,) * 3), ("based", 2, (0.1,) * 3)]
+    )
+    latency: dict[str, Any] = {"metric": "time_to_first_token_p50_ms", "direction": "min", "reference": 100.0}
+    trials = [replace(own, metrics=own.metrics | {latency["metric"]: 5.0}) for own in record.trials[:3]]
+    spec = record.spec | {"objectives": [latency]}
+    (judged,) = judge(replace(record, spec=spec, trials=(*trials, *record.trials[3:])))
+    assert judged.configurations == ("based · width 1",) and judged.verdict is ClaimVerdict.SUPPORTED
+    (judged,) = judge(replace(record, spec=spec))
+    assert judged.reason == "m: no finished trial has 'time_to_first_token_p50_ms'"
+
+
+def test_a_mean_over_a_choice_that_some_draws_lack() -> None:
+    judged = verdict({"m": "mean test_recall where recall >= 0.83"}, "m >= 0.5", [("a", 1, (0.7, 0.9, 0.95))])
+    assert judged.verdict is ClaimVerdict.UNDECIDED, "and no warning, which would be an error"
+
+
+def test_ranks_of_many_configurations_take_no_matrix() -> None:
+    values = np.random.default_rng(0).integers(0, 40, 200).astype(float)
+    pairs = values[:, None]
+    own = (pairs > values).sum(axis=1) + 0.5 * (pairs == values).sum(axis=1)
+    assert (_ranks(values) == own).all(), "equal values share their mean rank"
+    many = np.random.default_rng(1).random(200_000)
+    assert sorted(_ranks(many)) == [place + 0.5 for place in range(len(many))]
+
+
+def ended(record: SweepRecord, *ends: tuple[str, Status]) -> SweepRecord:
+    """The same with trials, by how their names begin, that ended in another way."""
+
+    def status(name: str) -> Status:
+        return next((status for begin, status in ends if name.startswith(begin)), Status.FINISHED)
+
+    return replace(record, trials=tuple(replace(own, status=status(own.run_id)) for own in record.trials))
+
+
+@pytest.mark.parametrize(
+    "measure",
+    [
+        "mean test_recall where architecture == window",
+        "slope test_recall over state_bytes where architecture == window",
+        "correlation test_recall over state_bytes",
+    ],
+)
+def test_what_has_not_finished_leaves_a_mean_undecided(measure: str) -> None:
+    """Those that finished may be the better ones; a choice of the best is of those that finished by design."""
+    record = ended(
+        sweep({"m": measure}, "m > 0", ROWS[:4] + [("window", 9, (0.1,) * 3)]), ("window-9", Status.PRUNED)
+    )
+    (judged,) = judge(record)
+    of = "3 configurations" if "window" in measure else "5 configurations"
+    assert judged.verdict is ClaimVerdict.UNDECIDED and judged.value is not None
+    assert judged.reason == f"m: 1 of {of} that it may select has not finished (3 pruned)"
+    (best,) = judge(ended(sweep(BASED, "based >= 0.85"), ("based-1000", Status.DOMINATED)))
+    assert best.verdict is ClaimVerdict.SUPPORTED
+    elsewhere = sweep({"m": "mean test_recall where architecture == based"}, "m > 0.5")
+    (judged,) = judge(ended(elsewhere, ("window", Status.DIVERGED)))
+    assert judged.verdict is ClaimVerdict.SUPPORTED, "it rests on none of those"
+    (judged,) = judge(ended(elsewhere, ("based-1000", Status.INVALID)))
+    assert judged.verdict is ClaimVerdict.SUPPORTED, "an impossible configuration is none"
+
+
+def test_seeds_that_have_not_finished_leave_a_mean_undecided() -> None:
+    rows: list[Row] = [("based", 1, (0.99, 0.99, 0.99, 0.1, 0.1))]
+    record = sweep({"m": "mean test_recall where state_bytes == 1"}, "m >= 0", rows)
+    gone = ended(record, ("based-1-3", Status.DIVERGED), ("based-1-4", Status.OUT_OF_MEMORY))
+    (judged,) = judge(gone)
+    told = "m: 1 of 1 configurations that it may select has not finished (1 diverged, 1 out of memory)"
+    assert (judged.verdict, judged.reason) == (ClaimVerdict.UNDECIDED, told)
+    # a failed attempt at a trial that has finished since is none of them
+    again = [replace(own, status=Status.FINISHED) for own in gone.trials[3:]]
+    (judged,) = judge(replace(gone, trials=(*gone.trials, *again)))
+    assert judged.verdict is ClaimVerdict.SUPPORTED and judged.seeds == 5
+
+
+def test_a_metric_that_is_not_finite_leaves_a_mean_undecided() -> None:
+    record = sweep({"m": "mean spin where architecture == based"}, "m <= 5")
+
+    def spinning(record: SweepRecord, **values: float) -> SweepRecord:
+        trials = [
+            replace(own, metrics=own.metrics | {"spin": values.get(own.run_id.replace("-", "_"), 1.0)})
+            for own in record.trials
+        ]
+        return replace(record, trials=tuple(trials))
+
+    (judged,) = judge(spinning(record, based_4000_1=float("inf")))
+    told = "m: spin of based · width 4000 has no finite value in 1 of 3 seeds"
+    assert (judged.verdict, judged.reason, judged.value) == (ClaimVerdict.UNDECIDED, told, 1.0)
+    nan = {f"based_{state}_{seed}": float("nan") for state in (1000, 4000) for seed in range(3)}
+    (judged,) = judge(spinning(record, **nan))
+    told = "m: spin of based · width 1000 has no finite value in 3 of 3 seeds"
+    assert (judged.verdict, judged.reason) == (ClaimVerdict.NOT_TESTED, told)
+
+
+def test_a_figure_of_a_rate_varies_as_the_rate_does() -> None:
+    """A share of the roofline and a latency are measured with the rate that they belong to, and have its spread."""
+    record = sweep({"share": "mean decode_roofline_share_at_512"}, "share >= 0.5", seeds=1)
+    rates = {
+        "decode_tokens_per_second_at_512": 100.0,
+        "decode_tokens_per_second_at_512_spread": 2.0,
+        "decode_roofline_share_at_512": 0.5,
+    }
+    (judged,) = judge(replace(record, trials=(trial(ROWS[0], 0, **rates),), tags={}))
+    assert judged.verdict is ClaimVerdict.UNDECIDED and judged.interval is not None
+    half = (judged.interval[1] - judged.interval[0]) / 2
+    assert half == pytest.approx(1.96 * 0.01 / 0.8416, rel=4 / DRAWS**0.5)
+
+
+def test_in_selects_any_of_several() -> None:
+    judged = verdict({"m": "lowest test_recall where architecture in (based, window)"}, "m < 0.5")
+    assert judged.value == pytest.approx(0.31) and judged.verdict is ClaimVerdict.SUPPORTED
+    several = verdict(
+        {"m": "highest test_recall where width in (1000, 9000) and architecture in (based)"}, "m < 1"
+    )
+    assert several.configurations == ("based · width 1000",)
+
+
+def test_a_formula_that_is_not_finite_says_so() -> None:
+    judged = verdict(BASED, "based * 1e400 > 0")
+    assert (judged.verdict, judged.reason) == (ClaimVerdict.NOT_TESTED, "the formula's value is not finite")

@@ -203,6 +203,9 @@ def test_nothing_to_pick_from(record: SweepRecord) -> None:
         (True, "k == true", True),
         (False, "k != false", False),
         ("true", "k == true", False),
+        ("alibi", "k in (rope, alibi)", True),
+        (4, "k in (2, 3)", False),
+        (None, "k in (rope, none)", True),
     ],
 )
 def test_conditions_compare_like_with_like(value: object, condition: str, holds: bool) -> None:

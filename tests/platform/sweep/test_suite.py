@@ -1,12 +1,15 @@
 """Suites on a local Ray: each task is a sweep of its own, and the table of their scores stands in MLflow."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 import yaml
 
+from recallfront.platform.front.pictures.report import write_report
 from recallfront.platform.front.pictures.suite_report import is_suite, write_suite_report
+from recallfront.platform.rerun import rerun
 from recallfront.platform.sweep.suite import read_scores, run_suite
 from recallfront.platform.tracking.client import open_client
 from recallfront.platform.tracking.store import prepare_store
@@ -65,6 +68,20 @@ def test_a_suite_runs_its_sweeps_and_logs_their_scores(tmp_path: Path) -> None:
         and "pair-recall-2" in report
         and (tmp_path / "report/claims.svg").exists()
     )
+    (command,) = re.findall(r"recallfront rerun ([0-9a-f]{12})\n", report)
+    assert "Reruns" not in report
+    verdict = rerun(command, home=home).verdict.value
+    for written in (
+        write_suite_report(str(file), tmp_path / "report", home=home),
+        write_report("pair-recall-1", tmp_path / "one", home=home),
+    ):
+        (row,) = re.findall(
+            rf"^\| (.+?) \| ({command}[0-9a-f]+) \| (.+?) \|", written["markdown"].read_text(), re.M
+        )
+        assert row[2] == verdict == "identical" and "window" in row[0]
+        assert "<h2>Reruns</h2>" in written["html"].read_text()
+    other = write_report("pair-recall-2", tmp_path / "other", home=home)
+    assert "Reruns" not in other["markdown"].read_text(), "none of its trials has been run again"
     assert load_study(str(paths["specification"])) == suite
     again = run_suite(suite, home=home, ended=lambda result: ran.append((result.record.name, result.ran)))
     assert ran[2:] == [("pair-recall-1", 0), ("pair-recall-2", 0)] and again == found
