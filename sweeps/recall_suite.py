@@ -99,9 +99,12 @@ def contains(continuation: str, answers: Sequence[str]) -> bool:
 
 def answers_of(document: Document, field: str) -> list[str]:
     """The answer of a document, or all of several; every continuation would hold an empty one, which is none."""
-    value = document[field]
-    values = value if isinstance(value, list | tuple) else [value]
-    return [str(answer) for answer in values if answer is not None and str(answer).strip()]
+    return [text for text in _texts(document[field]) if text.strip()]
+
+
+def located_answer(document: Document, field: str) -> str:
+    """What truncation looks for: the field as it stands, the first of several, "" if there is none."""
+    return next(iter(_texts(document[field])), "")
 
 
 def shortened(
@@ -118,7 +121,7 @@ def shortened(
     context = str(document[kind.context])
     short = truncated(
         context if kind.end is None else context.partition(kind.end)[0],
-        [next(iter(answers_of(document, field)), "") for field in kind.located],
+        [located_answer(document, field) for field in kind.located],
         encode=encode,
         decode=decode,
         context_length=context_length,
@@ -151,6 +154,12 @@ def truncated(
     before = len(encode(context[:place]))
     start = max(0, before - room // 2)
     return decode(encode(context)[start : start + room])
+
+
+def _texts(value: Any) -> list[str]:
+    """The texts of a field that holds one or several; None is an empty one."""
+    values = value if isinstance(value, list | tuple) else [value]
+    return ["" if text is None else str(text) for text in values]
 
 
 def _without_end(text: str, end: str) -> str:

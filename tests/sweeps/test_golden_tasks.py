@@ -18,7 +18,7 @@ import torch
 from recallfront.sweeps.ar_hits import BigramCounts, ar_hits, previous_occurrence
 from recallfront.sweeps.continuous_mqar import continuous_mqar
 from recallfront.sweeps.phonebook_text import phonebooks
-from recallfront.sweeps.recall_suite import DATA_SETS, answers_of, as_it_is, contains, truncated
+from recallfront.sweeps.recall_suite import DATA_SETS, as_it_is, contains, located_answer, truncated
 from recallfront.sweeps.ruler_text import Question, needles, variable_tracking
 from recallfront.sweeps.tasks.compositional_mqar import compositional_mqar
 from recallfront.sweeps.tasks.copying import copying, shifted
@@ -220,7 +220,7 @@ def suite(_: Args, given: Arrays) -> Arrays:
     cut = []
     for args in map(json.loads, given["truncate_args"]):
         document = args.pop("doc")
-        wanted = [answers_of(document, key)[0] for key in args.pop("answer_key")]
+        wanted = [located_answer(document, key) for key in args.pop("answer_key")]
         cut.append(truncated(document["context"], wanted, encode=str.split, decode=" ".join, **args))
     pairs = zip(given["continuations"], map(json.loads, given["answers"]), strict=True)
     return {
