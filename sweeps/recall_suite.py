@@ -118,10 +118,12 @@ def shortened(
     """The document with its context truncated as the authors do it; None if it has no answer or they leave it out."""
     if not answers_of(document, kind.answers):
         return None
-    context = str(document[kind.context])
+    context, place = str(document[kind.context]), document.get("tok_pos")
     short = truncated(
         context if kind.end is None else context.partition(kind.end)[0],
         [located_answer(document, field) for field in kind.located],
+        alternatives=_texts(document.get("alt_answers", ())),
+        token_place=place if isinstance(place, int) else None,
         encode=encode,
         decode=decode,
         context_length=context_length,
@@ -133,6 +135,8 @@ def truncated(
     context: str,
     wanted: Sequence[str],
     *,
+    alternatives: Sequence[str] = (),
+    token_place: int | None = None,
     encode: Callable[[str], list[Any]],
     decode: Callable[[list[Any]], str],
     context_length: int = 1000,
@@ -140,20 +144,28 @@ def truncated(
 ) -> str | None:
     """So many tokens of a context around the first place of what is `wanted`; None: the document is left out.
 
-    The authors' own rule. A wanted text of one character or none drops the document, one that is not found leaves the
-    end of the context, and nothing wanted leaves its beginning. A window that the context's end cuts off is not moved.
+    The authors' own rule. A wanted text of one character or none drops the document, and nothing wanted leaves the
+    beginning of the context. If none is found, the first of the `alternatives` that occurs takes their place; without
+    one, the token at `token_place` does in a context that is too long, or the end of the context. A window that the
+    context's end cuts off is not moved.
     """
     room = context_length - answer_length
     context = context.strip()
     if any(len(text) <= 1 for text in wanted):
         return None
-    found = [re.search(re.escape(text), context, re.IGNORECASE) for text in wanted]
-    places = [match.start() for match in found if match]
+    places = _places(context, wanted) or (_places(context, alternatives)[:1] if wanted else [0])
     # where nothing is found the authors cut at -1: all but the last character stands before it
-    place = min(places) if places else (-1 if wanted else 0)
-    before = len(encode(context[:place]))
+    before = len(encode(context[: min(places, default=-1)]))
+    if not places and token_place is not None and before > room:
+        before = token_place
     start = max(0, before - room // 2)
     return decode(encode(context)[start : start + room])
+
+
+def _places(context: str, texts: Sequence[str]) -> list[int]:
+    """Where those texts that occur in a context first stand in it, in any case."""
+    found = (re.search(re.escape(text), context, re.IGNORECASE) for text in texts)
+    return [match.start() for match in found if match]
 
 
 def _texts(value: Any) -> list[str]:

@@ -221,7 +221,17 @@ def suite(_: Args, given: Arrays) -> Arrays:
     for args in map(json.loads, given["truncate_args"]):
         document = args.pop("doc")
         wanted = [located_answer(document, key) for key in args.pop("answer_key")]
-        cut.append(truncated(document["context"], wanted, encode=str.split, decode=" ".join, **args))
+        cut.append(
+            truncated(
+                document["context"],
+                wanted,
+                alternatives=document.get("alt_answers", ()),
+                token_place=document.get("tok_pos"),
+                encode=str.split,
+                decode=" ".join,
+                **args,
+            )
+        )
     pairs = zip(given["continuations"], map(json.loads, given["answers"]), strict=True)
     return {
         "prompts": np.array(prompts),

@@ -88,3 +88,17 @@ def test_the_first_answer_is_looked_for_as_it_stands(value: object, located: str
 def test_an_empty_first_answer_drops_the_document() -> None:
     assert cut("nq", 4, context=FAR, question="is", answers=["", "w9"]) is None
     assert cut("nq", 4, context=FAR, question="is", answers=["w9", ""]) == "w7 w8 w9 w10"
+
+
+def test_an_alternative_is_looked_for_where_no_answer_is() -> None:
+    document = {"text": FAR, "alt_answers": ["nowhere", "w12", "w3"], "tok_pos": 5}
+    assert cut("squad", 4, **document, value="Jane") == "w10 w11 w12 w13"
+    assert cut("squad", 4, **document, value="w9 ") == "w7 w8 w9 w10"
+
+
+def test_a_token_s_place_counts_where_nothing_is_found() -> None:
+    assert cut("squad", 4, text=FAR, value="Jane", tok_pos=5) == "w3 w4 w5 w6"
+    assert cut("squad", 4, text=FAR, value="Jane", alt_answers=["nowhere"], tok_pos=5) == "w3 w4 w5 w6"
+    # not so in a context that fits
+    assert cut("squad", 4, text="w0 w1 w2", value="Jane", tok_pos=0) == "w1 w2"
+    assert cut("drop", 4, context=FAR, question="is", answers=["it"], tok_pos=9) == "w0 w1 w2 w3"
