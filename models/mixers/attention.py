@@ -126,7 +126,8 @@ class AttentionConfig(MixerConfig):
     @classmethod
     def keeping(cls, attention: MixerConfig) -> dict[str, Any]:
         assert isinstance(attention, AttentionConfig)
-        return {name: getattr(attention, name) for name in ("positions", "num_kv_heads", "rotary_fraction")}
+        kept = ("positions", "num_kv_heads", "rotary_fraction", "out_bias")
+        return {name: getattr(attention, name) for name in kept}
 
     def projection(self) -> Projection:
         shared = Rows(self.kv_heads, self.head_dim)
