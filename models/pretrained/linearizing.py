@@ -75,7 +75,7 @@ def _check_fits(config: Architecture, theirs: Architecture, attention: Attention
     for name in [*(name for name in Architecture.model_fields if name not in _FREE), "mlp_width"]:
         _check_agree(name, getattr(config, name), getattr(theirs, name))
     for _, mixer, _ in config.mixers_used:
-        for name in mixer.must_agree:
+        for name in mixer.must_agree(attention):
             _check_agree(name, getattr(mixer, name), getattr(attention, name))
     if theirs.mlp_bias and theirs.mlp_width and not config.mlp_bias:
         raise ValueError(

@@ -326,3 +326,13 @@ def test_dropout_and_the_start_s_scale_may_be_other_ones() -> None:
     free = {"architecture": "linear", "pattern": "L", "embedding_dropout": 0.1, "init_depth_scaling": False}
     config = parse_config({key: value for key, value in values.items() if key != "positions"} | free)
     assert torch.equal(adopt(source, config).model.embedding.weight, source.embedding.weight)
+
+
+def test_rotary_positions_that_turn_a_part_of_each_head_do_not_turn_all_of_it() -> None:
+    rope = {"mixer": "attention", "positions": "rope"}
+    for fraction, positions in ((1.0, "rope"), (0.5, "none")):
+        mixers = {"A": rope | {"rotary_fraction": fraction}}
+        source = build(parse_config(BIASED | {"architecture": "hybrid", "mixers": mixers}))
+        assert linearize(source, "grouped").config.mixer("G").positions == positions  # type: ignore[attr-defined]
+    with pytest.raises(ValueError, match="rotary_dim is 4, and 2 in the model that is linearized"):
+        linearize(source, "grouped", positions="rope")
