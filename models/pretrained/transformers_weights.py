@@ -10,6 +10,7 @@ from recallfront.models import configs
 from recallfront.models.building import assemble
 from recallfront.models.checkpoint import check_parameters
 from recallfront.models.configs import Architecture, parse_config
+from recallfront.models.configs.compositions import HYBRID
 from recallfront.models.language_model import LanguageModel
 from recallfront.models.pretrained.linearizing import adopt, attention_of
 
@@ -79,7 +80,7 @@ def linearize(
 
 def _linear_config(source: LanguageModel, name: str, knobs: Mapping[str, Any]) -> Architecture:
     kind = configs.architecture(name)
-    itself = {source.config.architecture} - {"hybrid"}  # one hybrid may become another
+    itself = {source.config.architecture} - {HYBRID}  # one hybrid may become another
     if kind is None or name in itself:
         allowed = sorted(configs.architectures().keys() - itself)
         raise ValueError(f"architecture is {name!r}; it may be {', '.join(allowed)}")
