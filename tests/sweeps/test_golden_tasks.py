@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable
 from inspect import signature
 from pathlib import Path
+from string import ascii_lowercase
 from typing import Any
 
 import numpy as np
@@ -151,7 +152,7 @@ def safari(args: Args) -> Arrays:
 
 def copy_ngram(args: Args) -> Arrays:
     tokens, asked = copying(
-        letters=args["vocab_size"],
+        letters=min(args["vocab_size"], len(ascii_lowercase)),  # all that the authors' have
         num_examples=args["rows"],
         packed=args["kind"] == "train",
         question=args["task"],
