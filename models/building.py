@@ -39,7 +39,8 @@ def _set_std(model: LanguageModel, std: float) -> None:
     """One standard deviation for all matrices; those back to the residual stream over sqrt(2 layers), if asked."""
     for name, module in model.named_modules():
         if isinstance(module, (Linear, Embedding)):
-            back = name.endswith((".out", ".down"))
+            # low-rank maps within a mixer have a `down` of their own
+            back = name.endswith((".mixer.out", ".mlp.down"))
             scaled = back and model.config.init_depth_scaling
             module.std = std / (2 * model.config.num_layers) ** 0.5 if scaled else std
 

@@ -99,9 +99,12 @@ def contains(continuation: str, answers: Sequence[str]) -> bool:
 
 def answers_of(document: Document, field: str) -> list[str]:
     """The answer of a document, or all of several; every continuation would hold an empty one, which is none."""
-    value = document[field]
-    values = value if isinstance(value, list | tuple) else [value]
-    return [str(answer) for answer in values if answer is not None and str(answer).strip()]
+    return [text for text in _texts(document[field]) if text.strip()]
+
+
+def located_answer(document: Document, field: str) -> str:
+    """What truncation looks for: the field as it stands, the first of several, "" if there is none."""
+    return next(iter(_texts(document[field])), "")
 
 
 def shortened(
@@ -115,10 +118,12 @@ def shortened(
     """The document with its context truncated as the authors do it; None if it has no answer or they leave it out."""
     if not answers_of(document, kind.answers):
         return None
-    context = str(document[kind.context])
+    context, place = str(document[kind.context]), document.get("tok_pos")
     short = truncated(
         context if kind.end is None else context.partition(kind.end)[0],
-        [next(iter(answers_of(document, field)), "") for field in kind.located],
+        [located_answer(document, field) for field in kind.located],
+        alternatives=_texts(document.get("alt_answers", ())),
+        token_place=place if isinstance(place, int) else None,
         encode=encode,
         decode=decode,
         context_length=context_length,
@@ -130,6 +135,8 @@ def truncated(
     context: str,
     wanted: Sequence[str],
     *,
+    alternatives: Sequence[str] = (),
+    token_place: int | None = None,
     encode: Callable[[str], list[Any]],
     decode: Callable[[list[Any]], str],
     context_length: int = 1000,
@@ -137,20 +144,34 @@ def truncated(
 ) -> str | None:
     """So many tokens of a context around the first place of what is `wanted`; None: the document is left out.
 
-    The authors' own rule. A wanted text of one character or none drops the document, one that is not found leaves the
-    end of the context, and nothing wanted leaves its beginning. A window that the context's end cuts off is not moved.
+    The authors' own rule. A wanted text of one character or none drops the document, and nothing wanted leaves the
+    beginning of the context. If none is found, the first of the `alternatives` that occurs takes their place; without
+    one, the token at `token_place` does in a context that is too long, or the end of the context. A window that the
+    context's end cuts off is not moved.
     """
     room = context_length - answer_length
     context = context.strip()
     if any(len(text) <= 1 for text in wanted):
         return None
-    found = [re.search(re.escape(text), context, re.IGNORECASE) for text in wanted]
-    places = [match.start() for match in found if match]
+    places = _places(context, wanted) or (_places(context, alternatives)[:1] if wanted else [0])
     # where nothing is found the authors cut at -1: all but the last character stands before it
-    place = min(places) if places else (-1 if wanted else 0)
-    before = len(encode(context[:place]))
+    before = len(encode(context[: min(places, default=-1)]))
+    if not places and token_place is not None and before > room:
+        before = token_place
     start = max(0, before - room // 2)
     return decode(encode(context)[start : start + room])
+
+
+def _places(context: str, texts: Sequence[str]) -> list[int]:
+    """Where those texts that occur in a context first stand in it, in any case."""
+    found = (re.search(re.escape(text), context, re.IGNORECASE) for text in texts)
+    return [match.start() for match in found if match]
+
+
+def _texts(value: Any) -> list[str]:
+    """The texts of a field that holds one or several; None is an empty one."""
+    values = value if isinstance(value, list | tuple) else [value]
+    return ["" if text is None else str(text) for text in values]
 
 
 def _without_end(text: str, end: str) -> str:

@@ -10,6 +10,7 @@ import string
 import uuid
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from functools import cache, partial
 from importlib.resources import files
 from itertools import accumulate
@@ -140,7 +141,8 @@ def variable_tracking(
     count: the tokens of a text; max_seq_length: tokens of a prompt and its answer.
 
     Raises:
-        ValueError: the chains do not fit, or the example does not, as in bytes.
+        ValueError: the chains do not fit, or the example does not, as in bytes, or the search for the number of lines
+            draws a name twice.
     """
     rng, legacy = random.Random(random_seed), np.random.RandomState(random_seed)
 
@@ -159,6 +161,8 @@ def variable_tracking(
         for first in range(0, len(names), hops + 1):
             own = names[first : first + hops + 1]
             values.append(value())
+            if len(own) <= hops:  # the names that were drawn anew begin a chain that ends early
+                raise ValueError(f"random_seed={random_seed}: two variables get the same name; take another")
             steps = [f"VAR {own[at + 1]} = VAR {own[at]} " for at in range(hops)]
             found.append([f"VAR {own[0]} = {values[-1]}", *steps])
         return found, values[0], names[: hops + 1]
@@ -234,12 +238,13 @@ def _fitting(
     max_seq_length: int,
     besides: int = 0,
 ) -> Question:
-    """A question that fits, with fewer lines if need be."""
+    """A question that fits, with fewer lines if need be; one that cannot be drawn counts as too long."""
     for _ in range(lines // step + _TRIES):
-        prompt, prefix, answers = draw(lines)
-        length = count(prompt + prefix) + besides
-        if length <= max_seq_length:
-            return Question(prompt, prefix, answers, length)
+        with suppress(ValueError):
+            prompt, prefix, answers = draw(lines)
+            length = count(prompt + prefix) + besides
+            if length <= max_seq_length:
+                return Question(prompt, prefix, answers, length)
         if lines > step:
             lines -= step
     raise ValueError(

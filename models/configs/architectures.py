@@ -6,22 +6,21 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, SerializeAsAny, TypeAdapter, ValidationError
 
 from recallfront.models.configs.base import Architecture
+from recallfront.models.configs.compositions import COMPOSED, HYBRID
 from recallfront.models.configs.explain import explain, near_first, retold, shown, told
 from recallfront.models.configs.hybrid import HybridConfig
-from recallfront.models.configs.named import composed, named
+from recallfront.models.configs.named import named
 from recallfront.models.mixers import registry
-
-_HYBRID = "hybrid"
 
 
 def architecture(name: str) -> type[Architecture] | None:
     """The configuration of the architecture of that name; None if there is none."""
-    return HybridConfig if name == _HYBRID else named(name)
+    return HybridConfig if name == HYBRID else named(name)
 
 
 def architectures() -> dict[str, type[Architecture]]:
     """Name of each architecture -> its configuration; those of added mixers too."""
-    names = dict.fromkeys([*composed(), *registry.names(), _HYBRID])
+    names = dict.fromkeys([*COMPOSED, *registry.names(), HYBRID])
     return {name: found for name in names if (found := architecture(name)) is not None}
 
 

@@ -56,11 +56,10 @@ class HybridConfig(Architecture):
 
     @classmethod
     def keeping(cls, attention: MixerConfig, given: Mapping[str, Any]) -> dict[str, Any]:
-        kept = {}
-        for letter, declared in given.get("mixers", {}).items():
-            kind = registry.find(str(declared.get("mixer")))
-            kept[letter] = ({} if kind is None else kind.keeping(attention)) | dict(declared)
-        return {**given, "mixers": kept}
+        mixers = given.get("mixers", {})
+        if not isinstance(mixers, Mapping):
+            return dict(given)
+        return {**given, "mixers": {letter: _keeping(attention, mixers[letter]) for letter in mixers}}
 
     def _change(self, values: dict[str, Any], letter: str, knobs: dict[str, Any]) -> None:
         values["mixers"] = {**values["mixers"], letter: values["mixers"][letter] | knobs}
@@ -88,6 +87,14 @@ def check_letters(used: set[str], declared: Mapping[str, Any]) -> None:
             idle,
             f": declares {', '.join(idle)}, which no layer of the pattern has; use it or omit it",
         )
+
+
+def _keeping(attention: MixerConfig, declared: Any) -> Any:
+    """A declaration with the knobs that keep the most of an attention; one that `read_mixer` refuses as it is."""
+    if not isinstance(declared, Mapping):
+        return declared
+    kind = registry.find(str(declared.get("mixer")))
+    return ({} if kind is None else kind.keeping(attention)) | dict(declared)
 
 
 def mixer_kind(letter: str, name: object) -> type[MixerConfig]:

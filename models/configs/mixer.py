@@ -77,8 +77,6 @@ class MixerConfig(LayerSettings):
     letter: ClassVar[str]  # of the mixer in a pattern, if nothing else is declared
     # whether `architecture: <name>` is a model of its own, the mixer after short convolutions
     is_architecture: ClassVar[bool] = True
-    # knobs that must be those of the attention whose place the mixer takes: it is attention itself
-    must_agree: ClassVar[tuple[str, ...]] = ()
 
     mixer: str
 
@@ -151,6 +149,10 @@ class MixerConfig(LayerSettings):
     def keeping(cls, attention: "MixerConfig") -> dict[str, Any]:
         """Knobs with which the mixer keeps the most of a pretrained attention."""
         return {}
+
+    def must_agree(self, attention: "MixerConfig") -> tuple[str, ...]:
+        """What must be as in the attention whose place the mixer takes, by its name in both configurations."""
+        return ()
 
     def projection(self) -> Projection | None:
         """The matrix that can take over an attention's queries, keys or values; None: the mixer has none.

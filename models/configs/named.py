@@ -2,82 +2,15 @@
 
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, ValidationError, create_model, model_validator
 
 from recallfront.models.configs.base import Architecture
+from recallfront.models.configs.compositions import COMPOSED, SHORT_CONV, Composition, Use
 from recallfront.models.configs.explain import explain
 from recallfront.models.configs.mixer import MixerConfig
 from recallfront.models.mixers import registry
-
-
-class Use(NamedTuple):
-    """A mixer in a named architecture."""
-
-    mixer: str
-    defaults: Mapping[str, Any] = {}  # of knobs, where they differ from the mixer's own
-    fixed: Mapping[str, Any] = {}  # what the architecture settles: no knobs of it
-
-
-class Composition(NamedTuple):
-    """What a name stands for."""
-
-    about: str
-    pattern: str
-    mixers: Mapping[str, Use]  # letter -> mixer
-    adopting: str  # the pattern with which it takes the place of attention, if nothing else is said
-    mlp_bias: bool = False  # whether the channel mixer always has biases
-
-
-_SHORT_CONV = Use("short_conv")
-_PLAIN = {"rotary_fraction": 1.0, "out_bias": False}  # attention as in everything but Griffin
-_GRIFFIN = {"num_kv_heads": 1, "positions": "rope", "rotary_fraction": 0.5}
-_COMPOSED = {
-    "attention": Composition(
-        "Global softmax attention (arXiv:2108.12409 with positions='alibi').",
-        "CA",
-        {"C": _SHORT_CONV, "A": Use("attention", fixed=_PLAIN)},
-        adopting="A",
-    ),
-    "window": Composition(
-        "Sliding-window softmax attention.",
-        "CW",
-        {"C": _SHORT_CONV, "W": Use("window", fixed=_PLAIN)},
-        adopting="W",
-    ),
-    "hawk": Composition(
-        "Hawk (arXiv:2402.19427): recurrent blocks only.",
-        "CR",
-        {"C": _SHORT_CONV, "R": Use("rg_lru")},
-        adopting="R",
-        mlp_bias=True,
-    ),
-    "griffin": Composition(
-        'Griffin (arXiv:2402.19427): recurrent blocks and local multi-query attention ("RRW" in the paper); '
-        "A attends to all.",
-        "CRW",
-        {
-            "C": _SHORT_CONV,
-            "R": Use("rg_lru"),
-            "W": Use("window", defaults=_GRIFFIN, fixed={"out_bias": True}),
-            "A": Use("attention", defaults=_GRIFFIN, fixed={"out_bias": True}),
-        },
-        adopting="RRW",
-        mlp_bias=True,
-    ),
-    "based": Composition(
-        "Based (arXiv:2402.18668): Taylor linear attention, sliding windows and gated short convolutions.",
-        "CLW",
-        {
-            "C": _SHORT_CONV,
-            "L": Use("linear", defaults={"feature_map": "taylor", "feature_dim": 16}),
-            "W": Use("window", defaults={"positions": "rope"}, fixed=_PLAIN),
-            "B": Use("based_conv"),
-        },
-        adopting="LW",
-    ),
-}
 
 
 class NamedArchitecture(Architecture):
@@ -140,11 +73,6 @@ def _blank(name: str) -> NamedArchitecture:
     return kind.__new__(kind)
 
 
-def composed() -> tuple[str, ...]:
-    """Names that stand for a composition of their own; every other is a mixer's."""
-    return tuple(_COMPOSED)
-
-
 def named(name: str) -> type[NamedArchitecture] | None:
     """The configuration of the architecture of that name; None if there is none.
 
@@ -157,13 +85,13 @@ def named(name: str) -> type[NamedArchitecture] | None:
 
 
 def _composition(name: str) -> Composition | None:
-    if name in _COMPOSED:
-        return _COMPOSED[name]
+    if name in COMPOSED:
+        return COMPOSED[name]
     kind = registry.find(name)
     if kind is None or not kind.is_architecture:
         return None
     about = (kind.__doc__ or name).strip().split("\n")[0]
-    uses = {"C": _SHORT_CONV, kind.letter: Use(name)}
+    uses = {"C": SHORT_CONV, kind.letter: Use(name)}
     return Composition(about, f"C{kind.letter}", uses, adopting=kind.letter)
 
 

@@ -33,7 +33,6 @@ class AttentionConfig(MixerConfig):
     """Global softmax attention (arXiv:2108.12409 with positions='alibi')."""
 
     letter: ClassVar[str] = "A"
-    must_agree: ClassVar[tuple[str, ...]] = ("positions", "rotary_dim", "kv_heads")
 
     mixer: Literal["attention"] = "attention"
     positions: Literal["alibi", "rope", "sinusoidal", "t5", "none"] = Field(
@@ -126,7 +125,11 @@ class AttentionConfig(MixerConfig):
     @classmethod
     def keeping(cls, attention: MixerConfig) -> dict[str, Any]:
         assert isinstance(attention, AttentionConfig)
-        return {name: getattr(attention, name) for name in ("positions", "num_kv_heads", "rotary_fraction")}
+        kept = ("positions", "num_kv_heads", "rotary_fraction", "out_bias")
+        return {name: getattr(attention, name) for name in kept}
+
+    def must_agree(self, attention: MixerConfig) -> tuple[str, ...]:
+        return ("positions", "rotary_dim", "kv_heads")
 
     def projection(self) -> Projection:
         shared = Rows(self.kv_heads, self.head_dim)

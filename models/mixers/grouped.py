@@ -75,7 +75,11 @@ class GroupedConfig(MixerConfig):
 
     @classmethod
     def keeping(cls, attention: MixerConfig) -> dict[str, Any]:
-        return {"positions": "rope" if getattr(attention, "positions", None) == "rope" else "none"}
+        turns_all = getattr(attention, "rotary_dim", 0) == attention.head_dim
+        return {"positions": "rope" if turns_all else "none"}
+
+    def must_agree(self, attention: MixerConfig) -> tuple[str, ...]:
+        return ("rotary_dim",) if self.positions == "rope" == getattr(attention, "positions", None) else ()
 
     def projection(self) -> Projection:
         return Projection("qkv", dict.fromkeys("qkv", Rows(self.num_heads, self.head_dim)))

@@ -10,6 +10,8 @@ from pkgutil import iter_modules
 from types import ModuleType
 
 import recallfront.models.mixers
+from recallfront.models.configs.base import Architecture
+from recallfront.models.configs.compositions import COMPOSED, HYBRID
 from recallfront.models.configs.explain import near_first
 from recallfront.models.configs.mixer import MixerConfig
 
@@ -20,7 +22,8 @@ def register(mixer: type[MixerConfig]) -> None:
     """Add a mixer from outside, so that a configuration may name it.
 
     Raises:
-        ValueError: its name is another mixer's or no word, or its letter is no capital letter.
+        ValueError: its name is another mixer's or no word, its letter is no capital letter, or `architecture: NAME`
+            would not be the mixer with its knobs.
     """
     name = mixer.name()
     if not name.isidentifier():
@@ -31,7 +34,23 @@ def register(mixer: type[MixerConfig]) -> None:
         raise ValueError(f"mixer {name!r}: letter is {mixer.letter!r}; it must be a capital letter, A to Z")
     if find(name) not in (None, mixer):
         raise ValueError(f"mixer {name!r}: there is another mixer of this name")
+    if mixer.is_architecture:
+        _check_architecture(mixer)
     _ADDED[name] = mixer
+
+
+def _check_architecture(mixer: type[MixerConfig]) -> None:
+    """Raise ValueError unless the mixer after short convolutions can be had by its name, with all of its knobs."""
+    name = mixer.name()
+    if name in {*COMPOSED, HYBRID}:
+        raise ValueError(f"mixer {name!r}: there is an architecture of this name")
+    if mixer.letter == "C":
+        raise ValueError(f"mixer {name!r}: letter is 'C', which stands for the short convolution before it")
+    taken = sorted(mixer.knobs().keys() & Architecture.model_fields.keys())
+    if taken:
+        raise ValueError(
+            f"mixer {name!r}: knob {taken[0]!r} has the name of a setting of every model; give it another name"
+        )
 
 
 def unregister(name: str) -> None:

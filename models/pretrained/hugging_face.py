@@ -151,14 +151,15 @@ class RecallfrontForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
         return_dict: bool | None = None,
-        logits_to_keep: int = 0,
+        logits_to_keep: int | Tensor = 0,
         num_items_in_batch: Tensor | int | None = None,
     ) -> RecallfrontOutput | tuple[Any, ...]:
         """Logits (B, T, vocab), and the next-token loss where there are labels (-100: not counted).
 
         The loss is the mean, or the sum over `num_items_in_batch`, which transformers' Trainer gives to average over
         all micro-batches of a step. attention_mask (B, T): 0 where a token is padding, on either side. position_ids
-        (B, T) restart at 0 where a packed document starts. logits_to_keep: of the last tokens alone; 0: of all.
+        (B, T) restart at 0 where a packed document starts. logits_to_keep: of the last tokens alone, or of those at
+        the places in a tensor; 0: of all.
 
         Raises:
             ValueError: input_ids and inputs_embeds are both given or both missing, positions are given to
@@ -169,15 +170,19 @@ class RecallfrontForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give one of input_ids and inputs_embeds")
         output = RecallfrontOutput()
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
         residuals: list[Tensor] | None = [] if output_hidden_states else None
-        generates = use_cache and logits_to_keep == 1 and position_ids is None and not torch.is_grad_enabled()
+        keeps_last = isinstance(logits_to_keep, int) and logits_to_keep == 1
+        generates = use_cache and keeps_last and position_ids is None and not torch.is_grad_enabled()
         if generates and input_ids is not None and labels is None and residuals is None:
             output.logits, output.read = self._next(input_ids, attention_mask, read)
         else:
             given = inputs_embeds if input_ids is None else input_ids
             assert given is not None
             hidden = self._encode(given, attention_mask, position_ids, residuals)
-            logits = self.language_model.unembed(hidden[:, -logits_to_keep:] if logits_to_keep else hidden)
+            kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+            logits = self.language_model.unembed(hidden[:, kept])
             if labels is not None:
                 output.loss = _loss(logits, labels, num_items_in_batch)
             output.logits = logits
@@ -302,10 +307,12 @@ def _rows(x: Tensor, order: Tensor) -> Tensor:
 def _resize(table: Embedding | Linear, rows: int, generator: Generator) -> None:
     """Give a table (vocab, width) another number of rows."""
     old = table.weight
-    table.weight = nn.Parameter(old.new_empty(rows, old.shape[1]), requires_grad=old.requires_grad)
+    # drawn where the generator is
+    table.weight = nn.Parameter(old.new_empty(rows, old.shape[1], device=generator.device))
     if isinstance(table, Linear):
         table.out_features = rows
     table.initialise(generator)
+    table.weight = nn.Parameter(table.weight.detach().to(old.device), requires_grad=old.requires_grad)
     kept = min(rows, len(old))
     with torch.no_grad():
         table.weight[:kept] = old[:kept]

@@ -13,7 +13,8 @@ from recallfront.models.configs.mixer import MixerConfig, Rows
 from recallfront.models.language_model import LanguageModel
 from recallfront.models.mixers.attention import AttentionConfig
 
-_OF_MIXERS = {"architecture", "pattern", "init_std", "mlp_expansion"}
+# settings that the two models need not share
+_FREE = {"architecture", "pattern", "init_std", "init_depth_scaling", "embedding_dropout", "mlp_expansion"}
 _KEYS = {"q", "k"}  # of use only together
 
 
@@ -71,11 +72,16 @@ def _check_fits(config: Architecture, theirs: Architecture, attention: Attention
             raise ValueError(
                 f"pattern is {config.pattern!r}, and {letter} ({mixer.name()}) has nothing to take of attention"
             )
-    for name in [*(name for name in Architecture.model_fields if name not in _OF_MIXERS), "mlp_width"]:
+    for name in [*(name for name in Architecture.model_fields if name not in _FREE), "mlp_width"]:
         _check_agree(name, getattr(config, name), getattr(theirs, name))
     for _, mixer, _ in config.mixers_used:
-        for name in mixer.must_agree:
+        for name in mixer.must_agree(attention):
             _check_agree(name, getattr(mixer, name), getattr(attention, name))
+    if theirs.mlp_bias and theirs.mlp_width and not config.mlp_bias:
+        raise ValueError(
+            f"the model's channel mixers have biases, and {config.architecture}'s have none; a hybrid has them "
+            "with mlp_biases: true"
+        )
     if theirs.adds_sinusoids and not config.adds_sinusoids:
         raise ValueError(
             "the model's positions='sinusoidal' are added to the embeddings, "
@@ -120,6 +126,8 @@ def _adopt_mixer(
         kept |= {f"{name}.{part}"} if fitting == rows.keys() else set()
     same = {other for other in old if not other.startswith(("qkv.", "out.")) and other in mine}
     same |= {other for other in old if other.startswith("out.") and "v" in fitting}
+    if same - mine.keys():
+        raise ValueError(f"{mixer.name()} has no bias in its way out, and the model's attention has one")
     for other in same:
         mine[other].copy_(old[other])
     _start_convolution(mine)

@@ -10,6 +10,7 @@ from recallfront.models import configs
 from recallfront.models.building import assemble
 from recallfront.models.checkpoint import check_parameters
 from recallfront.models.configs import Architecture, parse_config
+from recallfront.models.configs.compositions import HYBRID
 from recallfront.models.language_model import LanguageModel
 from recallfront.models.pretrained.linearizing import adopt, attention_of
 
@@ -79,11 +80,14 @@ def linearize(
 
 def _linear_config(source: LanguageModel, name: str, knobs: Mapping[str, Any]) -> Architecture:
     kind = configs.architecture(name)
-    if kind is None or name == source.config.architecture:
-        allowed = sorted(configs.architectures().keys() - {source.config.architecture})
+    itself = {source.config.architecture} - {HYBRID}  # one hybrid may become another
+    if kind is None or name in itself:
+        allowed = sorted(configs.architectures().keys() - itself)
         raise ValueError(f"architecture is {name!r}; it may be {', '.join(allowed)}")
     shared = {field: getattr(source.config, field) for field in Architecture.model_fields}
     del shared["pattern"]
+    if "mlp_biases" in kind.model_fields and source.config.mlp_bias != source.config.biases:
+        shared["mlp_biases"] = source.config.mlp_bias
     settings = shared | kind.keeping(attention_of(source), knobs) | {"architecture": name}
     return parse_config(settings)
 

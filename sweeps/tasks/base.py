@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, Protocol, Self, TypeVar
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from recallfront.sweeps.base import Frozen
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 IGNORED = -100  # label where nothing is asked
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+_TESTED_EXAMPLES = 1000  # of a segment that is not trained on, as zoology's test segments have
 _MOST_TOKENS = 10**9  # of one split: 16 GB with the labels
 
 
@@ -182,10 +183,21 @@ class StoredTask(Task):
         raise TypeError(f"task {self.name}: its rows are read from a folder")
 
 
+def _free_examples(schema: dict[str, Any]) -> None:
+    """A schema is of rows of any split, and only those that are trained on need a number."""
+    schema["required"] = [name for name in schema.get("required", []) if name != "examples"]
+
+
 class AlikeRows(Frozen):
     """Rows of one length that are drawn alike: one segment of a split."""
 
-    examples: int = Field(gt=0, le=10**8, description="Number of rows.")
+    model_config = ConfigDict(json_schema_extra=_free_examples)
+
+    examples: int = Field(
+        gt=0,
+        le=10**8,
+        description=f"Number of rows; by default {_TESTED_EXAMPLES:,} in `validation` and `test`, required in `train`.",
+    )
 
     @property
     @abstractmethod
@@ -227,6 +239,14 @@ class SplitTask(Task, Generic[R]):
     train: tuple[R, ...] = Field(min_length=1, description="Rows that models are trained on.")
     validation: tuple[R, ...] = Field(min_length=1, description="Rows that configurations are selected by.")
     test: tuple[R, ...] = Field(min_length=1, description="Rows that the reported figures are of.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_examples(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping):
+            return values
+        tested = {split: values[split] for split in ("validation", "test") if split in values}
+        return {**values, **{split: _with_examples(segments) for split, segments in tested.items()}}
 
     @model_validator(mode="after")
     def _fits_in_memory(self) -> Self:
@@ -294,6 +314,15 @@ class DrawnTask(SplitTask[R]):
             if seed not in test and seed not in validation:
                 validation.append(seed)
         return {"train": train, "validation": validation, "test": test}
+
+
+def _with_examples(segments: Any) -> Any:
+    """Segments as they are given, each with a number of rows."""
+    if not isinstance(segments, list | tuple):
+        return segments
+    return [
+        {"examples": _TESTED_EXAMPLES, **rows} if isinstance(rows, Mapping) else rows for rows in segments
+    ]
 
 
 def _together(parts: Iterable[Counts]) -> Counts:

@@ -138,26 +138,29 @@ def copying(
 ) -> tuple[Integers, Integers]:
     """The rows as (tokens, whether each is asked for), int64 (num_examples, context).
 
-    A `length_answer` of 0 or less, such as the authors' default of -1, asks for all letters.
+    Where strings are not packed none is cut: a longer one makes all rows longer. A `length_answer` of 0 or less, such
+    as the authors' default of -1, asks for all letters.
 
     Raises:
         ValueError: strings of such few letters have no n-gram that appears once.
     """
     strings = _Strings(letters, question, n_gram, max(length_answer, 0), seed)
-    tokens = np.full((num_examples, context), letters + 3, dtype=np.int64)
-    asked = np.zeros_like(tokens)
+    room = context if packed else max(context, 2 * max_length + n_gram + _MARKS)
+    tokens = np.full((num_examples, room), letters + 3, dtype=np.int64)
+    asked, longest = np.zeros_like(tokens), context
     for row, mask in zip(tokens, asked, strict=True):
         start = 0
         while start < context:
             text, answer = strings.draw(min_length, max_length)
-            part = text[: context - start]
+            part = text[: room - start]
             row[start : start + len(part)] = part
             if len(part) == len(text):
                 mask[start + answer : start + len(text)] = 1
             start += len(part)
             if not packed:
                 break
-    return tokens, asked
+        longest = max(longest, start)
+    return tokens[:, :longest], asked[:, :longest]
 
 
 def shifted(tokens: Integers, asked: Integers) -> tuple[Integers, Integers]:

@@ -72,6 +72,17 @@ def test_one_standard_deviation_for_all_matrices() -> None:
     assert preset("based-360m").init_std == 0.02
 
 
+@pytest.mark.parametrize("architecture", ["gla", "kda", "rwkv7"])
+def test_low_rank_maps_within_a_mixer_are_none_to_the_residual_stream(architecture: str) -> None:
+    model = build(
+        parse_config({"architecture": architecture, "vocab_size": 9, "width": 128, "init_std": 0.02})
+    )
+    modules = {name: module for name, module in model.named_modules() if isinstance(module, Linear)}
+    inner = [name for name in modules if name.endswith(".down")]
+    assert inner and all(modules[name].std == 0.02 for name in inner), inner
+    assert modules["layers.1.mixer.out"].std == 0.02 / 4**0.5
+
+
 @pytest.mark.parametrize("architecture", ["mamba2", "gated_deltanet"])
 def test_selective_decays_start_as_in_mamba2(architecture: str) -> None:
     """A uniform in [1, 16], dt log-uniform in [0.001, 0.1] (arXiv:2405.21060)."""

@@ -78,6 +78,20 @@ def test_a_file_s_mixer_is_known_from_then_on_and_a_changed_file_takes_its_place
         ("raise SystemExit(3)", "cannot be loaded: SystemExit: 3"),
         ("x = 1", "defines neither a mixer nor a task"),
         (MIXER.format(name="retnet"), "there is another mixer of this name"),
+        (MIXER.format(name="hawk"), "mixer 'hawk': there is an architecture of this name"),
+        (MIXER.format(name="hybrid"), "mixer 'hybrid': there is an architecture of this name"),
+        (
+            MIXER.format(name="mine") + "    letter = 'C'\n",
+            "mixer 'mine': letter is 'C', which stands for the short",
+        ),
+        (
+            MIXER.format(name="mine") + "    norm: bool = True\n",
+            "mixer 'mine': knob 'norm' has the name of a setting",
+        ),
+        (
+            MIXER.format(name="mine") + "    vocab_size: int = 3\n",
+            "knob 'vocab_size' has the name of a setting",
+        ),
     ],
 )
 def test_a_plug_in_that_does_not_work_is_one_sentence_with_its_name(

@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable
 from inspect import signature
 from pathlib import Path
+from string import ascii_lowercase
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ import torch
 from recallfront.sweeps.ar_hits import BigramCounts, ar_hits, previous_occurrence
 from recallfront.sweeps.continuous_mqar import continuous_mqar
 from recallfront.sweeps.phonebook_text import phonebooks
-from recallfront.sweeps.recall_suite import DATA_SETS, answers_of, as_it_is, contains, truncated
+from recallfront.sweeps.recall_suite import DATA_SETS, as_it_is, contains, located_answer, truncated
 from recallfront.sweeps.ruler_text import Question, needles, variable_tracking
 from recallfront.sweeps.tasks.compositional_mqar import compositional_mqar
 from recallfront.sweeps.tasks.copying import copying, shifted
@@ -151,7 +152,7 @@ def safari(args: Args) -> Arrays:
 
 def copy_ngram(args: Args) -> Arrays:
     tokens, asked = copying(
-        letters=args["vocab_size"],
+        letters=min(args["vocab_size"], len(ascii_lowercase)),  # all that the authors' have
         num_examples=args["rows"],
         packed=args["kind"] == "train",
         question=args["task"],
@@ -220,8 +221,18 @@ def suite(_: Args, given: Arrays) -> Arrays:
     cut = []
     for args in map(json.loads, given["truncate_args"]):
         document = args.pop("doc")
-        wanted = [answers_of(document, key)[0] for key in args.pop("answer_key")]
-        cut.append(truncated(document["context"], wanted, encode=str.split, decode=" ".join, **args))
+        wanted = [located_answer(document, key) for key in args.pop("answer_key")]
+        cut.append(
+            truncated(
+                document["context"],
+                wanted,
+                alternatives=document.get("alt_answers", ()),
+                token_place=document.get("tok_pos"),
+                encode=str.split,
+                decode=" ".join,
+                **args,
+            )
+        )
     pairs = zip(given["continuations"], map(json.loads, given["answers"]), strict=True)
     return {
         "prompts": np.array(prompts),

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from recallfront.sweeps.recall_suite import DATA_SETS, ROOM_FOR_ANSWER, answers_of, shortened
+from recallfront.sweeps.recall_suite import DATA_SETS, ROOM_FOR_ANSWER, answers_of, located_answer, shortened
 
 
 @pytest.mark.parametrize(
@@ -66,3 +66,39 @@ def test_an_empty_answer_beside_another_is_none() -> None:
 def test_a_field_without_a_value_is_left_out(name: str) -> None:
     assert cut(name, 4, text=FAR, key="director", value=" ") is None
     assert name == "squad" or cut(name, 4, text=FAR, key=" ", value="w9") is None
+
+
+@pytest.mark.parametrize(
+    ("value", "located"),
+    [
+        ("", ""),
+        (" ", " "),
+        ("  ", "  "),
+        (["", "zz"], ""),
+        ([None, "zz"], ""),
+        ([], ""),
+        (None, ""),
+        (7, "7"),
+    ],
+)
+def test_the_first_answer_is_looked_for_as_it_stands(value: object, located: str) -> None:
+    assert located_answer({"value": value}, "value") == located
+
+
+def test_an_empty_first_answer_drops_the_document() -> None:
+    assert cut("nq", 4, context=FAR, question="is", answers=["", "w9"]) is None
+    assert cut("nq", 4, context=FAR, question="is", answers=["w9", ""]) == "w7 w8 w9 w10"
+
+
+def test_an_alternative_is_looked_for_where_no_answer_is() -> None:
+    document = {"text": FAR, "alt_answers": ["nowhere", "w12", "w3"], "tok_pos": 5}
+    assert cut("squad", 4, **document, value="Jane") == "w10 w11 w12 w13"
+    assert cut("squad", 4, **document, value="w9 ") == "w7 w8 w9 w10"
+
+
+def test_a_token_s_place_counts_where_nothing_is_found() -> None:
+    assert cut("squad", 4, text=FAR, value="Jane", tok_pos=5) == "w3 w4 w5 w6"
+    assert cut("squad", 4, text=FAR, value="Jane", alt_answers=["nowhere"], tok_pos=5) == "w3 w4 w5 w6"
+    # not so in a context that fits
+    assert cut("squad", 4, text="w0 w1 w2", value="Jane", tok_pos=0) == "w1 w2"
+    assert cut("drop", 4, context=FAR, question="is", answers=["it"], tok_pos=9) == "w0 w1 w2 w3"

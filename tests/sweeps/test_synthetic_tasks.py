@@ -357,3 +357,21 @@ def test_what_cannot_be_is_told(name: str, change: dict[str, Any], told: str) ->
     with pytest.raises(ValueError) as refused:
         make(name, **change)
     assert told in str(refused.value)
+
+
+def test_a_string_longer_than_the_context_is_not_cut() -> None:
+    """The authors' evaluation rows: as long as the longest string, padded."""
+    tokens, asked = copying(
+        letters=26,
+        num_examples=5,
+        min_length=6,
+        max_length=6,
+        context=13,
+        packed=False,
+        question="copy",
+        n_gram=0,
+        length_answer=-1,
+        seed=0,
+    )
+    assert tokens.shape == (5, 15) and (asked.sum(1) == 7).all()
+    assert (tokens[:, -1] == 28).all() and (tokens[:, 1:7] == tokens[:, 8:14]).all()

@@ -172,3 +172,19 @@ def test_rows_of_a_task_from_outside_are_kept_as_any_other(tmp_path: object) -> 
             assert torch.equal(kept.inputs[:], drawn.inputs[:]) and torch.equal(
                 kept.labels[:], drawn.labels[:]
             )
+
+
+def test_tested_rows_are_a_thousand_if_nothing_else_is_said() -> None:
+    train = [{"length": 16, "examples": 6}]
+    tested = [{"length": 16}, {"length": 32, "examples": 8}]
+    task = registry.parse_task(
+        {"name": "induction_heads", "train": train, "validation": tested, "test": tested}
+    )
+    told = [{"length": 16, "examples": 1000}, {"length": 32, "examples": 8}]
+    same = registry.parse_task({"name": "induction_heads", "train": train, "validation": told, "test": told})
+    assert task.model_dump_json() == same.model_dump_json()
+    assert [len(segment.inputs) for segment in task.build("test")] == [1000, 8]
+    with pytest.raises(ValidationError, match="examples"):
+        registry.parse_task(
+            {"name": "induction_heads", "train": tested, "validation": tested, "test": tested}
+        )

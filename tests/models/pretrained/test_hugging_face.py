@@ -128,6 +128,11 @@ def test_hidden_states_embeddings_and_tuples(name: str) -> None:
     loss, logits = model(tokens, labels=tokens, return_dict=False)
     assert loss.ndim == 0 and torch.equal(logits, found.logits)
     assert torch.equal(model(tokens, logits_to_keep=2).logits, found.logits[:, -2:])
+    places = torch.tensor([0, 3, 4])
+    assert torch.equal(model(tokens, logits_to_keep=places).logits, found.logits[:, places])
+    model.config.output_hidden_states = True
+    assert torch.equal(model(tokens).hidden_states[1], found.hidden_states[1])
+    assert model(tokens, output_hidden_states=False).hidden_states is None
     with pytest.raises(ValueError, match="no matrix of attentions"):
         model(tokens, output_attentions=True)
     with pytest.raises(ValueError, match="one of input_ids and inputs_embeds"):
@@ -209,6 +214,13 @@ def test_resized_embeddings(name: str, tmp_path: Path) -> None:
     torch.testing.assert_close(after[:, :6, :17], before)
     model.save_pretrained(tmp_path)
     assert torch.equal(from_pretrained(tmp_path)(tokens).logits, model(tokens).logits)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+def test_embeddings_of_a_model_on_a_gpu_are_resized_there() -> None:
+    model = exported("attention-none").cuda()
+    model.resize_token_embeddings(20)
+    assert model(draw_tokens(1, 6).cuda()).logits.shape == (1, 6, 20)
 
 
 def test_a_loaded_model_that_is_saved_again_still_leads_here(tmp_path: Path) -> None:

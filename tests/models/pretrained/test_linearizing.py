@@ -274,3 +274,65 @@ def test_a_hybrid_takes_over_attention() -> None:
     tokens = draw_tokens(2, 9)
     with torch.no_grad():
         torch.testing.assert_close(only(tokens), source(tokens))
+
+
+BIASED = {"architecture": "griffin", "vocab_size": 17, "width": 16, "num_heads": 4, "pattern": "AA"}
+ATTENTION = {"A": {"mixer": "attention"}}
+
+
+@pytest.mark.parametrize("architecture", ["griffin", "hybrid"])
+def test_biases_of_attention_and_of_channel_mixers_are_kept(architecture: str) -> None:
+    own = {"A": ATTENTION["A"] | {"num_kv_heads": 1, "positions": "rope", "out_bias": True}}
+    hybrid = {"mixers": own, "mlp_biases": True} if architecture == "hybrid" else {}
+    source = build(parse_config(BIASED | {"mlp_expansion": 2, "architecture": architecture, **hybrid}))
+    with torch.no_grad():
+        for parameter in source.parameters():
+            parameter.add_(0.05)
+    same = linearize(source, "hybrid", mixers=ATTENTION, pattern="A")
+    tokens = draw_tokens(2, 9)
+    torch.testing.assert_close(same(tokens), source(tokens))
+    assert linearize(source, "hawk").config.layers == "RR"
+
+
+@pytest.mark.parametrize(
+    ("source", "architecture", "knobs", "message"),
+    [
+        (
+            {"mlp_expansion": 2},
+            "grouped",
+            {},
+            "the model's channel mixers have biases, and grouped's have none",
+        ),
+        ({}, "linear", {}, "linear has no bias in its way out, and the model's attention has one"),
+        (
+            {},
+            "hybrid",
+            {"mixers": {"L": "linear"}, "pattern": "L"},
+            "mixers.L='linear': must be a mixer such as",
+        ),
+        ({}, "hybrid", {"mixers": "linear", "pattern": "L"}, "mixers='linear': must be a mapping of letters"),
+    ],
+)
+def test_biases_that_have_no_place_are_refused(
+    source: dict[str, Any], architecture: str, knobs: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        linearize(build(parse_config(BIASED | source)), architecture, **knobs)
+
+
+def test_dropout_and_the_start_s_scale_may_be_other_ones() -> None:
+    values = {"vocab_size": 17, "width": 16, "pattern": "A", "positions": "none"}
+    source = build(parse_config(values | {"architecture": "attention"}))
+    free = {"architecture": "linear", "pattern": "L", "embedding_dropout": 0.1, "init_depth_scaling": False}
+    config = parse_config({key: value for key, value in values.items() if key != "positions"} | free)
+    assert torch.equal(adopt(source, config).model.embedding.weight, source.embedding.weight)
+
+
+def test_rotary_positions_that_turn_a_part_of_each_head_do_not_turn_all_of_it() -> None:
+    rope = {"mixer": "attention", "positions": "rope"}
+    for fraction, positions in ((1.0, "rope"), (0.5, "none")):
+        mixers = {"A": rope | {"rotary_fraction": fraction}}
+        source = build(parse_config(BIASED | {"architecture": "hybrid", "mixers": mixers}))
+        assert linearize(source, "grouped").config.mixer("G").positions == positions  # type: ignore[attr-defined]
+    with pytest.raises(ValueError, match="rotary_dim is 4, and 2 in the model that is linearized"):
+        linearize(source, "grouped", positions="rope")
