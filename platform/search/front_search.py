@@ -5,6 +5,7 @@ SciPy is imported where it is first used, so that the command starts fast.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import isfinite, nan
 from statistics import fmean, median
 from typing import Final
 
@@ -110,7 +111,10 @@ class FrontSearch(Rule):
         reading = self._spec.objectives[self._recall].reading
         others = [o.metric for at, o in enumerate(self._spec.objectives) if at != self._recall]
         for trial in earlier:
-            self._earlier.append((self._features.row(trial.block, trial.knobs), trial.metrics[reading]))
+            recall = trial.metrics.get(reading, nan)
+            if not isfinite(recall):  # the store has lost it
+                continue
+            self._earlier.append((self._features.row(trial.block, trial.knobs), recall))
             if all(trial.metrics.get(metric, 0.0) > 0 for metric in others):
                 self._promised[shape(trial.block, trial.knobs)] = {m: trial.metrics[m] for m in others}
 
