@@ -51,8 +51,8 @@ class _Candidate:
 class FrontSearch(Rule):
     """Proposes configurations, and ends trials, by the hypervolume that each step of training is expected to add.
 
-    A Gaussian process models final recall over the blocks and knobs. It learns from finished trials, and from running
-    and stopped ones by what their curves promise. What else is an objective depends on the shape alone: it is read
+    A Gaussian process models final recall over the blocks and knobs. It learns from finished trials, from those that
+    diverged, which recall nothing, and from running and stopped ones by what their curves promise. What else is an objective depends on the shape alone: it is read
     from the first report of any trial of that shape, and modelled in the same way until there is one. Trials of an
     earlier sweep, maybe of another machine, tell recall, and the rest up to a factor.
     """
@@ -86,6 +86,7 @@ class FrontSearch(Rule):
         self._live: dict[str, _Candidate] = {}  # trial -> its configuration
         self._partial: dict[str, _Candidate] = {}  # the same, and trials that were stopped
         self._ended: list[_Candidate] = []  # configurations of which a trial has finished
+        self._diverged: list[_Candidate] = []  # one for each trial that has
         self._learned_at = 0
         self._number = 0
         self._found_none = ""  # why it had no further configuration when it was last asked
@@ -225,6 +226,8 @@ class FrontSearch(Rule):
             candidate.stopped[plan.seed] = plan
         elif outcome.status not in (Status.PRUNED, Status.DOMINATED):
             self._partial.pop(key, None)
+            if outcome.status is Status.DIVERGED:
+                self._diverged.append(candidate)
         self._forget()
 
     def promotable(self, *, thorough: bool = False) -> Sequence[PlannedTrial]:
@@ -289,6 +292,7 @@ class FrontSearch(Rule):
             return
         told: list[tuple[FloatArray, float | str]] = [*self._earlier]
         told += [(c.row, recall) for c in self._ended for recall in c.finished.values()]
+        told += [(c.row, 0.0) for c in self._diverged]
         told += [(c.row, key) for key, c in self._partial.items() if not c.finished]
         seen = []
         for row, known in evenly(told):
