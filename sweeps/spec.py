@@ -177,6 +177,10 @@ class SweepSpec(Frozen):
                 f"early_stopping: stops by recall, which is not among objectives={metrics}; search.skip_dominated ends "
                 "trials by what is known before training"
             )
+        if self.early_stopping and len(recalls) > 1:
+            raise ValueError(
+                f"early_stopping: stops by one recall; the objectives have {', '.join(recalls)}: keep one of them"
+            )
         for block in self.blocks:
             self._check_block(block)
             self._check_rungs(block)

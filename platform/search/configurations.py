@@ -11,6 +11,7 @@ from recallfront.sweeps.space import TRAINING_PREFIX, Domain, Knobs, Range, Scal
 
 _MOST_CONFIGURATIONS: Final = 1000  # of a block
 _MOST_VALUES: Final = 16  # of a range
+_PRECISION: Final = f"{TRAINING_PREFIX}precision"  # throughput is measured in it
 
 
 def configurations(
@@ -52,5 +53,8 @@ def name(block: SpaceBlock, knobs: Knobs) -> str:
 
 
 def shape(block: SpaceBlock, knobs: Knobs) -> str:
-    """What configurations of one throughput share: all but the settings of the training."""
-    return name(block, {key: value for key, value in knobs.items() if not key.startswith(TRAINING_PREFIX)})
+    """What configurations of one throughput share: all but the settings of the training that it does not depend on."""
+    own = {
+        key: value for key, value in knobs.items() if key == _PRECISION or not key.startswith(TRAINING_PREFIX)
+    }
+    return name(block, own)

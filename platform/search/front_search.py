@@ -3,8 +3,10 @@
 SciPy is imported where it is first used, so that the command starts fast.
 """
 
+from collections import defaultdict, deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import isfinite, nan
 from statistics import fmean, median
 from typing import Final
 
@@ -29,9 +31,10 @@ _GOOD_CHANCE: Final = 0.3  # with which one that was ended goes on after all
 # Forecasts err alike, which the model does not know: each counts as if it were less sure.
 _ALIKE: Final = 2.0
 _PATIENCE: Final = 3  # evaluations before a trial may be ended
+_LOOKS: Final = 64  # at stopped configurations before each new trial: each takes as long as a judgement
 
 
-@dataclass
+@dataclass(eq=False)
 class _Candidate:
     """One configuration of the space."""
 
@@ -50,10 +53,11 @@ class _Candidate:
 class FrontSearch(Rule):
     """Proposes configurations, and ends trials, by the hypervolume that each step of training is expected to add.
 
-    A Gaussian process models final recall over the blocks and knobs. It learns from finished trials, and from running
-    and stopped ones by what their curves promise. What else is an objective depends on the shape alone: it is read
-    from the first report of any trial of that shape, and modelled in the same way until there is one. Trials of an
-    earlier sweep, maybe of another machine, tell recall, and the rest up to a factor.
+    A Gaussian process models final recall over the blocks and knobs. It learns from finished trials, from those that
+    diverged, which recall nothing, and from running and stopped ones by what their curves promise. What else is an
+    objective depends on the shape alone: it is read from the first report of any trial of that shape, and modelled in
+    the same way until there is one. Trials of an earlier sweep, maybe of another machine, tell recall, and the rest up
+    to a factor.
     """
 
     def __init__(
@@ -78,6 +82,9 @@ class FrontSearch(Rule):
         self._all = list(self._candidates.values())
         self._rows = np.stack([candidate.row for candidate in self._all])
         self._place = {id(candidate): at for at, candidate in enumerate(self._all)}
+        self._of_shape: defaultdict[str, list[_Candidate]] = defaultdict(list)
+        for candidate in self._all:
+            self._of_shape[candidate.shape].append(candidate)
         self._model = GaussianProcess(features.groups)
         self._shapes: dict[str, GaussianProcess] = {}
         self._groups = features.groups
@@ -85,6 +92,9 @@ class FrontSearch(Rule):
         self._live: dict[str, _Candidate] = {}  # trial -> its configuration
         self._partial: dict[str, _Candidate] = {}  # the same, and trials that were stopped
         self._ended: list[_Candidate] = []  # configurations of which a trial has finished
+        self._diverged: list[_Candidate] = []  # one for each trial that has
+        self._stopped: deque[_Candidate] = deque()  # the next one to look at first
+        self._finished: dict[int, float] | None = None  # place of a finished configuration -> its recall
         self._learned_at = 0
         self._number = 0
         self._found_none = ""  # why it had no further configuration when it was last asked
@@ -110,7 +120,10 @@ class FrontSearch(Rule):
         reading = self._spec.objectives[self._recall].reading
         others = [o.metric for at, o in enumerate(self._spec.objectives) if at != self._recall]
         for trial in earlier:
-            self._earlier.append((self._features.row(trial.block, trial.knobs), trial.metrics[reading]))
+            recall = trial.metrics.get(reading, nan)
+            if not isfinite(recall):  # the store has lost it
+                continue
+            self._earlier.append((self._features.row(trial.block, trial.knobs), recall))
             if all(trial.metrics.get(metric, 0.0) > 0 for metric in others):
                 self._promised[shape(trial.block, trial.knobs)] = {m: trial.metrics[m] for m in others}
 
@@ -157,6 +170,7 @@ class FrontSearch(Rule):
             added = self._candidates[key] = self._made(proposal.block, proposal.knobs)
             added.is_asked = True
             self._place[id(added)] = len(self._all)
+            self._of_shape[added.shape].append(added)
             self._all.append(added)
             self._rows = np.vstack([self._rows, added.row])
             self._is_fit, self._known = False, None
@@ -218,22 +232,30 @@ class FrontSearch(Rule):
                 self._ended.append(candidate)
             candidate.finished[plan.seed] = outcome.figures[reading]
         elif outcome.status is Status.PRUNED and candidate.is_stopped:
+            if not candidate.stopped:
+                self._stopped.append(candidate)
             candidate.stopped[plan.seed] = plan
         elif outcome.status not in (Status.PRUNED, Status.DOMINATED):
             self._partial.pop(key, None)
+            if outcome.status is Status.DIVERGED:
+                self._diverged.append(candidate)
         self._forget()
 
     def promotable(self, *, thorough: bool = False) -> Sequence[PlannedTrial]:
-        ended = [(plan.config.key, c) for c in self._all for plan in c.stopped.values()]
+        number = len(self._stopped) if thorough else min(_LOOKS, len(self._stopped))
+        looked_at = [self._stopped[at] for at in range(number)]
+        ended = [(plan.config.key, candidate) for candidate in looked_at for plan in candidate.stopped.values()]
         chances = self._chances(ended)
         if max(chances, default=0.0) < _GOOD_CHANCE:
+            self._stopped.rotate(-number)
             return ()
         return list(ended[int(np.argmax(chances))][1].stopped.values())
 
     def promoted(self, plan: PlannedTrial) -> None:
         candidate = self._candidate(plan.proposal)
         candidate.is_stopped = False
-        candidate.stopped.pop(plan.seed, None)
+        if candidate.stopped.pop(plan.seed, None) is not None and not candidate.stopped:
+            self._stopped.remove(candidate)
         self._live[plan.config.key] = candidate
         self._forget()
 
@@ -268,15 +290,14 @@ class FrontSearch(Rule):
         return chances
 
     def _forget(self) -> None:
-        self._is_fit = False
+        self._is_fit, self._finished = False, None
 
     def _measured(self, candidate: _Candidate, figures: Mapping[str, float]) -> None:
         metrics = [o.metric for at, o in enumerate(self._spec.objectives) if at != self._recall]
         if all(metric in figures for metric in metrics):
             exact = {metric: figures[metric] for metric in metrics}
-            for other in self._all:
-                if other.shape == candidate.shape:
-                    other.exact = exact
+            for other in self._of_shape[candidate.shape]:
+                other.exact = exact
             self._known = None
 
     def _fit(self) -> None:
@@ -285,6 +306,7 @@ class FrontSearch(Rule):
             return
         told: list[tuple[FloatArray, float | str]] = [*self._earlier]
         told += [(c.row, recall) for c in self._ended for recall in c.finished.values()]
+        told += [(c.row, 0.0) for c in self._diverged]
         told += [(c.row, key) for key, c in self._partial.items() if not c.finished]
         seen = []
         for row, known in evenly(told):
@@ -352,18 +374,24 @@ class FrontSearch(Rule):
 
     def _front(self, *, running: bool = False) -> FloatArray:
         """Finished configurations (n, objectives), to be maximised; with `running` those too, as they are expected."""
-        recalls = {
-            self._place[id(candidate)]: fmean(candidate.finished.values())
-            for candidate in self._ended
-            if len(candidate.finished) == len(self._spec.seeds)
-        }
+        recalls = self._recalls()
         if running and self._live:
             at = [self._place[id(candidate)] for candidate in self._live.values()]
             mean, _ = self._model.predict(self._rows[at])
-            recalls |= {place: min(1.0, float(value)) for place, value in zip(at, mean, strict=True)}
+            recalls = recalls | {place: min(1.0, float(value)) for place, value in zip(at, mean, strict=True)}
         points = self._known_values()[list(recalls)].reshape(-1, len(self._signs)).copy()
         points[:, self._recall] = list(recalls.values())
         return points
+
+    def _recalls(self) -> dict[int, float]:
+        """The mean recall of each finished configuration, by its place."""
+        if self._finished is None:
+            self._finished = {
+                self._place[id(candidate)]: fmean(candidate.finished.values())
+                for candidate in self._ended
+                if len(candidate.finished) == len(self._spec.seeds)
+            }
+        return self._finished
 
     def _is_recall(self) -> BoolArray:
         return np.asarray(np.arange(len(self._signs)) == self._recall)
