@@ -45,6 +45,12 @@ class SearchConfig(Frozen):
         "learns from its finished trials from the start. They differ in knobs of the space alone.",
     )
 
+    seeds: Literal["all", "as_needed"] = added_field(
+        "all",
+        description="Whether a configuration runs with all seeds of the sweep, or with the first, and with further ones "
+        "only where `front` expects the most of them: `trials` then counts trials.",
+    )
+
     @property
     def looks_ahead(self) -> bool:
         """Whether the method knows how much its next trials are expected to add."""
@@ -71,6 +77,12 @@ class SearchConfig(Frozen):
             if value is not None and self.method not in methods:
                 known = " or ".join(filter(None, (", ".join(methods[:-1]), methods[-1])))
                 raise ValueError(f"{name}={value}: it is a setting of method {known}, not of {self.method}")
+        return self
+
+    @model_validator(mode="after")
+    def _seeds_of_the_method(self) -> Self:
+        if self.seeds == "as_needed" and self.method != "front":
+            raise ValueError(f"seeds='as_needed': it is a setting of method front, not of {self.method}")
         return self
 
     @model_validator(mode="after")

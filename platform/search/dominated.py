@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
-from recallfront.platform.pareto import FloatArray
+from recallfront.platform.pareto import FloatArray, non_dominated
 from recallfront.platform.results.status import Status
 from recallfront.platform.search.planner import Outcome, PlannedTrial
 from recallfront.platform.search.rules import Rule, Ruling
@@ -20,9 +20,10 @@ class Dominated(Rule):
     """
 
     def __init__(self, spec: SweepSpec) -> None:
-        self._objectives, self._seeds = spec.objectives, len(spec.seeds)
+        self._objectives, self._seeds = spec.objectives, len(spec.first_seeds)
         # configuration -> seed -> values, to be maximised
         self._values: dict[str, dict[int, list[float]]] = {}
+        self._means: dict[str, FloatArray] = {}  # of configurations that have finished
         self._edge = np.zeros((0, len(spec.objectives)))  # means that no other dominates
 
     def judge(self, plan: PlannedTrial, step: int, figures: Mapping[str, float]) -> Ruling | None:
@@ -44,11 +45,16 @@ class Dominated(Rule):
             values = [o.sign * outcome.figures[o.reading] for o in self._objectives]
             own = self._values.setdefault(plan.config.configuration_key, {})
             own[plan.seed] = values
-            if len(own) == self._seeds:
-                self._put(np.mean(list(own.values()), axis=0))
+            if len(own) >= self._seeds:
+                self._put(plan.config.configuration_key, np.mean(list(own.values()), axis=0))
 
-    def _put(self, mean: FloatArray) -> None:
-        if not self._reaches(mean):
+    def _put(self, configuration: str, mean: FloatArray) -> None:
+        had_another = configuration in self._means
+        self._means[configuration] = mean
+        if had_another:  # a further seed moves it, and what it leaves behind may belong to others
+            means = np.array(list(self._means.values()))
+            self._edge = means[non_dominated(means)]
+        elif not self._reaches(mean):
             self._edge = np.vstack([self._edge[~(mean >= self._edge).all(axis=1)], mean])
 
     def _reaches(self, values: npt.ArrayLike) -> bool:

@@ -6,11 +6,12 @@ SciPy is imported where it is first used, so that the command starts fast.
 from collections import defaultdict, deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import isfinite, nan
+from math import isfinite, nan, sqrt
 from statistics import fmean, median
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
 from recallfront.platform.pareto import BoolArray, FloatArray
 from recallfront.platform.results.status import Status
@@ -31,6 +32,7 @@ _GOOD_CHANCE: Final = 0.3  # with which one that was ended goes on after all
 # Forecasts err alike, which the model does not know: each counts as if it were less sure.
 _ALIKE: Final = 2.0
 _PATIENCE: Final = 3  # evaluations before a trial may be ended
+_SEEDS: Final = 0.02  # deviation of recall between seeds, as long as none has several: what 1,000 questions leave open
 _LOOKS: Final = 64  # at stopped configurations before each new trial: each takes as long as a judgement
 
 
@@ -45,7 +47,7 @@ class _Candidate:
     steps: float  # of its whole training
     exact: dict[str, float] = field(default_factory=dict)
     finished: dict[int, float] = field(default_factory=dict)  # seed -> final recall
-    is_asked: bool = False
+    asked: set[int] = field(default_factory=set)  # seeds that it was proposed with
     is_stopped: bool = False
     stopped: dict[int, PlannedTrial] = field(default_factory=dict)  # seed -> its trial
 
@@ -58,6 +60,9 @@ class FrontSearch(Rule):
     objective depends on the shape alone: it is read from the first report of any trial of that shape, and modelled in
     the same way until there is one. Trials of an earlier sweep, maybe of another machine, tell recall, and the rest up
     to a factor.
+
+    Where seeds are run as needed, a further seed of a finished configuration competes with new configurations: it is
+    worth what the mean recall is expected to gain by it.
     """
 
     def __init__(
@@ -105,10 +110,10 @@ class FrontSearch(Rule):
         self._take(earlier)
         for raw, ending, values in told:
             proposal = proposal_from_json(spec, raw)
-            self._candidate(proposal).is_asked = True
+            self._candidate(proposal).asked.update(proposal.seeds(spec))
             self.tell(proposal, ending, values)
         for proposal in unfinished:
-            self._candidate(proposal).is_asked = True
+            self._candidate(proposal).asked.update(proposal.seeds(spec))
         self._number = proposed
 
     def _made(self, block: SpaceBlock, knobs: Knobs) -> _Candidate:
@@ -134,33 +139,40 @@ class FrontSearch(Rule):
         candidate = self._choose()
         if candidate is None:
             return None
-        candidate.is_asked = True
-        proposal = Proposal(self._number, candidate.block, candidate.knobs)
+        some = () if self._spec.search.seeds == "all" else (self._left(candidate)[0],)
+        proposal = Proposal(self._number, candidate.block, candidate.knobs, some_seeds=some)
+        candidate.asked.update(proposal.seeds(self._spec))
         self._number += 1
         return proposal
+
+    def _left(self, candidate: _Candidate) -> list[int]:
+        """The seeds that a configuration was not proposed with."""
+        return [seed for seed in self._spec.seeds if seed not in candidate.asked]
 
     def notes(self) -> list[str]:
         if not self._found_none:
             return []
-        number = f"{self._number} of {self._spec.search.trials} configurations"
+        kind = "configurations" if self._spec.search.seeds == "all" else "trials"
+        number = f"{self._number} of {self._spec.search.trials} {kind}"
         return [f"the search ended after {number}: {self._found_none}"]
 
     def expects(self, trials: int) -> float | None:
         if self._draws_at_random():
             return None
         left = (self._spec.search.trials or 0) - self._number
-        number = min(-(-trials // len(self._spec.seeds)), left)
-        gains = np.sort(self._gains())[::-1]
+        number = min(-(-trials // len(self._spec.first_seeds)), left)
+        gains = np.sort(self._gains() + self._gains_of_seeds())[::-1]
         return float(gains[:number].sum()) if number > 0 and gains.max() > 0 else None
 
     def tell(self, proposal: Proposal, ending: Ending, values: Sequence[float] | None) -> None:
         """Take a result, of which it knows more where it has heard the trials themselves (`judge`, `ended`)."""
         candidate = self._candidate(proposal)
-        if values is not None and not candidate.finished:
+        if values is not None and not candidate.finished.keys() & proposal.seeds(self._spec):
             metrics = [o.metric for o in self._spec.objectives]
             self._measured(candidate, dict(zip(metrics, values, strict=True)))
-            candidate.finished = dict.fromkeys(self._spec.seeds, values[self._recall])
-            self._ended.append(candidate)
+            if not candidate.finished:
+                self._ended.append(candidate)
+            candidate.finished |= dict.fromkeys(proposal.seeds(self._spec), values[self._recall])
             self._forget()
 
     def _candidate(self, proposal: Proposal) -> _Candidate:
@@ -168,7 +180,7 @@ class FrontSearch(Rule):
         key = name(proposal.block, proposal.knobs)
         if key not in self._candidates:
             added = self._candidates[key] = self._made(proposal.block, proposal.knobs)
-            added.is_asked = True
+            added.asked.update(self._spec.seeds)
             self._place[id(added)] = len(self._all)
             self._of_shape[added.shape].append(added)
             self._all.append(added)
@@ -177,16 +189,16 @@ class FrontSearch(Rule):
         return self._candidates[key]
 
     def _choose(self) -> _Candidate | None:
-        open_ = [c for c in self._all if not c.is_asked]
+        open_ = [c for c in self._all if not c.asked]
         self._found_none = "" if open_ else "it found no further one in the space"
-        if not open_:
+        if not open_ and self._spec.search.seeds == "all":
             return None
-        if self._draws_at_random():
-            asked = [c.block.label for c in self._all if c.is_asked]
+        if open_ and self._draws_at_random():
+            asked = [c.block.label for c in self._all if c.asked]
             fewest = min(asked.count(c.block.label) for c in open_)
             rarest = [c for c in open_ if asked.count(c.block.label) == fewest]
             return rarest[int(self._random.integers(len(rarest)))]
-        gains = self._gains() / [candidate.steps for candidate in self._all]
+        gains = (self._gains() + self._gains_of_seeds()) / [candidate.steps for candidate in self._all]
         best = int(np.argmax(gains))
         if gains[best] > 0:
             return self._all[best]
@@ -213,6 +225,8 @@ class FrontSearch(Rule):
     def judge(self, plan: PlannedTrial, step: int, figures: Mapping[str, float]) -> Ruling | None:
         self.heard(plan, step, figures)
         key, candidate = plan.config.key, self._candidate(plan.proposal)
+        if candidate.finished and self._spec.search.seeds != "all":
+            return None  # a mean without its lower seeds would be too high
         if candidate.is_stopped:
             return Ruling(Status.PRUNED, "another seed of its configuration was stopped")
         if step < _PATIENCE * plan.config.training.evaluate_every or len(self._ended) < 3:
@@ -356,11 +370,33 @@ class FrontSearch(Rule):
         return {key: factor * value for key, value in promised.items()} | measured
 
     def _gains(self) -> FloatArray:
-        """The gain of every candidate that was not asked for, beside what runs; 0 for the others."""
+        """The gain of every configuration that was not proposed; 0 for the others."""
         self._fit()
+        at = np.array([i for i, candidate in enumerate(self._all) if not candidate.asked], dtype=np.int64)
+        return self._gains_at(at, *self._model.predict(self._rows[at]))
+
+    def _gains_of_seeds(self) -> FloatArray:
+        """The gain of every finished configuration by one more seed, of which none runs; 0 for the others.
+
+        From n seeds to n + 1, a mean moves by sqrt(1 / (n (n + 1))) times the deviation between seeds.
+        """
+        finished = [c for c in self._ended if len(c.finished) == len(c.asked) and self._left(c)]
+        if self._spec.search.seeds == "all" or not finished:
+            return np.zeros(len(self._all))
+        number = np.array([len(c.finished) for c in finished])
+        mean = np.array([fmean(c.finished.values()) for c in finished])
+        deviation = self._deviation_of_seeds() / np.sqrt(number * (number + 1))
+        return self._gains_at(np.array([self._place[id(c)] for c in finished]), mean, deviation)
+
+    def _deviation_of_seeds(self) -> float:
+        """The deviation of final recall between seeds, over all configurations that have several."""
+        own = [list(c.finished.values()) for c in self._ended]
+        squares = sum((value - fmean(values)) ** 2 for values in own for value in values)
+        return sqrt((squares + _SEEDS**2) / (sum(len(values) - 1 for values in own) + 1))
+
+    def _gains_at(self, at: npt.NDArray[np.int64], mean: FloatArray, deviation: FloatArray) -> FloatArray:
+        """The expected gains of candidates whose recall is to be such, beside what runs; 0 for the others."""
         gains = np.zeros(len(self._all))
-        at = np.array([i for i, candidate in enumerate(self._all) if not candidate.is_asked], dtype=np.int64)
-        mean, deviation = self._model.predict(self._rows[at])
         gains[at] = expected_gains(
             self._front(running=True),
             self._reference,
@@ -389,7 +425,7 @@ class FrontSearch(Rule):
             self._finished = {
                 self._place[id(candidate)]: fmean(candidate.finished.values())
                 for candidate in self._ended
-                if len(candidate.finished) == len(self._spec.seeds)
+                if len(candidate.finished) >= len(self._spec.first_seeds)
             }
         return self._finished
 
