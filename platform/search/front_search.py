@@ -5,7 +5,6 @@ SciPy is imported where it is first used, so that the command starts fast.
 
 from collections import defaultdict, deque
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from math import isfinite, nan
 from statistics import fmean, median
 from typing import Final
@@ -14,7 +13,8 @@ import numpy as np
 
 from recallfront.platform.pareto import BoolArray, FloatArray
 from recallfront.platform.results.status import Status
-from recallfront.platform.search.configurations import configurations, name, shape
+from recallfront.platform.search.configurations import Candidate, configurations, name, shape
+from recallfront.platform.search.dominated import best_recall
 from recallfront.platform.search.forecast import Curves
 from recallfront.platform.search.gain import expected_gains
 from recallfront.platform.search.planner import Outcome, PlannedTrial
@@ -32,22 +32,6 @@ _GOOD_CHANCE: Final = 0.3  # with which one that was ended goes on after all
 _ALIKE: Final = 2.0
 _PATIENCE: Final = 3  # evaluations before a trial may be ended
 _LOOKS: Final = 64  # at stopped configurations before each new trial: each takes as long as a judgement
-
-
-@dataclass(eq=False)
-class _Candidate:
-    """One configuration of the space."""
-
-    block: SpaceBlock
-    knobs: Knobs
-    row: FloatArray
-    shape: str  # what it shares with all that have its throughput
-    steps: float  # of its whole training
-    exact: dict[str, float] = field(default_factory=dict)
-    finished: dict[int, float] = field(default_factory=dict)  # seed -> final recall
-    is_asked: bool = False
-    is_stopped: bool = False
-    stopped: dict[int, PlannedTrial] = field(default_factory=dict)  # seed -> its trial
 
 
 class FrontSearch(Rule):
@@ -71,6 +55,7 @@ class FrontSearch(Rule):
         self._spec = spec
         self._random = np.random.default_rng(spec.search.seed)
         self._recall = next(at for at, o in enumerate(spec.objectives) if o.is_on_both_splits)
+        self._most = best_recall(spec, spec.objectives[self._recall])
         self._signs = np.array([o.sign for o in spec.objectives])
         self._reference = self._signs * np.array([o.reference for o in spec.objectives])
         features = Features(spec.blocks)
@@ -82,18 +67,18 @@ class FrontSearch(Rule):
         self._all = list(self._candidates.values())
         self._rows = np.stack([candidate.row for candidate in self._all])
         self._place = {id(candidate): at for at, candidate in enumerate(self._all)}
-        self._of_shape: defaultdict[str, list[_Candidate]] = defaultdict(list)
+        self._of_shape: defaultdict[str, list[Candidate]] = defaultdict(list)
         for candidate in self._all:
             self._of_shape[candidate.shape].append(candidate)
         self._model = GaussianProcess(features.groups)
         self._shapes: dict[str, GaussianProcess] = {}
         self._groups = features.groups
         self._curves = Curves()
-        self._live: dict[str, _Candidate] = {}  # trial -> its configuration
-        self._partial: dict[str, _Candidate] = {}  # the same, and trials that were stopped
-        self._ended: list[_Candidate] = []  # configurations of which a trial has finished
-        self._diverged: list[_Candidate] = []  # one for each trial that has
-        self._stopped: deque[_Candidate] = deque()  # the next one to look at first
+        self._live: dict[str, Candidate] = {}  # trial -> its configuration
+        self._partial: dict[str, Candidate] = {}  # the same, and trials that were stopped
+        self._ended: list[Candidate] = []  # configurations of which a trial has finished
+        self._diverged: list[Candidate] = []  # one for each trial that has
+        self._stopped: deque[Candidate] = deque()  # the next one to look at first
         self._finished: dict[int, float] | None = None  # place of a finished configuration -> its recall
         self._learned_at = 0
         self._number = 0
@@ -111,10 +96,10 @@ class FrontSearch(Rule):
             self._candidate(proposal).is_asked = True
         self._number = proposed
 
-    def _made(self, block: SpaceBlock, knobs: Knobs) -> _Candidate:
+    def _made(self, block: SpaceBlock, knobs: Knobs) -> Candidate:
         steps = knobs.get(f"{TRAINING_PREFIX}steps", self._spec.training.steps)
         row = self._features.row(block, knobs)
-        return _Candidate(block, knobs, row, shape(block, knobs), max(1.0, float(steps or 0)))
+        return Candidate(block, knobs, row, shape(block, knobs), max(1.0, float(steps or 0)))
 
     def _take(self, earlier: Iterable[Earlier]) -> None:
         reading = self._spec.objectives[self._recall].reading
@@ -131,13 +116,19 @@ class FrontSearch(Rule):
         trials = self._spec.search.trials
         if trials is not None and self._number >= trials:
             return None
-        candidate = self._choose()
-        if candidate is None:
-            return None
-        candidate.is_asked = True
-        proposal = Proposal(self._number, candidate.block, candidate.knobs)
-        self._number += 1
-        return proposal
+        while (candidate := self._choose()) is not None:
+            candidate.is_asked = True
+            if self._is_possible(candidate):
+                self._number += 1
+                return Proposal(self._number - 1, candidate.block, candidate.knobs)
+        return None
+
+    def _is_possible(self, candidate: Candidate) -> bool:
+        try:
+            self._spec.trial(candidate.block, candidate.knobs, self._spec.seeds[0])
+        except ValueError:
+            return False
+        return True
 
     def notes(self) -> list[str]:
         if not self._found_none:
@@ -163,7 +154,7 @@ class FrontSearch(Rule):
             self._ended.append(candidate)
             self._forget()
 
-    def _candidate(self, proposal: Proposal) -> _Candidate:
+    def _candidate(self, proposal: Proposal) -> Candidate:
         """The configuration of a proposal; one that an earlier version of the space's values gave is added."""
         key = name(proposal.block, proposal.knobs)
         if key not in self._candidates:
@@ -176,7 +167,7 @@ class FrontSearch(Rule):
             self._is_fit, self._known = False, None
         return self._candidates[key]
 
-    def _choose(self) -> _Candidate | None:
+    def _choose(self) -> Candidate | None:
         open_ = [c for c in self._all if not c.is_asked]
         self._found_none = "" if open_ else "it found no further one in the space"
         if not open_:
@@ -244,7 +235,9 @@ class FrontSearch(Rule):
     def promotable(self, *, thorough: bool = False) -> Sequence[PlannedTrial]:
         number = len(self._stopped) if thorough else min(_LOOKS, len(self._stopped))
         looked_at = [self._stopped[at] for at in range(number)]
-        ended = [(plan.config.key, candidate) for candidate in looked_at for plan in candidate.stopped.values()]
+        ended = [
+            (plan.config.key, candidate) for candidate in looked_at for plan in candidate.stopped.values()
+        ]
         chances = self._chances(ended)
         if max(chances, default=0.0) < _GOOD_CHANCE:
             self._stopped.rotate(-number)
@@ -259,14 +252,14 @@ class FrontSearch(Rule):
         self._live[plan.config.key] = candidate
         self._forget()
 
-    def _judge_running(self, key: str, candidate: _Candidate) -> Ruling | None:
+    def _judge_running(self, key: str, candidate: Candidate) -> Ruling | None:
         (chance,) = self._chances([(key, candidate)])
         if chance >= _LEAST_CHANCE:
             return None
         candidate.is_stopped = True
         return Ruling(Status.PRUNED, f"its chance to be on the front in the end was {chance:.1%}")
 
-    def _chances(self, trials: Sequence[tuple[str, _Candidate]]) -> list[float]:
+    def _chances(self, trials: Sequence[tuple[str, Candidate]]) -> list[float]:
         """Chances of trials to be on the front in the end: the better of what the model and its own curve say."""
         from scipy.special import ndtr
 
@@ -292,7 +285,7 @@ class FrontSearch(Rule):
     def _forget(self) -> None:
         self._is_fit, self._finished = False, None
 
-    def _measured(self, candidate: _Candidate, figures: Mapping[str, float]) -> None:
+    def _measured(self, candidate: Candidate, figures: Mapping[str, float]) -> None:
         metrics = [o.metric for at, o in enumerate(self._spec.objectives) if at != self._recall]
         if all(metric in figures for metric in metrics):
             exact = {metric: figures[metric] for metric in metrics}
@@ -357,6 +350,11 @@ class FrontSearch(Rule):
 
     def _gains(self) -> FloatArray:
         """The gain of every candidate that was not asked for, beside what runs; 0 for the others."""
+        gains = self._gains_up_to(self._most)
+        # a trial may jump over the recall at which it is solved: that counts where nothing else is left
+        return gains if gains.any() else self._gains_up_to(1.0)
+
+    def _gains_up_to(self, most: float) -> FloatArray:
         self._fit()
         gains = np.zeros(len(self._all))
         at = np.array([i for i, candidate in enumerate(self._all) if not candidate.is_asked], dtype=np.int64)
@@ -368,7 +366,7 @@ class FrontSearch(Rule):
             mean=mean,
             deviation=deviation,
             known=self._known_values()[at],
-            most=1.0,
+            most=most,
         )
         return gains
 
