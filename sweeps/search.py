@@ -35,8 +35,9 @@ class SearchConfig(Frozen):
     )
     skip_dominated: bool = Field(
         default=False,
-        description="Whether a configuration is not trained if finished ones dominate it even at a recall of 1: it is "
-        "recorded as `dominated` once its throughput is known. `front` always does so.",
+        description="Whether a configuration is not trained if finished ones dominate it even at a recall of 1, or at "
+        "that of `training.stop_at`: it is recorded as `dominated` once its throughput is known. `front` always does "
+        "so.",
     )
     warm_start: str | None = added_field(
         None,

@@ -1,17 +1,35 @@
 """The configurations that a search chooses from, and what tells them apart."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from itertools import product
 from math import prod
 from typing import Final
 
 import numpy as np
 
+from recallfront.platform.pareto import FloatArray
+from recallfront.platform.search.planner import PlannedTrial
 from recallfront.sweeps.space import TRAINING_PREFIX, Domain, Knobs, Range, Scalar, SpaceBlock
 
 _MOST_CONFIGURATIONS: Final = 1000  # of a block
 _MOST_VALUES: Final = 16  # of a range
 _PRECISION: Final = f"{TRAINING_PREFIX}precision"  # throughput is measured in it
+
+
+@dataclass(eq=False)
+class Candidate:
+    """One configuration of the space."""
+
+    block: SpaceBlock
+    knobs: Knobs
+    row: FloatArray
+    shape: str  # what it shares with all that have its throughput
+    steps: float  # of its whole training
+    finished: dict[int, float] = field(default_factory=dict)  # seed -> final recall
+    asked: set[int] = field(default_factory=set)  # seeds that it was proposed with
+    is_stopped: bool = False
+    stopped: dict[int, PlannedTrial] = field(default_factory=dict)  # seed -> its trial
 
 
 def configurations(

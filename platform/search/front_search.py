@@ -3,11 +3,10 @@
 SciPy is imported where it is first used, so that the command starts fast.
 """
 
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from math import isfinite, nan, sqrt
-from statistics import fmean, median
+from statistics import fmean
 from typing import Final
 
 import numpy as np
@@ -15,12 +14,14 @@ import numpy.typing as npt
 
 from recallfront.platform.pareto import BoolArray, FloatArray
 from recallfront.platform.results.status import Status
-from recallfront.platform.search.configurations import configurations, name, shape
+from recallfront.platform.search.configurations import Candidate, configurations, name, shape
+from recallfront.platform.search.dominated import best_recall
 from recallfront.platform.search.forecast import Curves
 from recallfront.platform.search.gain import expected_gains
 from recallfront.platform.search.planner import Outcome, PlannedTrial
 from recallfront.platform.search.proposals import Ending, Proposal, Told, proposal_from_json
 from recallfront.platform.search.rules import Rule, Ruling
+from recallfront.platform.search.shapes import Shapes
 from recallfront.platform.search.surrogate import Features, GaussianProcess, evenly
 from recallfront.platform.search.warm_start import Earlier
 from recallfront.sweeps.space import TRAINING_PREFIX, Knobs, SpaceBlock
@@ -32,24 +33,10 @@ _GOOD_CHANCE: Final = 0.3  # with which one that was ended goes on after all
 # Forecasts err alike, which the model does not know: each counts as if it were less sure.
 _ALIKE: Final = 2.0
 _PATIENCE: Final = 3  # evaluations before a trial may be ended
-_SEEDS: Final = 0.02  # deviation of recall between seeds, as long as none has several: what 1,000 questions leave open
+_SEEDS: Final = (
+    0.02  # deviation of recall between seeds, as long as none has several: what 1,000 questions leave open
+)
 _LOOKS: Final = 64  # at stopped configurations before each new trial: each takes as long as a judgement
-
-
-@dataclass(eq=False)
-class _Candidate:
-    """One configuration of the space."""
-
-    block: SpaceBlock
-    knobs: Knobs
-    row: FloatArray
-    shape: str  # what it shares with all that have its throughput
-    steps: float  # of its whole training
-    exact: dict[str, float] = field(default_factory=dict)
-    finished: dict[int, float] = field(default_factory=dict)  # seed -> final recall
-    asked: set[int] = field(default_factory=set)  # seeds that it was proposed with
-    is_stopped: bool = False
-    stopped: dict[int, PlannedTrial] = field(default_factory=dict)  # seed -> its trial
 
 
 class FrontSearch(Rule):
@@ -76,6 +63,7 @@ class FrontSearch(Rule):
         self._spec = spec
         self._random = np.random.default_rng(spec.search.seed)
         self._recall = next(at for at, o in enumerate(spec.objectives) if o.is_on_both_splits)
+        self._most = best_recall(spec, spec.objectives[self._recall])
         self._signs = np.array([o.sign for o in spec.objectives])
         self._reference = self._signs * np.array([o.reference for o in spec.objectives])
         features = Features(spec.blocks)
@@ -87,18 +75,14 @@ class FrontSearch(Rule):
         self._all = list(self._candidates.values())
         self._rows = np.stack([candidate.row for candidate in self._all])
         self._place = {id(candidate): at for at, candidate in enumerate(self._all)}
-        self._of_shape: defaultdict[str, list[_Candidate]] = defaultdict(list)
-        for candidate in self._all:
-            self._of_shape[candidate.shape].append(candidate)
         self._model = GaussianProcess(features.groups)
-        self._shapes: dict[str, GaussianProcess] = {}
-        self._groups = features.groups
+        self._shapes = Shapes(features.groups)
         self._curves = Curves()
-        self._live: dict[str, _Candidate] = {}  # trial -> its configuration
-        self._partial: dict[str, _Candidate] = {}  # the same, and trials that were stopped
-        self._ended: list[_Candidate] = []  # configurations of which a trial has finished
-        self._diverged: list[_Candidate] = []  # one for each trial that has
-        self._stopped: deque[_Candidate] = deque()  # the next one to look at first
+        self._live: dict[str, Candidate] = {}  # trial -> its configuration
+        self._partial: dict[str, Candidate] = {}  # the same, and trials that were stopped
+        self._ended: list[Candidate] = []  # configurations of which a trial has finished
+        self._diverged: list[Candidate] = []  # one for each trial that has
+        self._stopped: deque[Candidate] = deque()  # the next one to look at first
         self._finished: dict[int, float] | None = None  # place of a finished configuration -> its recall
         self._learned_at = 0
         self._number = 0
@@ -106,7 +90,6 @@ class FrontSearch(Rule):
         self._is_fit = False
         self._known: FloatArray | None = None
         self._earlier: list[tuple[FloatArray, float]] = []
-        self._promised: dict[str, dict[str, float]] = {}  # shape -> figures of an earlier sweep
         self._take(earlier)
         for raw, ending, values in told:
             proposal = proposal_from_json(spec, raw)
@@ -116,10 +99,10 @@ class FrontSearch(Rule):
             self._candidate(proposal).asked.update(proposal.seeds(spec))
         self._number = proposed
 
-    def _made(self, block: SpaceBlock, knobs: Knobs) -> _Candidate:
+    def _made(self, block: SpaceBlock, knobs: Knobs) -> Candidate:
         steps = knobs.get(f"{TRAINING_PREFIX}steps", self._spec.training.steps)
         row = self._features.row(block, knobs)
-        return _Candidate(block, knobs, row, shape(block, knobs), max(1.0, float(steps or 0)))
+        return Candidate(block, knobs, row, shape(block, knobs), max(1.0, float(steps or 0)))
 
     def _take(self, earlier: Iterable[Earlier]) -> None:
         reading = self._spec.objectives[self._recall].reading
@@ -130,22 +113,30 @@ class FrontSearch(Rule):
                 continue
             self._earlier.append((self._features.row(trial.block, trial.knobs), recall))
             if all(trial.metrics.get(metric, 0.0) > 0 for metric in others):
-                self._promised[shape(trial.block, trial.knobs)] = {m: trial.metrics[m] for m in others}
+                self._shapes.promise(shape(trial.block, trial.knobs), {m: trial.metrics[m] for m in others})
 
     def ask(self) -> Proposal | None:
         trials = self._spec.search.trials
         if trials is not None and self._number >= trials:
             return None
-        candidate = self._choose()
-        if candidate is None:
-            return None
-        some = () if self._spec.search.seeds == "all" else (self._left(candidate)[0],)
-        proposal = Proposal(self._number, candidate.block, candidate.knobs, some_seeds=some)
-        candidate.asked.update(proposal.seeds(self._spec))
-        self._number += 1
-        return proposal
+        while (candidate := self._choose()) is not None:
+            if candidate.asked or self._is_possible(candidate):
+                some = () if self._spec.search.seeds == "all" else (self._left(candidate)[0],)
+                proposal = Proposal(self._number, candidate.block, candidate.knobs, some_seeds=some)
+                candidate.asked.update(proposal.seeds(self._spec))
+                self._number += 1
+                return proposal
+            candidate.asked.update(self._spec.seeds)
+        return None
 
-    def _left(self, candidate: _Candidate) -> list[int]:
+    def _is_possible(self, candidate: Candidate) -> bool:
+        try:
+            self._spec.trial(candidate.block, candidate.knobs, self._spec.seeds[0])
+        except ValueError:
+            return False
+        return True
+
+    def _left(self, candidate: Candidate) -> list[int]:
         """The seeds that a configuration was not proposed with."""
         return [seed for seed in self._spec.seeds if seed not in candidate.asked]
 
@@ -175,20 +166,19 @@ class FrontSearch(Rule):
             candidate.finished |= dict.fromkeys(proposal.seeds(self._spec), values[self._recall])
             self._forget()
 
-    def _candidate(self, proposal: Proposal) -> _Candidate:
+    def _candidate(self, proposal: Proposal) -> Candidate:
         """The configuration of a proposal; one that an earlier version of the space's values gave is added."""
         key = name(proposal.block, proposal.knobs)
         if key not in self._candidates:
             added = self._candidates[key] = self._made(proposal.block, proposal.knobs)
             added.asked.update(self._spec.seeds)
             self._place[id(added)] = len(self._all)
-            self._of_shape[added.shape].append(added)
             self._all.append(added)
             self._rows = np.vstack([self._rows, added.row])
             self._is_fit, self._known = False, None
         return self._candidates[key]
 
-    def _choose(self) -> _Candidate | None:
+    def _choose(self) -> Candidate | None:
         open_ = [c for c in self._all if not c.asked]
         self._found_none = "" if open_ else "it found no further one in the space"
         if not open_ and self._spec.search.seeds == "all":
@@ -215,7 +205,7 @@ class FrontSearch(Rule):
         key = plan.config.key
         candidate = self._candidate(plan.proposal)
         self._live[key] = self._partial[key] = candidate
-        if not candidate.exact:
+        if candidate.shape not in self._shapes:
             self._measured(candidate, figures)
         self._curves.add(key, step, figures, of=plan.config.training.steps)
 
@@ -239,7 +229,7 @@ class FrontSearch(Rule):
         self._live.pop(key, None)
         reading = self._spec.objectives[self._recall].reading
         if outcome.status is Status.FINISHED:
-            if not candidate.exact:
+            if candidate.shape not in self._shapes:
                 self._measured(candidate, outcome.figures)
             self._curves.finish(key, outcome.figures[reading])
             if not candidate.finished:
@@ -258,7 +248,9 @@ class FrontSearch(Rule):
     def promotable(self, *, thorough: bool = False) -> Sequence[PlannedTrial]:
         number = len(self._stopped) if thorough else min(_LOOKS, len(self._stopped))
         looked_at = [self._stopped[at] for at in range(number)]
-        ended = [(plan.config.key, candidate) for candidate in looked_at for plan in candidate.stopped.values()]
+        ended = [
+            (plan.config.key, candidate) for candidate in looked_at for plan in candidate.stopped.values()
+        ]
         chances = self._chances(ended)
         if max(chances, default=0.0) < _GOOD_CHANCE:
             self._stopped.rotate(-number)
@@ -273,14 +265,14 @@ class FrontSearch(Rule):
         self._live[plan.config.key] = candidate
         self._forget()
 
-    def _judge_running(self, key: str, candidate: _Candidate) -> Ruling | None:
+    def _judge_running(self, key: str, candidate: Candidate) -> Ruling | None:
         (chance,) = self._chances([(key, candidate)])
         if chance >= _LEAST_CHANCE:
             return None
         candidate.is_stopped = True
         return Ruling(Status.PRUNED, f"its chance to be on the front in the end was {chance:.1%}")
 
-    def _chances(self, trials: Sequence[tuple[str, _Candidate]]) -> list[float]:
+    def _chances(self, trials: Sequence[tuple[str, Candidate]]) -> list[float]:
         """Chances of trials to be on the front in the end: the better of what the model and its own curve say."""
         from scipy.special import ndtr
 
@@ -306,12 +298,10 @@ class FrontSearch(Rule):
     def _forget(self) -> None:
         self._is_fit, self._finished = False, None
 
-    def _measured(self, candidate: _Candidate, figures: Mapping[str, float]) -> None:
+    def _measured(self, candidate: Candidate, figures: Mapping[str, float]) -> None:
         metrics = [o.metric for at, o in enumerate(self._spec.objectives) if at != self._recall]
         if all(metric in figures for metric in metrics):
-            exact = {metric: figures[metric] for metric in metrics}
-            for other in self._of_shape[candidate.shape]:
-                other.exact = exact
+            self._shapes.measure(candidate.shape, {metric: figures[metric] for metric in metrics})
             self._known = None
 
     def _fit(self) -> None:
@@ -340,40 +330,21 @@ class FrontSearch(Rule):
             self._known = np.zeros((len(self._all), len(self._signs)))
             for at, objective in enumerate(self._spec.objectives):
                 if at != self._recall:
-                    self._known[:, at] = objective.sign * self._exact(objective.metric)
+                    shapes = [candidate.shape for candidate in self._all]
+                    values = self._shapes.values(objective.metric, shapes, self._rows)
+                    self._known[:, at] = objective.sign * values
         return self._known
-
-    def _exact(self, metric: str) -> FloatArray:
-        """A metric of every candidate: as measured, else as modelled over the knobs by its logarithm."""
-        figures = self._figures(metric)
-        known = [at for at, candidate in enumerate(self._all) if candidate.shape in figures]
-        if not known:
-            return np.ones(len(self._all))
-        measured = np.log([figures[self._all[at].shape] for at in known])
-        model = self._shapes.setdefault(metric, GaussianProcess(self._groups))
-        once = evenly(list({self._all[at].shape: place for place, at in enumerate(known)}.values()))
-        model.fit(
-            self._rows[[known[place] for place in once]],
-            measured[once],
-            np.zeros(len(once)),
-            learn=len(once) % 8 == 0,
-        )
-        values = np.asarray(np.exp(model.predict(self._rows)[0]))
-        values[known] = np.exp(measured)
-        return values
-
-    def _figures(self, metric: str) -> dict[str, float]:
-        """A metric by shape: as measured, else as an earlier sweep has it, times what the measured ones differ by."""
-        measured = {c.shape: c.exact[metric] for c in self._all if metric in c.exact}
-        promised = {key: figures[metric] for key, figures in self._promised.items()}
-        factor = median([measured[key] / promised[key] for key in measured.keys() & promised.keys()] or [1.0])
-        return {key: factor * value for key, value in promised.items()} | measured
 
     def _gains(self) -> FloatArray:
         """The gain of every configuration that was not proposed; 0 for the others."""
+        gains = self._gains_up_to(self._most)
+        # a trial may jump over the recall at which it is solved: that counts where nothing else is left
+        return gains if gains.any() else self._gains_up_to(1.0)
+
+    def _gains_up_to(self, most: float) -> FloatArray:
         self._fit()
         at = np.array([i for i, candidate in enumerate(self._all) if not candidate.asked], dtype=np.int64)
-        return self._gains_at(at, *self._model.predict(self._rows[at]))
+        return self._gains_at(at, *self._model.predict(self._rows[at]), most=most)
 
     def _gains_of_seeds(self) -> FloatArray:
         """The gain of every finished configuration by one more seed, of which none runs; 0 for the others.
@@ -386,7 +357,7 @@ class FrontSearch(Rule):
         number = np.array([len(c.finished) for c in finished])
         mean = np.array([fmean(c.finished.values()) for c in finished])
         deviation = self._deviation_of_seeds() / np.sqrt(number * (number + 1))
-        return self._gains_at(np.array([self._place[id(c)] for c in finished]), mean, deviation)
+        return self._gains_at(np.array([self._place[id(c)] for c in finished]), mean, deviation, most=1.0)
 
     def _deviation_of_seeds(self) -> float:
         """The deviation of final recall between seeds, over all configurations that have several."""
@@ -394,7 +365,9 @@ class FrontSearch(Rule):
         squares = sum((value - fmean(values)) ** 2 for values in own for value in values)
         return sqrt((squares + _SEEDS**2) / (sum(len(values) - 1 for values in own) + 1))
 
-    def _gains_at(self, at: npt.NDArray[np.int64], mean: FloatArray, deviation: FloatArray) -> FloatArray:
+    def _gains_at(
+        self, at: npt.NDArray[np.int64], mean: FloatArray, deviation: FloatArray, *, most: float
+    ) -> FloatArray:
         """The expected gains of candidates whose recall is to be such, beside what runs; 0 for the others."""
         gains = np.zeros(len(self._all))
         gains[at] = expected_gains(
@@ -404,7 +377,7 @@ class FrontSearch(Rule):
             mean=mean,
             deviation=deviation,
             known=self._known_values()[at],
-            most=1.0,
+            most=most,
         )
         return gains
 
@@ -414,7 +387,8 @@ class FrontSearch(Rule):
         if running and self._live:
             at = [self._place[id(candidate)] for candidate in self._live.values()]
             mean, _ = self._model.predict(self._rows[at])
-            recalls = recalls | {place: min(1.0, float(value)) for place, value in zip(at, mean, strict=True)}
+            expected = {place: min(1.0, float(value)) for place, value in zip(at, mean, strict=True)}
+            recalls = expected | recalls
         points = self._known_values()[list(recalls)].reshape(-1, len(self._signs)).copy()
         points[:, self._recall] = list(recalls.values())
         return points

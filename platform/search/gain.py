@@ -7,7 +7,7 @@ from math import sqrt
 
 import numpy as np
 
-from recallfront.platform.pareto import FloatArray, hypervolume, non_dominated
+from recallfront.platform.pareto import FloatArray, non_dominated
 
 
 def expected_gains(
@@ -51,8 +51,7 @@ def _covered(edge: FloatArray, places: FloatArray, reference: FloatArray) -> Flo
     if edge.shape[1] == 1:
         return np.asarray(np.maximum(np.minimum(edge[:, 0].max(), places[:, 0]) - reference[0], 0.0))
     if edge.shape[1] > 2:
-        clipped = (np.minimum(edge, place) for place in places)
-        return np.array([hypervolume(points, reference) for points in clipped])
+        return _in_slices(edge, places, reference)
     edge = edge[np.argsort(edge[:, 0])]
     starts = np.append(reference[0], edge[:-1, 0])
     heights = np.maximum.accumulate(edge[::-1, 1])[::-1]  # of the staircase that the points make
@@ -60,6 +59,20 @@ def _covered(edge: FloatArray, places: FloatArray, reference: FloatArray) -> Flo
     return np.asarray(
         (widths * np.maximum(np.minimum(places[:, 1:], heights) - reference[1], 0.0)).sum(axis=1)
     )
+
+
+def _in_slices(edge: FloatArray, places: FloatArray, reference: FloatArray) -> FloatArray:
+    """`_covered`, slice by slice along the last objective: each is covered by the points that reach through it."""
+    edge = edge[np.argsort(-edge[:, -1], kind="stable")]
+    levels = np.maximum(np.append(edge[:, -1], reference[-1]), reference[-1])
+    found = np.zeros(len(places))
+    for at in range(len(edge)):
+        thick = np.minimum(places[:, -1], levels[at]) - np.minimum(places[:, -1], levels[at + 1])
+        reached = np.flatnonzero(thick > 0)
+        if len(reached):
+            across = _covered(edge[: at + 1, :-1], places[reached, :-1], reference[:-1])
+            found[reached] += thick[reached] * across
+    return found
 
 
 def _improvement(mean: FloatArray, deviation: FloatArray, threshold: FloatArray | float) -> FloatArray:

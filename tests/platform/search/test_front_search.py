@@ -9,7 +9,7 @@ import pytest
 from recallfront.platform.pareto import FloatArray, hypervolume
 from recallfront.platform.results.status import Status
 from recallfront.platform.search.front_search import FrontSearch
-from recallfront.platform.search.gain import expected_gains
+from recallfront.platform.search.gain import _covered, expected_gains
 from recallfront.platform.search.planner import Outcome, PlannedTrial, Planner
 from recallfront.platform.search.proposals import Ending, Proposal
 from recallfront.platform.search.rules import Rules
@@ -407,5 +407,45 @@ def test_configurations_of_another_precision_have_a_throughput_of_their_own() ->
         plan = PlannedTrial(proposal, 0, spec.trial(proposal.block, proposal.knobs, 0))
         speed = 2.0 if proposal.knobs["training.precision"] == "bfloat16" else 1.0
         search.heard(plan, 0, {"decode_tokens_per_second": speed})
-    exact = {c.knobs["training.precision"]: c.exact["decode_tokens_per_second"] for c in search._all}
+    values = zip(search._all, search._known_values(), strict=True)
+    exact = {candidate.knobs["training.precision"]: known[1] for candidate, known in values}
     assert exact == {"float32": 1.0, "bfloat16": 2.0}
+
+
+@pytest.mark.parametrize("objectives", [1, 2, 3, 4])
+def test_what_a_front_covers_of_a_place_is_its_hypervolume_there(objectives: int) -> None:
+    random = np.random.default_rng(objectives)
+    edge, places = 0.2 + random.random((15, objectives)), random.random((9, objectives))
+    reference = np.full(objectives, 0.1)
+    expected = [hypervolume(np.minimum(edge, place), reference) for place in places]
+    assert _covered(edge, places, reference) == pytest.approx(expected)
+
+
+def test_impossible_configurations_use_up_no_trials() -> None:
+    space = [{"architecture": "attention", "width": [30, 60], "num_heads": [1, 2, 7, 8]}]
+    search = {"method": "front", "trials": 4, "startup_trials": 4}
+    spec = spec_of(space=space, model={}, search=search)
+    own = FrontSearch(spec)
+    asked = [proposal for _ in range(5) if (proposal := own.ask()) is not None]
+    assert [proposal.number for proposal in asked] == [0, 1, 2, 3]
+    assert {(p.knobs["width"], p.knobs["num_heads"]) for p in asked} == {(30, 1), (30, 2), (60, 1), (60, 2)}
+
+
+def test_with_stop_at_nothing_is_asked_for_that_can_only_exceed_the_recall_at_which_it_is_solved() -> None:
+    space = [
+        {"architecture": "window", "window_size": [2, 4, 8, 16], "training.learning_rate": [0.001, 0.01]}
+    ]
+    training = {"steps": 40, "evaluate_every": 10, "stop_at": {"recall": 0.9}}
+    search = FrontSearch(spec_of(space=space, training=training))
+    best = {"window_size": 2, "training.learning_rate": 0.01}
+    others = [c for c in search._all if c.knobs != best][:3]
+    for number, candidate in enumerate([c for c in search._all if c.knobs == best] + others):
+        candidate.asked.add(0)
+        size = float(str(candidate.knobs["window_size"]))
+        recall = 0.95 if candidate.knobs == best else 0.5
+        search.tell(Proposal(number, candidate.block, candidate.knobs), Ending.COMPLETE, [recall, 100 / size])
+    for candidate in search._all:
+        search._measured(
+            candidate, {"decode_tokens_per_second": 100 / float(str(candidate.knobs["window_size"]))}
+        )
+    assert not search._gains_up_to(search._most).any() and search._gains().any()

@@ -81,9 +81,7 @@ def test_a_resumed_search_goes_on_as_if_it_had_not_been_interrupted() -> None:
     spec = spec_of()
     whole = run(spec, FrontSearch(spec))
     first = run(spec, search := FrontSearch(spec), most=11)
-    told: list[Told] = [
-        (proposal.to_json(), *Planner.judge(spec, [outcome])) for proposal, outcome in first
-    ]
+    told: list[Told] = [(proposal.to_json(), *Planner.judge(spec, [outcome])) for proposal, outcome in first]
     resumed = FrontSearch(spec, told, proposed=len(first))
     for proposal, outcome in first:
         plan = PlannedTrial(proposal, proposal.some_seeds[0], spec.trial(proposal.block, proposal.knobs, 0))
@@ -159,7 +157,10 @@ def test_a_budget_counts_a_configuration_with_its_first_seed() -> None:
     ("changes", "said"),
     [
         ({"seeds": [4]}, "search.seeds='as_needed': needs several seeds; seeds=[4]"),
-        ({"early_stopping": {"first_rung_steps": 10}}, "search.seeds='as_needed': goes without early_stopping"),
+        (
+            {"early_stopping": {"first_rung_steps": 10}},
+            "search.seeds='as_needed': goes without early_stopping",
+        ),
         (
             {"search": {"method": "random", "trials": 4, "seeds": "as_needed"}},
             "seeds='as_needed': it is a setting of method front, not of random",
