@@ -48,8 +48,8 @@ class SearchConfig(Frozen):
 
     seeds: Literal["all", "as_needed"] = added_field(
         "all",
-        description="Whether a configuration runs with all seeds of the sweep, or with the first, and with further ones "
-        "only where `front` expects the most of them: `trials` then counts trials.",
+        description="Whether a configuration runs with all seeds of the sweep, or with the first, and further ones "
+        "only where `front` expects most of them: `trials` then counts trials.",
     )
 
     @property

@@ -31,6 +31,10 @@ class Candidate:
     is_stopped: bool = False
     stopped: dict[int, PlannedTrial] = field(default_factory=dict)  # seed -> its trial
 
+    def left(self, seeds: Iterable[int]) -> list[int]:
+        """Those of the seeds that it was not proposed with."""
+        return [seed for seed in seeds if seed not in self.asked]
+
 
 def configurations(
     blocks: Sequence[SpaceBlock], random: np.random.Generator

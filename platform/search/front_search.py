@@ -5,7 +5,7 @@ SciPy is imported where it is first used, so that the command starts fast.
 
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from math import isfinite, nan, sqrt
+from math import isfinite, nan
 from statistics import fmean
 from typing import Final
 
@@ -17,7 +17,7 @@ from recallfront.platform.results.status import Status
 from recallfront.platform.search.configurations import Candidate, configurations, name, shape
 from recallfront.platform.search.dominated import best_recall
 from recallfront.platform.search.forecast import Curves
-from recallfront.platform.search.gain import expected_gains
+from recallfront.platform.search.gain import deviation_between, expected_gains
 from recallfront.platform.search.planner import Outcome, PlannedTrial
 from recallfront.platform.search.proposals import Ending, Proposal, Told, proposal_from_json
 from recallfront.platform.search.rules import Rule, Ruling
@@ -121,7 +121,7 @@ class FrontSearch(Rule):
             return None
         while (candidate := self._choose()) is not None:
             if candidate.asked or self._is_possible(candidate):
-                some = () if self._spec.search.seeds == "all" else (self._left(candidate)[0],)
+                some = () if self._spec.search.seeds == "all" else (candidate.left(self._spec.seeds)[0],)
                 proposal = Proposal(self._number, candidate.block, candidate.knobs, some_seeds=some)
                 candidate.asked.update(proposal.seeds(self._spec))
                 self._number += 1
@@ -135,10 +135,6 @@ class FrontSearch(Rule):
         except ValueError:
             return False
         return True
-
-    def _left(self, candidate: Candidate) -> list[int]:
-        """The seeds that a configuration was not proposed with."""
-        return [seed for seed in self._spec.seeds if seed not in candidate.asked]
 
     def notes(self) -> list[str]:
         if not self._found_none:
@@ -351,19 +347,14 @@ class FrontSearch(Rule):
 
         From n seeds to n + 1, a mean moves by sqrt(1 / (n (n + 1))) times the deviation between seeds.
         """
-        finished = [c for c in self._ended if len(c.finished) == len(c.asked) and self._left(c)]
+        finished = [c for c in self._ended if len(c.finished) == len(c.asked) and c.left(self._spec.seeds)]
         if self._spec.search.seeds == "all" or not finished:
             return np.zeros(len(self._all))
         number = np.array([len(c.finished) for c in finished])
         mean = np.array([fmean(c.finished.values()) for c in finished])
-        deviation = self._deviation_of_seeds() / np.sqrt(number * (number + 1))
+        between = deviation_between([list(c.finished.values()) for c in self._ended], unknown=_SEEDS)
+        deviation = between / np.sqrt(number * (number + 1))
         return self._gains_at(np.array([self._place[id(c)] for c in finished]), mean, deviation, most=1.0)
-
-    def _deviation_of_seeds(self) -> float:
-        """The deviation of final recall between seeds, over all configurations that have several."""
-        own = [list(c.finished.values()) for c in self._ended]
-        squares = sum((value - fmean(values)) ** 2 for values in own for value in values)
-        return sqrt((squares + _SEEDS**2) / (sum(len(values) - 1 for values in own) + 1))
 
     def _gains_at(
         self, at: npt.NDArray[np.int64], mean: FloatArray, deviation: FloatArray, *, most: float

@@ -3,7 +3,9 @@
 SciPy is imported where it is first used, so that the command starts fast.
 """
 
+from collections.abc import Sequence
 from math import sqrt
+from statistics import fmean
 
 import numpy as np
 
@@ -81,3 +83,9 @@ def _improvement(mean: FloatArray, deviation: FloatArray, threshold: FloatArray 
 
     z = (mean - threshold) / deviation
     return np.asarray(deviation * (z * ndtr(z) + np.exp(-0.5 * z * z) / sqrt(2 * np.pi)))
+
+
+def deviation_between(groups: Sequence[Sequence[float]], *, unknown: float) -> float:
+    """The deviation of values from the means of their groups, pooled; `unknown` counts as one more such deviation."""
+    squares = sum((value - fmean(values)) ** 2 for values in groups for value in values)
+    return sqrt((squares + unknown**2) / (sum(len(values) - 1 for values in groups) + 1))
