@@ -35,14 +35,21 @@ class SearchConfig(Frozen):
     )
     skip_dominated: bool = Field(
         default=False,
-        description="Whether a configuration is not trained if finished ones dominate it even at a recall of 1: it is "
-        "recorded as `dominated` once its throughput is known. `front` always does so.",
+        description="Whether a configuration is not trained if finished ones dominate it even at a recall of 1, or at "
+        "that of `training.stop_at`: it is recorded as `dominated` once its throughput is known. `front` always does "
+        "so.",
     )
     warm_start: str | None = added_field(
         None,
         min_length=1,
         description="An earlier sweep of the same store, by its study's name or the first digits of its key: `front` "
         "learns from its finished trials from the start. They differ in knobs of the space alone.",
+    )
+
+    seeds: Literal["all", "as_needed"] = added_field(
+        "all",
+        description="Whether a configuration runs with all seeds of the sweep, or with the first, and further ones "
+        "only where `front` expects most of them: `trials` then counts trials.",
     )
 
     @property
@@ -71,6 +78,12 @@ class SearchConfig(Frozen):
             if value is not None and self.method not in methods:
                 known = " or ".join(filter(None, (", ".join(methods[:-1]), methods[-1])))
                 raise ValueError(f"{name}={value}: it is a setting of method {known}, not of {self.method}")
+        return self
+
+    @model_validator(mode="after")
+    def _seeds_of_the_method(self) -> Self:
+        if self.seeds == "as_needed" and self.method != "front":
+            raise ValueError(f"seeds='as_needed': it is a setting of method front, not of {self.method}")
         return self
 
     @model_validator(mode="after")

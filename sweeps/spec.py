@@ -163,6 +163,7 @@ class SweepSpec(Frozen):
                     "length can be an objective if validation has rows of that length and of others"
                 )
         self._check_measured()
+        self._check_seeds()
         if self.early_stopping and self.early_stopping.first_rung_steps >= self.training.steps:
             raise ValueError(
                 f"early_stopping.first_rung_steps={self.early_stopping.first_rung_steps}: must be below "
@@ -177,11 +178,26 @@ class SweepSpec(Frozen):
                 f"early_stopping: stops by recall, which is not among objectives={metrics}; search.skip_dominated ends "
                 "trials by what is known before training"
             )
+        if self.early_stopping and len(recalls) > 1:
+            raise ValueError(
+                f"early_stopping: stops by one recall; the objectives have {', '.join(recalls)}: keep one of them"
+            )
         for block in self.blocks:
             self._check_block(block)
             self._check_rungs(block)
         self._check_claims()
         return self
+
+    def _check_seeds(self) -> None:
+        """Raise ValueError if further seeds are to be chosen and cannot be."""
+        if self.search.seeds == "all":
+            return
+        if len(self.seeds) == 1:
+            raise ValueError(f"search.seeds='as_needed': needs several seeds; seeds={list(self.seeds)}")
+        if self.early_stopping:
+            raise ValueError(
+                "search.seeds='as_needed': goes without early_stopping, which compares configurations by all seeds"
+            )
 
     def _check_measured(self) -> None:
         """Figures that are objectives have to be measured."""
@@ -252,11 +268,16 @@ class SweepSpec(Frozen):
         identity["space"] = [block.model_dump(mode="json", exclude={"label"}) for block in self.blocks]
         return digest(canonical_json(identity))
 
+    @property
+    def first_seeds(self) -> tuple[int, ...]:
+        """The seeds that each configuration runs with; it has finished once they have."""
+        return self.seeds if self.search.seeds == "all" else self.seeds[:1]
+
     @cached_property
     def number_of_trials(self) -> int:
-        """How many trials are planned: every configuration with every seed."""
+        """How many trials are planned: every configuration with every seed that it is sure to run with."""
         configurations = self.search.trials or sum(block.size for block in self.blocks)
-        return configurations * len(self.seeds)
+        return configurations * len(self.first_seeds)
 
     @property
     def most_steps(self) -> int:

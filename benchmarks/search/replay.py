@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from recallfront.platform.errors import UsageError
+from recallfront.platform.front.candidates import read_objectives
 from recallfront.platform.front.claims import ClaimVerdict, Judgement, judge
 from recallfront.platform.home import home_folder
 from recallfront.platform.results.records import SweepRecord, TrialRecord
@@ -70,7 +71,7 @@ def replay(
 
     Args:
         record: the sweep; trials that have not finished are left out.
-        curves: validation recall and loss of its runs, at each of their evaluations.
+        curves: those that `curves_of` names of its runs, at each of their evaluations.
         workers: trials that run at once.
     """
     spec = SweepSpec.model_validate(dict(record.spec) | {"early_stopping": stopping})
@@ -143,11 +144,17 @@ def replay_table(record: SweepRecord, curves: RunCurves) -> Table:
     return table
 
 
+def curves_of(record: SweepRecord) -> tuple[str, ...]:
+    """The metrics of a sweep whose curves its rules read."""
+    recalls = (o.reading for o in read_objectives(record.spec) if o.is_on_both_splits)
+    return tuple(dict.fromkeys((*CURVES, *recalls)))
+
+
 def _figures(spec: SweepSpec, trial: TrialRecord, curves: Mapping[str, Curve], step: int) -> dict[str, float]:
     """What a trial had reported after a step: what is measured before training, and then its last evaluation."""
     measured = [o.metric for o in spec.objectives if not o.is_on_both_splits]
     found = {name: trial.metrics[name] for name in measured}
-    return found | {name: dict(curves[name])[step] for name in CURVES if step}
+    return found | {name: dict(curve)[step] for name, curve in curves.items() if step}
 
 
 def _seconds_a_step(trial: TrialRecord) -> float:
@@ -172,7 +179,7 @@ def main() -> None:
         runs = [trial.run_id for trial in record.with_status(Status.FINISHED)]
         if not runs:
             parser.error(f"sweep {record.name}: no trial has finished")
-        Console().print(replay_table(record, read_curves(uri, runs, CURVES)))
+        Console().print(replay_table(record, read_curves(uri, runs, curves_of(record))))
     except UsageError as error:
         parser.error(str(error))
 

@@ -147,10 +147,13 @@ def build_scores(
 
 
 def _best(record: SweepRecord) -> dict[str, tuple[float, str]]:
-    """Architecture -> test recall and run of its best configuration by validation recall, all seeds finished."""
-    seeds = len(record.spec.get("seeds", [0]))
+    """Architecture -> test recall and run of its best configuration by validation recall, of those whose seeds have
+    finished.
+    """
+    as_needed = record.spec.get("search", {}).get("seeds") == "as_needed"
+    seeds = 1 if as_needed else len(record.spec.get("seeds", [0]))
     groups = by_configuration(record.with_status(Status.FINISHED)).values()
-    candidates = [gather(trials) for trials in groups if len(trials) == seeds]
+    candidates = [gather(trials) for trials in groups if len(trials) >= seeds]
     best: dict[str, tuple[float, float, str]] = {}
     for candidate in candidates:
         own = (candidate.metrics[_CHOSEN_BY], candidate.metrics[_REPORTED], candidate.run_ids[0])

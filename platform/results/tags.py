@@ -45,6 +45,8 @@ def proposal(trial: TrialRecord, blocks: list[str]) -> dict[str, Any]:
     text = trial.tags.get("proposal", "")
     found = read_object(text, f"run {trial.run_id}: its tag {TAG}proposal")
     fits = all(isinstance(found.get(key), kind) for key, kind in _SHAPE.items())
+    seeds = found.get("seeds", [])
+    fits = fits and isinstance(seeds, list) and all(map(_counts, seeds))
     if not fits or not _counts(found["number"]) or found["block"] not in blocks:
         raise _edited(trial.run_id, "proposal", text, "a proposal of this sweep")
     return found

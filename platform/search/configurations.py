@@ -1,16 +1,39 @@
 """The configurations that a search chooses from, and what tells them apart."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from itertools import product
 from math import prod
 from typing import Final
 
 import numpy as np
 
+from recallfront.platform.pareto import FloatArray
+from recallfront.platform.search.planner import PlannedTrial
 from recallfront.sweeps.space import TRAINING_PREFIX, Domain, Knobs, Range, Scalar, SpaceBlock
 
 _MOST_CONFIGURATIONS: Final = 1000  # of a block
 _MOST_VALUES: Final = 16  # of a range
+_PRECISION: Final = f"{TRAINING_PREFIX}precision"  # throughput is measured in it
+
+
+@dataclass(eq=False)
+class Candidate:
+    """One configuration of the space."""
+
+    block: SpaceBlock
+    knobs: Knobs
+    row: FloatArray
+    shape: str  # what it shares with all that have its throughput
+    steps: float  # of its whole training
+    finished: dict[int, float] = field(default_factory=dict)  # seed -> final recall
+    asked: set[int] = field(default_factory=set)  # seeds that it was proposed with
+    is_stopped: bool = False
+    stopped: dict[int, PlannedTrial] = field(default_factory=dict)  # seed -> its trial
+
+    def left(self, seeds: Iterable[int]) -> list[int]:
+        """Those of the seeds that it was not proposed with."""
+        return [seed for seed in seeds if seed not in self.asked]
 
 
 def configurations(
@@ -52,5 +75,8 @@ def name(block: SpaceBlock, knobs: Knobs) -> str:
 
 
 def shape(block: SpaceBlock, knobs: Knobs) -> str:
-    """What configurations of one throughput share: all but the settings of the training."""
-    return name(block, {key: value for key, value in knobs.items() if not key.startswith(TRAINING_PREFIX)})
+    """What configurations of one throughput share: all but the settings of the training that it does not depend on."""
+    own = {
+        key: value for key, value in knobs.items() if key == _PRECISION or not key.startswith(TRAINING_PREFIX)
+    }
+    return name(block, own)

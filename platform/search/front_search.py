@@ -3,21 +3,25 @@
 SciPy is imported where it is first used, so that the command starts fast.
 """
 
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from statistics import fmean, median
+from math import isfinite, nan
+from statistics import fmean
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
 from recallfront.platform.pareto import BoolArray, FloatArray
 from recallfront.platform.results.status import Status
-from recallfront.platform.search.configurations import configurations, name, shape
+from recallfront.platform.search.configurations import Candidate, configurations, name, shape
+from recallfront.platform.search.dominated import best_recall
 from recallfront.platform.search.forecast import Curves
-from recallfront.platform.search.gain import expected_gains
+from recallfront.platform.search.gain import deviation_between, expected_gains
 from recallfront.platform.search.planner import Outcome, PlannedTrial
 from recallfront.platform.search.proposals import Ending, Proposal, Told, proposal_from_json
 from recallfront.platform.search.rules import Rule, Ruling
+from recallfront.platform.search.shapes import Shapes
 from recallfront.platform.search.surrogate import Features, GaussianProcess, evenly
 from recallfront.platform.search.warm_start import Earlier
 from recallfront.sweeps.space import TRAINING_PREFIX, Knobs, SpaceBlock
@@ -29,31 +33,23 @@ _GOOD_CHANCE: Final = 0.3  # with which one that was ended goes on after all
 # Forecasts err alike, which the model does not know: each counts as if it were less sure.
 _ALIKE: Final = 2.0
 _PATIENCE: Final = 3  # evaluations before a trial may be ended
-
-
-@dataclass
-class _Candidate:
-    """One configuration of the space."""
-
-    block: SpaceBlock
-    knobs: Knobs
-    row: FloatArray
-    shape: str  # what it shares with all that have its throughput
-    steps: float  # of its whole training
-    exact: dict[str, float] = field(default_factory=dict)
-    finished: dict[int, float] = field(default_factory=dict)  # seed -> final recall
-    is_asked: bool = False
-    is_stopped: bool = False
-    stopped: dict[int, PlannedTrial] = field(default_factory=dict)  # seed -> its trial
+_SEEDS: Final = (
+    0.02  # deviation of recall between seeds, as long as none has several: what 1,000 questions leave open
+)
+_LOOKS: Final = 64  # at stopped configurations before each new trial: each takes as long as a judgement
 
 
 class FrontSearch(Rule):
     """Proposes configurations, and ends trials, by the hypervolume that each step of training is expected to add.
 
-    A Gaussian process models final recall over the blocks and knobs. It learns from finished trials, and from running
-    and stopped ones by what their curves promise. What else is an objective depends on the shape alone: it is read
-    from the first report of any trial of that shape, and modelled in the same way until there is one. Trials of an
-    earlier sweep, maybe of another machine, tell recall, and the rest up to a factor.
+    A Gaussian process models final recall over the blocks and knobs. It learns from finished trials, from those that
+    diverged, which recall nothing, and from running and stopped ones by what their curves promise. What else is an
+    objective depends on the shape alone: it is read from the first report of any trial of that shape, and modelled in
+    the same way until there is one. Trials of an earlier sweep, maybe of another machine, tell recall, and the rest up
+    to a factor.
+
+    Where seeds are run as needed, a further seed of a finished configuration competes with new configurations: it is
+    worth what the mean recall is expected to gain by it.
     """
 
     def __init__(
@@ -67,6 +63,7 @@ class FrontSearch(Rule):
         self._spec = spec
         self._random = np.random.default_rng(spec.search.seed)
         self._recall = next(at for at, o in enumerate(spec.objectives) if o.is_on_both_splits)
+        self._most = best_recall(spec, spec.objectives[self._recall])
         self._signs = np.array([o.sign for o in spec.objectives])
         self._reference = self._signs * np.array([o.reference for o in spec.objectives])
         features = Features(spec.blocks)
@@ -79,100 +76,115 @@ class FrontSearch(Rule):
         self._rows = np.stack([candidate.row for candidate in self._all])
         self._place = {id(candidate): at for at, candidate in enumerate(self._all)}
         self._model = GaussianProcess(features.groups)
-        self._shapes: dict[str, GaussianProcess] = {}
-        self._groups = features.groups
+        self._shapes = Shapes(features.groups)
         self._curves = Curves()
-        self._live: dict[str, _Candidate] = {}  # trial -> its configuration
-        self._partial: dict[str, _Candidate] = {}  # the same, and trials that were stopped
-        self._ended: list[_Candidate] = []  # configurations of which a trial has finished
+        self._live: dict[str, Candidate] = {}  # trial -> its configuration
+        self._partial: dict[str, Candidate] = {}  # the same, and trials that were stopped
+        self._ended: list[Candidate] = []  # configurations of which a trial has finished
+        self._diverged: list[Candidate] = []  # one for each trial that has
+        self._stopped: deque[Candidate] = deque()  # the next one to look at first
+        self._finished: dict[int, float] | None = None  # place of a finished configuration -> its recall
         self._learned_at = 0
         self._number = 0
         self._found_none = ""  # why it had no further configuration when it was last asked
         self._is_fit = False
         self._known: FloatArray | None = None
         self._earlier: list[tuple[FloatArray, float]] = []
-        self._promised: dict[str, dict[str, float]] = {}  # shape -> figures of an earlier sweep
         self._take(earlier)
         for raw, ending, values in told:
             proposal = proposal_from_json(spec, raw)
-            self._candidate(proposal).is_asked = True
+            self._candidate(proposal).asked.update(proposal.seeds(spec))
             self.tell(proposal, ending, values)
         for proposal in unfinished:
-            self._candidate(proposal).is_asked = True
+            self._candidate(proposal).asked.update(proposal.seeds(spec))
         self._number = proposed
 
-    def _made(self, block: SpaceBlock, knobs: Knobs) -> _Candidate:
+    def _made(self, block: SpaceBlock, knobs: Knobs) -> Candidate:
         steps = knobs.get(f"{TRAINING_PREFIX}steps", self._spec.training.steps)
         row = self._features.row(block, knobs)
-        return _Candidate(block, knobs, row, shape(block, knobs), max(1.0, float(steps or 0)))
+        return Candidate(block, knobs, row, shape(block, knobs), max(1.0, float(steps or 0)))
 
     def _take(self, earlier: Iterable[Earlier]) -> None:
         reading = self._spec.objectives[self._recall].reading
         others = [o.metric for at, o in enumerate(self._spec.objectives) if at != self._recall]
         for trial in earlier:
-            self._earlier.append((self._features.row(trial.block, trial.knobs), trial.metrics[reading]))
+            recall = trial.metrics.get(reading, nan)
+            if not isfinite(recall):  # the store has lost it
+                continue
+            self._earlier.append((self._features.row(trial.block, trial.knobs), recall))
             if all(trial.metrics.get(metric, 0.0) > 0 for metric in others):
-                self._promised[shape(trial.block, trial.knobs)] = {m: trial.metrics[m] for m in others}
+                self._shapes.promise(shape(trial.block, trial.knobs), {m: trial.metrics[m] for m in others})
 
     def ask(self) -> Proposal | None:
         trials = self._spec.search.trials
         if trials is not None and self._number >= trials:
             return None
-        candidate = self._choose()
-        if candidate is None:
-            return None
-        candidate.is_asked = True
-        proposal = Proposal(self._number, candidate.block, candidate.knobs)
-        self._number += 1
-        return proposal
+        while (candidate := self._choose()) is not None:
+            if candidate.asked or self._is_possible(candidate):
+                some = () if self._spec.search.seeds == "all" else (candidate.left(self._spec.seeds)[0],)
+                proposal = Proposal(self._number, candidate.block, candidate.knobs, some_seeds=some)
+                candidate.asked.update(proposal.seeds(self._spec))
+                self._number += 1
+                return proposal
+            candidate.asked.update(self._spec.seeds)
+        return None
+
+    def _is_possible(self, candidate: Candidate) -> bool:
+        try:
+            self._spec.trial(candidate.block, candidate.knobs, self._spec.seeds[0])
+        except ValueError:
+            return False
+        return True
 
     def notes(self) -> list[str]:
         if not self._found_none:
             return []
-        number = f"{self._number} of {self._spec.search.trials} configurations"
+        kind = "configurations" if self._spec.search.seeds == "all" else "trials"
+        number = f"{self._number} of {self._spec.search.trials} {kind}"
         return [f"the search ended after {number}: {self._found_none}"]
 
     def expects(self, trials: int) -> float | None:
         if self._draws_at_random():
             return None
         left = (self._spec.search.trials or 0) - self._number
-        number = min(-(-trials // len(self._spec.seeds)), left)
-        gains = np.sort(self._gains())[::-1]
+        number = min(-(-trials // len(self._spec.first_seeds)), left)
+        gains = np.sort(self._gains() + self._gains_of_seeds())[::-1]
         return float(gains[:number].sum()) if number > 0 and gains.max() > 0 else None
 
     def tell(self, proposal: Proposal, ending: Ending, values: Sequence[float] | None) -> None:
         """Take a result, of which it knows more where it has heard the trials themselves (`judge`, `ended`)."""
         candidate = self._candidate(proposal)
-        if values is not None and not candidate.finished:
+        if values is not None and not candidate.finished.keys() & proposal.seeds(self._spec):
             metrics = [o.metric for o in self._spec.objectives]
             self._measured(candidate, dict(zip(metrics, values, strict=True)))
-            candidate.finished = dict.fromkeys(self._spec.seeds, values[self._recall])
-            self._ended.append(candidate)
+            if not candidate.finished:
+                self._ended.append(candidate)
+            candidate.finished |= dict.fromkeys(proposal.seeds(self._spec), values[self._recall])
             self._forget()
 
-    def _candidate(self, proposal: Proposal) -> _Candidate:
+    def _candidate(self, proposal: Proposal) -> Candidate:
         """The configuration of a proposal; one that an earlier version of the space's values gave is added."""
         key = name(proposal.block, proposal.knobs)
         if key not in self._candidates:
             added = self._candidates[key] = self._made(proposal.block, proposal.knobs)
-            added.is_asked = True
+            added.asked.update(self._spec.seeds)
             self._place[id(added)] = len(self._all)
             self._all.append(added)
             self._rows = np.vstack([self._rows, added.row])
             self._is_fit, self._known = False, None
         return self._candidates[key]
 
-    def _choose(self) -> _Candidate | None:
-        open_ = [c for c in self._all if not c.is_asked]
+    def _choose(self) -> Candidate | None:
+        open_ = [c for c in self._all if not c.asked]
         self._found_none = "" if open_ else "it found no further one in the space"
-        if not open_:
+        if not open_ and self._spec.search.seeds == "all":
             return None
-        if self._draws_at_random():
-            asked = [c.block.label for c in self._all if c.is_asked]
+        if open_ and self._draws_at_random():
+            asked = [c.block.label for c in self._all if c.asked]
             fewest = min(asked.count(c.block.label) for c in open_)
             rarest = [c for c in open_ if asked.count(c.block.label) == fewest]
             return rarest[int(self._random.integers(len(rarest)))]
-        gains = self._gains() / [candidate.steps for candidate in self._all]
+        gains = (self._gains() + self._gains_of_seeds()) / [candidate.steps for candidate in self._all]
         best = int(np.argmax(gains))
         if gains[best] > 0:
             return self._all[best]
@@ -189,7 +201,7 @@ class FrontSearch(Rule):
         key = plan.config.key
         candidate = self._candidate(plan.proposal)
         self._live[key] = self._partial[key] = candidate
-        if not candidate.exact:
+        if candidate.shape not in self._shapes:
             self._measured(candidate, figures)
         self._curves.add(key, step, figures, of=plan.config.training.steps)
 
@@ -199,6 +211,8 @@ class FrontSearch(Rule):
     def judge(self, plan: PlannedTrial, step: int, figures: Mapping[str, float]) -> Ruling | None:
         self.heard(plan, step, figures)
         key, candidate = plan.config.key, self._candidate(plan.proposal)
+        if candidate.finished and self._spec.search.seeds != "all":
+            return None  # a mean without its lower seeds would be too high
         if candidate.is_stopped:
             return Ruling(Status.PRUNED, "another seed of its configuration was stopped")
         if step < _PATIENCE * plan.config.training.evaluate_every or len(self._ended) < 3:
@@ -211,40 +225,50 @@ class FrontSearch(Rule):
         self._live.pop(key, None)
         reading = self._spec.objectives[self._recall].reading
         if outcome.status is Status.FINISHED:
-            if not candidate.exact:
+            if candidate.shape not in self._shapes:
                 self._measured(candidate, outcome.figures)
             self._curves.finish(key, outcome.figures[reading])
             if not candidate.finished:
                 self._ended.append(candidate)
             candidate.finished[plan.seed] = outcome.figures[reading]
         elif outcome.status is Status.PRUNED and candidate.is_stopped:
+            if not candidate.stopped:
+                self._stopped.append(candidate)
             candidate.stopped[plan.seed] = plan
         elif outcome.status not in (Status.PRUNED, Status.DOMINATED):
             self._partial.pop(key, None)
+            if outcome.status is Status.DIVERGED:
+                self._diverged.append(candidate)
         self._forget()
 
     def promotable(self, *, thorough: bool = False) -> Sequence[PlannedTrial]:
-        ended = [(plan.config.key, c) for c in self._all for plan in c.stopped.values()]
+        number = len(self._stopped) if thorough else min(_LOOKS, len(self._stopped))
+        looked_at = [self._stopped[at] for at in range(number)]
+        ended = [
+            (plan.config.key, candidate) for candidate in looked_at for plan in candidate.stopped.values()
+        ]
         chances = self._chances(ended)
         if max(chances, default=0.0) < _GOOD_CHANCE:
+            self._stopped.rotate(-number)
             return ()
         return list(ended[int(np.argmax(chances))][1].stopped.values())
 
     def promoted(self, plan: PlannedTrial) -> None:
         candidate = self._candidate(plan.proposal)
         candidate.is_stopped = False
-        candidate.stopped.pop(plan.seed, None)
+        if candidate.stopped.pop(plan.seed, None) is not None and not candidate.stopped:
+            self._stopped.remove(candidate)
         self._live[plan.config.key] = candidate
         self._forget()
 
-    def _judge_running(self, key: str, candidate: _Candidate) -> Ruling | None:
+    def _judge_running(self, key: str, candidate: Candidate) -> Ruling | None:
         (chance,) = self._chances([(key, candidate)])
         if chance >= _LEAST_CHANCE:
             return None
         candidate.is_stopped = True
         return Ruling(Status.PRUNED, f"its chance to be on the front in the end was {chance:.1%}")
 
-    def _chances(self, trials: Sequence[tuple[str, _Candidate]]) -> list[float]:
+    def _chances(self, trials: Sequence[tuple[str, Candidate]]) -> list[float]:
         """Chances of trials to be on the front in the end: the better of what the model and its own curve say."""
         from scipy.special import ndtr
 
@@ -268,15 +292,12 @@ class FrontSearch(Rule):
         return chances
 
     def _forget(self) -> None:
-        self._is_fit = False
+        self._is_fit, self._finished = False, None
 
-    def _measured(self, candidate: _Candidate, figures: Mapping[str, float]) -> None:
+    def _measured(self, candidate: Candidate, figures: Mapping[str, float]) -> None:
         metrics = [o.metric for at, o in enumerate(self._spec.objectives) if at != self._recall]
         if all(metric in figures for metric in metrics):
-            exact = {metric: figures[metric] for metric in metrics}
-            for other in self._all:
-                if other.shape == candidate.shape:
-                    other.exact = exact
+            self._shapes.measure(candidate.shape, {metric: figures[metric] for metric in metrics})
             self._known = None
 
     def _fit(self) -> None:
@@ -285,6 +306,7 @@ class FrontSearch(Rule):
             return
         told: list[tuple[FloatArray, float | str]] = [*self._earlier]
         told += [(c.row, recall) for c in self._ended for recall in c.finished.values()]
+        told += [(c.row, 0.0) for c in self._diverged]
         told += [(c.row, key) for key, c in self._partial.items() if not c.finished]
         seen = []
         for row, known in evenly(told):
@@ -304,41 +326,41 @@ class FrontSearch(Rule):
             self._known = np.zeros((len(self._all), len(self._signs)))
             for at, objective in enumerate(self._spec.objectives):
                 if at != self._recall:
-                    self._known[:, at] = objective.sign * self._exact(objective.metric)
+                    shapes = [candidate.shape for candidate in self._all]
+                    values = self._shapes.values(objective.metric, shapes, self._rows)
+                    self._known[:, at] = objective.sign * values
         return self._known
 
-    def _exact(self, metric: str) -> FloatArray:
-        """A metric of every candidate: as measured, else as modelled over the knobs by its logarithm."""
-        figures = self._figures(metric)
-        known = [at for at, candidate in enumerate(self._all) if candidate.shape in figures]
-        if not known:
-            return np.ones(len(self._all))
-        measured = np.log([figures[self._all[at].shape] for at in known])
-        model = self._shapes.setdefault(metric, GaussianProcess(self._groups))
-        once = evenly(list({self._all[at].shape: place for place, at in enumerate(known)}.values()))
-        model.fit(
-            self._rows[[known[place] for place in once]],
-            measured[once],
-            np.zeros(len(once)),
-            learn=len(once) % 8 == 0,
-        )
-        values = np.asarray(np.exp(model.predict(self._rows)[0]))
-        values[known] = np.exp(measured)
-        return values
-
-    def _figures(self, metric: str) -> dict[str, float]:
-        """A metric by shape: as measured, else as an earlier sweep has it, times what the measured ones differ by."""
-        measured = {c.shape: c.exact[metric] for c in self._all if metric in c.exact}
-        promised = {key: figures[metric] for key, figures in self._promised.items()}
-        factor = median([measured[key] / promised[key] for key in measured.keys() & promised.keys()] or [1.0])
-        return {key: factor * value for key, value in promised.items()} | measured
-
     def _gains(self) -> FloatArray:
-        """The gain of every candidate that was not asked for, beside what runs; 0 for the others."""
+        """The gain of every configuration that was not proposed; 0 for the others."""
+        gains = self._gains_up_to(self._most)
+        # a trial may jump over the recall at which it is solved: that counts where nothing else is left
+        return gains if gains.any() else self._gains_up_to(1.0)
+
+    def _gains_up_to(self, most: float) -> FloatArray:
         self._fit()
+        at = np.array([i for i, candidate in enumerate(self._all) if not candidate.asked], dtype=np.int64)
+        return self._gains_at(at, *self._model.predict(self._rows[at]), most=most)
+
+    def _gains_of_seeds(self) -> FloatArray:
+        """The gain of every finished configuration by one more seed, of which none runs; 0 for the others.
+
+        From n seeds to n + 1, a mean moves by sqrt(1 / (n (n + 1))) times the deviation between seeds.
+        """
+        finished = [c for c in self._ended if len(c.finished) == len(c.asked) and c.left(self._spec.seeds)]
+        if self._spec.search.seeds == "all" or not finished:
+            return np.zeros(len(self._all))
+        number = np.array([len(c.finished) for c in finished])
+        mean = np.array([fmean(c.finished.values()) for c in finished])
+        between = deviation_between([list(c.finished.values()) for c in self._ended], unknown=_SEEDS)
+        deviation = between / np.sqrt(number * (number + 1))
+        return self._gains_at(np.array([self._place[id(c)] for c in finished]), mean, deviation, most=1.0)
+
+    def _gains_at(
+        self, at: npt.NDArray[np.int64], mean: FloatArray, deviation: FloatArray, *, most: float
+    ) -> FloatArray:
+        """The expected gains of candidates whose recall is to be such, beside what runs; 0 for the others."""
         gains = np.zeros(len(self._all))
-        at = np.array([i for i, candidate in enumerate(self._all) if not candidate.is_asked], dtype=np.int64)
-        mean, deviation = self._model.predict(self._rows[at])
         gains[at] = expected_gains(
             self._front(running=True),
             self._reference,
@@ -346,24 +368,31 @@ class FrontSearch(Rule):
             mean=mean,
             deviation=deviation,
             known=self._known_values()[at],
-            most=1.0,
+            most=most,
         )
         return gains
 
     def _front(self, *, running: bool = False) -> FloatArray:
         """Finished configurations (n, objectives), to be maximised; with `running` those too, as they are expected."""
-        recalls = {
-            self._place[id(candidate)]: fmean(candidate.finished.values())
-            for candidate in self._ended
-            if len(candidate.finished) == len(self._spec.seeds)
-        }
+        recalls = self._recalls()
         if running and self._live:
             at = [self._place[id(candidate)] for candidate in self._live.values()]
             mean, _ = self._model.predict(self._rows[at])
-            recalls |= {place: min(1.0, float(value)) for place, value in zip(at, mean, strict=True)}
+            expected = {place: min(1.0, float(value)) for place, value in zip(at, mean, strict=True)}
+            recalls = expected | recalls
         points = self._known_values()[list(recalls)].reshape(-1, len(self._signs)).copy()
         points[:, self._recall] = list(recalls.values())
         return points
+
+    def _recalls(self) -> dict[int, float]:
+        """The mean recall of each finished configuration, by its place."""
+        if self._finished is None:
+            self._finished = {
+                self._place[id(candidate)]: fmean(candidate.finished.values())
+                for candidate in self._ended
+                if len(candidate.finished) >= len(self._spec.first_seeds)
+            }
+        return self._finished
 
     def _is_recall(self) -> BoolArray:
         return np.asarray(np.arange(len(self._signs)) == self._recall)

@@ -3,11 +3,13 @@
 SciPy is imported where it is first used, so that the command starts fast.
 """
 
+from collections.abc import Sequence
 from math import sqrt
+from statistics import fmean
 
 import numpy as np
 
-from recallfront.platform.pareto import FloatArray, hypervolume, non_dominated
+from recallfront.platform.pareto import FloatArray, non_dominated
 
 
 def expected_gains(
@@ -51,8 +53,7 @@ def _covered(edge: FloatArray, places: FloatArray, reference: FloatArray) -> Flo
     if edge.shape[1] == 1:
         return np.asarray(np.maximum(np.minimum(edge[:, 0].max(), places[:, 0]) - reference[0], 0.0))
     if edge.shape[1] > 2:
-        clipped = (np.minimum(edge, place) for place in places)
-        return np.array([hypervolume(points, reference) for points in clipped])
+        return _in_slices(edge, places, reference)
     edge = edge[np.argsort(edge[:, 0])]
     starts = np.append(reference[0], edge[:-1, 0])
     heights = np.maximum.accumulate(edge[::-1, 1])[::-1]  # of the staircase that the points make
@@ -62,9 +63,29 @@ def _covered(edge: FloatArray, places: FloatArray, reference: FloatArray) -> Flo
     )
 
 
+def _in_slices(edge: FloatArray, places: FloatArray, reference: FloatArray) -> FloatArray:
+    """`_covered`, slice by slice along the last objective: each is covered by the points that reach through it."""
+    edge = edge[np.argsort(-edge[:, -1], kind="stable")]
+    levels = np.maximum(np.append(edge[:, -1], reference[-1]), reference[-1])
+    found = np.zeros(len(places))
+    for at in range(len(edge)):
+        thick = np.minimum(places[:, -1], levels[at]) - np.minimum(places[:, -1], levels[at + 1])
+        reached = np.flatnonzero(thick > 0)
+        if len(reached):
+            across = _covered(edge[: at + 1, :-1], places[reached, :-1], reference[:-1])
+            found[reached] += thick[reached] * across
+    return found
+
+
 def _improvement(mean: FloatArray, deviation: FloatArray, threshold: FloatArray | float) -> FloatArray:
     """E[max(0, v - threshold)] of normal values v."""
     from scipy.special import ndtr
 
     z = (mean - threshold) / deviation
     return np.asarray(deviation * (z * ndtr(z) + np.exp(-0.5 * z * z) / sqrt(2 * np.pi)))
+
+
+def deviation_between(groups: Sequence[Sequence[float]], *, unknown: float) -> float:
+    """The deviation of values from the means of their groups, pooled; `unknown` counts as one more such deviation."""
+    squares = sum((value - fmean(values)) ** 2 for values in groups for value in values)
+    return sqrt((squares + unknown**2) / (sum(len(values) - 1 for values in groups) + 1))

@@ -99,7 +99,8 @@ class Planner:
 
     def _known(self, proposal: Proposal) -> dict[int, Outcome]:
         """How the trials of a proposal ended."""
-        keys = {seed: self._spec.trial(proposal.block, proposal.knobs, seed).key for seed in self._spec.seeds}
+        seeds = proposal.seeds(self._spec)
+        keys = {seed: self._spec.trial(proposal.block, proposal.knobs, seed).key for seed in seeds}
         return {seed: self._ledger[key] for seed, key in keys.items() if key in self._ledger}
 
     def is_planned(self, key: str) -> bool:
@@ -124,7 +125,7 @@ class Planner:
         # one that an earlier run proposed may be open: a trial of it was promoted before its turn came
         self._open.setdefault(proposal.number, (proposal, {}))
         promoted = {seed for waiting in self._waiting.values() for own, seed in waiting if own == proposal}
-        for seed in self._spec.seeds:
+        for seed in proposal.seeds(self._spec):
             if seed in promoted:
                 continue
             try:
@@ -147,7 +148,7 @@ class Planner:
     def _settle(self, proposal: Proposal, seed: int, outcome: Outcome) -> None:
         _, outcomes = self._open[proposal.number]
         outcomes[seed] = outcome
-        if len(outcomes) == len(self._spec.seeds):
+        if len(outcomes) == len(proposal.seeds(self._spec)):
             del self._open[proposal.number]
             self._search.tell(proposal, *self.judge(self._spec, list(outcomes.values())))
 

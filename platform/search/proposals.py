@@ -11,20 +11,26 @@ from recallfront.sweeps.spec import SweepSpec
 
 @dataclass(frozen=True)
 class Proposal:
-    """One configuration to try, with every seed of the sweep."""
+    """One configuration to try, with every seed of the sweep or with some."""
 
     number: int
     block: SpaceBlock
     knobs: Knobs
     parameters: dict[str, Any] = field(default_factory=dict)  # as the sampler knows them
+    some_seeds: tuple[int, ...] = ()  # empty: all
+
+    def seeds(self, spec: SweepSpec) -> tuple[int, ...]:
+        """The seeds that it is to run with."""
+        return self.some_seeds or spec.seeds
 
     def to_json(self) -> dict[str, Any]:
-        return {
+        found = {
             "number": self.number,
             "block": self.block.label,
             "knobs": self.knobs,
             "parameters": self.parameters,
         }
+        return found | ({"seeds": list(self.some_seeds)} if self.some_seeds else {})
 
 
 class Ending(StrEnum):
@@ -56,4 +62,4 @@ class Search(Protocol):
 
 def proposal_from_json(spec: SweepSpec, raw: dict[str, Any]) -> Proposal:
     block = next(b for b in spec.blocks if b.label == raw["block"])
-    return Proposal(raw["number"], block, raw["knobs"], raw["parameters"])
+    return Proposal(raw["number"], block, raw["knobs"], raw["parameters"], tuple(raw.get("seeds", ())))

@@ -24,8 +24,9 @@ class Features:
     """Configurations as rows of numbers between 0 and 1, with the group of each column.
 
     A column a block and a column a knob: a number's place between the least and the most that any block gives it, by
-    its logarithm if all are positive; each word of a choice has a column of its own. A knob that a block lacks is 0.
-    Columns of one knob, and those of all blocks, share a length scale.
+    its logarithm if all are positive; each word of a choice has a column of its own. A knob that a block lacks is 0,
+    and so is a value of an earlier sweep that has no logarithm. Columns of one knob, and those of all blocks, share a
+    length scale.
     """
 
     def __init__(self, blocks: Sequence[SpaceBlock]) -> None:
@@ -57,7 +58,7 @@ class Features:
         for key, (low, high, logs) in self._numbers.items():
             value = knobs.get(key)
             place = 0.0
-            if is_number(value) and high > low:
+            if is_number(value) and high > low and (value > 0 or not logs):
                 place = (_scaled(value, logs) - low) / (high - low)
             row.append(place)
         for key, words in self._words.items():

@@ -29,7 +29,7 @@ class Budget:
             seconds: of every trial of earlier runs, those included that are to go on.
             expects: the hypervolume that so many further trials are expected to add; None where that is not known.
         """
-        self._limits, self._objectives, self._seeds = spec.budget, spec.objectives, len(spec.seeds)
+        self._limits, self._objectives, self._seeds = spec.budget, spec.objectives, len(spec.first_seeds)
         self._looks_ahead, self._expects = spec.search.looks_ahead, expects
         self._expected: float | None = None  # as of the last trial that has ended
         self._devices = spec.resources.workers * (spec.resources.gpus or spec.resources.cpus)
@@ -67,7 +67,7 @@ class Budget:
             values = [o.sign * trial.metrics[o.reading] for o in self._objectives]
             seeds = self._finished.setdefault(trial.configuration, [])
             seeds.append(values)
-            if len(seeds) == self._seeds:  # a lucky seed alone is no configuration
+            if len(seeds) >= self._seeds:  # a lucky seed alone is no configuration
                 self._front.put(trial.configuration, [fmean(own) for own in zip(*seeds, strict=True)])
         self._hypervolumes.append(self._front.hypervolume)
 

@@ -347,8 +347,9 @@ def _proposals(
     unfinished = []
     for number, proposal in sorted(raw.items()):
         outcomes = [Outcome(trial.status, trial.metrics) for trial in ended[number]]
-        if len(outcomes) < len(spec.seeds):
-            unfinished.append(proposal_from_json(spec, proposal))
+        proposed_then = proposal_from_json(spec, proposal)
+        if len(outcomes) < len(proposed_then.seeds(spec)):
+            unfinished.append(proposed_then)
         else:
             told.append((proposal, *Planner.judge(spec, outcomes)))
     return told, unfinished, max([proposed, *(number + 1 for number in raw)])

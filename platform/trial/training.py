@@ -86,6 +86,7 @@ class Training:
         self.seconds = {"train": 0.0, "evaluate": 0.0, "wait": 0.0}
         # every row so far: a checkpoint holds them, so that none is lost with a driver
         self.history: list[MetricRow] = []
+        self._validated: list[MetricRow] = []  # those of the validation split alone: steps are many more
         # sentences for the user, on damage that was found and mended
         self.notices: list[str] = []
         self._folder = place.folder(config)
@@ -150,15 +151,19 @@ class Training:
             self._check_weights()
             found = {f"validation_{name}": value for name, value in self.evaluate("validation").items()}
         figures |= found
-        return [(name, value, self.step, now_ms()) for name, value in found.items()]
+        rows = [(name, value, self.step, now_ms()) for name, value in found.items()]
+        self._validated += rows
+        return rows
 
     def _is_over(self) -> bool:
         """Whether the last step is done, or the trial is solved or has stopped learning (`stop_at`, `plateau`)."""
         training = self.config.training
         if self.step >= training.steps:
             return True
+        if training.stop_at is None and training.plateau is None:
+            return False
         recall, loss = (
-            [value for name, value, _, _ in self.history if name == f"validation_{metric}"]
+            [value for name, value, _, _ in self._validated if name == f"validation_{metric}"]
             for metric in ("recall", "loss")
         )
         if training.stop_at is not None and recall and recall[-1] >= training.stop_at.recall:
@@ -354,6 +359,7 @@ class Training:
             state = json.loads(load_checkpoint(self.engine, folder)["json"])
         self.step, self.seconds = state["step"], state["seconds"]
         self.history = [(k, v, s, t) for k, v, s, t in state["history"]]
+        self._validated = [row for row in self.history if row[0].startswith("validation_")]
 
     def _choose_checkpoint(self) -> str | None:
         whole = self._newest_whole()

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from recallfront.benchmarks.search.replay import CURVES, RunCurves, replay, replay_table
+from recallfront.benchmarks.search.replay import CURVES, RunCurves, curves_of, replay, replay_table
 from recallfront.platform.front.claims import ClaimVerdict
 from recallfront.platform.results.records import SweepRecord, TrialRecord
 from recallfront.platform.results.status import Status
@@ -91,6 +91,17 @@ def test_what_is_stopped_saves_steps_and_counts_for_no_claim() -> None:
     saved = sum(STEPS - EVERY for _ in found.stopped)
     assert found.steps == found.whole - saved
     assert found.reversed == () and found.lost == ("the-smallest-does-not",)
+
+
+def test_a_sweep_is_judged_by_recall_at_a_length_where_that_is_its_objective() -> None:
+    rows = [{"input_seq_len": n, "num_kv_pairs": 2, "examples": 64} for n in (8, 16)]
+    record, curves = finished(
+        task={"validation": rows},
+        objectives=[{"metric": "recall_at_8"}, {"metric": "decode_tokens_per_second"}],
+    )
+    assert curves_of(record) == (*CURVES, "validation_recall_at_8")
+    told = {run: {**own, "validation_recall_at_8": own[CURVES[0]]} for run, own in curves.items()}
+    assert len(replay(record, told, {"first_rung_steps": EVERY, "reduction": 4}, workers=1).stopped) == 2
 
 
 @pytest.mark.parametrize("heading", ["first rung", "verdicts lost", "trials stopped"])

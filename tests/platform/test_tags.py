@@ -42,10 +42,20 @@ def test_an_edited_tag_is_one_sentence_that_names_run_and_tag(tag: str, text: st
 
 
 @pytest.mark.parametrize(
-    "changed", [{"block": "none"}, {"number": True}, {"knobs": None}, {"parameters": []}]
+    "changed",
+    [
+        {"block": "none"},
+        {"number": True},
+        {"knobs": None},
+        {"parameters": []},
+        {"seeds": 1},
+        {"seeds": [True]},
+        {"seeds": ["a"]},
+    ],
 )
 def test_a_proposal_of_another_shape_is_none(changed: dict[str, Any]) -> None:
-    assert READ["proposal"](json.dumps(_WHOLE)) == _WHOLE
+    for whole in (_WHOLE, _WHOLE | {"seeds": [2]}):
+        assert READ["proposal"](json.dumps(whole)) == whole
     with pytest.raises(UsageError, match="not a proposal of this sweep"):
         READ["proposal"](json.dumps(_WHOLE | changed))
 

@@ -105,6 +105,14 @@ def test_a_setting_of_another_method_is_refused(search: dict[str, Any], told: st
             "early_stopping: stops by recall, which is not among objectives=['state_bytes', 'parameters']",
         ),
         (
+            {
+                "early_stopping": {"first_rung_steps": 5},
+                "task": {"validation": [SEGMENT | {"input_seq_len": n, "examples": 8} for n in (8, 16)]},
+                "objectives": [{"metric": "recall"}, {"metric": "recall_at_16"}],
+            },
+            "early_stopping: stops by one recall; the objectives have recall, recall_at_16: keep one of them",
+        ),
+        (
             {"early_stopping": {"first_rung_steps": 11}, "training": {"evaluate_every": 10}},
             "early_stopping.first_rung_steps=11: no trial is evaluated between this step and its last (20)",
         ),

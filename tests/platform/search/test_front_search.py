@@ -9,8 +9,8 @@ import pytest
 from recallfront.platform.pareto import FloatArray, hypervolume
 from recallfront.platform.results.status import Status
 from recallfront.platform.search.front_search import FrontSearch
-from recallfront.platform.search.gain import expected_gains
-from recallfront.platform.search.planner import Outcome, PlannedTrial
+from recallfront.platform.search.gain import _covered, expected_gains
+from recallfront.platform.search.planner import Outcome, PlannedTrial, Planner
 from recallfront.platform.search.proposals import Ending, Proposal
 from recallfront.platform.search.rules import Rules
 from recallfront.platform.search.samplers import make_search
@@ -354,3 +354,98 @@ def test_a_process_takes_so_many_observations_that_it_stays_fast() -> None:
     assert list(evenly(range(500))) == list(range(500))
     kept = evenly(range(4001))
     assert len(kept) == 500 and (kept[0], kept[-1]) == (0, 4000) and max(np.diff(kept)) <= 9
+
+
+def rates_spec() -> SweepSpec:
+    """Windows at eight learning rates, of which those above 0.016 blow up."""
+    block = {
+        "architecture": "window",
+        "window_size": [2, 4, 6, 8, 10, 12, 14, 16],
+        "training.learning_rate": [0.001 * 2**at for at in range(8)],
+    }
+    return spec_of(space=[block], search={"method": "front", "trials": 32})
+
+
+def end_of(proposal: Proposal) -> Outcome:
+    """Recall rises towards the learning rates that diverge."""
+    size, rate = (float(str(proposal.knobs[key])) for key in ("window_size", "training.learning_rate"))
+    figures = {"decode_tokens_per_second": 3000 - 80 * size}
+    if rate > 0.016:
+        return Outcome(Status.DIVERGED, figures)
+    recall = {0.001: 0.1, 0.002: 0.3, 0.004: 0.5, 0.008: 0.7, 0.016: 0.8}[rate] * (0.4 + size / 30)
+    return Outcome(Status.FINISHED, figures | {"validation_recall": recall, "validation_loss": 1.0})
+
+
+def test_it_learns_which_configurations_diverge(tmp_path: Path) -> None:
+    spec, path = rates_spec(), tmp_path / "reports.jsonl"
+    search = make_search(spec)
+    planner, rules = Planner(spec, search, {}), make_rules(spec, search, path)
+    diverged, best = [], set()
+    while isinstance(plan := planner.next(), PlannedTrial):
+        outcome = end_of(plan.proposal)
+        measured = {"decode_tokens_per_second": outcome.figures["decode_tokens_per_second"]}
+        if (ruling := rules.judge(plan, 0, measured)) is not None:
+            outcome = Outcome(ruling.status, measured)
+        elif outcome.status is Status.DIVERGED:
+            diverged.append(plan)
+        elif plan.proposal.knobs["training.learning_rate"] == 0.016:
+            best.add(plan.proposal.knobs["window_size"])
+        rules.ended(plan, outcome)
+        planner.ended(plan, outcome)
+    assert len(diverged) <= 8 and len(best) == 8
+
+    again = FrontSearch(spec, proposed=32)
+    make_rules(spec, again, path)
+    assert [c.knobs for c in again._diverged] == [plan.proposal.knobs for plan in diverged]
+
+
+def test_configurations_of_another_precision_have_a_throughput_of_their_own() -> None:
+    space = [{"architecture": "attention", "training.precision": ["float32", "bfloat16"]}]
+    spec = spec_of(space=space, search={"method": "front", "trials": 2})
+    search = FrontSearch(spec)
+    for proposal in filter(None, (search.ask(), search.ask())):
+        plan = PlannedTrial(proposal, 0, spec.trial(proposal.block, proposal.knobs, 0))
+        speed = 2.0 if proposal.knobs["training.precision"] == "bfloat16" else 1.0
+        search.heard(plan, 0, {"decode_tokens_per_second": speed})
+    values = zip(search._all, search._known_values(), strict=True)
+    exact = {candidate.knobs["training.precision"]: known[1] for candidate, known in values}
+    assert exact == {"float32": 1.0, "bfloat16": 2.0}
+
+
+@pytest.mark.parametrize("objectives", [1, 2, 3, 4])
+def test_what_a_front_covers_of_a_place_is_its_hypervolume_there(objectives: int) -> None:
+    random = np.random.default_rng(objectives)
+    edge, places = 0.2 + random.random((15, objectives)), random.random((9, objectives))
+    reference = np.full(objectives, 0.1)
+    expected = [hypervolume(np.minimum(edge, place), reference) for place in places]
+    assert _covered(edge, places, reference) == pytest.approx(expected)
+
+
+def test_impossible_configurations_use_up_no_trials() -> None:
+    space = [{"architecture": "attention", "width": [30, 60], "num_heads": [1, 2, 7, 8]}]
+    search = {"method": "front", "trials": 4, "startup_trials": 4}
+    spec = spec_of(space=space, model={}, search=search)
+    own = FrontSearch(spec)
+    asked = [proposal for _ in range(5) if (proposal := own.ask()) is not None]
+    assert [proposal.number for proposal in asked] == [0, 1, 2, 3]
+    assert {(p.knobs["width"], p.knobs["num_heads"]) for p in asked} == {(30, 1), (30, 2), (60, 1), (60, 2)}
+
+
+def test_with_stop_at_nothing_is_asked_for_that_can_only_exceed_the_recall_at_which_it_is_solved() -> None:
+    space = [
+        {"architecture": "window", "window_size": [2, 4, 8, 16], "training.learning_rate": [0.001, 0.01]}
+    ]
+    training = {"steps": 40, "evaluate_every": 10, "stop_at": {"recall": 0.9}}
+    search = FrontSearch(spec_of(space=space, training=training))
+    best = {"window_size": 2, "training.learning_rate": 0.01}
+    others = [c for c in search._all if c.knobs != best][:3]
+    for number, candidate in enumerate([c for c in search._all if c.knobs == best] + others):
+        candidate.asked.add(0)
+        size = float(str(candidate.knobs["window_size"]))
+        recall = 0.95 if candidate.knobs == best else 0.5
+        search.tell(Proposal(number, candidate.block, candidate.knobs), Ending.COMPLETE, [recall, 100 / size])
+    for candidate in search._all:
+        search._measured(
+            candidate, {"decode_tokens_per_second": 100 / float(str(candidate.knobs["window_size"]))}
+        )
+    assert not search._gains_up_to(search._most).any() and search._gains().any()

@@ -312,6 +312,31 @@ def test_standings_are_those_of_one_comparison_after_the_other() -> None:
         assert found.best == max(finals, default=0.0)
 
 
+@pytest.mark.parametrize(("metric", "expected"), [("recall", True), ("recall_at_8", False)])
+def test_where_a_trial_is_solved_it_is_dominated_by_what_solved_faster(metric: str, expected: bool) -> None:
+    rows = [{"input_seq_len": n, "num_kv_pairs": 2, "examples": 64} for n in (8, 16)]
+    spec = spec_of(
+        task={"validation": rows},
+        objectives=[{"metric": metric}, {"metric": "decode_tokens_per_second"}],
+        training={"steps": 40, "evaluate_every": 10, "stop_at": {"recall": 0.99}},
+        early_stopping=None,
+    )
+    block, knobs = next(spec.grid())
+    plan, later = (
+        PlannedTrial(Proposal(number, block, own), 0, spec.trial(block, own, 0))
+        for number, own in enumerate((knobs, {"training.learning_rate": RATES[1]}))
+    )
+    dominated = Dominated(spec)
+    dominated.ended(
+        plan,
+        Outcome(Status.FINISHED, {f"validation_{metric}": 0.992, "decode_tokens_per_second": 2.0}),
+    )
+    assert dominated.judge(later, 0, {"decode_tokens_per_second": 3.0}) is None
+    verdict = dominated.judge(later, 0, {"decode_tokens_per_second": 1.0})
+    assert (verdict is not None) == expected
+    assert verdict is None or "even at a recall of 0.99, where it is solved, a finished" in verdict.reason
+
+
 def test_what_is_dominated_is_so_by_the_means_of_those_that_finished() -> None:
     random = np.random.default_rng(0)
     spec = spec_of(seeds=[0, 1])

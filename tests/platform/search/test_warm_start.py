@@ -104,3 +104,33 @@ def test_a_pretrained_model_says_nothing_of_random_weights_nor_the_reverse() -> 
     both = replace(record, trials=(*started, record.trials[0]))
     assert len(earlier_trials(spec_of(), both)) == 1
     assert len(earlier_trials(spec_of(start={"folder": "/models/small"}), both)) == 12
+
+
+def test_an_earlier_value_without_a_logarithm_is_taken_for_the_least() -> None:
+    block = {"architecture": "window", "window_size": [2, 4, 8], "training.weight_decay": [0.01, 0.1]}
+    spec = spec_of(space=[block])
+    before = tiny_spec(space=[block | {"training.weight_decay": [0.0, 0.1]}])
+    trials = []
+    for number, (own, knobs) in enumerate(before.grid()):
+        config = before.trial(own, knobs, 7)
+        metrics = {"validation_recall": 0.5, "decode_tokens_per_second": 1.0}
+        document = config.model_dump(mode="json")
+        trials.append(TrialRecord(str(number), config.key, Status.FINISHED, document, metrics))
+    record = SweepRecord(run_id="r", sweep_key="k", name="before", spec={}, trials=tuple(trials))
+    search = FrontSearch(spec, earlier=earlier_trials(spec, record))
+    rows = [row for row, _ in search._earlier]
+    least = [
+        search._made(spec.blocks[0], {"window_size": size, "training.weight_decay": 0.01})
+        for size in (2, 4, 8)
+    ]
+    assert len(rows) == 6 and all(any((row == one.row).all() for row in rows) for one in least)
+
+
+@pytest.mark.parametrize("told", [{}, {"validation_recall": float("nan")}])
+def test_an_earlier_trial_whose_recall_is_lost_is_passed_over(told: dict[str, float]) -> None:
+    spec, record = spec_of(), earlier()
+    first, *others = record.trials
+    metrics = {"decode_tokens_per_second": 1.0} | told
+    record = replace(record, trials=(replace(first, metrics=metrics), *others))
+    search = FrontSearch(spec, earlier=earlier_trials(spec, record))
+    assert len(search._earlier) == len(others) and search.ask() is not None

@@ -4,6 +4,7 @@ import errno
 import json
 import math
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 from recallfront.models import load
 from recallfront.models.configs import architectures
 from recallfront.platform.lineage.code_version import code_version
-from recallfront.platform.results.reports import Report
+from recallfront.platform.results.reports import MetricRow, Report
 from recallfront.platform.results.status import Status
 from recallfront.platform.trial import body
 from recallfront.platform.trial.body import run_trial
@@ -156,6 +157,40 @@ def test_a_solved_trial_is_finished_before_its_last_step(tmp_path: Path) -> None
     last = reports[-1]
     assert last.status is Status.FINISHED and last.step == solved < 40
     assert "recall" in last.figures and last.weights is not None
+
+
+def test_whether_a_trial_is_over_is_not_read_from_every_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[int] = []
+
+    class Rows(list[MetricRow]):
+        def __iter__(self) -> Iterator[MetricRow]:
+            read.append(len(self))
+            return super().__iter__()
+
+    resume = Training._resume
+
+    def resumed(training: Training) -> None:
+        resume(training)
+        training.history = Rows(training.history)
+
+    monkeypatch.setattr(Training, "_resume", resumed)
+    for settings in ({}, {"stop_at": {"recall": 1.0}}):
+        last = run(tmp_path, training={"steps": 40, "checkpoint_seconds": 3600, **settings})[-1]
+        assert last.status is Status.FINISHED
+        assert set(read) <= {2 * 40 + 2 * 4}, "those of 40 steps and 4 evaluations, once it has ended"
+
+
+def test_a_resumed_trial_knows_how_long_it_has_learned_nothing(tmp_path: Path) -> None:
+    training = {"steps": 100, "learning_rate": 1e-12, "plateau": {"evaluations": 2}}
+    config, place = setting(tmp_path, training=training)
+    interrupted = run_trial(config, place)
+    for report in interrupted:
+        if report.step == 20:
+            interrupted.close()
+    last = list(run_trial(config, place))[-1]
+    assert last.status is Status.FINISHED and last.step == 30
 
 
 @pytest.mark.parametrize(
