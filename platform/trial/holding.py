@@ -2,6 +2,8 @@
 
 The one that comes second waits, and then takes the other's result, or goes on from its checkpoint. A lock is a
 machine's, or that of a folder which machines share. Without one both run it, and the first that ends it has the result.
+
+torch is imported where it is first used, so that the command starts fast.
 """
 
 import fcntl
@@ -15,7 +17,6 @@ from threading import Event
 from typing import IO, Final
 
 from recallfront.platform.trial.leaving import Leaving
-from recallfront.platform.trial.nodes import on_every_rank
 from recallfront.platform.trial.quiet import aside
 from recallfront.platform.trial.workplace import Workplace
 
@@ -34,6 +35,8 @@ def held(folder: Path, place: Workplace, told_to_leave: Event) -> Iterator[None]
     Raises:
         Leaving: the process is to leave while it waits.
     """
+    from recallfront.platform.trial.nodes import on_every_rank
+
     lock: list[IO[str]] = []
 
     def look() -> str:
