@@ -17,6 +17,7 @@ from recallfront.platform.tracking.experiments import find_experiment
 from recallfront.platform.tracking.places import artifact_location
 from recallfront.platform.tracking.refusals import NotYet, Refusal, Rejected, refusal_of
 from recallfront.platform.tracking.spool import Event, Spool
+from recallfront.sweeps.base import digest
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric, Param, Run, RunTag
@@ -258,6 +259,8 @@ class Sender:
         match event.kind:
             case "text":
                 self._client.log_text(run_id, payload["text"], payload["artifact_file"])
+                if tag := payload.get("digest_tag"):  # spools of earlier versions have none
+                    self._client.set_tag(run_id, tag, digest(payload["text"]))
             case "artifact":
                 path = self._spool.absolute(payload["path"])
                 if not path.exists():
