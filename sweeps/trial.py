@@ -169,8 +169,8 @@ class MeasurementConfig(Frozen):
     memory_gb: float | None = added_field(
         None,
         gt=0,
-        description="Memory of `batch_size: max`, weights included, in GiB; null is the GPU's own, and a CPU needs a "
-        "number.",
+        description="Memory of `batch_size: max`, weights included, in GiB; null is the GPU's own; a CPU, or a "
+        "share of a GPU, needs a number.",
     )
     context_length: int = Field(
         default=512, ge=1, description="Tokens that are prefilled, and held when decoding starts."
