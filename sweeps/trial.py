@@ -170,8 +170,8 @@ class MeasurementConfig(Frozen):
     memory_gb: float | None = added_field(
         None,
         gt=0,
-        description="Memory of `batch_size: max`, weights included, in GiB; null is the GPU's own, and a CPU needs a "
-        "number.",
+        description="Memory of `batch_size: max`, weights included, in GiB; null is the GPU's own; a CPU, or a "
+        "share of a GPU, needs a number.",
     )
     context_length: int = Field(
         default=512, ge=1, description="Tokens that are prefilled, and held when decoding starts."
@@ -235,6 +235,11 @@ class MeasurementConfig(Frozen):
                 "measurement.batch_size='max': on a CPU it needs measurement.memory_gb, "
                 "the memory that the batch may take"
             )
+        if self.memory_gb is None and resources.gpus < 1:
+            raise ValueError(
+                f"measurement.batch_size='max': with resources.gpus={resources.gpus:g} it needs "
+                "measurement.memory_gb, as the batch would take the memory of those that share the GPU"
+            )
         limit = resources.memory_gb
         if (
             self.memory_gb is not None
@@ -283,11 +288,15 @@ class ResourceConfig(Frozen):
     )
 
     @model_validator(mode="after")
-    def _whole_gpus_for_several_workers(self) -> Self:
+    def _whole_gpus(self) -> Self:
         if self.workers > 1 and self.gpus % 1:
             raise ValueError(
                 f"gpus={self.gpus}: must be a whole number with workers={self.workers}, "
                 "because NCCL ranks cannot share a device"
+            )
+        if self.gpus > 1 and self.gpus % 1:
+            raise ValueError(
+                f"gpus={self.gpus}: must be a whole number above 1, because Ray shares one GPU alone"
             )
         return self
 

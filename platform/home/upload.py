@@ -66,7 +66,7 @@ class Upload:
             try:
                 keep_folder(self._path, source=links, order=order, goes_on=lambda: not self._stopped)
                 self.kept = self.kept if self._stopped else order
-            except OSError as error:  # of the store, or of this machine
+            except Exception as error:  # of the store or of this machine; stores raise more than OSError
                 self.notices.append(f"the {self._path.name} of step {order} was not kept ({one_line(error)})")
             shutil.rmtree(links, ignore_errors=True)
 

@@ -23,7 +23,7 @@ from pathlib import Path, PurePosixPath
 from typing import Final, NamedTuple
 
 from recallfront.platform.errors import one_line
-from recallfront.platform.home import take_place, write_whole
+from recallfront.platform.home import private_folder, take_place, write_whole
 from recallfront.platform.home.address import address_behind, remote_name
 from recallfront.platform.home.transport import PATIENCE, Transport
 from recallfront.sweeps.base import seal, unseal
@@ -41,11 +41,14 @@ def is_remote(path: Path) -> bool:
 def check_home(home: Path) -> None:
     """Refuse a home at an address that cannot be opened or written to, before anything is computed.
 
+    This machine's folder for it is closed to others.
+
     Raises:
         UsageError: why, in one sentence.
     """
     if (uri := address_behind(home)) is not None:
         _transport(uri).check()
+        private_folder(home)
 
 
 def keep_file(path: Path, *, patience: float = PATIENCE) -> None:

@@ -13,9 +13,10 @@ from recallfront.platform.home.address import shown
 from recallfront.platform.home.vault import kept_files
 from recallfront.platform.results.cancellation import DRIVER
 from recallfront.platform.results.records import TAG, SweepRecord
+from recallfront.platform.sweep.beat import is_beating
 from recallfront.platform.sweep.lease import CERTAIN_SECONDS
-from recallfront.platform.sweep.lock import driver_is_gone, only_driver_of
-from recallfront.platform.sweep.remains import remains, remove
+from recallfront.platform.sweep.lock import driver_is_gone, only_driver_of, was_driven_here
+from recallfront.platform.sweep.remains import held_back, remains, remove
 from recallfront.platform.tracking.ledger import list_sweeps, read_sweep, runs_of, writing
 from recallfront.platform.tracking.store import prepare_store
 
@@ -56,10 +57,20 @@ def find_deletion(sweep: str, *, home: Path | str | None = None, tracking_uri: s
     key = record.sweep_key
     if not re.fullmatch("[0-9a-f]{64}", key):
         raise UsageError(f"run {record.run_id}: its tag {TAG}sweep_key is no key: it was edited")
-    if record.tags.get("status") == "running" and not driver_is_gone(
-        key, folder, record.tags.get(DRIVER), patience=CERTAIN_SECONDS
-    ):
+    if _runs(record, uri, folder):
         raise UsageError(f"sweep {record.name} ({key[:8]}) runs: cancel it first")
+    return _deletion(record, uri, folder)
+
+
+def _runs(record: SweepRecord, uri: str, home: Path) -> bool:
+    """Whether a sweep has a driver; of one that another home has run, the store tells after 30 s."""
+    key, driver = record.sweep_key, record.tags.get(DRIVER)
+    if record.tags.get("status") != "running" or driver_is_gone(key, home, driver, patience=CERTAIN_SECONDS):
+        return False
+    return driver is None or bool(was_driven_here(key, home, driver)) or is_beating(key, uri)
+
+
+def _deletion(record: SweepRecord, uri: str, folder: Path) -> Deletion:
     # a trial's folder is that of every sweep that has the trial
     others = [
         read_sweep(uri, other.run_id, spec={}) for other in list_sweeps(uri) if other.run_id != record.run_id
@@ -77,10 +88,13 @@ def find_deletion(sweep: str, *, home: Path | str | None = None, tracking_uri: s
     )
 
 
-def delete(deletion: Deletion, *, versions: bool = False) -> None:
-    """Delete a sweep's runs and files, with `versions` its registered models, too.
+def delete(deletion: Deletion, *, versions: bool = False) -> list[Path]:
+    """Delete a sweep's runs and files as they are now, with `versions` its registered models, too.
 
     MLflow keeps deleted runs and their artifacts until `mlflow gc`.
+
+    Returns:
+        Folders of trials that stay, as another sweep runs in them by now.
 
     Raises:
         UsageError: it runs by now, or the store refuses.
@@ -90,13 +104,21 @@ def delete(deletion: Deletion, *, versions: bool = False) -> None:
         if versions:
             for name, version in deletion.versions:
                 client.delete_model_version(name, version)
+        # another sweep may have got one of its trials since
+        deletion = _deletion(read_sweep(deletion.uri, record.run_id, spec={}), deletion.uri, deletion.home)
+        left = []
         # what the runs name first, and the sweep's own run last: until then what is left can be found and deleted
         for path in deletion.paths:
             try:
-                remove(path)
+                with held_back(path) as is_free:
+                    if is_free:
+                        remove(path)
+                    else:
+                        left.append(path)
             except OSError as error:
                 raise UsageError(
                     f"{path} cannot be deleted: {root_cause(error)}; delete the sweep again"
                 ) from error
         for run in reversed(deletion.runs):
             client.delete_run(run)
+    return left

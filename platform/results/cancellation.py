@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Final, Self
 
 DRIVER: Final = "driver"  # tag: which process drives the sweep, or was the last to
+BEAT: Final = "beat"  # tag: a driver that lives changes it every 10 s
 CANCEL: Final = "cancel"  # tag: the last request
 _LONGEST = 200  # characters of a name
 

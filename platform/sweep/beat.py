@@ -9,10 +9,9 @@ import time
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
 
 from recallfront.platform.errors import UsageError
-from recallfront.platform.results.cancellation import DRIVER
+from recallfront.platform.results.cancellation import BEAT, DRIVER
 from recallfront.platform.results.records import TAG
 from recallfront.platform.sweep.background import Companion
 from recallfront.platform.sweep.lease import end_driver
@@ -22,7 +21,6 @@ from recallfront.platform.tracking.ledger import UnknownRecord, find_sweep
 from recallfront.sweeps.spec import SweepSpec
 
 _LOG = logging.getLogger("recallfront")
-_BEAT: Final = "beat"  # tag
 _BEAT_SECONDS = 10.0
 _WATCH_SECONDS = 30.0  # without a beat, after which a driver is taken to be gone
 
@@ -55,7 +53,7 @@ class Beat(Companion):
                 end_driver()
                 return
             number += 1
-            told = {_BEAT: f"{self._recorder.driver}-{number}", "status": "running"}
+            told = {BEAT: f"{self._recorder.driver}-{number}", "status": "running"}
             try:
                 # also of a driver that is killed: what it has spent counts
                 self._tell_time()
@@ -86,17 +84,25 @@ def refuse_second_home(spec: SweepSpec, tracking_uri: str, home: Path, tell: Cal
         return
     called = f"sweep {spec.name} ({spec.key[:8]})"
     tell(f"{called}: looks for {_WATCH_SECONDS:g} s whether another home still runs it")
+    if is_beating(spec.key, tracking_uri):
+        raise UsageError(
+            f"{called} is being run from another home with the same tracking server: run it in that home, or end "
+            f"it with `recallfront cancel {spec.key[:12]}`"
+        )
+
+
+def is_beating(sweep_key: str, tracking_uri: str) -> bool:
+    """Whether a sweep that the store says is running has a driver that lives, wherever; a no takes 30 s."""
+    before = _tags(sweep_key, tracking_uri)
     deadline = time.monotonic() + _WATCH_SECONDS
     while time.monotonic() < deadline:
         time.sleep(1.0)
-        now = _tags(spec.key, tracking_uri)
+        now = _tags(sweep_key, tracking_uri)
         if now.get("status") != "running":
-            return
-        if now.get(_BEAT) != before.get(_BEAT):
-            raise UsageError(
-                f"{called} is being run from another home with the same tracking server: run it in that home, or end "
-                f"it with `recallfront cancel {spec.key[:12]}`"
-            )
+            return False
+        if now.get(BEAT) != before.get(BEAT):
+            return True
+    return False
 
 
 def _tags(sweep_key: str, tracking_uri: str) -> dict[str, str]:

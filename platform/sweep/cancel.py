@@ -12,7 +12,7 @@ from typing import Final
 from recallfront.platform.cluster.jobs import end_job, job_of_sweep
 from recallfront.platform.errors import UsageError
 from recallfront.platform.home import home_folder, user_name
-from recallfront.platform.results.cancellation import CANCEL, DRIVER, CancelRequest
+from recallfront.platform.results.cancellation import BEAT, CANCEL, DRIVER, CancelRequest
 from recallfront.platform.results.records import TAG, counts_of, say_counts
 from recallfront.platform.sweep.lease import CERTAIN_SECONDS
 from recallfront.platform.sweep.lock import driver_is_gone
@@ -93,7 +93,7 @@ def _find(tracking_uri: str, name: str) -> SweepSummary:
 
 
 def _wait(uri: str, sweep: SweepSummary, began: float) -> str:
-    called = f"sweep {sweep.name} ({sweep.sweep_key[:8]})"
+    called, lives = f"sweep {sweep.name} ({sweep.sweep_key[:8]})", False
     while time.monotonic() < began + PATIENCE_SECONDS:
         now = find_sweep(uri, sweep.run_id)
         state = now.tags.get("status")
@@ -104,7 +104,10 @@ def _wait(uri: str, sweep: SweepSummary, began: float) -> str:
             return f"{called} is cancelled after {time.monotonic() - began:.0f} s: {counts}; run it again to resume it"
         if state != "running":
             return f"{called} had ended before it was cancelled: it is {state}"
+        lives = lives or now.tags.get(BEAT) != sweep.tags.get(BEAT)
         time.sleep(_LOOK_SECONDS)
+    if not lives:
+        raise UsageError(f"{called}: its driver is gone: run it again or delete it")
     raise UsageError(
         f"{called}: its driver has not answered in {PATIENCE_SECONDS:g} s; the request stays, and a driver that "
         "reaches the store will take it"

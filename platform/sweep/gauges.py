@@ -29,18 +29,19 @@ class Gauges(Companion):
         self._conductor, self._backlog = conductor, backlog
         self._before = (time.monotonic(), conductor.steps())
 
-    def values(self) -> list[tuple[str, float, dict[str, str]]]:
-        """Each metric's name, value and tags beside `sweep` and `sweep_key`."""
+    def values(self, *, is_over: bool = False) -> list[tuple[str, float, dict[str, str]]]:
+        """Each metric's name, value and tags beside `sweep` and `sweep_key`; of a sweep that is over no trial runs."""
         now, steps = time.monotonic(), self._conductor.steps()
         then, before = self._before
         self._before = now, steps
+        counts, speed = self._conductor.counts(), (steps - before) / max(now - then, 1e-9)
         return [
             *(
                 ("recallfront_trials", float(number), {"status": status})
-                for status, number in self._conductor.counts().items()
+                for status, number in (counts | {"running": 0} if is_over else counts).items()
             ),
             ("recallfront_hypervolume", self._conductor.growth().hypervolume, {}),
-            ("recallfront_steps_per_second", (steps - before) / max(now - then, 1e-9), {}),
+            ("recallfront_steps_per_second", 0.0 if is_over else speed, {}),
             ("recallfront_spool_backlog", float(self._backlog()), {}),
         ]
 
@@ -51,6 +52,8 @@ class Gauges(Companion):
         sweep = {"sweep": spec.name, "sweep_key": spec.key[:8]}
         keys = {name: (*sweep, *(["status"] if name == "recallfront_trials" else [])) for name in GAUGES}
         gauges = {name: Gauge(name, about, keys[name]) for name, about in GAUGES.items()}
-        while not self._done.wait(_TELL_SECONDS):
-            for name, value, tags in self.values():
+        is_over = False
+        while not is_over:
+            is_over = self._done.wait(_TELL_SECONDS)  # what is told last stays: it is the end
+            for name, value, tags in self.values(is_over=is_over):
                 gauges[name].set(value, sweep | tags)

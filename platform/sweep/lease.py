@@ -141,6 +141,7 @@ class Lease(Companion):
         }
         self._path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(self._path, json.dumps(told))
+        self._path.chmod(0o600)
         keep_file(self._path, patience=_BEAT_SECONDS if self._beats > 1 else WATCH_SECONDS)
 
     def _is_own(self, content: bytes | None) -> bool:

@@ -19,11 +19,13 @@ from recallfront.platform.tracking.ledger import (
     find_run,
     find_sweep,
     read_artifact,
+    read_trials,
     reading,
 )
 from recallfront.platform.tracking.store import find_store
 
 LOG_FILE: Final = "log.txt"  # the artifact of the sweep's run
+_LEAST_DIGITS = 6  # that name a trial
 _DIGITS = 12  # of a trial's key, at the head of its lines
 _OF_THE_SWEEP = "-" * _DIGITS
 _KEPT_BYTES = 16 * 2**20  # of a longer log, MLflow gets the end
@@ -212,6 +214,15 @@ class _Tail:
 
 
 def _trial_key(uri: str, sweep: SweepSummary, trial: str) -> str:
+    """Of a trial of this sweep, though another one may have it too; else of the rerun that is meant."""
+    digits = trial.strip().lower()
+    with reading(uri) as client:
+        trials = read_trials(client, sweep.run_id)
+    own = {
+        one.trial_key for one in trials if digits in (one.run_id[: len(digits)], one.trial_key[: len(digits)])
+    }
+    if len(own) == 1 and len(digits) >= _LEAST_DIGITS:
+        return own.pop()[:_DIGITS]
     found = find_run(uri, trial)
     if found.tags.get("sweep_key") != sweep.sweep_key:
         raise UnknownRecord(f"run {trial!r} is no trial of the sweep {sweep.name} ({sweep.sweep_key[:8]})")

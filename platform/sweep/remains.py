@@ -1,14 +1,19 @@
 """What a home keeps of a sweep."""
 
+import logging
 import re
 import shutil
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from recallfront.platform.home.vault import forget, kept_folders
 from recallfront.platform.results.records import SweepRecord
 from recallfront.platform.tracking.ledger import list_sweeps, read_deleted, read_sweep, writing
+from recallfront.platform.trial.holding import unheld
 from recallfront.platform.trial.workplace import TRIALS, trial_folder
+
+_LOG = logging.getLogger("recallfront")
 
 
 def remains(record: SweepRecord, home: Path, others: Iterable[SweepRecord] = ()) -> list[Path]:
@@ -58,6 +63,11 @@ def remove(path: Path) -> None:
     forget(path)
 
 
+def held_back(path: Path) -> AbstractContextManager[bool]:
+    """Whether what a home keeps may be deleted within: in a trial's folder no process may run."""
+    return unheld(path) if path.parent.name == TRIALS else nullcontext(True)
+
+
 def forget_deleted(tracking_uri: str, sweep_key: str, home: Path) -> None:
     """Delete what the home keeps of a sweep that was deleted in MLflow: else its next run would bring it back."""
     gone = read_deleted(tracking_uri, sweep_key)
@@ -67,8 +77,13 @@ def forget_deleted(tracking_uri: str, sweep_key: str, home: Path) -> None:
     for path in remains(gone, home, others):
         # the log is this run's by now, and the spool makes anew what is gone
         is_folder = not path.is_symlink() and (path.is_dir() or not path.exists())
-        if is_folder and path.parent.name in (TRIALS, "sweeps"):
-            remove(path)
+        if not is_folder or path.parent.name not in (TRIALS, "sweeps"):
+            continue
+        with held_back(path) as is_free:
+            if is_free:
+                remove(path)
+            else:
+                _LOG.warning("%s stays: another sweep runs a trial in it", path)
     with writing(tracking_uri) as client:
         for trial in gone.trials:
             if trial.tags["deleted"] == "False":

@@ -373,8 +373,6 @@ def _value(value: float) -> float:
 def _read_json(client: StoreReader, run: "Run", artifact_file: str) -> dict[str, Any]:
     """A JSON artifact; empty where the run has none (yet)."""
     text = read_artifact(client, run.info.run_id, artifact_file)
-    if text is None:
-        return {}
     check_digest(run, artifact_file, text)
     return read_object(text, f"run {run.info.run_id}: its artifact {artifact_file}") if text else {}
 

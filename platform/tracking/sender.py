@@ -6,15 +6,18 @@ MLflow is imported where it is first used, so that the command starts fast.
 import json
 import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any, Final
 
 from recallfront.platform.results.records import TAG
 from recallfront.platform.tracking.client import open_client
+from recallfront.platform.tracking.experiments import find_experiment
 from recallfront.platform.tracking.places import artifact_location
 from recallfront.platform.tracking.refusals import NotYet, Refusal, Rejected, refusal_of
 from recallfront.platform.tracking.spool import Event, Spool
+from recallfront.sweeps.base import digest
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric, Param, Run, RunTag
@@ -177,19 +180,24 @@ class Sender:
         """The id of the experiment that a new run goes to.
 
         It is its parent's, or that of a deleted run which it replaces: experiments may be renamed. Otherwise the name
-        decides.
+        decides. An experiment that is deleted while its sweep runs comes back.
         """
         key = wanted["parent_key"] or run_key
         place = self._places.get(key)
         if parent_id is not None:
-            if place is not None:
-                return place
-            place = str(self._client.get_run(parent_id).info.experiment_id)
+            return place or self._places.setdefault(key, self._place_of_parent(parent_id))
         if place is not None and self._client.get_experiment(place).lifecycle_stage == "active":
-            self._places[key] = place
             return place
         self._places.pop(key, None)
         return self._experiment_id(wanted["experiment"])
+
+    def _place_of_parent(self, parent_id: str) -> str:
+        experiment = self._client.get_experiment(self._client.get_run(parent_id).info.experiment_id)
+        if experiment.lifecycle_stage != "active":
+            logger.warning("the deleted MLflow experiment %r is restored, as its sweep runs", experiment.name)
+            with _in_a_race(experiment.name):
+                self._client.restore_experiment(experiment.experiment_id)
+        return str(experiment.experiment_id)
 
     def _find(self, experiment_id: str, run_key: str, *, anywhere: bool) -> "Run | None":
         places = [experiment_id]
@@ -200,28 +208,11 @@ class Sender:
 
     def _experiment_id(self, name: str) -> str:
         if name not in self._experiments:
-            self._experiments[name] = self._find_experiment(name) or self._create_experiment(name)
+            with _in_a_race(name):
+                self._experiments[name] = find_experiment(self._client, name) or str(
+                    self._client.create_experiment(name, artifact_location(self._uri, name))
+                )
         return self._experiments[name]
-
-    def _find_experiment(self, name: str) -> str | None:
-        found = self._client.get_experiment_by_name(name)
-        if found is None:
-            return None
-        if found.lifecycle_stage != "active":
-            # MLflow keeps a deleted experiment's name taken: to use it is to bring it back.
-            logger.warning("the deleted MLflow experiment %r is restored, as its name is used again", name)
-            self._client.restore_experiment(found.experiment_id)
-        return str(found.experiment_id)
-
-    def _create_experiment(self, name: str) -> str:
-        from mlflow.exceptions import MlflowException
-
-        try:
-            return str(self._client.create_experiment(name, artifact_location(self._uri, name)))
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                raise
-        raise NotYet(f"another process creates the experiment {name} at this moment")
 
     # --- metrics, params, tags ---
 
@@ -268,6 +259,8 @@ class Sender:
         match event.kind:
             case "text":
                 self._client.log_text(run_id, payload["text"], payload["artifact_file"])
+                if tag := payload.get("digest_tag"):  # spools of earlier versions have none
+                    self._client.set_tag(run_id, tag, digest(payload["text"]))
             case "artifact":
                 path = self._spool.absolute(payload["path"])
                 if not path.exists():
@@ -283,6 +276,19 @@ class Sender:
         self._spool.finish([event])
         if payload.get("ephemeral"):
             shutil.rmtree(self._spool.absolute(payload["path"]).parent, ignore_errors=True)
+
+
+@contextmanager
+def _in_a_race(experiment: str) -> Iterator[None]:
+    """Raise NotYet for what MLflow refuses because another process was quicker."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except MlflowException as error:
+        if error.error_code not in ("RESOURCE_ALREADY_EXISTS", "RESOURCE_DOES_NOT_EXIST", "INVALID_STATE"):
+            raise
+        raise NotYet(f"another process creates or deletes the experiment {experiment} now") from error
 
 
 def _is_active(run: "Run") -> bool:

@@ -134,10 +134,14 @@ class TrackingWriter:
         self._require(run_key)
         self._append(run_key, *_pairs("params", values, MAX_PARAM))
 
-    def text(self, run_key: str, text: str, artifact_file: str) -> None:
-        """Store `text` as the artifact `artifact_file` (a relative path), in place of an earlier one."""
+    def text(self, run_key: str, text: str, artifact_file: str, *, digest_tag: str | None = None) -> None:
+        """Store `text` as the artifact `artifact_file` (a relative path), in place of an earlier one.
+
+        Once it is stored, the tag `digest_tag`, if any, gets its digest.
+        """
         self._require(run_key)
-        self._append(run_key, ("text", 1, {"text": text, "artifact_file": artifact_file}))
+        payload = {"text": text, "artifact_file": artifact_file, "digest_tag": digest_tag}
+        self._append(run_key, ("text", 1, payload))
 
     def artifact(
         self, run_key: str, path: Path, artifact_path: str | None = None, *, ephemeral: bool = False

@@ -8,7 +8,7 @@ import resource
 import time
 import traceback
 from collections.abc import Generator, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -28,7 +28,7 @@ from recallfront.platform.results.reports import Report
 from recallfront.platform.results.status import Status, TrialFailure
 from recallfront.platform.trial.checkpoints import remove_checkpoint, remove_here
 from recallfront.platform.trial.engine import prepare_process, whole_weights
-from recallfront.platform.trial.holding import held, is_held_by
+from recallfront.platform.trial.holding import held, in_turn, is_own
 from recallfront.platform.trial.leaving import LEFT, Leaving
 from recallfront.platform.trial.measure import as_metrics, measured
 from recallfront.platform.trial.nodes import on_every_rank
@@ -83,8 +83,10 @@ def run_trial(
         if status is Status.OUT_OF_MEMORY:
             figures["peak_memory_bytes"] = float(_peak_memory(place.device))
         folder = place.folder(config)
-        if status.is_final and place.rank == 0 and is_remote(folder) and is_held_by(folder, place.sweep):
-            remove_here(folder)
+        if status.is_final and place.rank == 0 and is_remote(folder):
+            with suppress(OSError), in_turn(folder):  # a full disk
+                if is_own(folder, place.sweep):
+                    remove_here(folder)
         yield Report(
             step=last.step,
             figures=figures,

@@ -34,7 +34,7 @@ from recallfront.platform.trial.engine import (
     save_checkpoint,
 )
 from recallfront.platform.trial.evaluating import answered, evaluated
-from recallfront.platform.trial.holding import is_held_by
+from recallfront.platform.trial.holding import in_turn, is_own
 from recallfront.platform.trial.leaving import Leaving
 from recallfront.platform.trial.nodes import Nodes, barrier, on_every_rank
 from recallfront.platform.trial.quiet import Device, aside
@@ -181,9 +181,10 @@ class Training:
         self.uploads.finish(_LAST_UPLOAD_SECONDS)
         self.uploads.close()
         # it may go on anywhere, or never: of that its driver tells only the home's address
-        is_kept = 0 <= self._newest_here() == self.uploads.kept
-        if self._is_ended_early and is_kept and is_held_by(self._folder, self.place.sweep):
-            remove_here(self._folder)
+        if self._is_ended_early and self.uploads.kept >= 0:
+            with suppress(OSError), in_turn(self._folder):  # a full disk
+                if is_own(self._folder, self.place.sweep) and self._newest_here() == self.uploads.kept:
+                    remove_here(self._folder)
         self.engine.destroy()
 
     def _train_until_evaluation(self, batches: Iterator[tuple[Tensor, Tensor]]) -> list[MetricRow]:
@@ -336,8 +337,10 @@ class Training:
 
     def _save_for_promotion(self) -> None:
         """Save where the trial is ended early. Ranks have what they saved last: others may not be there to save."""
-        if self.place.world == 1 and is_held_by(self._folder, self.place.sweep):
-            with suppress(OSError):  # a full disk: it would go on from an earlier step
+        if self.place.world > 1:
+            return
+        with suppress(OSError), in_turn(self._folder):  # a full disk: it would go on from an earlier step
+            if is_own(self._folder, self.place.sweep):
                 self._save_if_due(now=True)
 
     def _write_checkpoint(self, folder: Path) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from recallfront.platform.home import home_folder
+from recallfront.platform.home import home_folder, private_folder
 from recallfront.platform.home.address import address_behind
 from recallfront.platform.metrics import THROUGHPUTS
 from recallfront.sweeps.trial import TrialConfig
@@ -70,5 +70,7 @@ def workplace_json(place: Workplace) -> dict[str, Any]:
 def read_workplace(raw: dict[str, Any]) -> Workplace:
     """The workplace that `workplace_json` wrote, on this machine."""
     home = home_folder(raw["home"])
+    if address_behind(home) is not None:
+        private_folder(home)
     paths = {"home": home, "data": home / raw["data"], "directory": Path(raw["directory"])}
     return Workplace(**{**raw, **paths, "precise": tuple(raw["precise"])})

@@ -275,7 +275,8 @@ def delete(
         if not sys.stdin.isatty():
             raise UsageError("there is no terminal to ask on: say --yes to delete it")
         typer.confirm("Delete them?", abort=True)
-    delete_sweep(found, versions=versions)
+    for path in delete_sweep(found, versions=versions):
+        print(f"{path} stays: another sweep runs a trial in it")
     print("deleted; MLflow keeps the runs' artifacts until `mlflow gc`")
 
 

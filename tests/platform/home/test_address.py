@@ -9,6 +9,7 @@ from recallfront.platform.errors import UsageError
 from recallfront.platform.home import home_folder
 from recallfront.platform.home.address import address_behind, remote_name, shown
 from recallfront.platform.home.vault import check_home
+from recallfront.platform.sweep.lock import only_driver_of
 
 
 @pytest.fixture(autouse=True)
@@ -97,6 +98,11 @@ def test_addresses_that_nothing_opens_are_refused(home: str, sentence: str) -> N
 def test_a_home_that_cannot_be_written_to_is_refused(tmp_path: Path) -> None:
     check_home(home_folder((tmp_path / "kept").as_uri()))
     assert not any((tmp_path / "kept").iterdir())
+    here = home_folder((tmp_path / "kept").as_uri())
+    assert here.stat().st_mode & 0o777 == 0o700, "what this machine has of it is for its user alone"
+    with only_driver_of("ab" * 32, "mine", here):
+        (lease,) = here.rglob("*.driver")
+        assert lease.stat().st_mode & 0o777 == 0o600
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="home 'file://.*/file/x': cannot be written to"):
         check_home(home_folder((tmp_path / "file" / "x").as_uri()))

@@ -12,10 +12,11 @@ import pytest
 from recallfront.platform.home import home_folder
 from recallfront.platform.home.data import prepared
 from recallfront.platform.home.transport import HomeAway
+from recallfront.platform.home.upload import Upload
 from recallfront.platform.lineage.code_version import code_version
 from recallfront.platform.results.reports import Report
 from recallfront.platform.results.status import Status
-from recallfront.platform.trial import body, measure
+from recallfront.platform.trial import body, holding, measure
 from recallfront.platform.trial.body import run_trial
 from recallfront.platform.trial.checkpoints import checkpoints
 from recallfront.platform.trial.quiet import Device
@@ -146,6 +147,29 @@ def test_a_trial_that_is_ended_early_is_saved_at_the_address_alone(
     again = run_trial(config, machine("a"))
     assert [next(again).step, next(again).step] == [0, 10], "it goes on from there"
     again.close()
+
+
+def test_what_is_saved_stays_for_another_process_of_the_sweep_that_has_taken_it_over(
+    machine: Machine, config: TrialConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The trial is promoted on the same machine while its former process still uploads."""
+    place, real = replace(machine("a"), sweep="one"), Upload.finish
+    own, promoted = holding._PROCESS, run_trial(config, place)
+
+    def finish(upload: Upload, seconds: float) -> bool:
+        is_kept = real(upload, seconds)
+        monkeypatch.setattr(Upload, "finish", real)
+        monkeypatch.setattr(holding, "_PROCESS", "another")
+        assert [next(promoted).step, next(promoted).step] == [0, 10]
+        monkeypatch.setattr(holding, "_PROCESS", own)
+        return is_kept
+
+    monkeypatch.setattr(Upload, "finish", finish)
+    first = run_trial(config, place)
+    assert [next(first).step, next(first).step] == [0, 10]
+    first.close()
+    assert checkpoints(place.folder(config))
+    promoted.close()
 
 
 def test_a_fetched_checkpoint_is_newer_than_what_an_interruption_left(

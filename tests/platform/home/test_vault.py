@@ -6,6 +6,7 @@ import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -208,6 +209,24 @@ def test_a_store_that_stays_away_is_said(machine: Machine, tmp_path: Path) -> No
     (tmp_path / "store").write_text("a file, where the folder was")
     with pytest.raises(HomeAway, match="home 'file://.*/store': cannot be written to"):
         keep_file(path, patience=0.2)
+
+
+def test_an_upload_that_fails_is_said_and_the_next_one_is_kept(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refusing(*_: Any, **__: Any) -> None:
+        raise NotImplementedError("no such operation in this store")
+
+    path = write(machine("a") / "checkpoint", step="1")
+    upload = Upload(path)
+    with monkeypatch.context() as patch:
+        patch.setattr(Transport, "upload", refusing)
+        upload.offer(1)
+        assert upload.finish(30)
+    assert upload.notices == ["the checkpoint of step 1 was not kept (no such operation in this store)"]
+    upload.offer(2)
+    assert upload.finish(30) and upload.kept == 2
+    upload.close()
 
 
 def test_uploads_run_beside_and_only_the_newest_counts(

@@ -89,6 +89,18 @@ def test_a_sweep_is_taken_whole_and_once(write: Callable[..., Path], tmp_path: P
         load_archive(file, home=home)
 
 
+def test_a_sweep_is_taken_again_after_its_experiment_was_deleted(
+    write: Callable[..., Path], tmp_path: Path
+) -> None:
+    home = tmp_path / "home"
+    client = open_client(ready_store(home))
+    first = load_archive(write(), home=home)
+    client.delete_experiment(client.get_run(first.run_id).info.experiment_id)
+    second = load_archive(write(), home=home)
+    assert client.get_run(first.run_id).info.lifecycle_stage == "deleted"
+    assert [sweep.run_id for sweep in list_sweeps(client.tracking_uri)] == [second.run_id]
+
+
 HOSTILE: dict[str, tuple[dict[str, Any], str]] = {
     "leaves its folder": ({"runs/000000/artifacts/../../x.json": b"{}"}, "is not allowed"),
     "absolute": ({"/etc/x.json": b"{}"}, "is not allowed"),

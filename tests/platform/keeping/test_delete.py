@@ -3,6 +3,7 @@
 import errno
 import os
 from pathlib import Path
+from threading import Event
 
 import pytest
 
@@ -14,7 +15,8 @@ from recallfront.platform.sweep.remains import forget_deleted, remove
 from recallfront.platform.tracking.client import open_client
 from recallfront.platform.tracking.ledger import list_sweeps
 from recallfront.platform.tracking.places import artifact_location
-from recallfront.platform.trial.workplace import trial_folder
+from recallfront.platform.trial.holding import held
+from recallfront.platform.trial.workplace import Workplace, trial_folder
 from tests.platform.stores import ready_store
 
 FIRST, SECOND = "ab" * 32, "cd" * 32
@@ -125,6 +127,27 @@ def test_a_sweep_that_runs_is_not_deleted(store: Store) -> None:
     ):
         delete(found)
     assert len(list_sweeps(store.uri)) == 2
+
+
+def test_what_another_sweep_has_got_since_it_was_asked_for_is_kept(store: Store) -> None:
+    found = find_deletion(FIRST[:8], home=store.home)
+    store._trial(SECOND, OWN)
+    assert delete(found) == []
+    assert store.files() == OTHERS | {f"trials/{trial_folder(OWN, CODE, DATA)}/result.json"}
+
+
+@pytest.mark.parametrize("how", ["delete", "forget"])
+def test_a_folder_in_which_a_trial_runs_is_kept(store: Store, how: str) -> None:
+    """Of a sweep that has not recorded it yet."""
+    place = Workplace(store.home, store.home, DATA, CODE, sweep="another")
+    folder = store.home / "trials" / trial_folder(OWN, CODE, DATA)
+    with held(folder, place, Event()):
+        if how == "delete":
+            assert delete(find_deletion(FIRST[:8], home=store.home)) == [folder]
+        else:
+            store.client.delete_run(store.sweeps[FIRST])
+            forget_deleted(store.uri, FIRST, store.home)
+        assert (folder / "result.json").exists()
 
 
 def test_registered_models_are_kept_unless_said(store: Store) -> None:

@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,9 @@ from recallfront.platform.results.status import Status
 from recallfront.platform.search.planner import PlannedTrial, Planner
 from recallfront.platform.search.samplers import make_search
 from recallfront.platform.sweep import background, beat
+from recallfront.platform.sweep import cancel as cancel_module
 from recallfront.platform.sweep.beat import Beat, refuse_second_home
+from recallfront.platform.sweep.cancel import cancel
 from recallfront.platform.sweep.lock import driver_is_gone, mark_driver, only_driver
 from recallfront.platform.sweep.recorder import Recorder
 from recallfront.platform.tracking.ledger import read_sweep
@@ -72,12 +75,27 @@ def test_a_sweep_that_another_home_runs_is_refused(store: str, recorder: Recorde
         pytest.raises(UsageError, match="is being run from another home with the same tracking server"),
     ):
         looks(store, two)
-    # nor is it said to have been killed there, nor deleted
+    # nor is it said to have been killed there
     assert driver_is_gone(SPEC.key, one, recorder.driver) and not driver_is_gone(
         SPEC.key, two, recorder.driver
     )
-    with pytest.raises(UsageError, match="runs: cancel it first"):
+    # nor is it deleted, unless its driver is gone
+    with beat_of(recorder, store), pytest.raises(UsageError, match="runs: cancel it first"):
         find_deletion(SPEC.key, home=two, tracking_uri=store)
+    assert recorder._writer.flush(30.0)
+    assert find_deletion(SPEC.key, home=two, tracking_uri=store).record.sweep_key == SPEC.key
+
+
+def test_a_request_to_a_driver_that_is_gone_is_told_so(
+    store: str, recorder: Recorder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cancel_module, "PATIENCE_SECONDS", 3.0)
+    asked = partial(cancel, SPEC.key, home=tmp_path / "two", tracking_uri=store)
+    with beat_of(recorder, store), pytest.raises(UsageError, match="its driver has not answered in 3 s"):
+        asked()
+    assert recorder._writer.flush(30.0)
+    with pytest.raises(UsageError, match="its driver is gone: run it again or delete it"):
+        asked()
 
 
 def test_one_whose_driver_is_gone_goes_on(store: str, recorder: Recorder, tmp_path: Path) -> None:

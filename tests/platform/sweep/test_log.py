@@ -30,13 +30,14 @@ def stored(tmp_path: Path) -> tuple[str, str]:
     client = open_client(uri)
     experiment = client.create_experiment("mine", artifact_location(uri, "mine"))
 
-    def run(**tags: str) -> str:
+    def run(parent: str = "", **tags: str) -> str:
         own = {TAG + name: value for name, value in ({"sweep_key": KEY} | tags).items()}
+        own["mlflow.parentRunId"] = parent
         return str(client.create_run(experiment, tags=own).info.run_id)
 
     sweep = run(kind="sweep", status="running")
     for key in (FIRST, SECOND):
-        run(kind="trial", trial_key=key, status="running", config="{}")
+        run(sweep, kind="trial", trial_key=key, status="running", config="{}")
     return uri, sweep
 
 
@@ -66,8 +67,18 @@ def test_a_log_is_told_whole_or_of_one_trial(stored: tuple[str, str], tmp_path: 
         "  of two lines",
         "step 10: loss 0.5",
     ]
+    with pytest.raises(UsageError, match="give at least 6 of its first hex digits"):
+        list(read_log("mine", FIRST[:5], home=tmp_path))
     with pytest.raises(UsageError, match="there is no run 'abcdef99'"):
         list(read_log("mine", "abcdef99", home=tmp_path))
+
+
+def test_the_log_of_a_trial_that_a_later_sweep_has_as_well(stored: tuple[str, str], tmp_path: Path) -> None:
+    client = open_client(stored[0])
+    own = {"sweep_key": "cd" * 32, "kind": "trial", "trial_key": FIRST, "status": "running", "config": "{}"}
+    client.create_run(client.create_experiment("later"), tags={TAG + name: tag for name, tag in own.items()})
+    SweepLog(log_path(KEY, tmp_path)).write("it trains", FIRST)
+    assert texts(list(read_log("mine", FIRST[:8], home=tmp_path))) == ["it trains"]
 
 
 def test_a_log_is_read_from_the_store_where_the_home_is_another(

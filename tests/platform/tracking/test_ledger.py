@@ -29,6 +29,7 @@ from recallfront.platform.tracking.ledger import (
 from recallfront.platform.tracking.writer import TrackingWriter
 from tests.platform.servers import MlflowServer
 from tests.platform.stores import ready_store
+from tests.platform.sweeps import wait_for
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")  # MLflow's own
 
@@ -258,5 +259,30 @@ def test_a_changed_letter_of_a_specification_is_told(tmp_path: Path) -> None:
     client.log_text(found.run_id, '{"name": "studz"}', "spec.json")
     with pytest.raises(UsageError, match="its artifact spec.json does not match the digest in its tag"):
         read_sweep(uri, "study")
+    (artifact,) = tmp_path.rglob("spec.json")
+    changed = artifact.rename(tmp_path / "elsewhere")
+    with pytest.raises(UsageError, match="its artifact spec.json is missing"):
+        read_sweep(uri, "study")
+    changed.rename(artifact)
     client.delete_tag(found.run_id, f"{TAG}spec_sha256")  # as of an earlier version
     assert read_sweep(uri, "study").spec == {"name": "studz"}
+
+
+def test_a_digest_is_never_there_before_its_text(tmp_path: Path) -> None:
+    """The driver is killed in between, or the store refuses the text."""
+    uri = ready_store(tmp_path)
+    with closing(TrackingWriter(uri, tmp_path / "spool.db")) as writer:
+        tags = {f"{TAG}kind": "sweep", f"{TAG}sweep_key": "ab" * 32}
+        writer.open_run("sweep", experiment="study", name="sweep", tags=tags)
+        assert writer.flush(60)
+        place = tmp_path / "mlartifacts" / "study"
+        place.parent.mkdir(exist_ok=True)
+        place.write_text("a file, where the folder of artifacts is to be")
+        write_checked(writer, "sweep", '{"name": "study"}', "spec.json")
+        writer.tags("sweep", {f"{TAG}status": "running"})
+        wait_for(lambda: read_sweep(uri, "study").tags.get("status") == "running")
+        assert read_sweep(uri, "study").spec == {} and "spec_sha256" not in read_sweep(uri, "study").tags
+        place.unlink()
+        assert writer.flush(60)
+    found = read_sweep(uri, "study")
+    assert ("spec_sha256" in found.tags) == bool(found.spec), "it was sent now, or refused"

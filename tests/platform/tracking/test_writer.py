@@ -188,18 +188,28 @@ def test_a_refused_run_takes_its_events_along(uri: str, writer: TrackingWriter) 
     assert writer.flush(WAIT) and writer.rejected() == 2 and writer.run_id("hopeless") is None
 
 
-def test_a_deleted_experiment_comes_back(uri: str, writer: TrackingWriter) -> None:
-    writer.open_run("bin/1", experiment="binned", name="1")
-    assert writer.flush(WAIT)
+@pytest.mark.parametrize("name", ["binned", "b" * 500], ids=["short", "longest"])
+def test_what_was_deleted_with_its_experiment_stays_deleted(
+    uri: str, writer: TrackingWriter, name: str
+) -> None:
+    """The name of the experiment is that of a study, which is run again."""
+    writer.open_run(f"{name}/1", experiment=name, name="1")
+    first = writer.run_id(f"{name}/1", WAIT)
+    assert first is not None
     client = open_client(uri)
-    experiment = client.get_experiment_by_name("binned")
-    assert experiment is not None
-    client.delete_experiment(experiment.experiment_id)
-    writer.open_run("bin/2", experiment="binned", name="2")
-    writer.metrics("bin/2", [("loss", 1.0, 0, NOW)])
-    assert writer.flush(WAIT) and writer.rejected() == 0
-    run_id = writer.run_id("bin/2")
-    assert run_id and client.get_run(run_id).info.experiment_id == experiment.experiment_id
+    for number in (2, 3):
+        experiment = client.get_experiment_by_name(name)
+        assert experiment is not None
+        client.delete_experiment(experiment.experiment_id)
+        key = f"{name}/{number}"
+        writer.open_run(key, experiment=name, name=key)
+        writer.metrics(key, [("loss", 1.0, 0, NOW)])
+        assert writer.flush(WAIT) and writer.rejected() == 0
+        run_id = writer.run_id(key)
+        assert run_id and client.get_run(run_id).info.experiment_id != experiment.experiment_id
+        assert client.get_experiment(experiment.experiment_id).lifecycle_stage == "deleted"
+        assert client.get_experiment(client.get_run(run_id).info.experiment_id).name == name
+    assert client.get_run(first).info.lifecycle_stage == "deleted"
 
 
 def test_a_new_trial_costs_four_requests(

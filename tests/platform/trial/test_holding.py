@@ -10,9 +10,11 @@ import pytest
 
 from recallfront.platform.results.reports import Report
 from recallfront.platform.results.status import Status
+from recallfront.platform.trial import holding
 from recallfront.platform.trial.body import run_trial
 from recallfront.platform.trial.holding import let_go
 from recallfront.platform.trial.leaving import LEFT
+from recallfront.platform.trial.training import Training
 from recallfront.platform.trial.workplace import Workplace
 from recallfront.sweeps import TrialConfig
 from tests.platform.trial import trials
@@ -25,9 +27,11 @@ Begun = tuple[TrialConfig, Workplace, Generator[Report, None, None]]
 class Other(threading.Thread):
     """Runs a trial for another sweep."""
 
-    def __init__(self, config: TrialConfig, place: Workplace, leave: threading.Event | None = None) -> None:
+    def __init__(
+        self, config: TrialConfig, place: Workplace, leave: threading.Event | None = None, sweep: str = "two"
+    ) -> None:
         super().__init__(daemon=True)
-        self._config, self._place, self._leave = config, replace(place, sweep="two"), leave
+        self._config, self._place, self._leave = config, replace(place, sweep=sweep), leave
         self.reports: list[Report] = []
         self.start()
 
@@ -37,8 +41,8 @@ class Other(threading.Thread):
 
 @pytest.fixture
 def begun(tmp_path: Path) -> Iterator[Begun]:
-    """A trial that the first sweep has trained to step 10 of 20."""
-    config, place = setting(tmp_path, training={"steps": 20, "checkpoint_seconds": 0})
+    """A trial that the first sweep has trained to step 10 of 30."""
+    config, place = setting(tmp_path, training={"steps": 30, "checkpoint_seconds": 0})
     with closing(run_trial(config, replace(place, sweep="one"))) as reports:
         assert [next(reports).step, next(reports).step] == [0, 10]
         yield config, place, reports
@@ -62,7 +66,7 @@ def test_the_second_goes_on_where_the_first_has_left(begun: Begun) -> None:
     reports.close()
     other.join(timeout=60)
     assert other.reports[-1].status is Status.FINISHED and other.reports[1].step == 10
-    assert [step for step, _ in rows_of(other.reports, "loss")] == list(range(1, 21))
+    assert [step for step, _ in rows_of(other.reports, "loss")] == list(range(1, 31))
 
 
 def test_one_that_is_let_go_is_taken_over(begun: Begun) -> None:
@@ -74,7 +78,7 @@ def test_one_that_is_let_go_is_taken_over(begun: Begun) -> None:
     let_go(place.folder(config))
     other.join(timeout=60)
     assert other.reports[-1].status is Status.FINISHED
-    assert [step for step, _ in rows_of(other.reports, "loss")] == list(range(1, 21))
+    assert [step for step, _ in rows_of(other.reports, "loss")] == list(range(1, 31))
     (place.folder(config) / "lock").write_text("two")
     reports.close()
     assert not list(place.folder(config).glob("checkpoint*"))
@@ -95,3 +99,46 @@ def test_the_same_sweep_does_not_wait_for_itself(begun: Begun) -> None:
     """A warm process holds a trial that a rule has ended, and another one goes on with it."""
     config, place, _ = begun
     assert list(run_trial(config, replace(place, sweep="one")))[-1].status is Status.FINISHED
+
+
+def test_a_process_that_another_one_of_its_sweep_has_followed_saves_nothing(
+    begun: Begun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The trial was promoted, and its former process gets another one only now."""
+    config, place, reports = begun
+    checkpoint = place.folder(config) / "checkpoint"
+    first = holding._PROCESS
+    monkeypatch.setattr(holding, "_PROCESS", "another")
+    with closing(run_trial(config, replace(place, sweep="one"))) as promoted:
+        assert [next(promoted).step for _ in range(3)] == [0, 10, 20]
+        before = {path: path.read_bytes() for path in checkpoint.rglob("*") if path.is_file()}
+        monkeypatch.setattr(holding, "_PROCESS", first)
+        reports.close()
+        assert {path: path.read_bytes() for path in before} == before
+        with holding.unheld(place.folder(config)) as is_free:
+            assert not is_free, "the other one holds it"
+        monkeypatch.setattr(holding, "_PROCESS", "another")
+
+
+def test_one_that_is_promoted_waits_until_its_former_process_has_saved(
+    begun: Begun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, place, reports = begun
+    saves, go_on, write = threading.Event(), threading.Event(), Training._write_checkpoint
+
+    def slow(training: Training, folder: Path) -> None:
+        saves.set()
+        assert go_on.wait(timeout=60)
+        write(training, folder)
+
+    monkeypatch.setattr(Training, "_write_checkpoint", slow)
+    leaving = threading.Thread(target=reports.close, daemon=True)
+    leaving.start()
+    assert saves.wait(timeout=60)
+    monkeypatch.setattr(holding, "_PROCESS", "another")
+    promoted = Other(config, place, sweep="one")
+    promoted.join(timeout=3.0)
+    assert promoted.is_alive() and not promoted.reports
+    go_on.set()
+    promoted.join(timeout=60)
+    assert promoted.reports[-1].status is Status.FINISHED and promoted.reports[1].step == 10
