@@ -20,6 +20,8 @@ _MACHINE_FAULTS: Final = frozenset(
     }
 )
 _LEAST_LENGTH: Final = 8  # of a value that is searched for: a shorter one is part of other words
+# A terminal obeys these; line ends and tabs are text. Half of a surrogate pair cannot be written at all.
+_CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 _SECRET_QUERY: Final = r"[?&](?:password|passwd|token|access_token|secret|api_?key|sig|x-amz-signature)="
 # What looks like a secret wherever it stands, and what it is. `{` and `$` make a template of a URI.
 _SHAPES: Final = (
@@ -101,7 +103,12 @@ def refuse_credentials(what: str, uri: str, instead: str) -> None:
 
 def one_line(text: object, most: int = 500) -> str:
     """Text, or what an error says, in one line of at most so many characters."""
-    return " ".join(without_secrets(str(text)).split())[:most]
+    return printable(" ".join(without_secrets(str(text)).split()))[:most]
+
+
+def printable(text: str) -> str:
+    """Text without a character that a terminal obeys: another one's text shall not forge lines, or set a title."""
+    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def root_cause(error: BaseException) -> str:
@@ -112,7 +119,7 @@ def root_cause(error: BaseException) -> str:
             reason = link
         link = _behind(link)
     text = str(getattr(reason, "strerror", None) or reason).strip() or type(reason).__name__
-    return without_secrets(text).splitlines()[0][:300]
+    return printable(without_secrets(text).splitlines()[0])[:300]
 
 
 def _without_user(uri: str) -> str:

@@ -21,9 +21,9 @@ def main() -> None:
     try:
         sys.exit(run(sys.argv[1:] or ["--help"]))
     except Exception:
-        from recallfront.platform.errors import without_secrets
+        from recallfront.platform.errors import printable, without_secrets
 
-        print(without_secrets(traceback.format_exc()), end="", file=sys.stderr)
+        print(printable(without_secrets(traceback.format_exc())), end="", file=sys.stderr)
         sys.exit(1)
 
 
