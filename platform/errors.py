@@ -101,7 +101,8 @@ def refuse_credentials(what: str, uri: str, instead: str) -> None:
         parts = urlsplit(uri)
         holds = parts.password is not None or (parts.scheme in ("http", "https") and bool(parts.username))
     except ValueError as error:
-        raise UsageError(f"a {what} cannot be read ({error}): write http://HOST:PORT") from None
+        told = f"{what} {_without_user(uri)!r} cannot be read ({error}): write http://HOST:PORT"
+        raise UsageError(told) from None
     # a password with a slash in it: what follows the colon is no port
     slashed = re.match(r"[^/]+://[^/@]+:(?!\d+(/|$))[^@]*@", uri)
     if holds or slashed or re.search(_SECRET_QUERY, uri, re.IGNORECASE):

@@ -310,6 +310,12 @@ def test_a_dashboard_that_is_not_there(refused: Refused, home: Path) -> None:
     [
         (("ui", "--port", "abc"), "'--port'"),
         (("ui", "--port", "70000"), "port 70000: must be from 1 to 65535"),
+        (("ui", "--host", "999.1.1.1"), "host '999.1.1.1': is no address of this machine ("),
+        (("ui", "--host", "192.0.2.1"), "host '192.0.2.1': is no address of this machine ("),
+        (("run", ""), "recallfront: '': is neither a file nor one of the studies"),
+        (("pick", "x", "--alias", "latest"), "MLflow does not register 'latest': 'latest' alias name"),
+        (("pick", "x", "--alias", "v1"), "MLflow does not register 'v1': "),
+        (("status", "--address", "http://[x"), "address 'http://[x' cannot be read ("),
         (("front", "x", "--csv", "--json"), "--csv and --json: give only one of them"),
         (("status", "x", "--follow"), "--follow: needs the name of a job, and --address with the dashboard"),
         (("status", "--address", ""), "address '': must be the cluster's dashboard"),
