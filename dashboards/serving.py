@@ -1,5 +1,6 @@
 """Serves MLflow together with recallfront's pages, from this machine's store to this machine's browser."""
 
+import errno
 import ipaddress
 import os
 import signal
@@ -135,6 +136,8 @@ def _require_free(host: str, port: int) -> None:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(address)
     except OSError as error:
+        if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+            raise UsageError(f"host {host!r}: is no address of this machine ({error.strerror})") from None
         raise UsageError(
             f"cannot listen on {host} port {port} ({error.strerror}): give another one with --port"
         ) from None

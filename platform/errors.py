@@ -6,10 +6,10 @@ import re
 from typing import Final
 from urllib.parse import urlsplit
 
-# Of environment variables whose values are secrets; a path or a plain word is none.
+# Of environment variables whose values are secrets; a path or a plain word is none. PWD alone is the working directory.
 _SECRET_NAME: Final = re.compile(
-    r"(PASSWORD|PASSWD|PASSPHRASE|TOKEN|SECRET|API_?KEY|(ACCESS|ACCOUNT|PRIVATE|SECRET|STORAGE)_KEY(_ID)?"
-    r"|CONNECTION_STRING)$",
+    r"(PASSWORD|PASSWD|PASSPHRASE|(?<=_)(PASS|PWD)|TOKEN|SECRET|API_?KEY|CREDENTIALS?|CONNECTION_STRING"
+    r"|(ACCESS|ACCOUNT|PRIVATE|SECRET|STORAGE)_KEY(_ID)?)$",
     re.IGNORECASE,
 )
 # a full disk, a broken or unmounted one, too many open files
@@ -20,13 +20,22 @@ _MACHINE_FAULTS: Final = frozenset(
     }
 )
 _LEAST_LENGTH: Final = 8  # of a value that is searched for: a shorter one is part of other words
-_SECRET_QUERY: Final = r"[?&](?:password|passwd|token|access_token|secret|api_?key|sig|x-amz-signature)="
-# What looks like a secret wherever it stands, and what it is. `{` and `$` make a template of a URI.
+_LONGEST_WORD: Final = 15  # letters: texts may hold a shorter value by chance
+# A terminal obeys these; line ends and tabs are text. Half of a surrogate pair cannot be written at all.
+_CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+_SECRET_QUERY: Final = (
+    r"[?&](?:(?:ssl)?password|passwd|token|access_token|(?:client_)?secret|api_?key|sig|signature"
+    r"|x-amz-(?:signature|security-token))="
+)
+# What looks like a secret wherever it stands, and what it is. A whole `{...}`, `<...>` or `$NAME` is a template's.
 _SHAPES: Final = (
     # one slash: a URI that was taken for a path
     (
         # a password may have slashes in it; digits before one are a port, and nothing is the next folder of a PATH
-        re.compile(r"(?P<name>:/{1,2})[^\s/:@'\"{}$<>\[]*:(?!\d*/)[^\s@'\"{}$<>]{1,512}(?=@)"),
+        re.compile(
+            r"(?P<name>:/{1,2})[^\s/:@'\"{}$<>\[]*:(?!\d*/|\d+['{}<>])"
+            r"(?!\$\{?([A-Za-z_]\w*|\d)\}?@|\$\(|\{(\w+\}|[^{}\s@]*\}@)|<[^<>\s@]*>@)[^\s@\"]{1,512}(?=@)"
+        ),
         "a URI with a password in it",
     ),
     (re.compile(r"(?P<name>\bhttps?:/{1,2})[^\s/:@'\"{}$<>]+(?=@)"), "a URI with a user in it"),
@@ -92,7 +101,8 @@ def refuse_credentials(what: str, uri: str, instead: str) -> None:
         parts = urlsplit(uri)
         holds = parts.password is not None or (parts.scheme in ("http", "https") and bool(parts.username))
     except ValueError as error:
-        raise UsageError(f"a {what} cannot be read ({error}): write http://HOST:PORT") from None
+        told = f"{what} {_without_user(uri)!r} cannot be read ({error}): write http://HOST:PORT"
+        raise UsageError(told) from None
     # a password with a slash in it: what follows the colon is no port
     slashed = re.match(r"[^/]+://[^/@]+:(?!\d+(/|$))[^@]*@", uri)
     if holds or slashed or re.search(_SECRET_QUERY, uri, re.IGNORECASE):
@@ -101,7 +111,12 @@ def refuse_credentials(what: str, uri: str, instead: str) -> None:
 
 def one_line(text: object, most: int = 500) -> str:
     """Text, or what an error says, in one line of at most so many characters."""
-    return " ".join(without_secrets(str(text)).split())[:most]
+    return printable(" ".join(without_secrets(str(text)).split()))[:most]
+
+
+def printable(text: str) -> str:
+    """Text without a character that a terminal obeys: another one's text shall not forge lines, or set a title."""
+    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def root_cause(error: BaseException) -> str:
@@ -112,7 +127,7 @@ def root_cause(error: BaseException) -> str:
             reason = link
         link = _behind(link)
     text = str(getattr(reason, "strerror", None) or reason).strip() or type(reason).__name__
-    return without_secrets(text).splitlines()[0][:300]
+    return printable(without_secrets(text).splitlines()[0])[:300]
 
 
 def _without_user(uri: str) -> str:
@@ -121,12 +136,18 @@ def _without_user(uri: str) -> str:
 
 
 def _secret_values() -> dict[str, str]:
-    """The environment's secrets. A value of letters alone is a word, which texts may hold by chance."""
+    """The environment's secrets."""
     return {
         name: value.strip()
         for name, value in os.environ.items()
-        if _SECRET_NAME.search(name) and len(value.strip()) >= _LEAST_LENGTH and not value.strip().isalpha()
+        if _SECRET_NAME.search(name) and len(value.strip()) >= _LEAST_LENGTH and not _is_common(value.strip())
     }
+
+
+def _is_common(value: str) -> bool:
+    """Whether a value is a word, or names a file that holds the secret, as texts may without giving one away."""
+    is_word = value.isalpha() and len(value) <= _LONGEST_WORD
+    return is_word and (value.islower() or value.isupper() or value.istitle()) or os.path.exists(value)
 
 
 def _behind(error: BaseException) -> BaseException | None:

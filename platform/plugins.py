@@ -56,12 +56,17 @@ def load(files: Iterable[Path | str] = ()) -> tuple[Plugin, ...]:
     """Load every installed plug-in and these files -> all that are loaded. What is loaded already stays.
 
     Raises:
-        UsageError: one cannot be loaded, or defines a mixer or task whose name is taken; names the plug-in.
+        UsageError: one cannot be loaded, or defines a mixer or task whose name is taken, or two files have one name;
+            names the plug-in.
     """
     for name in sorted(_installed()):
         load_installed(name)
-    for file in files:
-        load_file(Path(file))
+    given: dict[str, tuple[Path, Plugin]] = {}
+    for path in map(Path, files):
+        plugin = load_file(path)
+        first, known = given.setdefault(plugin.name, (path, plugin))
+        if known != plugin:
+            raise UsageError(f"plug-ins {str(first)!r} and {str(path)!r}: have the same name; rename one")
     return tuple(loaded.plugin for loaded in _loaded.values())
 
 
@@ -83,7 +88,11 @@ def load_file(path: Path) -> Plugin:
         raise UsageError(f"plug-in {str(path)!r}: the installed package {name} is a plug-in of this name")
     if path.suffix != ".py":
         raise UsageError(f"plug-in {str(path)!r}: must be a Python file, such as my_mixer.py")
-    refuse_secrets(f"plug-in {str(path)!r}", source.decode(errors="replace"))
+    try:
+        text = source.decode()
+    except UnicodeDecodeError:
+        raise UsageError(f"plug-in {str(path)!r}: must be UTF-8") from None
+    refuse_secrets(f"plug-in {str(path)!r}", text)
     if before is not None:
         _take_out(before.plugin)
     module = _run(name, path, source)

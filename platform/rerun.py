@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from recallfront.models.configs.explain import explain
 from recallfront.platform.cluster.connection import ray_cluster
-from recallfront.platform.errors import UsageError
+from recallfront.platform.errors import UsageError, printable
 from recallfront.platform.home import home_folder, user_name
 from recallfront.platform.home.data import kept, prepared
 from recallfront.platform.home.vault import check_home
@@ -91,7 +91,7 @@ class Rerun:
             table.add_column(column, justify="left" if column == "metric" else "right")
         for c in self.comparisons:
             shown = ["-" if value is None else f"{value:.6g}" for value in (c.before, c.after)]
-            table.add_row(c.metric, f"{c.equal} of {c.values}", *shown)
+            table.add_row(Text(printable(c.metric)), f"{c.equal} of {c.values}", *shown)
         if self.differences:
             table.caption = Text("differs: " + "; ".join(self.differences))
         return table

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from recallfront.platform.cluster.jobs import jobs, study_of
+from recallfront.platform.errors import printable
 from recallfront.platform.front.candidates import read_objectives
 from recallfront.platform.front.front import hypervolume_of
 from recallfront.platform.home import home_folder
@@ -167,10 +168,10 @@ def _table(*columns: str) -> "Table":
 
 
 def _add_row(table: "Table", *cells: str) -> None:
-    """A row whose cells are shown as they are: rich takes brackets for markup."""
+    """A row whose cells are shown as they are, if a terminal may be given them: rich takes brackets for markup."""
     from rich.text import Text
 
-    table.add_row(*map(Text, cells))
+    table.add_row(*(Text(printable(cell)) for cell in cells))
 
 
 def _when(seconds: float) -> str:

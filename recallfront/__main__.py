@@ -13,7 +13,6 @@ from recallfront.terminal import INTERRUPTED
 
 USAGE, READER_LEFT = 2, 141  # exit codes
 _OF_THE_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EIO)  # a full or broken disk: a sentence says it all
-_INTERRUPTION = "interrupted; run the sweep again to resume it"
 
 
 def main() -> None:
@@ -21,27 +20,34 @@ def main() -> None:
     try:
         sys.exit(run(sys.argv[1:] or ["--help"]))
     except Exception:
-        from recallfront.platform.errors import without_secrets
+        from recallfront.platform.errors import printable, without_secrets
 
-        print(without_secrets(traceback.format_exc()), end="", file=sys.stderr)
+        print(printable(without_secrets(traceback.format_exc())), end="", file=sys.stderr)
         sys.exit(1)
 
 
 def run(arguments: list[str]) -> int:
     """Run one command -> its exit code; an error that the user can fix is one line on stderr."""
+    _prepare_streams()
+    try:
+        return _run(arguments)
+    except KeyboardInterrupt:
+        return _interrupted(arguments)
+
+
+def _run(arguments: list[str]) -> int:
     import typer
 
-    _prepare_streams()
     from recallfront.cli import app
 
     try:
         code = app(arguments, prog_name="recallfront", standalone_mode=False) or 0
         sys.stdout.flush()
-        return _told(_INTERRUPTION, INTERRUPTED) if code == INTERRUPTED else code  # typer's own way to say so
-    except SystemExit as end:  # how a command says that it did not go well
-        return int(end.code or 0)
-    except (typer.Abort, KeyboardInterrupt):
-        return _told(_INTERRUPTION, INTERRUPTED)
+        return _interrupted(arguments) if code == INTERRUPTED else code  # typer's own way to say so
+    except SystemExit as end:  # how a command says that it did not go well, and typer that the reader left
+        return READER_LEFT if isinstance(end.__context__, BrokenPipeError) else int(end.code or 0)
+    except typer.Abort:
+        return _interrupted(arguments)
     except _of_the_user() as error:
         return _told(str(error))
     except BrokenPipeError:  # whoever read the output has enough, as `head` has
@@ -60,6 +66,12 @@ def run(arguments: list[str]) -> int:
         if not hasattr(error, "format_message"):
             raise
         return _told(f"{error.format_message()} (--help lists what is allowed)")
+
+
+def _interrupted(arguments: list[str]) -> int:
+    """Say so; of a sweep, that nothing is lost."""
+    how = "; run the sweep again to resume it" if arguments[:1] == ["run"] else ""
+    return _told(f"interrupted{how}", INTERRUPTED)
 
 
 def _is_full(stream: TextIO) -> bool:

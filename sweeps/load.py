@@ -64,7 +64,7 @@ def read_text(study_or_file: str) -> str:
     try:
         if not path.is_file():
             known = near_first(study_or_file, built_in)
-            raise SpecError(f"{study_or_file}: is neither a file nor one of the studies {known}")
+            raise SpecError(f"{study_or_file or repr('')}: is neither a file nor one of the studies {known}")
         if path.stat().st_size > MOST_BYTES:
             raise SpecError(f"{study_or_file}: is longer than {MOST_BYTES // 1024} KiB")
         return path.read_text(encoding="utf-8")

@@ -43,8 +43,9 @@ AT_CONTEXTS: Final = (
 # Of these a trial has the test split's figure under the plain name, and the validation split's as `validation_...`.
 ON_BOTH_SPLITS: Final = ("recall",)
 _AT: Final = "recall_at_"  # of rows of so many tokens
-_RECALL_AT_LENGTH: Final = rf"^{_AT}[1-9][0-9]*$"
-_AT_CONTEXT: Final = rf"^({'|'.join(AT_CONTEXTS)})_at_[1-9][0-9]*$"
+_TOKENS: Final = "[1-9][0-9]{0,8}"  # no text is longer, and Python reads no number of thousands of digits
+_RECALL_AT_LENGTH: Final = rf"^{_AT}{_TOKENS}$"
+_AT_CONTEXT: Final = rf"^({'|'.join(AT_CONTEXTS)})_at_{_TOKENS}$"
 
 
 def at_context(name: str, context: int) -> str:

@@ -23,6 +23,7 @@ _INT: Final = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
 _FLOAT: Final = re.compile(
     r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"
 )
+_NO_TEXT: Final = re.compile(r"[\x00\ud800-\udfff]")  # what neither a file nor a database keeps
 # https://yaml.org/spec/1.2.2/#103-core-schema
 _SCHEMA: Final = {"null": _NULL, "bool": _BOOL, "int": _INT, "float": _FLOAT}
 
@@ -184,6 +185,8 @@ class _Reader:
 
 def _scalar_value(event: Any) -> Any:
     text, tag = str(event.value), event.tag
+    if found := _NO_TEXT.search(text):
+        raise NotPlain(f"has a character that is no text ({found[0].encode('unicode_escape').decode()})")
     if tag is None and event.implicit[0]:  # written without quotes
         kind = next((kind for kind, form in _SCHEMA.items() if form.fullmatch(text)), "str")
         return _value(kind, text)

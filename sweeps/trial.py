@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, Field, ValidationError, model_validator
 from recallfront.models import Architecture, ModelConfig
 from recallfront.models.configs.explain import explain, shown, told
 from recallfront.models.configs.frozen import added_field
+from recallfront.models.configs.mixer import MOST_LAYERS
 from recallfront.sweeps.base import Frozen, canonical_json, digest
 from recallfront.sweeps.speculation import SpeculationConfig
 from recallfront.sweeps.start import StartConfig
@@ -149,7 +150,7 @@ class DeploymentConfig(Frozen):
 
     width: int | None = Field(default=None, ge=1, description="Width of the measured model.")
     num_layers: int | None = Field(
-        default=None, ge=1, description="Its number of layers; the pattern is repeated."
+        default=None, ge=1, le=MOST_LAYERS, description="Its number of layers; the pattern is repeated."
     )
     num_heads: int | None = Field(default=None, ge=1, description="Its number of heads.")
 

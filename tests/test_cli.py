@@ -1,5 +1,6 @@
 """The command line: whatever a user gets wrong is one clear line, exit code 2, and nothing computed."""
 
+import os
 import re
 import resource
 import socket
@@ -251,6 +252,35 @@ def test_an_output_that_cannot_be_written(stream: str, home: Path) -> None:
     assert (done.returncode, done.stderr) == told[stream]
 
 
+def test_a_reader_that_has_left_is_no_failure_of_the_command() -> None:
+    """1 would mean of some commands that a sweep is worse."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "recallfront", "studies"]
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [("run quickstart", "interrupted; run the sweep again to resume it"), ("front x", "interrupted")],
+)
+def test_an_interruption_while_the_command_starts_is_one_line(command: str, told: str) -> None:
+    program = """
+import sys
+class Interrupting:
+    def find_spec(self, name, path=None, target=None):
+        if name == "typer":
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Interrupting())
+from recallfront.__main__ import main
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", program, *command.split()], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (130, f"recallfront: {told}\n")
+
+
 def test_a_cluster_that_is_not_there(refused: Refused, home: Path) -> None:
     for address in (nobody(), "head", "head:x", ""):
         message = refused("run", "quickstart", "--address", address, "--home", str(home))
@@ -280,6 +310,12 @@ def test_a_dashboard_that_is_not_there(refused: Refused, home: Path) -> None:
     [
         (("ui", "--port", "abc"), "'--port'"),
         (("ui", "--port", "70000"), "port 70000: must be from 1 to 65535"),
+        (("ui", "--host", "999.1.1.1"), "host '999.1.1.1': is no address of this machine ("),
+        (("ui", "--host", "192.0.2.1"), "host '192.0.2.1': is no address of this machine ("),
+        (("run", ""), "recallfront: '': is neither a file nor one of the studies"),
+        (("pick", "x", "--alias", "latest"), "MLflow does not register 'latest': 'latest' alias name"),
+        (("pick", "x", "--alias", "v1"), "MLflow does not register 'v1': "),
+        (("status", "--address", "http://[x"), "address 'http://[x' cannot be read ("),
         (("front", "x", "--csv", "--json"), "--csv and --json: give only one of them"),
         (("status", "x", "--follow"), "--follow: needs the name of a job, and --address with the dashboard"),
         (("status", "--address", ""), "address '': must be the cluster's dashboard"),
@@ -319,6 +355,13 @@ def test_wrong_options(arguments: tuple[str, ...], told: str, refused: Refused, 
 def test_a_home_that_cannot_be_made(refused: Refused, home: Path) -> None:
     home.write_text("a file")
     assert str(home) in refused("run", "quickstart", "--home", str(home / "inside"))
+
+
+def test_a_home_that_is_a_link_to_itself(refused: Refused, home: Path) -> None:
+    home.symlink_to(home)
+    told = f"home '{home}': is a symbolic link to itself"
+    assert told in refused("run", "quickstart", "--home", str(home))
+    assert told in refused("status", "--home", str(home))
 
 
 def test_a_mistake_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from recallfront.models.configs.frozen import added_field
-from recallfront.models.configs.mixer import LayerSettings, MixerConfig
+from recallfront.models.configs.mixer import MOST_LAYERS, LayerSettings, MixerConfig
 
 
 class Architecture(LayerSettings):
@@ -20,9 +20,13 @@ class Architecture(LayerSettings):
     architecture: str
     vocab_size: int = Field(ge=2)
     pattern: str = Field(
-        min_length=1, description="Mixers of the layers, one letter each; repeated and cut to `num_layers`."
+        min_length=1,
+        max_length=MOST_LAYERS,
+        description="Mixers of the layers, one letter each; repeated and cut to `num_layers`.",
     )
-    num_layers: int = Field(ge=1, description="Number of layers; by default the length of the pattern.")
+    num_layers: int = Field(
+        ge=1, le=MOST_LAYERS, description="Number of layers; by default the length of the pattern."
+    )
     mlp_expansion: float = Field(
         default=0.0,
         ge=0,
@@ -89,7 +93,8 @@ class Architecture(LayerSettings):
     @property
     def layers(self) -> str:
         """One letter a layer: the pattern repeated and cut."""
-        return (self.pattern * self.num_layers)[: self.num_layers]
+        repeats = -(-self.num_layers // len(self.pattern))
+        return (self.pattern * repeats)[: self.num_layers]
 
     @property
     def mixers_used(self) -> list[tuple[str, MixerConfig, int]]:

@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, Self
 
 from pydantic import Field, model_validator
 from pydantic.fields import FieldInfo
@@ -11,6 +11,8 @@ from recallfront.models.configs.frozen import Frozen
 
 if TYPE_CHECKING:
     from recallfront.models.mixers.base import Mixer
+
+MOST_LAYERS: Final = 10_000  # of a model: a specification lists the layers before anything is trained
 
 
 class Rows(NamedTuple):
@@ -32,7 +34,7 @@ class LayerSettings(Frozen):
 
     width: int = Field(default=64, ge=1, description="Width of the residual stream.")
     num_heads: int = Field(default=1, ge=1, description="Heads of each mixer; must divide the width.")
-    num_layers: int = Field(default=1, ge=1, description="Number of layers.")
+    num_layers: int = Field(default=1, ge=1, le=MOST_LAYERS, description="Number of layers.")
     biases: bool = Field(
         default=False, description="Whether projections and the channel mixer have biases, as in GPT-2."
     )

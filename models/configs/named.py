@@ -9,7 +9,7 @@ from pydantic import Field, ValidationError, create_model, model_validator
 from recallfront.models.configs.base import Architecture
 from recallfront.models.configs.compositions import COMPOSED, SHORT_CONV, Composition, Use
 from recallfront.models.configs.explain import explain
-from recallfront.models.configs.mixer import MixerConfig
+from recallfront.models.configs.mixer import MOST_LAYERS, MixerConfig
 from recallfront.models.mixers import registry
 
 
@@ -101,7 +101,11 @@ def _configuration(name: str, kinds: tuple[type[MixerConfig], ...]) -> type[Name
     composition = _composition(name)
     assert composition is not None
     letters = ", ".join(f"{letter} ({use.mixer})" for letter, use in composition.mixers.items())
-    pattern = Field(min_length=1, description=f"Mixers of the layers, one letter each, of {letters}.")
+    pattern = Field(
+        min_length=1,
+        max_length=MOST_LAYERS,
+        description=f"Mixers of the layers, one letter each, of {letters}.",
+    )
     fields: dict[str, Any] = {
         "architecture": (Literal[name], name),
         "pattern": (Annotated[str, pattern], composition.pattern),

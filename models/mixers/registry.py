@@ -22,8 +22,8 @@ def register(mixer: type[MixerConfig]) -> None:
     """Add a mixer from outside, so that a configuration may name it.
 
     Raises:
-        ValueError: its name is another mixer's or no word, its letter is no capital letter, or `architecture: NAME`
-            would not be the mixer with its knobs.
+        ValueError: its name is another mixer's or no word, its letter is no capital letter, it lacks a method, or
+            `architecture: NAME` would not be the mixer with its knobs.
     """
     name = mixer.name()
     if not name.isidentifier():
@@ -32,6 +32,8 @@ def register(mixer: type[MixerConfig]) -> None:
         )
     if len(mixer.letter) != 1 or not "A" <= mixer.letter <= "Z":
         raise ValueError(f"mixer {name!r}: letter is {mixer.letter!r}; it must be a capital letter, A to Z")
+    if mixer.__abstractmethods__:
+        raise ValueError(f"mixer {name!r}: lacks {', '.join(sorted(mixer.__abstractmethods__))}")
     if find(name) not in (None, mixer):
         raise ValueError(f"mixer {name!r}: there is another mixer of this name")
     if mixer.is_architecture:

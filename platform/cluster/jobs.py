@@ -17,6 +17,7 @@ from recallfront.platform.cluster.wheel import build_wheel
 from recallfront.platform.errors import (
     UsageError,
     one_line,
+    printable,
     refuse_credentials,
     refuse_secrets,
     root_cause,
@@ -112,7 +113,7 @@ def follow_job(job: str, *, address: str) -> bool:
 
     async def tail() -> None:
         async for text in client.tail_job_logs(job):
-            print(text, end="", flush=True)
+            print(printable(text), end="", flush=True)
 
     again = f"recallfront status {job} --address {address} --follow"
     try:

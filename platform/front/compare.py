@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from recallfront.platform import pareto
-from recallfront.platform.errors import UsageError
+from recallfront.platform.errors import UsageError, printable
 from recallfront.platform.front.candidates import Candidate, by_configuration
 from recallfront.platform.front.front import Front, build_front
 from recallfront.platform.metrics import SPREAD, show, title_of_objective
@@ -275,7 +275,7 @@ def _flat(spec: Any, prefix: str = "") -> dict[str, str]:
         for key, value in spec.items():
             found |= _flat(value, f"{prefix}{key}.")
         return found
-    return {prefix.removesuffix("."): json.dumps(spec)}
+    return {printable(prefix.removesuffix(".")): json.dumps(spec)}
 
 
 def _cell(candidate: Candidate | None, name: str, of_spread: int) -> float | str:

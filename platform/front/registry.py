@@ -49,6 +49,8 @@ def export(
     from mlflow.exceptions import MlflowException
 
     client, target = _client(home, tracking_uri), Path(directory)
+    if target.exists() and not target.is_dir():
+        raise UsageError(f"the model cannot be written to {str(target)!r}: must be a folder")
     try:
         target.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory() as folder:
@@ -89,9 +91,13 @@ def _downloaded(client: "MlflowClient", run_id: str, folder: str) -> Path:
 def check_names(name: str | None, alias: str | None) -> None:
     """Raise UsageError unless MLflow's registry takes a model's name and alias, where they are given."""
     from mlflow.exceptions import MlflowException
-    from mlflow.utils.validation import _validate_model_alias_name, _validate_model_name
+    from mlflow.utils import validation
 
-    for check, value in ((_validate_model_name, name), (_validate_model_alias_name, alias)):
+    for check, value in (
+        (validation._validate_model_name, name),
+        (validation._validate_model_alias_name, alias),
+        (validation._validate_model_alias_name_reserved, alias),
+    ):
         try:
             if value is not None:
                 check(value)

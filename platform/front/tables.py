@@ -8,6 +8,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
+from recallfront.platform.errors import printable
 from recallfront.platform.front.candidates import Candidate
 from recallfront.platform.front.claims import Judgement
 from recallfront.platform.front.compare import SweepComparison, described, headings
@@ -61,7 +62,7 @@ def claims_table(judgements: Sequence[Judgement]) -> Table:
     for judged in judgements:
         lines = [judged.claim.sentence, *([f"  {judged.reason}"] if judged.reason else [])]
         name = "\n".join([judged.claim.id, *lines])
-        cells = (name, judged.verdict.value, judged.number, judged.asked)
+        cells = (printable(name), judged.verdict.value, judged.number, judged.asked)
         table.add_row(*map(Text, cells))
     return table
 

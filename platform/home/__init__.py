@@ -1,5 +1,6 @@
 """The home: the one place of all outputs, and how files get there whole or not at all."""
 
+import errno
 import getpass
 import hashlib
 import os
@@ -23,15 +24,20 @@ def home_folder(home: Path | str | None = None) -> Path:
     brings files there and takes them back.
 
     Raises:
-        UsageError: it is of a user that there is not, or an address that cannot be a home.
+        UsageError: it is of a user that there is not, a link to itself, or an address that cannot be a home.
     """
     given = str(home or os.environ.get("RECALLFRONT_HOME") or "recallfront-home")
     if (uri := address_of(given)) is not None:
         return local_folder(uri)
     try:
-        return Path(given).expanduser()
+        folder = Path(given).expanduser()
+        folder.stat()
     except RuntimeError:
         raise UsageError(f"home {given!r}: there is no such user") from None
+    except OSError as error:  # all else is told by what uses the home
+        if error.errno == errno.ELOOP:
+            raise UsageError(f"home {given!r}: is a symbolic link to itself") from None
+    return folder
 
 
 def private_folder(folder: Path) -> Path:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from recallfront.platform.errors import printable
 from recallfront.platform.lineage.environment import LIBRARIES, PACKAGES_FILE, Lineage
 
 _PLACES: Final = ("CUDA_VISIBLE_DEVICES",)  # says where a trial ran, not what came out
@@ -60,7 +61,7 @@ def _change(what: str, old: object, new: object, *, matters: bool) -> Difference
     if old == new:
         return None
     shown = ["none" if value in (None, "") else value for value in (old, new)]
-    return Difference(f"{what} {shown[0]} -> {shown[1]}", matters)
+    return Difference(printable(f"{what} {shown[0]} -> {shown[1]}"), matters)
 
 
 def _words(names: tuple[str, ...]) -> str:

@@ -43,8 +43,8 @@ _SECONDS: Final = 10.0  # for git or nvidia-smi, each
 
 # Names of files that usually hold secrets, in lower case. A source is judged by what it holds, not by its name.
 _SECRET_FILE: Final = re.compile(
-    r"(^|/)(\.env(\..*)?|[^/]*\.env|\.netrc|\.pgpass|\.npmrc|\.pypirc|\.?htpasswd|kubeconfig[^/]*|auth_token"
-    r"|id_(rsa|dsa|ecdsa|ed25519)[^/]*|[^/]*\.(pem|key|p12|pfx|jks|keystore|kdbx)"
+    r"(^|/)(\.env(rc|[._-].*)?|[^/]*\.env|\.netrc|\.pgpass|\.npmrc|\.pypirc|\.?htpasswd|kubeconfig[^/]*|auth_token"
+    r"|id_(rsa|dsa|ecdsa|ed25519)[^/]*|[^/]*\.(pem|key|p12|pfx|jks|keystore|kdbx|tfvars|tfvars\.json)"
     r"|(\.aws|\.ssh|\.kube|\.docker|\.secrets?|secrets?)/.*"
     r"|[^/]*(secret|credential|passw(or)?d)[^/]*(?<!\.py)(?<!\.pyi)(?<!\.[chu])(?<!\.cu)(?<!\.cuh)(?<!\.cpp))$"
 )

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Final, Self
 
+from recallfront.platform.errors import printable
+
 DRIVER: Final = "driver"  # tag: which process drives the sweep, or was the last to
 BEAT: Final = "beat"  # tag: a driver that lives changes it every 10 s
 CANCEL: Final = "cancel"  # tag: the last request
@@ -25,7 +27,7 @@ class CancelRequest:
         """The request that a sweep's tags (without their prefix) hold to its present or last driver; else None."""
         try:
             raw = json.loads(tags.get(CANCEL, ""))
-            found = cls(str(raw["driver"]), str(raw["by"])[:_LONGEST], float(raw["at"]))
+            found = cls(str(raw["driver"]), printable(str(raw["by"]))[:_LONGEST], float(raw["at"]))
         except (ValueError, TypeError, KeyError, RecursionError, OverflowError):
             return None
         # a moment that no calendar has was not written by us

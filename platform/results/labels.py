@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from recallfront.platform.errors import printable
 from recallfront.platform.results.knobs import flat_knobs, model_of
 from recallfront.platform.results.records import TrialRecord
 from recallfront.sweeps.space import Range, Scalar
@@ -14,7 +15,7 @@ ALWAYS_TOLD = ("window_size", "feature_dim", "group_size")  # what a sweep explo
 def label(architecture: str, knobs: Mapping[str, Scalar], seed: int | None = None) -> str:
     """Architecture, knobs and seed in one line; a knob left to the architecture's own rule is not told."""
     told = [f"{name} {show_knob(value)}" for name, value in knobs.items() if value is not None]
-    return " · ".join([architecture, *told, *([] if seed is None else [f"seed {seed}"])])
+    return printable(" · ".join([architecture, *told, *([] if seed is None else [f"seed {seed}"])]))
 
 
 def trial_label(trial: TrialRecord, varying: Iterable[str]) -> str:
@@ -72,9 +73,11 @@ def _brought_by(name: str, knobs: Mapping[str, Scalar]) -> Scalar:
 
 
 def architecture_of(trial: TrialRecord) -> str:
-    return str(model_of(trial.config).get("architecture", "unknown"))
+    return printable(str(model_of(trial.config).get("architecture", "unknown")))
 
 
 def show_knob(value: Scalar, digits: int = 6) -> str:
     """A setting as a person reads it."""
-    return "none" if value is None else f"{value:.{digits}g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return f"{value:.{digits}g}"
+    return "none" if value is None else printable(str(value))

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from recallfront.platform.errors import UsageError, root_cause
+from recallfront.platform.errors import UsageError, printable, root_cause
 from recallfront.platform.results.records import TAG, SweepRecord, TrialRecord
 from recallfront.platform.results.status import Status
 from recallfront.platform.results.tags import read_object
@@ -261,8 +261,8 @@ def _summaries(client: StoreReader) -> list[SweepSummary]:
     experiments = _experiments(client)
     return [
         SweepSummary(
-            run_id=run.info.run_id,
-            sweep_key=run.data.tags.get(TAG + "sweep_key", ""),
+            run_id=printable(run.info.run_id),
+            sweep_key=printable(run.data.tags.get(TAG + "sweep_key", "")),
             name=experiments[run.info.experiment_id],
             status=run.info.status,
             start_time=run.info.start_time / 1000,
@@ -307,7 +307,7 @@ def _some(names: set[str] | list[str]) -> str:
 def _experiments(client: StoreReader) -> dict[str, str]:
     """Names of the experiments by id."""
     pages = _pages(lambda at: client.search_experiments(max_results=PAGE, page_token=at))
-    return {experiment.experiment_id: experiment.name for experiment in pages}
+    return {experiment.experiment_id: printable(experiment.name) for experiment in pages}
 
 
 def _search(
@@ -338,7 +338,7 @@ def _trial(client: StoreReader, run: "Run") -> TrialRecord:
     tags = _own_tags(run)
     in_tag = run.data.tags.get(CONFIG_TAG)
     return TrialRecord(
-        run_id=run.info.run_id,
+        run_id=printable(run.info.run_id),
         trial_key=tags.get("trial_key", ""),
         status=_status(run.info.run_id, tags.get("status", Status.RUNNING)),
         config=read_object(in_tag, f"run {run.info.run_id}: its tag {CONFIG_TAG}")
@@ -353,9 +353,10 @@ def _trial(client: StoreReader, run: "Run") -> TrialRecord:
 
 
 def _own_tags(run: "Run") -> dict[str, str]:
-    own = {key.removeprefix(TAG): value for key, value in run.data.tags.items() if key.startswith(TAG)}
-    own.pop("config", None)
-    return own
+    """Without the prefix, and as a terminal may be given them: whoever writes to the store wrote them."""
+    tags = {key.removeprefix(TAG): value for key, value in run.data.tags.items() if key.startswith(TAG)}
+    tags.pop("config", None)
+    return {printable(key): printable(value) for key, value in tags.items()}
 
 
 def _end_time(run: "Run") -> float | None:

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TextIO
 
+from recallfront.platform.errors import without_secrets
+
 _MOST_LINES = 500  # between two reports: of more, the last
 _MOST_CHARACTERS = 2000  # of a line
 
@@ -17,8 +19,8 @@ class Output:
         self._lines: deque[str] = deque(maxlen=_MOST_LINES)
 
     def take(self) -> list[str]:
-        """The lines since the last call."""
-        taken = list(self._lines)
+        """The lines since the last call, without the secrets of this process's environment: the driver has others."""
+        taken = [without_secrets(line) for line in self._lines]
         self._lines.clear()
         return taken
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from recallfront.commands.options import Home, Plugins, SweepName, TrackingUri
-from recallfront.platform.errors import UsageError
+from recallfront.platform.errors import UsageError, printable
 from recallfront.terminal import INTERRUPTED, show_result, show_scores, table_width
 
 if TYPE_CHECKING:
@@ -191,7 +191,7 @@ def logs(
     from recallfront.platform.sweep.log import read_log
 
     for line in read_log(name, trial, home=home, tracking_uri=tracking_uri, follow=follow):
-        print(line, flush=follow)
+        print(printable(line), flush=follow)
 
 
 def status(
@@ -270,7 +270,7 @@ def delete(
     print(found)
     if found.versions:
         models = ", ".join(f"{model} version {version}" for model, version in found.versions)
-        print(f"registered models, which are {'deleted, too' if versions else 'kept'}: {models}")
+        print(f"registered models, which are {'deleted, too' if versions else 'kept'}: {printable(models)}")
     if not yes:
         if not sys.stdin.isatty():
             raise UsageError("there is no terminal to ask on: say --yes to delete it")

@@ -115,4 +115,4 @@ def lineage(run: Run, home: Home = None, tracking_uri: TrackingUri = None, plugi
     if plugin:
         load(plugin)
         require(found.environment.plugins, run_id)
-    print(found.model_dump_json(indent=2))
+    print(found.model_dump_json(indent=2, ensure_ascii=True))

@@ -46,11 +46,13 @@ def register(task: type[Task]) -> None:
     """Add a task from outside the package for the rest of this process.
 
     Raises:
-        ValueError: it has no name of its own, or there is a task of that name.
+        ValueError: it has no name of its own, lacks a method, or there is a task of that name.
     """
     name = _name_of(task)
-    if name is None:
-        raise ValueError(f'task {task.__name__}: needs a field `name: Literal["..."] = "..."`')
+    if name is None or task.model_fields["name"].default != name:
+        raise ValueError(f"task {task.__name__}: write `name: Literal['mine'] = 'mine'`, with its own name")
+    if task.__abstractmethods__:
+        raise ValueError(f"task {name!r}: lacks {', '.join(sorted(task.__abstractmethods__))}")
     if name in _built_in() or _added.get(name, task) is not task:
         raise ValueError(f"task {task.__name__}: there is a task {name!r} already")
     _added[name] = task

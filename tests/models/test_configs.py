@@ -1,6 +1,7 @@
 import pickle
 import subprocess
 import sys
+import time
 
 import pytest
 from pydantic import ValidationError
@@ -46,6 +47,14 @@ def test_the_pattern_is_repeated_and_cut() -> None:
     assert config.layers == "RRWRRWRR"
 
 
+def test_the_most_layers_are_told_at_once() -> None:
+    """A pattern as long as the model was repeated for each of its layers."""
+    begun = time.process_time()
+    config = parse_config({"architecture": "attention", "vocab_size": 64, "pattern": "CA" * 5000})
+    assert (len(config.layers), config.layers[-3:]) == (10_000, "ACA")
+    assert time.process_time() - begun < 1
+
+
 def test_resized_keeps_the_knobs() -> None:
     config = parse_config({"architecture": "griffin", "vocab_size": 64, "window_size": 7, "lru_width": 96})
     larger = config.resized(width=128, num_layers=6, num_heads=4)
@@ -66,6 +75,11 @@ def test_resized_keeps_the_knobs() -> None:
         ({"architecture": "attention", "window_size": 8}, "window_size: unknown key; allowed are "),
         ({"architecture": "attention", "pattern": "CW"}, "allows the letters C, A"),
         ({"architecture": "attention", "positions": "rope", "num_heads": 64}, "must be even"),
+        ({"architecture": "attention", "num_layers": 10_001}, "num_layers=10001: input should be less than"),
+        (
+            {"architecture": "attention", "pattern": "CA" * 5001},
+            "string should have at most 10000 characters",
+        ),
         ({"architecture": "window", "window_size": 0}, "greater than or equal to 1"),
         ({"architecture": "window", "window_size": "long"}, "valid integer"),
         ({"architecture": "hawk", "lru_width": 33, "num_heads": 2}, "lru_width=33"),

@@ -32,6 +32,23 @@ class Mine(RetNetConfig):
 """
 
 
+ABSTRACT_MIXER = """
+from typing import Literal
+from recallfront.models.configs.mixer import MixerConfig
+class Mine(MixerConfig):
+    letter = "M"
+    mixer: Literal["mine"] = "mine"
+"""
+TASK = """
+from typing import Literal
+from recallfront.sweeps.tasks.base import DrawnRows, DrawnTask
+class Mine(DrawnTask[DrawnRows]):
+    name: {name}
+    vocab_size: int = 8
+    seed: int = 0
+"""
+
+
 def blocks() -> dict[str, str]:
     """The files that docs/extending.md shows: name -> content."""
     text = (ROOT / "docs" / "extending.md").read_text()
@@ -92,6 +109,9 @@ def test_a_file_s_mixer_is_known_from_then_on_and_a_changed_file_takes_its_place
             MIXER.format(name="mine") + "    vocab_size: int = 3\n",
             "knob 'vocab_size' has the name of a setting",
         ),
+        (ABSTRACT_MIXER, "mixer 'mine': lacks build, "),
+        (TASK.format(name='Literal["mine"]'), "write `name: Literal['mine'] = 'mine'`"),
+        (TASK.format(name='Literal["mine"] = "mine"'), "task 'mine': lacks draw"),
     ],
 )
 def test_a_plug_in_that_does_not_work_is_one_sentence_with_its_name(
@@ -102,6 +122,25 @@ def test_a_plug_in_that_does_not_work_is_one_sentence_with_its_name(
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "broken.py" in error and said in error, error
     assert not (tmp_path / "home").exists() and "recallfront_plugin_broken" not in plugins._loaded
+
+
+def test_a_file_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_bytes(b"# -*- coding: latin-1 -*-\n# \xe9" + MIXER.format(name="mine").encode())
+    with pytest.raises(UsageError, match="^plug-in '.*mine.py': must be UTF-8$"):
+        plugins.load([path])
+
+
+def test_two_files_of_one_name_are_refused(tmp_path: Path) -> None:
+    one, other = (
+        written(tmp_path / name, "mine.py", MIXER.format(name=f"mine_{name}")) for name in ("a", "b")
+    )
+    with pytest.raises(
+        UsageError, match=r"^plug-ins '.*/a/mine.py' and '.*/b/mine.py': have the same name; "
+    ):
+        plugins.load([one, other])
+    other.write_text(one.read_text())
+    assert "mine" in [plugin.name for plugin in plugins.load([one, other])]
 
 
 def test_what_is_taken_in_part_is_taken_out_again(tmp_path: Path) -> None:

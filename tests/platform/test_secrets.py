@@ -12,10 +12,17 @@ import pytest
 import yaml
 
 from recallfront.__main__ import run
-from recallfront.platform.errors import UsageError, refuse_secrets, secret_in, without_secrets
+from recallfront.platform.errors import (
+    UsageError,
+    refuse_credentials,
+    refuse_secrets,
+    secret_in,
+    without_secrets,
+)
 from recallfront.platform.lineage.source import changes_code, left_out, looks_secret
 from recallfront.platform.results.status import Status
 from recallfront.platform.tracking.ledger import read_artifact, read_sweep, reading
+from recallfront.platform.trial.output import Output
 from tests.platform.checkouts import ROOT, clean_checkout, git
 from tests.platform.planted import BASIC, MARK, SECRETS, holding
 from tests.platform.specs import tiny
@@ -38,6 +45,34 @@ def planted(monkeypatch: pytest.MonkeyPatch) -> None:
         (f"http://h/x?a=1&token={MARK}&b=2", "http://h/x?a=1&token=...&b=2"),
         (f"Authorization: Basic {BASIC}", "Authorization: Basic ..."),
         (f"-----BEGIN RSA PRIVATE KEY-----\n{MARK}\n-----END RSA PRIVATE KEY----- z", "... z"),
+        *(
+            (f"GET postgresql://u:{secret}@h/d failed", "GET postgresql://...@h/d failed")
+            for secret in (
+                f"pa$$w0rd1{MARK}",
+                f"it's{MARK}",
+                f"{{{MARK}",
+                f"{MARK}}}",
+                f"$1{MARK}",
+                f"a<{MARK}>",
+            )
+        ),
+        (f"redis://:s3cr$t99{MARK}@h/0", "redis://...@h/0"),
+        *(
+            (f"http://h/x?a=1&{name}={MARK}&b=2", f"http://h/x?a=1&{name}=...&b=2")
+            for name in ("Signature", "X-Amz-Security-Token", "client_secret", "sslpassword")
+        ),
+        *(
+            (f"postgresql://u:{template}@h/d", f"postgresql://u:{template}@h/d")
+            for template in (
+                "$DB_PASS",
+                "${DB_PASS}",
+                "$1",
+                "$(cat x)",
+                "{password}",
+                "{password}-db",
+                "<password>",
+            )
+        ),
         ("AKIA0123456789ABCDEF", "..."),
         ("ghp_0123456789abcdefghij", "..."),
         (
@@ -46,6 +81,7 @@ def planted(monkeypatch: pytest.MonkeyPatch) -> None:
         ),
         ('f"http://{user}:{password}@{host}"', 'f"http://{user}:{password}@{host}"'),
         ("RAY_AUTH_TOKEN_PATH=/a/token: cannot be read", "RAY_AUTH_TOKEN_PATH=/a/token: cannot be read"),
+        ("['http://h:80','me@example.org']", "['http://h:80','me@example.org']"),
         ("PATH=/usr/bin:/bin:/opt/python@3.11/bin", "PATH=/usr/bin:/bin:/opt/python@3.11/bin"),
         ("http://[::1]:5000/a@b", "http://[::1]:5000/a@b"),
     ],
@@ -60,6 +96,38 @@ def test_a_plain_word_is_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("POSTGRES_PASSWORD", "recallfront")
     monkeypatch.setenv("SHORT_TOKEN", "a1")
     assert without_secrets("recallfront a1") == "recallfront a1"
+
+
+@pytest.mark.parametrize("name", ["DB_PASS", "MYSQL_PWD", "REGISTRY_CREDENTIALS", "MLFLOW_TRACKING_PASSWORD"])
+@pytest.mark.parametrize("value", ["tr0ub4dor", "correcthorsebattery", "RandomLetters"])
+def test_the_value_of_a_secret_variable_is_not_shown(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    assert without_secrets(f"it is {value}.") == "it is ...."
+
+
+def test_a_file_that_holds_the_secret_and_the_working_directory_are_shown(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "key-1.json"
+    file.touch()
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(file))
+    monkeypatch.setenv("PWD", "/somewhere/1")
+    assert without_secrets(f"{file} /somewhere/1") == f"{file} /somewhere/1"
+
+
+@pytest.mark.parametrize("name", ["sslpassword", "password"])
+def test_an_address_with_a_password_among_its_options_is_refused(name: str) -> None:
+    with pytest.raises(UsageError, match="has a password in it"):
+        refuse_credentials("address", f"postgresql://h/d?{name}={MARK}", "set it elsewhere")
+
+
+def test_what_a_trial_prints_is_reported_without_its_own_secrets(planted: None) -> None:
+    output = Output()
+    with output.heard():
+        print(f"the key is {MARK}-aws-key")
+    assert output.take() == ["the key is ..."]
 
 
 def test_a_refusal_names_the_variable_alone(planted: None) -> None:
@@ -81,7 +149,20 @@ def test_a_refusal_names_the_variable_alone(planted: None) -> None:
             (name, True)
             for name in ("client_secret.json", "secrets/prod.yaml", "db-credentials.toml", ".netrc")
         ),
-        *((name, False) for name in ("environment.py", "tests/test_secrets.py", "kernels/key.cu", "a.yaml")),
+        *(
+            (name, True)
+            for name in (".envrc", "a/.env-local", ".env_prod", "prod.tfvars", "a.auto.tfvars.json")
+        ),
+        *(
+            (name, False)
+            for name in (
+                ".environment",
+                "environment.py",
+                "tests/test_secrets.py",
+                "kernels/key.cu",
+                "a.yaml",
+            )
+        ),
         *((name, False) for name in ("platform/cluster/tokens.py", "monkey.py", "lineage/environment.yaml")),
     ],
 )

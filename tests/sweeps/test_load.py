@@ -104,6 +104,8 @@ def test_a_file_is_read(tmp_path: Path) -> None:
         ("name: [1", "f.yaml, line 1: is not YAML: while parsing a flow sequence"),
         ("name: x\n\tspace: []", "line 2: is not YAML"),
         ("\x00", "is not YAML"),
+        ('a:\n  - "\\uD800"', r"line 2: has a character that is no text (\ud800)"),
+        (r'"a\0": b', r"line 1: has a character that is no text (\x00)"),
         ("", "must be a mapping of keys such as name, task and space, not NoneType"),
         ("[1, 2]", "must be a mapping of keys such as name, task and space, not list"),
         ("just a word", "must be a mapping"),

@@ -70,6 +70,22 @@ def test_a_knob_in_the_wrong_place_is_sent_to_its_own(changes: dict[str, Any], t
 
 
 @pytest.mark.parametrize(
+    ("changes", "key"),
+    [
+        ({"space": [{"architecture": "attention", "num_layers": 10**7}]}, "space[0].num_layers"),
+        (
+            {"measurement": {"deployment": {"num_layers": 10**7}}},
+            "measurement.deployment.num_layers",
+        ),
+    ],
+    ids=["of the trained model", "of the measured model"],
+)
+def test_more_layers_than_can_be_listed_are_refused(changes: dict[str, Any], key: str) -> None:
+    told = f"f.yaml: {key}=10000000: input should be less than or equal to 10000"
+    assert refusal(**changes).startswith(told)
+
+
+@pytest.mark.parametrize(
     ("search", "told"),
     [
         (

@@ -100,6 +100,7 @@ def test_a_trial_keeps_its_task_whole() -> None:
         ),
         ("recall_at_8", "recall_at_16", "metric='recall_at_16': task.validation has rows of 4, 8 tokens"),
         ("recall_at_8", "recall_at_", "objectives[0].metric='recall_at_'"),
+        ("recall_at_8", f"recall_at_{'9' * 5000}", "objectives[0].metric='recall_at_999"),
     ],
 )
 def test_what_is_wrong_is_told_with_its_key(old: str, new: str, told: str) -> None:

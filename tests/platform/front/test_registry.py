@@ -61,6 +61,12 @@ def test_export_writes_the_best_seed(stored: SweepRecord, store: str, tmp_path: 
     assert export(picked, tmp_path / "out" / "model", home=tmp_path / "home") == paths
 
 
+def test_export_needs_a_folder(stored: SweepRecord, store: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match="/file': must be a folder$"):
+        export(pick(stored), tmp_path / "file", tracking_uri=store)
+
+
 def test_export_explains_what_is_missing(stored: SweepRecord, store: str, tmp_path: Path) -> None:
     picked = pick(stored)
     gone = open_client(store).create_run("1").info.run_id
