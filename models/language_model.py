@@ -162,6 +162,8 @@ class LanguageModel(nn.Module):
         _check_tokens(tokens[..., 0] if embedded else tokens, 2)
         if positions is not None:
             _check_positions(positions, tokens.shape[:2])
+            if bool((positions == torch.arange(tokens.shape[1], device=positions.device)).all()):
+                positions = None  # one document a row: nothing to keep apart
         layout = Layout(positions, tokens.shape[1] if positions is None else int(positions.max()) + 1)
         self.check_length(layout.longest)
         x = self._place(tokens if embedded else self.embedding(tokens), layout.positions)

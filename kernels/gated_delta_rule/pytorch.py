@@ -64,11 +64,11 @@ class _DeltaRule(torch.autograd.Function):
         place_chunks(q, pair[:, :, :size]).mul_(scale)
         k = place_chunks(k, pair[:, :, size:])
         v = place_chunks(v, v.new_empty(*shape, values))
-        beta, total = (place_chunks(x[..., None], x.new_empty(*shape, 1)) for x in (beta, log_decay))
-        total = total.cumsum(2)
-        decay = pair_decay(total[..., 0])
+        beta, log_decay = (place_chunks(x[..., None], x.new_empty(*shape, 1)) for x in (beta, log_decay))
+        decay = pair_decay(log_decay[..., 0])
+        # since the chunk's start; until its end
+        grown, left = log_decay.cumsum(2).exp_(), decay[:, :, -1, :, None]
         decay = torch.cat([decay, decay.tril(-1)], dim=2)
-        grown, left = total.exp(), (total[:, :, -1:] - total).exp()  # since the chunk's start; until its end
         weights = (pair @ k.mT).mul_(decay)
         identity = torch.eye(size, dtype=q.dtype, device=q.device).expand(*shape, size)
         # only what lies below the diagonal is read: the ones on it need not be written

@@ -24,18 +24,19 @@ def gated_linear_attention_pytorch(
     factored = by_head or mild
     chunk = min(_HEAD_CHUNK, time) if factored else min(_VECTOR_CHUNK, 1 << (time - 1).bit_length())
     q, k, v, g = (into_chunks(x, chunk) for x in (q * scale, k, v, log_decay))
-    if factored:
-        g = bounded(g) if by_head else g
-        since = g.cumsum(3)
-        until = since[:, :, :, -1:] - since
     if by_head:
-        weights = (q @ k.transpose(-1, -2)) * pair_decay(since[..., 0])
+        g = bounded(g)
+        decay = pair_decay(g[..., 0])
+        since, left = g.cumsum(3), decay[..., -1, :, None]
+        weights = (q @ k.transpose(-1, -2)) * decay
     elif mild:  # e^(G_i - G_j) as the product of e^(G_i) and e^(-G_j)
+        since = g.cumsum(3)
+        left = (since[:, :, :, -1:] - since).exp()
         weights = ((q * since.exp()) @ (k * (-since).exp()).transpose(-1, -2)).tril()
     else:
         products, since, until = decayed_products(q[..., None, :], k[..., None, :], g)
-        weights = products[..., 0, :, 0]
-    sums = (k * until.exp()).transpose(-1, -2) @ v
+        weights, left = products[..., 0, :, 0], until.exp()
+    sums = (k * left).transpose(-1, -2) @ v
     before, last = scan_chunks(since[:, :, :, -1].exp(), sums, state)
     out = weights @ v + (q * since.exp()) @ before
     return from_chunks(out, time), last
@@ -45,12 +46,14 @@ def _least(log_decay: Tensor) -> float:
     return float(log_decay.detach().min())
 
 
-def pair_decay(total: Tensor) -> Tensor:
-    """exp(G_i - G_j) for j <= i and 0 elsewhere (..., C, C), of cumulative log decays (..., C)."""
-    size = total.shape[-1]
-    future = torch.ones(size, size, dtype=torch.bool, device=total.device).triu(1)
-    difference = total[..., :, None] - total[..., None, :]
-    return difference.masked_fill(future, float("-inf")).exp()
+def pair_decay(log_decay: Tensor) -> Tensor:
+    """exp(sum_{j < t <= i} g_t) for j <= i and 0 elsewhere (..., C, C), of log decays g (..., C).
+
+    Each pair's own decays are added: a difference of sums would take the digits of what a strong decay before both of
+    them adds to either.
+    """
+    own = log_decay[..., :, None].expand(*log_decay.shape, log_decay.shape[-1]).tril(-1)
+    return own.cumsum(-2).exp().tril()
 
 
 def scan_chunks(decay: Tensor, sums: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:

@@ -82,10 +82,12 @@ def short_conv_pytorch(
 
 
 def _packed(x: Tensor, taps: Tensor, bias: Tensor | None, initial_state: Tensor, positions: Tensor) -> Tensor:
-    """The taps reach past no document start: gather each token's own history, then weigh it."""
-    size = taps.shape[1]
-    history = torch.cat([initial_state, x], dim=1).unfold(1, size, 1)  # (B, T, C, K), oldest first
-    distance = torch.arange(size - 1, -1, -1, device=x.device)
-    visible = (positions[..., None] >= distance).to(x.dtype)
-    y = torch.einsum("btck,ck,btk->btc", history, taps, visible)
+    """The taps reach past no document start: one pass over memory for each."""
+    reach, time = taps.shape[1] - 1, x.shape[1]
+    history = torch.cat([initial_state, x], dim=1)
+    y = x * taps[:, reach]
+    for distance in range(1, reach + 1):
+        visible = (positions >= distance)[..., None]
+        past = history[:, reach - distance : reach - distance + time] * visible
+        y = torch.addcmul(y, past, taps[:, reach - distance])
     return y if bias is None else y + bias

@@ -131,20 +131,25 @@ def _attend_blocks(
     segments: Tensor | None,
     dropout: float,
 ) -> Tensor:
-    """Blocks of queries, each with the keys up to its last query."""
-    time, keys = q.shape[2], k.shape[2]
-    block = time if time <= 2 * _BLOCK else _BLOCK
+    """Blocks of queries, each with the keys up to its last query that the window of its first one reaches."""
+    time, keys, window_size = q.shape[2], k.shape[2], visibility.window_size
+    block, reach = time if time <= 2 * _BLOCK else _BLOCK, keys
+    if window_size is not None:
+        block = min(block, max(window_size, _MIN_BAND))
+        reach = min(keys, block + window_size - 1)
     # distances count from the last query back: every block's bias is the right end of the same strip
-    strip = visibility.bias(q, block, keys)[None]
+    strip = visibility.bias(q, block, reach)[None]
     outputs = []
     for start in range(0, time, block):
         stop = min(start + block, time)
         seen = keys - time + stop
-        bias = strip[:, :, block - (stop - start) :, keys - seen :]
+        first = max(0, seen - reach)
+        bias = strip[:, :, block - (stop - start) :, reach - (seen - first) :]
         if segments is not None:
             queries = segments[:, None, keys - time + start : seen, None]
-            bias = bias.masked_fill(queries != segments[:, None, None, :seen], float("-inf"))
-        outputs.append(_attend(q[:, :, start:stop], k[:, :, :seen], v[:, :, :seen], bias, scale, dropout))
+            bias = bias.masked_fill(queries != segments[:, None, None, first:seen], float("-inf"))
+        read = k[:, :, first:seen], v[:, :, first:seen]
+        outputs.append(_attend(q[:, :, start:stop], *read, bias, scale, dropout))
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=2)
 
 

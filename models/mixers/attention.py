@@ -207,8 +207,7 @@ class Attention(Mixer):
         return out
 
     def forward(self, x: Tensor, layout: Layout) -> Tensor:
-        positions = 0 if layout.positions is None else layout.positions
-        q, k, v = self._project(x, positions, layout.longest)
+        q, k, v = self._project(x, layout.turns, layout.longest)
         return self._attend(q, k, v, layout.segments, dropout=self.dropout if self.training else 0.0)
 
     def init_state(self, batch_size: int, device: torch.device, dtype: torch.dtype) -> LayerState:

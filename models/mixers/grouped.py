@@ -1,5 +1,6 @@
 """Grouped, augmented linear attention as a mixer (arXiv:2406.07368), with a state of constant size."""
 
+from functools import partial
 from typing import Any, ClassVar, Literal, Self
 
 import torch
@@ -124,20 +125,19 @@ class GroupedAttention(Mixer):
         q, k = rotate(qk, positions, self.rotary_dim, longest, self.rope_theta).split(self.heads, dim=2)
         return q, k, v
 
-    def _whole(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """A text from its beginning on."""
-        return grouped_attention(
-            q,
-            k,
-            v,
+    def _whole(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> Tensor:
+        """Texts from their beginning on."""
+        whole = partial(
+            grouped_attention,
             group_size=self.group_size,
             conv_taps=None if self.taps is None else self.taps.weight,
             cross_scale=self.cross_scale.weight,
         )
+        return layout.by_document(whole, q, k, v)
 
     def forward(self, x: Tensor, layout: Layout) -> Tensor:
-        mixed = self._whole(*self._project(layout.unpack(x), 0, layout.longest))
-        out: Tensor = self.out(layout.pack(mixed.flatten(2)))
+        mixed = self._whole(*self._project(x, layout.turns, layout.longest), layout)
+        out: Tensor = self.out(mixed.flatten(2))
         return out
 
     def init_state(self, batch_size: int, device: torch.device, dtype: torch.dtype) -> LayerState:
@@ -163,7 +163,7 @@ class GroupedAttention(Mixer):
         dtype, given = state["sums"].dtype, (q, k, v)
         q, k, v = normalised(q.to(dtype)), normalised(k.to(dtype)), v.to(dtype)
         if block.longest == 0:
-            out = self._whole(*given)  # nothing before
+            out = self._whole(*given, Layout(None, block.time))  # nothing before
             if self.taps is not None:
                 state["tail"] = ring_write(state["tail"], v.transpose(1, 2), block)
         else:

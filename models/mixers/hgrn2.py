@@ -110,28 +110,32 @@ class HGRN2(Mixer):
         )
         return q, k, v, g
 
-    def _mix(self, x: Tensor, state: Tensor | None, padding: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """The recurrence over a block x (B, T, width), normed; padding (B, T) leaves the state as it is."""
-        q, k, v, log_decay = self._read(x)
-        if padding is not None:
-            mask = padding[..., None, None]
-            k, log_decay = k.masked_fill(mask, 0), log_decay.masked_fill(mask, 0)
-        o, last = gated_linear_attention(q, k, v, log_decay, scale=1.0, initial_state=state)
-        return self.out(self.norm(o.flatten(-2))), last
+    def _finish(self, o: Tensor) -> Tensor:
+        """Norm and projection of o (..., H, V)."""
+        out: Tensor = self.out(self.norm(o.flatten(-2)))
+        return out
 
     def forward(self, x: Tensor, layout: Layout) -> Tensor:
-        return layout.pack(self._mix(layout.unpack(x), None)[0])
+        o = layout.by_document(
+            lambda *streams: gated_linear_attention(*streams, scale=1.0)[0], *self._read(x)
+        )
+        return self._finish(o)
 
     def init_state(self, batch_size: int, device: torch.device, dtype: torch.dtype) -> LayerState:
         shape = (batch_size, self.config.num_heads, self.config.keys, self.config.head_dim)
         return {"matrix": torch.zeros(shape, device=device, dtype=torch.promote_types(dtype, torch.float32))}
 
     def extend(self, x: Tensor, state: LayerState, block: Block) -> Tensor:
-        mixed, state["matrix"] = self._mix(x, state["matrix"], block.padding)
-        return mixed
+        q, k, v, log_decay = self._read(x)
+        if block.padding is not None:
+            padding = block.padding[..., None, None]
+            k, log_decay = k.masked_fill(padding, 0), log_decay.masked_fill(padding, 0)
+        o, state["matrix"] = gated_linear_attention(
+            q, k, v, log_decay, scale=1.0, initial_state=state["matrix"]
+        )
+        return self._finish(o)
 
     def step(self, x: Tensor, state: LayerState, step: Step) -> Tensor:
         q, k, v, log_decay = self._read(x)
         o, _ = gated_linear_attention_step(q, k, v, log_decay, state["matrix"], scale=1.0)
-        out: Tensor = self.out(self.norm(o.flatten(-2)))
-        return out
+        return self._finish(o)

@@ -1,5 +1,6 @@
 """Linear attention as a mixer: Based's Taylor attention, other feature maps, each with or without augmentation."""
 
+from functools import partial
 from typing import ClassVar, Literal
 
 import torch
@@ -121,17 +122,19 @@ class LinearAttention(Mixer):
         )
 
     def forward(self, x: Tensor, layout: Layout) -> Tensor:
-        q, k, v = self._project(layout.unpack(x))
+        q, k, v = self._project(x)
         if self.is_taylor:
-            o = taylor_attention(q, k, v, eps=_EPS)
+            o = layout.by_document(partial(taylor_attention, eps=_EPS), q, k, v)
         else:
-            positions = torch.arange(q.shape[1], device=x.device)[None]
+            positions = layout.positions
+            if positions is None:
+                positions = torch.arange(q.shape[1], device=x.device)[None]
             # CUDA's autocast computes exponentials and powers in float32
             phi_q, phi_k = (self.feature_map(part, positions).to(v.dtype) for part in (q, k))
-            o, _ = feature_attention(phi_q, phi_k, v, eps=_EPS)
+            o = layout.by_document(lambda *parts: feature_attention(*parts, eps=_EPS)[0], phi_q, phi_k, v)
         if self.taps is not None:
-            o = o + self.taps(v)
-        out: Tensor = self.out(layout.pack(o.flatten(2)))
+            o = o + self.taps(v, layout)
+        out: Tensor = self.out(o.flatten(2))
         return out
 
     def init_state(self, batch_size: int, device: torch.device, dtype: torch.dtype) -> LayerState:

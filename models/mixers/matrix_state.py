@@ -127,23 +127,18 @@ class MatrixState(Mixer):
         self.conv = ConvTaps(config.conv_channels, config.conv_size, activation="silu") if convolves else None
 
     @abstractmethod
-    def recur(
-        self,
-        x: Tensor,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        state: Tensor | None,
-        padding: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """The recurrence over a block, q, k (B, T, H, K) and v (B, T, H, V): o (B, T, H, V) and the matrix after it.
-
-        x (B, T, width) is the layer's input, which decays come from; padding (B, T) leaves the matrix as it is.
+    def streams(self, x: Tensor, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, ...]:
+        """What the recurrence takes (..., H, ...), of q, k (..., H, K), v (..., H, V) and the layer's input x
+        (..., width), which decays come from. Zeros leave the matrix as it is.
         """
 
     @abstractmethod
-    def recur_step(self, x: Tensor, q: Tensor, k: Tensor, v: Tensor, state: Tensor) -> Tensor:
-        """One token, q, k (B, H, K) and v (B, H, V): o (B, H, V); the matrix is updated in place."""
+    def recur(self, streams: tuple[Tensor, ...], state: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The recurrence over a block, streams (B, T, H, ...): o (B, T, H, V) and the matrix after it."""
+
+    @abstractmethod
+    def recur_step(self, streams: tuple[Tensor, ...], state: Tensor) -> Tensor:
+        """One token, streams (B, H, ...): o (B, H, V); the matrix is updated in place."""
 
     def prepare(self, q: Tensor, k: Tensor, positions: Tensor | int, longest: int) -> tuple[Tensor, Tensor]:
         """Queries and keys (B, T, key heads, K) as the recurrence takes them, a head each."""
@@ -165,13 +160,12 @@ class MatrixState(Mixer):
         return q, k, v
 
     def forward(self, x: Tensor, layout: Layout) -> Tensor:
-        x = layout.unpack(x)
         qkv: Tensor = self.qkv(x)
         if self.conv is not None:
-            qkv = self.conv(qkv, Layout(None, layout.longest))
-        q, k, v = self._split(qkv, 0, layout.longest)
-        o, _ = self.recur(x, q, k, v, None)
-        return layout.pack(self.finish(x, o, v))
+            qkv = self.conv(qkv, layout)
+        q, k, v = self._split(qkv, layout.turns, layout.longest)
+        o = layout.by_document(lambda *streams: self.recur(streams, None)[0], *self.streams(x, q, k, v))
+        return self.finish(x, o, v)
 
     def init_state(self, batch_size: int, device: torch.device, dtype: torch.dtype) -> LayerState:
         shape = (batch_size, self.heads, self.config.keys, self.config.values)
@@ -186,7 +180,10 @@ class MatrixState(Mixer):
             qkv, state["conv"] = self.conv.extend(qkv, state["conv"], block)
         positions: Tensor | int = block.longest if block.uniform else block.positions
         q, k, v = self._split(qkv, positions, block.longest + block.time)
-        o, state["matrix"] = self.recur(x, q, k, v, state["matrix"], block.padding)
+        streams = self.streams(x, q, k, v)
+        if block.padding is not None:
+            streams = tuple(without(block.padding, part) for part in streams)
+        o, state["matrix"] = self.recur(streams, state["matrix"])
         return self.finish(x, o, v)
 
     def step(self, x: Tensor, state: LayerState, step: Step) -> Tensor:
@@ -195,7 +192,7 @@ class MatrixState(Mixer):
             qkv, state["conv"] = self.conv.step(qkv, state["conv"])
         positions: Tensor | int = step.longest if step.uniform else step.lengths[:, None]
         q, k, v = (part[:, 0] for part in self._split(qkv[:, None], positions, step.longest + 1))
-        return self.finish(x, self.recur_step(x, q, k, v, state["matrix"]), v)
+        return self.finish(x, self.recur_step(self.streams(x, q, k, v), state["matrix"]), v)
 
 
 class DecayingSum(MatrixState):
@@ -207,23 +204,17 @@ class DecayingSum(MatrixState):
     def decay(self, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Log decay (..., H) or (..., H, K), and the values as they enter the state."""
 
-    def recur(
-        self,
-        x: Tensor,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        state: Tensor | None,
-        padding: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
+    def streams(self, x: Tensor, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, ...]:
         log_decay, entering = self.decay(x, v)
-        if padding is not None:
-            k, log_decay = without(padding, k), without(padding, log_decay)
-        return gated_linear_attention(q, k, entering, log_decay, scale=self.scale, initial_state=state)
+        return q, k, entering, log_decay
 
-    def recur_step(self, x: Tensor, q: Tensor, k: Tensor, v: Tensor, state: Tensor) -> Tensor:
-        log_decay, entering = self.decay(x, v)
-        return gated_linear_attention_step(q, k, entering, log_decay, state, scale=self.scale)[0]
+    def recur(self, streams: tuple[Tensor, ...], state: Tensor | None) -> tuple[Tensor, Tensor]:
+        q, k, v, log_decay = streams
+        return gated_linear_attention(q, k, v, log_decay, scale=self.scale, initial_state=state)
+
+    def recur_step(self, streams: tuple[Tensor, ...], state: Tensor) -> Tensor:
+        q, k, v, log_decay = streams
+        return gated_linear_attention_step(q, k, v, log_decay, state, scale=self.scale)[0]
 
 
 class DeltaRule(MatrixState):
@@ -240,28 +231,21 @@ class DeltaRule(MatrixState):
     def prepare(self, q: Tensor, k: Tensor, positions: Tensor | int, longest: int) -> tuple[Tensor, Tensor]:
         return normalised(q), normalised(k)
 
-    def recur(
-        self,
-        x: Tensor,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        state: Tensor | None,
-        padding: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
+    def streams(self, x: Tensor, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, ...]:
         log_decay, beta = self.decay(x), torch.sigmoid(self.beta(x))
-        if padding is not None:
-            k = without(padding, k)
-            log_decay = None if log_decay is None else without(padding, log_decay)
-        return gated_delta_rule(q, k, v, beta, log_decay, initial_state=state)
+        return (q, k, v, beta) if log_decay is None else (q, k, v, beta, log_decay)
 
-    def recur_step(self, x: Tensor, q: Tensor, k: Tensor, v: Tensor, state: Tensor) -> Tensor:
-        log_decay, beta = self.decay(x), torch.sigmoid(self.beta(x))
-        return gated_delta_rule_step(q, k, v, beta, log_decay, state)[0]
+    def recur(self, streams: tuple[Tensor, ...], state: Tensor | None) -> tuple[Tensor, Tensor]:
+        q, k, v, beta, *decay = streams
+        return gated_delta_rule(q, k, v, beta, *decay, initial_state=state)
+
+    def recur_step(self, streams: tuple[Tensor, ...], state: Tensor) -> Tensor:
+        q, k, v, beta, *decay = streams
+        return gated_delta_rule_step(q, k, v, beta, decay[0] if decay else None, state)[0]
 
 
 def without(padding: Tensor, x: Tensor) -> Tensor:
-    """x (B, T, ...) with zeros where a token does not count: no key is added, nothing decays."""
+    """x (B, T, ...) with zeros where a token does not count."""
     return x.masked_fill(padding.view(*padding.shape, *(1 for _ in x.shape[2:])), 0)
 
 

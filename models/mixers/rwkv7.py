@@ -94,6 +94,11 @@ class Streams(NamedTuple):
     log_decay: Tensor
     gate: Tensor
 
+    @property
+    def recurrent(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """All but the gate, as the operator takes them."""
+        return self[:-1]
+
 
 class TokenShift(Drawn):
     """x + (previous - x) * mu for each stream, mu from 0 in the first dimension towards 1."""
@@ -220,22 +225,15 @@ class TimeMixing(Mixer):
         out: Tensor = self.out((self.norm(o) + own.flatten(-2)) * streams.gate)
         return out
 
-    def _mix(
-        self, x: Tensor, previous: Tensor, state: Tensor | None, padding: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """A block x (B, T, width) and the tokens before; padding (B, T) leaves the state as it is."""
-        streams = self._read(x, previous)
-        k, a, log_decay = streams.k, streams.a, streams.log_decay
-        if padding is not None:
-            k, a, log_decay = (part.masked_fill(padding[..., None, None], 0) for part in (k, a, log_decay))
-        o, last = generalized_delta_rule(
-            streams.q, k, streams.v, a, streams.b, log_decay, scale=1.0, initial_state=state
-        )
-        return self._finish(o, streams), last
-
     def forward(self, x: Tensor, layout: Layout) -> Tensor:
-        x = layout.unpack(x)
-        return layout.pack(self._mix(x, F.pad(x[:, :-1], (0, 0, 1, 0)), None)[0])
+        previous = F.pad(x[:, :-1], (0, 0, 1, 0))
+        if layout.starts is not None:
+            previous = previous.masked_fill(layout.starts[..., None], 0)
+        streams = self._read(x, previous)
+        o = layout.by_document(
+            lambda *parts: generalized_delta_rule(*parts, scale=1.0)[0], *streams.recurrent
+        )
+        return self._finish(o, streams)
 
     def init_state(self, batch_size: int, device: torch.device, dtype: torch.dtype) -> LayerState:
         config = self.config
@@ -247,21 +245,19 @@ class TimeMixing(Mixer):
 
     def extend(self, x: Tensor, state: LayerState, block: Block) -> Tensor:
         history = torch.cat([state["previous"], x], dim=1)
-        mixed, state["matrix"] = self._mix(x, history[:, :-1], state["matrix"], block.padding)
+        streams = self._read(x, history[:, :-1])
+        q, k, v, a, b, log_decay = streams.recurrent
+        if block.padding is not None:
+            padding = block.padding[..., None, None]
+            k, a, log_decay = (part.masked_fill(padding, 0) for part in (k, a, log_decay))
+        o, state["matrix"] = generalized_delta_rule(
+            q, k, v, a, b, log_decay, scale=1.0, initial_state=state["matrix"]
+        )
         state["previous"] = block.last(history, 1).clone()
-        return mixed
+        return self._finish(o, streams)
 
     def step(self, x: Tensor, state: LayerState, step: Step) -> Tensor:
         streams = self._read(x, state["previous"][:, 0])
         state["previous"].copy_(x[:, None])
-        o, _ = generalized_delta_rule_step(
-            streams.q,
-            streams.k,
-            streams.v,
-            streams.a,
-            streams.b,
-            streams.log_decay,
-            state["matrix"],
-            scale=1.0,
-        )
+        o, _ = generalized_delta_rule_step(*streams.recurrent, state["matrix"], scale=1.0)
         return self._finish(o, streams)

@@ -56,9 +56,10 @@ class CosFormer(FeatureMap):
         self.horizon = horizon
 
     def forward(self, x: Tensor, positions: Tensor) -> Tensor:
-        angle = (positions * (math.pi / (2 * self.horizon)))[..., None, None].to(x.dtype)
+        # rounded after the cosine: a rounded angle of many turns is another angle
+        angle = positions[..., None, None].to(torch.float64) * (math.pi / (2 * self.horizon))
         x = F.relu(x)
-        return torch.cat([x * angle.cos(), x * angle.sin()], dim=-1)
+        return torch.cat([x * angle.cos().to(x.dtype), x * angle.sin().to(x.dtype)], dim=-1)
 
 
 class Performer(FeatureMap, Drawn):

@@ -8,7 +8,7 @@ from recallfront.kernels.grouped_attention.pytorch import head_conv, head_conv_s
 from recallfront.models.parts.draft_tree import Branches
 from recallfront.models.parts.layers import Drawn
 from recallfront.models.parts.ring import ring_last, ring_write
-from recallfront.models.parts.state import Block, Step
+from recallfront.models.parts.state import Block, Layout, Step
 
 
 class HeadTaps(Drawn):
@@ -24,9 +24,14 @@ class HeadTaps(Drawn):
     def initialise(self, generator: Generator) -> None:
         nn.init.zeros_(self.weight)
 
-    def forward(self, v: Tensor) -> Tensor:
-        """v (B, T, H, D), nothing before it."""
-        return head_conv(F.pad(v, (0, 0, 0, 0, self.weight.shape[1] - 1, 0)), self.weight)
+    def forward(self, v: Tensor, layout: Layout) -> Tensor:
+        """v (B, T, H, D), nothing before its documents."""
+        taps = self.weight
+
+        def convolve(v: Tensor) -> Tensor:
+            return head_conv(F.pad(v, (0, 0, 0, 0, taps.shape[1] - 1, 0)), taps)
+
+        return layout.by_document(convolve, v)
 
     def init_state(self, batch_size: int, dim: int, device: torch.device, dtype: torch.dtype) -> Tensor:
         return torch.zeros(batch_size, *self.weight.shape, dim, device=device, dtype=dtype)

@@ -77,31 +77,52 @@ class Layout:
         self.segments = None if self.starts is None else self.starts.cumsum(1)
 
     @property
-    def _places(self) -> tuple[Tensor, Tensor] | None:
-        """For each token of the flattened batch, its document's number and its place there."""
-        if self.starts is None:
-            return None
+    def turns(self) -> Tensor | int:
+        """The positions as `rotate` takes them."""
+        return 0 if self.positions is None else self.positions
+
+    @cached_property
+    def _batches(self) -> tuple[list[tuple[int, int]], Tensor]:
+        """Documents of similar length together: the shapes (documents, longest) of these batches, and each token's
+        place in them, laid one behind the other (B * T,).
+
+        Those whose lengths round up to the same power of two are together, so that padding less than doubles them.
+        The least power is 8: one batch more would cost more than the padding of so short documents.
+        """
+        assert self.starts is not None
         starts = self.starts.clone()
         starts[:, 0] = True
         flat = starts.flatten()
-        document = flat.cumsum(0) - 1
-        return document, torch.arange(len(flat), device=flat.device) - flat.nonzero()[:, 0][document]
+        document, first = flat.cumsum(0) - 1, flat.nonzero()[:, 0]
+        length = torch.diff(first, append=first.new_tensor([len(flat)]))
+        bits = torch.frexp((length - 1).double()).exponent.clamp(min=3)
+        begin, room, shapes = torch.zeros_like(length), 0, []
+        for kind in bits.unique().tolist():
+            alike = bits == kind
+            count, longest = int(alike.sum()), int(length[alike].max())
+            begin[alike] = room + longest * torch.arange(count, device=flat.device)
+            room += count * longest
+            shapes.append((count, longest))
+        return shapes, torch.arange(len(flat), device=flat.device) + (begin - first)[document]
 
-    def unpack(self, x: Tensor) -> Tensor:
-        """One row a document, zeros after its end: (B, T, ...) -> (documents, longest, ...)."""
-        places = self._places
-        if places is None:
-            return x
-        document, place = places
-        rows = x.new_zeros(int(document[-1]) + 1, int(place.max()) + 1, *x.shape[2:])
-        return rows.index_put((document, place), x.flatten(0, 1))
+    def by_document(self, run: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
+        """`run` on one row a document, zeros after its end: from tensors (B, T, ...) to one (B, T, ...).
 
-    def pack(self, x: Tensor) -> Tensor:
-        """Back from one row a document to the batch as it was given."""
-        places = self._places
-        if places is None or self.positions is None:
-            return x
-        return x[places].view(*self.positions.shape, *x.shape[2:])
+        It runs once for each batch of documents of similar length, of which other ranks have other numbers: no module
+        may be called in it, since ZeRO-3 gathers a module's weights in step with the other ranks.
+        """
+        if self.starts is None:
+            return run(*tensors)
+        shapes, places = self._batches
+        sizes = [count * longest for count, longest in shapes]
+        laid = (x.new_zeros(sum(sizes), *x.shape[2:]).index_put((places,), x.flatten(0, 1)) for x in tensors)
+        batches = zip(*(x.split(sizes) for x in laid), strict=True)
+        made = [
+            run(*(x.unflatten(0, shape) for x in batch)).flatten(0, 1)
+            for shape, batch in zip(shapes, batches, strict=True)
+        ]
+        packed = torch.cat(made)[places]
+        return packed.view(*self.starts.shape, *packed.shape[1:])
 
 
 @dataclass

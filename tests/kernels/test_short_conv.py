@@ -3,6 +3,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from recallfront.kernels.common.backend import Backend
 from recallfront.kernels.short_conv.operator import short_conv, short_conv_step
 
 
@@ -38,6 +39,28 @@ def test_no_tap_reaches_past_a_document_start() -> None:
     alone, _ = short_conv(x[:, 4:], taps, bias=bias)
     torch.testing.assert_close(packed, expected, atol=1e-12, rtol=1e-12)
     torch.testing.assert_close(packed[:, 4:], alone, atol=1e-12, rtol=1e-12)
+
+
+def test_packed_gradients_and_what_they_keep() -> None:
+    """No copy of a token's history a tap: two passes a tap are kept, the input and where it counts."""
+    inputs = [tensor.requires_grad_() for tensor in draw(9)]
+    positions = torch.tensor([[0, 1, 2, 3, 0, 1, 2, 3, 4], [3, 4, 5, 6, 7, 0, 1, 0, 0]])
+    kept: list[torch.Size] = []
+
+    def run(backend: Backend) -> list[Tensor]:
+        x, taps, bias, state = inputs
+        y, _ = short_conv(x, taps, bias=bias, initial_state=state, positions=positions, backend=backend)
+        return [y, *torch.autograd.grad(y.square().sum(), inputs)]
+
+    def pack(x: Tensor) -> Tensor:
+        kept.append(x.shape)
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        found = run("auto")
+    assert max(shape.numel() for shape in kept) <= inputs[0].numel()
+    for mine, right in zip(found, run("reference"), strict=True):
+        torch.testing.assert_close(mine, right, atol=1e-12, rtol=1e-12)
 
 
 def test_steps_equal_the_whole() -> None:

@@ -87,3 +87,20 @@ def test_an_infinite_rate_of_the_rg_lru(backend: Backend) -> None:
         h, last = rg_lru(*given, backend=backend)
         gradients = torch.autograd.grad(h.sum() + last.sum(), given)
     assert all(x.isfinite().all() for x in (h, *gradients))
+
+
+@pytest.mark.parametrize("strong", [-20.0, -80.0, -1000.0])
+@pytest.mark.parametrize("name", ["linear attention, a head", "delta rule, a head"])
+def test_strong_decays_take_no_digits_from_mild_ones(name: str, strong: float) -> None:
+    """float32 against the loop in float64, half of the decays strong: a rounding for each token that is summed."""
+    operator, _, inputs, by_key = CASES[name]
+    given = draw(inputs, by_key, torch.float32)
+    generator = torch.Generator().manual_seed(1)
+    log_decay = -torch.rand(given[-1].shape, generator=generator)
+    log_decay[torch.rand(log_decay.shape, generator=generator) < 0.5] = strong
+    given[-1] = log_decay.requires_grad_()
+    exact = [x.detach().double().requires_grad_() for x in given]
+    expected = results(operator, exact, "reference")
+    for found, right in zip(results(operator, given, "auto"), expected, strict=True):
+        error = (found - right).detach().abs().max() / right.detach().abs().max().clamp(min=1)
+        assert float(error) < TIME * 2**-24

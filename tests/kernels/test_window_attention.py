@@ -54,6 +54,43 @@ def test_segments_do_not_see_each_other(window_size: int | None) -> None:
     torch.testing.assert_close(packed[:1, 5:], alone, atol=1e-12, rtol=1e-12)
 
 
+@pytest.mark.parametrize("before", [0, 70])
+@pytest.mark.parametrize("window_size", [1, 5, 64, 90])
+@pytest.mark.parametrize("time", [64, 65, 150, 201])
+@pytest.mark.parametrize("slopes", [None, alibi_slopes(4)])
+def test_packed_windows_across_blocks(
+    before: int, window_size: int, time: int, slopes: tuple[float, ...] | None
+) -> None:
+    q, k, v = draw(time, before=before)
+    segments = (torch.arange(before + time) // torch.tensor([[37], [110]])).contiguous()
+    given = [x.requires_grad_() for x in (q, k, v)]
+    results = []
+    for backend in ("auto", "reference"):
+        out = window_attention(
+            q, k, v, window_size=window_size, alibi_slopes=slopes, segments=segments, backend=backend
+        )
+        results.append([out, *torch.autograd.grad(out.square().sum(), given)])
+    for found, expected in zip(*results, strict=True):
+        torch.testing.assert_close(found, expected, atol=1e-12, rtol=1e-12)
+
+
+def test_packed_windows_grow_with_the_text_not_with_its_square() -> None:
+    def kept_bytes(time: int) -> int:
+        """Of the tensors that backward reads."""
+        q, k, v = (x.requires_grad_() for x in draw(time))
+        sizes: list[int] = []
+
+        def pack(x: Tensor) -> Tensor:
+            sizes.append(x.nbytes)
+            return x
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+            window_attention(q, k, v, window_size=16, segments=torch.arange(time).expand(2, -1) // 100)
+        return sum(sizes)
+
+    assert kept_bytes(2048) <= 2.1 * kept_bytes(1024)
+
+
 @pytest.mark.parametrize("window_size", [None, 1, 6])
 def test_steps_equal_the_whole(window_size: int | None) -> None:
     q, k, v = draw(20)

@@ -1,5 +1,6 @@
 """Feature maps and positions against their equations; every linear attention with and without augmentation."""
 
+import math
 from typing import get_args
 
 import pytest
@@ -47,14 +48,23 @@ def test_each_map_is_its_equation(pair: tuple[torch.Tensor, torch.Tensor]) -> No
         "elu": (torch.nn.functional.elu(q) + 1) @ (torch.nn.functional.elu(k) + 1).T,
         "relu": q.relu() @ k.relu().T,
         "square": q.square() @ k.square().T,
-        "cosformer": (q.relu() @ k.relu().T) * torch.cos(torch.pi / 64 * distance),
+        "cosformer": (q.relu() @ k.relu().T) * torch.cos(torch.pi / 64 * distance.double()),
         "hedgehog": softmaxes[0] @ softmaxes[1].T,  # its matrices start as the identity
     }
     assert expected.keys() | {"performer"} == set(MAPS)
     for name, value in expected.items():
-        # cosformer's angles are made in float32: 2^-24 of an angle below 0.3, twice, on products below 10
-        tolerance = 1e-6 if name == "cosformer" else 1e-12
-        torch.testing.assert_close(weights(make(name), q, k), value, atol=tolerance, rtol=1e-12)
+        torch.testing.assert_close(weights(make(name), q, k), value, atol=1e-12, rtol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_cosformer_keeps_its_digits_far_into_a_text(dtype: torch.dtype) -> None:
+    """Two roundings, of the cosine and of its product with x."""
+    x, position = torch.ones(1, 1, 1, 1, dtype=dtype), 5001
+    found = make("cosformer", dim=1)(x, torch.tensor([[position]])).flatten().double()
+    angle = math.pi / 64 * (position % 128)  # the horizon is 32: a turn is 128 tokens
+    expected = torch.tensor([math.cos(angle), math.sin(angle)], dtype=torch.float64)
+    bound = max(torch.finfo(dtype).eps, 1e-12)  # of float64 the angle's own rounding, at 245, is more
+    torch.testing.assert_close(found, expected, atol=bound, rtol=0)
 
 
 def test_performer_is_unbiased(pair: tuple[torch.Tensor, torch.Tensor]) -> None:
