@@ -18,7 +18,7 @@ from recallfront.dashboards.views import SweepView
 from recallfront.platform.errors import UsageError
 from recallfront.platform.front.compare import SweepComparison, compare, described, headings
 from recallfront.platform.front.front import Front
-from recallfront.platform.front.pictures.appearance import MARKS, axes_of, mark_of, point_of, staircase
+from recallfront.platform.front.pictures.appearance import MARKS, axes_of, drawn, mark_of, point_of, staircase
 from recallfront.platform.front.pictures.figures import axis_settings, error_settings, layout_of
 from recallfront.platform.results.records import SweepRecord
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 MOST_SWEEPS = 6
 _comparisons = Computed[SweepComparison](16)
+_MOST_BARS = 300  # marks of a sweep beyond which spreads are not drawn
 _COLOURS = [mark.colour for mark in MARKS.values()]
 
 
@@ -124,20 +125,22 @@ def _figure(views: list[SweepView]) -> str:
                 x=xs, y=ys, mode="lines", line=line, legendgroup=group, showlegend=False, hoverinfo="skip"
             )
         )
-        points = [point_of(front, c) for c in front.candidates]
+        shown = drawn(front)
+        points = [point_of(front, c) for c in shown]
         bars = {"color": colour, "thickness": 1, "width": 3}
-        symbols = [mark_of(c.architecture).symbol + ("" if c.on_front else "-open") for c in front.candidates]
+        symbols = [mark_of(c.architecture).symbol + ("" if c.on_front else "-open") for c in shown]
+        spreads = shown if len(shown) <= _MOST_BARS else []
         figure.add_trace(
             Scatter(
                 x=[x for x, _ in points],
                 y=[y for _, y in points],
-                error_x=error_settings(list(front.candidates), across.objective.reading) | bars,
-                error_y=error_settings(list(front.candidates), up.objective.reading) | bars,
+                error_x=error_settings(spreads, across.objective.reading) | bars,
+                error_y=error_settings(spreads, up.objective.reading) | bars,
                 mode="markers",
                 name=escape(f"{front.sweep} ({front.sweep_key[:8]})"),
                 legendgroup=group,
                 marker={"color": colour, "symbol": symbols, "size": 10},
-                hovertext=[escape(f"{front.sweep}: {c.label}") for c in front.candidates],
+                hovertext=[escape(f"{front.sweep}: {c.label}") for c in shown],
                 hoverinfo="text+x+y",
             )
         )

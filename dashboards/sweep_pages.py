@@ -162,12 +162,13 @@ def add_sweep_pages(router: "APIRouter", prefix: str, limiter: "CapacityLimiter"
 
 def _shown(explorer: Explorer, address: str) -> dict[str, Any]:
     view = explorer.view
-    end = expected_end(view.record.tags)
+    budget = budget_of(view.record)
+    end = expected_end(view.record.tags, shares=[use.share for use in budget])
     return {
         "view": view,
         "at": explorer.moment,
         "workers": workers_of(view.record, view.varying),
-        "budget": budget_of(view.record),
+        "budget": budget,
         "ends": end and end // 60 * 60,  # an estimate, which changes by minutes
         "explore": explorer.to_json(),
         "figures": {"history": explorer.history},

@@ -65,8 +65,12 @@ def _shown(uri: str, run_id: str) -> dict[str, Any]:
         for effect in own
         if effect.importance is not None
     ]
+    untold = [
+        (e.architecture, e.knob, ", ".join(e.untold)) for own in found.values() for e in own if e.untold
+    ]
     return {
         "view": view,
+        "untold": list(dict.fromkeys(untold)),
         "figures": {
             name: json.loads(figure.to_json()) for name, figure in drawn.items() if figure is not None
         },

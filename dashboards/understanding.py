@@ -29,7 +29,7 @@ def effects_figure(effects: Sequence[Effect], front: Front) -> "Figure | None":
     from plotly.graph_objects import Scatter
     from plotly.subplots import make_subplots
 
-    knobs = list(dict.fromkeys(effect.knob for effect in effects))[:MOST_KNOBS]
+    knobs = list(dict.fromkeys(effect.knob for effect in effects if effect.levels))[:MOST_KNOBS]
     metrics = list(dict.fromkeys(effect.metric for effect in effects))
     if not knobs:
         return None
@@ -39,10 +39,10 @@ def effects_figure(effects: Sequence[Effect], front: Front) -> "Figure | None":
     )
     told: set[str] = set()
     for effect in effects:
-        if effect.knob not in knobs:
+        if effect.knob not in knobs or not effect.levels:
             continue
         mark, levels = mark_of(effect.architecture), effect.levels
-        bars = [1.96 * level.error if level.error is not None else 0.0 for level in levels]
+        bars = [level.ends[1] - level.mean if level.ends else 0.0 for level in levels]
         name = escape(effect.architecture)
         figure.add_trace(
             Scatter(

@@ -43,6 +43,18 @@ class SpeculationConfig(Frozen):
         """Tokens of the longest text that is written."""
         return self.prompt_length + self.new_tokens
 
+    def check_fits(self, workers: int, zero_stage: int, *, row: int) -> None:
+        """Raise ValueError unless a trial's process has all weights, and its test rows are as long as prompts."""
+        if workers > 1 or zero_stage == 3:
+            raise ValueError(
+                "speculation: needs resources.workers=1 and training.zero_stage below 3, "
+                f"not {workers} and {zero_stage}"
+            )
+        if self.prompt_length > row:
+            raise ValueError(
+                f"speculation.prompt_length={self.prompt_length}: must be at most {row}, the length of test rows"
+            )
+
     @model_validator(mode="after")
     def _tree_is_small(self) -> Self:
         nodes, level = 1, 1

@@ -330,7 +330,10 @@ class TrialConfig(Frozen):
         rows = self.model.learned_positions
         longest = max(self.task.longest, self.measurement.longest)
         if self.speculation is not None:
-            self._check_speculation(self.speculation)
+            self.speculation.check_fits(
+                self.resources.workers, self.training.zero_stage, row=self.task.lengths("test")[0]
+            )
+            self.task.check_training()
             longest = max(longest, self.speculation.longest)
         if 0 < rows < longest:
             raise ValueError(
@@ -352,20 +355,6 @@ class TrialConfig(Frozen):
                 f"accumulation x workers = {share}"
             )
         return self
-
-    def _check_speculation(self, asked: SpeculationConfig) -> None:
-        """Raise ValueError unless draft heads can be trained here and prompts be found."""
-        if self.resources.workers > 1 or self.training.zero_stage == 3:
-            raise ValueError(
-                f"speculation: needs resources.workers=1 and training.zero_stage below 3, not "
-                f"{self.resources.workers} and {self.training.zero_stage}"
-            )
-        row = self.task.lengths("test")[0]
-        if asked.prompt_length > row:
-            raise ValueError(
-                f"speculation.prompt_length={asked.prompt_length}: must be at most {row}, the length of test rows"
-            )
-        self.task.check_training()
 
     def _check_graph(self) -> None:
         """Raise ValueError unless a training step can be one CUDA graph."""

@@ -3,7 +3,7 @@ import { readAddress, writeAddress } from "./address.js";
 import { offerBox } from "./box.js";
 import { ask, element, number, onPage, patchChildren } from "./dom.js";
 import { Panel } from "./panel.js";
-import { drawPicture, metricOf, withSpreads } from "./picture.js";
+import { drawPicture, metricOf, rowOf, withSpreads } from "./picture.js";
 import { Table } from "./table.js";
 
 const MOST_CHOSEN = 8;
@@ -35,17 +35,25 @@ export class Explorer {
 
   scaleOf(name) { return metricOf(this.data, name)?.isLog ? "log" : "linear"; }
 
-  isAxis(name) { return this.data.metrics.some((metric) => metric.name === name); }
+  fits(name, value) {
+    if (name === "where" || name === "sort") return true;
+    return name === "x" || name === "y" ? this.data.metrics.some((metric) => metric.name === value) : Boolean(metricOf(this.data, value));
+  }
 
   read() {
     const asked = readAddress();
     this.state = this.defaults();
+    this.wished = new Map(); // asked for, but the sweep has no such figure yet
     for (const name of Object.keys(this.state)) {
       const value = asked.get(name);
-      const fits = { where: true, sort: true, x: this.isAxis(value), y: this.isAxis(value) }[name] ?? metricOf(this.data, value);
-      if (value !== null && fits) this.state[name] = value;
+      if (value && !this.fits(name, value)) this.wished.set(name, value);
+      else if (value !== null) this.state[name] = value;
     }
-    for (const axis of ["x", "y"]) this.state[`${axis}s`] = asked.get(`${axis}s`) ?? this.scaleOf(this.state[axis]);
+    for (const axis of ["x", "y"]) {
+      const scale = asked.get(`${axis}s`);
+      this.state[`${axis}s`] = (!this.wished.has(axis) && scale) || this.scaleOf(this.state[axis]);
+      if (this.wished.has(axis) && scale) this.wished.set(`${axis}s`, scale);
+    }
     this.state.hidden = new Set(asked.getAll("without"));
     this.state.statuses = new Set(asked.has("status") ? asked.getAll("status") : ["finished"]);
     this.state.knobs = new Map(asked.getAll("knob").map((text) => {
@@ -57,8 +65,8 @@ export class Explorer {
 
   write() {
     const { state } = this, usual = this.defaults();
-    const asked = Object.keys(usual).filter((name) => state[name] !== usual[name]).map((name) => [name, state[name]]);
-    for (const axis of ["x", "y"]) if (state[`${axis}s`] !== this.scaleOf(state[axis])) asked.push([`${axis}s`, state[`${axis}s`]]);
+    for (const axis of ["x", "y"]) usual[`${axis}s`] = this.scaleOf(state[axis]);
+    const asked = Object.keys(usual).map((name) => [name, this.wished.get(name) ?? state[name]]).filter(([name, value]) => value !== usual[name]);
     for (const name of state.hidden) asked.push(["without", name]);
     if ([...state.statuses].join() !== "finished") {
       for (const name of state.statuses.size ? state.statuses : [""]) asked.push(["status", name]);
@@ -153,19 +161,19 @@ export class Explorer {
     if (this.heard) return;
     this.heard = true;
     this.plot.on("plotly_click", (event) => {
-      const point = event.points.find((one) => one.customdata !== undefined);
-      if (point) this.pick(this.data.rows[point.customdata].key, event.event);
+      const row = event.points.map(rowOf).find((i) => i !== undefined);
+      if (row !== undefined) this.pick(this.data.rows[row].key, event.event);
     });
     this.plot.on("plotly_selected", (event) => { if (event?.range) this.boxed(event); });
     this.plot.on("plotly_legendclick", (event) => {
-      const trace = event.data[event.curveNumber];
-      if (trace.customdata) this.toggleArchitecture(this.data.rows[trace.customdata[0]].architecture);
+      const { meta } = event.data[event.curveNumber];
+      if (meta) this.toggleArchitecture(meta.architecture);
       return false;
     });
   }
 
   boxed(event) {
-    const inside = (event?.points ?? []).map((point) => point.customdata).filter((i) => i !== undefined);
+    const inside = (event?.points ?? []).map(rowOf).filter((i) => i !== undefined);
     offerBox(this.place.querySelector("#box"), this.data, this.state, event?.range, inside, MOST_CHOSEN);
     if (inside.length) this.choose(inside.slice(0, MOST_CHOSEN).map((i) => this.data.rows[i].key));
   }
@@ -187,6 +195,7 @@ export class Explorer {
       if (ends.join("")) state.knobs.set(field.dataset.knob, ends); else state.knobs.delete(field.dataset.knob);
     } else {
       state[field.name] = field.value;
+      for (const name of [field.name, `${field.name}s`]) this.wished.delete(name);
       if (field.name === "x" || field.name === "y") state[`${field.name}s`] = this.scaleOf(field.value);
       this.markScales();
     }
@@ -278,6 +287,11 @@ export class Explorer {
     change();
     for (const axis of axes) state[axis] = this.defaults()[axis];
     for (const axis of scales) state[`${axis}s`] = this.scaleOf(state[axis]);
+    for (const [name, value] of [...this.wished].filter(([name, value]) => name in usual && this.fits(name, value))) {
+      state[name] = value;
+      if (name === "x" || name === "y") state[`${name}s`] = this.wished.get(`${name}s`) ?? this.scaleOf(value);
+      for (const known of [name, `${name}s`]) this.wished.delete(known);
+    }
   }
 
   draw() {

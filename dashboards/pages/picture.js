@@ -11,7 +11,7 @@ export function drawPicture(place, data, state, seen, chosen) {
   const traces = [staircase(data, state, x, y), ...marks(data, state, seen, x, y), rings(data, chosen, x, y)];
   const layout = plotLayout({
     height: place.clientHeight, margin: { l: 64, r: 20, t: 16, b: 56 }, uirevision: [state.x, state.y, state.xs, state.ys].join(),
-    xaxis: x.layout, yaxis: y.layout, showlegend: place.clientWidth >= LEGEND_FROM, legend: { orientation: "h", x: 0, y: -0.17, yanchor: "top" },
+    xaxis: x.layout, yaxis: y.layout, showlegend: place.clientWidth >= LEGEND_FROM, legend: { orientation: "h", x: 0, y: -0.17, yanchor: "top", itemdoubleclick: false },
     hovermode: "closest",
   });
   const coloured = metricOf(data, state.colour);
@@ -84,11 +84,12 @@ function marks(data, state, seen, x, y) {
   return Object.entries(data.marks).map(([architecture, { symbol, colour: usual }]) => {
     const mark = { symbol, colour: onPage(usual) };
     const own = seen.filter((i) => data.rows[i].architecture === architecture && x.at(x.metric.values[i]) !== null && y.at(y.metric.values[i]) !== null);
+    const known = { type: "scatter", mode: "markers", name: plain(architecture), meta: { architecture, rows: own } };
+    if (state.hidden.has(architecture)) return { ...known, x: [null], y: [null], marker: { symbol, color: mark.colour }, visible: "legendonly" }; // a click brings it back
     if (!own.length) return null;
     const rows = own.map((i) => data.rows[i]);
     const trace = {
-      type: "scatter", mode: "markers", name: plain(architecture), customdata: own,
-      x: own.map((i) => x.at(x.metric.values[i])), y: own.map((i) => y.at(y.metric.values[i])),
+      ...known, x: own.map((i) => x.at(x.metric.values[i])), y: own.map((i) => y.at(y.metric.values[i])),
       hoverinfo: "text", hovertext: own.map(texts),
       marker: {
         symbol: rows.map((row) => mark.symbol + (row.front ? "" : "-open")),
@@ -104,6 +105,9 @@ function marks(data, state, seen, x, y) {
     return trace;
   });
 }
+
+// The row that a point of the picture is of; undefined of what is none. As customdata, Plotly would style every mark once more.
+export function rowOf(point) { return point.data.meta?.rows[point.pointNumber]; }
 
 function spreads(axis, own, mark) {
   if (!axis.metric.spreads) return undefined;

@@ -10,8 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
-from statistics import NormalDist
-from typing import Final
 
 import numpy as np
 from pydantic import ValidationError
@@ -20,6 +18,7 @@ from recallfront.models.configs.explain import explain
 from recallfront.platform.errors import UsageError
 from recallfront.platform.front.across import across_tasks, with_unfinished
 from recallfront.platform.front.candidates import by_configuration, possible, read_objectives
+from recallfront.platform.front.intervals import SURE, bias_corrected
 from recallfront.platform.front.measures import Floats, Reading, Resampled, read_measure
 from recallfront.platform.results.labels import varying_knobs
 from recallfront.platform.results.records import SweepRecord, count, ended, planned
@@ -28,8 +27,6 @@ from recallfront.platform.tracking.records import read_record
 from recallfront.sweeps.claims import Claim
 from recallfront.sweeps.objectives import Objective
 from recallfront.sweeps.suite import Suite
-
-_SURE: Final = 0.95  # the interval's level, and the share of draws that must give a number
 
 
 class ClaimVerdict(StrEnum):
@@ -147,10 +144,10 @@ def _judge(
         reason = f"{few.name} has {seeds} of the {claim.seeds} seeds that it needs"
         return replace(judgement, reason=reason)
     finite = values[np.isfinite(values)]
-    if len(finite) < _SURE * len(values):
+    if len(finite) < SURE * len(values):  # as many draws must give a number
         reason = "with other seeds the conditions select no configuration"
         return replace(judgement, reason=reason)
-    low, high = _interval(float(values[0]), finite[1:])
+    low, high = bias_corrected(float(values[0]), finite[1:])
     if seeds > 1 or low < high:  # every draw of one seed is itself; a measured rate has its own spread
         judgement = replace(judgement, interval=(low, high))
     doubts = [f"{name}: {own.doubt}" for name, own in found.items() if own.doubt]
@@ -161,20 +158,6 @@ def _judge(
         return replace(judgement, reason=f"the interval contains {_short(claim.comparison.threshold)}")
     verdict = ClaimVerdict.SUPPORTED if ends.pop() else ClaimVerdict.CONTRADICTED
     return replace(judgement, verdict=verdict)
-
-
-def _interval(measured: float, draws: Floats) -> tuple[float, float]:
-    """Bias-corrected percentiles of the draws (Efron, Canadian Journal of Statistics 9, 1981), and the number.
-
-    Draws of a best value lie above what was measured more often than below, those of a correlation near 1 below it: the
-    percentiles are shifted by twice that, but not beyond the draws' median, as else hardly any draw may be left.
-    """
-    normal = NormalDist()
-    half = normal.inv_cdf((1 + _SURE) / 2)
-    below = float((draws < measured).mean() + 0.5 * (draws == measured).mean())
-    shift = 2 * normal.inv_cdf(min(max(below, normal.cdf(-half / 2)), normal.cdf(half / 2)))
-    low, high = np.quantile(draws, [normal.cdf(shift - half), normal.cdf(shift + half)])
-    return min(float(low), measured), max(float(high), measured)
 
 
 def _short(value: float) -> str:

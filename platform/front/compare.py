@@ -16,6 +16,7 @@ from recallfront.platform import pareto
 from recallfront.platform.errors import UsageError, printable
 from recallfront.platform.front.candidates import Candidate, by_configuration
 from recallfront.platform.front.front import Front, build_front
+from recallfront.platform.front.intervals import bias_corrected
 from recallfront.platform.metrics import SPREAD, show, title_of_objective
 from recallfront.platform.results.labels import architecture_of, label, varying_knobs
 from recallfront.platform.results.records import SweepRecord, TrialRecord
@@ -23,7 +24,7 @@ from recallfront.platform.tracking.records import read_record
 from recallfront.sweeps.objectives import Objective
 
 Place = Literal["new", "lost", "both", "neither"]
-Move = Literal["within noise", "better", "worse", "traded", ""]
+Move = Literal["within noise", "better", "worse", "traded", "one seed", ""]
 _DRAWS = 1000  # of every value within its error, for the interval of the hypervolume
 _FEW_DRAWS = 200  # from three objectives on, where a hypervolume takes a hundred times as long
 _SEED = 0
@@ -37,7 +38,8 @@ class Compared:
     before: Candidate | None  # in the first sweep
     after: Candidate | None  # in the second
     place: Place  # on the front of the second alone, of the first alone, of both, of neither
-    move: Move  # empty where one of the sweeps lacks it
+    # empty where one of the sweeps lacks it; one seed does not tell recall's noise, and so not the move
+    move: Move
 
 
 @dataclass(frozen=True)
@@ -48,8 +50,9 @@ class SweepComparison:
     after: Front
     rows: tuple[Compared, ...] = field(repr=False)  # new and lost ones first
     hypervolumes: tuple[float, float]  # both against the first sweep's reference
-    # of the second less the first, as 95 of 100 draws have it; none where nothing is known of the errors
+    # of the second less the first, as 95 of 100 draws have it; none where the errors are not known
     interval: tuple[float, float] | None
+    unsure: str  # why there is no interval; empty where there is one
     differences: tuple[tuple[str, str, str], ...] = field(
         repr=False
     )  # of the specifications: key, in the first, in the second
@@ -67,14 +70,17 @@ class SweepComparison:
         return math.inf if self.difference else 0.0
 
     def is_worse(self, by: float) -> bool:
-        """Whether the second sweep's hypervolume is lower by more than this part of the first's."""
+        """Whether the second sweep's hypervolume is lower by more than this part of the first's.
+
+        The hypervolumes count as measured: a change within the interval, or one without an interval, is one too.
+        """
         return self.change < -by
 
     @cached_property
     def told(self) -> str:
         """The outcome in one sentence."""
         before, after = (show("hypervolume", volume) for volume in self.hypervolumes)
-        sure = "no interval, as no errors are known"
+        sure = f"no interval: {self.unsure}"
         if self.interval:
             low, high = self.interval
             sure = f"95 % interval {low:+.4g} to {high:+.4g}"
@@ -107,6 +113,7 @@ class SweepComparison:
             "hypervolumes": self.hypervolumes,
             "difference": self.difference,
             "interval": self.interval,
+            "unsure": self.unsure,
             "configurations": [asdict(row) for row in self.rows],
             "differences": [dict(zip(("key", "a", "b"), row, strict=True)) for row in self.differences],
         }
@@ -124,7 +131,7 @@ def compare(
 
     Configurations are the same where their settings are, but for settings that are fixed in both sweeps and differ
     between them, such as a sweep's number of training steps. A value has moved within noise where its spreads in the
-    two sweeps overlap.
+    two sweeps overlap. A configuration with one seed in either sweep has no spread of recall: its move is unknown.
 
     Args:
         before: the first sweep: its name, the id of its run, or its record.
@@ -140,12 +147,14 @@ def compare(
     _require_same_objectives(*fronts)
     objectives, reference = fronts[0].objectives, _reference(fronts[0])
     volumes = [pareto.hypervolume(front.values(front.candidates), reference) for front in fronts]
+    interval, unsure = _interval(fronts, reference, volumes[1] - volumes[0])
     return SweepComparison(
         before=fronts[0],
         after=fronts[1],
         rows=_rows(records, fronts, objectives),
         hypervolumes=(volumes[0], volumes[1]),
-        interval=_interval(fronts, reference),
+        interval=interval,
+        unsure=unsure,
         differences=_differences(records[0].spec, records[1].spec),
     )
 
@@ -195,6 +204,8 @@ def _place(before: Candidate | None, after: Candidate | None) -> Place:
 def _move(before: Candidate | None, after: Candidate | None, objectives: Sequence[Objective]) -> Move:
     if before is None or after is None:
         return ""
+    if any(_without_error(c, o) for c in (before, after) for o in objectives):
+        return "one seed"
     signs = set()
     for o in objectives:
         moved = o.sign * (after.metrics[o.reading] - before.metrics[o.reading])
@@ -225,25 +236,39 @@ def _reference(front: Front) -> list[float]:
     return [o.sign * o.reference for o in front.objectives]
 
 
-def _interval(fronts: Sequence[Front], reference: list[float]) -> tuple[float, float] | None:
-    """Of the difference of the hypervolumes: every value is drawn from a normal distribution of its standard error.
+def _interval(
+    fronts: Sequence[Front], reference: list[float], measured: float
+) -> tuple[tuple[float, float] | None, str]:
+    """Of the difference of the hypervolumes, or why there is none.
 
-    The error of a mean over n seeds is its spread over the root of n. A single seed tells nothing of it.
+    Every value is drawn from a normal distribution of its standard error. That of a mean over n seeds is its spread
+    over the root of n; a single seed tells nothing of recall's.
     """
     draws = _DRAWS if len(reference) < 3 else _FEW_DRAWS
     random, differences = np.random.default_rng(_SEED), np.zeros(draws)
     if not any(_errors(front).any() for front in fronts):
-        return None
+        return None, "no errors are known"
     for sign, front in zip((-1, 1), fronts, strict=True):
         values, errors = front.values(front.candidates), _errors(front)
         # what cannot reach the front has no part in its hypervolume
-        ranks = pareto.surely_placed(values, 3 * errors) & ~pareto.non_dominated(values)
-        values, errors = values[~ranks], errors[~ranks]
+        reaching = ~pareto.surely_placed(values, 3 * errors) | pareto.non_dominated(values)
+        of_one = [
+            o
+            for o in front.objectives
+            if any(_without_error(c, o) for c, own in zip(front.candidates, reaching, strict=True) if own)
+        ]
+        if of_one:
+            return None, f"{title_of_objective(of_one[0])} has one seed"
+        values, errors = values[reaching], errors[reaching]
         for draw in range(draws):
             drawn = values + errors * random.standard_normal(values.shape)
             differences[draw] += sign * pareto.hypervolume(drawn, reference)
-    low, high = np.quantile(differences, [0.025, 0.975])
-    return float(low), float(high)
+    return bias_corrected(measured, differences), ""
+
+
+def _without_error(candidate: Candidate, objective: Objective) -> bool:
+    """Whether nothing tells the error of a candidate's value: recall differs from seed to seed, and it has one."""
+    return objective.is_on_both_splits and candidate.n_seeds < 2
 
 
 def _errors(front: Front) -> pareto.FloatArray:

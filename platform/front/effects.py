@@ -23,7 +23,6 @@ MOST_FOR_FANOVA = (
     200  # of one architecture: of more, so many are drawn, as its time grows faster than they do
 )
 _TREES = 64
-_QUANTILE = 1.96  # of the normal distribution: 95 of 100 intervals hold the mean
 
 
 @dataclass(frozen=True)
@@ -33,6 +32,7 @@ class Level:
     name: str
     mean: float  # the others being as they are over all configurations
     error: float | None  # standard error; None where configurations are too few to tell
+    free: int  # degrees of freedom of that error
     count: int  # configurations
     place: tuple[
         int, float, str
@@ -40,10 +40,13 @@ class Level:
 
     @property
     def ends(self) -> tuple[float, float] | None:
-        """The interval that holds the mean 95 times of 100."""
+        """The interval that holds the mean 95 times of 100: Student's."""
         if self.error is None:
             return None
-        return self.mean - _QUANTILE * self.error, self.mean + _QUANTILE * self.error
+        from scipy.special import stdtrit
+
+        half = float(stdtrit(self.free, 0.975)) * self.error
+        return self.mean - half, self.mean + half
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,9 @@ class Effect:
     knob: str
     metric: str
     levels: tuple[Level, ...]  # in the order of the values
+    untold: tuple[
+        str, ...
+    ]  # levels whose effect the configurations do not tell apart from that of other knobs
     importance: float | None  # the part of the variance that follows from the knob alone (fANOVA), if known
 
 
@@ -62,7 +68,8 @@ def effects(candidates: Sequence[Candidate], metric: str) -> list[Effect]:
 
     An additive model of all knobs of the architecture is fitted by least squares. A level's partial mean is what the
     model predicts on average over the configurations if all of them had that level (a least-squares mean), which
-    unequal numbers of configurations do not bias as they do plain means. Errors are those of the fit.
+    unequal numbers of configurations do not bias as they do plain means. Errors are those of the fit. Where one knob
+    changed only together with another, nothing tells which of them did it, and such levels have no mean.
     Importances are fANOVA's (Hutter, Hoos and Leyton-Brown, ICML 2014) as Optuna computes them, of at most
     `MOST_FOR_FANOVA` configurations.
     """
@@ -75,15 +82,20 @@ def effects(candidates: Sequence[Candidate], metric: str) -> list[Effect]:
         importances = _importances(own, list(grouped), metric)
         values = np.array([c.metrics[metric] for c in own])
         design, columns = _design(grouped)
-        weights, covariance = _fit(design, values)
+        weights, covariance, free = _fit(design, values)
+        projection = np.linalg.pinv(design) @ design
         for knob, groups in grouped.items():
-            levels = []
+            levels, untold = [], []
             for level in sorted(set(groups)):
                 row = _averaged(design, columns, knob, level)
-                error = None if covariance is None else math.sqrt(max(float(row @ covariance @ row), 0.0))
                 name, place = _name_of(own, knob, groups, level)
-                levels.append(Level(name, float(row @ weights), error, groups.count(level), place))
-            found.append(Effect(architecture, knob, metric, tuple(levels), importances.get(knob)))
+                if not np.allclose(row @ projection, row):  # it is no combination of what was seen
+                    untold.append(name)
+                    continue
+                error = None if covariance is None else math.sqrt(max(float(row @ covariance @ row), 0.0))
+                levels.append(Level(name, float(row @ weights), error, free, groups.count(level), place))
+            importance = None if untold else importances.get(knob)
+            found.append(Effect(architecture, knob, metric, tuple(levels), tuple(untold), importance))
     return found
 
 
@@ -142,15 +154,18 @@ def _averaged(design: FloatArray, columns: dict[tuple[str, int], int], knob: str
     return row
 
 
-def _fit(design: FloatArray, values: FloatArray) -> tuple[FloatArray, FloatArray | None]:
-    """Least squares -> weights, and their covariance where configurations are left to judge the residuals by."""
+def _fit(design: FloatArray, values: FloatArray) -> tuple[FloatArray, FloatArray | None, int]:
+    """Least squares -> weights, their covariance and its degrees of freedom.
+
+    There is no covariance where no configurations are left to judge the residuals by.
+    """
     inverse = np.linalg.pinv(design.T @ design)
     weights = inverse @ design.T @ values
     free = len(values) - int(np.linalg.matrix_rank(design))
     if free < 1:
-        return weights, None
+        return weights, None, 0
     residuals = values - design @ weights
-    return weights, inverse * float(residuals @ residuals) / free
+    return weights, inverse * float(residuals @ residuals) / free, free
 
 
 def _importances(candidates: Sequence[Candidate], knobs: list[str], metric: str) -> dict[str, float]:
@@ -163,12 +178,13 @@ def _importances(candidates: Sequence[Candidate], knobs: list[str], metric: str)
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    distributions = {knob: _distribution([c.knobs.get(knob) for c in candidates]) for knob in knobs}
+    columns = {knob: _column([c.knobs.get(knob) for c in candidates]) for knob in knobs}
+    distributions = {knob: distribution for knob, (distribution, _) in columns.items()}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # values of choices that Optuna could not store in a database
         study = optuna.create_study()
-        for c in candidates:
-            params = {knob: _value(distributions[knob], c.knobs.get(knob)) for knob in knobs}
+        for number, c in enumerate(candidates):
+            params = {knob: values[number] for knob, (_, values) in columns.items()}
             study.add_trial(
                 optuna.trial.create_trial(params=params, distributions=distributions, value=c.metrics[metric])
             )
@@ -180,14 +196,17 @@ def _importances(candidates: Sequence[Candidate], knobs: list[str], metric: str)
     return {str(name): float(part) for name, part in found.items()}
 
 
-def _distribution(values: list[Scalar]) -> Any:
+def _column(values: list[Scalar]) -> tuple[Any, list[Any]]:
+    """A knob's values as fANOVA is told them, and their distribution.
+
+    It weighs a number by its distance from the next: the least of 16, 64, 256, 1024 would count next to nothing. By
+    their mid-ranks all configurations count the same.
+    """
     import optuna
+    from scipy.stats import rankdata
 
     if all(map(is_number, values)):
-        numbers = [float(value) for value in values if isinstance(value, int | float)]
-        return optuna.distributions.FloatDistribution(min(numbers), max(numbers))
-    return optuna.distributions.CategoricalDistribution(sorted({str(value) for value in values}))
-
-
-def _value(distribution: Any, value: Scalar) -> Any:
-    return str(value) if hasattr(distribution, "choices") else value
+        ranks = rankdata(np.array(values, dtype=np.float64)) - 0.5
+        return optuna.distributions.FloatDistribution(0.0, float(len(values))), ranks.tolist()
+    words = [str(value) for value in values]
+    return optuna.distributions.CategoricalDistribution(sorted(set(words))), words

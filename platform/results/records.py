@@ -3,7 +3,7 @@
 import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -129,12 +129,16 @@ def ended(counts: Mapping[str, int]) -> int:
     return sum(counts[name] for name in ENDED)
 
 
-def expected_end(tags: Mapping[str, str], now: float | None = None) -> float | None:
+def expected_end(
+    tags: Mapping[str, str], now: float | None = None, shares: Iterable[float] = ()
+) -> float | None:
     """When a sweep is to end (seconds since the epoch), if its other trials take as long as those that have ended.
 
+    It ends earlier where its budget does: `shares` are the parts of each limit that it has used.
     None before a trial has ended, or where its tags do not tell.
     """
     done, total, spent = ended(counts_of(tags)), planned(tags), tags.get("elapsed_seconds", "")
     if not 0 < done < total or not spent.isdecimal() or len(spent) > 10:
         return None
-    return (time.time() if now is None else now) + int(spent) * (total - done) / done
+    left = [(total - done) / done, *(1 / share - 1 for share in shares if share > 0)]
+    return (time.time() if now is None else now) + int(spent) * min(left)

@@ -1,5 +1,6 @@
 """What a sweep may take, over all of its runs, and what is left of it."""
 
+import math
 from collections.abc import Callable, Mapping
 from statistics import fmean
 
@@ -105,6 +106,11 @@ class Budget:
             added = "not known yet" if gain is None else f"{gain:.2%} of the hypervolume"
             told.append(f"{which} trials {added} (ends below {limits.min_gain:.2%})")
         return f"budget left: {', '.join(told)}" if told else ""
+
+    def seconds_left(self, elapsed: float) -> float:
+        """After how many more seconds a limit is reached if it is used on as it was; infinite if there is none."""
+        rests = [most / used - 1 for _, most, used in self._parts(elapsed) if most is not None and used > 0]
+        return elapsed * max(0.0, min(rests)) if rests else math.inf
 
     def _parts(self, elapsed: float) -> list[tuple[str, float | None, float]]:
         """Name, limit and use of what is counted."""

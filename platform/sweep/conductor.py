@@ -379,6 +379,10 @@ class Conductor:
         """What is left of the sweep's budget, in words; empty if it has none."""
         return self._budget.left(self.elapsed())
 
+    def budget_seconds_left(self) -> float:
+        """How long the sweep's budget lasts at its pace so far."""
+        return self._budget.seconds_left(self.elapsed())
+
     def elapsed(self) -> float:
         """Seconds that the sweep has taken, in all its runs."""
         return self._before + time.time() - self.started

@@ -99,4 +99,4 @@ class Progress(Companion):
             return None
         counts = self._conductor.counts()
         rest = self._total - ended(counts) - counts["running"] / 2
-        return max(0.0, rest * mean / self._concurrent)
+        return max(0.0, min(rest * mean / self._concurrent, self._conductor.budget_seconds_left()))

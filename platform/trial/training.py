@@ -109,12 +109,8 @@ class Training:
         """
         if self.history:
             yield self._report(list(self.history), figures)
-        batches = training_batches(
-            self.data.splits["train"],
-            self._order,
-            seed=self.config.seed,
-            first_step=self.step,
-        )
+        train, seed = self.data.splits["train"], self.config.seed
+        batches = training_batches(train, self._order, seed=seed, first_step=self.step)
         rows: list[MetricRow] = []
         if self.config.training.steps == 0:  # it is evaluated as it starts
             rows = self._validate(figures)

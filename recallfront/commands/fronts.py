@@ -98,7 +98,8 @@ def compare(
         float | None,
         typer.Option(
             min=0.0,
-            help="Exit with 1 if the second's hypervolume is lower by more than this part, such as 0.01.",
+            help="Exit with 1 if the second's hypervolume, as measured, is lower by more than this part, such as "
+            "0.01.",
         ),
     ] = None,
 ) -> None:

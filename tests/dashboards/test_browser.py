@@ -81,6 +81,17 @@ def test_knobs_filter(looked: Looked) -> None:
     assert looked.asked()["knob"] == ["window_size|16|"]
 
 
+def test_the_legend_hides_an_architecture_and_brings_it_back(looked: Looked) -> None:
+    page, found = looked.page, looked.page.locator("#found")
+    entry = page.locator("#plot-front .legend .traces", has_text="based").locator(".legendtoggle")
+    entry.click()
+    expect(found).to_have_text("8 of 12 configurations")
+    assert looked.asked() == {"without": ["based"]}
+    entry.click()
+    expect(found).to_have_text("12 of 12 configurations")
+    assert looked.asked() == {} and len(rows(page)) == 12
+
+
 def test_a_click_on_a_mark_shows_its_panel_and_its_curves(looked: Looked) -> None:
     page = looked.page
     box = page.locator("#plot-front .scatterlayer .points path").nth(3).bounding_box()
@@ -215,7 +226,7 @@ def test_colours_tell_spreads_and_logarithms(browser: Any, served: Served) -> No
     alone = Looked(browser, served)
     page = alone.sweep("finished")
     colours = "document.querySelector('#plot-front').data"
-    colours += ".flatMap((trace) => trace.customdata ? trace.marker.color : [])"
+    colours += ".flatMap((trace) => trace.meta ? trace.marker.color : [])"
     page.select_option("[name=colour]", "state_bytes")
     assert max(page.evaluate(colours)) == pytest.approx(math.log10(1_048_576))
     assert page.locator("#plot-front .cbaxis text").all_text_contents() == ["10,000", "100,000", "1,000,000"]

@@ -39,6 +39,23 @@ def sweep(served: Served) -> Iterator[Played]:
         yield found
 
 
+def test_a_view_that_was_sent_waits_for_its_figures(browser: Any, served: Served, sweep: Played) -> None:
+    looked = Looked(browser, served)
+    view = {"y": ["recall"], "ys": ["errors"], "colour": ["validation_recall spread"]}
+    asked = "&".join(f"{name}={own[0].replace(' ', '+')}" for name, own in view.items())
+    page = looked.open(f"/recallfront/sweeps/{sweep.run_id}?{asked}")
+    expect(page.locator("#found")).to_have_text("0 of 0 configurations")
+    assert looked.asked() == view and page.input_value("[name=y]") != "recall"
+    sweep.begin("a")
+    sweep.measured("a", 1000.0)
+    sweep.end("a", 0.9)
+    expect(page.locator("#found")).to_have_text("1 of 1 configuration")
+    expect(page.locator("[name=y]")).to_have_value("recall")
+    assert page.input_value("[name=ys]") == "errors" and looked.asked() == view
+    looked.context.close()
+    assert looked.complaints == []
+
+
 def test_only_what_has_changed_is_touched(browser: Any, served: Served, sweep: Played) -> None:
     done = sweep.begin("a")
     sweep.measured("a", 1000.0)

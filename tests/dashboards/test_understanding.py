@@ -38,6 +38,17 @@ def test_effects_have_a_column_a_knob_and_a_row_an_objective(record: SweepRecord
     assert effects_figure([], front) is None
 
 
+def test_what_is_not_told_apart_is_not_drawn(record: SweepRecord) -> None:
+    front = build_front(record)
+    named = effects(front.candidates, "validation_recall")
+    dropped = [
+        replace(effect, levels=(), untold=("4", "8")) for effect in named if effect.knob == "feature_dim"
+    ]
+    assert effects_figure(dropped, front) is None
+    figure = effects_figure([*dropped, *(e for e in named if e.knob == "group_size")], front)
+    assert figure is not None and {trace.name for trace in figure.data} == {"grouped"}
+
+
 def test_the_levels_of_a_knob_stand_in_order_over_all_architectures(record: SweepRecord) -> None:
     front = build_front(record)
     found = effects(front.candidates, "validation_recall")

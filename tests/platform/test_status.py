@@ -27,6 +27,12 @@ def test_the_end_is_that_of_the_mean_pace() -> None:
     assert expected_end(TAGS, now=1000.0) == 1000.0 + 400 * 6 / 4
 
 
+def test_the_end_is_that_of_the_budget_where_that_is_earlier() -> None:
+    assert expected_end(TAGS, now=1000.0, shares=[0.0, 0.5, 0.8]) == pytest.approx(1000.0 + 400 / 4)
+    assert expected_end(TAGS, now=1000.0, shares=[0.1]) == 1000.0 + 400 * 6 / 4
+    assert expected_end(TAGS, now=1000.0, shares=[1.0]) == 1000.0
+
+
 @pytest.mark.parametrize(
     "changes",
     [

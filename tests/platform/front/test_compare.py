@@ -140,3 +140,47 @@ def test_an_empty_sweep_has_no_interval_of_its_own(make_record: MakeRecord) -> N
     assert (found.difference, found.interval, found.rows) == (0, None, ())
     assert compare(make_record(0), make_record()).change == float("inf")
     json.loads(compare(make_record(0), make_record()).to_json())
+
+
+def test_one_seed_tells_no_noise_of_recall(make_record: MakeRecord) -> None:
+    """A throughput has a spread of its own with one seed too, recall has none: it is unknown, not 0."""
+    both = make_record()
+    first = replace(both, trials=tuple(t for t in both.trials if t.config["seed"] == 0))
+    lower = changed(first, lambda trial: with_recall(trial, 0.9 * trial.metrics["validation_recall"]))
+    for before, after in ((first, lower), (first, both), (both, lower)):
+        found = compare(before, after)
+        assert found.interval is None and "no interval: recall has one seed" in found.told
+        assert {row.move for row in found.rows} == {"one seed"}
+    found = compare(first, lower)
+    assert found.change == pytest.approx(-0.1) and found.is_worse(0.05), "figures as measured are judged"
+    assert {line["move"] for line in csv.DictReader(io.StringIO(found.as_csv()))} == {"one seed"}
+    document = json.loads(found.to_json())
+    assert (document["interval"], document["unsure"]) == (None, "recall has one seed")
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(comparison_table(found))
+    assert "one seed" in console.export_text()
+
+
+def test_one_seed_far_below_the_front_leaves_the_interval(record: SweepRecord) -> None:
+    def fewer(trial: TrialRecord) -> TrialRecord | None:
+        model = trial.config["model"]
+        alone = model["architecture"] == "window" and model["window_size"] == 8
+        return None if alone and trial.config["seed"] else trial
+
+    found = compare(changed(record, fewer), record)
+    assert found.interval is not None
+    rows = {row.label: row for row in found.rows}
+    assert rows["window · window_size 8"].move == "one seed"
+    assert rows["window · window_size 16"].move == "within noise"
+
+
+def test_the_interval_takes_off_what_noise_adds_to_a_hypervolume(record: SweepRecord) -> None:
+    """The second sweep has more noise, by which a best value seems better: plain percentiles add it once more."""
+
+    def rough(trial: TrialRecord) -> TrialRecord:
+        step = 0.06 if trial.config["seed"] else -0.06
+        return with_recall(trial, trial.metrics["validation_recall"] + step)
+
+    found = compare(record, changed(record, rough))
+    assert found.interval is not None and found.difference == pytest.approx(0, abs=1e-9)
+    assert found.interval[0] < 0 < found.interval[1] and sum(found.interval) < 0

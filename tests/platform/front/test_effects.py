@@ -43,6 +43,35 @@ def test_the_interval_of_one_knob_is_that_of_a_mean() -> None:
         assert level.ends is not None and level.ends[0] < own.mean() < level.ends[1]
 
 
+def test_with_few_configurations_the_interval_holds_the_mean_as_often() -> None:
+    """Two knobs of two levels leave one degree of freedom: 1.96 errors hold the mean 70 times of 100."""
+    random, held, total = np.random.default_rng(0), 0, 0
+    for _ in range(200):
+        cells = [(a, b) for a in (0, 1) for b in (0, 1)]
+        found = effects(
+            [candidate("based", 0.1 * a + 0.05 * random.normal(), a=a, b=b) for a, b in cells], "recall"
+        )
+        for level, truth in zip(found[0].levels, (0.0, 0.1), strict=True):
+            assert level.ends is not None and level.free == 1
+            held, total = held + (level.ends[0] <= truth <= level.ends[1]), total + 1
+    assert 0.9 < held / total < 0.99
+
+
+def test_knobs_that_change_together_are_not_told_apart() -> None:
+    """Both of them would else share the effect in equal parts, each with a small error."""
+    random = np.random.default_rng(1)
+    pairs = [(16, 8, 0), (64, 24, 0), (16, 8, 1), (64, 24, 1)] * 6
+    some = [
+        candidate("based", 0.2 + 0.6 * (w == 64) + 0.1 * c + 0.01 * random.normal(), window=w, dim=d, c=c)
+        for w, d, c in pairs
+    ]
+    of_window, of_dim, of_c = effects(some, "recall")
+    assert (of_window.levels, of_window.untold, of_window.importance) == ((), ("16", "64"), None)
+    assert (of_dim.levels, of_dim.untold) == ((), ("8", "24"))
+    assert of_c.levels[1].mean - of_c.levels[0].mean == pytest.approx(0.1, abs=0.02)
+    assert of_c.untold == () and of_c.importance is not None
+
+
 def test_architectures_are_apart_and_too_few_have_no_interval() -> None:
     both = [
         candidate("based", 0.5, a=1),
@@ -78,6 +107,17 @@ def test_importances_are_fanova_s_from_enough_configurations() -> None:
     assert of_a.importance is not None and of_b.importance is not None and said.getvalue() == ""
     assert of_a.importance > 0.8 > 0.2 > of_b.importance
     assert effects(some[:19], "recall")[0].importance is None
+
+
+def test_a_value_s_importance_does_not_depend_on_its_distance_from_the_others() -> None:
+    """Only the least of four windows differs: a quarter of the configurations, 1.6 % of the windows' range."""
+    grid = [(w, b) for w in (16, 64, 256, 1024) for b in range(6)]
+    recalls = [0.5 * (w > 16) + 0.06 * b for w, b in grid]
+    some = [candidate("window", recall, w=w, b=b) for recall, (w, b) in zip(recalls, grid, strict=True)]
+    of_w, of_b = effects(some, "recall")
+    share = np.var([0.5 * (w > 16) for w, _ in grid]) / np.var(recalls)
+    assert of_w.importance == pytest.approx(share, abs=0.05)
+    assert of_b.importance == pytest.approx(1 - share, abs=0.05)
 
 
 def test_of_many_configurations_some_tell_the_importance(monkeypatch: pytest.MonkeyPatch) -> None:

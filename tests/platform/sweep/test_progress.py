@@ -40,6 +40,14 @@ def test_progress_says_what_is_done_running_failed_best_and_left(
     assert best is not None and best.metrics["validation_recall"] == 0.5
 
 
+def test_what_is_left_ends_with_the_budget(stage: Stages, monkeypatch: pytest.MonkeyPatch) -> None:
+    sweep = stage(budget={"hours": 1, "training_steps": 10**6})
+    monkeypatch.setattr(sweep.conductor, "mean_seconds", lambda: 36_000.0)
+    monkeypatch.setattr(sweep.conductor, "elapsed", lambda: 3000.0)
+    shown, _ = progress(sweep)
+    assert "about 10 min 00 s left" in shown.line()
+
+
 def test_the_live_picture_has_a_line_for_each_running_trial(stage: Stages) -> None:
     sweep = stage()
     sweep.start("a")
