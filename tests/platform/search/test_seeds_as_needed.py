@@ -12,6 +12,7 @@ from recallfront.platform.search.front_search import FrontSearch
 from recallfront.platform.search.planner import Impossible, Outcome, PlannedTrial, Planner
 from recallfront.platform.search.proposals import Ending, Proposal, Told, proposal_from_json
 from recallfront.sweeps import SweepSpec
+from recallfront.sweeps.space import Knobs
 from tests.platform.specs import refusal, tiny_spec
 
 SEEDS = (0, 1, 2)
@@ -45,7 +46,8 @@ def end_of(proposal: Proposal, seed: int) -> Outcome:
 
 def run(spec: SweepSpec, search: FrontSearch, most: int = 100) -> list[tuple[Proposal, Outcome]]:
     """One trial after the other, as the driver has it: the search hears the trial, then the result."""
-    planner, ends = Planner(spec, search, {}), []
+    planner = Planner(spec, search, {})
+    ends: list[tuple[Proposal, Outcome]] = []
     while len(ends) < most and (plan := planner.next()) is not None:
         assert isinstance(plan, PlannedTrial)
         outcome = end_of(plan.proposal, plan.seed)
@@ -132,7 +134,7 @@ def test_a_lucky_first_seed_loses_its_place() -> None:
     rule = Dominated(spec)
 
     def plan(size: int, seed: int) -> PlannedTrial:
-        knobs = {"window_size": size}
+        knobs: Knobs = {"window_size": size}
         return PlannedTrial(Proposal(0, spec.blocks[0], knobs), seed, spec.trial(spec.blocks[0], knobs, seed))
 
     def end(size: int, seed: int, recall: float) -> None:

@@ -63,10 +63,10 @@ def test_throughputs_of_another_machine_are_scaled_by_those_of_this_one() -> Non
     spec = spec_of()
     search = FrontSearch(spec, earlier=earlier_trials(spec, earlier()))
     metric = "decode_tokens_per_second"
-    assert max(search._figures(metric).values()) == OTHER_MACHINE * decode_of(2)
+    assert max(search._shapes._figures(metric).values()) == OTHER_MACHINE * decode_of(2)
     one = next(c for c in search._all if c.knobs["window_size"] == 4)
     search._measured(one, {metric: decode_of(4)})
-    assert sorted(search._figures(metric).values()) == pytest.approx(
+    assert sorted(search._shapes._figures(metric).values()) == pytest.approx(
         [decode_of(16), decode_of(8), decode_of(4), decode_of(2)]
     )
 
