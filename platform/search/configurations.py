@@ -18,7 +18,7 @@ _PRECISION: Final = f"{TRAINING_PREFIX}precision"  # throughput is measured in i
 
 
 @dataclass(eq=False)
-class Candidate:
+class Configuration:
     """One configuration of the space."""
 
     block: SpaceBlock

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from recallfront.platform.pareto import BoolArray, FloatArray
 from recallfront.platform.results.status import Status
-from recallfront.platform.search.configurations import Candidate, configurations, name, shape
+from recallfront.platform.search.configurations import Configuration, configurations, name, shape
 from recallfront.platform.search.dominated import best_recall
 from recallfront.platform.search.forecast import Curves
 from recallfront.platform.search.gain import deviation_between, expected_gains
@@ -78,11 +78,11 @@ class FrontSearch(Rule):
         self._model = GaussianProcess(features.groups)
         self._shapes = Shapes(features.groups)
         self._curves = Curves()
-        self._live: dict[str, Candidate] = {}  # trial -> its configuration
-        self._partial: dict[str, Candidate] = {}  # the same, and trials that were stopped
-        self._ended: list[Candidate] = []  # configurations of which a trial has finished
-        self._diverged: list[Candidate] = []  # one for each trial that has
-        self._stopped: deque[Candidate] = deque()  # the next one to look at first
+        self._live: dict[str, Configuration] = {}  # trial -> its configuration
+        self._partial: dict[str, Configuration] = {}  # the same, and trials that were stopped
+        self._ended: list[Configuration] = []  # configurations of which a trial has finished
+        self._diverged: list[Configuration] = []  # one for each trial that has
+        self._stopped: deque[Configuration] = deque()  # the next one to look at first
         self._finished: dict[int, float] | None = None  # place of a finished configuration -> its recall
         self._learned_at = 0
         self._number = 0
@@ -99,10 +99,10 @@ class FrontSearch(Rule):
             self._candidate(proposal).asked.update(proposal.seeds(spec))
         self._number = proposed
 
-    def _made(self, block: SpaceBlock, knobs: Knobs) -> Candidate:
+    def _made(self, block: SpaceBlock, knobs: Knobs) -> Configuration:
         steps = knobs.get(f"{TRAINING_PREFIX}steps", self._spec.training.steps)
         row = self._features.row(block, knobs)
-        return Candidate(block, knobs, row, shape(block, knobs), max(1.0, float(steps or 0)))
+        return Configuration(block, knobs, row, shape(block, knobs), max(1.0, float(steps or 0)))
 
     def _take(self, earlier: Iterable[Earlier]) -> None:
         reading = self._spec.objectives[self._recall].reading
@@ -129,7 +129,7 @@ class FrontSearch(Rule):
             candidate.asked.update(self._spec.seeds)
         return None
 
-    def _is_possible(self, candidate: Candidate) -> bool:
+    def _is_possible(self, candidate: Configuration) -> bool:
         try:
             self._spec.trial(candidate.block, candidate.knobs, self._spec.seeds[0])
         except ValueError:
@@ -162,7 +162,7 @@ class FrontSearch(Rule):
             candidate.finished |= dict.fromkeys(proposal.seeds(self._spec), values[self._recall])
             self._forget()
 
-    def _candidate(self, proposal: Proposal) -> Candidate:
+    def _candidate(self, proposal: Proposal) -> Configuration:
         """The configuration of a proposal; one that an earlier version of the space's values gave is added."""
         key = name(proposal.block, proposal.knobs)
         if key not in self._candidates:
@@ -174,7 +174,7 @@ class FrontSearch(Rule):
             self._is_fit, self._known = False, None
         return self._candidates[key]
 
-    def _choose(self) -> Candidate | None:
+    def _choose(self) -> Configuration | None:
         open_ = [c for c in self._all if not c.asked]
         self._found_none = "" if open_ else "it found no further one in the space"
         if not open_ and self._spec.search.seeds == "all":
@@ -261,14 +261,14 @@ class FrontSearch(Rule):
         self._live[plan.config.key] = candidate
         self._forget()
 
-    def _judge_running(self, key: str, candidate: Candidate) -> Ruling | None:
+    def _judge_running(self, key: str, candidate: Configuration) -> Ruling | None:
         (chance,) = self._chances([(key, candidate)])
         if chance >= _LEAST_CHANCE:
             return None
         candidate.is_stopped = True
         return Ruling(Status.PRUNED, f"its chance to be on the front in the end was {chance:.1%}")
 
-    def _chances(self, trials: Sequence[tuple[str, Candidate]]) -> list[float]:
+    def _chances(self, trials: Sequence[tuple[str, Configuration]]) -> list[float]:
         """Chances of trials to be on the front in the end: the better of what the model and its own curve say."""
         from scipy.special import ndtr
 
@@ -294,7 +294,7 @@ class FrontSearch(Rule):
     def _forget(self) -> None:
         self._is_fit, self._finished = False, None
 
-    def _measured(self, candidate: Candidate, figures: Mapping[str, float]) -> None:
+    def _measured(self, candidate: Configuration, figures: Mapping[str, float]) -> None:
         metrics = [o.metric for at, o in enumerate(self._spec.objectives) if at != self._recall]
         if all(metric in figures for metric in metrics):
             self._shapes.measure(candidate.shape, {metric: figures[metric] for metric in metrics})
