@@ -322,9 +322,10 @@ def test_where_a_trial_is_solved_it_is_dominated_by_what_solved_faster(metric: s
         early_stopping=None,
     )
     block, knobs = next(spec.grid())
+    others: Knobs = {"training.learning_rate": RATES[1]}
     plan, later = (
         PlannedTrial(Proposal(number, block, own), 0, spec.trial(block, own, 0))
-        for number, own in enumerate((knobs, {"training.learning_rate": RATES[1]}))
+        for number, own in enumerate((knobs, others))
     )
     dominated = Dominated(spec)
     dominated.ended(
