@@ -14,7 +14,7 @@ class SearchConfig(Frozen):
     method: Literal["grid", "random", "tpe", "nsga2", "gp", "front"] = Field(
         default="grid",
         description="Every configuration in turn, one of Optuna's samplers, or `front`: by the hypervolume that each "
-        "step of training is expected to add, recall being modelled and all else known.",
+        "second of training is expected to add, recall being modelled and all else known.",
     )
     trials: int | None = Field(
         default=None,

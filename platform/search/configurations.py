@@ -11,6 +11,7 @@ import numpy as np
 from recallfront.platform.pareto import FloatArray
 from recallfront.platform.search.planner import PlannedTrial
 from recallfront.sweeps.space import TRAINING_PREFIX, Domain, Knobs, Range, Scalar, SpaceBlock
+from recallfront.sweeps.spec import SweepSpec
 
 _MOST_CONFIGURATIONS: Final = 1000  # of a block
 _MOST_VALUES: Final = 16  # of a range
@@ -25,11 +26,20 @@ class Configuration:
     knobs: Knobs
     row: FloatArray
     shape: str  # what it shares with all that have its throughput
+    batch: str  # what it shares with all whose steps take as long
     steps: float  # of its whole training
     finished: dict[int, float] = field(default_factory=dict)  # seed -> final recall
     asked: set[int] = field(default_factory=set)  # seeds that it was proposed with
     is_stopped: bool = False
     stopped: dict[int, PlannedTrial] = field(default_factory=dict)  # seed -> its trial
+
+    def is_possible(self, spec: SweepSpec) -> bool:
+        """Whether a trial of it can be run."""
+        try:
+            spec.trial(self.block, self.knobs, spec.seeds[0])
+        except ValueError:
+            return False
+        return True
 
     def left(self, seeds: Iterable[int]) -> list[int]:
         """Those of the seeds that it was not proposed with."""

@@ -1,4 +1,4 @@
-"""Search by expected gain of hypervolume for each training step: recall is modelled, all else is known exactly.
+"""Search by expected gain of hypervolume for each second of training: recall is modelled, all else is known exactly.
 
 SciPy is imported where it is first used, so that the command starts fast.
 """
@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from recallfront.platform.pareto import BoolArray, FloatArray
+from recallfront.platform.pareto import FloatArray
 from recallfront.platform.results.status import Status
 from recallfront.platform.search.configurations import Configuration, configurations, name, shape
 from recallfront.platform.search.dominated import best_recall
@@ -20,7 +20,7 @@ from recallfront.platform.search.forecast import Curves
 from recallfront.platform.search.gain import deviation_between, expected_gains
 from recallfront.platform.search.planner import Outcome, PlannedTrial
 from recallfront.platform.search.proposals import Ending, Proposal, Told, proposal_from_json
-from recallfront.platform.search.rules import Rule, Ruling
+from recallfront.platform.search.rules import SECONDS_PER_STEP, Rule, Ruling
 from recallfront.platform.search.shapes import Shapes
 from recallfront.platform.search.surrogate import Features, GaussianProcess, evenly
 from recallfront.platform.search.warm_start import Earlier
@@ -32,6 +32,7 @@ _LEAST_CHANCE: Final = 0.1  # to be on the front in the end, with which a trial 
 _GOOD_CHANCE: Final = 0.3  # with which one that was ended goes on after all
 # Forecasts err alike, which the model does not know: each counts as if it were less sure.
 _ALIKE: Final = 2.0
+_BATCH: Final = ("batch_size", "accumulation")  # settings that a step's seconds depend on, beside the shape
 _PATIENCE: Final = 3  # evaluations before a trial may be ended
 _SEEDS: Final = (
     0.02  # deviation of recall between seeds, as long as none has several: what 1,000 questions leave open
@@ -40,7 +41,7 @@ _LOOKS: Final = 64  # at stopped configurations before each new trial: each take
 
 
 class FrontSearch(Rule):
-    """Proposes configurations, and ends trials, by the hypervolume that each step of training is expected to add.
+    """Proposes configurations, and ends trials, by the hypervolume that each second of training is expected to add.
 
     A Gaussian process models final recall over the blocks and knobs. It learns from finished trials, from those that
     diverged, which recall nothing, and from running and stopped ones by what their curves promise. What else is an
@@ -66,8 +67,7 @@ class FrontSearch(Rule):
         self._most = best_recall(spec, spec.objectives[self._recall])
         self._signs = np.array([o.sign for o in spec.objectives])
         self._reference = self._signs * np.array([o.reference for o in spec.objectives])
-        features = Features(spec.blocks)
-        self._features = features
+        self._features = features = Features(spec.blocks)
         self._candidates = {
             name(block, knobs): self._made(block, knobs)
             for block, knobs in configurations(spec.blocks, self._random)
@@ -76,7 +76,7 @@ class FrontSearch(Rule):
         self._rows = np.stack([candidate.row for candidate in self._all])
         self._place = {id(candidate): at for at, candidate in enumerate(self._all)}
         self._model = GaussianProcess(features.groups)
-        self._shapes = Shapes(features.groups)
+        self._shapes, self._paces = Shapes(features.groups), Shapes(features.groups)
         self._curves = Curves()
         self._live: dict[str, Configuration] = {}  # trial -> its configuration
         self._partial: dict[str, Configuration] = {}  # the same, and trials that were stopped
@@ -84,11 +84,11 @@ class FrontSearch(Rule):
         self._diverged: list[Configuration] = []  # one for each trial that has
         self._stopped: deque[Configuration] = deque()  # the next one to look at first
         self._finished: dict[int, float] | None = None  # place of a finished configuration -> its recall
-        self._learned_at = 0
-        self._number = 0
+        self._learned_at = self._number = 0
         self._found_none = ""  # why it had no further configuration when it was last asked
         self._is_fit = False
         self._known: FloatArray | None = None
+        self._cost: FloatArray | None = None
         self._earlier: list[tuple[FloatArray, float]] = []
         self._take(earlier)
         for raw, ending, values in told:
@@ -102,7 +102,9 @@ class FrontSearch(Rule):
     def _made(self, block: SpaceBlock, knobs: Knobs) -> Configuration:
         steps = knobs.get(f"{TRAINING_PREFIX}steps", self._spec.training.steps)
         row = self._features.row(block, knobs)
-        return Configuration(block, knobs, row, shape(block, knobs), max(1.0, float(steps or 0)))
+        own = shape(block, knobs)
+        batch = " ".join([own, *(str(knobs.get(f"{TRAINING_PREFIX}{name}")) for name in _BATCH)])
+        return Configuration(block, knobs, row, own, batch, max(1.0, float(steps or 0)))
 
     def _take(self, earlier: Iterable[Earlier]) -> None:
         reading = self._spec.objectives[self._recall].reading
@@ -120,7 +122,7 @@ class FrontSearch(Rule):
         if trials is not None and self._number >= trials:
             return None
         while (candidate := self._choose()) is not None:
-            if candidate.asked or self._is_possible(candidate):
+            if candidate.asked or candidate.is_possible(self._spec):
                 some = () if self._spec.search.seeds == "all" else (candidate.left(self._spec.seeds)[0],)
                 proposal = Proposal(self._number, candidate.block, candidate.knobs, some_seeds=some)
                 candidate.asked.update(proposal.seeds(self._spec))
@@ -128,13 +130,6 @@ class FrontSearch(Rule):
                 return proposal
             candidate.asked.update(self._spec.seeds)
         return None
-
-    def _is_possible(self, candidate: Configuration) -> bool:
-        try:
-            self._spec.trial(candidate.block, candidate.knobs, self._spec.seeds[0])
-        except ValueError:
-            return False
-        return True
 
     def notes(self) -> list[str]:
         if not self._found_none:
@@ -171,7 +166,7 @@ class FrontSearch(Rule):
             self._place[id(added)] = len(self._all)
             self._all.append(added)
             self._rows = np.vstack([self._rows, added.row])
-            self._is_fit, self._known = False, None
+            self._is_fit, self._known, self._cost = False, None, None
         return self._candidates[key]
 
     def _choose(self) -> Configuration | None:
@@ -184,7 +179,7 @@ class FrontSearch(Rule):
             fewest = min(asked.count(c.block.label) for c in open_)
             rarest = [c for c in open_ if asked.count(c.block.label) == fewest]
             return rarest[int(self._random.integers(len(rarest)))]
-        gains = (self._gains() + self._gains_of_seeds()) / [candidate.steps for candidate in self._all]
+        gains = (self._gains() + self._gains_of_seeds()) / self._costs()
         best = int(np.argmax(gains))
         if gains[best] > 0:
             return self._all[best]
@@ -204,6 +199,16 @@ class FrontSearch(Rule):
         if candidate.shape not in self._shapes:
             self._measured(candidate, figures)
         self._curves.add(key, step, figures, of=plan.config.training.steps)
+        if SECONDS_PER_STEP in figures:
+            self._cost = self._cost if candidate.batch in self._paces else None
+            self._paces.measure(candidate.batch, {SECONDS_PER_STEP: figures[SECONDS_PER_STEP]})
+
+    def _costs(self) -> FloatArray:
+        """What each configuration's training takes: in seconds, or in steps as long as no trial has told its pace."""
+        if self._cost is None:
+            paces = self._paces.values(SECONDS_PER_STEP, [c.batch for c in self._all], self._rows)
+            self._cost = paces * np.array([candidate.steps for candidate in self._all])
+        return self._cost
 
     def ruled(self, plan: PlannedTrial) -> None:
         self._candidate(plan.proposal).is_stopped = True
@@ -276,7 +281,7 @@ class FrontSearch(Rule):
             return []
         self._fit()
         at = [self._place[id(candidate)] for _, candidate in trials]
-        front, others = self._front(), ~self._is_recall()
+        front, others = self._front(), np.arange(len(self._signs)) != self._recall
         chances = []
         for (key, _), known, says in zip(
             trials,
@@ -393,6 +398,3 @@ class FrontSearch(Rule):
                 if len(candidate.finished) >= len(self._spec.first_seeds)
             }
         return self._finished
-
-    def _is_recall(self) -> BoolArray:
-        return np.asarray(np.arange(len(self._signs)) == self._recall)

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from recallfront.platform.home import private_folder, private_opener
 from recallfront.platform.results.status import Status
@@ -14,6 +14,8 @@ from recallfront.platform.search.proposals import proposal_from_json
 from recallfront.sweeps.base import canonical_json, seal, unseal
 from recallfront.sweeps.objectives import has_all
 from recallfront.sweeps.spec import SweepSpec
+
+SECONDS_PER_STEP: Final = "seconds_per_step"  # of training, beside the figures of a report
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,11 @@ class Rules:
 
     def __init__(self, spec: SweepSpec, rules: Sequence[Rule], path: Path | None = None) -> None:
         self._spec, self._rules = spec, tuple(rules)
-        self._read_by_rules = {o.reading for o in spec.objectives} | {"validation_loss", "validation_recall"}
+        self._read_by_rules = {o.reading for o in spec.objectives} | {
+            "validation_loss",
+            "validation_recall",
+            SECONDS_PER_STEP,
+        }
         self._path = path if self._rules else None
         self._ruled: dict[str, int] = {}  # running trial -> the rule that ends it
         self._known: set[str] = set()  # trials whose end the file has

@@ -1,4 +1,7 @@
-"""Figures that a shape alone decides, such as throughput and state: they are known before a trial trains."""
+"""Figures that a shape alone decides, such as throughput and state: they are known before a trial trains.
+
+Seconds of a step are such a figure as well, of a shape with its batch: they are known once a trial has trained.
+"""
 
 from collections.abc import Mapping, Sequence
 from statistics import median

@@ -14,7 +14,7 @@ from recallfront.platform.results.reports import Report
 from recallfront.platform.results.status import Lost, Status
 from recallfront.platform.results.tags import elapsed_seconds
 from recallfront.platform.search.planner import Impossible, Outcome, PlannedTrial, Planner
-from recallfront.platform.search.rules import Rules, Ruling
+from recallfront.platform.search.rules import SECONDS_PER_STEP, Rules, Ruling
 from recallfront.platform.sweep.budget import NOT_RUN, Budget
 from recallfront.platform.sweep.recorder import Recorder
 from recallfront.platform.sweep.tally import Tally
@@ -115,7 +115,9 @@ class Conductor:
         if report.status is not Status.RUNNING:
             return True
         self._heard += 1
-        live.verdict = self._rules.judge(live.plan, report.step, report.figures)
+        seconds = report.seconds.get("train", 0.0)
+        pace = {SECONDS_PER_STEP: seconds / report.step} if report.step and seconds else {}
+        live.verdict = self._rules.judge(live.plan, report.step, report.figures | pace)
         return live.verdict is None
 
     def report(self, trial_id: str, report: Report) -> None:

@@ -6,17 +6,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from recallfront.platform.pareto import FloatArray, hypervolume
+from recallfront.platform.pareto import FloatArray
 from recallfront.platform.results.status import Status
 from recallfront.platform.search.front_search import FrontSearch
-from recallfront.platform.search.gain import _covered, expected_gains
 from recallfront.platform.search.planner import Outcome, PlannedTrial, Planner
 from recallfront.platform.search.proposals import Ending, Proposal
-from recallfront.platform.search.rules import Rules
+from recallfront.platform.search.rules import SECONDS_PER_STEP, Rules
 from recallfront.platform.search.samplers import make_search
 from recallfront.platform.search.stopping import make_rules
-from recallfront.platform.search.surrogate import Features, GaussianProcess, evenly
+from recallfront.platform.search.surrogate import Features, GaussianProcess
 from recallfront.sweeps import SweepSpec
+from recallfront.sweeps.space import Knobs
 from tests.platform.specs import tiny_spec
 
 STEPS = (10, 20, 30)
@@ -53,15 +53,6 @@ def test_configurations_become_numbers_between_0_and_1() -> None:
     assert np.allclose(windows[1] - windows[0], windows[2] - windows[1]), "by their logarithm"
 
 
-def test_a_gaussian_process_interpolates_and_knows_where_it_does_not_know() -> None:
-    x = np.linspace(0, 1, 6)[:, None]
-    process = GaussianProcess(np.array([0]))
-    process.fit(x[:-2], np.sin(6 * x[:-2, 0]), np.zeros(4), learn=True)
-    mean, deviation = process.predict(x)
-    assert np.abs(mean - np.sin(6 * x[:, 0]))[:-2].max() < 0.1
-    assert deviation[-1] > 2 * deviation[0]
-
-
 def test_the_gradient_that_length_scales_are_learned_by() -> None:
     """The likelihood of what is learned is no worse than that of neighbours."""
     random = np.random.default_rng(0)
@@ -71,32 +62,6 @@ def test_the_gradient_that_length_scales_are_learned_by() -> None:
     process.fit(x, y, np.zeros(30), learn=True)
     assert process.parameters is not None
     assert process.parameters[0] < process.parameters[1], "the second column says nothing"
-
-
-@pytest.mark.parametrize("uncertain", [0, 1])
-def test_an_expected_gain_is_the_mean_of_the_gains(uncertain: int) -> None:
-    front = np.array([[0.9, 1.0], [0.5, 2.0], [0.2, 5.0], [0.1, 1.0]])
-    known, origin = np.array([[0.0, 3.0]]), np.array([0.0, 0.0])
-    if uncertain:
-        front, known = front[:, ::-1], known[:, ::-1]
-    mean, deviation = np.array([0.4]), np.array([0.2])
-    found = expected_gains(
-        front, origin, uncertain=uncertain, mean=mean, deviation=deviation, known=known, most=1.0
-    )
-    gains = []
-    for recall in np.random.default_rng(1).normal(0.4, 0.2, 4000).clip(-np.inf, 1.0):
-        point = np.where(np.arange(2) == uncertain, recall, known[0])
-        gains.append(hypervolume(np.vstack([front, point]), origin) - hypervolume(front, origin))
-    assert found[0] == pytest.approx(np.mean(gains), abs=4 * np.std(gains) / 4000**0.5)
-
-
-def test_with_three_objectives_a_gain_is_nothing_where_all_is_dominated() -> None:
-    front, origin = np.array([[1.0, 5.0, 5.0]]), np.zeros(3)
-    known = np.array([[0.0, 4.0, 4.0], [0.0, 6.0, 4.0]])
-    found = expected_gains(
-        front, origin, uncertain=0, mean=np.full(2, 0.5), deviation=np.full(2, 0.1), known=known, most=1.0
-    )
-    assert found[0] == 0 and found[1] == pytest.approx(0.5 * 1.0 * 4.0, rel=0.05)
 
 
 def decode_of(proposal: Proposal) -> float:
@@ -263,42 +228,6 @@ def test_a_trial_goes_on_once_the_model_gives_it_a_chance_again() -> None:
     assert rules.judge(late, STEPS[-1], told(late, 0.0)) is None
 
 
-@pytest.mark.parametrize("objectives", [2, 3, 4])
-@pytest.mark.parametrize("uncertain", [0, 1])
-def test_an_expected_gain_of_any_number_of_objectives_is_the_mean_of_the_gains(
-    objectives: int, uncertain: int
-) -> None:
-    random = np.random.default_rng(objectives)
-    front, known = random.random((12, objectives)), random.random((5, objectives)) + 0.2
-    origin, mean, deviation = np.full(objectives, 0.1), random.random(5), np.full(5, 0.3)
-    found = expected_gains(
-        front, origin, uncertain=uncertain, mean=mean, deviation=deviation, known=known, most=1.0
-    )
-    before = hypervolume(front, origin)
-    drawn = random.standard_normal(1500)
-    for at, point in enumerate(known):
-        gains = []
-        for value in np.minimum(1.0, mean[at] + deviation[at] * drawn):
-            own = np.where(np.arange(objectives) == uncertain, value, point)
-            gains.append(hypervolume(np.vstack([front, own]), origin) - before)
-        assert found[at] == pytest.approx(np.mean(gains), abs=5 * np.std(gains) / 1500**0.5 + 1e-12)
-
-
-def test_with_three_objectives_a_small_chance_is_a_gain() -> None:
-    """Two deviations above its mean: the search goes on as long as there is any."""
-    front, known = np.array([[0.9, 5.0, 5.0]]), np.array([[0.0, 5.0, 5.0]])
-    found = expected_gains(
-        front,
-        np.zeros(3),
-        uncertain=0,
-        mean=np.array([0.5]),
-        deviation=np.array([0.2]),
-        known=known,
-        most=1.0,
-    )
-    assert 0 < found[0] < 0.1
-
-
 def test_an_early_end_is_told() -> None:
     search = FrontSearch(spec_of(search={"method": "front", "trials": 12, "startup_trials": 12}))
     for number in range(10):
@@ -348,12 +277,6 @@ def test_what_runs_is_judged_without_fitting_the_model_again(monkeypatch: pytest
     again = len(fitted)
     search.judge(plans[5], 30, told)
     assert len(fitted) == again > 0
-
-
-def test_a_process_takes_so_many_observations_that_it_stays_fast() -> None:
-    assert list(evenly(range(500))) == list(range(500))
-    kept = evenly(range(4001))
-    assert len(kept) == 500 and (kept[0], kept[-1]) == (0, 4000) and max(np.diff(kept)) <= 9
 
 
 def rates_spec() -> SweepSpec:
@@ -412,15 +335,6 @@ def test_configurations_of_another_precision_have_a_throughput_of_their_own() ->
     assert exact == {"float32": 1.0, "bfloat16": 2.0}
 
 
-@pytest.mark.parametrize("objectives", [1, 2, 3, 4])
-def test_what_a_front_covers_of_a_place_is_its_hypervolume_there(objectives: int) -> None:
-    random = np.random.default_rng(objectives)
-    edge, places = 0.2 + random.random((15, objectives)), random.random((9, objectives))
-    reference = np.full(objectives, 0.1)
-    expected = [hypervolume(np.minimum(edge, place), reference) for place in places]
-    assert _covered(edge, places, reference) == pytest.approx(expected)
-
-
 def test_impossible_configurations_use_up_no_trials() -> None:
     space = [{"architecture": "attention", "width": [30, 60], "num_heads": [1, 2, 7, 8]}]
     search = {"method": "front", "trials": 4, "startup_trials": 4}
@@ -449,3 +363,23 @@ def test_with_stop_at_nothing_is_asked_for_that_can_only_exceed_the_recall_at_wh
             candidate, {"decode_tokens_per_second": 100 / float(str(candidate.knobs["window_size"]))}
         )
     assert not search._gains_up_to(search._most).any() and search._gains().any()
+
+
+def test_a_gain_is_weighed_by_the_seconds_of_its_training(tmp_path: Path) -> None:
+    """As far as trials have told what their steps take, else by steps; an interrupted search knows it again."""
+    space = [{"architecture": "window", "window_size": [2, 4, 8, 16], "training.batch_size": [8, 16]}]
+    spec = spec_of(space=space)
+    search = FrontSearch(spec)
+    rules = Rules(spec, [search], tmp_path / "reports")
+    assert search._costs().tolist() == [40.0] * 8
+    for size, batch in ((2, 8), (16, 8), (2, 16)):
+        knobs: Knobs = {"window_size": size, "training.batch_size": batch}
+        plan = PlannedTrial(Proposal(0, spec.blocks[0], knobs), 0, spec.trial(spec.blocks[0], knobs, 0))
+        rules.judge(plan, 10, {"validation_recall": 0.1, SECONDS_PER_STEP: size * batch / 100})
+    again = FrontSearch(spec)
+    Rules(spec, [again], tmp_path / "reports")
+    for own in (search, again):
+        costs = {tuple(c.knobs.values()): cost for c, cost in zip(own._all, own._costs(), strict=True)}
+        assert costs[2, 8] == pytest.approx(40 * 0.16) and costs[2, 16] == pytest.approx(40 * 0.32)
+        assert costs[16, 8] == pytest.approx(40 * 1.28)
+        assert costs[2, 8] < costs[4, 8] < costs[8, 8] < costs[16, 8], "what is not known is modelled"
