@@ -21,6 +21,7 @@ from typing import Any, Final, Self
 import numpy as np
 from pydantic import Field, model_validator
 
+from recallfront.models.configs import architectures
 from recallfront.sweeps.base import Frozen
 from recallfront.sweeps.conditions import OPERATORS, Clause, Reference, parse_clauses
 
@@ -66,8 +67,11 @@ class Measure:
                 return f"{name} is a word, and a measure and its bounds are numbers"
         for clause in self.clauses:
             known = words.get(clause.name, ())
-            for bound in clause.bounds:
-                if known and isinstance(bound, str) and bound not in known:
+            absent = [bound for bound in clause.bounds if isinstance(bound, str) and bound not in known]
+            # `!=` is true of what the space lacks, and `in` may name more than there is
+            may_be = clause.op == "!=" or len(absent) < len(clause.bounds)
+            for bound in absent if known else ():
+                if not may_be or (clause.name == "architecture" and bound not in architectures()):
                     return f"{clause.name} {bound} is not in the space, which has {', '.join(known)}"
         return ""
 

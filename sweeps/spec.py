@@ -203,6 +203,12 @@ class SweepSpec(Frozen):
         """Figures that are objectives have to be measured."""
         protocol = self.measurement
         protocol.check_memory(self.resources)
+        # of a sweep alone: finished trials of an earlier version stay readable
+        if protocol.batch_size == "max" and protocol.memory_gb is None and self.resources.gpus < 1:
+            raise ValueError(
+                f"measurement.batch_size='max': with resources.gpus={self.resources.gpus:g} it needs "
+                "measurement.memory_gb, as the batch would take the memory of those that share the GPU"
+            )
         for objective in self.objectives:
             name, context = split_context(objective.metric)
             where = f"objectives: metric={objective.metric!r}"

@@ -236,11 +236,6 @@ class MeasurementConfig(Frozen):
                 "measurement.batch_size='max': on a CPU it needs measurement.memory_gb, "
                 "the memory that the batch may take"
             )
-        if self.memory_gb is None and resources.gpus < 1:
-            raise ValueError(
-                f"measurement.batch_size='max': with resources.gpus={resources.gpus:g} it needs "
-                "measurement.memory_gb, as the batch would take the memory of those that share the GPU"
-            )
         limit = resources.memory_gb
         if (
             self.memory_gb is not None
@@ -331,7 +326,7 @@ class TrialConfig(Frozen):
         longest = max(self.task.longest, self.measurement.longest)
         if self.speculation is not None:
             self.speculation.check_fits(
-                self.resources.workers, self.training.zero_stage, row=self.task.lengths("test")[0]
+                self.resources.workers, self.training.zero_stage, row=self.task.prompt_room
             )
             self.task.check_training()
             longest = max(longest, self.speculation.longest)

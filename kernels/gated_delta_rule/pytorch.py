@@ -67,7 +67,8 @@ class _DeltaRule(torch.autograd.Function):
         beta, log_decay = (place_chunks(x[..., None], x.new_empty(*shape, 1)) for x in (beta, log_decay))
         decay = pair_decay(log_decay[..., 0])
         # since the chunk's start; until its end
-        grown, left = log_decay.cumsum(2).exp_(), decay[:, :, -1, :, None]
+        # a copy: kept for backward, a view would keep all of `decay`
+        grown, left = log_decay.cumsum(2).exp_(), decay[:, :, -1, :, None].clone()
         decay = torch.cat([decay, decay.tril(-1)], dim=2)
         weights = (pair @ k.mT).mul_(decay)
         identity = torch.eye(size, dtype=q.dtype, device=q.device).expand(*shape, size)

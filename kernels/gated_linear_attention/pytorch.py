@@ -52,8 +52,11 @@ def pair_decay(log_decay: Tensor) -> Tensor:
     Each pair's own decays are added: a difference of sums would take the digits of what a strong decay before both of
     them adds to either.
     """
-    own = log_decay[..., :, None].expand(*log_decay.shape, log_decay.shape[-1]).tril(-1)
-    return own.cumsum(-2).exp().tril()
+    size = log_decay.shape[-1]
+    own = log_decay[..., :, None].expand(*log_decay.shape, size).tril(-1)
+    future = torch.ones(size, size, dtype=torch.bool, device=log_decay.device).triu(1)
+    # masked before exp, which keeps its result for backward: one matrix, not two
+    return own.cumsum(-2).masked_fill(future, float("-inf")).exp()
 
 
 def scan_chunks(decay: Tensor, sums: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:

@@ -134,7 +134,10 @@ class MatrixState(Mixer):
 
     @abstractmethod
     def recur(self, streams: tuple[Tensor, ...], state: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The recurrence over a block, streams (B, T, H, ...): o (B, T, H, V) and the matrix after it."""
+        """The recurrence over a block, streams (B, T, H, ...): o (B, T, H, V) and the matrix after it.
+
+        Calls no module (see `Layout.by_document`): what comes from modules belongs in `streams`.
+        """
 
     @abstractmethod
     def recur_step(self, streams: tuple[Tensor, ...], state: Tensor) -> Tensor:

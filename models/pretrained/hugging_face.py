@@ -206,6 +206,8 @@ class RecallfrontForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[
             "read": read,
             "use_cache": use_cache,
             "logits_to_keep": 1,
+            # the configuration's default is for calls: with hidden states of the whole text none is read from the state
+            "output_hidden_states": others.get("output_hidden_states", False),
         }
 
     def _update_model_kwargs_for_generation(

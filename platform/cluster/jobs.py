@@ -113,7 +113,9 @@ def follow_job(job: str, *, address: str) -> bool:
 
     async def tail() -> None:
         async for text in client.tail_job_logs(job):
-            print(printable(text), end="", flush=True)
+            # a progress bar returns to the start of its line
+            lines = text.replace("\r\n", "\n").replace("\r", "\n")
+            print(printable(lines), end="", flush=True)
 
     again = f"recallfront status {job} --address {address} --follow"
     try:

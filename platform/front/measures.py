@@ -123,7 +123,7 @@ class Resampled:
             return np.full(1 + DRAWS, clause.accepts(read(self.candidate, clause.name)))
         if own is None:
             return np.zeros(1 + DRAWS, dtype=np.bool_)
-        result: Truths = OPERATORS[clause.op](own, bound) & np.isfinite(bound)
+        result: Truths = OPERATORS[clause.op](own, bound) & np.isfinite(np.asarray(bound, dtype=np.float64))
         return result
 
 

@@ -30,6 +30,7 @@ class Configuration:
     steps: float  # of its whole training
     finished: dict[int, float] = field(default_factory=dict)  # seed -> final recall
     asked: set[int] = field(default_factory=set)  # seeds that it was proposed with
+    over: set[int] = field(default_factory=set)  # those of them that have ended, whatever came of them
     is_stopped: bool = False
     stopped: dict[int, PlannedTrial] = field(default_factory=dict)  # seed -> its trial
 

@@ -149,6 +149,7 @@ class FrontSearch(Rule):
     def tell(self, proposal: Proposal, ending: Ending, values: Sequence[float] | None) -> None:
         """Take a result, of which it knows more where it has heard the trials themselves (`judge`, `ended`)."""
         candidate = self._candidate(proposal)
+        candidate.over.update(proposal.seeds(self._spec))
         if values is not None and not candidate.finished.keys() & proposal.seeds(self._spec):
             metrics = [o.metric for o in self._spec.objectives]
             self._measured(candidate, dict(zip(metrics, values, strict=True)))
@@ -162,7 +163,7 @@ class FrontSearch(Rule):
         key = name(proposal.block, proposal.knobs)
         if key not in self._candidates:
             added = self._candidates[key] = self._made(proposal.block, proposal.knobs)
-            added.asked.update(self._spec.seeds)
+            added.asked.update(proposal.seeds(self._spec))
             self._place[id(added)] = len(self._all)
             self._all.append(added)
             self._rows = np.vstack([self._rows, added.row])
@@ -172,7 +173,7 @@ class FrontSearch(Rule):
     def _choose(self) -> Configuration | None:
         open_ = [c for c in self._all if not c.asked]
         self._found_none = "" if open_ else "it found no further one in the space"
-        if not open_ and self._spec.search.seeds == "all":
+        if not open_ and (self._spec.search.seeds == "all" or not self._ended):
             return None
         if open_ and self._draws_at_random():
             asked = [c.block.label for c in self._all if c.asked]
@@ -352,7 +353,7 @@ class FrontSearch(Rule):
 
         From n seeds to n + 1, a mean moves by sqrt(1 / (n (n + 1))) times the deviation between seeds.
         """
-        finished = [c for c in self._ended if len(c.finished) == len(c.asked) and c.left(self._spec.seeds)]
+        finished = [c for c in self._ended if c.over >= c.asked and c.left(self._spec.seeds)]
         if self._spec.search.seeds == "all" or not finished:
             return np.zeros(len(self._all))
         number = np.array([len(c.finished) for c in finished])

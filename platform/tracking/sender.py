@@ -106,12 +106,19 @@ class Sender:
                 experiment_id = self._place_of(event.run_key, parent_id, wanted)
                 self._find_or_create(event, experiment_id, parent_id)
             except Exception as error:
-                if not remembered or refusal_of(error) is not Refusal.PERMANENT:
+                if refusal_of(error) is not Refusal.PERMANENT or not (
+                    remembered or self._is_deleted(experiment)
+                ):
                     raise
                 self._experiments.pop(experiment, None)
                 self._places.pop(wanted["parent_key"], None)
                 raise NotYet(f"the experiment {experiment} was deleted meanwhile") from error
         self._spool.finish([event])
+
+    def _is_deleted(self, experiment: str) -> bool:
+        """Whether an experiment that was there a moment ago is deleted: another process gives it another name."""
+        known = self._experiments.get(experiment)
+        return known is not None and self._client.get_experiment(known).lifecycle_stage != "active"
 
     def _find_or_create(self, event: Event, experiment_id: str, parent_id: str | None) -> None:
         run_key, wanted = event.run_key, event.payload

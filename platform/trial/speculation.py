@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import product
 from statistics import fmean, median
-from typing import Any
+from typing import Any, Final
 
 from torch import Tensor
 
@@ -18,6 +18,8 @@ from recallfront.sweeps.speculation import SpeculationConfig
 from recallfront.sweeps.tasks.base import TaskData
 from recallfront.sweeps.trial import TrialConfig
 
+_MOST_ROWS: Final = 2**13  # that are held at once: of 512 tokens 32 MiB
+
 
 def draft_tree(guesses: Sequence[int]) -> DraftTree:
     """The tree in which each head continues every path by so many guesses, its likeliest."""
@@ -26,9 +28,9 @@ def draft_tree(guesses: Sequence[int]) -> DraftTree:
 
 
 def trained_heads(model: LanguageModel, config: TrialConfig, data: TaskData, device: str) -> DraftHeads:
-    """Draft heads that were trained on the first rows of the train split, as many as their steps read."""
+    """Draft heads that were trained on the first rows of the train split, as many as their steps draw."""
     asked = _asked(config)
-    rows = data.splits["train"][0].inputs[: asked.steps * asked.batch_size]
+    rows = data.splits["train"][0].inputs[: min(asked.steps * asked.batch_size, _MOST_ROWS)]
     heads = DraftHeads(model, len(asked.tree), seed=config.seed)
     train_draft_heads(
         model,

@@ -137,6 +137,11 @@ class Task(Frozen):
         """The lengths of a split's rows, in tokens: `recall_at_<length>` is reported for each of several."""
         return (self.longest,)
 
+    @property
+    def prompt_room(self) -> int:
+        """Tokens of a row of the first segment of the test split, at least: its rows are prompts of drafted texts."""
+        return self.lengths("test")[0]
+
     def slices(self, inputs: "Tensor", labels: "Tensor") -> Mapping[str, "Tensor"]:
         """Parts of the labelled positions of a batch (B, T) that are counted for themselves, as masks (B, T)."""
         return {}

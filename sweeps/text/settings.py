@@ -122,6 +122,10 @@ class TextSettings(StoredTask):
         names = map(self.called, self.rows_of(split))
         return tuple(sorted(int(name) for name in names if name.isdigit()))
 
+    @property
+    def prompt_room(self) -> int:
+        return self.length_of(self.test[0])
+
     def rows_of(self, split: Split) -> tuple[TextRows, ...]:
         """The kinds of rows of a held-out split."""
         return self.validation if split == "validation" else self.test

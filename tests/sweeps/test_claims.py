@@ -101,6 +101,12 @@ def test_claims_are_no_part_of_a_sweep_s_identity() -> None:
     assert plain.key.startswith("5b83c079ea9c")
 
 
+@pytest.mark.parametrize("clause", ["!= hybrid", "in (attention, gla)"])
+def test_a_claim_may_leave_out_what_the_space_lacks(clause: str) -> None:
+    measures = {"attention": f"best recall where architecture {clause}"}
+    SweepSpec.model_validate(tiny(claims=[CLAIM | {"measures": measures, "condition": "attention > 0"}]))
+
+
 def test_a_claim_names_an_architecture_of_the_space() -> None:
     measures = {"attention": "best recall where architecture == attenton"}
     wrong = CLAIM | {"measures": measures, "condition": "attention > 0"}

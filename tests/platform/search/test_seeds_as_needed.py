@@ -79,6 +79,29 @@ def test_it_ends_once_every_seed_has_run() -> None:
     assert sum(number.values()) <= len(SIZES) * len(SEEDS) and search.notes()
 
 
+def test_before_anything_has_ended_there_is_no_further_seed() -> None:
+    spec = spec_of(space=[{"architecture": "window", "window_size": [4, 8]}])
+    search = FrontSearch(spec)
+    asked = [search.ask(), search.ask(), search.ask()]
+    assert asked[2] is None and None not in asked[:2]
+
+
+def test_a_seed_that_failed_bars_no_other() -> None:
+    spec = spec_of(space=[{"architecture": "window", "window_size": [2, 4, 8]}], seeds=[0, 1, 2, 3])
+    search = FrontSearch(spec)
+    planner, tried_seeds = Planner(spec, search, {}), Counter[int]()
+    while (plan := planner.next()) is not None:
+        assert isinstance(plan, PlannedTrial)
+        tried_seeds[plan.seed] += 1
+        outcome = end_of(plan.proposal, plan.seed)
+        if plan.seed == 1:
+            outcome = Outcome(Status.OUT_OF_MEMORY, {})
+        search.heard(plan, 0, end_of(plan.proposal, plan.seed).figures)
+        search.ended(plan, outcome)
+        planner.ended(plan, outcome)
+    assert tried_seeds[1] > 0 and tried_seeds[2] > 0
+
+
 def test_a_resumed_search_goes_on_as_if_it_had_not_been_interrupted() -> None:
     spec = spec_of()
     whole = run(spec, FrontSearch(spec))

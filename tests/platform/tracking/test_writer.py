@@ -16,6 +16,7 @@ from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from recallfront.benchmarks.platform.writer_rate import writer_rate
 from recallfront.platform.errors import UsageError
 from recallfront.platform.tracking.client import fail_fast, open_client
+from recallfront.platform.tracking.experiments import find_experiment
 from recallfront.platform.tracking.places import sqlite_path
 from recallfront.platform.tracking.spool import Spool
 from recallfront.platform.tracking.store import prepare_store
@@ -210,6 +211,17 @@ def test_what_was_deleted_with_its_experiment_stays_deleted(
         assert client.get_experiment(experiment.experiment_id).lifecycle_stage == "deleted"
         assert client.get_experiment(client.get_run(run_id).info.experiment_id).name == name
     assert client.get_run(first).info.lifecycle_stage == "deleted"
+
+
+def test_what_an_interruption_left_of_a_deleted_experiment_is_deleted(uri: str) -> None:
+    """MLflow renames no deleted experiment: for a moment it is there again, and its process may be killed then."""
+    client = open_client(uri)
+    left = client.create_experiment("interrupted")
+    client.rename_experiment(left, f"interrupted (deleted {left})")
+    another = client.create_experiment("interrupted (deleted 77)")
+    assert find_experiment(client, "interrupted") is None
+    assert client.get_experiment(left).lifecycle_stage == "deleted"
+    assert client.get_experiment(another).lifecycle_stage == "active", "somebody called it so"
 
 
 def test_a_new_trial_costs_four_requests(

@@ -12,6 +12,7 @@ from recallfront.platform.results.reports import Report
 from recallfront.platform.results.status import Status
 from recallfront.platform.trial.speculation import draft_tree, speculated, trained_heads
 from recallfront.sweeps.data import load_or_rebuild
+from recallfront.sweeps.tasks.registry import parse_task
 from tests.platform.specs import refusal
 from tests.platform.trial import trials
 from tests.platform.trial.trials import rows_of, run, setting
@@ -81,6 +82,15 @@ def test_a_model_that_repeats_itself_is_guessed(with_drafts: tuple[Path, list[Re
     prompt = data.splits["test"][0].inputs[:1][:, :5]
     assert set(generate(model, prompt, max_new_tokens=9)[0]) == {config.model.vocab_size - 1}
     assert found["speculative_exact"] == 1 and found["speculative_accepted"] == 3
+
+
+@pytest.mark.parametrize(
+    ("test", "room"),
+    [([{"length": 64, "stride": 16}, {"length": 128}], 64), ([{"stride": 16}], 32), ([{"length": 48}], 48)],
+)
+def test_prompts_are_of_the_first_kind_of_test_rows(test: list[dict[str, int]], room: int) -> None:
+    text = {"name": "text", "source": {"files": "*.txt"}, "length": 32, "test": test}
+    assert parse_task(text).prompt_room == room
 
 
 def test_the_tree_of_some_guesses() -> None:
