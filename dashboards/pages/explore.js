@@ -4,6 +4,7 @@ import { offerBox } from "./box.js";
 import { ask, element, number, onPage, patchChildren } from "./dom.js";
 import { Panel } from "./panel.js";
 import { drawPicture, metricOf, rowOf, withSpreads } from "./picture.js";
+import { seenRows } from "./rows.js";
 import { Table } from "./table.js";
 
 const MOST_CHOSEN = 8;
@@ -227,20 +228,6 @@ export class Explorer {
 
   // --- rows ---
 
-  seen() {
-    const { state, data } = this;
-    const ranges = [...state.knobs].map(([name, ends]) => [data.knobs.find((knob) => knob.name === name), ends]).filter(([knob]) => knob);
-    const within = (i) => ranges.every(([knob, [low, high]]) => {
-      const value = knob.values[i];
-      if (!knob.isNumber) return !low || value === low;
-      return value !== null && (low === "" || value >= Number(low)) && (high === "" || value <= Number(high));
-    });
-    return data.rows.map((_, i) => i).filter((i) => {
-      const row = data.rows[i];
-      return state.statuses.has(row.status) && !state.hidden.has(row.architecture) && (!this.matching || this.matching.has(row.key)) && within(i);
-    });
-  }
-
   index(key) { return this.data.rows.findIndex((row) => row.key === key || row.keys.includes(key)); }
 
   pick(key, event) {
@@ -296,7 +283,7 @@ export class Explorer {
 
   draw() {
     this.write();
-    this.visible = this.seen();
+    this.visible = seenRows(this.data, this.state, this.matching);
     const all = this.data.total, count = this.visible.length;
     this.place.querySelector("#found").textContent = `${count} of ${all} configuration${all === 1 ? "" : "s"}`;
     if (["x", "y"].every((axis) => metricOf(this.data, this.state[axis]))) {

@@ -2,6 +2,7 @@
 
 import shutil
 import threading
+from itertools import count
 from pathlib import Path
 
 from recallfront.platform.errors import one_line
@@ -18,6 +19,7 @@ class Upload:
         self._path, self._remote = path, is_remote(path)
         self._changed = threading.Condition()
         self._next: tuple[int, Path] | None = None
+        self._offers = count()
         self._thread: threading.Thread | None = None
         self._busy, self._stopped = False, False
         self.kept = -1  # order of the newest version that is whole at the address
@@ -28,7 +30,8 @@ class Upload:
         """Have the folder as it is now uploaded; a version that still waits is left out."""
         if not self._remote:
             return
-        links = self._path.with_name(f".{self._path.name}.upload-{order}")
+        # of each offer its own: one of the same step may be under way
+        links = self._path.with_name(f".{self._path.name}.upload-{order}-{next(self._offers)}")
         shutil.rmtree(links, ignore_errors=True)
         shutil.copytree(self._path, links, copy_function=_link)
         with self._changed:

@@ -121,7 +121,7 @@ def test_a_task_needs_a_name_that_is_free(monkeypatch: pytest.MonkeyPatch) -> No
     class Taken(Echo):
         name: Literal["mqar"] = "mqar"  # type: ignore[assignment]
 
-    with pytest.raises(ValueError, match="task Nameless: needs a field"):
+    with pytest.raises(ValueError, match="task Nameless: write `name: Literal\\['mine'\\] = 'mine'`"):
         registry.register(Nameless)
     with pytest.raises(ValueError, match="task Taken: there is a task 'mqar' already"):
         registry.register(Taken)

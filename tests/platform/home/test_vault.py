@@ -4,6 +4,7 @@ import errno
 import resource
 import shutil
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -227,6 +228,38 @@ def test_an_upload_that_fails_is_said_and_the_next_one_is_kept(
     upload.offer(2)
     assert upload.finish(30) and upload.kept == 2
     upload.close()
+
+
+def test_a_version_of_the_same_step_takes_nothing_from_the_one_under_way(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A trial that is ended early is saved once more, at the step of its last checkpoint."""
+    may, began = threading.Event(), threading.Event()
+    real = Transport.upload
+
+    def slow(self: Transport, file: Path, name: str, **how: float) -> None:
+        began.set()
+        assert may.wait(30)
+        real(self, file, name, **how)
+
+    monkeypatch.setattr(Transport, "upload", slow)
+    path = write(machine("a") / "checkpoint", step="1", weights="one")
+    upload = Upload(path)
+    upload.offer(1)
+    assert began.wait(30)
+    copy = shutil.copytree
+
+    def late(*given: Any, **how: Any) -> Any:
+        may.set()
+        time.sleep(0.5)  # in which the first version goes on
+        return copy(*given, **how)
+
+    monkeypatch.setattr(shutil, "copytree", late)
+    upload.offer(1)
+    assert upload.finish(30)
+    upload.close()
+    assert upload.kept == 1 and not upload.notices
+    assert not list(path.parent.glob(".checkpoint.*")), "nothing of a version is left behind"
 
 
 def test_uploads_run_beside_and_only_the_newest_counts(
