@@ -34,9 +34,8 @@ _GOOD_CHANCE: Final = 0.3  # with which one that was ended goes on after all
 _ALIKE: Final = 2.0
 _BATCH: Final = ("batch_size", "accumulation")  # settings that a step's seconds depend on, beside the shape
 _PATIENCE: Final = 3  # evaluations before a trial may be ended
-_SEEDS: Final = (
-    0.02  # deviation of recall between seeds, as long as none has several: what 1,000 questions leave open
-)
+# deviation of recall between seeds, as long as none has several: what 1,000 questions leave open
+_SEEDS: Final = 0.02
 _LOOKS: Final = 64  # at stopped configurations before each new trial: each takes as long as a judgement
 
 
