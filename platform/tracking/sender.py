@@ -30,6 +30,8 @@ RUN_KEY_TAG: Final = TAG + "run_key"
 PARENT_TAG: Final = "mlflow.parentRunId"
 MAX_BATCH: Final = 1000  # metrics, params and tags of one `log_batch` together
 MAX_OF_KIND: Final = {"metrics": 1000, "params": 100, "tags": 100}
+DIGESTS: Final = "digests"  # tags of texts that were sent
+_BATCHED: Final = (*MAX_OF_KIND, DIGESTS)
 MAX_DIGEST: Final = 36
 
 
@@ -69,11 +71,13 @@ class Sender:
             return any(event.kind == "close" for event in events)
         if run_id is None:
             raise Rejected("its run could not be created")
-        if chosen[0].kind in MAX_OF_KIND:
+        if chosen[0].kind in _BATCHED:
             self._send_batch(run_id, chosen, last_try)
             return len(chosen) < len(events) or sum(event.items for event in chosen) > MAX_BATCH // 2
         self._send_other(run_id, chosen[0])
-        return True
+        return chosen[0].kind != "text" or any(
+            event.kind != DIGESTS for event in events if event != chosen[0]
+        )
 
     def reject(self, run_key: str, reason: str) -> None:
         """Give the event up that was sent last: into the spool's table `rejected`, off the queue."""
@@ -267,7 +271,8 @@ class Sender:
             case "text":
                 self._client.log_text(run_id, payload["text"], payload["artifact_file"])
                 if tag := payload.get("digest_tag"):  # spools of earlier versions have none
-                    self._client.set_tag(run_id, tag, digest(payload["text"]))
+                    self._spool.replace(event, DIGESTS, [(tag, digest(payload["text"]))])
+                    return
             case "artifact":
                 path = self._spool.absolute(payload["path"])
                 if not path.exists():
@@ -306,15 +311,16 @@ def _next_of(events: Sequence[Event]) -> list[Event]:
     """What to send next of a run's oldest events: one alone, or those that fit one `log_batch`.
 
     Metrics, params and tags do not wait for texts and datasets. Of a run that has ended these and its artifacts go
-    first, and one batch tells the rest: who reads how it ended finds its weights.
+    first, and one batch tells the rest: who reads how it ended finds its weights. Digests share a batch.
     """
     due = list(takewhile(lambda event: event.kind not in ("open", "close"), events))
     if not due:
         return [events[0]]
-    others = [event for event in due if event.kind not in MAX_OF_KIND]
-    if others and len(due) < len(events):
+    others = [event for event in due if event.kind not in _BATCHED]
+    batch = _one_batch(due)
+    if others and (len(due) < len(events) or all(event.kind == DIGESTS for event in batch)):
         return [others[0]]
-    return _one_batch(due) or [due[0]]
+    return batch
 
 
 def _one_batch(events: Sequence[Event]) -> list[Event]:
@@ -322,10 +328,11 @@ def _one_batch(events: Sequence[Event]) -> list[Event]:
     room = dict(MAX_OF_KIND)
     batch: list[Event] = []
     for event in events:
-        if event.kind == "artifact" or room.get(event.kind, event.items) < event.items:
+        kind = "tags" if event.kind == DIGESTS else event.kind
+        if kind == "artifact" or room.get(kind, event.items) < event.items:
             break
-        if event.kind in room:
-            room[event.kind] -= event.items
+        if kind in room:
+            room[kind] -= event.items
             batch.append(event)
     return batch
 
@@ -342,7 +349,7 @@ def _entities(
     for event in events:
         if event.kind == "params":
             items += [Param(key, value) for key, value in event.payload]
-        elif event.kind == "tags":
+        elif event.kind in ("tags", DIGESTS):
             tags |= {key: RunTag(key, value) for key, value in event.payload}
         else:
             for key, value, step, timestamp in event.payload:

@@ -240,6 +240,12 @@ class Spool:
             self._save_steps(run_key, steps or {})
             self._backlog -= gone.rowcount  # they may have been dropped meanwhile
 
+    def replace(self, event: Event, kind: str, payload: Any) -> None:
+        """Put what follows from an event that MLflow has accepted into its place in the queue."""
+        with self._lock:
+            query = "UPDATE events SET kind = ?, payload = ? WHERE id = ?"
+            self._db.execute(query, (kind, json.dumps(payload), event.id))
+
     def set_run(self, run_key: str, run_id: str | None, steps: Mapping[str, int] | None = None) -> None:
         """Note the MLflow run of `run_key`, and the last steps that it holds; None: it is gone."""
         with self._lock, self._db:
