@@ -75,9 +75,7 @@ class Sender:
             self._send_batch(run_id, chosen, last_try)
             return len(chosen) < len(events) or sum(event.items for event in chosen) > MAX_BATCH // 2
         self._send_other(run_id, chosen[0])
-        return chosen[0].kind != "text" or any(
-            event.kind != DIGESTS for event in events if event != chosen[0]
-        )
+        return True
 
     def reject(self, run_key: str, reason: str) -> None:
         """Give the event up that was sent last: into the spool's table `rejected`, off the queue."""
@@ -311,16 +309,20 @@ def _next_of(events: Sequence[Event]) -> list[Event]:
     """What to send next of a run's oldest events: one alone, or those that fit one `log_batch`.
 
     Metrics, params and tags do not wait for texts and datasets. Of a run that has ended these and its artifacts go
-    first, and one batch tells the rest: who reads how it ended finds its weights. Digests share a batch.
+    first, and one batch tells the rest: who reads how it ended finds its weights. Digests of several texts share a batch.
     """
     due = list(takewhile(lambda event: event.kind not in ("open", "close"), events))
     if not due:
         return [events[0]]
-    others = [event for event in due if event.kind not in _BATCHED]
     batch = _one_batch(due)
-    if others and (len(due) < len(events) or all(event.kind == DIGESTS for event in batch)):
-        return [others[0]]
-    return batch
+    texts = [event for event in due if event.kind == "text"]
+    others = [event for event in due if event.kind not in (*_BATCHED, "text")]
+    if len(due) < len(events):
+        # texts last: until its digest follows, one that has changed looks damaged
+        return [*others, *texts][:1] or batch
+    if texts and all(event.kind == DIGESTS for event in batch):
+        return texts[:1]
+    return batch or others[:1]
 
 
 def _one_batch(events: Sequence[Event]) -> list[Event]:
