@@ -1,9 +1,14 @@
 """What becomes of runs and experiments that were deleted in MLflow while or before a sweep writes to them."""
 
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
+
 import pytest
 
 from recallfront.platform.tracking.client import open_client
-from recallfront.platform.tracking.experiments import find_experiment
+from recallfront.platform.tracking.experiments import experiment_of, half_deleted
+from recallfront.platform.tracking.ledger import list_sweeps, read_deleted
 from recallfront.platform.tracking.writer import TrackingWriter
 from tests.platform.tracking.conftest import NOW, WAIT, history, opened
 
@@ -55,9 +60,61 @@ def test_what_an_interruption_left_of_a_deleted_experiment_is_deleted(uri: str) 
     left = client.create_experiment("interrupted")
     client.rename_experiment(left, f"interrupted (deleted {left})")
     another = client.create_experiment("interrupted (deleted 77)")
-    assert find_experiment(client, "interrupted") is None
+    made = experiment_of(client, uri, "interrupted")
+    assert made != left and client.get_experiment(made).name == "interrupted"
     assert client.get_experiment(left).lifecycle_stage == "deleted"
     assert client.get_experiment(another).lifecycle_stage == "active", "somebody called it so"
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("name", ["killed", "k" * 500], ids=["short", "longest"])
+@pytest.mark.parametrize("last", range(6))
+def test_a_deletion_that_is_killed_at_any_call_stays_one(
+    uri: str, writer: TrackingWriter, monkeypatch: pytest.MonkeyPatch, name: str, last: int
+) -> None:
+    """No command shows the sweep again, wherever the process is killed, and the next one makes an end of it."""
+    name = f"{last}{name}"[:500]
+    key = f"{name}/sweep"[-200:]
+    tags = {"recallfront.kind": "sweep", "recallfront.sweep_key": f"{last}" * 64}
+    writer.open_run(key, experiment=name, name="sweep", tags=tags)
+    run_id = writer.run_id(key, WAIT)
+    assert run_id is not None and writer.flush(WAIT)
+    client = open_client(uri)
+    old = client.get_run(run_id).info.experiment_id
+    assert run_id in {sweep.run_id for sweep in list_sweeps(uri)}
+    client.delete_experiment(old)
+    calls = 0
+
+    def count(real: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(*args: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls > last:
+                raise Killed
+            return real(*args)
+
+        return counted
+
+    for change in ("create_experiment", "restore_experiment", "rename_experiment", "delete_experiment"):
+        monkeypatch.setattr(client, change, count(getattr(client, change)))
+    with pytest.raises(Killed) if last < 5 else nullcontext():
+        experiment_of(client, uri, name)
+    assert calls == min(last + 1, 5)
+    assert run_id not in {sweep.run_id for sweep in list_sweeps(uri)}
+    gone = read_deleted(uri, f"{last}" * 64)
+    assert gone is not None and gone.run_id == run_id, "its files are not found in the home, either"
+    client = open_client(uri)
+    made = experiment_of(client, uri, name)
+    assert made != old and client.get_experiment(made).name == name
+    assert client.get_experiment(made).lifecycle_stage == "active"
+    assert client.get_experiment(old).lifecycle_stage == "deleted"
+    assert client.get_run(run_id).info.lifecycle_stage == "deleted"
+    names = {found.experiment_id: found.name for found in client.search_experiments()}
+    assert names.pop(made) == name and not [own for own in names.values() if own.startswith(name[:400])]
+    assert not half_deleted(names) and experiment_of(client, uri, name) == made
 
 
 def test_a_child_of_a_deleted_experiment_brings_it_back(uri: str, writer: TrackingWriter) -> None:
