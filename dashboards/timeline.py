@@ -85,7 +85,7 @@ def timeline_figure(view: SweepView, now: float) -> "Figure | None":
         )
         named.add(status)
     figure.update_layout(
-        layout("timeline", min(150 + 26 * (max(lanes) + 1), 700)), barmode="overlay", bargap=0.2
+        layout("timeline", min(190 + 26 * (max(lanes) + 1), 740)), barmode="overlay", bargap=0.2, margin_b=100
     )
     figure.update_xaxes(
         title_text="minutes since the first of these trials started", gridcolor=GRID, zeroline=False
@@ -93,7 +93,9 @@ def timeline_figure(view: SweepView, now: float) -> "Figure | None":
     figure.update_yaxes(
         title_text="trials at once", dtick=1, gridcolor=GRID, automargin=True, autorange="reversed"
     )
-    return figure.update_layout(legend={"orientation": "h", "x": 0, "y": -0.3, "yanchor": "top"})
+    # below the axis' title, however few lines there are
+    legend = {"orientation": "h", "x": 0, "y": 0, "yref": "container", "yanchor": "bottom"}
+    return figure.update_layout(legend=legend)
 
 
 def _bars(view: SweepView, trials: Sequence[TrialRecord], lanes: Sequence[int], now: float) -> Iterator[_Bar]:

@@ -98,6 +98,8 @@ def test_the_timeline_has_as_many_lines_as_ran_at_once(make_record: MakeRecord) 
     view = view_of(record, "7")
     figure = drawn(timeline_figure(view, now))
     assert {trace["name"] for trace in figure["data"]} == {"finished", "failed", "running"}
+    legend = figure["layout"]["legend"]
+    assert (legend["yref"], legend["yanchor"], legend["y"]) == ("container", "bottom", 0), "on no axis' title"
     assert device_seconds(view) == {"finished": 150.0, "failed": 15.0}
     assert timeline_figure(view_of(make_record(0), "7"), now) is None
 
