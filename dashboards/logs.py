@@ -1,6 +1,5 @@
 """The ends of failed trials' logs, which their configuration's panel shows."""
 
-from collections import defaultdict, deque
 from collections.abc import Iterable
 from contextlib import suppress
 
@@ -8,7 +7,7 @@ from recallfront.platform.errors import UsageError
 from recallfront.platform.home import home_folder
 from recallfront.platform.results.records import TrialRecord
 from recallfront.platform.results.status import Status
-from recallfront.platform.sweep.log import read_log, said_of
+from recallfront.platform.sweep.log_ends import last_lines
 from recallfront.platform.tracking.ledger import read_artifact, reading
 
 _LINES, _LETTERS = 30, 8000
@@ -23,9 +22,8 @@ def log_ends(uri: str, sweep_run_id: str, trials: Iterable[TrialRecord]) -> dict
     # an invalid one has printed nothing
     failed = [t for t in trials if t.status.is_failure and t.status is not Status.INVALID and t.run_id]
     texts = {trial.run_id: _traceback(uri, trial.run_id) for trial in failed}
-    if not all(texts.values()):
-        printed = _printed(uri, sweep_run_id)
-        texts |= {t.run_id: printed.get(t.trial_key[:_DIGITS], "") for t in failed if not texts[t.run_id]}
+    if silent := [trial for trial in failed if not texts[trial.run_id]]:
+        texts |= _printed(uri, sweep_run_id, silent)
     return {run: "\n".join(text[-_LETTERS:].splitlines()[-_LINES:]) for run, text in texts.items() if text}
 
 
@@ -35,11 +33,10 @@ def _traceback(uri: str, run_id: str) -> str:
     return ""
 
 
-def _printed(uri: str, sweep_run_id: str) -> dict[str, str]:
-    """The last lines of each trial in the sweep's log, by the first digits of its key."""
-    found = defaultdict[str, deque[str]](lambda: deque(maxlen=_LINES))
+def _printed(uri: str, sweep_run_id: str, trials: Iterable[TrialRecord]) -> dict[str, str]:
+    """The last lines of these trials in the sweep's log: run id -> text."""
+    keys = {trial.run_id: trial.trial_key[:_DIGITS] for trial in trials}
     with suppress(UsageError):
-        for line in read_log(sweep_run_id, home=home_folder(), tracking_uri=uri):
-            key, text = said_of(line)
-            found[key].append(text)
-    return {key: "\n".join(lines) for key, lines in found.items()}
+        found = last_lines(sweep_run_id, set(keys.values()), _LINES, home=home_folder(), tracking_uri=uri)
+        return {run: "\n".join(found[key]) for run, key in keys.items() if key in found}
+    return {}

@@ -12,13 +12,13 @@ from recallfront.dashboards import actions
 from recallfront.dashboards.choices import Constraint, choice, picked_before
 from recallfront.dashboards.explore import Explorer
 from recallfront.dashboards.logs import log_ends
-from recallfront.dashboards.progress import budget_of, workers_of
+from recallfront.dashboards.progress import workers_of
 from recallfront.dashboards.reading import explorer_of, own_address, public_address
 from recallfront.dashboards.rendering import as_json, page, render
 from recallfront.dashboards.views import SweepView
 from recallfront.platform.errors import UsageError
 from recallfront.platform.metrics import compared
-from recallfront.platform.results.records import expected_end
+from recallfront.platform.results.budget import budget_of, end_of
 from recallfront.platform.tracking.curves import read_curves
 from recallfront.sweeps.spec import spelt_out
 
@@ -162,13 +162,12 @@ def add_sweep_pages(router: "APIRouter", prefix: str, limiter: "CapacityLimiter"
 
 def _shown(explorer: Explorer, address: str) -> dict[str, Any]:
     view = explorer.view
-    budget = budget_of(view.record)
-    end = expected_end(view.record.tags, shares=[use.share for use in budget])
+    end = end_of(view.record)
     return {
         "view": view,
         "at": explorer.moment,
         "workers": workers_of(view.record, view.varying),
-        "budget": budget,
+        "budget": budget_of(view.record),
         "ends": end and end // 60 * 60,  # an estimate, which changes by minutes
         "explore": explorer.to_json(),
         "figures": {"history": explorer.history},

@@ -1,4 +1,4 @@
-"""When the trials of a sweep ran: each as a bar that tells waiting, measuring and training apart, and how it ended.
+"""When the trials of a sweep ran: each as a bar that tells what it was at, and how it ended.
 
 Plotly is imported where it is first used, so that reading this file costs little.
 """
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 MOST_BARS: Final = 1500
+_AT_REST: Final = (
+    "at rest"  # between two parts of a trial; whatever the trial's status, in a colour of its own
+)
 _COLOURS: Final = {
     "finished": "#009E73",
     "running": "#0072B2",
@@ -29,10 +32,11 @@ _COLOURS: Final = {
     "failed": "#D55E00",
     "invalid": "#D55E00",
     "unfinished": "#999999",
+    _AT_REST: "#CC79A7",
 }
 # what a trial does first, each with the figure that tells its seconds; training takes the rest
 _BEFORE: Final = {"waiting": "wait_seconds", "measuring": "measure_seconds"}
-_OPACITY: Final = {"waiting": 0.2, "measuring": 0.5, "training": 1.0}
+_OPACITY: Final = {"waiting": 0.2, "measuring": 0.5, "training": 1.0, _AT_REST: 0.35}
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,7 @@ class _Bar:
 
 
 def timeline_figure(view: SweepView, now: float) -> "Figure | None":
-    """The trials as bars over time, on as many lines as ran at once: waiting and measuring paler than training."""
+    """The trials as bars over time, on as many lines as ran at once; waiting and measuring are paler than training."""
     from plotly.graph_objects import Bar, Figure
 
     trials = sorted(view.record.trials, key=lambda t: t.start_time)[-MOST_BARS:]
@@ -81,7 +85,7 @@ def timeline_figure(view: SweepView, now: float) -> "Figure | None":
         )
         named.add(status)
     figure.update_layout(
-        layout("timeline", min(150 + 26 * (max(lanes) + 1), 700)), barmode="overlay", bargap=0.2
+        layout("timeline", min(190 + 26 * (max(lanes) + 1), 740)), barmode="overlay", bargap=0.2, margin_b=100
     )
     figure.update_xaxes(
         title_text="minutes since the first of these trials started", gridcolor=GRID, zeroline=False
@@ -89,22 +93,42 @@ def timeline_figure(view: SweepView, now: float) -> "Figure | None":
     figure.update_yaxes(
         title_text="trials at once", dtick=1, gridcolor=GRID, automargin=True, autorange="reversed"
     )
-    return figure.update_layout(legend={"orientation": "h", "x": 0, "y": -0.3, "yanchor": "top"})
+    # below the axis' title, however few lines there are
+    legend = {"orientation": "h", "x": 0, "y": 0, "yref": "container", "yanchor": "bottom"}
+    return figure.update_layout(legend=legend)
 
 
 def _bars(view: SweepView, trials: Sequence[TrialRecord], lanes: Sequence[int], now: float) -> Iterator[_Bar]:
     for trial, lane in zip(trials, lanes, strict=True):
-        status, begun = trial.status.counts_as, trial.start_time - trials[0].start_time
-        left = max((trial.end_time or now) - trial.start_time, 0.0)
+        status, zero = trial.status.counts_as, trials[0].start_time
+        end = max(trial.end_time or now, trial.start_time)
         node = f", on {trial.tags['node']}" if trial.tags.get("node") else ""
-        ran = left if trial.end_time is None else trial.seconds  # a bar lasts longer if the sweep has rested
+        # a bar lasts longer if the trial has rested
+        ran = end - trial.start_time if trial.end_time is None else trial.seconds
         told = f"{trial_label(trial, view.varying)}: {trial.status.value}, {duration(ran)}{node}"
         told += f", {trial.failure}" if trial.failure else ""
-        for part, name in (*_BEFORE.items(), ("training", "")):
-            seconds = min(max(trial.metrics.get(name, 0.0), 0.0), left) if name else left
-            if seconds > 0:
-                yield _Bar(lane, status, part, begun, seconds, f"{part} {duration(seconds)} of {told}")
-            begun, left = begun + seconds, left - seconds
+        for part, begun, until in _parts(trial, end):
+            kind = _AT_REST if part == _AT_REST else status
+            yield _Bar(
+                lane, kind, part, begun - zero, until - begun, f"{part} {duration(until - begun)} of {told}"
+            )
+
+
+def _parts(trial: TrialRecord, end: float) -> Iterator[tuple[str, float, float]]:
+    """What a trial was at, from when to when; no part is longer than the time it has, and none is empty."""
+    begun, rests = trial.start_time, [rest for rest in trial.rests if rest[1] <= end]
+    until = rests[0][0] if rests else end
+    for part, name in _BEFORE.items():
+        over = min(begun + max(trial.metrics.get(name, 0.0), 0.0), until)
+        if over > begun:
+            yield part, begun, over
+        begun = over
+    for rest, goes_on in [*rests, (end, end)]:
+        if rest > begun:
+            yield "training", begun, rest
+        if goes_on > rest:
+            yield _AT_REST, rest, goes_on
+        begun = goes_on
 
 
 def lanes_of(trials: Sequence[TrialRecord], now: float) -> list[int]:

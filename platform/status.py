@@ -6,15 +6,17 @@ rich is imported where it is first used, so that the command starts fast.
 import datetime
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from recallfront.platform.cluster.jobs import jobs, study_of
-from recallfront.platform.errors import printable
+from recallfront.platform.errors import UsageError, printable
 from recallfront.platform.front.candidates import read_objectives
 from recallfront.platform.front.front import hypervolume_of
 from recallfront.platform.home import home_folder
 from recallfront.platform.metrics import columns_of, show
+from recallfront.platform.results.budget import end_of
 from recallfront.platform.results.cancellation import DRIVER, CancelRequest
 from recallfront.platform.results.labels import trial_label, varying_knobs
 from recallfront.platform.results.records import (
@@ -28,7 +30,7 @@ from recallfront.platform.results.records import (
 from recallfront.platform.results.status import Status
 from recallfront.platform.sweep.lease import CERTAIN_SECONDS
 from recallfront.platform.sweep.lock import driver_is_gone
-from recallfront.platform.tracking.ledger import SweepSummary, list_sweeps
+from recallfront.platform.tracking.ledger import SweepSummary, list_sweeps, read_sweep
 from recallfront.platform.tracking.records import read_record
 from recallfront.platform.tracking.store import find_store
 from recallfront.sweeps.load import load_study, studies
@@ -61,7 +63,7 @@ def sweeps_table(*, home: Path | str | None = None, tracking_uri: str | None = N
             status,
             told,
             _bar(sweep.tags),
-            _when(end) if status == "running" and (end := expected_end(sweep.tags)) else "",
+            _end(sweep, uri) if status == "running" else "",
             _when(sweep.start_time),
             sweep.run_id[:8],
         )
@@ -106,6 +108,15 @@ def _bar(tags: Mapping[str, str]) -> str:
     return "█" * done + "░" * (_BAR - done) if total else ""
 
 
+def _end(sweep: SweepSummary, uri: str) -> str:
+    """When a sweep that runs is to end; where its tags tell that, its record is read for its budget."""
+    end = expected_end(sweep.tags)
+    if end is not None:
+        with suppress(UsageError):  # one that cannot be read keeps no other from being listed
+            end = end_of(read_sweep(uri, sweep.run_id).current())
+    return "" if end is None else _when(end)
+
+
 def _captions(record: SweepRecord, is_killed: bool) -> list[str]:
     """What is to be said below a sweep's trials."""
     running = record.tags.get("status") == "running" and not is_killed
@@ -122,7 +133,7 @@ def _captions(record: SweepRecord, is_killed: bool) -> list[str]:
         captions.append(record.tags["waiting"])
     if record.tags.get("budget_left"):
         captions.append(record.tags["budget_left"])
-    if running and (end := expected_end(record.tags)) is not None:
+    if running and (end := end_of(record)) is not None:
         captions.append(f"expected end {_when(end)}")
     return captions
 

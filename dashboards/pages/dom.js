@@ -82,3 +82,5 @@ export function onPage(colour) {
   if (0.3 * parts[0] + 0.6 * parts[1] + 0.1 * parts[2] > 75) return colour;
   return `#${parts.map((part) => Math.round(0.5 * part + 127).toString(16)).join("")}`;
 }
+
+export function option(title, value) { return element("option", { value, "data-key": value || "any" }, title); }

@@ -1,14 +1,16 @@
 // The explorer of a sweep: what is drawn, filtered, sorted and chosen. All of it is in the page's address.
 import { readAddress, writeAddress } from "./address.js";
 import { offerBox } from "./box.js";
-import { ask, element, number, onPage, patchChildren } from "./dom.js";
+import { ask, element, onPage, option, patchChildren } from "./dom.js";
+import { fillKnobs } from "./knobs.js";
 import { Panel } from "./panel.js";
-import { drawPicture, metricOf, rowOf, withSpreads } from "./picture.js";
+import { drawPicture, hideMarks, metricOf, rowOf, withSpreads } from "./picture.js";
 import { seenRows } from "./rows.js";
 import { Table } from "./table.js";
 
 const MOST_CHOSEN = 8;
 const TYPING_MS = 80;
+const SETTLED_MS = 120; // after the last filter
 const NAMES = ["x", "y", "xs", "ys", "colour", "size", "where", "sort", "without", "status", "knob", "show"]; // in the address
 
 export class Explorer {
@@ -16,12 +18,12 @@ export class Explorer {
     Object.assign(this, { place, data, source, at, matching: null });
     this.form = place.querySelector("#controls");
     this.plot = place.querySelector("#plot-front");
-    this.table = new Table(place, () => this.draw(), { pick: (key, event) => this.pick(key, event), toggle: (key) => this.toggle(key) });
+    this.table = new Table(place, () => this.tell(), { pick: (key, event) => this.pick(key, event), toggle: (key) => this.toggle(key) });
     this.panel = new Panel(document.getElementById("panel"), source, () => this.choose([]));
     this.read();
     this.fillControls();
     this.listen();
-    this.filterOnServer().then(() => this.choose(this.state.chosen));
+    this.filterOnServer().then(() => this.showChosen());
   }
 
   // --- what was chosen, in the address ---
@@ -61,7 +63,7 @@ export class Explorer {
       const [name, low, high] = text.split("|");
       return [name, [low ?? "", high ?? ""]];
     }));
-    this.state.chosen = asked.getAll("show").slice(0, MOST_CHOSEN);
+    this.state.chosen = this.known(asked.getAll("show")).slice(0, MOST_CHOSEN);
   }
 
   write() {
@@ -94,7 +96,7 @@ export class Explorer {
     this.fillChoices("statuses", counted(data.rows.map((row) => row.status)), (name) => state.statuses.has(name));
     const architectures = counted(data.rows.map((row) => row.architecture));
     this.fillChoices("architectures", new Map(Object.keys(data.marks).map((name) => [name, architectures.get(name) ?? 0])), (name) => !state.hidden.has(name));
-    this.fillKnobs();
+    fillKnobs(this.place.querySelector("#knobs"), data, state);
   }
 
   markScales() { // only a share has errors
@@ -118,28 +120,6 @@ export class Explorer {
     for (const box of group.querySelectorAll("input")) box.checked = isOn(box.value);
   }
 
-  fillKnobs() {
-    const place = this.place.querySelector("#knobs .knobs");
-    this.place.querySelector("#knobs").hidden = !this.data.knobs.length;
-    patchChildren(place, this.data.knobs.map((knob) => {
-      const own = [...new Set(knob.values.filter((value) => value !== null))];
-      if (!knob.isNumber) {
-        const select = element("select", { "data-knob": knob.name }, ...["", ...own.sort()].map((value) => option(value || "any", value)));
-        return element("label", { "data-key": knob.name }, knob.name, select);
-      }
-      const end = (which, hint) => element("input", {
-        type: "number", step: "any", placeholder: number(hint), "data-knob": knob.name, "data-end": which,
-        "aria-label": `${knob.name}, ${which ? "at most" : "at least"}`,
-      });
-      return element("div", { "data-key": knob.name }, element("label", {}, knob.name), element("div", { class: "ends" }, end(0, Math.min(...own)), end(1, Math.max(...own))));
-    }));
-    for (const field of place.querySelectorAll("[data-knob]")) {
-      const value = this.state.knobs.get(field.dataset.knob)?.[Number(field.dataset.end ?? 0)] ?? "";
-      if (field.value !== value && field !== document.activeElement) field.value = value;
-    }
-    if (this.state.knobs.size) this.place.querySelector("#knobs").open = true;
-  }
-
   listen() {
     const { form, place } = this;
     form.addEventListener("submit", (event) => event.preventDefault());
@@ -154,7 +134,7 @@ export class Explorer {
       this.boxed(null);
       this.place.querySelector("#knobs").open = false;
       this.fillControls();
-      this.filterOnServer().then(() => this.choose([]));
+      this.filterOnServer().then(() => this.showChosen());
     });
   }
 
@@ -162,7 +142,7 @@ export class Explorer {
     if (this.heard) return;
     this.heard = true;
     this.plot.on("plotly_click", (event) => {
-      const row = event.points.map(rowOf).find((i) => i !== undefined);
+      const row = event.points.map(rowOf).find((i) => this.visible.includes(i));
       if (row !== undefined) this.pick(this.data.rows[row].key, event.event);
     });
     this.plot.on("plotly_selected", (event) => { if (event?.range) this.boxed(event); });
@@ -190,23 +170,25 @@ export class Explorer {
     if (field.name === "statuses" || field.name === "architectures") {
       const on = [...this.form.querySelectorAll(`[name=${field.name}]`)].filter((box) => box.checked === (field.name === "statuses")).map((box) => box.value);
       state[field.name === "statuses" ? "statuses" : "hidden"] = new Set(on);
+      this.filter();
     } else if (field.dataset.knob) {
       const ends = state.knobs.get(field.dataset.knob) ?? ["", ""];
       ends[Number(field.dataset.end ?? 0)] = field.value;
       if (ends.join("")) state.knobs.set(field.dataset.knob, ends); else state.knobs.delete(field.dataset.knob);
+      this.filter();
     } else {
       state[field.name] = field.value;
       for (const name of [field.name, `${field.name}s`]) this.wished.delete(name);
       if (field.name === "x" || field.name === "y") state[`${field.name}s`] = this.scaleOf(field.value);
       this.markScales();
+      this.draw();
     }
-    this.draw();
   }
 
   toggleArchitecture(name) {
     if (!this.state.hidden.delete(name)) this.state.hidden.add(name);
     this.fillControls();
-    this.draw();
+    this.filter();
   }
 
   // The condition is read by the server, in the language of `recallfront pick --where`.
@@ -223,7 +205,7 @@ export class Explorer {
     told.textContent = error;
     told.hidden = !error;
     field.setAttribute("aria-invalid", String(Boolean(error)));
-    this.draw();
+    this.filter();
   }
 
   // --- rows ---
@@ -247,7 +229,7 @@ export class Explorer {
 
   choose(keys) {
     this.state.chosen = this.known(keys);
-    this.draw();
+    this.filter();
     return this.showChosen();
   }
 
@@ -261,6 +243,7 @@ export class Explorer {
     if (JSON.stringify(data) === JSON.stringify(this.data)) return;
     const before = new Map(this.data.rows.map((row) => [row.key, JSON.stringify(row)]));
     this.panel.forget(data.rows.filter((row) => row.runs || before.get(row.key) !== JSON.stringify(row)).flatMap((row) => [row.key, ...row.keys]));
+    clearTimeout(this.due);
     this.follow(() => { this.data = data; });
     this.state.chosen = this.known(this.state.chosen);
     this.fillControls();
@@ -282,16 +265,33 @@ export class Explorer {
   }
 
   draw() {
+    this.tell();
+    this.paint();
+  }
+
+  // Shows at once what the filters leave; the picture, which takes long with thousands of marks, is painted once they settle.
+  filter() {
+    if (this.painted !== this.data) return this.draw();
+    this.tell();
+    hideMarks(this.plot, this.visible);
+    clearTimeout(this.due);
+    this.due = setTimeout(() => this.paint(), SETTLED_MS);
+    return undefined;
+  }
+
+  tell() { // all but the picture
     this.write();
     this.visible = seenRows(this.data, this.state, this.matching);
     const all = this.data.total, count = this.visible.length;
     this.place.querySelector("#found").textContent = `${count} of ${all} configuration${all === 1 ? "" : "s"}`;
-    if (["x", "y"].every((axis) => metricOf(this.data, this.state[axis]))) {
-      drawPicture(this.plot, this.data, this.state, this.visible, this.state.chosen.map((key) => this.index(key)));
-      this.listenToPlot();
-    }
     this.table.draw(this.data, this.state, this.visible);
   }
-}
 
-function option(title, value) { return element("option", { value, "data-key": value || "any" }, title); }
+  paint() {
+    clearTimeout(this.due);
+    this.painted = this.data;
+    if (["x", "y"].some((axis) => !metricOf(this.data, this.state[axis]))) return;
+    drawPicture(this.plot, this.data, this.state, this.visible, this.state.chosen.map((key) => this.index(key)));
+    this.listenToPlot();
+  }
+}

@@ -17,7 +17,18 @@ export function drawPicture(place, data, state, seen, chosen) {
   const coloured = metricOf(data, state.colour);
   if (coloured) layout.coloraxis = { colorscale: "Viridis", colorbar: { title: { text: plain(coloured.title), side: "right" }, thickness: 12, ...ticks(coloured, seen) } };
   const config = { displaylogo: false, responsive: true, modeBarButtons: [["toImage", "select2d", "zoom2d", "resetScale2d"]] };
+  place.querySelectorAll(".left-out").forEach((part) => part.classList.remove("left-out")); // Plotly draws other marks by the same elements
   Plotly.react(place, traces.filter(Boolean), layout, config);
+}
+
+// Takes the marks off the drawn picture that are not `seen`, and brings back those of them that are; the axes stay.
+export function hideMarks(place, seen) {
+  const left = new Set(seen);
+  for (const trace of place.querySelectorAll(".scatterlayer .trace")) {
+    const rows = trace.__data__[0].trace.meta?.rows; // to elements, Plotly binds what they show
+    if (!rows) continue;
+    for (const part of trace.querySelectorAll(".point, .errorbar")) part.classList.toggle("left-out", !left.has(rows[part.__data__.i]));
+  }
 }
 
 const SPREAD = " spread"; // ends the name of a figure's spread, which is one to colour and to size by

@@ -14,6 +14,7 @@ from recallfront.platform.results.status import COUNTED, ENDED, Status
 from recallfront.sweeps.space import Scalar
 
 TAG = "recallfront."  # prefix of every tag that we set on an MLflow run
+RESTS = "rests"  # tag of a trial: from when to when, in seconds since the epoch
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,18 @@ class TrialRecord:
             if 0 <= (told := float(self.tags.get("run_seconds", ""))) < math.inf:
                 return told
         return (self.end_time or self.start_time) - self.start_time
+
+    @property
+    def rests(self) -> list[tuple[float, float]]:
+        """From when to when it has rested, between an end that was early and the moment it went on."""
+        found, last = list[tuple[float, float]](), self.start_time
+        for text in self.tags.get(RESTS, "").split():
+            with suppress(ValueError):
+                begun, ended = map(float, text.split("-"))
+                if last <= begun < ended <= (self.end_time or math.inf) and ended < math.inf:
+                    found.append((begun, ended))
+                    last = ended
+        return found
 
     @cached_property
     def configuration(self) -> str:

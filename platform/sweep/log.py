@@ -28,7 +28,7 @@ LOG_FILE: Final = "log.txt"  # the artifact of the sweep's run
 _LEAST_DIGITS = 6  # that name a trial
 _DIGITS = 12  # of a trial's key, at the head of its lines
 _OF_THE_SWEEP = "-" * _DIGITS
-_KEPT_BYTES = 16 * 2**20  # of a longer log, MLflow gets the end
+KEPT_BYTES: Final = 16 * 2**20  # of a longer log, MLflow gets the end
 _BYTES_A_SECOND = 20_000  # that sending it to MLflow may come to, while the sweep runs
 _LEAST_SECONDS = 30.0  # between two times that it is sent
 _LOOK_SECONDS = 1.0
@@ -68,8 +68,8 @@ class SweepLog:
             return None
         self._sent = size
         with self.path.open("rb") as file:
-            if size > _KEPT_BYTES:
-                file.seek(size - _KEPT_BYTES - 1)
+            if size > KEPT_BYTES:
+                file.seek(size - KEPT_BYTES - 1)
                 file.readline()  # from the next line on
             kept = file.read()
         self._due_at = time.monotonic() + max(_LEAST_SECONDS, len(kept) / _BYTES_A_SECOND)
@@ -90,7 +90,7 @@ def log_path(sweep_key: str, home: Path) -> Path:
 def log_of(record: SweepRecord, home: Path, tracking_uri: str) -> SweepLog:
     """The log of a sweep, to append to: with what drivers elsewhere have added, as far as MLflow has it."""
     log = SweepLog(log_path(record.sweep_key, home))
-    if (driver := record.tags.get(DRIVER)) is not None and not _is_of(driver, log.path):
+    if (driver := record.tags.get(DRIVER)) is not None and not is_of(driver, log.path):
         # a log that cannot be read keeps no sweep from running
         with suppress(UsageError), reading(tracking_uri) as client:
             merge_lines(log.path, read_artifact(client, record.run_id, LOG_FILE) or "")
@@ -102,7 +102,7 @@ def driver_line(driver: str) -> str:
     return f"driver {driver}"
 
 
-def _is_of(driver: str, path: Path) -> bool:
+def is_of(driver: str, path: Path) -> bool:
     """Whether a log is one that this driver writes, or has written; one of an earlier version names no driver."""
     if not path.exists():
         return False
@@ -194,7 +194,7 @@ class _Tail:
             or not (self._is_here or self._judged[1] == size)
         ):
             self._judged = driver, size
-            self._is_here = own.exists() and (driver is None or _is_of(driver, own))
+            self._is_here = own.exists() and (driver is None or is_of(driver, own))
         return self._is_here
 
     def _of_file(self, own: Path) -> list[str]:

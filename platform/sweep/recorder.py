@@ -19,6 +19,7 @@ from recallfront.platform.results.status import Status
 from recallfront.platform.search.planner import Impossible, PlannedTrial
 from recallfront.platform.search.proposals import Proposal
 from recallfront.platform.sweep.log import LOG_FILE, SweepLog, driver_line
+from recallfront.platform.sweep.rests import Rests
 from recallfront.platform.tracking.digests import write_checked
 from recallfront.platform.tracking.ledger import config_tags
 from recallfront.platform.tracking.runs import trial_params, write_end, write_lineage
@@ -51,6 +52,7 @@ class Recorder:
         log: SweepLog | None = None,
         warm_start: str = "",
         before: Mapping[str, str] | None = None,
+        rests: Rests | None = None,
     ) -> None:
         """
         Args:
@@ -59,8 +61,10 @@ class Recorder:
             log: where to write what happens.
             warm_start: the key of the sweep that the search learns from.
             before: tags that earlier runs of the sweep left.
+            rests: when trials of earlier runs have ended.
         """
         self._log, self._warm_start, self._before = log, warm_start, before or {}
+        self._rests = rests or Rests()
         self._stored, self._left = frozenset(stored), tuple(left)
         self._writer, self._spec, self._lineage = writer, spec, lineage
         self._data_path, self._data_digest = data
@@ -121,7 +125,7 @@ class Recorder:
             params=trial_params(config),
             proposal=plan.proposal,
             status=Status.RUNNING,
-            more_tags=config_tags(config.model_dump(mode="json")),
+            more_tags=config_tags(config.model_dump(mode="json")) | self._rests.goes_on(config.key),
         )
         write_checked(self._writer, key, canonical_json(config), "config.json")
         self._writer.dataset(
@@ -168,6 +172,7 @@ class Recorder:
         if report.status is Status.RUNNING:
             self._writer.tags(key, {f"{TAG}steps": str(report.step)})
         else:
+            self._rests.ended(trial_key)
             write_end(self._writer, key, report)
 
     def placed(self, trial_key: str, node: str) -> None:

@@ -47,6 +47,7 @@ from recallfront.platform.sweep.progress import Progress
 from recallfront.platform.sweep.publisher import Publisher
 from recallfront.platform.sweep.recorder import WARM_START, Recorder
 from recallfront.platform.sweep.remains import forget_deleted
+from recallfront.platform.sweep.rests import Rests
 from recallfront.platform.sweep.second_measurement import measure_again
 from recallfront.platform.sweep.variables import passed_over
 from recallfront.platform.tracking.ledger import UnknownRecord, read_sweep
@@ -237,6 +238,7 @@ def _set_up(
         log=log_of(record, place.home, uri),
         warm_start=warm.sweep_key if warm else "",
         before=record.tags,
+        rests=Rests(record.trials),
     )
     rules = make_rules(spec, search, path)
     for trial in known.with_status(Status.FINISHED) if rules else ():

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from importlib import resources
 from typing import Any
 
@@ -92,6 +92,41 @@ def test_the_legend_hides_an_architecture_and_brings_it_back(looked: Looked) -> 
     assert looked.asked() == {} and len(rows(page)) == 12
 
 
+# filters in quick succession, and what each shows before the browser does anything else
+_QUICK = """(boxes) => {
+  window.painted = 0;
+  const { react } = Plotly;
+  Plotly.react = (place, ...rest) => {
+    if (place.id === "plot-front") painted += 1;
+    return react(place, ...rest);
+  };
+  return boxes.map((value) => {
+    document.querySelector(`#architectures [value=${value}]`).click();
+    const marks = [...document.querySelectorAll("#plot-front .trace:has(.point)")]
+      .filter((trace) => trace.__data__[0].trace.meta).flatMap((trace) => [...trace.querySelectorAll(".point")]);
+    return [
+      document.querySelector("#found").textContent, document.querySelectorAll("#configurations tbody tr").length,
+      marks.filter((mark) => getComputedStyle(mark).display !== "none").length,
+      new URLSearchParams(location.search).getAll("without").length,
+    ];
+  });
+}"""
+
+
+def test_quick_filters_show_at_once_and_the_picture_is_painted_once(looked: Looked) -> None:
+    page = looked.page
+    page.wait_for_timeout(500)  # until the picture has settled
+    told = page.evaluate(_QUICK, ["based", "griffin", "based", "griffin", "based"])
+    left = [(8, 1), (6, 2), (10, 1), (12, 0), (8, 1)]
+    assert told == [[f"{n} of 12 configurations", n, n, without] for n, without in left]
+    shown = "document.querySelector('#plot-front').data.flatMap((trace) => trace.meta?.rows ?? []).length"
+    assert comes(page, f"painted === 1 && {shown} === 8")
+    page.wait_for_timeout(500)
+    assert page.evaluate("painted") == 1 and page.locator(".left-out").count() == 0
+    page.check("#architectures >> [value=based]")
+    assert comes(page, f"{shown} === 12") and page.locator(".left-out").count() == 0
+
+
 def test_a_click_on_a_mark_shows_its_panel_and_its_curves(looked: Looked) -> None:
     page = looked.page
     box = page.locator("#plot-front .scatterlayer .points path").nth(3).bounding_box()
@@ -110,17 +145,22 @@ def test_the_picture_makes_room_for_the_panel(looked: Looked) -> None:
     page = looked.page
     page.check("#configurations tbody tr input >> nth=0")
     expect(page.locator("#panel article")).to_have_count(1)
-    assert right_ends(page, lambda plot, place: plot <= place < 950)
+    assert right_ends(page, "plot <= place && place < 950")
     page.keyboard.press("Escape")
-    assert right_ends(page, lambda plot, place: plot == place > 1100)
+    assert right_ends(page, "plot === place && place > 1100")
 
 
-def right_ends(page: Any, holds: Callable[[int, int], bool]) -> bool:
+def right_ends(page: Any, holds: str) -> bool:
     """Whether the right ends of the picture and of its place come to lie so, in pixels."""
-    asked = "['#plot-front .main-svg', '#plot-front'].map("
-    asked += "(part) => Math.round(document.querySelector(part).getBoundingClientRect().right))"
+    asked = "((plot, place) => HOLDS)(...['#plot-front .main-svg', '#plot-front'].map("
+    asked += "(part) => Math.round(document.querySelector(part).getBoundingClientRect().right)))"
+    return comes(page, asked.replace("HOLDS", holds))
+
+
+def comes(page: Any, condition: str) -> bool:
+    """Whether a condition in JavaScript comes to hold."""
     for _ in range(100):
-        if holds(*page.evaluate(asked)):
+        if page.evaluate(condition):
             return True
         page.wait_for_timeout(100)
     return False

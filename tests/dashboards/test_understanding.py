@@ -98,6 +98,8 @@ def test_the_timeline_has_as_many_lines_as_ran_at_once(make_record: MakeRecord) 
     view = view_of(record, "7")
     figure = drawn(timeline_figure(view, now))
     assert {trace["name"] for trace in figure["data"]} == {"finished", "failed", "running"}
+    legend = figure["layout"]["legend"]
+    assert (legend["yref"], legend["yanchor"], legend["y"]) == ("container", "bottom", 0), "on no axis' title"
     assert device_seconds(view) == {"finished": 150.0, "failed": 15.0}
     assert timeline_figure(view_of(make_record(0), "7"), now) is None
 
@@ -113,6 +115,32 @@ def test_the_timeline_tells_waiting_measuring_and_training_apart(make_record: Ma
     )
     assert [trace["showlegend"] for trace in figure["data"]] == [True, False]
     assert "on &lt;b&gt;" in figure["data"][0]["hovertext"][0]
+
+
+def test_a_trial_is_at_rest_until_it_is_promoted(make_record: MakeRecord) -> None:
+    trial = make_record(1).trials[0]
+    start = trial.start_time
+    told = f"{start + 20}-{start + 80} nan-3 {start + 50}-{start + 60} {start + 95}-{start + 900} <b>"
+    trial = replace(
+        trial,
+        end_time=start + 100.0,
+        tags={"rests": told, "run_seconds": "40"},
+        metrics=trial.metrics | {"measure_seconds": 5.0},
+    )
+    assert trial.rests == [(start + 20, start + 80)]
+    figure = drawn(timeline_figure(view_of(replace(make_record(1), trials=(trial,)), "7"), 0.0))
+    parts = [
+        (trace["name"], bar.split(" ")[0], round(60 * base), round(60 * length))
+        for trace in figure["data"]
+        for bar, base, length in zip(trace["hovertext"], trace["base"], trace["x"], strict=True)
+    ]
+    assert sorted(parts) == [
+        ("at rest", "at", 20, 60),
+        ("finished", "measuring", 0, 5),
+        ("finished", "training", 5, 15),
+        ("finished", "training", 80, 20),
+    ]
+    assert {trace["name"] for trace in figure["data"] if trace["showlegend"]} == {"at rest", "finished"}
 
 
 def test_curves_show_the_rungs_and_where_a_trial_was_stopped(make_record: MakeRecord) -> None:

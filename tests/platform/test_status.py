@@ -1,6 +1,8 @@
 """What `status` says of a sweep: how far it is, where it runs, what waits, and when it ends."""
 
+from collections.abc import Callable
 from dataclasses import replace
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,8 @@ from recallfront.platform.sweep.lock import only_driver_of
 from recallfront.platform.sweep.waiting import what_waits
 from recallfront.platform.tracking.client import open_client
 from recallfront.sweeps.trial import ResourceConfig
+from tests.conftest import SPEC
+from tests.dashboards.served import write
 from tests.platform.stores import ready_store
 
 TAGS = {
@@ -77,6 +81,20 @@ def test_where_trials_run_and_what_waits_is_below_them(record: SweepRecord) -> N
     assert caption.splitlines()[:3] == ["running on a: 1, b: 2", tags["waiting"], tags["budget_left"]]
     assert caption.splitlines()[3].startswith("expected end 20")
     assert "running on" not in str(sweep_table(replace(running, tags=tags | {"status": "finished"})).caption)
+
+
+def test_the_expected_end_is_that_of_the_budget_in_the_list_and_below_a_sweep(
+    make_record: Callable[..., SweepRecord], tmp_path: Path
+) -> None:
+    uri = ready_store(tmp_path)
+    run = write(make_record(4, spec=SPEC | {"budget": {"hours": 1.5}}), uri, "running")
+    for name, value in {"trials_planned": "1000", "elapsed_seconds": "3600"}.items():
+        open_client(uri).set_tag(run, TAG + name, value)
+    (listed,) = sweeps_table(home=tmp_path).columns[5].cells
+    caption = str(sweep_table(run, home=tmp_path).caption).splitlines()[-1]
+    for told in (str(listed), caption.removeprefix("expected end ")):
+        left = datetime.fromisoformat(told) - datetime.now()
+        assert timedelta(minutes=25) < left < timedelta(minutes=35), "half an hour, and 249 by the pace alone"
 
 
 def test_a_killed_driver_s_trials_are_unfinished_in_the_list_of_sweeps(tmp_path: Path) -> None:

@@ -68,6 +68,8 @@ def test_a_promoted_trial_ends_as_if_it_had_never_been_ended(
     trials = stored(result)
     assert [trial.status for trial in trials] == [Status.FINISHED] * 2
     assert [trial.failure for trial in trials] == [None, None], "that it was ended is no longer told"
+    (rest,) = [rest for trial in trials for rest in trial.rests]
+    assert rest[0] < rest[1], "from its early end until it went on"
     place = workplace(spec, tmp_path / "undisturbed")
     for trial in trials:
         config = spec.trial(spec.blocks[0], {"window_size": trial.config["model"]["window_size"]}, 0)
