@@ -41,8 +41,8 @@ class RecordedCurves:
     @property
     def whole(self) -> tuple[int, ...]:
         """The seeds that all configurations were recorded with."""
-        missing = np.isnan(self.recall).any(axis=(1, 2)).tolist()
-        return tuple(seed for seed, lacks in zip(self.seeds, missing, strict=True) if not lacks)
+        own = zip(self.seeds, self.recall, strict=True)
+        return tuple(seed for seed, recall in own if not np.isnan(recall).any())
 
     def of(self, seeds: Sequence[int]) -> "RecordedCurves":
         """The same of these seeds alone, in this order.
