@@ -1,6 +1,7 @@
 """What other searches found of a grid's front, and after how many training steps: sweeps that were really run."""
 
 import argparse
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +13,8 @@ from rich.table import Table
 from recallfront.benchmarks.search.simulate import NOISE
 from recallfront.platform.errors import UsageError
 from recallfront.platform.home import home_folder
-from recallfront.platform.pareto import hypervolume, non_dominated
-from recallfront.platform.results.records import SweepRecord
+from recallfront.platform.pareto import FloatArray, hypervolume, non_dominated
+from recallfront.platform.results.records import SweepRecord, TrialRecord
 from recallfront.platform.results.status import Status
 from recallfront.platform.tracking.ledger import read_sweep
 from recallfront.platform.tracking.store import find_store
@@ -31,10 +32,10 @@ class Found:
 
 
 def found(grid: SweepRecord, other: SweepRecord) -> Found:
-    """Compare a sweep with the grid over the same space; trials count when they end.
+    """Compare a sweep with the grid over the same space; steps count when their trial ends, whatever came of it.
 
     Raises:
-        UsageError: the two have other objectives, or no trial of the grid has finished.
+        UsageError: the two have other objectives, or no configuration of the grid has finished.
     """
     objectives = SweepSpec.model_validate(dict(grid.spec)).objectives
     if objectives != SweepSpec.model_validate(dict(other.spec)).objectives:
@@ -43,31 +44,58 @@ def found(grid: SweepRecord, other: SweepRecord) -> Found:
     reference = signs * np.array([o.reference for o in objectives])
     noise = np.array([NOISE if o.is_on_both_splits else 0.0 for o in objectives])
 
-    def values(metrics: dict[str, float]) -> list[float]:
-        return [o.sign * metrics[o.reading] for o in objectives]
-
-    all_ = np.array([values(trial.metrics) for trial in grid.with_status(Status.FINISHED)])
-    if not len(all_):
-        raise UsageError(f"{grid.name}: no trial has finished")
-    members = all_[non_dominated(all_)]
+    all_ = _Configurations(grid)
+    for trial in grid.trials:
+        all_.put(trial)
+    if not len(all_.means):
+        raise UsageError(f"{grid.name}: no configuration has finished with all of its seeds")
+    members = all_.means[non_dominated(all_.means)]
     members = members[(members > reference).all(axis=1)]
-    whole = hypervolume(all_.tolist(), reference.tolist())
+    whole = hypervolume(all_.means.tolist(), reference.tolist())
     steps, share = 0, 0.0
     until_99: int | None = None
     until_all: int | None = None
-    done: list[list[float]] = []
-    ended = other.with_status(Status.FINISHED, Status.PRUNED)
-    for trial in sorted(ended, key=lambda trial: trial.end_time or 0.0):
+    own = _Configurations(other)
+    for trial in sorted(other.trials, key=_end):
         steps += trial.steps
-        if trial.status is Status.PRUNED:
+        if not own.put(trial):
             continue
-        done.append(values(trial.metrics))
-        share = hypervolume(done, reference.tolist()) / whole
-        if until_99 is None and share >= 0.99:
-            until_99 = steps
-        if until_all is None and all((np.array(done) >= m - noise).all(axis=1).any() for m in members):
-            until_all = steps
+        share = hypervolume(own.means.tolist(), reference.tolist()) / whole
+        has_all = all((own.means >= member - noise).all(axis=1).any() for member in members)
+        # what is found with one seed can be lost again with the next
+        until_99 = (until_99 or steps) if share >= 0.99 else None
+        until_all = (until_all or steps) if has_all else None
     return Found(steps, share, until_99, until_all)
+
+
+def _end(trial: TrialRecord) -> float:
+    """When a trial ended; one that runs comes last."""
+    return math.inf if trial.end_time is None else trial.end_time
+
+
+class _Configurations:
+    """The configurations of a sweep that have finished with as many seeds as each runs with, by the means of these."""
+
+    def __init__(self, record: SweepRecord) -> None:
+        spec = SweepSpec.model_validate(dict(record.spec))
+        self._objectives, self._needed = spec.objectives, len(spec.first_seeds)
+        self._seeds: dict[
+            str, list[list[float]]
+        ] = {}  # configuration -> values of its seeds, to be maximised
+
+    def put(self, trial: TrialRecord) -> bool:
+        """Take a trial; tells whether its configuration has finished by it."""
+        if trial.status is not Status.FINISHED:
+            return False
+        seeds = self._seeds.setdefault(trial.configuration, [])
+        seeds.append([o.sign * trial.metrics[o.reading] for o in self._objectives])
+        return len(seeds) >= self._needed
+
+    @property
+    def means(self) -> FloatArray:
+        """Objectives to be maximised (configurations, objectives)."""
+        means = [np.mean(seeds, axis=0) for seeds in self._seeds.values() if len(seeds) >= self._needed]
+        return np.array(means).reshape(-1, len(self._objectives))
 
 
 def table(grid: SweepRecord, others: Sequence[SweepRecord]) -> Table:

@@ -1,7 +1,7 @@
 """`recallfront bench search`: what each search method needs of a grid's training steps, as a table."""
 
 import statistics
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -22,6 +22,7 @@ _MOST: Final = {"tpe": 0.5, "gp": 1 / 3}
 _MOASHA: Final = {"first_rung_steps": 60, "reduction": 3}
 _HALVING: Final = {"early_stopping": {"first_rung_steps": 60, "reduction": 3}}
 _SKIP: Final = {"skip_dominated": True}
+_SOLVED: Final = {"stop_at": {"recall": 0.99}}
 METHODS: Final[dict[str, dict[str, Any]]] = {
     "grid": {"method": "grid"},
     "grid, halving": {"method": "grid", "search": _SKIP, **_HALVING},
@@ -32,7 +33,10 @@ METHODS: Final[dict[str, dict[str, Any]]] = {
     "gp": {"method": "gp"},
     "random, MOASHA": {"method": "random", "moasha": _MOASHA},
     "front": {"method": "front"},
-    "front, stop_at 0.99": {"method": "front", "training": {"stop_at": {"recall": 0.99}}},
+    "front, stop_at 0.99": {"method": "front", "training": _SOLVED},
+    "front, stop_at 0.99, by seconds": {"method": "front", "training": _SOLVED, "tells_seconds": True},
+    "front, stop_at 0.99, all seeds": {"method": "front", "training": _SOLVED, "seeds": "all"},
+    "front, stop_at 0.99, seeds as needed": {"method": "front", "training": _SOLVED, "seeds": "as_needed"},
 }
 
 
@@ -45,9 +49,11 @@ class MethodRow:
 
     def until(self, reached: Callable[[Point], bool]) -> float | None:
         """The median share of the grid's steps until a point is reached; None where half of the sweeps never do."""
-        shares = [sweep.share_until(reached) for sweep in self.sweeps]
-        median = statistics.median(float("inf") if share is None else share for share in shares)
-        return median if median < float("inf") else None
+        return _median(sweep.share_until(reached) for sweep in self.sweeps)
+
+    def seconds_until(self, reached: Callable[[Point], bool]) -> float | None:
+        """The same of the grid's seconds."""
+        return _median(sweep.seconds_until(reached) for sweep in self.sweeps)
 
     def at(self, share: float) -> tuple[float, float]:
         """Median hypervolume and share of members after a share of the grid's steps."""
@@ -56,16 +62,20 @@ class MethodRow:
 
 
 def rows(methods: Iterable[str] = METHODS, seeds: int = SEEDS) -> Iterable[MethodRow]:
-    """Simulate `seeds` sweeps of each method, fewer of slow ones; recorded seeds serve them in turn."""
+    """Simulate `seeds` sweeps of each method, fewer of slow ones; recorded seeds serve those of one seed in turn.
+
+    Raises:
+        ValueError: a method needs several recorded seeds, and there are fewer.
+    """
     recorded = curves()
-    truths: dict[tuple[str, int], Truth] = {}
+    truths: dict[str, Truth] = {}
     for method in methods:
         number = min(seeds, _FEWER.get(method, seeds))
         yield MethodRow(method, tuple(_sweep(method, seed, recorded, truths) for seed in range(number)))
 
 
 def search_table(methods: Iterable[str] = METHODS, seeds: int = SEEDS) -> Table:
-    """One row a method, medians over the seeds; MOASHA's is left out where Syne Tune is not installed."""
+    """One row a method, medians over the seeds; those that cannot be run here are left out."""
     recorded = curves()
     number = recorded.recall.shape[1]
     table = Table(
@@ -74,10 +84,10 @@ def search_table(methods: Iterable[str] = METHODS, seeds: int = SEEDS) -> Table:
         caption_justify="left",
         box=None,
     )
-    methods = [method for method in methods if "moasha" not in METHODS[method] or is_installed()]
     headings = (
         "",
         "99 % of hypervolume",
+        "in seconds",
         "with all members",
         "at 1/10",
         "at 1/3",
@@ -86,13 +96,14 @@ def search_table(methods: Iterable[str] = METHODS, seeds: int = SEEDS) -> Table:
     )
     for column in headings:
         table.add_column(column, justify="right" if column else "left")
-    for row in rows(methods, seeds):
+    for row in rows([method for method in methods if _can_run(method, recorded)], seeds):
         early, third = row.at(0.1), row.at(1 / 3)
         lost = sum(bool(sweep.lost) for sweep in row.sweeps)
         table.add_row(
             row.method,
-            _share(row.until(lambda point: point.hypervolume >= 0.99)),
-            _share(row.until(lambda point: point.hypervolume >= 0.99 and point.members == 1.0)),
+            _share(row.until(_nearly_all)),
+            _share(row.seconds_until(_nearly_all)),
+            _share(row.until(lambda point: _nearly_all(point) and point.members == 1.0)),
             f"{early[0]:.3f}, {early[1]:.0%}",
             f"{third[0]:.3f}, {third[1]:.0%}",
             f"in {lost} of {len(row.sweeps)}",
@@ -100,40 +111,66 @@ def search_table(methods: Iterable[str] = METHODS, seeds: int = SEEDS) -> Table:
         )
     table.caption = (
         f"sweeps of 4 trials at once on recorded curves of {number} configurations and "
-        f"{len(recorded.seeds)} seed{'s' * (len(recorded.seeds) > 1)}; at 1/10 and at 1/3 of the grid's steps: share "
-        "of its hypervolume, and of its front's members found within noise; members stopped, and among them those "
-        "that bloom late, without anything as good in their place"
+        f"{len(recorded.whole)} seed{'s' * (len(recorded.whole) > 1)}; in seconds: share of the grid's until the same "
+        "hypervolume; at 1/10 and at 1/3 of the grid's steps: share of its hypervolume, and of its front's members "
+        "found within noise; members stopped, and among them those that bloom late, without anything as good in their "
+        "place"
     )
     return table
 
 
-def specification(method: str, seed: int) -> SweepSpec:
-    """The recorded space, searched by a method of `METHODS`."""
+def _can_run(method: str, recorded: RecordedCurves) -> bool:
+    """Whether there is what a method needs: Syne Tune for MOASHA, several recorded seeds for a choice of them."""
+    settings = METHODS[method]
+    return ("moasha" not in settings or is_installed()) and (
+        "seeds" not in settings or len(recorded.whole) > 1
+    )
+
+
+def specification(method: str, seed: int, seeds: Sequence[int] = (0,)) -> SweepSpec:
+    """The recorded space with these seeds, searched by a method of `METHODS`."""
     changes = METHODS[method]
     plain = space().model_dump(mode="json")
     search = {"method": changes["method"], "seed": seed, **changes.get("search", {})}
+    as_needed = changes.get("seeds") == "as_needed"
+    if as_needed:
+        search["seeds"] = "as_needed"
     if changes["method"] != "grid":
-        search["trials"] = int(_MOST.get(method, 1) * sum(block.size for block in space().blocks))
-    more = {"early_stopping": changes.get("early_stopping"), "search": search}
+        each = len(seeds) if as_needed else 1
+        search["trials"] = int(_MOST.get(method, 1) * each * sum(block.size for block in space().blocks))
+    more = {"early_stopping": changes.get("early_stopping"), "search": search, "seeds": list(seeds)}
     return SweepSpec.model_validate(
         plain | more | {"training": plain["training"] | changes.get("training", {})}
     )
 
 
-def _sweep(
-    method: str, seed: int, recorded: RecordedCurves, truths: dict[tuple[str, int], Truth]
-) -> Simulated:
-    spec = specification(method, seed)
-    of = seed % len(recorded.seeds)
+def _sweep(method: str, seed: int, recorded: RecordedCurves, truths: dict[str, Truth]) -> Simulated:
+    settings, whole = METHODS[method], recorded.whole
+    seeds = whole if "seeds" in settings else (whole[seed % len(whole)],)
+    if "seeds" in settings and len(seeds) < 2:
+        raise ValueError(
+            f"{method}: needs curves of several seeds; all configurations were recorded with {whole}"
+        )
+    spec = specification(method, seed, seeds)
+    tells = settings.get("tells_seconds", False)
     # a trial's identity, and with it the truth's, depends on when it stops
-    key = (spec.training.model_dump_json(), of)
+    key = f"{spec.training.model_dump_json()} {seeds} {tells}"
     if key not in truths:
-        truths[key] = Truth(spec, recorded, of)
+        truths[key] = Truth(spec, recorded, tells_seconds=tells)
     search = make_search(spec)
     rules = make_rules(spec, search)
-    if settings := METHODS[method].get("moasha"):
-        rules = Rules(spec, [Moasha(spec, **settings)])
+    if moasha := settings.get("moasha"):
+        rules = Rules(spec, [Moasha(spec, **moasha)])
     return simulate(spec, truths[key], search, rules, seed=seed)
+
+
+def _nearly_all(point: Point) -> bool:
+    return point.hypervolume >= 0.99
+
+
+def _median(shares: Iterable[float | None]) -> float | None:
+    median = statistics.median(float("inf") if share is None else share for share in shares)
+    return median if median < float("inf") else None
 
 
 def _share(share: float | None) -> str:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from functools import cache
 from typing import Any, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -18,10 +19,11 @@ class Frozen(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _numbers_are_numbers(cls, values: Any) -> Any:
+        kinds = _field_kinds(cls)
         for name, value in values.items() if isinstance(values, Mapping) else ():
-            if name in cls.model_fields:
+            if name in kinds:
                 try:
-                    check_number(value, cls.model_fields[name].annotation)
+                    _check_number(value, kinds[name])
                 except ValueError as error:
                     raise ValueError(f"{name}: {error}") from None
         return values
@@ -36,17 +38,26 @@ def added_field(default: Any, **settings: Any) -> Any:
 
 def check_number(value: Any, annotation: Any) -> None:
     """Raise ValueError for true, false or text where `annotation` wants numbers; pydantic would convert them."""
+    _check_number(value, _kinds(annotation))
+
+
+def _check_number(value: Any, kinds: set[type]) -> None:
     if isinstance(value, list | tuple):
         for part in value:
-            check_number(part, annotation)
+            _check_number(part, kinds)
         return
-    kinds = _kinds(annotation)
     wants_number = bool(kinds & {int, float})
     if isinstance(value, bool) and wants_number and bool not in kinds:
         raise ValueError(f"{str(value).lower()} is no number")
     is_text = isinstance(value, str) and wants_number and str not in kinds
     if is_text and _NUMBER.fullmatch(value) and not (float in kinds and _FLOAT.fullmatch(value)):
         raise ValueError(f"{value!r} is text, not a number")
+
+
+@cache
+def _field_kinds(kind: type[BaseModel]) -> dict[str, set[type]]:
+    """The plain types of every field; to find them takes as long as all else that makes a configuration."""
+    return {name: _kinds(field.annotation) for name, field in kind.model_fields.items()}
 
 
 def _kinds(annotation: Any) -> set[type]:

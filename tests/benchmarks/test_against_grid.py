@@ -21,7 +21,7 @@ def sweep(*trials: tuple[float, float, int, Status], **changes: Any) -> SweepRec
             run_id=f"{at}",
             trial_key=f"{at}",
             status=status,
-            config={},
+            config={"knob": at // len(spec.seeds), "seed": spec.seeds[at % len(spec.seeds)]},
             metrics={"validation_recall": recall, "recall": recall, "state_bytes": state},
             tags={"steps": f"{steps}"},
             end_time=float(at),
@@ -54,5 +54,32 @@ def test_other_objectives_are_refused() -> None:
     size = {"metric": "parameters", "direction": "min", "reference": 9.0}
     with pytest.raises(UsageError, match="have other objectives"):
         found(GRID, sweep(objectives=[{"metric": "recall"}, size]))
-    with pytest.raises(UsageError, match="no trial has finished"):
+    with pytest.raises(UsageError, match="no configuration has finished"):
         found(sweep((0.1, 10.0, 10, PRUNED)), GRID)
+
+
+def test_a_configuration_is_judged_by_the_mean_of_its_seeds() -> None:
+    seeds = {"seeds": [0, 1]}
+    lucky = ((1.0, 50.0, 40, DONE), (0.6, 50.0, 40, DONE))
+    steady = ((0.85, 60.0, 40, DONE), (0.85, 60.0, 40, DONE))
+    grid = sweep(*lucky, *steady, **seeds)  # the second, which needs more state, has the better mean
+    both = 0.8 * 50 + 0.05 * 40
+    own = found(grid, sweep(*lucky, **seeds))
+    assert own == Found(80, own.share, None, None) and own.share == pytest.approx(0.8 * 50 / both)
+    assert found(grid, sweep(*lucky, *steady, **seeds)) == Found(160, 1.0, 160, 160)
+    # a configuration that lacks a seed has not finished
+    assert found(grid, sweep(lucky[0], **seeds)).share == 0.0
+
+
+def test_where_seeds_are_run_as_needed_what_a_lucky_one_found_is_lost_with_the_next() -> None:
+    grid = sweep((0.8, 50.0, 40, DONE))
+    needed = {"seeds": [0, 1], "search": {"method": "front", "trials": 4, "seeds": "as_needed"}}
+    lucky, unlucky = (0.8, 50.0, 40, DONE), (0.6, 50.0, 40, DONE)
+    assert found(grid, sweep(lucky, **needed)) == Found(40, 1.0, 40, 40)
+    own = found(grid, sweep(lucky, unlucky, **needed))
+    assert own == Found(80, own.share, None, None) and own.share == pytest.approx(0.7 / 0.8)
+
+
+def test_steps_of_trials_that_failed_count() -> None:
+    other = sweep((0.0, 50.0, 7, Status.DIVERGED), (1.0, 50.0, 40, DONE), (0.5, 10.0, 40, DONE))
+    assert found(GRID, other) == Found(steps=87, share=1.0, until_99=87, until_all=87)

@@ -1,26 +1,42 @@
 """What search methods cost on recorded learning curves: the table, the simulator, and the project's own methods."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from recallfront.benchmarks.search import curves as recorded
+from recallfront.benchmarks.search import table as tables
 from recallfront.benchmarks.search.curves import RecordedCurves, curves, pack, space
 from recallfront.benchmarks.search.record import learning_curve
 from recallfront.benchmarks.search.simulate import Simulated, Truth, simulate
-from recallfront.benchmarks.search.table import MethodRow, specification
+from recallfront.benchmarks.search.table import METHODS, MethodRow, specification
+from recallfront.platform.search.rules import SECONDS_PER_STEP
 from recallfront.platform.search.samplers import make_search
 from recallfront.platform.search.stopping import make_rules
 from recallfront.sweeps.search import BudgetConfig
 from tests.platform.specs import tiny_spec
 
 
-def sweep(method: str, seed: int = 0) -> Simulated:
-    spec = specification(method, seed)
+def sweep(
+    method: str, seed: int = 0, table: RecordedCurves | None = None, seeds: tuple[int, ...] = (0,)
+) -> Simulated:
+    spec = specification(method, seed, seeds)
     search = make_search(spec)
-    return simulate(spec, Truth(spec, curves(), 0), search, make_rules(spec, search), seed=seed)
+    tells = METHODS[method].get("tells_seconds", False)
+    truth = Truth(spec, table or curves(), tells_seconds=tells)
+    return simulate(spec, truth, search, make_rules(spec, search), seed=seed)
+
+
+def with_seeds(*shifts: float) -> RecordedCurves:
+    """The recorded curves as those of several seeds, recall of each being so much higher: made up for these tests."""
+    table = curves()
+    recall = np.stack([np.clip(table.recall[0] + shift, 0.0, 1.0) for shift in shifts])
+    loss = np.stack([table.loss[0]] * len(shifts))
+    return replace(table, recall=recall, loss=loss, seeds=tuple(range(len(shifts))))
 
 
 def best_of(
@@ -51,20 +67,58 @@ def test_a_curve_is_that_of_a_real_training() -> None:
     assert learning_curve(spec.trial(block, knobs, 0), data) == (recall, loss)
 
 
-def test_only_whole_seeds_are_packed(tmp_path: Path) -> None:
-    table, path = curves(), tmp_path / "curves.npz"
-    lines = [
-        {"configuration": at, "seed": 5, "recall": recall.tolist(), "loss": loss.tolist()}
+def recorded_lines(seed: int) -> list[dict[str, Any]]:
+    """The recorded curves as a recording writes them."""
+    table = curves()
+    return [
+        {"configuration": at, "seed": seed, "recall": recall.tolist(), "loss": loss.tolist()}
         for at, (recall, loss) in enumerate(zip(table.recall[0], table.loss[0], strict=True))
     ]
+
+
+def packed(path: Path) -> RecordedCurves:
+    """What a table at `path` says."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recorded, "TABLE", path)
+        curves.cache_clear()
+        try:
+            return curves()
+        finally:
+            curves.cache_clear()
+
+
+def test_a_seed_that_some_configurations_lack_is_packed_and_its_curves_are_missing(tmp_path: Path) -> None:
+    table, path = curves(), tmp_path / "curves.npz"
+    lines, paces = recorded_lines(5), table.seconds_per_step.tolist()
     half = [line | {"seed": 6} for line in lines[:9]]
-    assert pack(json.loads(json.dumps(lines + half)), path) == len(lines)
-    with np.load(path, allow_pickle=False) as packed, np.load(recorded.TABLE, allow_pickle=False) as before:
-        assert packed["seeds"].tolist() == [5]
-        assert np.array_equal(packed["recall"][0], before["recall"][0])
-        assert np.array_equal(packed["state_bytes"], before["state_bytes"])
     with pytest.raises(ValueError, match="no seed has all"):
-        pack(half, path)
+        pack(half, lambda: paces, path)
+    assert pack(json.loads(json.dumps(lines + half)), lambda: paces, path) == len(lines) + 9
+    own = packed(path)
+    assert own.seeds == (5, 6) and own.whole == (5,)
+    assert np.array_equal(own.recall[0], table.recall[0]) and np.array_equal(
+        own.loss[1, :9], table.loss[0, :9]
+    )
+    assert np.isnan(own.recall[1, 9:]).all() and np.isnan(own.loss[1, 9:]).all()
+    assert np.array_equal(own.state_bytes, table.state_bytes)
+    with pytest.raises(
+        ValueError, match="9 of 308 configurations were recorded with seed 6, and all are needed"
+    ):
+        Truth(specification("grid", 0, (5, 6)), own)
+    with pytest.raises(ValueError, match="0 of 308 configurations were recorded with seed 7"):
+        own.of([7])
+
+
+def test_curves_are_added_to_a_table_and_its_seconds_are_measured_once(tmp_path: Path) -> None:
+    path, paces = tmp_path / "curves.npz", [0.25] * len(recorded_lines(0))
+    pack(recorded_lines(0), lambda: paces, path)
+    half = recorded_lines(1)
+    pack(half[:100], lambda: pytest.fail("the table has them"), path)
+    assert packed(path).whole == (0,)
+    pack(half[100:], lambda: pytest.fail("the table has them"), path)
+    own = packed(path)
+    assert own.whole == (0, 1) and own.seconds_per_step.tolist() == paces
+    assert np.array_equal(own.recall[0], own.recall[1]) and np.array_equal(own.loss[0], own.loss[1])
 
 
 def test_a_grid_finds_the_whole_front_and_halving_the_same_with_fewer_steps() -> None:
@@ -75,7 +129,7 @@ def test_a_grid_finds_the_whole_front_and_halving_the_same_with_fewer_steps() ->
 
 def test_late_bloomers_are_not_lost_by_halving() -> None:
     spec = specification("random, halving", 0)
-    truth = Truth(spec, curves(), 0)
+    truth = Truth(spec, curves())
     bloom_late = {list(space().grid())[at][0].architecture for at in truth.late}
     assert {"attention", "based", "deltanet", "window"} == bloom_late
     lost: list[int] = []
@@ -95,7 +149,7 @@ def test_a_sweep_ends_when_what_the_last_trials_added_is_below_the_share_and_not
     last, least, workers = 20, 0.005, 4
     plain = specification("grid", 0)
     spec = plain.model_copy(update={"budget": BudgetConfig(min_gain=least, gain_trials=last)})
-    truth = Truth(spec, curves(), 0)
+    truth = Truth(spec, curves())
     whole, ended = (
         simulate(one, truth, make_search(one), make_rules(one, make_search(one)), workers=workers)
         for one in (plain, spec)
@@ -112,3 +166,48 @@ def test_the_front_is_found_with_a_third_of_the_steps() -> None:
     found = MethodRow("front", (sweep("front, stop_at 0.99"),))
     share = found.until(lambda point: point.hypervolume >= 0.99)
     assert share is not None and share <= 1 / 3
+
+
+def test_seconds_of_training_are_counted_and_told_to_the_search() -> None:
+    grid = sweep("grid")
+    least, most = curves().seconds_per_step.min(), curves().seconds_per_step.max()
+    point = grid.points[-1]
+    assert point.steps * least < point.seconds < point.steps * most
+    assert grid.grid_seconds == pytest.approx(curves().seconds_per_step.sum() * 300)
+    spec = specification("front", 0)
+    truth, untold = (Truth(spec, curves(), tells_seconds=told) for told in (True, False))
+    assert truth.figures(3, 0, 20)[SECONDS_PER_STEP] == curves().seconds_per_step[3]
+    assert SECONDS_PER_STEP not in truth.figures(3, 0, 0) and SECONDS_PER_STEP not in untold.figures(3, 0, 20)
+
+
+def test_a_configuration_is_judged_by_the_mean_of_its_seeds() -> None:
+    table = with_seeds(-0.2, 0.0, 0.2)
+    spec = specification("grid", 0, (0, 1, 2))
+    truth = Truth(spec, table)
+    best = int(np.argmax(curves().recall[0, :, -1]))
+    assert truth.final[best, 0] == pytest.approx(table.recall[:, best, -1].mean())
+    assert truth.grid_steps == 3 * 308 * 300
+    # one that shows its lucky seed alone is worth what all of its seeds are
+    ((recall, _),) = truth.worth({best: {2: float(table.recall[2, best, -1])}})
+    assert recall == pytest.approx(truth.final[best, 0])
+
+
+@pytest.mark.parametrize("method", ["all seeds", "seeds as needed"])
+def test_a_configuration_counts_once_it_has_its_seeds(method: str) -> None:
+    whole = specification(f"front, stop_at 0.99, {method}", 0, (0, 1))
+    is_all = whole.search.seeds == "all"
+    assert whole.search.trials == (308 if is_all else 616), "of configurations, or of trials"
+    few = whole.search.model_copy(update={"trials": 2 if is_all else 4})
+    spec = whole.model_copy(update={"search": few})
+    search = make_search(spec)
+    found = simulate(spec, Truth(spec, with_seeds(0.0, 0.01)), search, make_rules(spec, search))
+    assert found.grid_steps == 2 * 308 * 300
+    assert len(found.points) == few.trials and 0 < found.points[-1].steps <= 4 * 300
+
+
+def test_a_comparison_of_seeds_needs_several_recorded_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "curves", lambda: with_seeds(0.0))
+    with pytest.raises(ValueError, match="needs curves of several seeds"):
+        list(tables.rows(["front, stop_at 0.99, seeds as needed"], seeds=1))
+    left = tables.search_table(["front, stop_at 0.99, all seeds"], seeds=1)
+    assert left.row_count == 0
