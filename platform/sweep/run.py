@@ -165,11 +165,18 @@ def _run_sweep(
             for name in conductor.recorder.left_out:
                 _say(console, f"the recorded diff leaves out {name}")
             try:
-                with beat, Cancellation(conductor, uri):
-                    _run(conductor, publisher, place, address, console)
-                    again = measure_again(
-                        conductor, place, joined=address is not None, tell=partial(_say, console)
-                    )
+                with (
+                    beat
+                ):  # until all is published: who looks from another home would take the sweep for killed
+                    with Cancellation(conductor, uri):
+                        _run(conductor, publisher, place, address, console)
+                        again = measure_again(
+                            conductor, place, joined=address is not None, tell=partial(_say, console)
+                        )
+                    conductor.tell_time()
+                    record = conductor.record()
+                    files = publisher.finish()
+                    judgements = publisher.judge()
             except (KeyboardInterrupt, RayLost):
                 if lease.is_taken or beat.is_taken:
                     conductor.recorder.give_up()
