@@ -49,7 +49,7 @@ from recallfront.platform.sweep.recorder import WARM_START, Recorder
 from recallfront.platform.sweep.remains import forget_deleted
 from recallfront.platform.sweep.second_measurement import measure_again
 from recallfront.platform.sweep.variables import passed_over
-from recallfront.platform.tracking.ledger import UnknownRecord, read_sweep
+from recallfront.platform.tracking.ledger import UnknownRecord, find_sweep, read_sweep
 from recallfront.platform.tracking.store import prepare_store
 from recallfront.platform.tracking.writer import TrackingWriter
 from recallfront.platform.trial.start import check_start
@@ -138,6 +138,7 @@ def _run_sweep(
         _say(console, note)
     check_home(folder)
     uri = prepare_store(tracking_uri, folder)
+    _check_new(spec, uri)
     refuse_second_home(spec, uri, folder, partial(_say, console))
     with (
         only_driver(spec, folder) as lease,
@@ -191,10 +192,6 @@ def _run_sweep(
                 conductor.recorder.interrupt_sweep(reason)
                 writer.flush(_FAREWELL_SECONDS)
                 raise
-            conductor.tell_time()
-            record = conductor.record()
-            files = publisher.finish()
-            judgements = publisher.judge()
             conductor.recorder.close_sweep(finished=bool(count(record)["finished"]))
             writer.flush(_DELIVERY_SECONDS)
             undelivered, refused = writer.backlog(), writer.rejected()
@@ -215,6 +212,14 @@ def _run_sweep(
         notes=(*conductor.notes, *filter(None, [again])),
         judgements=judgements,
     )
+
+
+def _check_new(spec: SweepSpec, uri: str) -> None:
+    """Raise SpecError if the store does not know the sweep, and it may not begin."""
+    try:
+        find_sweep(uri, spec.key)
+    except UnknownRecord:
+        spec.check_new()
 
 
 def _set_up(
