@@ -166,9 +166,8 @@ def _run_sweep(
             for name in conductor.recorder.left_out:
                 _say(console, f"the recorded diff leaves out {name}")
             try:
-                with (
-                    beat
-                ):  # until all is published: who looks from another home would take the sweep for killed
+                # until all is published: who looks from another home would take the sweep for killed
+                with beat:
                     with Cancellation(conductor, uri):
                         _run(conductor, publisher, place, address, console)
                         again = measure_again(
