@@ -12,8 +12,7 @@ from recallfront.dashboards.explore import Explorer
 from recallfront.dashboards.kept import Kept
 from recallfront.dashboards.views import SweepView, view_of
 from recallfront.platform.home import home_folder
-from recallfront.platform.results.cancellation import DRIVER
-from recallfront.platform.sweep.lock import driver_is_gone
+from recallfront.platform.sweep.driverless import driverless
 from recallfront.platform.tracking.ledger import find_sweep, read_sweep, reading
 
 if TYPE_CHECKING:
@@ -75,5 +74,5 @@ def _read(uri: str, run_id: str) -> SweepView:
     through = (run.info.artifact_uri or "").startswith("mlflow-artifacts:")
     record = read_sweep(uri if through else store, sweep.run_id)
     owner = run.data.tags.get("mlflow.user", "")
-    driverless = driver_is_gone(record.sweep_key, home_folder(), record.tags.get(DRIVER))
-    return view_of(record, run.info.experiment_id, owner=owner, driverless=driverless)
+    is_killed = bool(driverless([record], store, home_folder(), wait=False))
+    return view_of(record, run.info.experiment_id, owner=owner, driverless=is_killed)

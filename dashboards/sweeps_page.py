@@ -14,9 +14,8 @@ from recallfront.dashboards.rendering import as_json, page
 from recallfront.dashboards.views import STATES
 from recallfront.platform.home import home_folder
 from recallfront.platform.metrics import show
-from recallfront.platform.results.cancellation import DRIVER
 from recallfront.platform.results.records import counts_of, planned, say_counts
-from recallfront.platform.sweep.lock import driver_is_gone
+from recallfront.platform.sweep.driverless import driverless
 from recallfront.platform.tracking.curves import read_curves
 from recallfront.platform.tracking.ledger import SweepSummary, list_sweeps
 
@@ -114,12 +113,16 @@ def read_lines(uri: str) -> list[SweepLine]:
     return _read_lines(own_store(uri), now())
 
 
-def line_of(sweep: SweepSummary) -> SweepLine:
+def lines_of(sweeps: Sequence[SweepSummary], uri: str) -> list[SweepLine]:
+    """The lines of sweeps that were just read from a store."""
+    killed = driverless(sweeps, uri, home_folder(), wait=False)
+    return [line_of(sweep, is_killed=sweep.run_id in killed) for sweep in sweeps]
+
+
+def line_of(sweep: SweepSummary, *, is_killed: bool = False) -> SweepLine:
     """A sweep's line, read off its run."""
-    state = STATES.get(sweep.tags.get("status", ""), "unknown")
-    if state == "running" and driver_is_gone(sweep.sweep_key, home_folder(), sweep.tags.get(DRIVER)):
-        state = "killed"
-    counts = counts_of(sweep.tags, driverless=state == "killed")
+    state = "killed" if is_killed else STATES.get(sweep.tags.get("status", ""), "unknown")
+    counts = counts_of(sweep.tags, driverless=is_killed)
     elapsed = sweep.tags.get("elapsed_seconds", "")
     return SweepLine(
         run_id=sweep.run_id,
@@ -137,7 +140,7 @@ def line_of(sweep: SweepSummary) -> SweepLine:
 
 @lru_cache(maxsize=4)
 def _read_lines(uri: str, moment: float) -> list[SweepLine]:
-    return [line_of(sweep) for sweep in list_sweeps(uri)]
+    return lines_of(list_sweeps(uri), uri)
 
 
 @lru_cache(maxsize=16)

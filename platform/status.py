@@ -17,7 +17,7 @@ from recallfront.platform.front.front import hypervolume_of
 from recallfront.platform.home import home_folder
 from recallfront.platform.metrics import columns_of, show
 from recallfront.platform.results.budget import end_of
-from recallfront.platform.results.cancellation import DRIVER, CancelRequest
+from recallfront.platform.results.cancellation import CancelRequest
 from recallfront.platform.results.labels import trial_label, varying_knobs
 from recallfront.platform.results.records import (
     SweepRecord,
@@ -28,8 +28,7 @@ from recallfront.platform.results.records import (
     say_counts,
 )
 from recallfront.platform.results.status import Status
-from recallfront.platform.sweep.lease import CERTAIN_SECONDS
-from recallfront.platform.sweep.lock import driver_is_gone
+from recallfront.platform.sweep.driverless import driverless
 from recallfront.platform.tracking.ledger import SweepSummary, list_sweeps, read_sweep
 from recallfront.platform.tracking.records import read_record
 from recallfront.platform.tracking.store import find_store
@@ -47,9 +46,10 @@ def sweeps_table(*, home: Path | str | None = None, tracking_uri: str | None = N
     folder = home_folder(home)
     uri = find_store(tracking_uri, folder)
     table = _table("sweep", "key", "status", "trials", "progress", "expected end", "started", "run")
-    for sweep in list_sweeps(uri):
-        status = sweep.tags.get("status", sweep.status.lower())
-        is_killed = _is_killed(sweep, folder)
+    sweeps = list_sweeps(uri)
+    killed = driverless(sweeps, uri, folder, wait=True)
+    for sweep in sweeps:
+        status, is_killed = sweep.tags.get("status", sweep.status.lower()), sweep.run_id in killed
         if status == "interrupted" and (request := CancelRequest.read(sweep.tags)) is not None:
             status = str(request)
         if is_killed:
@@ -75,7 +75,7 @@ def sweep_table(
 ) -> "Table":
     """One line a trial of a sweep."""
     record = read_record(sweep, home=home, tracking_uri=tracking_uri).current()
-    is_killed = _is_killed(record, home_folder(home))
+    is_killed = _is_killed(record, home_folder(home), tracking_uri)
     columns = columns_of(read_objectives(record.spec))
     table = _table("trial", "status", *columns.values(), "run", "note")
     varying = varying_knobs(record.trials)
@@ -95,11 +95,11 @@ def sweep_table(
     return table
 
 
-def _is_killed(sweep: SweepSummary | SweepRecord, folder: Path) -> bool:
+def _is_killed(record: SweepRecord, folder: Path, tracking_uri: str | None) -> bool:
     """Whether a sweep that says that it runs has no driver any more."""
-    return sweep.tags.get("status") == "running" and driver_is_gone(
-        sweep.sweep_key, folder, sweep.tags.get(DRIVER), patience=CERTAIN_SECONDS
-    )
+    if record.tags.get("status") != "running":
+        return False
+    return bool(driverless([record], find_store(tracking_uri, folder), folder, wait=True))
 
 
 def _bar(tags: Mapping[str, str]) -> str:

@@ -8,7 +8,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from recallfront.models.configs.explain import explain, told
 from recallfront.models.configs.frozen import added_field
-from recallfront.sweeps.base import Frozen, canonical_json, digest
+from recallfront.sweeps.base import Frozen, SpecError, canonical_json, digest
 from recallfront.sweeps.claims import Claim
 from recallfront.sweeps.objectives import Objective, split_context
 from recallfront.sweeps.possible import impossible
@@ -203,12 +203,6 @@ class SweepSpec(Frozen):
         """Figures that are objectives have to be measured."""
         protocol = self.measurement
         protocol.check_memory(self.resources)
-        # of a sweep alone: finished trials of an earlier version stay readable
-        if protocol.batch_size == "max" and protocol.memory_gb is None and self.resources.gpus < 1:
-            raise ValueError(
-                f"measurement.batch_size='max': with resources.gpus={self.resources.gpus:g} it needs "
-                "measurement.memory_gb, as the batch would take the memory of those that share the GPU"
-            )
         for objective in self.objectives:
             name, context = split_context(objective.metric)
             where = f"objectives: metric={objective.metric!r}"
@@ -222,6 +216,15 @@ class SweepSpec(Frozen):
                 raise ValueError(f"{where}: is measured with measurement.roofline: true only")
             if name == "decode_joules_per_token" and not self.resources.gpus:
                 raise ValueError(f"{where}: only GPUs tell their energy, and resources.gpus=0")
+
+    def check_new(self) -> None:
+        """Raise SpecError if no sweep of this specification may begin; one that has begun may be resumed."""
+        protocol = self.measurement
+        if protocol.batch_size == "max" and protocol.memory_gb is None and self.resources.gpus < 1:
+            raise SpecError(
+                f"sweep {self.name}: measurement.batch_size='max': with resources.gpus={self.resources.gpus:g} it "
+                "needs measurement.memory_gb, as the batch would take the memory of those that share the GPU"
+            )
 
     def _check_claims(self) -> None:
         ids = [claim.id for claim in self.claims]

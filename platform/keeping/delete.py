@@ -11,11 +11,9 @@ from recallfront.platform.errors import UsageError, root_cause
 from recallfront.platform.home import home_folder
 from recallfront.platform.home.address import shown
 from recallfront.platform.home.vault import kept_files
-from recallfront.platform.results.cancellation import DRIVER
 from recallfront.platform.results.records import TAG, SweepRecord
-from recallfront.platform.sweep.beat import is_beating
-from recallfront.platform.sweep.lease import CERTAIN_SECONDS
-from recallfront.platform.sweep.lock import driver_is_gone, only_driver_of, was_driven_here
+from recallfront.platform.sweep.driverless import driverless
+from recallfront.platform.sweep.lock import only_driver_of
 from recallfront.platform.sweep.remains import held_back, remains, remove
 from recallfront.platform.tracking.ledger import list_sweeps, read_sweep, runs_of, writing
 from recallfront.platform.tracking.store import prepare_store
@@ -57,17 +55,10 @@ def find_deletion(sweep: str, *, home: Path | str | None = None, tracking_uri: s
     key = record.sweep_key
     if not re.fullmatch("[0-9a-f]{64}", key):
         raise UsageError(f"run {record.run_id}: its tag {TAG}sweep_key is no key: it was edited")
-    if _runs(record, uri, folder):
+    is_running = record.tags.get("status") == "running"
+    if is_running and not driverless([record], uri, folder, wait=True):
         raise UsageError(f"sweep {record.name} ({key[:8]}) runs: cancel it first")
     return _deletion(record, uri, folder)
-
-
-def _runs(record: SweepRecord, uri: str, home: Path) -> bool:
-    """Whether a sweep has a driver; of one that another home has run, the store tells after 30 s."""
-    key, driver = record.sweep_key, record.tags.get(DRIVER)
-    if record.tags.get("status") != "running" or driver_is_gone(key, home, driver, patience=CERTAIN_SECONDS):
-        return False
-    return driver is None or bool(was_driven_here(key, home, driver)) or is_beating(key, uri)
 
 
 def _deletion(record: SweepRecord, uri: str, folder: Path) -> Deletion:

@@ -1,11 +1,9 @@
 """Whether another home runs a sweep: its driver would write into the same runs of the tracking server as this one.
 
-Within a home a lock tells (`lock.py`). Of another one only the store tells: a driver changes a tag of the sweep's run
-again and again, and a second one watches it before it begins. No clock of two machines is compared.
+A driver changes a tag of the sweep's run again and again, and a second one watches it before it begins.
 """
 
 import logging
-import time
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from pathlib import Path
@@ -14,15 +12,14 @@ from recallfront.platform.errors import UsageError
 from recallfront.platform.results.cancellation import BEAT, DRIVER
 from recallfront.platform.results.records import TAG
 from recallfront.platform.sweep.background import Companion
+from recallfront.platform.sweep.driverless import BEAT_SECONDS, SILENT_SECONDS, watch_beats
 from recallfront.platform.sweep.lease import end_driver
 from recallfront.platform.sweep.lock import was_driven_here
 from recallfront.platform.sweep.recorder import Recorder
-from recallfront.platform.tracking.ledger import UnknownRecord, find_sweep
+from recallfront.platform.tracking.ledger import SweepSummary, UnknownRecord, find_sweep
 from recallfront.sweeps.spec import SweepSpec
 
 _LOG = logging.getLogger("recallfront")
-_BEAT_SECONDS = 10.0
-_WATCH_SECONDS = 30.0  # without a beat, after which a driver is taken to be gone
 
 
 class Beat(Companion):
@@ -40,7 +37,7 @@ class Beat(Companion):
 
     def _run(self) -> None:
         number = 0
-        while not self._done.wait(_BEAT_SECONDS):
+        while not self._done.wait(BEAT_SECONDS):
             if not self._recorder.has_opened():
                 continue
             driver = self._driver()
@@ -69,7 +66,8 @@ class Beat(Companion):
 
 def last_driver(sweep_key: str, tracking_uri: str) -> str | None:
     """The driver that the store names as the sweep's last one; None if it has had none."""
-    return _tags(sweep_key, tracking_uri).get(DRIVER)
+    sweep = _find(sweep_key, tracking_uri)
+    return None if sweep is None else sweep.tags.get(DRIVER)
 
 
 def refuse_second_home(spec: SweepSpec, tracking_uri: str, home: Path, tell: Callable[[str], None]) -> None:
@@ -78,35 +76,24 @@ def refuse_second_home(spec: SweepSpec, tracking_uri: str, home: Path, tell: Cal
     Raises:
         UsageError: a driver in another home runs it.
     """
-    before = _tags(spec.key, tracking_uri)
-    driver = before.get(DRIVER)
-    if before.get("status") != "running" or driver is None or was_driven_here(spec.key, home, driver):
+    sweep = _find(spec.key, tracking_uri)
+    if sweep is None or sweep.tags.get("status") != "running":
+        return
+    driver = sweep.tags.get(DRIVER)
+    if driver is None or was_driven_here(spec.key, home, driver):
         return
     called = f"sweep {spec.name} ({spec.key[:8]})"
-    tell(f"{called}: looks for {_WATCH_SECONDS:g} s whether another home still runs it")
-    if is_beating(spec.key, tracking_uri):
+    tell(f"{called}: looks for {SILENT_SECONDS:g} s whether another home still runs it")
+    living, _ = watch_beats([sweep], tracking_uri, wait=True)
+    if living:
         raise UsageError(
             f"{called} is being run from another home with the same tracking server: run it in that home, or end "
             f"it with `recallfront cancel {spec.key[:12]}`"
         )
 
 
-def is_beating(sweep_key: str, tracking_uri: str) -> bool:
-    """Whether a sweep that the store says is running has a driver that lives, wherever; a no takes 30 s."""
-    before = _tags(sweep_key, tracking_uri)
-    deadline = time.monotonic() + _WATCH_SECONDS
-    while time.monotonic() < deadline:
-        time.sleep(1.0)
-        now = _tags(sweep_key, tracking_uri)
-        if now.get("status") != "running":
-            return False
-        if now.get(BEAT) != before.get(BEAT):
-            return True
-    return False
-
-
-def _tags(sweep_key: str, tracking_uri: str) -> dict[str, str]:
+def _find(sweep_key: str, tracking_uri: str) -> SweepSummary | None:
     try:
-        return find_sweep(tracking_uri, sweep_key).tags
+        return find_sweep(tracking_uri, sweep_key)
     except UnknownRecord:
-        return {}
+        return None

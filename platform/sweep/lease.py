@@ -21,27 +21,21 @@ from recallfront.platform.home import write_whole
 from recallfront.platform.home.transport import HomeAway
 from recallfront.platform.home.vault import forget, is_remote, keep_file, read_kept
 from recallfront.platform.sweep.background import Companion
+from recallfront.platform.sweep.watch import Watch
 
 _BEAT_SECONDS = 5.0  # between two writings of a driver
 WATCH_SECONDS = 20.0  # in which one that lives has written
 CERTAIN_SECONDS = 22.0  # to watch until it is certain that one does not
-_LONGEST_READ = 5.0  # seconds: after a longer one, the store may have been away for the driver as well
 _RACE_SECONDS = 1.0  # for two that begin at once to see which of them wrote last
 _LOG = logging.getLogger("recallfront")
 
 
-class _Watch:
-    """A driver's file, and for how long this process has seen it stay the same.
-
-    Between two reads no more than a beat counts, and nothing before one that failed or took long: while the store is
-    away, a driver that lives cannot write.
-    """
+class _FileWatch(Watch):
+    """Watches the file of a driver."""
 
     def __init__(self, path: Path) -> None:
+        super().__init__(_BEAT_SECONDS)
         self._path = path
-        self._content: bytes | None = None
-        self._read_at: float | None = None  # None: nothing has been seen, or what was seen does not count
-        self.seconds = 0.0
 
     def look(self) -> bytes | None:
         """Read the file. Raises HomeAway: the store does not answer."""
@@ -49,18 +43,13 @@ class _Watch:
         try:
             content = read_kept(self._path, patience=_BEAT_SECONDS)
         except HomeAway:
-            self._read_at = None
+            self.missed()
             raise
-        now = time.monotonic()
-        if self._read_at is None or content != self._content or now - began > _LONGEST_READ:
-            self.seconds = 0.0
-        else:
-            self.seconds += min(now - self._read_at, _BEAT_SECONDS)
-        self._content, self._read_at = content, now
+        self.saw(content, took=time.monotonic() - began)
         return content
 
 
-_WATCHES: dict[Path, _Watch] = {}  # of `is_silent`, which a page asks again and again
+_WATCHES: dict[Path, _FileWatch] = {}  # of `is_silent`, which a page asks again and again
 
 
 class Lease(Companion):
@@ -102,7 +91,7 @@ class Lease(Companion):
 
     def _wait_for_silence(self) -> None:
         """Raises UsageError: a driver on another machine lives."""
-        before, watch = read_kept(self._path), _Watch(self._path)
+        before, watch = read_kept(self._path), _FileWatch(self._path)
         while before is not None and watch.seconds < WATCH_SECONDS:
             time.sleep(min(1.0, _BEAT_SECONDS))
             try:
@@ -167,7 +156,7 @@ def is_silent(path: Path, *, patience: float = 0.0) -> bool:
     may have been away meanwhile, this process itself must see it stay the same for two beats: it watches for `patience`
     seconds at most, and else knows when it looks again.
     """
-    watch = _WATCHES.setdefault(path, _Watch(path))
+    watch = _WATCHES.setdefault(path, _FileWatch(path))
     give_up, seen = time.monotonic() + patience, None
     while True:
         try:

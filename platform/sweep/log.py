@@ -12,7 +12,7 @@ from recallfront.platform.results.cancellation import DRIVER
 from recallfront.platform.results.records import SweepRecord
 from recallfront.platform.results.reports import Report
 from recallfront.platform.results.status import Status
-from recallfront.platform.sweep.lock import driver_is_gone
+from recallfront.platform.sweep.driverless import driverless
 from recallfront.platform.tracking.ledger import (
     SweepSummary,
     UnknownRecord,
@@ -140,7 +140,7 @@ def read_log(
     sweep = find_sweep(uri, name)
     key = None if trial is None else _trial_key(uri, sweep, trial)
     tail = _Tail(uri, folder)
-    lines, runs = tail.lines(sweep, now=True), _runs(sweep, folder)
+    lines, runs = tail.lines(sweep, now=True), _runs(sweep, uri, folder)
     if lines is None and not (follow and runs):
         raise UsageError(
             f"sweep {sweep.name} ({sweep.sweep_key[:8]}) has no log yet, or is of an earlier version"
@@ -149,7 +149,7 @@ def read_log(
     while follow and runs:
         time.sleep(_LOOK_SECONDS)
         sweep = find_sweep(uri, sweep.run_id)
-        runs = _runs(sweep, folder)
+        runs = _runs(sweep, uri, folder)
         yield from _of(key, tail.lines(sweep, now=not runs) or [])
 
 
@@ -236,7 +236,5 @@ def _of(key: str | None, lines: Iterable[str]) -> Iterator[str]:
             yield line
 
 
-def _runs(sweep: SweepSummary, folder: Path) -> bool:
-    return sweep.tags.get("status") == "running" and not driver_is_gone(
-        sweep.sweep_key, folder, sweep.tags.get(DRIVER)
-    )
+def _runs(sweep: SweepSummary, uri: str, folder: Path) -> bool:
+    return sweep.tags.get("status") == "running" and not driverless([sweep], uri, folder, wait=False)

@@ -50,7 +50,7 @@ from recallfront.platform.sweep.remains import forget_deleted
 from recallfront.platform.sweep.rests import Rests
 from recallfront.platform.sweep.second_measurement import measure_again
 from recallfront.platform.sweep.variables import passed_over
-from recallfront.platform.tracking.ledger import UnknownRecord, read_sweep
+from recallfront.platform.tracking.ledger import UnknownRecord, find_sweep, read_sweep
 from recallfront.platform.tracking.store import prepare_store
 from recallfront.platform.tracking.writer import TrackingWriter
 from recallfront.platform.trial.start import check_start
@@ -139,6 +139,7 @@ def _run_sweep(
         _say(console, note)
     check_home(folder)
     uri = prepare_store(tracking_uri, folder)
+    _check_new(spec, uri)
     refuse_second_home(spec, uri, folder, partial(_say, console))
     with (
         only_driver(spec, folder) as lease,
@@ -166,11 +167,17 @@ def _run_sweep(
             for name in conductor.recorder.left_out:
                 _say(console, f"the recorded diff leaves out {name}")
             try:
-                with beat, Cancellation(conductor, uri):
-                    _run(conductor, publisher, place, address, console)
-                    again = measure_again(
-                        conductor, place, joined=address is not None, tell=partial(_say, console)
-                    )
+                # until all is published: who looks from another home would take the sweep for killed
+                with beat:
+                    with Cancellation(conductor, uri):
+                        _run(conductor, publisher, place, address, console)
+                        again = measure_again(
+                            conductor, place, joined=address is not None, tell=partial(_say, console)
+                        )
+                    conductor.tell_time()
+                    record = conductor.record()
+                    files = publisher.finish()
+                    judgements = publisher.judge()
             except (KeyboardInterrupt, RayLost):
                 if lease.is_taken or beat.is_taken:
                     conductor.recorder.give_up()
@@ -185,10 +192,6 @@ def _run_sweep(
                 conductor.recorder.interrupt_sweep(reason)
                 writer.flush(_FAREWELL_SECONDS)
                 raise
-            conductor.tell_time()
-            record = conductor.record()
-            files = publisher.finish()
-            judgements = publisher.judge()
             conductor.recorder.close_sweep(finished=bool(count(record)["finished"]))
             writer.flush(_DELIVERY_SECONDS)
             undelivered, refused = writer.backlog(), writer.rejected()
@@ -209,6 +212,14 @@ def _run_sweep(
         notes=(*conductor.notes, *filter(None, [again])),
         judgements=judgements,
     )
+
+
+def _check_new(spec: SweepSpec, uri: str) -> None:
+    """Raise SpecError if the store does not know the sweep, and it may not begin."""
+    try:
+        find_sweep(uri, spec.key)
+    except UnknownRecord:
+        spec.check_new()
 
 
 def _set_up(

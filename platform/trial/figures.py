@@ -5,7 +5,8 @@ psutil is imported where it is first used, so that the command starts fast.
 
 import math
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -211,8 +212,7 @@ def _use_largest_batch(work: Workloads, config: TrialConfig, device: torch.devic
     if not rows:
         asked = "the memory of the device" if gigabytes is None else f"measurement.memory_gb={gigabytes:g}"
         raise MemoryError(f"{asked}: does not hold the weights and one row at a context of {context} tokens")
-    work.batch_size = rows
-    work.step_seconds.clear()
+    work.decode_largest(rows)
     return rows
 
 
@@ -252,6 +252,7 @@ def _energy(work: Workloads, device: torch.device) -> dict[str, float]:
     counter = energy_counter(device)
     if counter is None or "decode_tokens_per_second" not in work.wanted:
         return {}
+    work.begin_decoding()  # a graph is recorded before the counter is read
     tokens, start, before = 0, time.perf_counter(), counter()
     while time.perf_counter() - start < _ENERGY_SECONDS:
         work.begin_decoding()
@@ -277,22 +278,31 @@ def _rounds(
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     references: list[dict[str, float]] = []
     for name, run in runs.items():
-        if name == "decode_tokens_per_second":
-            work.begin_decoding()
-        run()
+        with _ready(work, name):
+            run()
     work.step_seconds.clear()
     while len(references) < protocol.max_repeats:
         references.append(fixed.timed(timer))
         for name, run in runs.items():
             if len(references) <= _LEAST_ROUNDS or name in needed:
-                if name == "decode_tokens_per_second":
-                    work.begin_decoding()
-                seconds[name].append(timer(run))
+                with _ready(work, name):
+                    seconds[name].append(timer(run))
         spreads = [_relative_spread(seconds[name]) for name in needed]
         widest = max([_relative_spread(together(references)), *spreads])
         if len(references) >= least and widest <= protocol.target_spread:
             break
     return seconds, references
+
+
+@contextmanager
+def _ready(work: Workloads, name: str) -> Iterator[None]:
+    """Around one run of a workload: what a decoding needs is made before, and let go afterwards."""
+    if name != "decode_tokens_per_second":
+        yield
+        return
+    work.begin_decoding()
+    yield
+    work.end_decoding()
 
 
 def _seconds(run: Callable[[], None], device: torch.device) -> float:

@@ -28,6 +28,7 @@ class Workloads:
         self.model, self.prompt, self.lesson, self.wanted = model, prompt, lesson, wanted
         self.decode_tokens = decode_tokens
         self.batch_size = len(prompt)  # rows that are decoded together
+        self._fills_memory = False  # a decoding does: nothing of it may be held beside the other workloads
         # of each decode step since the list was emptied
         self.step_seconds: list[float] = []
         self._prompted: State | None = None
@@ -121,6 +122,11 @@ class Workloads:
             before = now
         self._state = None
 
+    def end_decoding(self) -> None:
+        """Let go of what a largest batch was decoded with; else its graph is replayed in the next round."""
+        if self._fills_memory:
+            self._state = self._graph = None
+
     def _replay(self, graph: DecodeGraph, token: Tensor, steps: int) -> None:
         marks = [torch.cuda.Event(enable_timing=True) for _ in range(steps + 1)]
         marks[0].record()
@@ -139,6 +145,11 @@ class Workloads:
             self.decode(min(2, self.decode_tokens))
         finally:
             self._state = self._graph = None
+
+    def decode_largest(self, batch_size: int) -> None:
+        """Decode so many rows from here on, the most that memory holds."""
+        self.batch_size, self._fills_memory = batch_size, True
+        self.step_seconds.clear()
 
     def train(self) -> None:
         """Forward and backward, without an optimizer's step."""

@@ -9,7 +9,15 @@ import pytest
 
 from recallfront.dashboards.compare_page import _chooser, _names, _ordered
 from recallfront.dashboards.rendering import render
-from recallfront.dashboards.sweeps_page import ON_A_PAGE, Listing, SweepLine, line_of, listed, thinned
+from recallfront.dashboards.sweeps_page import (
+    ON_A_PAGE,
+    Listing,
+    SweepLine,
+    line_of,
+    lines_of,
+    listed,
+    thinned,
+)
 from recallfront.dashboards.views import view_of
 from recallfront.platform.results.records import SweepRecord
 from recallfront.platform.sweep.lock import only_driver_of
@@ -45,9 +53,14 @@ def test_a_killed_sweep_has_no_trials_that_run(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setenv("RECALLFRONT_HOME", str(tmp_path))
     running = summary(7, status="running", trials_running="3", trials_unfinished="1")
     assert line_of(running).told == "7 of 30 finished, 3 running, 1 unfinished"
+
+    def shown() -> SweepLine:
+        (line,) = lines_of([running], "sqlite:///none.db")
+        return line
+
     with only_driver_of(running.sweep_key, "Study-7", tmp_path):
-        assert line_of(running).state == "running"
-    line = line_of(running)
+        assert shown().state == "running"
+    line = shown()
     assert (line.state, line.told) == ("killed", "7 of 30 finished, 4 unfinished")
 
 

@@ -67,7 +67,8 @@ def test_a_sweep_has_a_bar_and_an_expected_end_while_it_runs(tmp_path: Path) -> 
     }
 
 
-def test_where_trials_run_and_what_waits_is_below_them(record: SweepRecord) -> None:
+def test_where_trials_run_and_what_waits_is_below_them(record: SweepRecord, tmp_path: Path) -> None:
+    ready_store(tmp_path)
     trials = [
         replace(trial, status=Status.RUNNING, tags=trial.tags | {"node": node})
         for trial, node in zip(record.trials, ("b", "a", "b"), strict=False)
@@ -77,7 +78,7 @@ def test_where_trials_run_and_what_waits_is_below_them(record: SweepRecord) -> N
         "budget_left": "budget left: 3 trials",
     }
     running = replace(record, trials=tuple(trials), tags=tags)
-    caption = str(sweep_table(running).caption)
+    caption = str(sweep_table(running, home=tmp_path).caption)
     assert caption.splitlines()[:3] == ["running on a: 1, b: 2", tags["waiting"], tags["budget_left"]]
     assert caption.splitlines()[3].startswith("expected end 20")
     assert "running on" not in str(sweep_table(replace(running, tags=tags | {"status": "finished"})).caption)
@@ -114,6 +115,7 @@ def test_a_killed_driver_s_trials_are_unfinished_in_the_list_of_sweeps(tmp_path:
 def test_a_killed_driver_s_trials_are_unfinished(record: SweepRecord, tmp_path: Path) -> None:
     first = replace(record.trials[0], status=Status.RUNNING, tags={"node": "n1"})
     left = replace(record, trials=(first, *record.trials[1:]), tags=TAGS)
+    ready_store(tmp_path)
 
     def shown() -> tuple[str, str]:
         table = sweep_table(left, home=tmp_path)

@@ -174,10 +174,6 @@ def test_a_setting_of_another_method_is_refused(search: dict[str, Any], told: st
         ({"name": "a b"}, "name='a b': string should match pattern"),
         ({"resources": {"workers": 2, "gpus": 0.5}}, "gpus=0.5: must be a whole number with workers=2"),
         ({"resources": {"gpus": 1.5}}, "gpus=1.5: must be a whole number above 1"),
-        (
-            {"measurement": {"batch_size": "max"}, "resources": {"gpus": 0.5}},
-            "measurement.batch_size='max': with resources.gpus=0.5 it needs measurement.memory_gb",
-        ),
         ({"measurement": {"repeats": 9, "max_repeats": 4}}, "max_repeats=4: must be at least repeats=9"),
         (
             {"measurement": {"batch_size": "all"}},

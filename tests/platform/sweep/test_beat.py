@@ -9,19 +9,21 @@ from pathlib import Path
 
 import pytest
 
+from recallfront.dashboards.sweeps_page import lines_of
 from recallfront.platform.errors import UsageError
 from recallfront.platform.keeping.delete import find_deletion
 from recallfront.platform.lineage.environment import collect
 from recallfront.platform.results.status import Status
 from recallfront.platform.search.planner import PlannedTrial, Planner
 from recallfront.platform.search.samplers import make_search
-from recallfront.platform.sweep import background, beat
+from recallfront.platform.status import sweep_table, sweeps_table
+from recallfront.platform.sweep import background, beat, driverless
 from recallfront.platform.sweep import cancel as cancel_module
 from recallfront.platform.sweep.beat import Beat, refuse_second_home
 from recallfront.platform.sweep.cancel import cancel
 from recallfront.platform.sweep.lock import driver_is_gone, mark_driver, only_driver
 from recallfront.platform.sweep.recorder import Recorder
-from recallfront.platform.tracking.ledger import read_sweep
+from recallfront.platform.tracking.ledger import list_sweeps, read_sweep
 from recallfront.platform.tracking.spool import Spool
 from recallfront.platform.tracking.writer import TrackingWriter
 from tests.platform.specs import tiny_spec
@@ -33,8 +35,9 @@ SPEC = tiny_spec()
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(beat, "_BEAT_SECONDS", 0.2)
-    monkeypatch.setattr(beat, "_WATCH_SECONDS", 3.0)
+    monkeypatch.setattr(beat, "BEAT_SECONDS", 0.2)
+    monkeypatch.setattr(driverless, "BEAT_SECONDS", 0.2)
+    monkeypatch.setattr(driverless, "SILENT_SECONDS", 8.0)  # beats are sent every 3 s
 
 
 @pytest.fixture
@@ -86,12 +89,35 @@ def test_a_sweep_that_another_home_runs_is_refused(store: str, recorder: Recorde
     assert find_deletion(SPEC.key, home=two, tracking_uri=store).record.sweep_key == SPEC.key
 
 
+def test_status_and_the_pages_tell_a_driver_elsewhere_that_waits_from_one_that_was_killed(
+    store: str, recorder: Recorder, tmp_path: Path
+) -> None:
+    two = tmp_path / "two"
+
+    def shown() -> tuple[str, str]:
+        (state,) = sweeps_table(home=two, tracking_uri=store).columns[2].cells
+        return str(state), str(sweep_table(SPEC.key, home=two, tracking_uri=store).caption)
+
+    def on_page() -> str:
+        (line,) = lines_of(list_sweeps(store), store)
+        return line.state
+
+    with beat_of(recorder, store):  # nothing else happens: it waits for a node, say
+        assert shown() == ("running", "None") and on_page() == "running"
+    assert recorder._writer.flush(30.0)
+    assert on_page() == "running", "this process has only begun to watch it"
+    killed = "killed: run it again to resume"
+    assert shown() == (killed, killed) and on_page() == "killed"
+    with beat_of(recorder, store):
+        wait_for(lambda: on_page() == "running", seconds=30)
+
+
 def test_a_request_to_a_driver_that_is_gone_is_told_so(
     store: str, recorder: Recorder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cancel_module, "PATIENCE_SECONDS", 3.0)
+    monkeypatch.setattr(cancel_module, "PATIENCE_SECONDS", 8.0)
     asked = partial(cancel, SPEC.key, home=tmp_path / "two", tracking_uri=store)
-    with beat_of(recorder, store), pytest.raises(UsageError, match="its driver has not answered in 3 s"):
+    with beat_of(recorder, store), pytest.raises(UsageError, match="its driver has not answered in 8 s"):
         asked()
     assert recorder._writer.flush(30.0)
     with pytest.raises(UsageError, match="its driver is gone: run it again or delete it"):

@@ -1,16 +1,18 @@
 """Measuring: what a figure is cached by, what it is made of, and that a broken cache costs a measurement at most."""
 
+import gc
 from collections.abc import Iterator
 from contextlib import closing
 from itertools import cycle
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 import torch
 
 from recallfront.models.configs import architectures
+from recallfront.models.decoding.decode_graph import StaticStep
 from recallfront.platform.metrics import THROUGHPUTS
 from recallfront.platform.trial import figures, measure, roofline
 from recallfront.platform.trial.figures import device_kind
@@ -343,3 +345,52 @@ def test_the_largest_batch_falls_with_the_context_as_the_state_formula_says(tmp_
         assert rate > 0 and found["attention"][f"decode_tokens_per_second_at_{context}_spread"] >= 0
     described = found["attention"]["measurement"]["contexts"]
     assert set(described) == {"64", "256"} and all(own["rounds"] == 3 for own in described.values())
+
+
+class FixedPlaces(Workloads):
+    """Decodes over tensors that stay from round to round, as a GPU's graph does; counts those as large as a batch."""
+
+    beside: ClassVar[dict[str, list[int]]]
+
+    @torch.no_grad()
+    def begin_decoding(self) -> None:
+        super().begin_decoding()
+        if self._graph is None:
+            assert self._state is not None
+            step = StaticStep(self.model, self._state, self._state.longest + self.decode_tokens)
+            self._graph, self._state = step, None  # type: ignore[assignment]
+
+    @torch.no_grad()
+    def decode(self, steps: int | None = None) -> None:
+        for _ in range(steps or self.decode_tokens):
+            self._graph.run()  # type: ignore[union-attr]
+        self._count("decode")
+
+    def try_batch(self, batch_size: int) -> None:
+        super().try_batch(batch_size)
+        self._count("a probe")
+
+    def prefill(self) -> None:
+        self._count("prefill")
+        super().prefill()
+
+    def train(self) -> None:
+        self._count("train")
+        super().train()
+
+    def _count(self, beside: str) -> None:
+        live = [one for one in gc.get_objects() if isinstance(one, torch.Tensor)]
+        self.beside.setdefault(beside, []).append(sum(one.shape[:1] == (self.batch_size,) for one in live))
+
+
+def test_nothing_of_a_largest_batch_is_held_beside_what_else_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FixedPlaces, "beside", {}, raising=False)
+    monkeypatch.setattr(figures, "Workloads", FixedPlaces)
+    protocol = {"batch_size": "max", "memory_gb": 2.0**-9, "train_length": 4}
+    found = figures_of(config_of("window", measurement=protocol), tmp_path)
+    live = FixedPlaces.beside
+    assert found["max_batch_size"] > 100 and min(live["decode"]) > 0
+    # of the first probes, a row or two, other tensors have the shape
+    assert not any(live["prefill"] + live["train"] + live["a probe"][3:]), live
