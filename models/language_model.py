@@ -91,8 +91,11 @@ class Layer(nn.Module):
 
         return run
 
-    def forward(self, x: Tensor, layout: Layout) -> Tensor:
-        return self.add_mlp(x + self.mixer(self.mixer_norm(x), layout))
+    def forward(self, x: Tensor, layout: Layout, at: Tensor | None = None) -> Tensor:
+        """x (B, T, width), or of the B * T places only those `at` (N,): (N, width)."""
+        x = x + self.mixer(self.mixer_norm(x), layout)
+        # tokens meet in the mixer alone: what follows is computed of the places that are asked for
+        return self.add_mlp(x if at is None else x.flatten(0, 1).index_select(0, at))
 
 
 class LanguageModel(nn.Module):
@@ -140,10 +143,9 @@ class LanguageModel(nn.Module):
 
         Raises ValueError where shapes do not fit or positions neither increase by 1 nor restart at 0.
         """
-        hidden = self.encode(tokens, positions)
         if at is None or answers is None:
-            return self.unembed(hidden)
-        asked = hidden.flatten(0, 1).index_select(0, at)
+            return self.unembed(self.encode(tokens, positions))
+        asked = self.encode(tokens, positions, at=at)
         return answered(asked, self.unembedding_weight, answers, self.config.logits_soft_cap)
 
     def encode(
@@ -151,10 +153,12 @@ class LanguageModel(nn.Module):
         tokens: Tensor,
         positions: Tensor | None = None,
         *,
+        at: Tensor | None = None,
         embedded: bool = False,
         residuals: list[Tensor] | None = None,
     ) -> Tensor:
-        """As `forward`, but the hidden states (B, T, width) that `unembed` makes logits of.
+        """As `forward`, but the hidden states (B, T, width) that `unembed` makes logits of; with `at` (N,) those of
+        these places alone, (N, width).
 
         embedded: `tokens` are embeddings (B, T, width) already, as `embedding` gives them; residuals: takes the
         residual stream (B, T, width) before each layer.
@@ -169,13 +173,14 @@ class LanguageModel(nn.Module):
         x = self._place(tokens if embedded else self.embedding(tokens), layout.positions)
         if self.training and self.config.embedding_dropout:
             x = dropout(x, self.config.embedding_dropout)
-        for layer in self.layers:
+        for number, layer in enumerate(self.layers, start=1):
             if residuals is not None:
                 residuals.append(x)
+            asked = at if number == len(self.layers) else None
             if self.checkpoint_activations and torch.is_grad_enabled():
-                x = checkpoint(layer, x, layout, use_reentrant=False)
+                x = checkpoint(layer, x, layout, asked, use_reentrant=False)
             else:
-                x = layer(x, layout)
+                x = layer(x, layout, asked)
         hidden: Tensor = self.final_norm(x)
         return hidden
 

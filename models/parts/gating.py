@@ -136,7 +136,7 @@ class _AddedGatedMLP(torch.autograd.Function):
         grad_x, grad_gain, grad_bias = (
             torch.empty_like(x),
             torch.zeros_like(gain),
-            torch.zeros_like(hidden[0]),
+            hidden.new_zeros(hidden.shape[1]),
         )
         grad_up, grad_down = torch.zeros_like(up.T), torch.zeros_like(down)
         rows = min(_ROWS, x.shape[0])

@@ -46,6 +46,30 @@ def test_a_model_answers_where_it_is_asked(name: str) -> None:
     torch.testing.assert_close(own, other)
 
 
+@pytest.mark.parametrize("checkpoints", [False, True])
+def test_after_the_last_mixer_only_asked_places_are_computed(checkpoints: bool) -> None:
+    model, tokens = make_model(case_config("hawk")), draw_tokens(2, 9)
+    model.checkpoint_activations = checkpoints
+    seen: dict[str, int] = {}
+    for name, module in model.named_modules():
+        module.register_forward_pre_hook(
+            lambda _, given, name=name: seen.update({name: given[0].shape[:-1].numel()})
+        )
+    model(tokens, at=torch.tensor([3, 8, 9]), answers=torch.tensor([1, 16, 0])).loss.backward()
+    last = f"layers.{len(model.layers) - 1}"
+    assert seen[f"{last}.mixer"] == seen["layers.0.mlp.up"] == 18
+    assert seen[f"{last}.mlp_norm"] == seen[f"{last}.mlp.up"] == seen["final_norm"] == 3
+
+
+@pytest.mark.parametrize("name", ["hawk", "attention-none"])
+def test_a_model_that_is_asked_nothing_gets_gradients_of_0(name: str) -> None:
+    model, nothing = make_model(case_config(name)), torch.ones(0, dtype=torch.int64)
+    found = model(draw_tokens(2, 9), at=nothing, answers=nothing)
+    found.loss.backward()
+    assert float(found.loss.detach()) == 0
+    assert all(weight.grad is not None and not weight.grad.any() for weight in model.parameters())
+
+
 def test_no_answers_come_to_nothing() -> None:
     found = answered(torch.ones(0, 3), torch.ones(4, 3), torch.ones(0, dtype=torch.int64), None)
     assert float(found.loss) == 0 and len(found.losses) == 0
