@@ -86,7 +86,7 @@ def _is_full(stream: TextIO) -> bool:
 def _of_the_user() -> tuple[type[Exception], ...]:
     """The errors that the user can fix; asked for when there is one, as importing them takes half a second."""
     from recallfront.platform.errors import UsageError
-    from recallfront.sweeps.load import SpecError
+    from recallfront.sweeps.base import SpecError
 
     return UsageError, SpecError
 

@@ -11,6 +11,7 @@ from recallfront.models.configs.hybrid import UNDECLARED, HybridConfig, check_le
 from recallfront.models.configs.mixer import MixerConfig
 from recallfront.models.mixers import registry
 
+_LETTER = re.compile("[A-Z]")
 _KNOB = re.compile(r"([A-Z])\.(\w+)")  # a letter of the pattern and a knob of its mixer
 _NESTED = "mixers"
 
@@ -36,9 +37,14 @@ def flat(block: Any) -> Any:
             key = f"{letter}.{knob}"
             if key in found:
                 raise ValueError(f"{key}: is given twice, here and under mixers")
-            if not _KNOB.fullmatch(key):
+            if not _LETTER.fullmatch(str(letter)):
                 raise ValueError(
                     f"mixers.{key}: {shown(letter)} is no letter of a pattern; it must be one of A to Z"
+                )
+            if not _KNOB.fullmatch(key):
+                raise ValueError(
+                    f"mixers.{key}: mixer {shown(declared['mixer'])} has no such knob; what is not a mixer's stands "
+                    "beside mixers"
                 )
             found[key] = value
     return found

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from recallfront.models.configs.explain import explain, near_first
-from recallfront.sweeps.base import SpecError as SpecError
+from recallfront.sweeps.base import SpecError
 from recallfront.sweeps.plain_yaml import MOST_BYTES, NotPlain, read_yaml
 from recallfront.sweeps.spec import SweepSpec
 from recallfront.sweeps.suite import TASKS, Part, Suite, check_claims, raw_parts

@@ -8,7 +8,12 @@ from recallfront.platform.front.front import Front
 
 
 def next_commands(
-    front: Front, sweep: str, *, program: str = "recallfront", options: str = "", plugins: Iterable[Path] = ()
+    front: Front,
+    sweep: str,
+    *,
+    program: str = "recallfront",
+    options: str = "",
+    plugins: Iterable[Path | str] = (),
 ) -> list[tuple[str, str]]:
     """(what it does, command) for a sweep that `sweep` names; `options` say where its store is.
 
@@ -28,9 +33,14 @@ def next_commands(
         again = front.knee or front.members[-1]
         if again.run_ids[0]:  # a run has no id before the server has made it
             what = "the knee" if again is front.knee else "one of them"
-            given = "".join(f" --plugin {shlex.quote(str(path))}" for path in plugins)
+            given = plugin_options(plugins)
             commands.append((f"Run {what} again from its lineage", f"rerun {again.run_ids[0][:12]}{given}"))
     return [(what, f"{program} {command}{options}") for what, command in commands]
+
+
+def plugin_options(files: Iterable[Path | str]) -> str:
+    """The options that give a command these plug-ins, each after a space."""
+    return "".join(f" --plugin {shlex.quote(str(path))}" for path in files)
 
 
 def _enough(front: Front) -> str:

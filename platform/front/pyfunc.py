@@ -9,6 +9,7 @@ torch, numpy and MLflow are imported where they are first used, so that commands
 
 import logging
 import warnings
+from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,8 +33,11 @@ _FILL = -1  # stands after the end of a row that is shorter than others
 _EXAMPLE = [[0, 1, 1, 0]]  # any vocabulary has these
 
 
-def write_mlflow_files(folder: Path, run_id: str) -> None:
-    """Write `MLmodel`, signature, input example and requirements to a folder that is not there yet, no weights."""
+def write_mlflow_files(folder: Path, run_id: str, packages: Iterable[str] = ()) -> None:
+    """Write `MLmodel`, signature, input example and requirements to a folder that is not there yet, no weights.
+
+    `packages` are requirements beside recallfront and torch, such as `name==version` of a plug-in.
+    """
     import numpy as np
 
     # MLflow warns of its own types as it is imported
@@ -53,7 +57,8 @@ def write_mlflow_files(folder: Path, run_id: str) -> None:
         signature=ModelSignature(inputs=tokens, outputs=tokens, params=parameters),
         input_example=(np.array(_EXAMPLE, dtype=np.int64), {"max_new_tokens": 4}),
         # a build's own suffix, as +cpu, is known to no index
-        pip_requirements=[f"{name}=={version(name).split('+')[0]}" for name in ("recallfront", "torch")],
+        pip_requirements=[f"{name}=={version(name).split('+')[0]}" for name in ("recallfront", "torch")]
+        + list(packages),
     )
 
 
@@ -121,6 +126,14 @@ def _load_pyfunc(path: str) -> Generator:
     import torch
 
     from recallfront.models.checkpoint import load
+    from recallfront.platform import plugins
 
-    model = load(path)
+    plugins.load()
+    try:
+        model = load(path)
+    except ValueError as error:
+        error.add_note(
+            "a mixer from a file has to be loaded before: recallfront.platform.plugins.load([FILE])"
+        )
+        raise
     return Generator(model.to("cuda") if torch.cuda.is_available() else model)

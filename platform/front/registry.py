@@ -8,6 +8,7 @@ import re
 import shutil
 import time
 from contextlib import suppress
+from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -18,8 +19,11 @@ from recallfront.platform.front.pyfunc import write_mlflow_files
 from recallfront.platform.home import home_folder, user_name
 from recallfront.platform.home.address import shown
 from recallfront.platform.home.vault import fetch_folder, kept_folders
+from recallfront.platform.plugins import installed
 from recallfront.platform.results.records import TAG
 from recallfront.platform.tracking.client import open_client
+from recallfront.platform.tracking.ledger import UnknownRecord
+from recallfront.platform.tracking.lineage import read_lineage
 from recallfront.platform.tracking.runs import MODEL_DIGEST, MODEL_FILES, model_digest, sha256_of
 from recallfront.platform.tracking.store import prepare_store
 from recallfront.platform.trial.workplace import WEIGHTS
@@ -240,8 +244,18 @@ def _complete_artifacts(client: "MlflowClient", run_id: str, home: Path) -> None
         elif TAG + MODEL_DIGEST in client.get_run(run_id).data.tags:
             _downloaded(client, run_id, folder)  # raises unless it is whole
         described = Path(folder, "described")
-        write_mlflow_files(described, run_id)
+        write_mlflow_files(described, run_id, _packages(client, run_id))
         client.log_artifacts(run_id, str(described), WEIGHTS)
+
+
+def _packages(client: "MlflowClient", run_id: str) -> list[str]:
+    """Requirements for the plug-ins that the run used, of those installed here: the store may name anything."""
+    try:
+        used = read_lineage(client.tracking_uri, run_id).environment.plugins
+    except UnknownRecord:
+        return []
+    names = {plugin.name for plugin in used if plugin.version is not None}
+    return [f"{name}=={version(name)}" for name in installed() if name in names]
 
 
 def _new_version(client: "MlflowClient", picked: Picked, name: str) -> str:

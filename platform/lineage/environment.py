@@ -90,6 +90,11 @@ class Lineage(BaseModel):
     packages_digest: str  # 16 hex digits over lineage/packages.txt
     plugins: tuple[Plugin, ...] = ()  # those that the sweep used; files are artifacts below lineage/plugins/
 
+    @property
+    def plugin_files(self) -> list[str]:
+        """The names of the files among the plug-ins."""
+        return [f"{plugin.name}.py" for plugin in self.plugins if plugin.version is None]
+
 
 class TrialLineage(BaseModel):
     """One trial's lineage: the artifact `lineage/lineage.json` of its run."""

@@ -66,13 +66,18 @@ def run_suite(
 
 
 def read_scores(
-    study_or_file: str, *, home: Path | str | None = None, tracking_uri: str | None = None
+    study_or_file: str,
+    *,
+    home: Path | str | None = None,
+    tracking_uri: str | None = None,
+    plugins: Iterable[Path | str] = (),
 ) -> Scores:
-    """The scores of a suite as far as its sweeps have come.
+    """The scores of a suite as far as its sweeps have come; `plugins` are files with mixers and tasks that it names.
 
     Raises:
         UsageError, SpecError: it is no suite, or the store cannot be read.
     """
+    load(plugins)
     study = load_study(study_or_file)
     if not isinstance(study, Suite):
         raise UsageError(f"{study_or_file}: is one sweep, and scores are of a suite, which has tasks")

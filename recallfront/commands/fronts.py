@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from recallfront.commands.options import Home, SweepName, TrackingUri
+from recallfront.commands.options import Home, Plugins, SweepName, TrackingUri
 from recallfront.platform.errors import UsageError
 from recallfront.terminal import table_width
 
@@ -74,11 +74,14 @@ def report(
     out: Annotated[Path, typer.Option(help="Folder to write to; made if need be.")],
     home: Home = None,
     tracking_uri: TrackingUri = None,
+    plugin: Plugins = None,
 ) -> None:
     """Write the report of a sweep or a suite. It is a self-contained HTML page, Markdown, SVG and PNG."""
     from recallfront.platform.front.pictures.report import write_report
     from recallfront.platform.front.pictures.suite_report import is_suite, write_suite_report
+    from recallfront.platform.plugins import load
 
+    load(plugin or ())
     write = write_suite_report if is_suite(sweep) else write_report
     for kind, path in write(sweep, out, home=home, tracking_uri=tracking_uri).items():
         print(f"{kind}: {path}")

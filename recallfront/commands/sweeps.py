@@ -109,13 +109,14 @@ def scores(
     ],
     home: Home = None,
     tracking_uri: TrackingUri = None,
+    plugin: Plugins = None,
 ) -> None:
     """Show the scores of a suite, and the verdicts on its claims. Scores are by task and architecture."""
     from rich.console import Console
 
     from recallfront.platform.sweep.suite import read_scores
 
-    found = read_scores(study_or_file, home=home, tracking_uri=tracking_uri)
+    found = read_scores(study_or_file, home=home, tracking_uri=tracking_uri, plugins=plugin or ())
     show_scores(found, Console(width=table_width()))
 
 

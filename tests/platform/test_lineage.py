@@ -122,7 +122,11 @@ NOT_RUN = {
     "models/configs/presets.py",
     "platform/front/front.py",
     "platform/sweep/recorder.py",
+    "sweeps/claims.py",
+    "sweeps/load.py",
     "sweeps/schema.py",
+    "sweeps/search.py",
+    "sweeps/spec.py",
     "sweeps/studies/quickstart.yaml",
 }
 

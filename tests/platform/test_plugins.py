@@ -275,6 +275,18 @@ def test_the_documentation_s_plug_ins_run_and_are_kept_with_their_runs(
     assert code == 0 and "verdict: identical" in told, told + errors
     code, told, errors = command("evaluate", trial.run_id, *given, *suite)
     assert code == 0 and "squad" in told, told + errors
+    code, told, errors = command("report", "lookback", "--out", "report")
+    report = (tmp_path / "report" / "report.md").read_text()
+    assert (
+        code == 0
+        and f"file fading.py ({kept['fading'].digest}), artifact lineage/plugins/fading.py" in report
+    )
+    again = [
+        line for line in report.splitlines() if "recallfront run " in line or "recallfront rerun " in line
+    ]
+    assert [line.endswith(" --plugin fading.py --plugin lookback.py") for line in again] == [True, True], (
+        again
+    )
     written(tmp_path, "fading.py", shown["fading.py"] + "\n# changed\n")
     for name, *more in (("rerun",), ("lineage",), ("evaluate", *suite)):
         code, _, errors = command(name, trial.run_id, *given, *more)

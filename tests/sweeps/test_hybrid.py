@@ -7,7 +7,8 @@ import pytest
 import yaml
 
 from recallfront.platform.results.knobs import flat_knobs
-from recallfront.sweeps.load import SpecError, parse_spec
+from recallfront.sweeps.base import SpecError
+from recallfront.sweeps.load import parse_spec
 from recallfront.sweeps.schema import specification_schema
 from recallfront.sweeps.space import Range
 from recallfront.sweeps.spec import SweepSpec

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
-from recallfront.sweeps.load import SpecError, load_spec, load_study, parse_spec, studies
+from recallfront.sweeps.base import SpecError
+from recallfront.sweeps.load import load_spec, load_study, parse_spec, studies
 from recallfront.sweeps.plain_yaml import read_yaml
 from recallfront.sweeps.spec import SweepSpec
 from recallfront.sweeps.suite import Suite

@@ -10,7 +10,7 @@ import yaml
 from recallfront.platform.errors import UsageError
 from recallfront.platform.front.claims import Judgement, judge
 from recallfront.platform.front.front import Front, build_front
-from recallfront.platform.front.next_steps import next_commands
+from recallfront.platform.front.next_steps import next_commands, plugin_options
 from recallfront.platform.front.pictures.appearance import summary
 from recallfront.platform.front.pictures.contexts import contexts_picture, contexts_table
 from recallfront.platform.front.pictures.curves import (
@@ -176,8 +176,9 @@ def _configurations(front: Front) -> Cells:
 def _again(found: _Findings) -> list[str]:
     record = found.record
     name, key = to_run(record.name, record.sweep_key), record.sweep_key[:12]
-    commands = [f"recallfront run {name}", f"recallfront report {key} --out FOLDER"]
-    return commands + [command for _, command in next_commands(found.front, key)]
+    files = found.lineage.environment.plugin_files
+    commands = [f"recallfront run {name}{plugin_options(files)}", f"recallfront report {key} --out FOLDER"]
+    return commands + [command for _, command in next_commands(found.front, key, plugins=files)]
 
 
 def _specification(record: SweepRecord) -> str:

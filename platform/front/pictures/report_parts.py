@@ -139,9 +139,14 @@ def lineage_rows(record: SweepRecord, lineage: TrialLineage) -> list[list[str]]:
     commit = (
         "–" if own.git_commit is None else own.git_commit[:12] + (" with changes" if own.git_dirty else "")
     )
+    added = [
+        f"{plugin}, artifact lineage/plugins/{plugin.name}.py" if plugin.version is None else str(plugin)
+        for plugin in own.plugins
+    ]
     return [
         ["sweep", record.sweep_key],
         ["code version", own.code_version],
+        *([["plug-ins", "; ".join(added)]] if added else []),
         ["commit", commit],
         ["data digest", lineage.data_digest or "–"],
         ["recallfront, Python", f"{own.recallfront}, {own.python}"],

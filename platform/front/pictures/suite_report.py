@@ -7,6 +7,7 @@ from pathlib import Path
 from recallfront.platform.errors import UsageError
 from recallfront.platform.front.across import across_tasks
 from recallfront.platform.front.candidates import Candidate, gather
+from recallfront.platform.front.next_steps import plugin_options
 from recallfront.platform.front.pictures.curves import scatter_picture
 from recallfront.platform.front.pictures.document import Cells, Commands, DocumentBlock, Heading, Paragraph
 from recallfront.platform.front.pictures.report_parts import (
@@ -106,13 +107,12 @@ def _blocks(found: _Findings, folder: Path) -> Iterator[DocumentBlock]:
     file = to_run(suite.name, suite.key)
     trials = [trial for _, record in found.sweeps for trial in record.trials]
     again = next(trial.run_id for trial in trials if trial.status is Status.FINISHED)
-    yield Commands(
-        [
-            f"recallfront run {file}",
-            f"recallfront report {file} --out FOLDER",
-            f"recallfront rerun {again[:12]}",
-        ]
+    # each sweep has those of its own
+    given = plugin_options(
+        dict.fromkeys(name for one in found.lineages for name in one.environment.plugin_files)
     )
+    commands = (f"run {file}", f"report {file} --out FOLDER", f"rerun {again[:12]}")
+    yield Commands([f"recallfront {command}{given}" for command in commands])
     yield from reruns_blocks(trials, found.reruns)
     yield Heading("Lineage")
     for (_, record), lineage in zip(found.sweeps, found.lineages, strict=True):
