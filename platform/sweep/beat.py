@@ -12,7 +12,7 @@ from recallfront.platform.errors import UsageError
 from recallfront.platform.results.cancellation import BEAT, DRIVER
 from recallfront.platform.results.records import TAG
 from recallfront.platform.sweep.background import Companion
-from recallfront.platform.sweep.driverless import BEAT_SECONDS, SILENT_SECONDS, watch_beats
+from recallfront.platform.sweep.driverless import BEAT_SECONDS, SILENT_SECONDS, beat_sign, watch_beats
 from recallfront.platform.sweep.lease import end_driver
 from recallfront.platform.sweep.lock import was_driven_here
 from recallfront.platform.sweep.recorder import Recorder
@@ -50,7 +50,7 @@ class Beat(Companion):
                 end_driver()
                 return
             number += 1
-            told = {BEAT: f"{self._recorder.driver}-{number}", "status": "running"}
+            told = {BEAT: beat_sign(self._recorder.driver, number), "status": "running"}
             try:
                 # also of a driver that is killed: what it has spent counts
                 self._tell_time()

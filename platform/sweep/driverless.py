@@ -42,7 +42,11 @@ def driverless(
         for sweep in running
         if driver_is_gone(sweep.sweep_key, home, sweep.tags.get(DRIVER), patience=patience)
     }
-    elsewhere = [sweep for sweep in running if sweep.run_id not in gone and _is_elsewhere(sweep, home)]
+    elsewhere = [
+        sweep
+        for sweep in running
+        if sweep.run_id not in gone and _is_elsewhere(sweep, home) and not _has_just_beaten(sweep)
+    ]
     return gone | watch_beats(elsewhere, tracking_uri, wait=wait)[1]
 
 
@@ -84,6 +88,17 @@ def _look(tracking_uri: str, watches: Mapping[str, Watch]) -> dict[str, _Sign]:
 
 def _sign(sweep: SweepSummary | SweepRecord) -> _Sign:
     return sweep.tags.get(DRIVER), sweep.tags.get(BEAT)
+
+
+def beat_sign(driver: str, number: int) -> str:
+    """What a driver writes at a beat: never the same twice, and when it was by the clock of its machine."""
+    return f"{driver}-{number}@{time.time():.0f}"
+
+
+def _has_just_beaten(sweep: SweepSummary | SweepRecord) -> bool:
+    """Whether the last beat is of a moment ago if clocks agree; it is watched otherwise."""
+    moment = sweep.tags.get(BEAT, "").rpartition("@")[2]
+    return moment.isdecimal() and abs(time.time() - float(moment)) < 2 * BEAT_SECONDS
 
 
 def _is_elsewhere(sweep: SweepSummary | SweepRecord, home: Path) -> bool:

@@ -306,7 +306,8 @@ def _next_of(events: Sequence[Event]) -> list[Event]:
     """What to send next of a run's oldest events: one alone, or those that fit one `log_batch`.
 
     Metrics, params and tags do not wait for texts and datasets. Of a run that has ended these and its artifacts go
-    first, and one batch tells the rest: who reads how it ended finds its weights. Digests of several texts share a batch.
+    first, and one batch tells the rest: who reads how it ended finds its weights.
+    Digests of several texts share a batch.
     """
     due = list(takewhile(lambda event: event.kind not in ("open", "close"), events))
     if not due:
