@@ -264,13 +264,7 @@ class LanguageModel(nn.Module):
         for layer, layer_state in zip(self.layers, state.layers, strict=True):
             x = x + layer.mixer.extend(layer.mixer_norm(x), layer_state, block)  # type: ignore[union-attr, operator]
             x = layer.add_mlp(x)  # type: ignore[operator]
-        longest, uniform = state.longest + time, state.uniform
-        if lengths is not None:
-            longest = int(block.ends.max())
-            uniform = bool((block.ends == longest).all())
-        return self.final_norm(x), State(
-            state.layers, block.ends, longest, state.model_name, uniform, state.kept
-        )
+        return self.final_norm(x), _at_end(state, block)
 
     @property
     def can_branch(self) -> bool:
@@ -278,16 +272,36 @@ class LanguageModel(nn.Module):
         return all(layer.mixer.can_branch for layer in self.layers)  # type: ignore[union-attr]
 
     @_decodes
-    def read_tree(self, tokens: Tensor, state: State, branches: Branches) -> Tensor:
-        """Logits (B, N, vocab) after each node of a draft tree whose tokens (B, N) continue from `state`, which
-        stays.
+    def read_tree(self, tokens: Tensor, state: State, branches: Branches) -> tuple[Tensor, list[LayerState]]:
+        """Hidden states (B, N, width) after each node of a draft tree whose tokens (B, N) continue from `state`, which
+        stays, and what each node would leave in the state of each layer, for `follow`.
         """
         self.check_state(state, tokens.shape[0])
-        x = self._embed(tokens, branches.positions)
+        x, left = self._embed(tokens, branches.positions), []
         for layer, layer_state in zip(self.layers, state.layers, strict=True):
-            x = x + layer.mixer.branch(layer.mixer_norm(x), layer_state, branches)  # type: ignore[union-attr, operator]
-            x = layer.add_mlp(x)  # type: ignore[operator]
-        return self.unembed(self.final_norm(x))
+            mixed, own = layer.mixer.branch(layer.mixer_norm(x), layer_state, branches)  # type: ignore[union-attr, operator]
+            x = layer.add_mlp(x + mixed)  # type: ignore[operator]
+            left.append(own)
+        return self.final_norm(x), left
+
+    @_decodes
+    def follow(
+        self, left: list[LayerState], path: Tensor, state: State, *, lengths: Tensor | None = None
+    ) -> State:
+        """The state at the end of a path through a tree that `read_tree` has read from `state`, which is used up.
+
+        path (B, T): the nodes of each row, of which `lengths` (B), by default all, count.
+        """
+        self.check_state(state, len(path))
+        block = Block(state.lengths, state.longest, path.shape[1], lengths, state.uniform)
+        if self.position_table is not None:
+            self.check_length(int(block.ends.max()))
+        state.spent = True
+        rows = torch.arange(len(path), device=path.device)[:, None]
+        for layer, layer_state, own in zip(self.layers, state.layers, left, strict=True):
+            taken = {name: tensor[rows, path] for name, tensor in own.items()}
+            layer.mixer.follow(taken, layer_state, block)  # type: ignore[union-attr, operator]
+        return _at_end(state, block)
 
     @_decodes
     def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
@@ -355,6 +369,15 @@ class LanguageModel(nn.Module):
                 f"tokens have {batch_size} rows and the state {state.batch_size}; they must agree"
             )
         state.check_unspent()
+
+
+def _at_end(state: State, block: Block) -> State:
+    """The state whose layers have been brought up to the end of a block."""
+    longest, uniform = state.longest + block.time, state.uniform
+    if block.counts is not None:
+        longest = int(block.ends.max())
+        uniform = bool((block.ends == longest).all())
+    return State(state.layers, block.ends, longest, state.model_name, uniform, state.kept)
 
 
 def _check_tokens(tokens: Tensor, dimensions: int) -> None:

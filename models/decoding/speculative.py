@@ -12,7 +12,7 @@ from torch import Generator, Tensor, nn
 from recallfront.models.language_model import LanguageModel
 from recallfront.models.parts.draft_tree import RANKS, Branches, DraftTree
 from recallfront.models.parts.layers import Linear
-from recallfront.models.parts.state import Block, State
+from recallfront.models.parts.state import Block, LayerState, State
 
 
 class DraftHeads(nn.Module):
@@ -74,17 +74,17 @@ def generate_speculative(
     if max_new_tokens < 1:
         raise ValueError(f"max_new_tokens is {max_new_tokens}; it must be at least 1")
     hidden, state = model.read(tokens, model.init_state(tokens.shape[0]), lengths=lengths)
-    last = _at(hidden, lengths)
+    last = _at(hidden, None if lengths is None else lengths - 1)
+    root = model.unembed(last).argmax(-1)
     new: list[list[int]] = [[] for _ in range(tokens.shape[0])]
     rows, rounds = list(range(len(new))), 0  # rows that have not ended: the others are read no further
     while rows:
-        drafts = heads(last).topk(min(RANKS, model.config.vocab_size), dim=-1).indices
-        # a rank beyond the vocabulary only guesses wrong
-        drafts = F.pad(drafts, (0, RANKS - drafts.shape[-1]))
-        nodes = tree.tokens(model.unembed(last).argmax(-1), drafts)
-        accepted, counts = accept(tree, nodes, tree_logits(model, nodes, state, tree).argmax(-1))
+        nodes = tree.tokens(root, _ranked(heads(last)))
+        reading = read_tree(model, nodes, state, tree)
+        following = model.unembed(reading.hidden).argmax(-1)
+        path, counts = accept(tree, nodes, following)
         rounds += 1
-        lines = zip(rows, accepted.tolist(), counts.tolist(), strict=True)
+        lines = zip(rows, nodes.gather(1, path).tolist(), counts.tolist(), strict=True)
         going_on = [
             place
             for place, (row, line, count) in enumerate(lines)
@@ -92,19 +92,27 @@ def generate_speculative(
         ]
         if going_on and len(going_on) < len(rows):
             places = torch.tensor(going_on, device=tokens.device)
-            accepted, counts, state = accepted[places], counts[places], state.select(places)
+            reading, state = reading.select(places), state.select(places)
+            following, path, counts = following[places], path[places], counts[places]
         rows = [rows[place] for place in going_on]
         if rows:
-            hidden, state = model.read(accepted, state, lengths=counts)
-            last = _at(hidden, counts)
+            end = path.gather(1, counts[:, None] - 1)[:, 0]
+            last, root = _at(reading.hidden, end), _at(following, end)
+            state = reading.follow(model, path, counts, state)
     return Speculation(new, rounds)
 
 
-def _at(hidden: Tensor, lengths: Tensor | None) -> Tensor:
-    """The hidden state after each row's last token."""
-    if lengths is None:
-        return hidden[:, -1]
-    return hidden[torch.arange(hidden.shape[0], device=hidden.device), lengths - 1]
+def _ranked(logits: Tensor) -> Tensor:
+    """The likeliest tokens of each head (B, heads, RANKS); a rank beyond the vocabulary only guesses wrong."""
+    drafts = logits.topk(min(RANKS, logits.shape[-1]), dim=-1).indices
+    return F.pad(drafts, (0, RANKS - drafts.shape[-1]))
+
+
+def _at(entries: Tensor, places: Tensor | None) -> Tensor:
+    """Each row's entry at its place in (B, T, ...); by default the last one."""
+    if places is None:
+        return entries[:, -1]
+    return entries[torch.arange(entries.shape[0], device=entries.device), places]
 
 
 def _extend(row: list[int], accepted: list[int], most: int, stop_tokens: Collection[int]) -> bool:
@@ -120,28 +128,51 @@ def accept(tree: DraftTree, nodes: Tensor, following: Tensor) -> tuple[Tensor, T
     """The longest path of each row that greedy decoding would have taken.
 
     nodes (B, N): tokens of the tree; following (B, N): the model's likeliest token after each. Returns the
-    tokens (B, longest), padded by anything, and how many of each row count: 1 at least, for node 0 is
-    certain.
+    path's nodes (B, depth + 1), of any kind after its end, and how many of each row count: 1 at least, for node 0
+    is certain.
     """
     paths = tree.leaf_paths.to(nodes.device)
     index = paths.clamp(min=0)
     guessed, right = nodes[:, index[:, 1:]], following[:, index[:, :-1]]  # (B, leaves, depth)
     agree = (guessed == right) & (paths[:, 1:] >= 0)
     counts = 1 + agree.cumprod(-1).sum(-1)
-    best = counts.argmax(-1)
-    count = counts.gather(1, best[:, None])[:, 0]
-    return nodes.gather(1, index[best])[:, : int(count.max())], count
+    count, best = counts.max(-1)
+    return index[best], count
 
 
-def tree_logits(model: LanguageModel, nodes: Tensor, state: State, tree: DraftTree) -> Tensor:
-    """Logits (B, N, vocab) after each node; the state stays as it is.
+@dataclass
+class TreeReading:
+    """What reading a draft tree gave, while the state stayed as it was."""
+
+    nodes: Tensor  # (B, N) tokens
+    hidden: Tensor  # (B, N, width) after each node
+    left: list[LayerState] | None  # in the state of each layer; None if a layer cannot branch
+
+    def select(self, rows: Tensor) -> "TreeReading":
+        """That of some rows."""
+        left = self.left
+        if left is not None:
+            left = [{name: tensor[rows] for name, tensor in layer.items()} for layer in left]
+        return TreeReading(self.nodes[rows], self.hidden[rows], left)
+
+    def follow(self, model: LanguageModel, path: Tensor, counts: Tensor, state: State) -> State:
+        """The state after a path's nodes (B, T), of which `counts` (B) count: read again only where it must be."""
+        path = path[:, : int(counts.max())]
+        lengths = None if len(counts) == 1 else counts  # the path of a single row has no padding now
+        if self.left is not None:
+            return model.follow(self.left, path, state, lengths=lengths)
+        return model.read(self.nodes.gather(1, path), state, lengths=lengths)[1]
+
+
+def read_tree(model: LanguageModel, nodes: Tensor, state: State, tree: DraftTree) -> TreeReading:
+    """Read a draft tree of tokens (B, N); the state stays as it is.
 
     In one pass over the tree where every layer can branch; where one cannot, each path is read as a row of
     its own.
     """
     if model.can_branch:
         branches = Branches(tree, Block(state.lengths, state.longest, len(tree), None, state.uniform))
-        return model.read_tree(nodes, state, branches)
+        return TreeReading(nodes, *model.read_tree(nodes, state, branches))
     paths = tree.leaf_paths.to(nodes.device)
     leaves, depth = paths.shape
     rows = torch.arange(nodes.shape[0], device=nodes.device).repeat_interleave(leaves)
@@ -149,8 +180,8 @@ def tree_logits(model: LanguageModel, nodes: Tensor, state: State, tree: DraftTr
     copies, table, room = state.select(rows), model.config.learned_positions, None
     if table:  # what lies beyond the table of positions counts for no one
         room = (table - copies.lengths).clamp(1, depth)
-    logits, _ = model.prefill(lines, copies, lengths=room)
+    hidden, _ = model.read(lines, copies, lengths=room)
     places = torch.zeros(len(tree), dtype=torch.long, device=nodes.device)
     leaf, level = (paths >= 0).nonzero(as_tuple=True)
     places[paths[leaf, level]] = leaf * depth + level
-    return logits.view(nodes.shape[0], leaves * depth, -1)[:, places]
+    return TreeReading(nodes, hidden.view(nodes.shape[0], leaves * depth, -1)[:, places], None)

@@ -328,19 +328,15 @@ class Attention(Mixer):
 
     can_branch = True
 
-    def branch(self, x: Tensor, state: LayerState, branches: Branches) -> Tensor:
+    def branch(self, x: Tensor, state: LayerState, branches: Branches) -> tuple[Tensor, LayerState]:
         block, nodes = branches.block, x.shape[1]
         q, k, v = self._project(x, branches.positions, block.longest + nodes)
         before = block.longest if self.window_size is None else min(block.longest, self.window_size - 1)
         k_before, there = ring_last(state["keys"], block, before)
         v_before, _ = ring_last(state["values"], block, before)
-        # distances from each node to the tokens before the tree, then to the nodes
-        back = torch.arange(before, 0, -1, device=x.device).expand(nodes, -1) + branches.depths[:, None]
-        among = branches.depths[:, None] - branches.depths
-        distance = torch.cat([back, among], dim=1)
-        seen = torch.cat([there[:, None].expand(-1, nodes, -1), branches.mask.expand(len(x), -1, -1)], dim=2)
-        if self.window_size is not None:
-            seen = seen & (distance < self.window_size)
+        distance, seen = block.once(
+            ("seen", before, self.window_size), lambda: branches.seen(there, self.window_size)
+        )
         out = attend_seen(
             q,
             torch.cat([k_before.transpose(1, 2), k], dim=1),
@@ -350,8 +346,10 @@ class Attention(Mixer):
             alibi_slopes=self.slopes,
             distance_bias=None if self.t5_bias is None else self.t5_bias(),
         )
-        mixed: Tensor = self.out(out.flatten(2))
-        return mixed
+        return self.out(out.flatten(2)), {"k": k, "v": v}
+
+    def follow(self, left: LayerState, state: LayerState, block: Block) -> None:
+        self._store(state, left["k"].transpose(1, 2), left["v"].transpose(1, 2), block)
 
     def _step_bias(self, lengths: Tensor, slots: int, dtype: torch.dtype) -> Tensor:
         """Bias of one step over a ring, the same for all layers without a table of their own."""

@@ -60,10 +60,19 @@ class Mixer(nn.Module, ABC):
 
         return run
 
-    can_branch: ClassVar[bool] = False  # whether `branch` works: a draft tree is read in one pass
+    can_branch: ClassVar[bool] = False  # whether `branch` and `follow` work: a draft tree is read in one pass
 
-    def branch(self, x: Tensor, state: LayerState, branches: Branches) -> Tensor:
-        """x (B, N, width) of the nodes of a draft tree, each continuing from its own ancestors; `state` stays."""
+    def branch(self, x: Tensor, state: LayerState, branches: Branches) -> tuple[Tensor, LayerState]:
+        """x (B, N, width) of the nodes of a draft tree, each continuing from its own ancestors; `state` stays.
+
+        Returns the result (B, N, width), and what each node would leave in the state, tensors (B, N, ...).
+        """
+        raise NotImplementedError
+
+    def follow(self, left: LayerState, state: LayerState, block: Block) -> None:
+        """Bring `state` up to the end of a block that is a path of a tree: `left` (B, T, ...) is what `branch` says
+        that its nodes leave.
+        """
         raise NotImplementedError
 
     def reserve(self, state: LayerState, tokens: int) -> None:  # noqa: B027

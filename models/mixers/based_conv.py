@@ -76,9 +76,12 @@ class BasedConvolution(Mixer):
 
     can_branch = True
 
-    def branch(self, x: Tensor, state: LayerState, branches: Branches) -> Tensor:
+    def branch(self, x: Tensor, state: LayerState, branches: Branches) -> tuple[Tensor, LayerState]:
         u, gate = torch.split(self.branches(x), self.inner, dim=-1)
-        return self._gated(self.conv.branch(u, state["conv"], branches), gate)
+        return self._gated(self.conv.branch(u, state["conv"], branches), gate), {"u": u}
+
+    def follow(self, left: LayerState, state: LayerState, block: Block) -> None:
+        state["conv"] = self.conv.follow(left["u"], state["conv"], block)
 
     def step(self, x: Tensor, state: LayerState, step: Step) -> Tensor:
         u, gate = torch.split(self.branches(x), self.inner, dim=-1)

@@ -224,7 +224,7 @@ class GroupedAttention(Mixer):
 
     can_branch = True
 
-    def branch(self, x: Tensor, state: LayerState, branches: Branches) -> Tensor:
+    def branch(self, x: Tensor, state: LayerState, branches: Branches) -> tuple[Tensor, LayerState]:
         q, k, v = self._project(x, branches.positions, branches.block.longest + x.shape[1])
         out = grouped_attention_tree(
             q,
@@ -240,8 +240,13 @@ class GroupedAttention(Mixer):
             tail=state.get("tail"),
             conv_taps=None if self.taps is None else self.taps.weight,
         )
-        y: Tensor = self.out(out.flatten(2))
-        return y
+        return self.out(out.flatten(2)), {"k": k, "v": v}
+
+    def follow(self, left: LayerState, state: LayerState, block: Block) -> None:
+        k, v = (part.to(state["sums"].dtype).transpose(1, 2) for part in (left["k"], left["v"]))
+        if self.taps is not None:
+            state["tail"] = ring_write(state["tail"], v, block)
+        self._store(state, normalised(k), v, block)
 
     def step(self, x: Tensor, state: LayerState, step: Step) -> Tensor:
         positions: Tensor | int = step.longest if step.uniform else step.lengths[:, None]

@@ -20,6 +20,7 @@ from recallfront.models.parts.draft_tree import Branches
 from recallfront.models.parts.feature_maps import FeatureMapName, make_feature_map
 from recallfront.models.parts.head_taps import HeadTaps
 from recallfront.models.parts.layers import Linear
+from recallfront.models.parts.ring import ring_write
 from recallfront.models.parts.state import Block, LayerState, Layout, Step
 
 _EPS = 1e-6
@@ -169,18 +170,25 @@ class LinearAttention(Mixer):
 
     can_branch = True
 
-    def branch(self, x: Tensor, state: LayerState, branches: Branches) -> Tensor:
+    def branch(self, x: Tensor, state: LayerState, branches: Branches) -> tuple[Tensor, LayerState]:
         q, k, v = self._project(x)
-        q, k = (self.feature_map(part, branches.positions).transpose(1, 2) for part in (q, k))
         dtype = state["sums"].dtype
-        values = F.pad(v.to(dtype), (0, 1), value=1.0).transpose(1, 2)
-        weights = (q.to(dtype) @ k.to(dtype).transpose(-1, -2)) * branches.mask
-        summed = weights @ values + q.to(dtype) @ state["sums"]
+        phi_q, phi_k = (self.feature_map(part, branches.positions).to(dtype) for part in (q, k))
+        queries, values = phi_q.transpose(1, 2), F.pad(v.to(dtype), (0, 1), value=1.0)
+        weights = (queries @ phi_k.permute(0, 2, 3, 1)) * branches.mask
+        summed = weights @ values.transpose(1, 2) + queries @ state["sums"]
         o = (summed[..., :-1] / (summed[..., -1:] + _EPS)).transpose(1, 2)
         if self.taps is not None:
             o = o + self.taps.branch(v, state["tail"], branches)
-        out: Tensor = self.out(o.flatten(2).to(x.dtype))
-        return out
+        return self.out(o.flatten(2).to(x.dtype)), {"keys": phi_k, "values": values}
+
+    def follow(self, left: LayerState, state: LayerState, block: Block) -> None:
+        keys, values = left["keys"], left["values"]
+        if self.taps is not None:
+            state["tail"] = ring_write(state["tail"], values[..., :-1].transpose(1, 2), block)
+        if block.padding is not None:
+            values = values.masked_fill(block.padding[..., None, None], 0)
+        state["sums"] = state["sums"] + keys.permute(0, 2, 3, 1) @ values.transpose(1, 2)
 
     def step(self, x: Tensor, state: LayerState, step: Step) -> Tensor:
         q, k, v = (part[:, 0] for part in self._project(x[:, None]))

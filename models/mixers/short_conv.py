@@ -61,8 +61,11 @@ class GatedShortConvolution(Mixer):
 
     can_branch = True
 
-    def branch(self, x: Tensor, state: LayerState, branches: Branches) -> Tensor:
-        return torch.addcmul(x, self.conv.branch(x, state["conv"], branches), self.gate(x))
+    def branch(self, x: Tensor, state: LayerState, branches: Branches) -> tuple[Tensor, LayerState]:
+        return torch.addcmul(x, self.conv.branch(x, state["conv"], branches), self.gate(x)), {"x": x}
+
+    def follow(self, left: LayerState, state: LayerState, block: Block) -> None:
+        state["conv"] = self.conv.follow(left["x"], state["conv"], block)
 
     def step(self, x: Tensor, state: LayerState, step: Step) -> Tensor:
         y, state["conv"] = self.conv.step(x, state["conv"])

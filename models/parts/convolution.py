@@ -54,7 +54,7 @@ class ConvTaps(Drawn):
     def extend(self, x: Tensor, state: Tensor, block: Block) -> tuple[Tensor, Tensor]:
         y, last = short_conv(x, self.taps, bias=self.bias, initial_state=state, activation=self.activation)
         if block.counts is not None:
-            last = block.last(torch.cat([state, x], dim=1), state.shape[1])
+            last = self.follow(x, state, block)
         return y, last
 
     def branch(self, x: Tensor, state: Tensor, branches: Branches) -> Tensor:
@@ -63,6 +63,10 @@ class ConvTaps(Drawn):
         y = torch.einsum("bnkc,ck->bnc", history, self.taps)
         y = y if self.bias is None else y + self.bias
         return F.silu(y) if self.activation else y
+
+    def follow(self, x: Tensor, state: Tensor, block: Block) -> Tensor:
+        """The state after a block x (B, T, C)."""
+        return block.last(torch.cat([state, x], dim=1), state.shape[1])
 
     def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         return short_conv_step(x, self.taps, state, bias=self.bias, activation=self.activation, in_place=True)

@@ -34,6 +34,7 @@ class DraftTree:
         self.parents = (-1, *(nodes[path[:-1]] for path in self.paths))
         self.depths = (0, *(len(path) for path in self.paths))
         self.ranks = (0, *(path[-1] for path in self.paths))
+        self._histories: dict[int, Tensor] = {}
 
     def __len__(self) -> int:
         return len(self.parents)
@@ -67,6 +68,20 @@ class DraftTree:
             row[: len(line)] = torch.tensor(line)
         return rows
 
+    def history(self, reach: int) -> Tensor:
+        """Where each node finds its last `reach` tokens and its own, oldest first (N, reach + 1).
+
+        In a list of the last `reach` tokens before the tree, followed by the nodes: the convolution unfolded.
+        """
+        if reach not in self._histories:
+            rows = []
+            for node, depth in enumerate(self.depths):
+                line = [reach + ancestor for ancestor in self.ancestors(node)]
+                line += [reach - 1 - distance for distance in range(reach - depth)]
+                rows.append(line[: reach + 1][::-1])
+            self._histories[reach] = torch.tensor(rows)
+        return self._histories[reach]
+
     def tokens(self, root: Tensor, drafts: Tensor) -> Tensor:
         """Tokens of the nodes (B, N), from the certain token (B) and the heads' likeliest (B, heads, RANKS)."""
         heads = torch.tensor([depth - 1 for depth in self.depths[1:]], device=root.device)
@@ -94,14 +109,19 @@ class Branches:
         """Position of each node in the text (B, N)."""
         return self.block.offsets[:, None] + self.depths
 
-    def history(self, reach: int) -> Tensor:
-        """Where each node finds its last `reach` tokens and its own, oldest first (N, reach + 1).
-
-        In a list of the last `reach` tokens before the tree, followed by the nodes: the convolution unfolded.
+    def seen(self, there: Tensor, window_size: int | None) -> tuple[Tensor, Tensor]:
+        """Distances (N, S + N) from each node to the S tokens before the tree, then to the nodes, and which of these
+        it sees (B, N, S + N); there (B, S): which of the tokens exist.
         """
-        rows = []
-        for node, depth in enumerate(self.tree.depths):
-            line = [reach + ancestor for ancestor in self.tree.ancestors(node)]
-            line += [reach - 1 - distance for distance in range(reach - depth)]
-            rows.append(line[: reach + 1][::-1])
-        return torch.tensor(rows, device=self.block.offsets.device)
+        before, nodes = there.shape[1], len(self.tree)
+        back = torch.arange(before, 0, -1, device=there.device).expand(nodes, -1) + self.depths[:, None]
+        distance = torch.cat([back, self.depths[:, None] - self.depths], dim=1)
+        seen = torch.cat([there[:, None].expand(-1, nodes, -1), self.mask.expand(len(there), -1, -1)], dim=2)
+        return distance, seen if window_size is None else seen & (distance < window_size)
+
+    def history(self, reach: int) -> Tensor:
+        """As `DraftTree.history`."""
+        there: Tensor = self.block.once(
+            ("history", reach), lambda: self.tree.history(reach).to(self.block.offsets.device)
+        )
+        return there

@@ -22,13 +22,24 @@ def ring_tokens(lengths: Tensor, slots: int) -> tuple[Tensor, Tensor]:
 
 def ring_last(ring: Tensor, block: Block, count: int) -> tuple[Tensor, Tensor]:
     """The last `count` entries before a block, oldest first (B, H, count, D), and which of them are there."""
-    tokens = block.offsets[:, None] - count + torch.arange(count, device=ring.device)
-    index = (tokens % ring.shape[2])[:, None, :, None].expand(-1, ring.shape[1], -1, ring.shape[3])
-    return ring.gather(2, index), tokens >= 0
+    slots = ring.shape[2]
+
+    def places() -> tuple[Tensor, Tensor]:
+        tokens = block.offsets[:, None] - count + torch.arange(count, device=ring.device)
+        return (tokens % slots)[:, None, :, None], tokens >= 0
+
+    index, there = block.once(("last", slots, count), places)
+    return ring.gather(2, index.expand(-1, ring.shape[1], -1, ring.shape[3])), there
 
 
 def ring_write(ring: Tensor, new: Tensor, block: Block) -> Tensor:
     """The ring after a block whose entries are `new` (B, H, T, D)."""
-    place = _newest(block.ends, ring.shape[2]) - block.offsets[:, None]  # in the block; negative: from before
-    index = place.clamp(0, block.time - 1)[:, None, :, None].expand(-1, ring.shape[1], -1, ring.shape[3])
-    return torch.where((place >= 0)[:, None, :, None], new.gather(2, index).to(ring.dtype), ring)
+    slots = ring.shape[2]
+
+    def places() -> tuple[Tensor, Tensor]:
+        place = (_newest(block.ends, slots) - block.offsets[:, None])[:, None, :, None]
+        return place.clamp(0, block.time - 1), place >= 0  # in the block; negative: from before
+
+    index, there = block.once(("write", slots), places)
+    taken = new.gather(2, index.expand(-1, ring.shape[1], -1, ring.shape[3]))
+    return torch.where(there, taken.to(ring.dtype), ring)

@@ -63,6 +63,19 @@ class State:
         return self.lengths.shape[0]
 
 
+@dataclass(kw_only=True)
+class Memo:
+    """What the layers of one call have in common, biases and indices, is made once."""
+
+    _memo: dict[Any, Any] = field(default_factory=dict, repr=False)
+
+    def once(self, key: Any, make: Callable[[], Any]) -> Any:
+        """What `make` returned for this key the first time in this call."""
+        if key not in self._memo:
+            self._memo[key] = make()
+        return self._memo[key]
+
+
 class Layout:
     """How the tokens of a training batch stand: `positions` (B, T) restart at 0 where a packed document
     starts.
@@ -126,7 +139,7 @@ class Layout:
 
 
 @dataclass
-class Block:
+class Block(Memo):
     """A block of T tokens that continues from a state; rows may be shorter than T (padded on the right)."""
 
     offsets: Tensor  # (B,) tokens before the block
@@ -160,20 +173,13 @@ class Block:
 
 
 @dataclass
-class Step:
-    """One decode step: each row's next token. Biases and indices that layers have in common are made once."""
+class Step(Memo):
+    """One decode step: each row's next token."""
 
     lengths: Tensor  # (B,) tokens before this one
     longest: int
     uniform: bool = True
     kept: dict[Any, Any] = field(default_factory=dict)  # the state's
-    _memo: dict[Any, Any] = field(default_factory=dict)
-
-    def once(self, key: Any, make: Callable[[], Any]) -> Any:
-        """What `make` returned for this key the first time in this step."""
-        if key not in self._memo:
-            self._memo[key] = make()
-        return self._memo[key]
 
     def keep(self, key: Any, make: Callable[[], Any]) -> Any:
         """What `make` returned the first time for this key and this state: what follows from weights alone."""

@@ -12,12 +12,33 @@ from hypothesis import strategies as st
 from recallfront.models import LanguageModel, build, parse_config
 from recallfront.models.decoding.draft_training import draft_loss, train_draft_heads
 from recallfront.models.decoding.generation import generate
-from recallfront.models.decoding.speculative import DraftHeads, generate_speculative, tree_logits
+from recallfront.models.decoding.speculative import DraftHeads, generate_speculative, read_tree
 from recallfront.models.parts.draft_tree import RANKS, DraftTree
 from tests.kernels.golden import load_golden, load_text
 from tests.models.cases import CASES, case_config, draw_tokens, make_model
 
 TREE = DraftTree([[0], [1], [0, 0], [0, 1], [1, 0], [0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 1], [2]])
+
+
+GROUPED = make_model(case_config("grouped"))
+HEADS = DraftHeads(GROUPED, 4)
+
+
+@cache
+def with_heads(name: str) -> tuple[LanguageModel, DraftHeads]:
+    model = make_model(case_config(name))
+    return model, DraftHeads(model, 4)
+
+
+@st.composite
+def trees(draw: st.DrawFn) -> DraftTree:
+    paths: list[tuple[int, ...]] = []
+    for _ in range(draw(st.integers(0, 12))):
+        parent = draw(st.sampled_from([(), *(path for path in paths if len(path) < 4)]))
+        rank = draw(st.integers(0, RANKS - 1))
+        if (*parent, rank) not in paths:
+            paths.append((*parent, rank))
+    return DraftTree(paths)
 
 
 def test_golden_tree() -> None:
@@ -37,12 +58,36 @@ def test_every_node_is_read_as_the_end_of_its_path(name: str, length: int) -> No
     model = make_model(case_config(name))
     tokens, nodes = draw_tokens(2, length), draw_tokens(2, len(TREE), seed=1)
     _, state = model.prefill(tokens, model.init_state(2))
-    logits = tree_logits(model, nodes, state, TREE)
+    logits = model.unembed(read_tree(model, nodes, state, TREE).hidden)
     for node in range(len(TREE)):
         path = torch.cat([tokens, nodes[:, TREE.ancestors(node)[::-1]]], dim=1)
         torch.testing.assert_close(logits[:, node], model(path)[:, -1], atol=1e-10, rtol=1e-10)
-    again = tree_logits(model, nodes, state, TREE)
+    again = model.unembed(read_tree(model, nodes, state, TREE).hidden)
     assert torch.equal(again, logits)  # the state stayed as it was
+
+
+@pytest.mark.parametrize("name", CASES)
+@settings(max_examples=8, deadline=None)
+@given(data=st.data(), sizes=st.lists(st.integers(1, 14), min_size=1, max_size=3))
+def test_a_followed_path_leaves_what_reading_it_does(
+    name: str, data: st.DataObject, sizes: list[int]
+) -> None:
+    model, tree = with_heads(name)[0], data.draw(trees())
+    rows, lengths = len(sizes), torch.tensor(sizes)
+    _, state = model.prefill(draw_tokens(rows, max(sizes)), model.init_state(rows), lengths=lengths)
+    nodes = draw_tokens(rows, len(tree), seed=1)
+    ends = data.draw(st.lists(st.integers(0, len(tree) - 1), min_size=rows, max_size=rows))
+    lines = [tree.ancestors(end)[::-1] for end in ends]
+    counts = torch.tensor([len(line) for line in lines])
+    path = torch.tensor([line + [0] * (int(counts.max()) - len(line)) for line in lines])
+    reading = read_tree(model, nodes, state, tree)
+    _, expected = model.read(nodes.gather(1, path), state.select(torch.arange(rows)), lengths=counts)
+    followed = reading.follow(model, path, counts, state)
+    assert state.spent and followed.longest == expected.longest and followed.uniform == expected.uniform
+    assert torch.equal(followed.lengths, expected.lengths)
+    coming = draw_tokens(rows, 3, seed=2)
+    logits, expected_logits = (model.prefill(coming, after)[0] for after in (followed, expected))
+    torch.testing.assert_close(logits, expected_logits, atol=1e-10, rtol=1e-10)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -71,27 +116,6 @@ def test_up_to_the_last_learned_position(values: dict[str, object]) -> None:
     heads = DraftHeads(model, 4)
     found = generate_speculative(model, heads, tokens, lengths=lengths, tree=TREE, max_new_tokens=7)
     assert found.tokens == expected
-
-
-GROUPED = make_model(case_config("grouped"))
-HEADS = DraftHeads(GROUPED, 4)
-
-
-@cache
-def with_heads(name: str) -> tuple[LanguageModel, DraftHeads]:
-    model = make_model(case_config(name))
-    return model, DraftHeads(model, 4)
-
-
-@st.composite
-def trees(draw: st.DrawFn) -> DraftTree:
-    paths: list[tuple[int, ...]] = []
-    for _ in range(draw(st.integers(0, 12))):
-        parent = draw(st.sampled_from([(), *(path for path in paths if len(path) < 4)]))
-        rank = draw(st.integers(0, RANKS - 1))
-        if (*parent, rank) not in paths:
-            paths.append((*parent, rank))
-    return DraftTree(paths)
 
 
 @pytest.mark.parametrize("name", CASES)
