@@ -2,7 +2,8 @@
 
 from recallfront.models.configs import Architecture
 from recallfront.models.configs.mixer import MixerConfig
-from recallfront.models.language_model import Embedding, LanguageModel, Layer
+from recallfront.models.language_model import Embedding, LanguageModel
+from recallfront.models.layer import Layer
 from recallfront.models.parts.layers import MLP, LayerNorm, Linear, RMSNorm
 
 
