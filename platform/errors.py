@@ -47,6 +47,8 @@ _SHAPES: Final = (
         re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL),
         "a private key",
     ),
+    # one whose first lines are not part of the text any more
+    (re.compile(r"\A.*-----END [A-Z ]*PRIVATE KEY-----", re.DOTALL), "a private key"),
 )
 
 
