@@ -105,7 +105,8 @@ def unheld(folder: Path) -> Iterator[bool]:
     with file:
         file.truncate(0)  # no sweep has it: a trial of the one that had it before waits as any other
         yield True
-        let_go(folder)
+        if _is_at(folder / _LOCK, file):  # the folder may be deleted by now, and another one stand there
+            let_go(folder)
 
 
 def _taken(folder: Path, sweep: str) -> IO[str] | None:
