@@ -8,6 +8,7 @@ from itertools import product
 from statistics import fmean, median
 from typing import Any, Final
 
+import torch
 from torch import Tensor
 
 from recallfront.models import LanguageModel
@@ -21,6 +22,7 @@ from recallfront.sweeps.tasks.base import TaskData
 from recallfront.sweeps.trial import TrialConfig
 
 _MOST_TOKENS: Final = 2**22  # of train rows that are held at once: 32 MiB
+_ROWS: Final = 64
 
 
 @contextmanager
@@ -47,13 +49,15 @@ def trained_heads(model: LanguageModel, config: TrialConfig, data: TaskData, dev
     """
     asked = _asked(config)
     inputs = data.splits["train"][0].inputs
-    length = min(inputs.shape[1], asked.longest + len(asked.tree))
-    rows = inputs[: min(asked.steps * asked.batch_size, max(1, _MOST_TOKENS // length)), :length]
+    length = min(inputs[:1].shape[1], asked.longest + len(asked.tree))
+    count = min(asked.steps * asked.batch_size, max(1, _MOST_TOKENS // length), len(inputs))
+    # whole rows may be long: some of them are read at a time
+    parts = [inputs[at : min(at + _ROWS, count)][:, :length] for at in range(0, count, _ROWS)]
     heads = DraftHeads(model, len(asked.tree), seed=config.seed)
     train_draft_heads(
         model,
         heads,
-        rows.to(device),
+        torch.cat(parts).to(device),
         steps=asked.steps,
         batch_size=asked.batch_size,
         learning_rate=asked.learning_rate,
