@@ -23,8 +23,8 @@ _LEAST_LENGTH: Final = 8  # of a value that is searched for: a shorter one is pa
 _LONGEST_WORD: Final = 15  # letters: a text that is stored may hold a shorter value by chance
 # passwords that everybody knows, and ordinary texts hold
 _PUBLISHED: Final = frozenset({"recallfront", "postgres", "password", "changeme", "minioadmin", "anonymous"})
-# A terminal obeys these; line ends and tabs are text. Half of a surrogate pair cannot be written at all.
-_CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+# A terminal obeys these; tabs are text. Half of a surrogate pair cannot be written at all.
+_CONTROL: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\ud800-\udfff]")
 _SECRET_QUERY: Final = (
     r"[?&](?:(?:ssl)?password|passwd|token|access_token|(?:client_)?secret|api_?key|sig|signature"
     r"|x-amz-(?:signature|security-token))="
@@ -47,6 +47,8 @@ _SHAPES: Final = (
         re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL),
         "a private key",
     ),
+    # one whose first lines are not part of the text any more
+    (re.compile(r"\A.*-----END [A-Z ]*PRIVATE KEY-----", re.DOTALL), "a private key"),
 )
 
 
@@ -119,6 +121,11 @@ def one_line(text: object, most: int = 500) -> str:
 def printable(text: str) -> str:
     """Text without a character that a terminal obeys: another one's text shall not forge lines, or set a title."""
     return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def printable_lines(text: str) -> str:
+    """The same of what may have several lines: tracebacks, notices and logs."""
+    return "\n".join(map(printable, text.split("\n")))
 
 
 def root_cause(error: BaseException) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from recallfront.platform.cluster.jobs import jobs, study_of
-from recallfront.platform.errors import UsageError, printable
+from recallfront.platform.errors import UsageError, printable, printable_lines
 from recallfront.platform.front.candidates import read_objectives
 from recallfront.platform.front.front import hypervolume_of
 from recallfront.platform.home import home_folder
@@ -164,7 +164,12 @@ def jobs_table(address: str, job: str | None = None) -> "Table":
         started = _when(found.start_time / 1000) if found.start_time else ""
         message = " ".join((found.message or "").split())
         _add_row(
-            table, str(found.submission_id), study_of(found), found.status.value.lower(), started, message
+            table,
+            printable(str(found.submission_id)),
+            study_of(found),
+            found.status.value.lower(),
+            started,
+            message,
         )
     return table
 
@@ -182,7 +187,7 @@ def _add_row(table: "Table", *cells: str) -> None:
     """A row whose cells are shown as they are, if a terminal may be given them: rich takes brackets for markup."""
     from rich.text import Text
 
-    table.add_row(*(Text(printable(cell)) for cell in cells))
+    table.add_row(*(Text(printable_lines(cell)) for cell in cells))
 
 
 def _when(seconds: float) -> str:

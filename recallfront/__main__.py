@@ -20,9 +20,9 @@ def main() -> None:
     try:
         sys.exit(run(sys.argv[1:] or ["--help"]))
     except Exception:
-        from recallfront.platform.errors import printable, without_secrets
+        from recallfront.platform.errors import printable_lines, without_secrets
 
-        print(printable(without_secrets(traceback.format_exc())), end="", file=sys.stderr)
+        print(printable_lines(without_secrets(traceback.format_exc())), end="", file=sys.stderr)
         sys.exit(1)
 
 

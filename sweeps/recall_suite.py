@@ -122,7 +122,7 @@ def shortened(
     short = truncated(
         context if kind.end is None else context.partition(kind.end)[0],
         [located_answer(document, field) for field in kind.located],
-        alternatives=_texts(document.get("alt_answers", ())),
+        alternatives=[text for text in _texts(document.get("alt_answers")) if text.strip()],
         token_place=place if isinstance(place, int) else None,
         encode=encode,
         decode=decode,

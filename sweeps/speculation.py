@@ -43,8 +43,11 @@ class SpeculationConfig(Frozen):
         """Tokens of the longest text that is written."""
         return self.prompt_length + self.new_tokens
 
-    def check_fits(self, workers: int, zero_stage: int, *, row: int) -> None:
-        """Raise ValueError unless a trial's process has all weights, and its test rows are as long as prompts."""
+    def check_fits(self, workers: int, zero_stage: int, *, row: int, train_row: int) -> None:
+        """Raise ValueError unless a trial's process has all weights, and its rows are long enough.
+
+        Test rows (`row`) are as long as prompts, and train rows hold what the last head guesses.
+        """
         if workers > 1 or zero_stage == 3:
             raise ValueError(
                 "speculation: needs resources.workers=1 and training.zero_stage below 3, "
@@ -53,6 +56,11 @@ class SpeculationConfig(Frozen):
         if self.prompt_length > row:
             raise ValueError(
                 f"speculation.prompt_length={self.prompt_length}: must be at most {row}, the length of test rows"
+            )
+        if train_row < len(self.tree) + 2:
+            raise ValueError(
+                f"speculation.tree={list(self.tree)}: needs train rows of at least {len(self.tree) + 2} tokens, "
+                f"not {train_row}"
             )
 
     @model_validator(mode="after")

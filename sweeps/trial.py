@@ -275,7 +275,8 @@ class ResourceConfig(Frozen):
     time_limit_seconds: float | None = Field(
         default=None,
         gt=0,
-        description="Limit on training and evaluation; measuring, waiting, fetching and keeping files do not count.",
+        description="Limit on training and evaluation; measuring, speculation, waiting, fetching and keeping files do "
+        "not count.",
     )
 
     placement: Literal["PACK", "SPREAD"] = added_field(
@@ -326,7 +327,10 @@ class TrialConfig(Frozen):
         longest = max(self.task.longest, self.measurement.longest)
         if self.speculation is not None:
             self.speculation.check_fits(
-                self.resources.workers, self.training.zero_stage, row=self.task.prompt_room
+                self.resources.workers,
+                self.training.zero_stage,
+                row=self.task.prompt_room,
+                train_row=self.task.lengths("train")[0],
             )
             self.task.check_training()
             longest = max(longest, self.speculation.longest)

@@ -38,11 +38,12 @@ class DraftHeads(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Logits (..., heads, vocab) for hidden (..., width): head 0 guesses the token after the next."""
-        guesses = [
-            unembedding(hidden + F.silu(block(hidden)))
-            for block, unembedding in zip(self.blocks, self.unembeddings, strict=True)
-        ]
-        return torch.stack(guesses, dim=-2)
+        return torch.stack([self.guess(hidden, head) for head in range(len(self.blocks))], dim=-2)
+
+    def guess(self, hidden: Tensor, head: int) -> Tensor:
+        """Logits (..., vocab) of one head."""
+        logits: Tensor = self.unembeddings[head](hidden + F.silu(self.blocks[head](hidden)))
+        return logits
 
 
 @dataclass

@@ -17,7 +17,7 @@ from recallfront.platform.cluster.wheel import build_wheel
 from recallfront.platform.errors import (
     UsageError,
     one_line,
-    printable,
+    printable_lines,
     refuse_credentials,
     refuse_secrets,
     root_cause,
@@ -115,7 +115,7 @@ def follow_job(job: str, *, address: str) -> bool:
         async for text in client.tail_job_logs(job):
             # a progress bar returns to the start of its line
             lines = text.replace("\r\n", "\n").replace("\r", "\n")
-            print(printable(lines), end="", flush=True)
+            print(printable_lines(lines), end="", flush=True)
 
     again = f"recallfront status {job} --address {address} --follow"
     try:

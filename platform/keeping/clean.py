@@ -7,6 +7,7 @@ from pathlib import Path
 from recallfront.platform.home import home_folder
 from recallfront.platform.home.vault import kept_files, kept_folders
 from recallfront.platform.results.status import Status
+from recallfront.platform.sweep.remains import remove_gone
 from recallfront.platform.tracking.ledger import list_sweeps, read_sweep
 from recallfront.platform.tracking.store import prepare_store
 from recallfront.platform.trial.checkpoints import CHECKPOINT, checkpoints, leftovers, remove_checkpoint
@@ -42,6 +43,8 @@ def clean(
     uri = prepare_store(tracking_uri, root, create=False)
     statuses = _statuses(uri)
     found = []
+    if not dry_run:
+        remove_gone(root)
     # names from the store are only compared: a path that it names is never deleted
     names = {folder.name for folder in (root / TRIALS).glob("*")} | {*kept_folders(root / TRIALS)}
     for folder in (root / TRIALS / name for name in sorted(names)):

@@ -14,7 +14,7 @@ from recallfront.platform.home.vault import kept_files
 from recallfront.platform.results.records import TAG, SweepRecord
 from recallfront.platform.sweep.driverless import driverless
 from recallfront.platform.sweep.lock import only_driver_of
-from recallfront.platform.sweep.remains import held_back, remains, remove
+from recallfront.platform.sweep.remains import remains, remove, remove_gone
 from recallfront.platform.tracking.ledger import list_sweeps, read_sweep, runs_of, writing
 from recallfront.platform.tracking.store import prepare_store
 
@@ -98,14 +98,12 @@ def delete(deletion: Deletion, *, versions: bool = False) -> list[Path]:
         # another sweep may have got one of its trials since
         deletion = _deletion(read_sweep(deletion.uri, record.run_id, spec={}), deletion.uri, deletion.home)
         left = []
+        remove_gone(deletion.home)
         # what the runs name first, and the sweep's own run last: until then what is left can be found and deleted
         for path in deletion.paths:
             try:
-                with held_back(path) as is_free:
-                    if is_free:
-                        remove(path)
-                    else:
-                        left.append(path)
+                if not remove(path):
+                    left.append(path)
             except OSError as error:
                 raise UsageError(
                     f"{path} cannot be deleted: {root_cause(error)}; delete the sweep again"

@@ -15,7 +15,7 @@ from recallfront.platform.home import home_folder, user_name
 from recallfront.platform.results.cancellation import BEAT, CANCEL, DRIVER, CancelRequest
 from recallfront.platform.results.records import TAG, counts_of, say_counts
 from recallfront.platform.sweep.lease import CERTAIN_SECONDS
-from recallfront.platform.sweep.lock import driver_is_gone
+from recallfront.platform.sweep.lock import driver_is_gone, was_driven_here
 from recallfront.platform.tracking.ledger import SweepSummary, UnknownRecord, find_sweep, writing
 from recallfront.platform.tracking.store import find_store, prepare_store
 
@@ -48,11 +48,11 @@ def cancel(
     if address is None:
         uri = find_store(tracking_uri, home_folder(home))
         sweep = request(name, tracking_uri=uri, home=home, by=by)
-        return _wait(uri, sweep, began)
+        return _wait(uri, sweep, began, home_folder(home))
     key, of_job = job_of_sweep(address, name)
     uri = prepare_store(tracking_uri or of_job, home_folder(home), create=False)
     try:
-        said = _wait(uri, request(key, tracking_uri=uri, home=home, by=by), began)
+        said = _wait(uri, request(key, tracking_uri=uri, home=home, by=by), began, home_folder(home))
     except UsageError:  # it has recorded nothing yet, or its driver is stuck
         end_job(address, name, at_once=True)
         return f"job {name} is stopped; submit it again to resume it"
@@ -82,6 +82,12 @@ def request(
     return sweep
 
 
+def _is_held(sweep: SweepSummary, home: Path) -> bool:
+    """Whether a process of this home drives a sweep, as its lock tells, though the store may not."""
+    key, driver = sweep.sweep_key, sweep.tags[DRIVER]
+    return bool(was_driven_here(key, home, driver)) and not driver_is_gone(key, home, driver)
+
+
 def _find(tracking_uri: str, name: str) -> SweepSummary:
     try:
         return find_sweep(tracking_uri, name)
@@ -92,7 +98,7 @@ def _find(tracking_uri: str, name: str) -> SweepSummary:
         return find_sweep(tracking_uri, job[1])
 
 
-def _wait(uri: str, sweep: SweepSummary, began: float) -> str:
+def _wait(uri: str, sweep: SweepSummary, began: float, home: Path) -> str:
     called, lives = f"sweep {sweep.name} ({sweep.sweep_key[:8]})", False
     while time.monotonic() < began + PATIENCE_SECONDS:
         now = find_sweep(uri, sweep.run_id)
@@ -106,8 +112,11 @@ def _wait(uri: str, sweep: SweepSummary, began: float) -> str:
             return f"{called} had ended before it was cancelled: it is {state}"
         lives = lives or now.tags.get(BEAT) != sweep.tags.get(BEAT)
         time.sleep(_LOOK_SECONDS)
-    if not lives:
-        raise UsageError(f"{called}: its driver is gone: run it again or delete it")
+    if not (lives or _is_held(sweep, home)):
+        raise UsageError(
+            f"{called}: its driver has told nothing for {PATIENCE_SECONDS:g} s: it is gone, or cannot reach the store; "
+            "the request stays"
+        )
     raise UsageError(
         f"{called}: its driver has not answered in {PATIENCE_SECONDS:g} s; the request stays, and a driver that "
         "reaches the store will take it"

@@ -3,10 +3,13 @@
 import logging
 import re
 import shutil
+import uuid
 from collections.abc import Iterable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import suppress
 from pathlib import Path
+from typing import Final
 
+from recallfront.platform.errors import root_cause
 from recallfront.platform.home.vault import forget, kept_folders
 from recallfront.platform.results.records import SweepRecord
 from recallfront.platform.tracking.ledger import list_sweeps, read_deleted, read_sweep, writing
@@ -14,6 +17,7 @@ from recallfront.platform.trial.holding import unheld
 from recallfront.platform.trial.workplace import TRIALS, trial_folder
 
 _LOG = logging.getLogger("recallfront")
+_GONE: Final = ".gone-"  # begins the name of a trial's folder that is being deleted
 
 
 def remains(record: SweepRecord, home: Path, others: Iterable[SweepRecord] = ()) -> list[Path]:
@@ -54,18 +58,42 @@ def _inside(folder: Path) -> list[Path]:
     ]
 
 
-def remove(path: Path) -> None:
-    """Delete a file or a folder with all in it, here and at the home's address; of a link only the link."""
+def remove(path: Path) -> bool:
+    """Delete a file or a folder with all in it, here and at the home's address; of a link only the link.
+
+    A trial's folder stays if a process runs in it -> whether it is gone.
+    """
+    if path.parent.name != TRIALS:
+        forget(path)
+        _delete(path)
+        return True
+    with unheld(path) as is_free:
+        if not is_free:
+            return False
+        forget(path)
+        # NFS removes no folder with an open file in it, as the lock is here: it loses its name first
+        aside = path.with_name(f"{_GONE}{uuid.uuid4().hex}")
+        with suppress(FileNotFoundError):  # it may be at the home's address alone
+            path.rename(aside)
+    try:
+        _delete(aside)
+    except OSError as error:
+        _LOG.warning("%s stays: %s; the next delete or clean takes it along", aside, root_cause(error))
+    return True
+
+
+def remove_gone(home: Path) -> None:
+    """Delete what an interrupted deletion has left of trials' folders, as far as that is possible now."""
+    for path in (home / TRIALS).glob(f"{_GONE}*"):
+        with suppress(OSError):
+            _delete(path)
+
+
+def _delete(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
-    forget(path)
-
-
-def held_back(path: Path) -> AbstractContextManager[bool]:
-    """Whether what a home keeps may be deleted within: in a trial's folder no process may run."""
-    return unheld(path) if path.parent.name == TRIALS else nullcontext(True)
 
 
 def forget_deleted(tracking_uri: str, sweep_key: str, home: Path) -> None:
@@ -73,17 +101,15 @@ def forget_deleted(tracking_uri: str, sweep_key: str, home: Path) -> None:
     gone = read_deleted(tracking_uri, sweep_key)
     if gone is None:
         return
+    remove_gone(home)
     others = [read_sweep(tracking_uri, other.run_id, spec={}) for other in list_sweeps(tracking_uri)]
     for path in remains(gone, home, others):
         # the log is this run's by now, and the spool makes anew what is gone
         is_folder = not path.is_symlink() and (path.is_dir() or not path.exists())
         if not is_folder or path.parent.name not in (TRIALS, "sweeps"):
             continue
-        with held_back(path) as is_free:
-            if is_free:
-                remove(path)
-            else:
-                _LOG.warning("%s stays: another sweep runs a trial in it", path)
+        if not remove(path):
+            _LOG.warning("%s stays: another sweep runs a trial in it", path)
     with writing(tracking_uri) as client:
         for trial in gone.trials:
             if trial.tags["deleted"] == "False":

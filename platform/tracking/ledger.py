@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from recallfront.platform.errors import UsageError, printable, root_cause
+from recallfront.platform.errors import UsageError, printable, printable_lines, root_cause
 from recallfront.platform.results.records import TAG, SweepRecord, TrialRecord
 from recallfront.platform.results.status import Status
 from recallfront.platform.results.tags import read_object
@@ -34,6 +34,7 @@ PAGE: Final = 1000
 _INFINITE: Final = 1.797e308  # MLflow's SQL stores write infinity as the largest double
 _REQUEST_SECONDS: Final = 60
 _SHOWN: Final = 10
+_OF_LINES: Final = frozenset({"failure", "notice"})  # tags that may have several lines
 
 
 class UnknownRecord(UsageError):
@@ -348,7 +349,10 @@ def _own_tags(run: "Run") -> dict[str, str]:
     """Without the prefix, and as a terminal may be given them: whoever writes to the store wrote them."""
     tags = {key.removeprefix(TAG): value for key, value in run.data.tags.items() if key.startswith(TAG)}
     tags.pop("config", None)
-    return {printable(key): printable(value) for key, value in tags.items()}
+    return {
+        printable(key): (printable_lines if key in _OF_LINES else printable)(value)
+        for key, value in tags.items()
+    }
 
 
 def _end_time(run: "Run") -> float | None:

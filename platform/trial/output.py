@@ -20,7 +20,9 @@ class Output:
 
     def take(self) -> list[str]:
         """The lines since the last call, without the secrets of this process's environment: the driver has others."""
-        taken = [without_secrets(line) for line in self._lines]
+        if not self._lines:
+            return []
+        taken = without_secrets("\n".join(self._lines)).split("\n")  # a key has several lines
         self._lines.clear()
         return taken
 

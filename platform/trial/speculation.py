@@ -1,12 +1,14 @@
 """Speculative decoding of a trained model: whether it writes the greedy text, and how much faster."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from itertools import product
 from statistics import fmean, median
 from typing import Any, Final
 
+import torch
 from torch import Tensor
 
 from recallfront.models import LanguageModel
@@ -14,11 +16,24 @@ from recallfront.models.decoding.draft_training import train_draft_heads
 from recallfront.models.decoding.generation import generate
 from recallfront.models.decoding.speculative import DraftHeads, generate_speculative
 from recallfront.models.parts.draft_tree import DraftTree
+from recallfront.platform.errors import one_line
 from recallfront.sweeps.speculation import SpeculationConfig
 from recallfront.sweeps.tasks.base import TaskData
 from recallfront.sweeps.trial import TrialConfig
 
-_MOST_ROWS: Final = 2**13  # that are held at once: of 512 tokens 32 MiB
+_MOST_TOKENS: Final = 2**22  # of train rows that are held at once: 32 MiB
+_ROWS: Final = 64
+
+
+@contextmanager
+def sparing(notices: list[str]) -> Iterator[None]:
+    """Make a notice of a failure within: the training, which is over, does not end with it."""
+    try:
+        yield
+    except Exception as error:
+        notices.append(
+            f"speculation failed ({type(error).__name__}: {one_line(error)}): its figures are left out"
+        )
 
 
 def draft_tree(guesses: Sequence[int]) -> DraftTree:
@@ -28,14 +43,21 @@ def draft_tree(guesses: Sequence[int]) -> DraftTree:
 
 
 def trained_heads(model: LanguageModel, config: TrialConfig, data: TaskData, device: str) -> DraftHeads:
-    """Draft heads that were trained on the first rows of the train split, as many as their steps draw."""
+    """Draft heads that were trained on the first rows of the train split, as many as their steps draw.
+
+    Of longer rows the beginnings are read, as long as the texts that are written, and what the heads guess after these.
+    """
     asked = _asked(config)
-    rows = data.splits["train"][0].inputs[: min(asked.steps * asked.batch_size, _MOST_ROWS)]
+    inputs = data.splits["train"][0].inputs
+    length = min(inputs[:1].shape[1], asked.longest + len(asked.tree))
+    count = min(asked.steps * asked.batch_size, max(1, _MOST_TOKENS // length), len(inputs))
+    # whole rows may be long: some of them are read at a time
+    parts = [inputs[at : min(at + _ROWS, count)][:, :length] for at in range(0, count, _ROWS)]
     heads = DraftHeads(model, len(asked.tree), seed=config.seed)
     train_draft_heads(
         model,
         heads,
-        rows.to(device),
+        torch.cat(parts).to(device),
         steps=asked.steps,
         batch_size=asked.batch_size,
         learning_rate=asked.learning_rate,

@@ -21,12 +21,7 @@ from recallfront.platform.home.vault import fetch_folder, is_remote
 from recallfront.platform.results.reports import MetricRow, Report, now_ms
 from recallfront.platform.results.status import Status, TrialFailure
 from recallfront.platform.trial.batches import Order, training_batches
-from recallfront.platform.trial.checkpoints import (
-    CHECKPOINT,
-    CHECKPOINTS,
-    checkpoints,
-    remove_here,
-)
+from recallfront.platform.trial.checkpoints import CHECKPOINT, CHECKPOINTS, checkpoints, remove_here
 from recallfront.platform.trial.engine import (
     learning_rate_ratio,
     load_checkpoint,
@@ -38,7 +33,7 @@ from recallfront.platform.trial.holding import in_turn, is_own
 from recallfront.platform.trial.leaving import Leaving
 from recallfront.platform.trial.nodes import Nodes, barrier, on_every_rank
 from recallfront.platform.trial.quiet import Device, aside
-from recallfront.platform.trial.speculation import speculated, trained_heads
+from recallfront.platform.trial.speculation import sparing, speculated, trained_heads
 from recallfront.platform.trial.step_graph import StepGraph
 from recallfront.platform.trial.workplace import TRIALS, Workplace
 from recallfront.sweeps.tasks.base import Split, TaskData
@@ -134,10 +129,13 @@ class Training:
         figures |= {"test_loss" if name == "loss" else name: value for name, value in found.items()}
         if self.config.speculation is not None:
             self.engine.eval()
-            with self._holding_device("evaluate"):
-                heads = trained_heads(self.engine.module, self.config, self.data, self.place.device)
-            with self.device.alone():
-                figures |= speculated(self.engine.module, heads, self.config, self.data, self.place.device)
+            with sparing(self.notices):
+                with aside(), self._holding_device("evaluate"):  # it is no part of the trial's training
+                    heads = trained_heads(self.engine.module, self.config, self.data, self.place.device)
+                with self.device.alone():
+                    figures |= speculated(
+                        self.engine.module, heads, self.config, self.data, self.place.device
+                    )
         figures |= {f"{phase}_seconds": spent for phase, spent in self.seconds.items()}
         yield self._report(rows, figures)
 

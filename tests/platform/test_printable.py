@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from recallfront.__main__ import run
-from recallfront.platform.errors import one_line, printable
+from recallfront.platform.errors import one_line, printable, printable_lines
 from recallfront.platform.results.records import TAG
 from recallfront.platform.sweep.log import SweepLog, log_path
 from recallfront.platform.tracking.client import open_client
@@ -14,13 +14,14 @@ from recallfront.sweeps.load import parse_spec
 from tests.platform.specs import tiny
 from tests.platform.stores import ready_store
 
-TITLE = "\x1b]0;forged\x07\r"
+TITLE = "\x1b]0;forged\x07\r\nbegun"
 KEY = "ab" * 32
 
 
 def test_what_a_terminal_obeys_is_told_by_its_number() -> None:
-    assert printable("a\tb\nc é 🦊") == "a\tb\nc é 🦊"
-    assert printable(f"{TITLE}\x00\x7f\x9b2J\ud800") == r"\x1b]0;forged\x07\r\x00\x7f\x9b2J\ud800"
+    assert printable("a\tb\nc é 🦊") == "a\tb\\nc é 🦊"
+    assert printable_lines("a\tb\nc é\x07 🦊\n") == "a\tb\nc é\\x07 🦊\n"
+    assert printable(f"{TITLE}\x00\x7f\x9b2J\ud800") == r"\x1b]0;forged\x07\r\nbegun\x00\x7f\x9b2J\ud800"
     assert one_line("no\x1b[2K\r\nsuch run") == r"no\x1b[2K such run"
 
 
@@ -61,4 +62,5 @@ def test_a_store_sends_nothing_to_the_terminal(
     out, err = capsys.readouterr()
     assert code == (2 if "nothing" in command else 0), err
     assert "forged" in out + err
-    assert out + err == printable(out + err)
+    assert out + err == printable_lines(out + err)
+    assert not any(line.startswith("begun") for line in (out + err).splitlines())

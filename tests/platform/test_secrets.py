@@ -20,7 +20,9 @@ from recallfront.platform.errors import (
     without_secrets,
 )
 from recallfront.platform.lineage.source import changes_code, left_out, looks_secret
+from recallfront.platform.results.reports import Report
 from recallfront.platform.results.status import Status
+from recallfront.platform.sweep.log import SweepLog
 from recallfront.platform.tracking.ledger import read_artifact, read_sweep, reading
 from recallfront.platform.trial.output import Output
 from tests.platform.checkouts import ROOT, clean_checkout, git
@@ -148,6 +150,32 @@ def test_what_a_trial_prints_is_reported_without_its_own_secrets(planted: None) 
     with output.heard():
         print(f"the key is {MARK}-aws-key")
     assert output.take() == ["the key is ..."]
+
+
+@pytest.mark.parametrize(
+    ("printed", "shown"),
+    [
+        (
+            f"-----BEGIN RSA PRIVATE KEY-----\n{MARK}1\n{MARK}2\n-----END RSA PRIVATE KEY-----\ndone",
+            "...\ndone",
+        ),
+        (f"{MARK}1\n{MARK}2\n-----END PRIVATE KEY-----\ndone", "...\ndone"),
+        (f"at first\n{MARK}1\n{MARK}2\ndone", "at first\n...\ndone"),
+    ],
+    ids=["key", "end of a key", "variable"],
+)
+def test_a_secret_of_several_lines_that_a_trial_prints_is_in_no_log(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, printed: str, shown: str
+) -> None:
+    monkeypatch.setenv("DEPLOY_TOKEN", f"{MARK}1\n{MARK}2")
+    output = Output()
+    with output.heard():
+        print(printed)
+    report = Report(step=0, output=output.take())
+    monkeypatch.delenv("DEPLOY_TOKEN")  # the driver has others
+    log = SweepLog(tmp_path / "a.log")
+    log.report("ab" * 32, report)
+    assert [line.split("  ", 2)[2] for line in log.path.read_text().splitlines()] == shown.split("\n")
 
 
 def test_a_refusal_names_the_variable_alone(planted: None) -> None:

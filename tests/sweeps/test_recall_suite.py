@@ -99,6 +99,8 @@ def test_an_alternative_is_looked_for_where_no_answer_is() -> None:
 def test_a_token_s_place_counts_where_nothing_is_found() -> None:
     assert cut("squad", 4, text=FAR, value="Jane", tok_pos=5) == "w3 w4 w5 w6"
     assert cut("squad", 4, text=FAR, value="Jane", alt_answers=["nowhere"], tok_pos=5) == "w3 w4 w5 w6"
+    for empty in (None, [], "", [""], [None], [" "]):
+        assert cut("squad", 4, text=FAR, value="Jane", alt_answers=empty, tok_pos=5) == "w3 w4 w5 w6"
     # not so in a context that fits
     assert cut("squad", 4, text="w0 w1 w2", value="Jane", tok_pos=0) == "w1 w2"
     assert cut("drop", 4, context=FAR, question="is", answers=["it"], tok_pos=9) == "w0 w1 w2 w3"

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recallfront.models import LanguageModel, build, parse_config
-from recallfront.models.decoding.draft_training import draft_loss, train_draft_heads
+from recallfront.models.decoding.draft_training import draft_losses, train_draft_heads
 from recallfront.models.decoding.generation import generate
 from recallfront.models.decoding.speculative import DraftHeads, generate_speculative, read_tree
 from recallfront.models.parts.draft_tree import RANKS, DraftTree
@@ -198,4 +198,25 @@ def test_trained_heads_guess_more() -> None:
 def test_texts_too_short_for_the_heads() -> None:
     hidden, _ = GROUPED.read(draw_tokens(1, 5), GROUPED.init_state(1))
     with pytest.raises(ValueError, match="tokens have length 5; 4 heads need at least 6"):
-        draft_loss(HEADS, hidden, draw_tokens(1, 5))
+        list(draft_losses(HEADS, hidden, draw_tokens(1, 5)))
+
+
+def test_the_draft_loss_is_taken_in_pieces() -> None:
+    """Of many positions no more than some have logits at a time, and their sum is the loss."""
+    text = draw_tokens(5, 512)
+    hidden, _ = GROUPED.read(text, GROUPED.init_state(5))
+    sizes: list[int] = []
+    hooks = [
+        head.register_forward_hook(lambda _, __, logits: sizes.append(logits.numel()))
+        for head in HEADS.unembeddings
+    ]
+    found = sum(part.item() for part in draft_losses(HEADS, hidden, text))
+    for hook in hooks:
+        hook.remove()
+    logits = HEADS(hidden)
+    wanted = sum(
+        0.8**k * F.cross_entropy(logits[:, : -2 - k, k].flatten(0, 1), text[:, 2 + k :].flatten()).item()
+        for k in range(4)
+    )
+    assert found == pytest.approx(wanted, rel=1e-5)
+    assert max(sizes) <= 1024 * GROUPED.config.vocab_size

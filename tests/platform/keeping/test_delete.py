@@ -2,12 +2,15 @@
 
 import errno
 import os
+from contextlib import suppress
 from pathlib import Path
 from threading import Event
+from typing import Any
 
 import pytest
 
 from recallfront.platform.errors import UsageError
+from recallfront.platform.keeping.clean import clean
 from recallfront.platform.keeping.delete import delete, find_deletion
 from recallfront.platform.results.records import TAG
 from recallfront.platform.sweep.lock import only_driver_of
@@ -98,10 +101,10 @@ def test_a_sweep_is_deleted_and_what_another_has_as_well_is_kept(store: Store) -
 def test_a_deletion_that_failed_at_a_file_is_made_again(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refusing(path: Path) -> None:
+    def refusing(path: Path) -> bool:
         if path.parent.name == "spool":
             raise OSError(errno.EIO, os.strerror(errno.EIO))
-        remove(path)
+        return remove(path)
 
     with monkeypatch.context() as patch:
         patch.setattr("recallfront.platform.keeping.delete.remove", refusing)
@@ -134,6 +137,61 @@ def test_what_another_sweep_has_got_since_it_was_asked_for_is_kept(store: Store)
     store._trial(SECOND, OWN)
     assert delete(found) == []
     assert store.files() == OTHERS | {f"trials/{trial_folder(OWN, CODE, DATA)}/result.json"}
+
+
+@pytest.fixture
+def on_nfs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An open file that is removed only gets another name, and its folder is not empty as long as it is open."""
+    unlink = os.unlink
+
+    def silly(path: Any, *, dir_fd: int | None = None) -> None:
+        file = os.stat(path, dir_fd=dir_fd, follow_symlinks=False)
+        is_open = any(_is_file(int(number), file) for number in os.listdir("/proc/self/fd"))
+        if is_open and not os.path.basename(path).startswith(".nfs"):
+            other = os.path.join(os.path.dirname(path), f".nfs{file.st_ino}")
+            os.rename(path, other, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
+        elif not is_open:
+            unlink(path, dir_fd=dir_fd)
+
+    monkeypatch.setattr(os, "unlink", silly)
+
+
+def _is_file(number: int, file: os.stat_result) -> bool:
+    with suppress(OSError):
+        return os.path.samestat(os.fstat(number), file)
+    return False
+
+
+@pytest.mark.parametrize("how", ["delete", "forget"])
+def test_a_home_on_nfs_lets_go_of_a_trial(store: Store, on_nfs: None, how: str) -> None:
+    """Its lock is open while the folder is deleted."""
+    if how == "delete":
+        assert delete(find_deletion(FIRST[:8], home=store.home)) == []
+    else:
+        store.client.delete_run(store.sweeps[FIRST])
+        forget_deleted(store.uri, FIRST, store.home)
+    assert [path.name for path in (store.home / "trials").iterdir()] == [trial_folder(SHARED, CODE, DATA)]
+
+
+@pytest.mark.parametrize("how", ["delete", "clean"])
+def test_what_is_left_of_a_deleted_folder_is_taken_along_later(
+    store: Store, on_nfs: None, how: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Another process has a file of it open."""
+    trials = store.home / "trials"
+    with (trials / trial_folder(OWN, CODE, DATA) / "result.json").open():
+        store.client.delete_run(store.sweeps[FIRST])
+        forget_deleted(store.uri, FIRST, store.home)
+        assert "Directory not empty; the next delete or clean takes it along" in caplog.text
+    (gone,) = trials.glob(".gone-*")
+    assert {path.name for path in trials.iterdir()} == {gone.name, trial_folder(SHARED, CODE, DATA)}
+    if how == "clean":
+        clean(home=store.home, dry_run=True)
+        assert gone.exists()
+        clean(home=store.home)
+    else:
+        delete(find_deletion(SECOND[:8], home=store.home))
+    assert not gone.exists()
 
 
 @pytest.mark.parametrize("how", ["delete", "forget"])

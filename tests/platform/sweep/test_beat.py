@@ -115,13 +115,23 @@ def test_status_and_the_pages_tell_a_driver_elsewhere_that_waits_from_one_that_w
 def test_a_request_to_a_driver_that_is_gone_is_told_so(
     store: str, recorder: Recorder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cancel_module, "PATIENCE_SECONDS", 8.0)
+    monkeypatch.setattr(cancel_module, "PATIENCE_SECONDS", 8.0)  # a beat waits for 3 s to be sent
     asked = partial(cancel, SPEC.key, home=tmp_path / "two", tracking_uri=store)
     with beat_of(recorder, store), pytest.raises(UsageError, match="its driver has not answered in 8 s"):
         asked()
     assert recorder._writer.flush(30.0)
-    with pytest.raises(UsageError, match="its driver is gone: run it again or delete it"):
+    with pytest.raises(
+        UsageError,
+        match="has told nothing for 8 s: it is gone, or cannot reach the store; the request stays",
+    ):
         asked()
+    # of one of this home its lock tells that it lives
+    mark_driver(SPEC.key, tmp_path / "one", recorder.driver)
+    with (
+        only_driver(SPEC, tmp_path / "one"),
+        pytest.raises(UsageError, match="its driver has not answered in 8 s"),
+    ):
+        cancel(SPEC.key, home=tmp_path / "one", tracking_uri=store)
 
 
 def test_one_whose_driver_is_gone_goes_on(store: str, recorder: Recorder, tmp_path: Path) -> None:

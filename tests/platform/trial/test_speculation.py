@@ -1,5 +1,6 @@
 """A trial that writes with drafts: what it reports, and that nothing else of it changes."""
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from recallfront.models import load
 from recallfront.models.decoding.generation import generate
 from recallfront.platform.results.reports import Report
 from recallfront.platform.results.status import Status
+from recallfront.platform.trial.quiet import aside_seconds
 from recallfront.platform.trial.speculation import draft_tree, speculated, trained_heads
 from recallfront.sweeps.data import load_or_rebuild
 from recallfront.sweeps.tasks.registry import parse_task
@@ -25,6 +27,10 @@ ASKED: dict[str, Any] = {
     "prompt_length": 5,
     "new_tokens": 9,
     "repeats": 3,
+}
+SHORT_ROWS = {
+    split: [{"input_seq_len": 8, "num_kv_pairs": 2, "examples": 64}]
+    for split in ("train", "validation", "test")
 }
 FIGURES = ("speculative_exact", "speculative_accepted", "speculative_speedup")
 
@@ -84,6 +90,46 @@ def test_a_model_that_repeats_itself_is_guessed(with_drafts: tuple[Path, list[Re
     assert found["speculative_exact"] == 1 and found["speculative_accepted"] == 3
 
 
+def test_a_failure_of_it_costs_nothing_else(
+    with_drafts: tuple[Path, list[Report]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spared: list[float] = []
+
+    def failing(*_: Any) -> None:
+        before = aside_seconds()
+        time.sleep(0.1)
+        spared.append(aside_seconds() - before)  # that the time limit does not count
+        raise torch.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr("recallfront.platform.trial.training.trained_heads", failing)
+    *_, last = run(tmp_path, speculation=ASKED)
+    assert last.status is Status.FINISHED and last.weights is not None
+    assert last.figures["recall"] == with_drafts[1][-1].figures["recall"]
+    assert not any(name in last.figures for name in FIGURES)
+    assert last.notices[-1] == (
+        "speculation failed (OutOfMemoryError: out of memory): its figures are left out"
+    )
+    assert spared[0] >= 0.1
+
+
+def test_heads_read_no_more_of_a_row_than_is_written(
+    with_drafts: tuple[Path, list[Report]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, reports = with_drafts
+    config, place = setting(home, speculation=ASKED | {"prompt_length": 3, "new_tokens": 2, "steps": 2})
+    data, _ = load_or_rebuild(config.task, place.data, place.data_digest)
+    model = load(Path(reports[-1].weights or ""))
+    read, lengths = model.read, set()
+
+    def counted(tokens: torch.Tensor, *rest: Any) -> Any:
+        lengths.add(tokens.shape[1])
+        return read(tokens, *rest)
+
+    monkeypatch.setattr(model, "read", counted)
+    trained_heads(model, config, data, "cpu")
+    assert lengths == {3 + 2 + 2}
+
+
 @pytest.mark.parametrize(
     ("test", "room"),
     [([{"length": 64, "stride": 16}, {"length": 128}], 64), ([{"stride": 16}], 32), ([{"length": 48}], 48)],
@@ -102,6 +148,10 @@ def test_the_tree_of_some_guesses() -> None:
     ("changes", "said"),
     [
         ({"speculation": ASKED | {"prompt_length": 17}}, "speculation.prompt_length=17: must be at most 16"),
+        (
+            {"speculation": ASKED | {"tree": [1] * 8, "prompt_length": 2}, "task": SHORT_ROWS},
+            "speculation.tree=[1, 1, 1, 1, 1, 1, 1, 1]: needs train rows of at least 10 tokens, not 8",
+        ),
         ({"speculation": ASKED | {"tree": [10, 10, 10]}}, "has 1111 nodes; at most 256"),
         (
             {"speculation": ASKED | {"tree": [11]}},
