@@ -31,7 +31,7 @@ from recallfront.platform.front.pictures.document import (
 )
 from recallfront.platform.results.records import SweepRecord
 from recallfront.sweeps.claims import Claim
-from tests.platform.front.test_claims import ROWS, sweep
+from tests.platform.front.claimed import ROWS, sweep
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

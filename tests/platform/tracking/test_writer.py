@@ -5,7 +5,6 @@ import math
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -16,38 +15,13 @@ from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from recallfront.benchmarks.platform.writer_rate import writer_rate
 from recallfront.platform.errors import UsageError
 from recallfront.platform.tracking.client import fail_fast, open_client
-from recallfront.platform.tracking.experiments import find_experiment
 from recallfront.platform.tracking.places import sqlite_path
 from recallfront.platform.tracking.spool import Spool
 from recallfront.platform.tracking.store import prepare_store
 from recallfront.platform.tracking.writer import TrackingWriter, shorten
+from tests.platform.tracking.conftest import NOW, WAIT, history, opened
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")  # MLflow's own
-
-NOW = 1_700_000_000_000
-WAIT = 60.0  # seconds; never reached when all is well
-
-
-@pytest.fixture(scope="module")
-def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return prepare_store(None, tmp_path_factory.mktemp("home"))
-
-
-@pytest.fixture
-def writer(uri: str, tmp_path: Path) -> Iterator[TrackingWriter]:
-    with closing(TrackingWriter(uri, tmp_path / "spool" / "spool.db")) as writer:
-        yield writer
-
-
-def history(uri: str, run_id: str, key: str) -> list[tuple[int, float]]:
-    return [(metric.step, metric.value) for metric in open_client(uri).get_metric_history(run_id, key)]
-
-
-def opened(writer: TrackingWriter, run_key: str) -> str:
-    writer.open_run(run_key, experiment="study", name=run_key)
-    run_id = writer.run_id(run_key, WAIT)
-    assert run_id is not None
-    return run_id
 
 
 def test_a_run_is_written_whole(uri: str, writer: TrackingWriter, tmp_path: Path) -> None:
@@ -147,21 +121,6 @@ def test_a_lost_spool_makes_no_second_run(uri: str, tmp_path: Path) -> None:
     assert history(uri, run_id, "loss") == [(step, 1.0 if step < 5 else 2.0) for step in range(7)]
 
 
-def test_a_deleted_run_is_made_anew(uri: str, writer: TrackingWriter) -> None:
-    first = opened(writer, "deleted")
-    writer.metrics("deleted", [("loss", 1.0, 0, NOW)])
-    assert writer.flush(WAIT)
-    open_client(uri).delete_run(first)
-    writer.metrics("deleted", [("loss", 1.0, 1, NOW)])
-    assert writer.flush(WAIT) and writer.rejected() == 1
-    writer.open_run("deleted", experiment="study", name="deleted")
-    writer.metrics("deleted", [("loss", 2.0, 0, NOW)])
-    assert writer.flush(WAIT)
-    second = writer.run_id("deleted")
-    assert second is not None and second != first
-    assert history(uri, second, "loss") == [(0, 2.0)]
-
-
 def test_what_mlflow_refuses_does_not_block_the_rest(
     uri: str, writer: TrackingWriter, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -187,41 +146,6 @@ def test_a_refused_run_takes_its_events_along(uri: str, writer: TrackingWriter) 
     writer.metrics("hopeless", [("loss", 1.0, 0, NOW)])
     opened(writer, "hopeful")
     assert writer.flush(WAIT) and writer.rejected() == 2 and writer.run_id("hopeless") is None
-
-
-@pytest.mark.parametrize("name", ["binned", "b" * 500], ids=["short", "longest"])
-def test_what_was_deleted_with_its_experiment_stays_deleted(
-    uri: str, writer: TrackingWriter, name: str
-) -> None:
-    """The name of the experiment is that of a study, which is run again."""
-    writer.open_run(f"{name}/1", experiment=name, name="1")
-    first = writer.run_id(f"{name}/1", WAIT)
-    assert first is not None
-    client = open_client(uri)
-    for number in (2, 3):
-        experiment = client.get_experiment_by_name(name)
-        assert experiment is not None
-        client.delete_experiment(experiment.experiment_id)
-        key = f"{name}/{number}"
-        writer.open_run(key, experiment=name, name=key)
-        writer.metrics(key, [("loss", 1.0, 0, NOW)])
-        assert writer.flush(WAIT) and writer.rejected() == 0
-        run_id = writer.run_id(key)
-        assert run_id and client.get_run(run_id).info.experiment_id != experiment.experiment_id
-        assert client.get_experiment(experiment.experiment_id).lifecycle_stage == "deleted"
-        assert client.get_experiment(client.get_run(run_id).info.experiment_id).name == name
-    assert client.get_run(first).info.lifecycle_stage == "deleted"
-
-
-def test_what_an_interruption_left_of_a_deleted_experiment_is_deleted(uri: str) -> None:
-    """MLflow renames no deleted experiment: for a moment it is there again, and its process may be killed then."""
-    client = open_client(uri)
-    left = client.create_experiment("interrupted")
-    client.rename_experiment(left, f"interrupted (deleted {left})")
-    another = client.create_experiment("interrupted (deleted 77)")
-    assert find_experiment(client, "interrupted") is None
-    assert client.get_experiment(left).lifecycle_stage == "deleted"
-    assert client.get_experiment(another).lifecycle_stage == "active", "somebody called it so"
 
 
 def test_a_new_trial_costs_four_requests(
@@ -270,21 +194,6 @@ def test_a_new_trial_costs_four_requests(
         assert writer.flush(30.0)
     second = asked[asked.index("update_run_info") + 1 :]
     assert second == ["create_run", "log_inputs", "log_batch", "update_run_info"]
-
-
-def test_a_child_of_a_deleted_experiment_brings_it_back(uri: str, writer: TrackingWriter) -> None:
-    run_id = opened(writer, "gone/sweep")
-    client = open_client(uri)
-    for key in ("gone/1", "gone/2"):
-        writer.open_run(key, experiment="study", name=key, parent_key="gone/sweep", is_new=True)
-        assert writer.flush(30.0)
-        child = writer.run_id(key)
-        assert child is not None
-        experiment = client.get_run(child).info.experiment_id
-        assert client.get_experiment(experiment).lifecycle_stage == "active"
-        assert experiment == client.get_run(run_id).info.experiment_id
-        client.delete_experiment(experiment)
-    client.restore_experiment(experiment)
 
 
 def test_big_batches_are_split(uri: str, writer: TrackingWriter) -> None:
