@@ -14,6 +14,7 @@ from recallfront.platform.results.status import COUNTED, ENDED, Status
 from recallfront.sweeps.space import Scalar
 
 TAG = "recallfront."  # prefix of every tag that we set on an MLflow run
+EXHAUSTED = "exhausted"  # tag: whether nothing is left to run, for which the search was asked to its end
 
 
 @dataclass(frozen=True)

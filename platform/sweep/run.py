@@ -188,7 +188,9 @@ def _run_sweep(
             record = conductor.record()
             files = publisher.finish()
             judgements = publisher.judge()
-            conductor.recorder.close_sweep(finished=bool(count(record)["finished"]))
+            conductor.recorder.close_sweep(
+                finished=bool(count(record)["finished"]), exhausted=conductor.is_exhausted()
+            )
             writer.flush(_DELIVERY_SECONDS)
             undelivered, refused = writer.backlog(), writer.rejected()
         finally:

@@ -68,6 +68,21 @@ def test_trials_that_are_still_to_run_leave_it_undecided() -> None:
         assert judged.verdict is verdict_of_it
 
 
+@pytest.mark.parametrize("method", ["grid", "tpe"])
+def test_a_search_that_was_asked_to_its_end_leaves_what_runs_again(method: str) -> None:
+    """What was planned and proposed twice is one trial; a budget ends a sweep before its search does."""
+    record = sweep(BASED, "based >= 0.85")
+    record = replace(record, spec=record.spec | {"search": {"method": method}})
+    tags = {"trials_planned": "40", "status": "finished"}
+    for exhausted, expected in (("True", ClaimVerdict.SUPPORTED), ("False", ClaimVerdict.UNDECIDED)):
+        (judged,) = judge(replace(record, tags=tags | {"exhausted": exhausted}))
+        assert judged.verdict is expected
+    lost = ended(record, ("window-1000-1", Status.LOST))
+    for told in ({"exhausted": "True"}, {}):
+        (judged,) = judge(replace(lost, tags=tags | told))
+        assert (judged.verdict, judged.reason) == (ClaimVerdict.UNDECIDED, "15 of 40 trials have ended")
+
+
 @pytest.mark.parametrize(
     ("measure", "told"),
     [

@@ -124,7 +124,7 @@ def test_of_two_that_begin_at_once_the_first_ends_and_writes_nothing_more(
             second = Recorder(writer, SPEC, lineage=collect(tmp_path), data=data)
             second.open_sweep()
             assert writer.flush(30.0) and ended.wait(10.0) and first.is_taken
-            second.close_sweep(finished=True)
+            second.close_sweep(finished=True, exhausted=True)
             assert writer.flush(30.0)
     recorder.interrupt_sweep("interrupted")
     assert recorder._writer.flush(30.0)
@@ -145,7 +145,7 @@ def test_what_waits_of_a_driver_is_dropped_if_another_has_followed_it(
     own.append(recorder.sweep_run, [("open", 1, {"experiment": "tiny", "name": "x", "parent_key": None})])
     own.append(recorder.sweep_run, [("tags", 1, [["recallfront.status", "running"]])])
     own.close()
-    recorder.close_sweep(finished=True)
+    recorder.close_sweep(finished=True, exhausted=True)
     assert recorder._writer.flush(30.0)
     with closing(opened("killed.sqlite", recorder.driver)) as writer:
         assert writer.backlog() == 0 and not writer.knows(recorder.sweep_run)
