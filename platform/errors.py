@@ -4,9 +4,9 @@ import errno
 import os
 import re
 from typing import Final
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
-# Of environment variables whose values are secrets; a path or a plain word is none. PWD alone is the working directory.
+# Of environment variables whose values are secrets; a path is none. PWD alone is the working directory.
 _SECRET_NAME: Final = re.compile(
     r"(PASSWORD|PASSWD|PASSPHRASE|(?<=_)(PASS|PWD)|TOKEN|SECRET|API_?KEY|CREDENTIALS?|CONNECTION_STRING"
     r"|(ACCESS|ACCOUNT|PRIVATE|SECRET|STORAGE)_KEY(_ID)?)$",
@@ -20,24 +20,24 @@ _MACHINE_FAULTS: Final = frozenset(
     }
 )
 _LEAST_LENGTH: Final = 8  # of a value that is searched for: a shorter one is part of other words
-_LONGEST_WORD: Final = 15  # letters: texts may hold a shorter value by chance
+_LONGEST_WORD: Final = 15  # letters: a text that is stored may hold a shorter value by chance
+# passwords that everybody knows, and ordinary texts hold
+_PUBLISHED: Final = frozenset({"recallfront", "postgres", "password", "changeme", "minioadmin", "anonymous"})
 # A terminal obeys these; line ends and tabs are text. Half of a surrogate pair cannot be written at all.
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 _SECRET_QUERY: Final = (
     r"[?&](?:(?:ssl)?password|passwd|token|access_token|(?:client_)?secret|api_?key|sig|signature"
     r"|x-amz-(?:signature|security-token))="
 )
+# A password may have slashes in it; digits before one are a port, and nothing is the next folder of a PATH.
+_PASSWORD_IN_URI: Final = re.compile(
+    r"(?P<name>:/{1,2})[^\s/:@'\"{}$<>\[]*:(?!\d*/|\d+['{}<>])"
+    r"(?!\$\{?([A-Za-z_]\w*|\d)\}?@|\$\(|\{(\w+\}|[^{}\s@]*\}@)|<[^<>\s@]*>@)[^\s@\"]{1,512}(?=@)"
+)
 # What looks like a secret wherever it stands, and what it is. A whole `{...}`, `<...>` or `$NAME` is a template's.
 _SHAPES: Final = (
     # one slash: a URI that was taken for a path
-    (
-        # a password may have slashes in it; digits before one are a port, and nothing is the next folder of a PATH
-        re.compile(
-            r"(?P<name>:/{1,2})[^\s/:@'\"{}$<>\[]*:(?!\d*/|\d+['{}<>])"
-            r"(?!\$\{?([A-Za-z_]\w*|\d)\}?@|\$\(|\{(\w+\}|[^{}\s@]*\}@)|<[^<>\s@]*>@)[^\s@\"]{1,512}(?=@)"
-        ),
-        "a URI with a password in it",
-    ),
+    (_PASSWORD_IN_URI, "a URI with a password in it"),
     (re.compile(r"(?P<name>\bhttps?:/{1,2})[^\s/:@'\"{}$<>]+(?=@)"), "a URI with a user in it"),
     (re.compile(rf"(?i:(?P<name>{_SECRET_QUERY}))[^&\s'\"{{}}$<>]+"), "a URI with a password in it"),
     (re.compile(r"(?P<name>\b(?:Bearer|Basic)\s+)[\w.~+/=-]{16,}"), "an authorization"),
@@ -67,17 +67,19 @@ def is_machine_fault(error: Exception) -> bool:
 
 def without_secrets(text: str) -> str:
     """Text with `...` for passwords in URIs, tokens, keys, and the values of variables such as RAY_AUTH_TOKEN."""
-    for value in sorted(_secret_values().values(), key=len, reverse=True):
-        text = text.replace(value, "...")
+    for value in sorted({value for _, value in _secret_values()}, key=len, reverse=True):
+        # of letters alone it may be part of another word
+        edges = (r"(?<![^\W\d_])", r"(?![^\W\d_])") if value.isalpha() else ("", "")
+        text = re.sub(re.escape(value).join(edges), "...", text)
     for shape, _ in _SHAPES:
         text = shape.sub(lambda found: f"{found.groupdict().get('name') or ''}...", text)
     return text
 
 
 def secret_in(text: str) -> str | None:
-    """What secret a text holds, in words that do not show it; None if there is none."""
-    for name, value in _secret_values().items():
-        if value in text:
+    """What secret a text holds, in words that do not show it; None if there is none. A plain word is held by chance."""
+    for name, value in _secret_values():
+        if not _is_word(value) and value in text:
             return f"the value of {name}"
     return next((what for shape, what in _SHAPES if shape.search(text)), None)
 
@@ -135,19 +137,29 @@ def _without_user(uri: str) -> str:
     return re.sub(r"(?<=//).*(?=@)", "...", uri)
 
 
-def _secret_values() -> dict[str, str]:
-    """The environment's secrets."""
-    return {
-        name: value.strip()
-        for name, value in os.environ.items()
-        if _SECRET_NAME.search(name) and len(value.strip()) >= _LEAST_LENGTH and not _is_common(value.strip())
-    }
+def _secret_values() -> list[tuple[str, str]]:
+    """The environment's secrets, each after the name of its variable: all of it, or the passwords in its URIs."""
+    found: list[tuple[str, str]] = []
+    for name, value in os.environ.items():
+        secrets = [value.strip()] if _SECRET_NAME.search(name) else _passwords(value)
+        found += [(name, secret) for secret in secrets]
+    return [
+        (name, secret)
+        for name, secret in found
+        # a file that holds the secret may be named
+        if len(secret) >= _LEAST_LENGTH and secret.lower() not in _PUBLISHED and not os.path.exists(secret)
+    ]
 
 
-def _is_common(value: str) -> bool:
-    """Whether a value is a word, or names a file that holds the secret, as texts may without giving one away."""
-    is_word = value.isalpha() and len(value) <= _LONGEST_WORD
-    return is_word and (value.islower() or value.isupper() or value.istitle()) or os.path.exists(value)
+def _passwords(text: str) -> set[str]:
+    """The passwords in a text's URIs, as they stand there and as they are sent."""
+    users = (found[0].removeprefix(found["name"]) for found in _PASSWORD_IN_URI.finditer(text))
+    return {form for user in users for given in [user.partition(":")[2]] for form in (given, unquote(given))}
+
+
+def _is_word(value: str) -> bool:
+    is_short = value.isalpha() and len(value) <= _LONGEST_WORD
+    return is_short and (value.islower() or value.isupper() or value.istitle())
 
 
 def _behind(error: BaseException) -> BaseException | None:

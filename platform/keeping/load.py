@@ -19,9 +19,8 @@ from recallfront.platform.keeping.export import ARTIFACTS, KEPT_TAGS, RUN_FILE, 
 from recallfront.platform.results.cancellation import CANCEL, DRIVER
 from recallfront.platform.results.records import TAG
 from recallfront.platform.results.status import Status
-from recallfront.platform.tracking.experiments import find_experiment
+from recallfront.platform.tracking.experiments import experiment_of
 from recallfront.platform.tracking.ledger import UnknownRecord, find_sweep, read_sweep, writing
-from recallfront.platform.tracking.places import artifact_location
 from recallfront.platform.tracking.store import prepare_store
 
 if TYPE_CHECKING:
@@ -142,7 +141,7 @@ def _refuse_known(uri: str, key: str) -> None:
 
 def _take(client: "GuardedClient", uri: str, name: str, runs: list[_Run], made: list[str]) -> None:
     """Make the runs and note their ids in `made`; the sweep's own is known as one when all are there."""
-    experiment = find_experiment(client, name) or client.create_experiment(name, artifact_location(uri, name))
+    experiment = experiment_of(client, uri, name)
     ids: dict[str, str] = {}
     for run in runs:
         tags = dict(run.tags)

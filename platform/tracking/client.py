@@ -6,9 +6,9 @@ MLflow is imported where it is first used, so that the command starts fast.
 import logging
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from recallfront.platform.tracking.artifacts import GuardedClient
@@ -34,6 +34,17 @@ def open_client(tracking_uri: str) -> "GuardedClient":
     for logger, level in _CHATTER.items():
         logging.getLogger(logger).setLevel(level)
     return GuardedClient(tracking_uri)
+
+
+def pages(ask: Callable[[str | None], Any]) -> Iterator[Any]:
+    """What a search of MLflow's finds, page after page; `ask` takes a page's token."""
+    token = None
+    while True:
+        page = ask(token)
+        yield from page
+        token = page.token
+        if not token:
+            return
 
 
 _patience_lock = threading.Lock()

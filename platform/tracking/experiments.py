@@ -1,39 +1,98 @@
-"""The MLflow experiment of a study, found by its name."""
+"""The MLflow experiment of a study, found by its name.
 
+MLflow is imported where it is first used, so that the command starts fast.
+"""
+
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
+from recallfront.platform.tracking.client import pages
+from recallfront.platform.tracking.places import artifact_location
+
 if TYPE_CHECKING:
+    from mlflow.entities import Experiment
+
     from recallfront.platform.tracking.artifacts import GuardedClient
 
 _LONGEST_NAME: Final = 500  # that MLflow takes
 
 
-def find_experiment(client: "GuardedClient", name: str) -> str | None:
-    """The id of the experiment of this name; None if there is none, or no more.
+def experiment_of(client: "GuardedClient", uri: str, name: str) -> str:
+    """The id of the experiment of this name, which is made if there is none, or no more.
 
-    A deleted one stays deleted under another name: MLflow keeps its name taken, and could give it back only together
-    with every run that was ever deleted in it.
+    A deleted one stays deleted under another name: MLflow keeps its name taken, could give it back only together with
+    every run that was ever deleted in it, and renames no deleted one, so that it is there again for a moment. Its
+    successor is made before, and its name tells until the end what a killed process has left to do.
     """
-    found = client.get_experiment_by_name(name)
-    if found is None:
-        _delete_again(client, name)
-        return None
-    experiment = str(found.experiment_id)
-    if found.lifecycle_stage == "active":
-        return experiment
-    client.restore_experiment(experiment)  # a deleted one cannot be renamed
-    client.rename_experiment(experiment, _name_of_deleted(name, experiment))
-    client.delete_experiment(experiment)
-    return None
+    named = {found.name: found for found in every_experiment(client)}
+    own = named.get(name)
+    deleted = [found for found in named.values() if found.name == _of_deleted(name, _id(found))]
+    for old in [own] if own else deleted:
+        successor = named.get(_of_successor(name, _id(old)))
+        if successor is not None:
+            return _succeed(client, old, successor, name)
+    if own is not None and _is_active(own):
+        return _id(own)
+    location = artifact_location(uri, name)
+    if own is not None:
+        made = str(client.create_experiment(_of_successor(name, _id(own)), location))
+        return _succeed(client, own, client.get_experiment(made), name)
+    for old in filter(_is_active, deleted):  # two processes at once can leave one
+        client.delete_experiment(_id(old))
+    return str(client.create_experiment(name, location))
 
 
-def _name_of_deleted(name: str, experiment: str) -> str:
-    mark = f" (deleted {experiment})"
+def half_deleted(names: Mapping[str, str]) -> set[str]:
+    """Of active experiments, given by id and name, those that were deleted and are there only to be renamed."""
+    taken = set(names.values())
+    return {
+        own
+        for own, name in names.items()
+        if _of_successor(name.removesuffix(_mark_of_deleted(own)), own) in taken
+    }
+
+
+def every_experiment(client: "GuardedClient") -> "list[Experiment]":
+    """The experiments of a store, the deleted ones as well."""
+    from mlflow.entities import ViewType
+
+    return list(pages(lambda at: client.search_experiments(view_type=ViewType.ALL, page_token=at)))
+
+
+def _succeed(client: "GuardedClient", old: "Experiment", successor: "Experiment", name: str) -> str:
+    """Give a deleted experiment's name to its successor, from wherever a killed process has got to."""
+    is_named, is_back = old.name == name, _is_active(old)
+    if is_named and not is_back:
+        client.restore_experiment(_id(old))
+    if is_named:
+        client.rename_experiment(_id(old), _of_deleted(name, _id(old)))
+    if is_named or is_back:
+        client.delete_experiment(_id(old))
+    if not _is_active(successor):
+        client.restore_experiment(_id(successor))
+    client.rename_experiment(_id(successor), name)
+    return _id(successor)
+
+
+def _of_deleted(name: str, experiment: str) -> str:
+    return _marked(name, _mark_of_deleted(experiment))
+
+
+def _of_successor(name: str, experiment: str) -> str:
+    return _marked(name, f" (in place of {experiment})")
+
+
+def _mark_of_deleted(experiment: str) -> str:
+    return f" (deleted {experiment})"
+
+
+def _marked(name: str, mark: str) -> str:
     return name[: _LONGEST_NAME - len(mark)] + mark
 
 
-def _delete_again(client: "GuardedClient", name: str) -> None:
-    """Delete what a process that was killed between the calls of `find_experiment` has left under another name."""
-    for found in client.search_experiments():
-        if found.name == _name_of_deleted(name, str(found.experiment_id)):
-            client.delete_experiment(found.experiment_id)
+def _id(experiment: "Experiment") -> str:
+    return str(experiment.experiment_id)
+
+
+def _is_active(experiment: "Experiment") -> bool:
+    return str(experiment.lifecycle_stage) == "active"

@@ -8,7 +8,7 @@ import json
 import re
 import sqlite3
 import tempfile
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,8 +18,9 @@ from recallfront.platform.errors import UsageError, printable, root_cause
 from recallfront.platform.results.records import TAG, SweepRecord, TrialRecord
 from recallfront.platform.results.status import Status
 from recallfront.platform.results.tags import read_object
-from recallfront.platform.tracking.client import fail_fast, open_client
+from recallfront.platform.tracking.client import fail_fast, open_client, pages
 from recallfront.platform.tracking.digests import check_digest
+from recallfront.platform.tracking.experiments import every_experiment, half_deleted
 from recallfront.platform.tracking.sqlite import SqliteReader, StoreReader
 
 if TYPE_CHECKING:
@@ -134,23 +135,23 @@ def read_deleted(tracking_uri: str, sweep_key: str) -> SweepRecord | None:
     from mlflow.entities import ViewType
 
     with _through_mlflow(tracking_uri, "read") as client:
-        every = _pages(
-            lambda at: client.search_experiments(view_type=ViewType.ALL, max_results=PAGE, page_token=at)
-        )
+        every = every_experiment(client)
         everywhere = [experiment.experiment_id for experiment in every]
+        half = half_deleted({e.experiment_id: e.name for e in every if e.lifecycle_stage == "active"})
 
         def runs(kind: str, view: int) -> "list[Run]":
             own = f"tags.`{TAG}sweep_key` = '{sweep_key}' AND tags.`{TAG}kind` = '{kind}'"
             return list(
-                _pages(lambda at: client.search_runs(everywhere, own, view, max_results=PAGE, page_token=at))
+                pages(lambda at: client.search_runs(everywhere, own, view, max_results=PAGE, page_token=at))
             )
 
-        gone = runs("sweep", ViewType.DELETED_ONLY)
+        sweeps = runs("sweep", ViewType.ALL)
+        gone = [s.info for s in sweeps if s.info.lifecycle_stage == "deleted" or s.info.experiment_id in half]
         if not gone:
             return None
         trials = runs("trial", ViewType.ALL)
     return SweepRecord(
-        run_id=gone[0].info.run_id,
+        run_id=gone[0].run_id,
         sweep_key=sweep_key,
         name="",
         spec={},
@@ -305,9 +306,11 @@ def _some(names: set[str] | list[str]) -> str:
 
 
 def _experiments(client: StoreReader) -> dict[str, str]:
-    """Names of the experiments by id."""
-    pages = _pages(lambda at: client.search_experiments(max_results=PAGE, page_token=at))
-    return {experiment.experiment_id: printable(experiment.name) for experiment in pages}
+    """Names of the experiments by id, without those that are there only until their deletion is done."""
+    found = pages(lambda at: client.search_experiments(max_results=PAGE, page_token=at))
+    names = {experiment.experiment_id: experiment.name for experiment in found}
+    half = half_deleted(names)
+    return {own: printable(name) for own, name in names.items() if own not in half}
 
 
 def _search(
@@ -316,22 +319,11 @@ def _search(
     order = ["attributes.start_time " + ("DESC" if newest_first else "ASC")]
     if not experiment_ids:
         return iter(())
-    return _pages(
+    return pages(
         lambda at: client.search_runs(
             experiment_ids, condition, max_results=PAGE, order_by=order, page_token=at
         )
     )
-
-
-def _pages(ask: Callable[[str | None], Any]) -> Iterator[Any]:
-    """What a search of MLflow's finds, page after page."""
-    token = None
-    while True:
-        page = ask(token)
-        yield from page
-        token = page.token
-        if not token:
-            return
 
 
 def _trial(client: StoreReader, run: "Run") -> TrialRecord:

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from recallfront.platform.results.records import TAG
 from recallfront.platform.tracking.client import open_client
-from recallfront.platform.tracking.experiments import find_experiment
-from recallfront.platform.tracking.places import artifact_location
+from recallfront.platform.tracking.experiments import experiment_of
 from recallfront.platform.tracking.refusals import NotYet, Refusal, Rejected, refusal_of
 from recallfront.platform.tracking.spool import Event, Spool
 from recallfront.sweeps.base import digest
@@ -220,9 +219,7 @@ class Sender:
     def _experiment_id(self, name: str) -> str:
         if name not in self._experiments:
             with _in_a_race(name):
-                self._experiments[name] = find_experiment(self._client, name) or str(
-                    self._client.create_experiment(name, artifact_location(self._uri, name))
-                )
+                self._experiments[name] = experiment_of(self._client, self._uri, name)
         return self._experiments[name]
 
     # --- metrics, params, tags ---

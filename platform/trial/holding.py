@@ -98,14 +98,17 @@ def unheld(folder: Path) -> Iterator[bool]:
     if not folder.exists():
         yield True
         return
-    file = _locked(folder / _LOCK)
+    with in_turn(folder):
+        file = _locked(folder / _LOCK)
+        if file is not None:
+            file.truncate(0)  # no sweep has it: a trial of the one that had it before waits as any other
     if file is None:
         yield False
         return
     with file:
-        file.truncate(0)  # no sweep has it: a trial of the one that had it before waits as any other
         yield True
-        let_go(folder)
+        if _is_at(folder / _LOCK, file):  # where the folder was deleted, the lock may be another one's by now
+            let_go(folder)
 
 
 def _taken(folder: Path, sweep: str) -> IO[str] | None:

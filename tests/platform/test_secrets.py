@@ -99,12 +99,32 @@ def test_a_plain_word_is_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("name", ["DB_PASS", "MYSQL_PWD", "REGISTRY_CREDENTIALS", "MLFLOW_TRACKING_PASSWORD"])
-@pytest.mark.parametrize("value", ["tr0ub4dor", "correcthorsebattery", "RandomLetters"])
+@pytest.mark.parametrize(
+    "value", ["tr0ub4dor", "correcthorsebattery", "RandomLetters", "correcthorse", "trombone", "TROMBONE"]
+)
 def test_the_value_of_a_secret_variable_is_not_shown(
     monkeypatch: pytest.MonkeyPatch, name: str, value: str
 ) -> None:
     monkeypatch.setenv(name, value)
     assert without_secrets(f"it is {value}.") == "it is ...."
+
+
+@pytest.mark.parametrize("given", ["correcthorse", "correct%40horse", "tr0ub4dor"])
+def test_the_password_of_a_uri_in_a_variable_is_not_shown_without_the_uri(
+    monkeypatch: pytest.MonkeyPatch, given: str
+) -> None:
+    monkeypatch.setenv("DATABASE", f"postgresql://me:{given}@h/d")
+    for form in (given, given.replace("%40", "@")):
+        assert without_secrets(f"no '{form}' for me") == "no '...' for me"
+
+
+def test_a_secret_of_letters_is_no_part_of_another_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In what is stored it may stand by chance: a study is not refused for a word."""
+    monkeypatch.setenv("DB_PASSWORD", "attention")
+    assert without_secrets("attentions, x=attention, attention1") == "attentions, x=..., ...1"
+    assert secret_in("architecture: attention") is None
+    monkeypatch.setenv("DB_PASSWORD", "admin")
+    assert without_secrets("admin administrates") == "admin administrates"
 
 
 def test_a_file_that_holds_the_secret_and_the_working_directory_are_shown(

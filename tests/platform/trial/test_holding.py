@@ -1,10 +1,12 @@
 """Two sweeps of one home have the same trial: one of them runs it, and the other waits."""
 
+import shutil
 import threading
 from collections.abc import Generator, Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -118,6 +120,37 @@ def test_a_process_that_another_one_of_its_sweep_has_followed_saves_nothing(
         with holding.unheld(place.folder(config)) as is_free:
             assert not is_free, "the other one holds it"
         monkeypatch.setattr(holding, "_PROCESS", "another")
+
+
+def test_a_folder_is_freed_and_taken_in_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lock names the sweep that had the folder last, which comes back while it is locked but not yet freed."""
+    (tmp_path / "lock").write_text(holding._mark("one"))
+    taken, locked = list[IO[str] | None](), holding._locked
+    taking = threading.Thread(target=lambda: taken.append(holding._taken(tmp_path, "one")), daemon=True)
+
+    def slow(path: Path, *, wait: bool = False) -> IO[str] | None:
+        file = locked(path, wait=wait)
+        if path.name == "lock" and threading.current_thread() is threading.main_thread():
+            taking.start()
+            taking.join(timeout=2.0)
+        return file
+
+    monkeypatch.setattr(holding, "_locked", slow)
+    with holding.unheld(tmp_path) as is_free:
+        taking.join(timeout=60)
+        assert is_free and taken == [None], "it waits"
+
+
+def test_a_deleted_folder_that_another_one_has_made_again_stays_its_own(tmp_path: Path) -> None:
+    folder = tmp_path / "trial"
+    folder.mkdir()
+    with holding.unheld(folder) as is_free:
+        assert is_free
+        shutil.rmtree(folder)
+        taken = holding._taken(folder, "one")
+    assert taken is not None
+    with taken:
+        assert holding._taken(folder, "two") is None
 
 
 def test_one_that_is_promoted_waits_until_its_former_process_has_saved(
