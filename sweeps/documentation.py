@@ -91,9 +91,10 @@ finished it; `best` is no statistic there, as each sweep has an objective of its
 
 A configuration's metrics are those of its seeds taken together. The verdict is `supported` if the condition holds at
 both ends of the 95 % interval of its number, `contradicted` if at neither, else `undecided`, as it is with fewer than
-`seeds` seeds or trials still to run, those that a budget left out among them; `not tested` if no configuration is selected. `best`, `highest` and `lowest`
-choose among the configurations that have finished. `mean`, `slope` and `correlation` are of all that the condition may
-select: if one of these was stopped early, failed, or has no finite value in a seed, the claim is `undecided`.
+`seeds` seeds or trials still to run, those that a budget left out among them; `not tested` if no configuration is
+selected. Numbers that differ by rounding alone are equal. `best`, `highest` and `lowest` choose among the
+configurations that have finished. `mean`, `slope` and `correlation` are of all that the condition may select: if one of
+these was stopped early, failed, or has no finite value in a seed, the claim is `undecided`.
 
 The interval is a bias-corrected
 bootstrap over seeds, and the number lies in it. With three seeds it is narrower than its name says: more seeds make a

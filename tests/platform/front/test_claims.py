@@ -26,6 +26,19 @@ def test_a_condition_that_holds_is_supported() -> None:
     assert judged.number == "0.91 [0.9, 0.92]" and judged.configurations == ("based · width 4000",)
 
 
+@pytest.mark.parametrize("op", [">=", "<=", ">", "<"])
+def test_a_number_that_differs_by_rounding_alone_is_equal(op: str) -> None:
+    """fmean([0.95] * 3) is 0.9499999999999998, and 0.3 - 0.2 is below 0.1."""
+    of_equals = ClaimVerdict.SUPPORTED if "=" in op else ClaimVerdict.CONTRADICTED
+    rows: list[Row] = [("based", state, (0.95,) * 3) for state in range(1, 6)]
+    for selection in ("width == 1", "width >= 1", "test_recall >= 0.95", "test_recall == 0.95"):
+        judged = verdict({"m": f"mean test_recall where {selection}"}, f"m {op} 0.95", rows)
+        assert judged.verdict is of_equals
+    pair: list[Row] = [("based", 1, (0.3,) * 3), ("window", 1, (0.2,) * 3)]
+    window = {"window": "best test_recall where architecture == window"}
+    assert verdict(BASED | window, f"based - window {op} 0.1", pair).verdict is of_equals
+
+
 def test_a_condition_that_is_false_by_construction_is_contradicted() -> None:
     assert verdict(BASED, "based - based > 0").verdict is ClaimVerdict.CONTRADICTED
     assert verdict(BASED, "based <= 0.5").verdict is ClaimVerdict.CONTRADICTED

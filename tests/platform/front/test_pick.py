@@ -93,6 +93,14 @@ def test_conditions(record: SweepRecord, where: Any, members_only: bool, expecte
     assert sorted(found) == sorted(expected)
 
 
+def test_a_mean_that_rounding_moved_meets_its_own_value() -> None:
+    trials = tuple(trial(f"{seed}", "based", 0.95, 9.0, 4, seed=seed) for seed in range(3))
+    (candidate,) = build_front(SweepRecord("run", "key", "study", SPEC, trials)).candidates
+    for where, holds in {"recall >= 0.95": True, "recall == 0.95": True, "recall < 0.95": False}.items():
+        (condition,) = parse_conditions(where, [candidate])
+        assert condition.holds(candidate) is holds
+
+
 def test_figures_of_the_test_split_are_told_by_their_twins(record: SweepRecord) -> None:
     """Those of text have plain names; a plain loss is that of training."""
     added = {
