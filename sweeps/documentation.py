@@ -79,7 +79,7 @@ that of the test split; a bound may also be a metric of the configuration that a
 `based.state_bytes`. Without `where`, all configurations count. The statistic is
 
 - `best`: the metric of the configuration that is best in the sweep's first objective, on the validation split;
-- `highest` or `lowest`: the metric's own extreme;
+- `highest` or `lowest`: the metric's own extreme; of equals these and `best` choose the one with the least state;
 - `mean`: over the configurations;
 - `slope METRIC over OTHER` or `correlation METRIC over OTHER` (Spearman's): across the configurations; OTHER is a
   metric or a knob, or `log2(...)` of one.
@@ -93,8 +93,9 @@ A configuration's metrics are those of its seeds taken together. The verdict is 
 both ends of the 95 % interval of its number, `contradicted` if at neither, else `undecided`, as it is with fewer than
 `seeds` seeds or trials still to run, those that a budget left out among them; `not tested` if no configuration is
 selected. Numbers that differ by rounding alone are equal. `best`, `highest` and `lowest` choose among the
-configurations that have finished. `mean`, `slope` and `correlation` are of all that the condition may select: if one of
-these was stopped early, failed, or has no finite value in a seed, the claim is `undecided`.
+configurations that have finished; if a seed of the chosen one has not, the claim is `undecided`. `mean`, `slope` and
+`correlation` are of all that the condition may select: if one of these was stopped early, failed, or has no finite
+value in a seed, the claim is `undecided`.
 
 The interval is a bias-corrected
 bootstrap over seeds, and the number lies in it. With three seeds it is narrower than its name says: more seeds make a

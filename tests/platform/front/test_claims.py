@@ -131,6 +131,26 @@ def test_at_equal_state_is_at_most_the_state_of_the_chosen_one() -> None:
     assert anywhere.verdict is ClaimVerdict.CONTRADICTED
 
 
+@pytest.mark.parametrize("statistic", ["best test_recall", "highest recall", "lowest charge"])
+def test_of_equals_the_one_with_the_least_state_is_chosen_in_whatever_order_they_ran(statistic: str) -> None:
+    rows: list[Row] = [("based", state, (1.0,) * 3) for state in (6400, 400, 900)]
+    at_equal = "best test_recall where architecture == window and state_bytes <= based.state_bytes"
+    measures = {"based": f"{statistic} where architecture == based", "window": at_equal}
+    windows: list[Row] = [("window", 400, (0.5,) * 3), ("window", 6400, (1.0,) * 3)]
+    record = sweep(measures, "window + 0 * based <= 0.5", rows + windows)
+    record = replace(
+        record, trials=tuple(replace(own, metrics=own.metrics | {"charge": 1.0}) for own in record.trials)
+    )
+    for trials in (record.trials, record.trials[::-1]):
+        (judged,) = judge(replace(record, trials=trials))
+        assert judged.verdict is ClaimVerdict.SUPPORTED and judged.value == 0.5
+        assert judged.configurations == ("based · width 400", "window · width 400")
+    # those of one state have an order of their own
+    alike = [replace(own, metrics=own.metrics | {"state_bytes": 400.0}) for own in record.trials]
+    first, second = (judge(replace(record, trials=tuple(own)))[0] for own in (alike, alike[::-1]))
+    assert first.configurations == second.configurations
+
+
 def test_statistics_are_those_of_the_configurations() -> None:
     where = "where architecture == window"
     means = [fmean(row[2]) for row in ROWS[2:5]]
@@ -250,6 +270,17 @@ def test_seeds_that_have_not_finished_leave_a_mean_undecided() -> None:
     again = [replace(own, status=Status.FINISHED) for own in gone.trials[3:]]
     (judged,) = judge(replace(gone, trials=(*gone.trials, *again)))
     assert judged.verdict is ClaimVerdict.SUPPORTED and judged.seeds == 5
+
+
+@pytest.mark.parametrize("measure", ["best test_recall", "highest test_recall", "lowest state_bytes"])
+def test_a_chosen_one_whose_seeds_have_not_all_finished_is_undecided(measure: str) -> None:
+    rows: list[Row] = [("based", 1, (0.99,) * 5), ("window", 2, (0.5,) * 3)]
+    record = sweep({"m": measure}, "m >= 0.9", rows)
+    (judged,) = judge(ended(record, ("based-1-3", Status.DIVERGED), ("based-1-4", Status.PRUNED)))
+    told = "m: 1 of 1 configurations that it may select has not finished (1 diverged, 1 pruned)"
+    assert (judged.verdict, judged.reason) == (ClaimVerdict.UNDECIDED, told)
+    (judged,) = judge(ended(record, ("window-2-1", Status.DIVERGED)))
+    assert judged.verdict is ClaimVerdict.SUPPORTED, "of a choice of those that finished, another one is none"
 
 
 def test_a_metric_that_is_not_finite_leaves_a_mean_undecided() -> None:
