@@ -13,8 +13,8 @@ from recallfront.sweeps.space import Scalar
 
 def _equal(value: Any, bound: Any) -> Any:
     """Whether numbers, or arrays of them, differ by no more than rounding: (0.95 + 0.95 + 0.95) / 3 is below 0.95."""
-    pair = (np.asarray(one, dtype=np.float64) for one in (value, bound))
-    return np.isclose(*pair, rtol=1e-9, atol=1e-12)
+    own, other = (np.asarray(one, dtype=np.float64) for one in (value, bound))
+    return np.isclose(own, other, rtol=1e-9, atol=1e-12)
 
 
 def _unequal(value: Any, bound: Any) -> Any:
@@ -66,7 +66,7 @@ class Clause:
         return self.bound if isinstance(self.bound, tuple) else (self.bound,)
 
     def accepts(self, value: Scalar) -> bool:
-        """Whether a value meets it; None, of a knob that an architecture lacks, is unequal to everything."""
+        """Whether a value meets it; None, of a knob that an architecture lacks, is unequal to all but null."""
         if isinstance(self.bound, Reference):
             raise TypeError(f"{self}: a measure's metric is no value")
         if isinstance(self.bound, tuple):

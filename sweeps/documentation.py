@@ -76,7 +76,9 @@ claims:
 A measure is `STATISTIC METRIC where CONDITION`. The condition is that of `pick --where`: clauses joined by `and`, such
 as `state_bytes <= 4096` or `architecture in (based, gla)`, in which `recall` is validation recall and `test_recall`
 that of the test split; a bound may also be a metric of the configuration that another measure chose, such as
-`based.state_bytes`. Without `where`, all configurations count. The statistic is
+`based.state_bytes`. `none` is the word where some configuration has it as the value of that setting, as in
+`positions == none`, else it is null, as in `window_size == none`, which also those have that lack the setting. Without
+`where`, all configurations count. The statistic is
 
 - `best`: the metric of the configuration that is best in the sweep's first objective, on the validation split;
 - `highest` or `lowest`: the metric's own extreme; of equals these and `best` choose the one with the least state;

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recallfront.platform.front.candidates import Candidate, gather
-from recallfront.platform.front.conditions import known_names, read
+from recallfront.platform.front.conditions import as_meant, known_names, read
 from recallfront.platform.metrics import metric, name_for_condition, named_in_condition, spread_of
 from recallfront.platform.results.labels import label
 from recallfront.platform.results.records import TrialRecord
@@ -169,6 +169,8 @@ def read_measure(
 ) -> Reading:
     """Read a measure off the configurations; `objective` is what the best one is chosen by, if there is one."""
     nothing = Reading(np.full(1 + DRAWS, np.nan))
+    candidates = [one.candidate for one in configurations]
+    measure = replace(measure, clauses=tuple(as_meant(clause, candidates) for clause in measure.clauses))
     by, sign = _order(measure, objective)
     names = [name for name in (measure.metric, measure.over, by) if name]
     for name in names:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from recallfront.platform.errors import UsageError
-from recallfront.platform.front.claims import ClaimVerdict, as_json, judge
+from recallfront.platform.front.claims import ClaimVerdict, Judgement, as_json, judge
 from recallfront.platform.results.records import SweepRecord
 from recallfront.platform.results.status import Status
 from tests.platform.front.claimed import BASED, ROWS, Row, sweep, verdict
@@ -300,6 +300,26 @@ def test_a_metric_that_is_not_finite_leaves_a_mean_undecided() -> None:
     (judged,) = judge(spinning(record, **nan))
     told = "m: spin of based · width 1000 has no finite value in 3 of 3 seeds"
     assert (judged.verdict, judged.reason) == (ClaimVerdict.NOT_TESTED, told)
+
+
+@pytest.mark.parametrize(
+    "selection", ["positions == none", "positions in (none, alibi)", "positions == 'none'"]
+)
+def test_none_is_a_word_where_it_is_a_value(selection: str) -> None:
+    """An architecture without the setting has no value of it; it has null, where `none` is no word."""
+    record = sweep({"m": f"mean test_recall where {selection}"}, "m >= 0.9", [("attention", 1, (0.9,) * 3)])
+    hawk = sweep({}, "", [("hawk", 1, (0.2,) * 3)]).trials
+    model = {"architecture": "attention"}
+
+    def judged(positions: str) -> Judgement:
+        config = {"model": model | {"positions": positions}}
+        attention = (replace(own, config=own.config | config) for own in record.trials)
+        return judge(replace(record, trials=(*attention, *hawk)))[0]
+
+    found = judged("none")
+    assert found.verdict is ClaimVerdict.SUPPORTED and found.value == pytest.approx(0.9)
+    without = judged("rope")
+    assert without.value == (None if "'" in selection else pytest.approx(0.2))
 
 
 def test_in_selects_any_of_several() -> None:
