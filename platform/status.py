@@ -28,7 +28,7 @@ from recallfront.platform.results.records import (
     say_counts,
 )
 from recallfront.platform.results.status import Status
-from recallfront.platform.sweep.driverless import driverless
+from recallfront.platform.sweep.driverless import driverless, has_just_beaten
 from recallfront.platform.tracking.ledger import SweepSummary, list_sweeps, read_sweep
 from recallfront.platform.tracking.records import read_record
 from recallfront.platform.tracking.store import find_store
@@ -47,7 +47,7 @@ def sweeps_table(*, home: Path | str | None = None, tracking_uri: str | None = N
     uri = find_store(tracking_uri, folder)
     table = _table("sweep", "key", "status", "trials", "progress", "expected end", "started", "run")
     sweeps = list_sweeps(uri)
-    killed = driverless(sweeps, uri, folder, wait=True)
+    killed = driverless([sweep for sweep in sweeps if not has_just_beaten(sweep)], uri, folder, wait=True)
     for sweep in sweeps:
         status, is_killed = sweep.tags.get("status", sweep.status.lower()), sweep.run_id in killed
         if status == "interrupted" and (request := CancelRequest.read(sweep.tags)) is not None:
@@ -97,7 +97,7 @@ def sweep_table(
 
 def _is_killed(record: SweepRecord, folder: Path, tracking_uri: str | None) -> bool:
     """Whether a sweep that says that it runs has no driver any more."""
-    if record.tags.get("status") != "running":
+    if record.tags.get("status") != "running" or has_just_beaten(record):
         return False
     return bool(driverless([record], find_store(tracking_uri, folder), folder, wait=True))
 

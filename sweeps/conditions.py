@@ -1,21 +1,33 @@
 """Conditions such as `recall >= 0.9 and architecture in (based, gla)`: parsed, never run as code."""
 
 import math
-import operator
 import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, Final, TypeGuard
 
+import numpy as np
+
 from recallfront.sweeps.space import Scalar
 
+
+def _equal(value: Any, bound: Any) -> Any:
+    """Whether numbers, or arrays of them, differ by no more than rounding: (0.95 + 0.95 + 0.95) / 3 is below 0.95."""
+    own, other = (np.asarray(one, dtype=np.float64) for one in (value, bound))
+    return np.isclose(own, other, rtol=1e-9, atol=1e-12)
+
+
+def _unequal(value: Any, bound: Any) -> Any:
+    return np.logical_not(_equal(value, bound))
+
+
 OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
-    ">=": operator.ge,
-    "<=": operator.le,
-    "==": operator.eq,
-    "!=": operator.ne,
-    ">": operator.gt,
-    "<": operator.lt,
+    ">=": lambda value, bound: (value >= bound) | _equal(value, bound),
+    "<=": lambda value, bound: (value <= bound) | _equal(value, bound),
+    "==": _equal,
+    "!=": _unequal,
+    ">": lambda value, bound: (value > bound) & _unequal(value, bound),
+    "<": lambda value, bound: (value < bound) & _unequal(value, bound),
 }
 IN: Final = "in"  # the operator that is a word
 WORDS: dict[str, Scalar] = {"none": None, "null": None, "true": True, "false": False}
@@ -54,7 +66,7 @@ class Clause:
         return self.bound if isinstance(self.bound, tuple) else (self.bound,)
 
     def accepts(self, value: Scalar) -> bool:
-        """Whether a value meets it; None, of a knob that an architecture lacks, is unequal to everything."""
+        """Whether a value meets it; None, of a knob that an architecture lacks, is unequal to all but null."""
         if isinstance(self.bound, Reference):
             raise TypeError(f"{self}: a measure's metric is no value")
         if isinstance(self.bound, tuple):
@@ -91,7 +103,9 @@ def _same(value: Scalar, bound: Scalar) -> bool:
         return value is bound
     if is_number(value) and isinstance(bound, str):  # quoted
         number = _value(bound)
-        return is_number(number) and value == number
+        return is_number(number) and _same(value, number)
+    if is_number(value) and is_number(bound):
+        return bool(_equal(value, bound))
     return value == bound
 
 

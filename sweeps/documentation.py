@@ -76,10 +76,12 @@ claims:
 A measure is `STATISTIC METRIC where CONDITION`. The condition is that of `pick --where`: clauses joined by `and`, such
 as `state_bytes <= 4096` or `architecture in (based, gla)`, in which `recall` is validation recall and `test_recall`
 that of the test split; a bound may also be a metric of the configuration that another measure chose, such as
-`based.state_bytes`. Without `where`, all configurations count. The statistic is
+`based.state_bytes`. `none` is the word where some configuration has it as the value of that setting, as in
+`positions == none`, else it is null, as in `window_size == none`, which also those have that lack the setting. Without
+`where`, all configurations count. The statistic is
 
 - `best`: the metric of the configuration that is best in the sweep's first objective, on the validation split;
-- `highest` or `lowest`: the metric's own extreme;
+- `highest` or `lowest`: the metric's own extreme; of equals these and `best` choose the one with the least state;
 - `mean`: over the configurations;
 - `slope METRIC over OTHER` or `correlation METRIC over OTHER` (Spearman's): across the configurations; OTHER is a
   metric or a knob, or `log2(...)` of one.
@@ -91,9 +93,11 @@ finished it; `best` is no statistic there, as each sweep has an objective of its
 
 A configuration's metrics are those of its seeds taken together. The verdict is `supported` if the condition holds at
 both ends of the 95 % interval of its number, `contradicted` if at neither, else `undecided`, as it is with fewer than
-`seeds` seeds or trials still to run; `not tested` if no configuration is selected. `best`, `highest` and `lowest`
-choose among the configurations that have finished. `mean`, `slope` and `correlation` are of all that the condition may
-select: if one of these was stopped early, failed, or has no finite value in a seed, the claim is `undecided`.
+`seeds` seeds or trials still to run, those that a budget left out among them; `not tested` if no configuration is
+selected. Numbers that differ by rounding alone are equal. `best`, `highest` and `lowest` choose among the
+configurations that have finished; if a seed of the chosen one has not, the claim is `undecided`. `mean`, `slope` and
+`correlation` are of all that the condition may select: if one of these was stopped early, failed, or has no finite
+value in a seed, the claim is `undecided`.
 
 The interval is a bias-corrected
 bootstrap over seeds, and the number lies in it. With three seeds it is narrower than its name says: more seeds make a

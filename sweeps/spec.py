@@ -285,7 +285,7 @@ class SweepSpec(Frozen):
     @cached_property
     def number_of_trials(self) -> int:
         """How many trials are planned: every configuration with every seed that it is sure to run with."""
-        configurations = self.search.trials or sum(block.size for block in self.blocks)
+        configurations = self.search.trials or sum(1 for _ in self.grid())
         return configurations * len(self.first_seeds)
 
     @property
@@ -311,16 +311,11 @@ class SweepSpec(Frozen):
         Raises:
             ValueError: the configuration is impossible; the message says why.
         """
-        model_knobs, training_knobs = split_knobs(knobs)
-        protocol = PROTOCOLS[self.protocol].settings(block.config) if self.protocol else {}
-        shared = {"vocab_size": self.task.vocab_size} | protocol | self.model
-        training = self.training.model_dump() | training_knobs
         try:
             return TrialConfig.model_validate(
                 {
-                    "model": block.settings(shared, model_knobs),
+                    **self._settings(block, knobs),
                     "task": self.task,
-                    "training": training,
                     "measurement": self.measurement,
                     "resources": self.resources,
                     "start": self.start,
@@ -332,10 +327,27 @@ class SweepSpec(Frozen):
             raise ValueError(explain(error, TrialConfig)) from None
 
     def grid(self) -> Iterator[tuple[SpaceBlock, Knobs]]:
-        """Every configuration of a grid search, in the order of the specification."""
+        """Every configuration of a grid search, in the order of the specification, and once.
+
+        Blocks may overlap, and a hybrid's knobs of a letter that its pattern leaves out set nothing.
+        """
+        seen = set()
         for block in self.blocks:
             for knobs in block.corners():
-                yield block, knobs
+                settings = digest(canonical_json(self._settings(block, knobs)))
+                if settings not in seen:
+                    seen.add(settings)
+                    yield block, knobs
+
+    def _settings(self, block: SpaceBlock, knobs: Knobs) -> dict[str, dict[str, Any]]:
+        """What is set of the model and of the training."""
+        model_knobs, training_knobs = split_knobs(knobs)
+        protocol = PROTOCOLS[self.protocol].settings(block.config) if self.protocol else {}
+        shared = {"vocab_size": self.task.vocab_size} | protocol | self.model
+        return {
+            "model": block.settings(shared, model_knobs),
+            "training": self.training.model_dump() | training_knobs,
+        }
 
     def _check_block(self, block: SpaceBlock) -> None:
         self._shared_settings(block)

@@ -88,7 +88,7 @@ def scale(home: Path, *, trials: int = 1000) -> Scale:
                     writer.flush(3600)
                     found.windows.append(_window(conductor, count))
         publisher.finish()
-        conductor.recorder.close_sweep(finished=True)
+        conductor.recorder.close_sweep(finished=True, exhausted=True)
         writer.flush(600)
     finally:
         writer.close()
@@ -109,7 +109,7 @@ def fill(home: Path, spec: SweepSpec, trials: int) -> str:
             _run(conductor, trials)
             writer.flush(3600)
         publisher.finish()
-        conductor.recorder.close_sweep(finished=True)
+        conductor.recorder.close_sweep(finished=True, exhausted=True)
         writer.flush(600)
     finally:
         writer.close()

@@ -21,7 +21,7 @@ from recallfront.platform.front.candidates import by_configuration, possible, re
 from recallfront.platform.front.intervals import SURE, bias_corrected
 from recallfront.platform.front.measures import Floats, Reading, Resampled, read_measure
 from recallfront.platform.results.labels import varying_knobs
-from recallfront.platform.results.records import SweepRecord, count, ended, planned
+from recallfront.platform.results.records import EXHAUSTED, SweepRecord, count, ended, planned
 from recallfront.platform.results.status import Status
 from recallfront.platform.tracking.records import read_record
 from recallfront.sweeps.claims import Claim
@@ -116,12 +116,22 @@ def _claims_of(record: SweepRecord) -> list[Claim]:
 
 
 def _pending(record: SweepRecord) -> str:
-    """Why no claim is decided yet; empty where every planned trial has ended."""
-    done, total = ended(count(record)), planned(record.tags)
-    # a sampler may propose a configuration twice, which is no trial of its own
-    if record.tags.get("status") == "finished" and record.spec.get("search", {}).get("method") != "grid":
+    """Why no claim is decided yet; empty where every trial that there is to be has ended."""
+    counts = count(record)
+    done, total = ended(counts), planned(record.tags)
+    left = counts["running"] + counts["unfinished"]
+    if done >= total or (_is_exhausted(record) and not left):
         return ""
-    return f"{done} of {total} trials have ended" if done < total else ""
+    return f"{done} of {total} trials have ended"
+
+
+def _is_exhausted(record: SweepRecord) -> bool:
+    """Whether the search has no more to propose: what it proposed twice is no trial of its own."""
+    told = record.tags.get(EXHAUSTED)
+    if told is None:  # its last run is older than the tag
+        is_grid = record.spec.get("search", {}).get("method") == "grid"
+        return record.tags.get("status") == "finished" and not is_grid
+    return told == str(True)
 
 
 def _judge(

@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Container, Iterable, Sequence
+from dataclasses import replace
 from typing import Final
 
 from recallfront.platform.errors import UsageError
@@ -15,6 +16,7 @@ _OWN: Final = (
     "n_seeds",
     "contribution",
 )  # what a condition may name besides metrics and knobs
+_NONE: Final = "none"
 _OF_TRAINING: Final = "loss"  # that of the test split is `test_loss`
 
 
@@ -22,7 +24,7 @@ class Condition(Clause):
     """A clause about a candidate."""
 
     def holds(self, candidate: Candidate) -> bool:
-        """Whether the candidate meets it; a knob that its architecture lacks is unequal to everything."""
+        """Whether the candidate meets it; a knob that its architecture lacks is unequal to all but null."""
         return self.accepts(read(candidate, self.name))
 
     def shortfall(self, candidate: Candidate, scale: float) -> float:
@@ -49,8 +51,18 @@ def parse_conditions(where: str | Iterable[str], candidates: Sequence[Candidate]
             raise UsageError(str(error)) from None
         for clause in clauses:
             _check(clause.name, known, f"condition {text!r}")
-            conditions.append(Condition(clause.name, clause.op, clause.bound))
+            meant = as_meant(clause, candidates)
+            conditions.append(Condition(meant.name, meant.op, meant.bound))
     return conditions
+
+
+def as_meant(clause: Clause, candidates: Iterable[Candidate]) -> Clause:
+    """The clause with `none` as a word where that is a value of the knob, as of `positions`: who lacks it has none."""
+    if None not in clause.bounds or all(read(own, clause.name) != _NONE for own in candidates):
+        return clause
+    if not isinstance(clause.bound, tuple):
+        return replace(clause, bound=_NONE)
+    return replace(clause, bound=tuple(_NONE if bound is None else bound for bound in clause.bound))
 
 
 def check_name(name: str, candidates: Sequence[Candidate], where: str) -> None:

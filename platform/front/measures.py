@@ -9,7 +9,7 @@ import difflib
 import math
 import operator
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, reduce
 from typing import Any, Final
@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recallfront.platform.front.candidates import Candidate, gather
-from recallfront.platform.front.conditions import known_names, read
+from recallfront.platform.front.conditions import as_meant, known_names, read
 from recallfront.platform.metrics import metric, name_for_condition, named_in_condition, spread_of
 from recallfront.platform.results.labels import label
 from recallfront.platform.results.records import TrialRecord
@@ -54,9 +54,10 @@ class Resampled:
             if finished
             else replace(gather(trials, knobs), metrics={}, run_ids=())
         )
+        self.configuration = trials[0].configuration
         self.name = label(self.candidate.architecture, {k: v for k, v in knobs.items() if k in varying})
         # a draw depends on the configuration alone: other trials that finish change nothing of it
-        self._random = int(digest(trials[0].configuration)[:16], 16)
+        self._random = int(digest(self.configuration)[:16], 16)
         self._known: dict[str, Floats | None] = {}
 
     @cached_property
@@ -168,6 +169,8 @@ def read_measure(
 ) -> Reading:
     """Read a measure off the configurations; `objective` is what the best one is chosen by, if there is one."""
     nothing = Reading(np.full(1 + DRAWS, np.nan))
+    candidates = [one.candidate for one in configurations]
+    measure = replace(measure, clauses=tuple(as_meant(clause, candidates) for clause in measure.clauses))
     by, sign = _order(measure, objective)
     names = [name for name in (measure.metric, measure.over, by) if name]
     for name in names:
@@ -192,13 +195,16 @@ def read_measure(
         counted = f"only {len(at_first)} finished configuration" if at_first else "no finished configuration"
         not_finite = [why for name in names if (why := _not_finite(name, asked))]
         return replace(nothing, missing=not_finite[0] if not_finite else f"{counted}{where}")
+    if measure.statistic in CHOOSING:
+        used = _least_state_first(used, measure.metric)  # of equals the first is chosen
     mask = np.array([masks[one] for one in used])
     values = _table(used, measure.metric)
     if measure.statistic in CHOOSING:
         merit = np.where(mask, sign * _table(used, by), -np.inf)
         index = merit.argmax(axis=0)
         chosen = np.where(mask.any(axis=0), values[index, np.arange(1 + DRAWS)], np.nan)
-        return Reading(chosen, (used[index[0]],), (used, index))
+        own = used[index[0]]
+        return Reading(chosen, (own,), (used, index), doubt=_not_finished([own]))
     doubt = _not_finished(asked) or next(filter(None, (_not_finite(name, asked) for name in names)), "")
     if measure.over is None:
         with np.errstate(invalid="ignore"):
@@ -221,6 +227,17 @@ def _order(measure: Measure, objective: Objective | None) -> tuple[str, float]:
         assert objective is not None, "the claims of a suite have no such measure"
         return objective.metric, objective.sign
     return measure.metric, -1.0 if measure.statistic == "lowest" else 1.0
+
+
+def _least_state_first(configurations: Iterable[Resampled], name: str) -> tuple[Resampled, ...]:
+    """An order that does not depend on when trials ran; in a suite the state is that on the task of the metric."""
+    task, dot, _ = name.rpartition(".")
+    state = f"{task}{dot}state_bytes"
+
+    def place(one: Resampled) -> tuple[float, str]:
+        return one.candidate.metrics.get(state, math.inf), one.configuration
+
+    return tuple(sorted(configurations, key=place))
 
 
 def _asked(

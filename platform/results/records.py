@@ -15,6 +15,7 @@ from recallfront.sweeps.space import Scalar
 
 TAG = "recallfront."  # prefix of every tag that we set on an MLflow run
 RESTS = "rests"  # tag of a trial: from when to when, in seconds since the epoch
+EXHAUSTED = "exhausted"  # tag: whether nothing is left to run, for which the search was asked to its end
 
 
 @dataclass(frozen=True)

@@ -337,6 +337,10 @@ class Conductor:
         for plan in plans:
             self.recorder.promoted(plan.config.key)
 
+    def is_exhausted(self) -> bool:
+        """Whether the search has no more to propose, whatever the budget allows."""
+        return self._peeked is None and not self._planner.has_plan()
+
     @property
     def answered(self) -> int:
         """Trials that were answered from the ledger."""

@@ -6,6 +6,7 @@ its sweep's run again and again, and whoever wants to know watches it.
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from recallfront.platform.errors import UsageError
@@ -42,11 +43,7 @@ def driverless(
         for sweep in running
         if driver_is_gone(sweep.sweep_key, home, sweep.tags.get(DRIVER), patience=patience)
     }
-    elsewhere = [
-        sweep
-        for sweep in running
-        if sweep.run_id not in gone and _is_elsewhere(sweep, home) and not _has_just_beaten(sweep)
-    ]
+    elsewhere = [sweep for sweep in running if sweep.run_id not in gone and _is_elsewhere(sweep, home)]
     return gone | watch_beats(elsewhere, tracking_uri, wait=wait)[1]
 
 
@@ -92,13 +89,15 @@ def _sign(sweep: SweepSummary | SweepRecord) -> _Sign:
 
 def beat_sign(driver: str, number: int) -> str:
     """What a driver writes at a beat: never the same twice, and when it was by the clock of its machine."""
-    return f"{driver}-{number}@{time.time():.0f}"
+    return f"{driver}-{number}@{time.time():.1f}"
 
 
-def _has_just_beaten(sweep: SweepSummary | SweepRecord) -> bool:
-    """Whether the last beat is of a moment ago if clocks agree; it is watched otherwise."""
+def has_just_beaten(sweep: SweepSummary | SweepRecord) -> bool:
+    """Whether the last beat is of a moment ago if clocks agree: enough to tell, not enough to delete."""
     moment = sweep.tags.get(BEAT, "").rpartition("@")[2]
-    return moment.isdecimal() and abs(time.time() - float(moment)) < 2 * BEAT_SECONDS
+    with suppress(ValueError):  # of another version's beat
+        return abs(time.time() - float(moment)) < 2 * BEAT_SECONDS
+    return False
 
 
 def _is_elsewhere(sweep: SweepSummary | SweepRecord, home: Path) -> bool:

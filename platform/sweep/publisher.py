@@ -16,7 +16,7 @@ from recallfront.platform.front.claims import Judgement, judge
 from recallfront.platform.front.front import Front, build_front
 from recallfront.platform.front.pictures.note import sweep_note
 from recallfront.platform.home import take_place
-from recallfront.platform.results.records import TAG
+from recallfront.platform.results.records import EXHAUSTED, TAG
 from recallfront.platform.sweep.background import Companion
 from recallfront.platform.sweep.conductor import Conductor
 from recallfront.platform.sweep.recorder import Recorder
@@ -50,7 +50,8 @@ class Publisher(Companion):
     def judge(self) -> tuple[Judgement, ...]:
         """Judge the claims of a sweep that has ended, and publish the verdicts."""
         record = self._conductor.record()
-        tags = {"trials_planned": str(self._conductor.spec.number_of_trials), "status": "finished"}
+        planned, exhausted = self._conductor.spec.number_of_trials, self._conductor.is_exhausted()
+        tags = {"trials_planned": str(planned), EXHAUSTED: str(exhausted)}
         judgements = judge(replace(record, tags=record.tags | tags))
         self._recorder.claims(judgements)
         return judgements

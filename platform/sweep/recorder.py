@@ -13,7 +13,7 @@ from recallfront.platform.lineage.environment import Lineage, TrialLineage, pack
 from recallfront.platform.lineage.source import diff_text, left_out
 from recallfront.platform.results.cancellation import DRIVER
 from recallfront.platform.results.labels import label_of, varying_in
-from recallfront.platform.results.records import TAG
+from recallfront.platform.results.records import EXHAUSTED, TAG
 from recallfront.platform.results.reports import Report, now_ms
 from recallfront.platform.results.status import Status
 from recallfront.platform.search.planner import Impossible, PlannedTrial
@@ -94,6 +94,7 @@ class Recorder:
                 f"{TAG}status": "running",
                 f"{TAG}{DRIVER}": self.driver,
                 f"{TAG}trials_planned": str(spec.number_of_trials),
+                f"{TAG}{EXHAUSTED}": str(False),
                 **({f"{TAG}{WARM_START}": self._warm_start} if self._warm_start else {}),
                 **self._owner,
             },
@@ -284,11 +285,12 @@ class Recorder:
         """Log the folder that describes the front, in place of what was logged before."""
         self._writer.artifact(self.sweep_run, folder, ephemeral=True)
 
-    def close_sweep(self, *, finished: bool) -> None:
-        """End the parent run; `finished` unless not one trial of it has."""
+    def close_sweep(self, *, finished: bool, exhausted: bool) -> None:
+        """End the parent run; `finished` unless not one trial of it has, `exhausted` unless more are to be run."""
         self._note("the sweep has ended")
         self.send_log(last=True)
-        self._writer.tags(self.sweep_run, {f"{TAG}status": "finished" if finished else "error"})
+        status = "finished" if finished else "error"
+        self._writer.tags(self.sweep_run, {f"{TAG}status": status, f"{TAG}{EXHAUSTED}": str(exhausted)})
         self._writer.close_run(self.sweep_run, "FINISHED" if finished else "FAILED")
 
     def interrupt_sweep(self, reason: str) -> None:

@@ -17,7 +17,7 @@ from recallfront.platform.cluster.connection import named_cluster, ray_cluster
 from recallfront.platform.cluster.fit import Room, check_resources
 from recallfront.platform.cluster.watch import RayLost
 from recallfront.platform.errors import UsageError, refuse_secrets
-from recallfront.platform.front.claim_names import misspelt
+from recallfront.platform.front.claim_notes import doubtful
 from recallfront.platform.front.claims import Judgement
 from recallfront.platform.front.front import Front
 from recallfront.platform.home import home_folder
@@ -135,7 +135,7 @@ def _run_sweep(
     spec: SweepSpec, folder: Path, tracking_uri: str | None, address: str | None, console: Console
 ) -> SweepResult:
     started = time.time()
-    for note in (*spec.notes, *misspelt(spec.claims, [spec]), *passed_over()):
+    for note in (*spec.notes, *doubtful(spec.claims, [spec]), *passed_over()):
         _say(console, note)
     check_home(folder)
     uri = prepare_store(tracking_uri, folder)
@@ -192,7 +192,9 @@ def _run_sweep(
                 conductor.recorder.interrupt_sweep(reason)
                 writer.flush(_FAREWELL_SECONDS)
                 raise
-            conductor.recorder.close_sweep(finished=bool(count(record)["finished"]))
+            conductor.recorder.close_sweep(
+                finished=bool(count(record)["finished"]), exhausted=conductor.is_exhausted()
+            )
             writer.flush(_DELIVERY_SECONDS)
             undelivered, refused = writer.backlog(), writer.rejected()
         finally:

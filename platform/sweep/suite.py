@@ -11,7 +11,7 @@ from rich.console import Console
 
 from recallfront.platform.cluster.connection import named_cluster, ray_cluster
 from recallfront.platform.errors import UsageError
-from recallfront.platform.front.claim_names import misspelt
+from recallfront.platform.front.claim_notes import doubtful
 from recallfront.platform.front.claims import as_json
 from recallfront.platform.front.scores import Scores, scores
 from recallfront.platform.home import home_folder
@@ -52,7 +52,7 @@ def run_suite(
     uri = prepare_store(tracking_uri, folder)
     where = named_cluster() if address is None else address
     spool = folder / "spool" / f"suite-{suite.key[:16]}.sqlite"
-    for note in misspelt(suite.claims, [part.spec for part in suite.parts]):
+    for note in doubtful(suite.claims, [part.spec for part in suite.parts]):
         if console is not None:
             console.print(note, markup=False, highlight=False, soft_wrap=True)
     with ray_cluster(where):

@@ -149,6 +149,33 @@ def test_a_grid_is_every_combination_in_order() -> None:
     assert [block.size for block in spec.blocks] == [4, 1]
 
 
+@pytest.mark.parametrize(
+    ("space", "configurations"),
+    [
+        ([{"architecture": "window", "window_size": own} for own in ([4, 8], [8, 16])], 3),
+        ([{"architecture": "window", "training.steps": own} for own in ([10, 20], [20, 30])], 3),
+        ([{"architecture": "window"}, {"architecture": "window", "training.steps": [20, 40]}], 2),
+        (
+            [
+                {
+                    "architecture": "hybrid",
+                    "mixers": {"D": {"mixer": "gated_deltanet"}, "A": {"mixer": "attention"}},
+                    "pattern": ["CD", "CDA"],
+                    "A.positions": ["none", "rope"],
+                }
+            ],
+            3,
+        ),
+    ],
+)
+def test_a_grid_has_once_what_its_space_gives_twice(space: list[dict[str, Any]], configurations: int) -> None:
+    """Blocks may overlap, and a pattern may leave out the letter of a knob that varies."""
+    spec = tiny_spec(space=space, seeds=[0, 1])
+    keys = [spec.trial(block, knobs, 0).key for block, knobs in spec.grid()]
+    assert len(keys) == len(set(keys)) == configurations
+    assert spec.number_of_trials == 2 * configurations
+
+
 def test_a_knob_goes_before_the_shared_setting() -> None:
     spec = tiny_spec(space=[{"architecture": "attention", "width": 32}, {"architecture": "hawk"}])
     assert [spec.trial(block, knobs, 0).model.width for block, knobs in spec.grid()] == [32, 16]

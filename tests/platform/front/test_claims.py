@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from recallfront.platform.errors import UsageError
-from recallfront.platform.front.claims import ClaimVerdict, as_json, judge
+from recallfront.platform.front.claims import ClaimVerdict, Judgement, as_json, judge
 from recallfront.platform.results.records import SweepRecord
 from recallfront.platform.results.status import Status
 from tests.platform.front.claimed import BASED, ROWS, Row, sweep, verdict
@@ -24,6 +24,19 @@ def test_a_condition_that_holds_is_supported() -> None:
         (0.90, 0.92)
     )  # of 27 resamples two are one seed thrice: 3.7 % each
     assert judged.number == "0.91 [0.9, 0.92]" and judged.configurations == ("based · width 4000",)
+
+
+@pytest.mark.parametrize("op", [">=", "<=", ">", "<"])
+def test_a_number_that_differs_by_rounding_alone_is_equal(op: str) -> None:
+    """fmean([0.95] * 3) is 0.9499999999999998, and 0.3 - 0.2 is below 0.1."""
+    of_equals = ClaimVerdict.SUPPORTED if "=" in op else ClaimVerdict.CONTRADICTED
+    rows: list[Row] = [("based", state, (0.95,) * 3) for state in range(1, 6)]
+    for selection in ("width == 1", "width >= 1", "test_recall >= 0.95", "test_recall == 0.95"):
+        judged = verdict({"m": f"mean test_recall where {selection}"}, f"m {op} 0.95", rows)
+        assert judged.verdict is of_equals
+    pair: list[Row] = [("based", 1, (0.3,) * 3), ("window", 1, (0.2,) * 3)]
+    window = {"window": "best test_recall where architecture == window"}
+    assert verdict(BASED | window, f"based - window {op} 0.1", pair).verdict is of_equals
 
 
 def test_a_condition_that_is_false_by_construction_is_contradicted() -> None:
@@ -68,6 +81,21 @@ def test_trials_that_are_still_to_run_leave_it_undecided() -> None:
         assert judged.verdict is verdict_of_it
 
 
+@pytest.mark.parametrize("method", ["grid", "tpe"])
+def test_a_search_that_was_asked_to_its_end_leaves_what_runs_again(method: str) -> None:
+    """What was planned and proposed twice is one trial; a budget ends a sweep before its search does."""
+    record = sweep(BASED, "based >= 0.85")
+    record = replace(record, spec=record.spec | {"search": {"method": method}})
+    tags = {"trials_planned": "40", "status": "finished"}
+    for exhausted, expected in (("True", ClaimVerdict.SUPPORTED), ("False", ClaimVerdict.UNDECIDED)):
+        (judged,) = judge(replace(record, tags=tags | {"exhausted": exhausted}))
+        assert judged.verdict is expected
+    lost = ended(record, ("window-1000-1", Status.LOST))
+    for told in ({"exhausted": "True"}, {}):
+        (judged,) = judge(replace(lost, tags=tags | told))
+        assert (judged.verdict, judged.reason) == (ClaimVerdict.UNDECIDED, "15 of 40 trials have ended")
+
+
 @pytest.mark.parametrize(
     ("measure", "told"),
     [
@@ -101,6 +129,26 @@ def test_at_equal_state_is_at_most_the_state_of_the_chosen_one() -> None:
         BASED | {"window": "best recall where architecture == window"}, "based - window >= 0.1"
     )
     assert anywhere.verdict is ClaimVerdict.CONTRADICTED
+
+
+@pytest.mark.parametrize("statistic", ["best test_recall", "highest recall", "lowest charge"])
+def test_of_equals_the_one_with_the_least_state_is_chosen_in_whatever_order_they_ran(statistic: str) -> None:
+    rows: list[Row] = [("based", state, (1.0,) * 3) for state in (6400, 400, 900)]
+    at_equal = "best test_recall where architecture == window and state_bytes <= based.state_bytes"
+    measures = {"based": f"{statistic} where architecture == based", "window": at_equal}
+    windows: list[Row] = [("window", 400, (0.5,) * 3), ("window", 6400, (1.0,) * 3)]
+    record = sweep(measures, "window + 0 * based <= 0.5", rows + windows)
+    record = replace(
+        record, trials=tuple(replace(own, metrics=own.metrics | {"charge": 1.0}) for own in record.trials)
+    )
+    for trials in (record.trials, record.trials[::-1]):
+        (judged,) = judge(replace(record, trials=trials))
+        assert judged.verdict is ClaimVerdict.SUPPORTED and judged.value == 0.5
+        assert judged.configurations == ("based · width 400", "window · width 400")
+    # those of one state have an order of their own
+    alike = [replace(own, metrics=own.metrics | {"state_bytes": 400.0}) for own in record.trials]
+    first, second = (judge(replace(record, trials=tuple(own)))[0] for own in (alike, alike[::-1]))
+    assert first.configurations == second.configurations
 
 
 def test_statistics_are_those_of_the_configurations() -> None:
@@ -224,6 +272,17 @@ def test_seeds_that_have_not_finished_leave_a_mean_undecided() -> None:
     assert judged.verdict is ClaimVerdict.SUPPORTED and judged.seeds == 5
 
 
+@pytest.mark.parametrize("measure", ["best test_recall", "highest test_recall", "lowest state_bytes"])
+def test_a_chosen_one_whose_seeds_have_not_all_finished_is_undecided(measure: str) -> None:
+    rows: list[Row] = [("based", 1, (0.99,) * 5), ("window", 2, (0.5,) * 3)]
+    record = sweep({"m": measure}, "m >= 0.9", rows)
+    (judged,) = judge(ended(record, ("based-1-3", Status.DIVERGED), ("based-1-4", Status.PRUNED)))
+    told = "m: 1 of 1 configurations that it may select has not finished (1 diverged, 1 pruned)"
+    assert (judged.verdict, judged.reason) == (ClaimVerdict.UNDECIDED, told)
+    (judged,) = judge(ended(record, ("window-2-1", Status.DIVERGED)))
+    assert judged.verdict is ClaimVerdict.SUPPORTED, "of a choice of those that finished, another one is none"
+
+
 def test_a_metric_that_is_not_finite_leaves_a_mean_undecided() -> None:
     record = sweep({"m": "mean spin where architecture == based"}, "m <= 5")
 
@@ -241,6 +300,26 @@ def test_a_metric_that_is_not_finite_leaves_a_mean_undecided() -> None:
     (judged,) = judge(spinning(record, **nan))
     told = "m: spin of based · width 1000 has no finite value in 3 of 3 seeds"
     assert (judged.verdict, judged.reason) == (ClaimVerdict.NOT_TESTED, told)
+
+
+@pytest.mark.parametrize(
+    "selection", ["positions == none", "positions in (none, alibi)", "positions == 'none'"]
+)
+def test_none_is_a_word_where_it_is_a_value(selection: str) -> None:
+    """An architecture without the setting has no value of it; it has null, where `none` is no word."""
+    record = sweep({"m": f"mean test_recall where {selection}"}, "m >= 0.9", [("attention", 1, (0.9,) * 3)])
+    hawk = sweep({}, "", [("hawk", 1, (0.2,) * 3)]).trials
+    model = {"architecture": "attention"}
+
+    def judged(positions: str) -> Judgement:
+        config = {"model": model | {"positions": positions}}
+        attention = (replace(own, config=own.config | config) for own in record.trials)
+        return judge(replace(record, trials=(*attention, *hawk)))[0]
+
+    found = judged("none")
+    assert found.verdict is ClaimVerdict.SUPPORTED and found.value == pytest.approx(0.9)
+    without = judged("rope")
+    assert without.value == (None if "'" in selection else pytest.approx(0.2))
 
 
 def test_in_selects_any_of_several() -> None:

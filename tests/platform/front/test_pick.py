@@ -10,7 +10,7 @@ from recallfront.platform.front.candidates import Candidate
 from recallfront.platform.front.conditions import parse_conditions
 from recallfront.platform.front.front import build_front
 from recallfront.platform.front.pick import pick
-from recallfront.platform.results.records import SweepRecord
+from recallfront.platform.results.records import SweepRecord, TrialRecord
 from recallfront.platform.results.status import Status
 from tests.platform.front.picking import SPEC, trial
 
@@ -91,6 +91,32 @@ def test_conditions(record: SweepRecord, where: Any, members_only: bool, expecte
     pool = front.members if members_only else front.candidates
     found = [c.run_ids[0] for c in pool if all(condition.holds(c) for condition in conditions)]
     assert sorted(found) == sorted(expected)
+
+
+def test_none_is_a_word_where_it_is_a_value() -> None:
+    trials = (
+        trial("a", "attention", 0.9, 9.0, 4, positions="none"),
+        trial("r", "attention", 0.9, 9.0, 4, positions="rope"),
+        trial("l", "attention", 0.9, 9.0, 4, positions="alibi"),
+        trial("h", "hawk", 0.9, 9.0, 4),
+    )
+
+    def found(where: str, *among: TrialRecord) -> list[str]:
+        candidates = build_front(SweepRecord("run", "key", "study", SPEC, among)).candidates
+        (condition,) = parse_conditions(where, candidates)
+        return sorted(own.run_ids[0] for own in candidates if condition.holds(own))
+
+    assert found("positions == none", *trials) == ["a"]
+    assert found("positions != none", *trials) == ["h", "l", "r"]
+    assert found("positions == none", *trials[1:]) == ["h"]
+
+
+def test_a_mean_that_rounding_moved_meets_its_own_value() -> None:
+    trials = tuple(trial(f"{seed}", "based", 0.95, 9.0, 4, seed=seed) for seed in range(3))
+    (candidate,) = build_front(SweepRecord("run", "key", "study", SPEC, trials)).candidates
+    for where, holds in {"recall >= 0.95": True, "recall == 0.95": True, "recall < 0.95": False}.items():
+        (condition,) = parse_conditions(where, [candidate])
+        assert condition.holds(candidate) is holds
 
 
 def test_figures_of_the_test_split_are_told_by_their_twins(record: SweepRecord) -> None:

@@ -90,7 +90,7 @@ def test_a_sweep_that_another_home_runs_is_refused(store: str, recorder: Recorde
 
 
 def test_status_and_the_pages_tell_a_driver_elsewhere_that_waits_from_one_that_was_killed(
-    store: str, recorder: Recorder, tmp_path: Path
+    store: str, recorder: Recorder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     two = tmp_path / "two"
 
@@ -107,7 +107,11 @@ def test_status_and_the_pages_tell_a_driver_elsewhere_that_waits_from_one_that_w
     assert recorder._writer.flush(30.0)
     assert on_page() == "running", "this process has only begun to watch it"
     killed = "killed: run it again to resume"
+    time.sleep(1)  # nor has it just beaten
     assert shown() == (killed, killed) and on_page() == "killed"
+    with monkeypatch.context() as slower:
+        slower.setattr(driverless, "BEAT_SECONDS", 600.0)
+        assert shown() == ("running", "None"), "it has just beaten, for a driver that beats so rarely"
     with beat_of(recorder, store):
         wait_for(lambda: on_page() == "running", seconds=30)
 
@@ -160,7 +164,7 @@ def test_of_two_that_begin_at_once_the_first_ends_and_writes_nothing_more(
             second = Recorder(writer, SPEC, lineage=collect(tmp_path), data=data)
             second.open_sweep()
             assert writer.flush(30.0) and ended.wait(10.0) and first.is_taken
-            second.close_sweep(finished=True)
+            second.close_sweep(finished=True, exhausted=True)
             assert writer.flush(30.0)
     recorder.interrupt_sweep("interrupted")
     assert recorder._writer.flush(30.0)
@@ -181,7 +185,7 @@ def test_what_waits_of_a_driver_is_dropped_if_another_has_followed_it(
     own.append(recorder.sweep_run, [("open", 1, {"experiment": "tiny", "name": "x", "parent_key": None})])
     own.append(recorder.sweep_run, [("tags", 1, [["recallfront.status", "running"]])])
     own.close()
-    recorder.close_sweep(finished=True)
+    recorder.close_sweep(finished=True, exhausted=True)
     assert recorder._writer.flush(30.0)
     with closing(opened("killed.sqlite", recorder.driver)) as writer:
         assert writer.backlog() == 0 and not writer.knows(recorder.sweep_run)

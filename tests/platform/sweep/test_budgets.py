@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from recallfront.platform.front.claims import ClaimVerdict, Judgement, judge
 from recallfront.platform.results.reports import Report
 from recallfront.platform.results.status import Status
 from recallfront.platform.sweep.publisher import Publisher
@@ -32,6 +33,33 @@ def test_the_budget_is_one_over_all_runs(stage: Stages) -> None:
     assert again.has_trial()
     again.started -= 1700
     assert not again.has_trial() and again.out_of_budget()
+
+
+def test_claims_wait_for_what_the_budget_left_out(stage: Stages, tmp_path: Path) -> None:
+    """A search of 5 configurations of a space that has 2 is at its end after both."""
+    claim = {"id": "recalls", "sentence": "It recalls.", "measures": {"m": "mean recall"}}
+    asked = {
+        "search": {"method": "random", "trials": 5},
+        "claims": [claim | {"condition": "m > 0", "seeds": 1}],
+    }
+
+    def run(budget: int) -> tuple[Judgement, Judgement]:
+        """The verdict at the end of a run of the sweep, and what the store tells of it."""
+        sweep = stage(**asked, budget={"trials": budget})
+        assert sweep.stored().tags["exhausted"] == "False"
+        conductor = sweep.conductor
+        while conductor.next("a") is not None:
+            sweep.end("a")
+        (judged,) = Publisher(conductor, conductor.recorder, tmp_path / "fronts").judge()
+        conductor.recorder.close_sweep(finished=True, exhausted=conductor.is_exhausted())
+        (told,) = judge(sweep.stored())
+        return judged, told
+
+    for judged in run(budget=1):
+        assert (judged.verdict, judged.reason) == (ClaimVerdict.UNDECIDED, "1 of 5 trials have ended")
+    for budget in (3, 2):  # of two trials: it is used up as the search ends
+        for judged in run(budget):
+            assert judged.verdict is ClaimVerdict.SUPPORTED
 
 
 def test_steps_and_trials_are_counted_over_all_runs(stage: Stages) -> None:

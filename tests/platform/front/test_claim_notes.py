@@ -1,8 +1,8 @@
-"""Names in claims that are nearly known ones are told before a sweep runs, and those of plug-ins are let be."""
+"""What claims can hardly mean is told before a sweep runs; names of plug-ins are let be."""
 
 import pytest
 
-from recallfront.platform.front.claim_names import misspelt
+from recallfront.platform.front.claim_notes import doubtful
 from recallfront.sweeps.claims import Claim
 from recallfront.sweeps.load import load_study, studies
 from recallfront.sweeps.suite import Suite
@@ -11,8 +11,8 @@ from tests.platform.specs import tiny_spec
 
 def told(measure: str) -> list[str]:
     measures = {"a": "lowest state_bytes", "b": measure}
-    claim = Claim(id="x", sentence="It holds.", measures=measures, condition="a - b > 0")
-    return misspelt([claim], [tiny_spec()])
+    claim = Claim(id="x", sentence="It holds.", measures=measures, condition="a - b > 0", seeds=1)
+    return doubtful([claim], [tiny_spec()])
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,17 @@ def test_a_plug_in_s_figure_and_a_family_s_are_let_be(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(studies()))
-def test_no_study_has_a_misspelt_name(name: str) -> None:
+def test_no_study_has_a_doubtful_claim(name: str) -> None:
     study = load_study(name)
     specs = [part.spec for part in study.parts] if isinstance(study, Suite) else [study]
-    assert misspelt(study.claims, specs) == []
+    assert doubtful(study.claims, specs) == []
+
+
+def test_a_claim_that_needs_more_seeds_than_there_are_is_told() -> None:
+    claim = Claim(id="x", sentence="It holds.", measures={"a": "mean recall"}, condition="a > 0")
+    two, three = tiny_spec(seeds=[0, 1]), tiny_spec(seeds=[1, 2, 3])
+    assert doubtful([claim], [three]) == []
+    end = "it stays undecided; add seeds, or set claims.x.seeds"
+    assert doubtful([claim], [two]) == [f"claims.x needs 3 seeds, and there are 2: {end}"]
+    # a seed of a suite counts if each of its sweeps has it
+    assert doubtful([claim], [two, three]) == [f"claims.x needs 3 seeds, and there is 1: {end}"]

@@ -1,7 +1,7 @@
-"""Names in claims that are nearly those of known figures and settings: told before a sweep has run for hours."""
+"""What claims can hardly mean: told before a sweep has run for hours."""
 
 import difflib
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import Final
 
 from recallfront.platform.metrics import METRICS, is_known, named_in_condition
@@ -14,7 +14,24 @@ from recallfront.sweeps.trial import TrainingConfig
 _NEAR: Final = 0.85  # of difflib's ratio
 
 
-def misspelt(claims: Iterable[Claim], specs: Iterable[SweepSpec]) -> list[str]:
+def doubtful(claims: Iterable[Claim], specs: Sequence[SweepSpec]) -> list[str]:
+    """A sentence for each name that is nearly a known one, and for each claim that can never be decided."""
+    claims = tuple(claims)
+    return [*_misspelt(claims, specs), *_undecidable(claims, specs)]
+
+
+def _undecidable(claims: Iterable[Claim], specs: Iterable[SweepSpec]) -> list[str]:
+    """A sentence for each claim that needs more seeds than all of the sweeps have."""
+    seeds = len(set.intersection(*(set(spec.seeds) for spec in specs)))
+    return [
+        f"claims.{claim.id} needs {claim.seeds} seeds, and there {'is' if seeds == 1 else 'are'} {seeds}: it stays "
+        f"undecided; add seeds, or set claims.{claim.id}.seeds"
+        for claim in claims
+        if claim.seeds > seeds
+    ]
+
+
+def _misspelt(claims: Iterable[Claim], specs: Iterable[SweepSpec]) -> list[str]:
     """A sentence for each name of a claim that is unknown and close to a known one; a plug-in's figure may be so."""
     settings = _settings(specs)
     figures = {known.name for known in METRICS if "*" not in known.name} | {"test_recall"}
