@@ -29,10 +29,12 @@ _SECRET_QUERY: Final = (
     r"[?&](?:(?:ssl)?password|passwd|token|access_token|(?:client_)?secret|api_?key|sig|signature"
     r"|x-amz-(?:signature|security-token))="
 )
-# A password may have slashes in it; digits before one are a port, and nothing is the next folder of a PATH.
+# A password may have slashes in it; digits or a variable before one are a port, and nothing is the next folder of a
+# PATH. A quote with an operator after it, or at the beginning, ends a text of code.
 _PASSWORD_IN_URI: Final = re.compile(
-    r"(?P<name>:/{1,2})[^\s/:@'\"{}$<>\[]*:(?!\d*/|\d+['{}<>])"
-    r"(?!\$\{?([A-Za-z_]\w*|\d)\}?@|\$\(|\{(\w+\}|[^{}\s@]*\}@)|<[^<>\s@]*>@)[^\s@\"]{1,512}(?=@)"
+    r"(?P<name>:/{1,2})[^\s/:@'\"{}$<>\[]*:(?!\d*/|\d+['{}<>]|'|\$\{?\w+\}?[/:])"
+    r"(?!\$\{?([A-Za-z_]\w*|\d)\}?@|\$\(|\{(\w+\}|[^{}\s@]*\}@)|<[^<>\s@]*>@)"
+    r"(?:(?!'[,)\]+>}:;])[^\s@\"]){1,512}(?=@)"
 )
 # What looks like a secret wherever it stands, and what it is. A whole `{...}`, `<...>` or `$NAME` is a template's.
 _SHAPES: Final = (

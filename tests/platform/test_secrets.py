@@ -60,6 +60,16 @@ def planted(monkeypatch: pytest.MonkeyPatch) -> None:
         ),
         (f"redis://:s3cr$t99{MARK}@h/0", "redis://...@h/0"),
         *(
+            (code, code)
+            for code in (
+                "'postgresql://u:'+pw+'@h'",
+                "['http://a:b','x@y']",
+                "dict(a='s3://b:c',d='e@f')",
+                "<a href='http://h:x'>m@n</a>",
+                "http://h:${PORT}/x@y",
+            )
+        ),
+        *(
             (f"http://h/x?a=1&{name}={MARK}&b=2", f"http://h/x?a=1&{name}=...&b=2")
             for name in ("Signature", "X-Amz-Security-Token", "client_secret", "sslpassword")
         ),

@@ -142,7 +142,7 @@ def test_a_copy_whose_beginning_is_cut_is_followed(
 ) -> None:
     """MLflow has the last part of a long log, which does not grow any more."""
     monkeypatch.setattr(log_module, "_LEAST_SECONDS", 0.5)
-    monkeypatch.setattr(log_module, "_KEPT_BYTES", 80)
+    monkeypatch.setattr(log_module, "KEPT_BYTES", 80)
     uri, run_id = stored
     client, log, found = open_client(uri), SweepLog(tmp_path / "a.log"), list[str]()
 
