@@ -36,6 +36,8 @@ _PASSWORD_IN_URI: Final = re.compile(
     r"(?!\$\{?([A-Za-z_]\w*|\d)\}?@|\$\(|\{(\w+\}|[^{}\s@]*\}@)|<[^<>\s@]*>@)"
     r"(?:(?!'[,)\]+>}:;])[^\s@\"]){1,512}(?=@)"
 )
+_KEY: Final = "a private key"
+_KEY_LINE: Final = r"(?:[\w+/=-]{16,76}|[\w+/]*={1,2}|(?:Proc-Type|DEK-Info): \S+)"
 # What looks like a secret wherever it stands, and what it is. A whole `{...}`, `<...>` or `$NAME` is a template's.
 _SHAPES: Final = (
     # one slash: a URI that was taken for a path
@@ -46,11 +48,15 @@ _SHAPES: Final = (
     (re.compile(r"\bAKIA[0-9A-Z]{16}\b"), "an access key of AWS"),
     (re.compile(r"\b(?:gh[pousr]_|github_pat_|hf_|glpat-|xox[abp]-)[\w-]{20,}"), "a token"),
     (
-        re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL),
-        "a private key",
+        re.compile(
+            r"-----BEGIN [A-Z ]*PRIVATE KEY-----.{0,20000}?-----END [A-Z ]*PRIVATE KEY-----", re.DOTALL
+        ),
+        _KEY,
     ),
-    # one whose first lines are not part of the text any more
-    (re.compile(r"\A.*-----END [A-Z ]*PRIVATE KEY-----", re.DOTALL), "a private key"),
+    # one whose last lines are not part of the text: what looks like a line of it
+    (re.compile(rf"-----BEGIN [A-Z ]*PRIVATE KEY-----(?:\s+{_KEY_LINE}(?=\s|\Z))*"), _KEY),
+    # nor are the first ones
+    (re.compile(r"\A.*-----END [A-Z ]*PRIVATE KEY-----", re.DOTALL), _KEY),
 )
 
 

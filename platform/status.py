@@ -5,7 +5,7 @@ rich is imported where it is first used, so that the command starts fast.
 
 import datetime
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,7 +28,7 @@ from recallfront.platform.results.records import (
     say_counts,
 )
 from recallfront.platform.results.status import Status
-from recallfront.platform.sweep.driverless import driverless, has_just_beaten
+from recallfront.platform.sweep.driverless import driverless
 from recallfront.platform.tracking.ledger import SweepSummary, list_sweeps, read_sweep
 from recallfront.platform.tracking.records import read_record
 from recallfront.platform.tracking.store import find_store
@@ -47,7 +47,7 @@ def sweeps_table(*, home: Path | str | None = None, tracking_uri: str | None = N
     uri = find_store(tracking_uri, folder)
     table = _table("sweep", "key", "status", "trials", "progress", "expected end", "started", "run")
     sweeps = list_sweeps(uri)
-    killed = driverless([sweep for sweep in sweeps if not has_just_beaten(sweep)], uri, folder, wait=True)
+    killed = _killed(sweeps, uri, folder)
     for sweep in sweeps:
         status, is_killed = sweep.tags.get("status", sweep.status.lower()), sweep.run_id in killed
         if status == "interrupted" and (request := CancelRequest.read(sweep.tags)) is not None:
@@ -75,7 +75,10 @@ def sweep_table(
 ) -> "Table":
     """One line a trial of a sweep."""
     record = read_record(sweep, home=home, tracking_uri=tracking_uri).current()
-    is_killed = _is_killed(record, home_folder(home), tracking_uri)
+    folder = home_folder(home)
+    is_killed = record.tags.get("status") == "running" and bool(
+        _killed([record], find_store(tracking_uri, folder), folder)
+    )
     columns = columns_of(read_objectives(record.spec))
     table = _table("trial", "status", *columns.values(), "run", "note")
     varying = varying_knobs(record.trials)
@@ -95,11 +98,11 @@ def sweep_table(
     return table
 
 
-def _is_killed(record: SweepRecord, folder: Path, tracking_uri: str | None) -> bool:
-    """Whether a sweep that says that it runs has no driver any more."""
-    if record.tags.get("status") != "running" or has_just_beaten(record):
-        return False
-    return bool(driverless([record], find_store(tracking_uri, folder), folder, wait=True))
+def _killed(sweeps: Sequence[SweepSummary | SweepRecord], uri: str, folder: Path) -> set[str]:
+    """The runs of the sweeps that say that they run and have no driver any more."""
+    with suppress(UsageError):  # the store has gone away since: what was read is shown
+        return driverless(sweeps, uri, folder, wait=True, by_clock=True)
+    return set()
 
 
 def _bar(tags: Mapping[str, str]) -> str:
@@ -109,9 +112,9 @@ def _bar(tags: Mapping[str, str]) -> str:
 
 
 def _end(sweep: SweepSummary, uri: str) -> str:
-    """When a sweep that runs is to end; where its tags tell that, its record is read for its budget."""
+    """When a sweep that runs is to end; of one with a budget its record is read for it."""
     end = expected_end(sweep.tags)
-    if end is not None:
+    if end is not None and sweep.tags.get("budget_left"):
         with suppress(UsageError):  # one that cannot be read keeps no other from being listed
             end = end_of(read_sweep(uri, sweep.run_id).current())
     return "" if end is None else _when(end)

@@ -10,15 +10,22 @@ import numpy as np
 
 from recallfront.sweeps.space import Scalar
 
+_RELATIVE: Final = 1e-9
+_ABSOLUTE: Final = 1e-12
+
 
 def _equal(value: Any, bound: Any) -> Any:
     """Whether numbers, or arrays of them, differ by no more than rounding: (0.95 + 0.95 + 0.95) / 3 is below 0.95."""
-    own, other = (np.asarray(one, dtype=np.float64) for one in (value, bound))
-    return np.isclose(own, other, rtol=1e-9, atol=1e-12)
+    if isinstance(value, np.ndarray) or isinstance(bound, np.ndarray):
+        own, other = (np.asarray(one, dtype=np.float64) for one in (value, bound))
+        return np.isclose(own, other, rtol=_RELATIVE, atol=_ABSOLUTE)
+    if isinstance(value, int) and isinstance(bound, int):
+        return value == bound
+    return math.isclose(value, bound, rel_tol=_RELATIVE, abs_tol=_ABSOLUTE)
 
 
 def _unequal(value: Any, bound: Any) -> Any:
-    return np.logical_not(_equal(value, bound))
+    return _equal(value, bound) ^ True  # of an array too
 
 
 OPERATORS: dict[str, Callable[[Any, Any], Any]] = {

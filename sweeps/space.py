@@ -122,11 +122,22 @@ class SpaceBlock(Frozen):
     def settings(self, shared: Knobs, knobs: Knobs) -> dict[str, Any]:
         """What the settings that all blocks share and the block's knobs give a model's configuration."""
         found = {"architecture": self.architecture} | shared | knobs
-        return nested(found) if issubclass(self.config, HybridConfig) else found
+        return nested(found) if self.is_hybrid else found
+
+    @property
+    def is_hybrid(self) -> bool:
+        """Whether its knobs are those of mixers, of which a pattern may leave some out."""
+        return issubclass(self.config, HybridConfig)
+
+    def filled(self, settings: Knobs) -> dict[str, Any]:
+        """A model's settings with the defaults of those that are not set."""
+        fields = self.config.model_fields.items()
+        defaults = {n: f.get_default(call_default_factory=True) for n, f in fields if not f.is_required()}
+        return defaults | settings
 
     def check_letters(self, shared: Knobs) -> None:
         """Raise ValueError if the patterns of a hybrid do not fit the mixers that it declares."""
-        if issubclass(self.config, HybridConfig):
+        if self.is_hybrid:
             patterns = self.domains.get("pattern", (shared["pattern"],) if "pattern" in shared else ())
             if not isinstance(patterns, Range) and patterns:
                 check_patterns(self.domains, patterns, f"space {self.label}")

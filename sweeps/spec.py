@@ -285,7 +285,8 @@ class SweepSpec(Frozen):
     @cached_property
     def number_of_trials(self) -> int:
         """How many trials are planned: every configuration with every seed that it is sure to run with."""
-        configurations = self.search.trials or sum(1 for _ in self.grid())
+        grid = (1 for _ in self.grid()) if self._may_repeat else (block.size for block in self.blocks)
+        configurations = self.search.trials or sum(grid)
         return configurations * len(self.first_seeds)
 
     @property
@@ -334,10 +335,19 @@ class SweepSpec(Frozen):
         seen = set()
         for block in self.blocks:
             for knobs in block.corners():
-                settings = digest(canonical_json(self._settings(block, knobs)))
-                if settings not in seen:
+                if self._may_repeat:
+                    found = self._settings(block, knobs)
+                    settings = digest(canonical_json(found | {"model": block.filled(found["model"])}))
+                    if settings in seen:
+                        continue
                     seen.add(settings)
-                    yield block, knobs
+                yield block, knobs
+
+    @property
+    def _may_repeat(self) -> bool:
+        """Whether the space may give a configuration twice."""
+        architectures = {block.architecture for block in self.blocks}
+        return len(architectures) < len(self.blocks) or any(block.is_hybrid for block in self.blocks)
 
     def _settings(self, block: SpaceBlock, knobs: Knobs) -> dict[str, dict[str, Any]]:
         """What is set of the model and of the training."""

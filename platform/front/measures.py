@@ -201,7 +201,7 @@ def read_measure(
     values = _table(used, measure.metric)
     if measure.statistic in CHOOSING:
         merit = np.where(mask, sign * _table(used, by), -np.inf)
-        index = merit.argmax(axis=0)
+        index = OPERATORS[">="](merit, merit.max(axis=0)).argmax(axis=0)  # rounding makes no difference
         chosen = np.where(mask.any(axis=0), values[index, np.arange(1 + DRAWS)], np.nan)
         own = used[index[0]]
         return Reading(chosen, (own,), (used, index), doubt=_not_finished([own]))

@@ -55,9 +55,10 @@ def find_deletion(sweep: str, *, home: Path | str | None = None, tracking_uri: s
     key = record.sweep_key
     if not re.fullmatch("[0-9a-f]{64}", key):
         raise UsageError(f"run {record.run_id}: its tag {TAG}sweep_key is no key: it was edited")
-    is_running = record.tags.get("status") == "running"
-    if is_running and not driverless([record], uri, folder, wait=True):
-        raise UsageError(f"sweep {record.name} ({key[:8]}) runs: cancel it first")
+    if record.tags.get("status") == "running" and not driverless([record], uri, folder, wait=True):
+        record = read_sweep(uri, sweep)  # it may have ended meanwhile
+        if record.tags.get("status") == "running":
+            raise UsageError(f"sweep {record.name} ({key[:8]}) runs: cancel it first")
     return _deletion(record, uri, folder)
 
 

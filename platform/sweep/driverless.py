@@ -6,7 +6,6 @@ its sweep's run again and again, and whoever wants to know watches it.
 
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from recallfront.platform.errors import UsageError
@@ -16,22 +15,30 @@ from recallfront.platform.results.records import SweepRecord
 from recallfront.platform.sweep.lease import CERTAIN_SECONDS
 from recallfront.platform.sweep.lock import driver_is_gone, was_driven_here
 from recallfront.platform.sweep.watch import Watch
-from recallfront.platform.tracking.ledger import SweepSummary, list_sweeps
+from recallfront.platform.tracking.ledger import SweepSummary, UnknownRecord, find_sweep
 
 _Sign = tuple[str | None, str | None]  # the driver, and its last beat
 BEAT_SECONDS = 10.0  # between two beats of a driver
 SILENT_SECONDS = 30.0  # without a beat, after which a driver is taken to be gone
 _SLACK_SECONDS = 5.0  # for reading the store meanwhile
+_LONG_SECONDS = 300.0  # since the last beat: no clock is that far off
 _WATCHES: dict[tuple[str, str], Watch] = {}  # by store and run; a page asks again and again
 
 
 def driverless(
-    sweeps: Sequence[SweepSummary | SweepRecord], tracking_uri: str, home: Path, *, wait: bool
+    sweeps: Sequence[SweepSummary | SweepRecord],
+    tracking_uri: str,
+    home: Path,
+    *,
+    wait: bool,
+    by_clock: bool = False,
 ) -> set[str]:
     """The runs of those sweeps, as just read, that say that they run and have no driver any more.
 
     Args:
         wait: until it is certain, 30 s at most; else what this process has seen so far is told.
+        by_clock: take a driver elsewhere that has just beaten for living, and one that has not for minutes for gone,
+            as if all machines' clocks agreed: enough to tell, not to delete.
 
     Raises:
         UsageError: the store cannot be read.
@@ -44,7 +51,10 @@ def driverless(
         if driver_is_gone(sweep.sweep_key, home, sweep.tags.get(DRIVER), patience=patience)
     }
     elsewhere = [sweep for sweep in running if sweep.run_id not in gone and _is_elsewhere(sweep, home)]
-    return gone | watch_beats(elsewhere, tracking_uri, wait=wait)[1]
+    told = {sweep.run_id: _by_clock(sweep) for sweep in elsewhere} if by_clock else {}
+    gone |= {run for run, lives in told.items() if lives is False}
+    doubtful = [sweep for sweep in elsewhere if told.get(sweep.run_id) is None]
+    return gone | watch_beats(doubtful, tracking_uri, wait=wait)[1]
 
 
 def watch_beats(
@@ -69,17 +79,19 @@ def watch_beats(
 
 def _look(tracking_uri: str, watches: Mapping[str, Watch]) -> dict[str, _Sign]:
     """The signs of what runs now, which the watches are told."""
-    began = time.monotonic()
-    try:
-        found = list_sweeps(tracking_uri)
-    except UsageError:
-        for watch in watches.values():
+    signs = {}
+    for run, watch in watches.items():
+        began = time.monotonic()
+        try:
+            sweep = find_sweep(tracking_uri, run)
+        except UnknownRecord:  # it was deleted meanwhile
+            continue
+        except UsageError:
             watch.missed()
-        raise
-    took = time.monotonic() - began
-    signs = {sweep.run_id: _sign(sweep) for sweep in found if sweep.tags.get("status") == "running"}
-    for run in watches.keys() & signs.keys():
-        watches[run].saw(signs[run], took=took)
+            raise
+        if sweep.tags.get("status") == "running":
+            signs[run] = _sign(sweep)
+            watch.saw(signs[run], took=time.monotonic() - began)
     return signs
 
 
@@ -92,12 +104,15 @@ def beat_sign(driver: str, number: int) -> str:
     return f"{driver}-{number}@{time.time():.1f}"
 
 
-def has_just_beaten(sweep: SweepSummary | SweepRecord) -> bool:
-    """Whether the last beat is of a moment ago if clocks agree: enough to tell, not enough to delete."""
-    moment = sweep.tags.get(BEAT, "").rpartition("@")[2]
-    with suppress(ValueError):  # of another version's beat
-        return abs(time.time() - float(moment)) < 2 * BEAT_SECONDS
-    return False
+def _by_clock(sweep: SweepSummary | SweepRecord) -> bool | None:
+    """Whether the driver lives, if clocks agree; None: its last beat does not tell."""
+    try:
+        age = time.time() - float(sweep.tags.get(BEAT, "").rpartition("@")[2])
+    except ValueError:  # none yet, or of an earlier version
+        return None
+    if abs(age) < 2 * BEAT_SECONDS:
+        return True
+    return False if age > _LONG_SECONDS else None
 
 
 def _is_elsewhere(sweep: SweepSummary | SweepRecord, home: Path) -> bool:

@@ -139,7 +139,7 @@ def _run_sweep(
         _say(console, note)
     check_home(folder)
     uri = prepare_store(tracking_uri, folder)
-    _check_new(spec, uri)
+    check_new(spec, uri)
     refuse_second_home(spec, uri, folder, partial(_say, console))
     with (
         only_driver(spec, folder) as lease,
@@ -216,7 +216,7 @@ def _run_sweep(
     )
 
 
-def _check_new(spec: SweepSpec, uri: str) -> None:
+def check_new(spec: SweepSpec, uri: str) -> None:
     """Raise SpecError if the store does not know the sweep, and it may not begin."""
     try:
         find_sweep(uri, spec.key)

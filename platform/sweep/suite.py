@@ -18,7 +18,7 @@ from recallfront.platform.home import home_folder
 from recallfront.platform.plugins import load
 from recallfront.platform.results.records import TAG
 from recallfront.platform.sweep.recorder import CLAIMS_FILE, claim_tags
-from recallfront.platform.sweep.run import SweepResult, run_sweep
+from recallfront.platform.sweep.run import SweepResult, check_new, run_sweep
 from recallfront.platform.tracking.store import find_store, prepare_store
 from recallfront.platform.tracking.writer import TrackingWriter
 from recallfront.sweeps.load import load_study
@@ -55,6 +55,8 @@ def run_suite(
     for note in doubtful(suite.claims, [part.spec for part in suite.parts]):
         if console is not None:
             console.print(note, markup=False, highlight=False, soft_wrap=True)
+    for part in suite.parts:
+        check_new(part.spec, uri)
     with ray_cluster(where):
         for part in suite.parts:
             ended(run_sweep(part.spec, home=home, tracking_uri=tracking_uri, address=where, console=console))

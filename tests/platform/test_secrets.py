@@ -171,8 +171,12 @@ def test_what_a_trial_prints_is_reported_without_its_own_secrets(planted: None) 
         ),
         (f"{MARK}1\n{MARK}2\n-----END PRIVATE KEY-----\ndone", "...\ndone"),
         (f"at first\n{MARK}1\n{MARK}2\ndone", "at first\n...\ndone"),
+        (
+            f"-----BEGIN PRIVATE KEY-----\n{'MIIEowIBAA' * 6}\nstep 1, loss 2",
+            "...\nstep 1, loss 2",
+        ),
     ],
-    ids=["key", "end of a key", "variable"],
+    ids=["key", "end of a key", "variable", "beginning of a key"],
 )
 def test_a_secret_of_several_lines_that_a_trial_prints_is_in_no_log(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, printed: str, shown: str

@@ -89,12 +89,13 @@ def test_the_expected_end_is_that_of_the_budget_in_the_list_and_below_a_sweep(
 ) -> None:
     uri = ready_store(tmp_path)
     run = write(make_record(4, spec=SPEC | {"budget": {"hours": 1.5}}), uri, "running")
-    for name, value in {"trials_planned": "1000", "elapsed_seconds": "3600"}.items():
+    told = {"trials_planned": "1000", "elapsed_seconds": "3600", "budget_left": "budget left: 30 min"}
+    for name, value in told.items():
         open_client(uri).set_tag(run, TAG + name, value)
     (listed,) = sweeps_table(home=tmp_path).columns[5].cells
     caption = str(sweep_table(run, home=tmp_path).caption).splitlines()[-1]
-    for told in (str(listed), caption.removeprefix("expected end ")):
-        left = datetime.fromisoformat(told) - datetime.now()
+    for end in (str(listed), caption.removeprefix("expected end ")):
+        left = datetime.fromisoformat(end) - datetime.now()
         assert timedelta(minutes=25) < left < timedelta(minutes=35), "half an hour, and 249 by the pace alone"
 
 

@@ -155,6 +155,9 @@ def test_a_grid_is_every_combination_in_order() -> None:
         ([{"architecture": "window", "window_size": own} for own in ([4, 8], [8, 16])], 3),
         ([{"architecture": "window", "training.steps": own} for own in ([10, 20], [20, 30])], 3),
         ([{"architecture": "window"}, {"architecture": "window", "training.steps": [20, 40]}], 2),
+        # 16 is the default of both
+        ([{"architecture": "based"}, {"architecture": "based", "feature_dim": [16, 8]}], 2),
+        ([{"architecture": "based", "window_size": 16}, {"architecture": "based", "feature_dim": 16}], 1),
         (
             [
                 {

@@ -13,6 +13,7 @@ from recallfront.platform.errors import UsageError
 from recallfront.platform.front.claims import ClaimVerdict, Judgement, as_json, judge
 from recallfront.platform.results.records import SweepRecord
 from recallfront.platform.results.status import Status
+from recallfront.sweeps.conditions import parse_clauses
 from tests.platform.front.claimed import BASED, ROWS, Row, sweep, verdict
 
 
@@ -37,6 +38,12 @@ def test_a_number_that_differs_by_rounding_alone_is_equal(op: str) -> None:
     pair: list[Row] = [("based", 1, (0.3,) * 3), ("window", 1, (0.2,) * 3)]
     window = {"window": "best test_recall where architecture == window"}
     assert verdict(BASED | window, f"based - window {op} 0.1", pair).verdict is of_equals
+
+
+def test_whole_numbers_are_compared_exactly() -> None:
+    for op, accepted in (("<", True), ("<=", True), ("==", False), ("!=", True), (">=", False), (">", False)):
+        (clause,) = parse_clauses(f"state_bytes {op} 2147483648")
+        assert clause.accepts(2147483646) is accepted
 
 
 def test_a_condition_that_is_false_by_construction_is_contradicted() -> None:
@@ -145,6 +152,9 @@ def test_of_equals_the_one_with_the_least_state_is_chosen_in_whatever_order_they
         (judged,) = judge(replace(record, trials=trials))
         assert judged.verdict is ClaimVerdict.SUPPORTED and judged.value == 0.5
         assert judged.configurations == ("based · width 400", "window · width 400")
+    # so are means that rounding moves: 0.9279999999999999 and 0.928
+    sums: list[Row] = [("based", 6400, (0.92, 0.928, 0.936)), ("based", 400, (0.92, 0.92, 0.944))]
+    assert verdict(BASED, "based > 0", sums).configurations == ("based · width 400",)
     # those of one state have an order of their own
     alike = [replace(own, metrics=own.metrics | {"state_bytes": 400.0}) for own in record.trials]
     first, second = (judge(replace(record, trials=tuple(own)))[0] for own in (alike, alike[::-1]))

@@ -112,6 +112,19 @@ def test_status_and_the_pages_tell_a_driver_elsewhere_that_waits_from_one_that_w
     with monkeypatch.context() as slower:
         slower.setattr(driverless, "BEAT_SECONDS", 600.0)
         assert shown() == ("running", "None"), "it has just beaten, for a driver that beats so rarely"
+    with monkeypatch.context() as at_once:
+        at_once.setattr(driverless, "watch_beats", lambda *_, **__: (set(), set()))
+        assert shown() == ("running", "None")
+        at_once.setattr(driverless, "_LONG_SECONDS", 0.5)
+        assert shown() == (killed, killed), "its last beat is long ago"
+    # the lock of its own home tells at once, whatever the beat
+    mark_driver(SPEC.key, tmp_path / "one", recorder.driver)
+    with only_driver(SPEC, tmp_path / "one"):
+        pass
+    monkeypatch.setattr(driverless, "BEAT_SECONDS", 600.0)
+    (state,) = sweeps_table(home=tmp_path / "one", tracking_uri=store).columns[2].cells
+    assert str(state) == killed
+    monkeypatch.setattr(driverless, "BEAT_SECONDS", 0.2)
     with beat_of(recorder, store):
         wait_for(lambda: on_page() == "running", seconds=30)
 

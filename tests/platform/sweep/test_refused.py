@@ -28,5 +28,5 @@ def test_a_largest_batch_on_a_share_of_a_gpu_begins_no_more_and_goes_on(
         begun = Recorder(writer, SHARED, lineage=collect(tmp_path), data=(tmp_path / "data", "d" * 64))
         begun.open_sweep()
         assert writer.flush(30.0)
-    run._check_new(SHARED, store)
+    run.check_new(SHARED, store)
     tiny_spec(measurement={"batch_size": "max", "memory_gb": 2}, resources={"gpus": 0.5}).check_new()
