@@ -142,6 +142,20 @@ def test_up_to_the_last_learned_position(values: dict[str, object]) -> None:
     assert found.tokens == expected
 
 
+@pytest.mark.parametrize("architecture", ["gla", "attention"])
+def test_a_row_whose_longer_neighbour_has_ended_uses_the_whole_table(architecture: str) -> None:
+    config = {"vocab_size": 17, "width": 16, "architecture": architecture, "learned_positions": 40}
+    model = make_model(parse_config(config))
+    tokens, lengths = draw_tokens(2, 30), torch.tensor([30, 5])
+    short = generate(model, tokens[1:, :5], max_new_tokens=24)[0]
+    (long,) = generate(model, tokens[:1], max_new_tokens=10)
+    stop = {next(token for token in long if token not in short)}
+    found = generate_speculative(
+        model, DraftHeads(model, 4), tokens, tree=TREE, max_new_tokens=24, lengths=lengths, stop_tokens=stop
+    )
+    assert found.tokens[1] == short and len(found.tokens[0]) < 10
+
+
 @pytest.mark.parametrize("name", CASES)
 @settings(max_examples=12, deadline=None)
 @given(
