@@ -159,7 +159,8 @@ class TreeReading:
     def follow(self, model: LanguageModel, path: Tensor, counts: Tensor, state: State) -> State:
         """The state after a path's nodes (B, T), of which `counts` (B) count: read again only where it must be."""
         path = path[:, : int(counts.max())]
-        lengths = None if len(counts) == 1 else counts  # the path of a single row has no padding now
+        # the path of a single row has no padding; the state of the last of several still has the bound of all
+        lengths = None if len(counts) == 1 and state.uniform else counts
         if self.left is not None:
             return model.follow(self.left, path, state, lengths=lengths)
         return model.read(self.nodes.gather(1, path), state, lengths=lengths)[1]

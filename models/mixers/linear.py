@@ -173,6 +173,8 @@ class LinearAttention(Mixer):
     def branch(self, x: Tensor, state: LayerState, branches: Branches) -> tuple[Tensor, LayerState]:
         q, k, v = self._project(x)
         dtype = state["sums"].dtype
+        if self.is_taylor:  # its products in the width of the sums, as `step` and `extend` take them
+            q, k = q.to(dtype), k.to(dtype)
         phi_q, phi_k = (self.feature_map(part, branches.positions).to(dtype) for part in (q, k))
         queries, values = phi_q.transpose(1, 2), F.pad(v.to(dtype), (0, 1), value=1.0)
         weights = (queries @ phi_k.permute(0, 2, 3, 1)) * branches.mask

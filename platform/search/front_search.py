@@ -215,14 +215,14 @@ class FrontSearch(Rule):
 
     def judge(self, plan: PlannedTrial, step: int, figures: Mapping[str, float]) -> Ruling | None:
         self.heard(plan, step, figures)
-        key, candidate = plan.config.key, self._candidate(plan.proposal)
+        candidate = self._candidate(plan.proposal)
         if candidate.finished and self._spec.search.seeds != "all":
             return None  # a mean without its lower seeds would be too high
         if candidate.is_stopped:
             return Ruling(Status.PRUNED, "another seed of its configuration was stopped")
         if step < _PATIENCE * plan.config.training.evaluate_every or len(self._ended) < 3:
             return None
-        return self._judge_running(key, candidate)
+        return self._judge_running(candidate)
 
     def ended(self, plan: PlannedTrial, outcome: Outcome) -> None:
         key = plan.config.key
@@ -249,9 +249,7 @@ class FrontSearch(Rule):
     def promotable(self, *, thorough: bool = False) -> Sequence[PlannedTrial]:
         number = len(self._stopped) if thorough else min(_LOOKS, len(self._stopped))
         looked_at = [self._stopped[at] for at in range(number)]
-        ended = [
-            (plan.config.key, candidate) for candidate in looked_at for plan in candidate.stopped.values()
-        ]
+        ended = [(plan.config.key, c) for c in looked_at for plan in c.stopped.values()]
         chances = self._chances(ended)
         if max(chances, default=0.0) < _GOOD_CHANCE:
             self._stopped.rotate(-number)
@@ -266,8 +264,9 @@ class FrontSearch(Rule):
         self._live[plan.config.key] = candidate
         self._forget()
 
-    def _judge_running(self, key: str, candidate: Configuration) -> Ruling | None:
-        (chance,) = self._chances([(key, candidate)])
+    def _judge_running(self, candidate: Configuration) -> Ruling | None:
+        # by its best seed, as `promotable` does: what is stopped would be promoted at once otherwise
+        chance = max(self._chances([live for live in self._live.items() if live[1] is candidate]))
         if chance >= _LEAST_CHANCE:
             return None
         candidate.is_stopped = True

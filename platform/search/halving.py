@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import inf
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -60,7 +61,8 @@ class Halving(Rule):
     of rungs in a row at which both must hold.
 
     A configuration is judged once a rung, on the mean of its seeds: if each seed were judged alone, the luckier one
-    would stay and bias what is kept upwards. Seeds that are ahead train on until the last one reaches the rung.
+    would stay and bias what is kept upwards. Seeds that are ahead train on until the last one reaches the rung. One
+    that has finished before it counts with its final recall, one that has failed with none.
     """
 
     def __init__(self, settings: EarlyStopping, spec: SweepSpec) -> None:
@@ -108,6 +110,14 @@ class Halving(Rule):
             if own.final.keys() >= self._seeds:
                 self._final.put(own.at, [float(np.mean(list(own.final.values())))])
             self._curves.finish(plan.config.key, recall)
+            self._stays(own, plan.seed, recall, outcome.figures.get(LOSS, 0.0))
+        elif outcome.status.counts_as == "failed":
+            self._stays(own, plan.seed, 0.0, inf)
+
+    def _stays(self, own: _Configuration, seed: int, recall: float, loss: float) -> None:
+        """Let a seed that reports no more stand so at the rungs ahead: its configuration is judged without waiting."""
+        for rung in self.rungs:
+            own.rungs.setdefault(rung, {}).setdefault(seed, (recall, loss))
 
     def promotable(self, *, thorough: bool = False) -> Sequence[PlannedTrial]:
         for _ in range(len(self._stopped) if thorough else min(_LOOKS, len(self._stopped))):

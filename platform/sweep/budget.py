@@ -41,7 +41,8 @@ class Budget:
         # configuration -> values of its seeds, to be maximised
         self._finished: dict[str, list[list[float]]] = {}
         self._front = GrowingFront([o.sign * o.reference for o in spec.objectives])
-        self._hypervolumes = [0.0]  # after each trial that finished or was pruned
+        # after each trial that finished or was pruned, by its key: of one that is promoted its last end counts
+        self._hypervolumes: dict[str, float] = {}
         for trial in sorted(known.trials, key=lambda trial: trial.end_time or 0.0):
             self._count(trial)
         self._look_ahead()
@@ -70,7 +71,8 @@ class Budget:
             seeds.append(values)
             if len(seeds) >= self._seeds:  # a lucky seed alone is no configuration
                 self._front.put(trial.configuration, [fmean(own) for own in zip(*seeds, strict=True)])
-        self._hypervolumes.append(self._front.hypervolume)
+        self._hypervolumes.pop(trial.trial_key, None)
+        self._hypervolumes[trial.trial_key] = self._front.hypervolume
 
     def used_up(self, elapsed: float) -> str | None:
         """Which part of the budget is used up after so many seconds, in a sentence; None: there is some left."""
@@ -129,7 +131,7 @@ class Budget:
         if self._looks_ahead:
             reached = self._front.hypervolume
             return None if self._expected is None or reached == 0 else self._expected / reached
-        last = self._limits.gain_trials
-        if len(self._hypervolumes) <= last or self._hypervolumes[-1] == 0:
+        last, reached = self._limits.gain_trials, [0.0, *self._hypervolumes.values()]
+        if len(reached) <= last or reached[-1] == 0:
             return None
-        return 1 - self._hypervolumes[-1 - last] / self._hypervolumes[-1]
+        return 1 - reached[-1 - last] / reached[-1]

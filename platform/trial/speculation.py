@@ -16,7 +16,7 @@ from recallfront.models.decoding.draft_training import train_draft_heads
 from recallfront.models.decoding.generation import generate
 from recallfront.models.decoding.speculative import DraftHeads, generate_speculative
 from recallfront.models.parts.draft_tree import DraftTree
-from recallfront.platform.errors import one_line
+from recallfront.platform.errors import is_machine_fault, one_line
 from recallfront.sweeps.speculation import SpeculationConfig
 from recallfront.sweeps.tasks.base import TaskData
 from recallfront.sweeps.trial import TrialConfig
@@ -27,10 +27,15 @@ _ROWS: Final = 64
 
 @contextmanager
 def sparing(notices: list[str]) -> Iterator[None]:
-    """Make a notice of a failure within: the training, which is over, does not end with it."""
+    """Make a notice of a failure within: the training, which is over, does not end with it.
+
+    A fault of the machine is raised: a later run of the sweep tries again.
+    """
     try:
         yield
     except Exception as error:
+        if is_machine_fault(error):
+            raise
         notices.append(
             f"speculation failed ({type(error).__name__}: {one_line(error)}): its figures are left out"
         )

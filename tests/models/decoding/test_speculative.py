@@ -13,7 +13,9 @@ from recallfront.models import LanguageModel, build, parse_config
 from recallfront.models.decoding.draft_training import draft_losses, train_draft_heads
 from recallfront.models.decoding.generation import generate
 from recallfront.models.decoding.speculative import DraftHeads, generate_speculative, read_tree
-from recallfront.models.parts.draft_tree import RANKS, DraftTree
+from recallfront.models.mixers.base import Mixer
+from recallfront.models.parts.draft_tree import RANKS, Branches, DraftTree
+from recallfront.models.parts.state import Block
 from tests.kernels.golden import load_golden, load_text
 from tests.models.cases import CASES, case_config, draw_tokens, make_model
 
@@ -90,6 +92,28 @@ def test_a_followed_path_leaves_what_reading_it_does(
     torch.testing.assert_close(logits, expected_logits, atol=1e-10, rtol=1e-10)
 
 
+@pytest.mark.parametrize("name", [name for name in CASES if make_model(case_config(name)).can_branch])
+@torch.no_grad()
+def test_what_is_followed_is_rounded_as_what_is_read(name: str) -> None:
+    """In bfloat16: a sum over the text would keep what each round has lost."""
+    tree = DraftTree([[0], [0, 0], [0, 0, 0]])  # one path: its projection is a block's
+    model = make_model(case_config(name), torch.bfloat16)
+    x = torch.randn(2, 15, model.config.width, generator=torch.Generator().manual_seed(0)).bfloat16()
+    before, nodes = x.split([11, 4], dim=1)
+    start, end = torch.zeros(2, dtype=torch.long), torch.full((2,), 11)
+    for layer in model.layers:
+        mixer = layer.mixer
+        assert isinstance(mixer, Mixer)
+        followed, read = (mixer.init_state(2, nodes.device, nodes.dtype) for _ in range(2))
+        for state in (followed, read):
+            mixer.extend(before, state, Block(start, 0, 11))
+        _, left = mixer.branch(nodes, followed, Branches(tree, Block(end, 11, 4)))
+        mixer.follow(left, followed, Block(end, 11, 4))
+        mixer.extend(nodes, read, Block(end, 11, 4))
+        for part, tensor in read.items():
+            torch.testing.assert_close(followed[part], tensor, atol=1e-6, rtol=1e-5)
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_speculative_is_greedy(name: str) -> None:
     model = make_model(case_config(name))
@@ -116,6 +140,20 @@ def test_up_to_the_last_learned_position(values: dict[str, object]) -> None:
     heads = DraftHeads(model, 4)
     found = generate_speculative(model, heads, tokens, lengths=lengths, tree=TREE, max_new_tokens=7)
     assert found.tokens == expected
+
+
+@pytest.mark.parametrize("architecture", ["gla", "attention"])
+def test_a_row_whose_longer_neighbour_has_ended_uses_the_whole_table(architecture: str) -> None:
+    config = {"vocab_size": 17, "width": 16, "architecture": architecture, "learned_positions": 40}
+    model = make_model(parse_config(config))
+    tokens, lengths = draw_tokens(2, 30), torch.tensor([30, 5])
+    short = generate(model, tokens[1:, :5], max_new_tokens=24)[0]
+    (long,) = generate(model, tokens[:1], max_new_tokens=10)
+    stop = {next(token for token in long if token not in short)}
+    found = generate_speculative(
+        model, DraftHeads(model, 4), tokens, tree=TREE, max_new_tokens=24, lengths=lengths, stop_tokens=stop
+    )
+    assert found.tokens[1] == short and len(found.tokens[0]) < 10
 
 
 @pytest.mark.parametrize("name", CASES)

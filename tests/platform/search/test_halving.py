@@ -159,6 +159,28 @@ def test_a_configuration_is_judged_on_the_mean_of_its_seeds_and_they_leave_toget
     assert stage.stops(stage.plan(4, seed=0), 20, 0.9, 1.1), "both leave"
 
 
+@pytest.mark.parametrize(
+    ("status", "recall", "expected"),
+    [
+        (Status.DIVERGED, 0.0, True),
+        (Status.TIMEOUT, 0.0, True),
+        (Status.FINISHED, 0.3, True),
+        (Status.FINISHED, 1.0, False),  # 0.6 on average
+        (Status.LOST, 0.0, False),  # it is to run again
+    ],
+)
+def test_no_configuration_waits_for_a_seed_that_has_ended(
+    status: Status, recall: float, expected: bool
+) -> None:
+    stage = Stage(spec_of(seeds=[0, 1]))
+    for at, final in enumerate((0.5, 0.5, 0.9)):
+        for seed in (0, 1):
+            stage.finish(stage.plan(at, seed=seed), final, early=0.5 if final < 0.9 else 0.7)
+    ended = {} if status is not Status.FINISHED else figures(recall, 0.1, 1.0)
+    stage.rules.ended(stage.plan(4, seed=1), Outcome(status, ended))
+    assert stage.stops(stage.plan(4, seed=0), 10, 0.2, 1.8) == expected
+
+
 def test_a_resumed_sweep_knows_what_came_before(tmp_path: Path) -> None:
     path = tmp_path / "rungs" / "reports.jsonl"
     before = Stage(path=path)

@@ -8,6 +8,7 @@ import pytest
 from recallfront.platform.front.claims import ClaimVerdict, Judgement, judge
 from recallfront.platform.results.reports import Report
 from recallfront.platform.results.status import Status
+from recallfront.platform.sweep.budget import Budget
 from recallfront.platform.sweep.publisher import Publisher
 from tests.platform.sweep.stage import FIGURES, Stages, statuses
 
@@ -171,6 +172,20 @@ def test_a_finished_trial_that_lacks_an_objective_adds_nothing(stage: Stages) ->
     sweep.conductor.report("a", Report(step=20, figures={"recall": 0.4}, status=Status.FINISHED))
     assert sweep.conductor.ended("a") is Status.FINISHED
     assert "not known yet" in sweep.conductor.budget_left()
+
+
+def test_a_trial_that_is_promoted_counts_once_among_the_last(stage: Stages) -> None:
+    sweep = stage(budget={"min_gain": 0.01, "gain_trials": 2})
+    for name in "ab":
+        sweep.start(name)
+        sweep.end(name)
+    record = sweep.stored()
+    first, second = record.trials
+    budget = Budget(sweep.spec, replace(record, trials=()))
+    for trial in (first, replace(second, status=Status.PRUNED), second):
+        budget.ended(trial)
+    assert budget.used_up(0.0) is None
+    assert "gain of the last 2 trials 100.00%" in budget.left(0.0)
 
 
 def test_a_search_that_models_recall_looks_ahead(stage: Stages) -> None:

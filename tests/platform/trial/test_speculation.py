@@ -1,5 +1,6 @@
 """A trial that writes with drafts: what it reports, and that nothing else of it changes."""
 
+import errno
 import time
 from pathlib import Path
 from typing import Any
@@ -110,6 +111,20 @@ def test_a_failure_of_it_costs_nothing_else(
         "speculation failed (OutOfMemoryError: out of memory): its figures are left out"
     )
     assert spared[0] >= 0.1
+
+
+def test_a_fault_of_the_machine_leaves_the_trial_to_a_later_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: Any) -> None:
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("recallfront.platform.trial.training.trained_heads", failing)
+        *_, last = run(tmp_path, speculation=ASKED)
+    assert last.status is Status.LOST
+    *_, last = run(tmp_path, speculation=ASKED)
+    assert last.status is Status.FINISHED and set(FIGURES) <= last.figures.keys()
 
 
 def test_heads_read_no_more_of_a_row_than_is_written(
