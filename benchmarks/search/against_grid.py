@@ -18,6 +18,7 @@ from recallfront.platform.results.records import SweepRecord, TrialRecord
 from recallfront.platform.results.status import Status
 from recallfront.platform.tracking.ledger import read_sweep
 from recallfront.platform.tracking.store import find_store
+from recallfront.sweeps.objectives import has_all
 from recallfront.sweeps.spec import SweepSpec
 
 
@@ -61,10 +62,10 @@ def found(grid: SweepRecord, other: SweepRecord) -> Found:
         if not own.put(trial):
             continue
         share = hypervolume(own.means.tolist(), reference.tolist()) / whole
-        has_all = all((own.means >= member - noise).all(axis=1).any() for member in members)
+        has_members = all((own.means >= member - noise).all(axis=1).any() for member in members)
         # what is found with one seed can be lost again with the next
         until_99 = (until_99 or steps) if share >= 0.99 else None
-        until_all = (until_all or steps) if has_all else None
+        until_all = (until_all or steps) if has_members else None
     return Found(steps, share, until_99, until_all)
 
 
@@ -85,7 +86,7 @@ class _Configurations:
 
     def put(self, trial: TrialRecord) -> bool:
         """Take a trial; tells whether its configuration has finished by it."""
-        if trial.status is not Status.FINISHED:
+        if trial.status is not Status.FINISHED or not has_all(self._objectives, trial.metrics):
             return False
         seeds = self._seeds.setdefault(trial.configuration, [])
         seeds.append([o.sign * trial.metrics[o.reading] for o in self._objectives])

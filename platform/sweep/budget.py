@@ -131,7 +131,7 @@ class Budget:
         if self._looks_ahead:
             reached = self._front.hypervolume
             return None if self._expected is None or reached == 0 else self._expected / reached
-        last, reached = self._limits.gain_trials, [0.0, *self._hypervolumes.values()]
-        if len(reached) <= last or reached[-1] == 0:
+        last, volumes = self._limits.gain_trials, [0.0, *self._hypervolumes.values()]
+        if len(volumes) <= last or volumes[-1] == 0:
             return None
-        return 1 - reached[-1 - last] / reached[-1]
+        return 1 - volumes[-1 - last] / volumes[-1]

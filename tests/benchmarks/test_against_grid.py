@@ -1,5 +1,6 @@
 """What a search found of a grid's front, and when."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -83,3 +84,9 @@ def test_where_seeds_are_run_as_needed_what_a_lucky_one_found_is_lost_with_the_n
 def test_steps_of_trials_that_failed_count() -> None:
     other = sweep((0.0, 50.0, 7, Status.DIVERGED), (1.0, 50.0, 40, DONE), (0.5, 10.0, 40, DONE))
     assert found(GRID, other) == Found(steps=87, share=1.0, until_99=87, until_all=87)
+
+
+def test_a_finished_trial_that_lacks_an_objective_is_passed_over() -> None:
+    first, *others = GRID.trials
+    lacking = replace(first, trial_key="lacking", config={"knob": 9, "seed": 0}, metrics={"recall": 1.0})
+    assert found(replace(GRID, trials=(lacking, first, *others)), GRID) == found(GRID, GRID)
