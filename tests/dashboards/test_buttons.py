@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from recallfront.platform.results.cancellation import CancelRequest
+from recallfront.platform.results.cancellation import BEAT, CancelRequest
 from recallfront.platform.tracking.client import open_client
 from tests.dashboards.browser import Looked, expect
 from tests.dashboards.played import Played, played
@@ -127,6 +127,8 @@ def test_a_sweep_is_cancelled_if_that_is_confirmed(
         tags = client.get_run(sweep.run_id).data.tags
         return CancelRequest.read({name.removeprefix("recallfront."): value for name, value in tags.items()})
 
+    # the tests before took longer than a driver is silent
+    client.set_tag(sweep.run_id, f"recallfront.{BEAT}", "a driver that lives")
     with opened(browser, served, sweep) as looked:
         page = looked.page
         asked = answer(page, "dismiss")
