@@ -1,11 +1,15 @@
 """The page of a sweep that runs, in Chromium, while its driver writes on."""
 
+import threading
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from recallfront.benchmarks.platform.trials import ARCHITECTURES, trials_of
+from recallfront.platform.results.cancellation import BEAT
+from recallfront.platform.results.records import TAG
+from recallfront.platform.tracking.client import open_client
 from tests.dashboards.browser import Looked, expect
 from tests.dashboards.played import STEPS, Played, played, spec_of
 from tests.dashboards.served import Served
@@ -35,8 +39,23 @@ _FIELD = (
 
 @pytest.fixture
 def sweep(served: Served) -> Iterator[Played]:
-    with played(served.home, f"sqlite:///{served.home / 'mlflow.db'}", "live") as found:
-        yield found
+    uri = f"sqlite:///{served.home / 'mlflow.db'}"
+    with played(served.home, uri, "live") as found:
+        client, done = open_client(uri), threading.Event()
+
+        def beat() -> None:
+            number = 0
+            while not done.wait(5.0):
+                number += 1
+                client.set_tag(found.run_id, f"{TAG}{BEAT}", f"{number}")
+
+        thread = threading.Thread(target=beat)  # without it a page takes the driver for killed after 30 s
+        thread.start()
+        try:
+            yield found
+        finally:
+            done.set()
+            thread.join()
 
 
 def test_a_view_that_was_sent_waits_for_its_figures(browser: Any, served: Served, sweep: Played) -> None:
