@@ -8,8 +8,11 @@ import pytest
 from recallfront.platform.lineage.environment import collect
 from recallfront.platform.sweep import run
 from recallfront.platform.sweep.recorder import Recorder
+from recallfront.platform.sweep.suite import run_suite
+from recallfront.platform.tracking.ledger import list_sweeps
 from recallfront.platform.tracking.writer import TrackingWriter
 from recallfront.sweeps import SpecError
+from recallfront.sweeps.suite import Part, Suite
 from tests.platform.specs import tiny_spec
 from tests.platform.stores import ready_store
 
@@ -30,3 +33,11 @@ def test_a_largest_batch_on_a_share_of_a_gpu_begins_no_more_and_goes_on(
         assert writer.flush(30.0)
     run.check_new(SHARED, store)
     tiny_spec(measurement={"batch_size": "max", "memory_gb": 2}, resources={"gpus": 0.5}).check_new()
+
+
+def test_a_suite_is_refused_before_its_first_sweep_runs(tmp_path: Path) -> None:
+    store = ready_store(tmp_path)
+    suite = Suite("both", (Part("one", tiny_spec(name="first")), Part("two", SHARED)))
+    with pytest.raises(SpecError, match=r"^sweep tiny: measurement.batch_size='max'"):
+        run_suite(suite, home=tmp_path, tracking_uri=store)
+    assert list_sweeps(store) == []
