@@ -24,7 +24,7 @@ QUIET: Final = ("kernels", "models", "sweeps")
 # inputs of the tests that name them
 BESIDE: Final = ("docs", "deploy", "README.md", "Dockerfile", ".dockerignore")
 ALWAYS: Final = "tests/attack/"  # its files are never left out
-LONG: Final = 10.0  # seconds that the tests of a file take together
+LONG: Final = 4.0  # seconds that the tests of a file take together
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -14,7 +14,7 @@ def checkout(tmp_path: Path) -> Path:
     """A project with a test of kernels/, which counts as long however quick it is."""
     plugin = Path(__file__).with_name("passed.py").read_text()
     files = {f"{area}/part.py": "" for area in AREAS} | {"pyproject.toml": "", "constraints.txt": ""}
-    files["tests/passed.py"] = plugin.replace("LONG: Final = 10.0", "LONG: Final = 0.0")
+    files["tests/passed.py"] = plugin.replace("LONG: Final = 4.0", "LONG: Final = 0.0")
     files["tests/kernels/test_part.py"] = "def test_part() -> None:\n    assert True\n"
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)

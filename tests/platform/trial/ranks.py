@@ -37,3 +37,5 @@ def _rank(
         rows = [(name, value, step) for report in reports for name, value, step, *_ in report.rows]
         told.write_text(json.dumps(rows))
     dist.destroy_process_group()
+    # as Ray ends its workers: without the interpreter's own end, at which a library's thread may abort the process
+    os._exit(0)
