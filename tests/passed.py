@@ -25,6 +25,9 @@ QUIET: Final = ("kernels", "models", "sweeps")
 BESIDE: Final = ("docs", "deploy", "README.md", "Dockerfile", ".dockerignore")
 ALWAYS: Final = "tests/attack/"  # its files are never left out
 LONG: Final = 4.0  # seconds that the tests of a file take together
+# a test is ended after so many times what its whole file took, on a machine that others use too, and never before
+SLACK: Final = 4
+LEAST: Final = 240  # seconds
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -54,6 +57,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     left = left_out(config.option.share, config.option.share_seed)
     config.hook.pytest_deselected(items=[item for item in items if key_of(item) in left])
     items[:] = [item for item in items if key_of(item) not in left]
+    taken = _table()
+    for item in items:
+        if (key := key_of(item)) in taken and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(time_limit(taken[key]["seconds"])))
+
+
+def time_limit(seconds: float) -> float:
+    """The seconds after which a test hangs, if its file takes so many; other tests have that of pyproject.toml."""
+    return max(LEAST, SLACK * seconds)
 
 
 def left_out(share: float, seed: int) -> dict[str, int]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.passed import AREAS, areas, is_drawn
+from tests.passed import AREAS, areas, is_drawn, time_limit
 
 
 @pytest.fixture
@@ -88,3 +88,14 @@ def test_what_a_file_names_is_an_input() -> None:
     assert areas(root / "tests" / "models" / "test_state.py") == ("kernels", "models")
     assert areas(root / "tests" / "models" / "test_zoology.py") == AREAS, "of a benchmark"
     assert areas(root / "tests" / "platform" / "test_pareto.py") == AREAS, "whose neighbours start commands"
+
+
+def test_a_test_that_takes_many_times_what_its_file_took_is_ended(checkout: Path) -> None:
+    assert told(checkout, "--record").startswith("1 passed")
+    plugin = checkout / "tests" / "passed.py"
+    plugin.write_text(plugin.read_text().replace("LEAST: Final = 240", "LEAST: Final = 1"))
+    test = checkout / "tests" / "kernels" / "test_part.py"
+    test.write_text("import time\n\n\ndef test_part() -> None:\n    time.sleep(30)\n")
+    assert told(checkout, "--share=0").startswith("1 failed")
+    assert time_limit(300.0) == 1200.0
+    assert time_limit(10.0) == 240.0, "what is quick alone waits beside others"
