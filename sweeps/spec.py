@@ -212,7 +212,7 @@ class SweepSpec(Frozen):
                 )
             if name == "max_batch_size" and protocol.batch_size != "max":
                 raise ValueError(f"{where}: is measured with measurement.batch_size: max only")
-            if name.endswith("_roofline_share") and not protocol.roofline:
+            if name.endswith("_roofline_share") and not protocol.gives_shares:
                 raise ValueError(f"{where}: is measured with measurement.roofline: true only")
             if name == "decode_joules_per_token" and not self.resources.gpus:
                 raise ValueError(f"{where}: only GPUs tell their energy, and resources.gpus=0")

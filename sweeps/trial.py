@@ -206,16 +206,22 @@ class MeasurementConfig(Frozen):
         description="Throughputs that are measured although they are no objectives, at every context; null is all. An "
         "empty list saves their time.",
     )
-    roofline: bool = added_field(
-        False,
+    roofline: bool | None = added_field(
+        None,
         description="Whether throughputs are also given as shares of what the device allows: bytes of weights and "
-        "state over its measured copy bandwidth, operations over its measured matrix rate.",
+        "state over its measured copy bandwidth, operations over its measured matrix rate. Null is yes with `contexts` "
+        "or `batch_size: max`.",
     )
 
     @property
     def rows(self) -> int:
         """Rows that are prefilled and trained on together."""
         return _ROWS if self.batch_size == "max" else self.batch_size
+
+    @property
+    def gives_shares(self) -> bool:
+        """Whether throughputs are also given as shares of the roofline."""
+        return bool(self.contexts or self.batch_size == "max") if self.roofline is None else self.roofline
 
     @property
     def longest(self) -> int:

@@ -163,7 +163,7 @@ def _at_one_context(
             continue
         half, most = np.percentile(np.array(values) / factor * 1e3, [50, 95])
         figures |= {f"{figure}_p50_ms": float(half), f"{figure}_p95_ms": float(most)}
-    if protocol.roofline:
+    if protocol.gives_shares:
         figures |= _shares(work, config, machine, context, figures)
     figures |= _energy(work, device)
     details = {

@@ -216,9 +216,12 @@ def test_a_setting_of_another_method_is_refused(search: dict[str, Any], told: st
                     "metric='train_tokens_per_second_at_64': must be one of train_tokens_per_second,",
                 ),
                 ("max_batch_size_at_64", "is measured with measurement.batch_size: max only"),
-                ("decode_roofline_share_at_64", "is measured with measurement.roofline: true only"),
                 ("decode_joules_per_token", "only GPUs tell their energy, and resources.gpus=0"),
             )
+        ),
+        (
+            {"objectives": [{"metric": "recall"}, {"metric": "decode_roofline_share"}]},
+            "metric='decode_roofline_share': is measured with measurement.roofline: true only",
         ),
         (
             {"early_stopping": {"first_rung_steps": 20}},

@@ -20,7 +20,7 @@ def test_a_setting_that_is_not_used_leaves_keys_as_they_were() -> None:
     assert not {"contexts", "memory_gb", "roofline", "also"} & told.keys()
     # recorded before there were these settings
     assert spec.trial(spec.blocks[0], {}, 0).key.startswith("723bb7af711d7bc8")
-    for more in ({"contexts": [64]}, {"roofline": True}):
+    for more in ({"contexts": [64]}, {"roofline": True}, {"roofline": False}):
         other = SweepSpec.model_validate(tiny(measurement=more))
         assert other.key != spec.key
         assert other.trial(other.blocks[0], {}, 0).key != spec.trial(spec.blocks[0], {}, 0).key

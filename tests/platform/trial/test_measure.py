@@ -222,7 +222,7 @@ def test_what_is_no_objective_is_measured_roughly(tmp_path: Path, monkeypatch: p
 
 def test_what_is_not_asked_for_is_not_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Workloads, "train", lambda self: pytest.fail("training is measured"))
-    protocol: dict[str, Any] = {"also": [], "contexts": [8], "roofline": True}
+    protocol: dict[str, Any] = {"also": [], "contexts": [8]}
     monkeypatch.setitem(roofline._COPIED, "cpu", 1 << 16)
     decode = figures_of(config_of(measurement=protocol), tmp_path, precise=("decode_tokens_per_second_at_8",))
     assert {name for name in decode if name.endswith(("second", "_share", "_ms"))} == set()
