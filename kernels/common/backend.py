@@ -18,9 +18,8 @@ Form = Literal["reference", "pytorch", "triton"]
 F = TypeVar("F", bound=Callable[..., Any])
 
 _OLDEST = (8, 0)  # compute capability that the kernels are compiled and tuned for (A100); bfloat16 needs it
-_SHARED = (
-    163 * 1024
-)  # bytes of shared memory a block that some kernels take on an A100; GPUs for desks have 99 KiB
+# bytes of shared memory a block that some kernels take on an A100; GPUs for desks have 99 KiB
+_SHARED = 163 * 1024
 
 
 def _constant(function: F) -> F:

@@ -77,9 +77,8 @@ class StaticStep:
 
 def _overwrite(place: Tensor, other: Tensor) -> None:
     """Copy a state's tensor into another's place; of caches that have grown differently, what both have room for."""
-    if (
-        place.shape[1:] != other.shape[1:]
-    ):  # (B, H, slots, D): all tokens that count lie in the first `capacity`
+    # (B, H, slots, D): all tokens that count lie in the first `capacity`
+    if place.shape[1:] != other.shape[1:]:
         slots = min(place.shape[2], other.shape[2])
         place, other = place[:, :, :slots], other[:, :, :slots]
     place.copy_(other)

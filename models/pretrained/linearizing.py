@@ -36,10 +36,8 @@ def adopt(source: LanguageModel, config: Architecture, seed: int = 0) -> Lineari
     attention = attention_of(source)
     _check_fits(config, source.config, attention)
     model = build(config, seed).to(source.embedding.weight.dtype)
-    old, new = (
-        source.state_dict(),
-        model.state_dict(),
-    )  # views of the parameters: what is copied into them stays
+    # views of the parameters: what is copied into them stays
+    old, new = source.state_dict(), model.state_dict()
     kept = {name for name in old if ".mixer." not in name}
     for name in kept:
         new[name].copy_(old[name])
