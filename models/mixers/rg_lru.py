@@ -86,7 +86,7 @@ class RGLRUConfig(MixerConfig):
         return Projection("branches", {"gate": Rows(1, lru)} | inner)
 
     def hindrance(self) -> str:
-        return f"lru_width is {self.recurrent_width}; values and the way out fit where it is {self.width}"
+        return f"lru_width is {self.recurrent_width}; values and the way out fit if it is {self.width}"
 
 
 class RGLRU(Drawn):

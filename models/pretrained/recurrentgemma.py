@@ -23,7 +23,7 @@ def load_recurrentgemma(
     and shapes.
 
     attention_window_size is the released code's, whose queries see that many keys and their own. Without
-    attention layers it is a Hawk. Raises ValueError where parameters are missing, left over or of the wrong
+    attention layers it is a Hawk. Raises ValueError if parameters are missing, left over or of the wrong
     shape.
     """
     config = _config(parameters, attention_window_size, embeddings_scale_by_sqrt_dim, logits_soft_cap)

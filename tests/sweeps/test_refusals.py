@@ -217,7 +217,7 @@ def test_a_setting_of_another_method_is_refused(search: dict[str, Any], told: st
                 ),
                 ("max_batch_size_at_64", "is measured with measurement.batch_size: max only"),
                 ("decode_roofline_share_at_64", "is measured with measurement.roofline: true only"),
-                ("decode_joules_per_token", "only GPUs tell their energy, and resources.gpus=0"),
+                ("decode_joules_per_token", "only GPUs report their energy, and resources.gpus=0"),
             )
         ),
         (
