@@ -22,9 +22,8 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 MOST_BARS: Final = 1500
-_AT_REST: Final = (
-    "at rest"  # between two parts of a trial; whatever the trial's status, in a colour of its own
-)
+# between two parts of a trial; whatever the trial's status, in a colour of its own
+_AT_REST: Final = "at rest"
 _COLOURS: Final = {
     "finished": "#009E73",
     "running": "#0072B2",

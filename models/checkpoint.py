@@ -28,7 +28,7 @@ def save(model: LanguageModel, folder: str | Path) -> Path:
 def load(folder: str | Path) -> LanguageModel:
     """The model that `save` wrote to `folder`, on the CPU, in the type it was saved in.
 
-    Raises FileNotFoundError where a file is missing and ValueError where weights and configuration do not
+    Raises FileNotFoundError if a file is missing and ValueError if weights and configuration do not
     fit.
     """
     folder = Path(folder)

@@ -96,7 +96,7 @@ class LanguageModel(nn.Module):
         starts. With `at` and `answers`, both (N,), no logits but the losses of these answers at these places
         of the B * T.
 
-        Raises ValueError where shapes do not fit or positions neither increase by 1 nor restart at 0.
+        Raises ValueError if shapes do not fit or positions neither increase by 1 nor restart at 0.
         """
         if at is None or answers is None:
             return self.unembed(self.encode(tokens, positions))
@@ -156,7 +156,7 @@ class LanguageModel(nn.Module):
         return x
 
     def check_length(self, length: int) -> None:
-        """Raise ValueError where a text has more tokens than the table of positions has rows."""
+        """Raise ValueError if a text has more tokens than the table of positions has rows."""
         rows = self.config.learned_positions
         if rows and length > rows:
             raise ValueError(
@@ -195,7 +195,7 @@ class LanguageModel(nn.Module):
 
         lengths (B): tokens of each row that count, at least 1; the others are padding on the right.
         Returns the logits (B, T, vocab), or (B, 1, vocab) after each row's last token, and the state.
-        Raises ValueError where tokens, lengths or state do not fit together.
+        Raises ValueError if tokens, lengths or state do not fit together.
         """
         hidden, state = self.read(tokens, state, lengths=lengths)
         if last_only:
@@ -314,7 +314,7 @@ class LanguageModel(nn.Module):
         return f"{self._name} {self.embedding.weight.dtype}"
 
     def check_state(self, state: State, batch_size: int) -> None:
-        """Raise ValueError where a state is another model's, of other rows, or used up."""
+        """Raise ValueError if a state is another model's, of other rows, or used up."""
         if state.model_name != self._state_name:
             raise ValueError(
                 "the state belongs to a model of another configuration or type; use init_state of this one"

@@ -95,7 +95,7 @@ def secret_in(text: str) -> str | None:
 
 
 def refuse_secrets(what: str, text: str) -> None:
-    """Raise UsageError where a text that is stored with runs holds a secret; `what` names it."""
+    """Raise UsageError if a text that is stored with runs holds a secret; `what` names it."""
     found = secret_in(text)
     if found is not None:
         raise UsageError(
@@ -105,7 +105,7 @@ def refuse_secrets(what: str, text: str) -> None:
 
 
 def refuse_credentials(what: str, uri: str, instead: str) -> None:
-    """Raise UsageError where a URI cannot be read, or holds a user or a password: it would be printed and stored.
+    """Raise UsageError if a URI cannot be read, or holds a user or a password: it would be printed and stored.
 
     `instead` says where they belong.
     """

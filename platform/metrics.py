@@ -24,9 +24,8 @@ from recallfront.sweeps.objectives import (
 
 SPREAD: Final = "_spread"  # ends the name of a measurement's own spread
 BUSY_CORES: Final = "busy_cores"  # that other processes kept busy as a measurement began
-SPEED_UNCERTAINTY: Final = (
-    "speed_uncertainty"  # relative, of the machine's speed while throughput was measured
-)
+# relative, of the machine's speed while throughput was measured
+SPEED_UNCERTAINTY: Final = "speed_uncertainty"
 IDLE_CORES: Final = 0.3  # up to so many of them a machine counts as quiet
 MEASURED_AGAIN: Final = "measured_again"  # times that a measurement in doubt was repeated after the trials
 

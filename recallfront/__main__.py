@@ -57,9 +57,8 @@ def _run(arguments: list[str]) -> int:
         if error.filename is None and error.errno not in _OF_THE_MACHINE:
             raise
         if error.filename is None and _is_full(sys.stdout):
-            os.dup2(
-                os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
-            )  # else the interpreter fails at its end
+            # else the interpreter fails at its end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _told(f"{error.filename or 'writing failed'}: {error.strerror}")
     except Exception as error:
         # of typer's errors about arguments, under any of its versions

@@ -61,7 +61,7 @@ class Measure:
         bounds = [clause.bound.metric for clause in self.clauses if isinstance(clause.bound, Reference)]
         figures = [name for name in (self.metric, self.over, *bounds) if name is not None]
         if OF_A_FRONT in (*figures, *(clause.name for clause in self.clauses)):
-            return f"{OF_A_FRONT} is told of the members of a front, and a claim has none"
+            return f"{OF_A_FRONT} is about the members of a front, and a claim has none"
         for name in figures:
             if name in words:
                 return f"{name} is a word, and a measure and its bounds are numbers"

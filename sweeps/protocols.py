@@ -18,9 +18,8 @@ class Protocol:
     model: Knobs
     training: Mapping[str, Any]
     architectures: Mapping[str, Knobs] = field(default_factory=dict)  # settings of one architecture
-    bare: bool = (
-        False  # whether patterns are those of the mixers alone, without short convolutions before them
-    )
+    # whether patterns are those of the mixers alone, without short convolutions before them
+    bare: bool = False
 
     def settings(self, config: type[Architecture]) -> Knobs:
         """What the protocol sets in models of an architecture."""

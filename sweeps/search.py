@@ -49,7 +49,7 @@ class SearchConfig(Frozen):
     seeds: Literal["all", "as_needed"] = added_field(
         "all",
         description="Whether a configuration runs with all seeds of the sweep, or with the first, and further ones "
-        "only where `front` expects most of them: `trials` then counts trials.",
+        "only if `front` expects most of them: `trials` then counts trials.",
     )
 
     @property

@@ -270,7 +270,7 @@ def check_value(config: type[BaseModel], key: str, value: Scalar, where: str) ->
 
 
 def check_place(section: str, settings: object) -> None:
-    """Raise ValidationError where `model` or `training` of a specification has what belongs under `space`.
+    """Raise ValidationError if `model` or `training` of a specification has what belongs under `space`.
 
     That is several values of a setting, or in `training` a setting of a model.
     """

@@ -196,7 +196,8 @@ class SweepSpec(Frozen):
             raise ValueError(f"search.seeds='as_needed': needs several seeds; seeds={list(self.seeds)}")
         if self.early_stopping:
             raise ValueError(
-                "search.seeds='as_needed': goes without early_stopping, which compares configurations by all seeds"
+                "search.seeds='as_needed': cannot be combined with early_stopping, which compares configurations by "
+                "all seeds"
             )
 
     def _check_measured(self) -> None:
@@ -215,7 +216,7 @@ class SweepSpec(Frozen):
             if name.endswith("_roofline_share") and not protocol.gives_shares:
                 raise ValueError(f"{where}: is measured with measurement.roofline: true only")
             if name == "decode_joules_per_token" and not self.resources.gpus:
-                raise ValueError(f"{where}: only GPUs tell their energy, and resources.gpus=0")
+                raise ValueError(f"{where}: only GPUs report their energy, and resources.gpus=0")
 
     def check_new(self) -> None:
         """Raise SpecError if no sweep of this specification may begin; one that has begun may be resumed."""

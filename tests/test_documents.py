@@ -1,19 +1,25 @@
 """The documents: their links lead somewhere, their commands can be typed, their specifications can be run."""
 
+import ast
 import re
 import shlex
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import typer.main
 
 from recallfront.cli import app
 from recallfront.sweeps.load import parse_spec
+from tests.test_layout import AREAS, ROOT, sources
 
-ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 MOST_WORDS = {"docs/architecture.md": 2000}
+# For these there are plain words: continues, knows, repairs, appears twice, if.
+BARRED = re.compile(
+    r"\b(?:go|goes|going|went|gone) on\b|\b(?:is|are|was|were|been|be|not) told\b(?! apart)|\bmend(?:s|ed)?\b"
+    r"|\bstands? (?:there )?twice\b|\braises? \w+ where\b|[.;] So (?:is|are|do|does) ",
+    re.IGNORECASE,
+)
 
 
 def pages() -> list[str]:
@@ -66,3 +72,27 @@ def test_specifications_can_be_run() -> None:
 @pytest.mark.parametrize("page", MOST_WORDS)
 def test_a_page_stays_short(page: str) -> None:
     assert len((ROOT / page).read_text().split()) <= MOST_WORDS[page]
+
+
+@pytest.mark.parametrize("page", [page for page in pages() if page != "CHANGELOG.md"])
+def test_pages_are_in_plain_words(page: str) -> None:
+    assert not BARRED.findall(" ".join((ROOT / page).read_text().split()))
+
+
+def messages(tree: ast.Module) -> Iterator[str]:
+    """The texts of a module that are no docstrings; of f-strings the fixed parts."""
+    docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
+            yield node.value
+
+
+@pytest.mark.parametrize("area", [*AREAS, "recallfront"])
+def test_messages_are_in_plain_words(area: str) -> None:
+    found = {
+        (file.relative_to(ROOT), text)
+        for file in sources(area)
+        for text in messages(ast.parse(file.read_text()))
+        if BARRED.search(text)
+    }
+    assert not found

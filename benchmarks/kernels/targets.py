@@ -8,9 +8,8 @@ from recallfront.benchmarks.kernels.rows import ResultRow
 
 FLASH, CUDNN, FLEX = "FlashAttention-2", "cuDNN attention", "flex_attention"
 LINEAR, COMPILED = "flash-linear-attention", "reference, compiled"
-COPY = (
-    "copy of as many bytes"  # what is over in microseconds stays below a large copy's bandwidth, on any chip
-)
+# what is over in microseconds stays below a large copy's bandwidth, on any chip
+COPY = "copy of as many bytes"
 
 
 @dataclass(frozen=True)

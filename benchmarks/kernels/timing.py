@@ -47,7 +47,7 @@ class Ceilings:
 
 @contextmanager
 def within(seconds: float) -> Iterator[None]:
-    """Raise TimeoutError where the block takes longer, compilations included. In the main thread alone.
+    """Raise TimeoutError if the block takes longer, compilations included. In the main thread alone.
 
     What waits in a kernel is not interrupted before the kernel ends. Another's alarm is set back afterwards.
     """

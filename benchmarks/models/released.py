@@ -77,7 +77,7 @@ class Released:
 def released_twin(model: LanguageModel, path: Path) -> Released:
     """The released model with our model's configuration and weights (Griffin or Hawk, no other letters than R and W).
 
-    Raises ValueError where `why_not` has a reason, or where its logits are not ours.
+    Raises ValueError if `why_not` has a reason, or where its logits are not ours.
     """
     reason = why_not(path)
     if reason is not None:

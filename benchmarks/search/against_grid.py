@@ -80,9 +80,8 @@ class _Configurations:
     def __init__(self, record: SweepRecord) -> None:
         spec = SweepSpec.model_validate(dict(record.spec))
         self._objectives, self._needed = spec.objectives, len(spec.first_seeds)
-        self._seeds: dict[
-            str, list[list[float]]
-        ] = {}  # configuration -> values of its seeds, to be maximised
+        # configuration -> values of its seeds, to be maximised
+        self._seeds: dict[str, list[list[float]]] = {}
 
     def put(self, trial: TrialRecord) -> bool:
         """Take a trial; tells whether its configuration has finished by it."""

@@ -18,9 +18,8 @@ Form = Literal["reference", "pytorch", "triton"]
 F = TypeVar("F", bound=Callable[..., Any])
 
 _OLDEST = (8, 0)  # compute capability that the kernels are compiled and tuned for (A100); bfloat16 needs it
-_SHARED = (
-    163 * 1024
-)  # bytes of shared memory a block that some kernels take on an A100; GPUs for desks have 99 KiB
+# bytes of shared memory a block that some kernels take on an A100; GPUs for desks have 99 KiB
+_SHARED = 163 * 1024
 
 
 def _constant(function: F) -> F:
@@ -33,7 +32,7 @@ def use_reference(operator: str, backend: Backend) -> bool:
     """Whether `backend` asks for the readable definition rather than the fast PyTorch form; for operators
     without a kernel.
 
-    Raises ValueError where `backend` is unknown or asks for a kernel that the operator lacks.
+    Raises ValueError if `backend` is unknown or asks for a kernel that the operator lacks.
     """
     if backend == "triton":
         raise ValueError(f"{operator} has no Triton kernel yet; backend may be 'auto' or 'reference'")
@@ -47,7 +46,7 @@ def choose(
 
     `obstacle` says why no kernel covers the call ("feature_dim is 48; ..."), or None where one does; it is
     asked only where a kernel could run. "auto" takes the kernel on a GPU that it covers, and never the
-    interpreter. Raises ValueError where `backend` is unknown, or is "triton" and no kernel can run.
+    interpreter. Raises ValueError if `backend` is unknown, or is "triton" and no kernel can run.
     """
     if _known(operator, backend) == "reference":
         return "reference"

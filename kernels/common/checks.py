@@ -33,7 +33,7 @@ def check_recurrence(
 ) -> Tensor:
     """The state to begin with (B, H, K, V + extra), zeros by default, for q, k (B, T, H, K) and v (B, T, H, V).
 
-    Raises ValueError where shapes or types do not fit together or a size is 0.
+    Raises ValueError if shapes or types do not fit together or a size is 0.
     """
     check_shape(operator, "q", q, (None, None, None, None))
     check_shape(operator, "k", k, tuple(q.shape))

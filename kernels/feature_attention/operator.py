@@ -29,7 +29,7 @@ def feature_attention(
     q, k (B, T, H, F): features, as a rule not negative; v (B, T, H, V); initial_state (B, H, F, V + 1), its
     last column the sum of the keys, zeros by default; padding (B, T): tokens that leave the state as it is.
     Accumulates in float32 at least. Returns o (B, T, H, V) in the type of v, and the last state. Raises
-    ValueError where shapes or types do not fit together.
+    ValueError if shapes or types do not fit together.
     """
     name = "feature_attention"
     state = check_recurrence(name, q, k, v, initial_state, extra=1)

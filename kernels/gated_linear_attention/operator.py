@@ -27,7 +27,7 @@ def gated_linear_attention(
     most 0 (minus infinity forgets all); scale: 1 / sqrt(K) by default; initial_state (B, H, K, V), zeros by default.
     Accumulates in float32 at least. Returns o (B, T, H, V) in the type of v, and the last state, float32 at least. On
     a GPU, flash-linear-attention's kernels do it in half precision where they are installed. Raises ValueError
-    where shapes or types do not fit together.
+    if shapes or types do not fit together.
     """
     name = "gated_linear_attention"
     state = check_recurrence(name, q, k, v, initial_state)

@@ -21,7 +21,7 @@ Nonlinearity = Literal["gelu", "silu"]
 def gated_product(gate: Tensor, x: Tensor, kind: Nonlinearity, *, backend: Backend = "auto") -> Tensor:
     """f(gate) * x, both (..., D) of one type; f is silu or the tanh form of gelu.
 
-    Raises ValueError where shapes or types do not fit together.
+    Raises ValueError if shapes or types do not fit together.
     """
     check_shape("gated_product", "gate", gate, tuple(x.shape))
     check_same_dtype("gated_product", gate=gate, x=x)

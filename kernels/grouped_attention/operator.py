@@ -39,7 +39,7 @@ def grouped_attention(
     q, k, v (B, T, H, D) as projected; q and k are scaled to unit length here. Groups are `group_size` tokens
     from the first on. conv_taps (H, P + 1): causal convolution on v, one filter a head, the last tap on the
     newest token. cross_scale: a number or a tensor of one, multiplies the part across groups. Accumulates in
-    float32 at least. Returns (B, T, H, D) in the type of v. Raises ValueError where shapes, types or sizes do
+    float32 at least. Returns (B, T, H, D) in the type of v. Raises ValueError if shapes, types or sizes do
     not fit together, or no kernel covers them and backend is "triton".
     """
     check_shape("grouped_attention", "q", q, (None, None, None, None))

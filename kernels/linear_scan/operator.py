@@ -27,7 +27,7 @@ def linear_scan(
 
     a, b (B, T, D); initial_state (B, D), zeros by default; reset (B, T) bool: a counts as 0 there, so that a
     packed document starts afresh. Accumulates in float32 at least. Returns h (B, T, D) in the type of b, and
-    the last h (B, D), float32 at least. Raises ValueError where shapes or types do not fit together.
+    the last h (B, D), float32 at least. Raises ValueError if shapes or types do not fit together.
     """
     check_shape("linear_scan", "b", b, (None, None, None))
     check_shape("linear_scan", "a", a, tuple(b.shape))

@@ -37,7 +37,7 @@ def rg_lru(
     p (D). starts (B or 1, T) bool: nothing comes from before such a token, and it is not scaled. Without
     initial_state (B, D) every first token is a start. padding (B, T) bool: such a token leaves the state as
     it is. Sums in float32 at least. Returns h (B, T, D) in the type of v, and the last h (B, D), float32 at
-    least. Raises ValueError where shapes or types do not fit together.
+    least. Raises ValueError if shapes or types do not fit together.
     """
     batch, time, width = _check("rg_lru", v, weight, bias, p, (None, None, None))
     if time == 0:

@@ -19,7 +19,7 @@ from recallfront.kernels.rms_norm.reference import rms_norm_reference
 def rms_norm(x: Tensor, gain: Tensor, *, eps: float = 1e-6, backend: Backend = "auto") -> Tensor:
     """x / sqrt(mean x^2 + eps) * gain (arXiv:1910.07467 eq. 4) for x (..., D), gain (D); sums in float32 at least.
 
-    Raises ValueError where shapes do not fit together.
+    Raises ValueError if shapes do not fit together.
     """
     if x.ndim == 0 or x.shape[-1] == 0:
         raise ValueError(f"rms_norm: x has shape {tuple(x.shape)}; its last size must be at least 1")

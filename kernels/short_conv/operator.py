@@ -36,7 +36,7 @@ def short_conv(
     x (B, T, C); taps (C, K), the last multiplies the newest token; bias (C); both are taken in the type of x;
     initial_state (B, K - 1, C), the inputs before the first, oldest first, zeros by default; positions (B, T), which
     restart at 0 where a packed document starts: no tap reaches past such a start; f is `activation`, or nothing.
-    Returns y (B, T, C) and the last K - 1 inputs (B, K - 1, C). Raises ValueError where shapes do not fit together.
+    Returns y (B, T, C) and the last K - 1 inputs (B, K - 1, C). Raises ValueError if shapes do not fit together.
     """
     check_shape("short_conv", "x", x, (None, None, None))
     batch, time, channels = x.shape

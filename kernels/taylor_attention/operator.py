@@ -34,7 +34,7 @@ def taylor_attention(
 
     q, k (B, T, H, F), v (B, T, H, V); scale: 1 / sqrt(F) by default; eps is added to the normaliser, which is
     T / 2 at least. Accumulates in float32 at least. Returns (B, T, H, V) in the type of v. Raises ValueError
-    where shapes or types do not fit together, or no kernel covers them and backend is "triton".
+    if shapes or types do not fit together, or no kernel covers them and backend is "triton".
     """
     _check("taylor_attention", q, k, v)
     scale = q.shape[3] ** -0.5 if scale is None else scale

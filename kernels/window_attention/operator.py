@@ -52,7 +52,7 @@ def window_attention(
     distance_bias (H, R), learned: its column i - j is added, the last one for all that is further. scale: 1 /
     sqrt(D) by default. segments (B, S): a query sees only the keys of its own segment (packed documents). dropout:
     share of the weights that are set to 0, drawn from PyTorch's generator; the others grow to 1 / (1 - dropout).
-    Returns (B, T, H, D). Raises ValueError where shapes, types or sizes do not fit together.
+    Returns (B, T, H, D). Raises ValueError if shapes, types or sizes do not fit together.
     """
     scale, slopes = _check("window_attention", q, k, v, window_size, alibi_slopes, scale)
     if not 0 <= dropout < 1:
@@ -174,7 +174,7 @@ def window_attention_step(
 
     q (B, H, D), k, v (B, H_kv, D) of the token at position `lengths` (B); keys, values (B, H_kv, S, D):
     updated in place, token p in slot p % S; bias: `step_bias(...)` where the caller has it already, else it
-    follows from alibi_slopes (H). Returns (B, H, D). Raises ValueError where shapes or types do not fit
+    follows from alibi_slopes (H). Returns (B, H, D). Raises ValueError if shapes or types do not fit
     together.
     """
     name = "window_attention_step"

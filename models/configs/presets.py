@@ -121,7 +121,7 @@ PRESETS = tuple(_PRESETS)
 
 
 def preset(name: str) -> Architecture:
-    """The configuration called `name`, one of `PRESETS`. Raises ValueError where there is none."""
+    """The configuration called `name`, one of `PRESETS`. Raises ValueError if there is none."""
     if name not in _PRESETS:
         raise ValueError(f"there is no preset {name!r}; there are {', '.join(PRESETS)}")
     return _PRESETS[name]()

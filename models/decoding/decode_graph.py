@@ -18,7 +18,7 @@ _WARM_UPS = 2  # steps before recording: kernels are compiled and workspaces mad
 class StaticStep:
     """One decode step over tensors at fixed places, for at most `capacity` tokens a row, prompt included.
 
-    The state given to it is used up. Raises ValueError where it has more than `capacity` tokens already.
+    The state given to it is used up. Raises ValueError if it has more than `capacity` tokens already.
     """
 
     def __init__(self, model: LanguageModel, state: State, capacity: int) -> None:
@@ -77,9 +77,8 @@ class StaticStep:
 
 def _overwrite(place: Tensor, other: Tensor) -> None:
     """Copy a state's tensor into another's place; of caches that have grown differently, what both have room for."""
-    if (
-        place.shape[1:] != other.shape[1:]
-    ):  # (B, H, slots, D): all tokens that count lie in the first `capacity`
+    # (B, H, slots, D): all tokens that count lie in the first `capacity`
+    if place.shape[1:] != other.shape[1:]:
         slots = min(place.shape[2], other.shape[2])
         place, other = place[:, :, :slots], other[:, :, :slots]
     place.copy_(other)
@@ -91,7 +90,7 @@ class DecodeGraph:
     With `spoil` no copy of the state is made to warm up on, for batches as large as memory: its numbers are then of no
     use, and `load` must give others before the first step.
 
-    Raises ValueError where the model is not on a GPU or no further token fits `capacity`.
+    Raises ValueError if the model is not on a GPU or no further token fits `capacity`.
     """
 
     def __init__(self, model: LanguageModel, state: State, capacity: int, *, spoil: bool = False) -> None:
@@ -116,14 +115,14 @@ class DecodeGraph:
     def load(self, state: State) -> None:
         """Continue from another state of as many rows, which is used up: nothing is recorded again.
 
-        Raises ValueError where no further token fits.
+        Raises ValueError if no further token fits.
         """
         self._step.load(state)
 
     def step(self, tokens: Tensor) -> Tensor:
         """Logits (B, vocab) after one token a row (B), in memory that the next step overwrites.
 
-        Raises ValueError where `capacity` is reached.
+        Raises ValueError if `capacity` is reached.
         """
         step = self._step
         if step.seen >= step.capacity:

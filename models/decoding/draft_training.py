@@ -19,7 +19,7 @@ def draft_losses(heads: DraftHeads, hidden: Tensor, tokens: Tensor) -> Iterator[
     from hidden state t.
 
     hidden (B, T, width): the model's, after its last norm; tokens (B, T), the text that was read. Raises ValueError
-    where the text is too short for the last head.
+    if the text is too short for the last head.
     """
     count = len(heads.blocks)
     if tokens.shape[1] < count + 2:

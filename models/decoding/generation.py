@@ -22,7 +22,7 @@ def choose_token(
     """One token a row (B) from logits (B, vocab).
 
     temperature 0 takes the likeliest; top_k keeps the k likeliest, top_p the likeliest that reach that
-    probability together (at least one); both may be given. Raises ValueError where a value makes no sense.
+    probability together (at least one); both may be given. Raises ValueError if a value makes no sense.
     """
     if temperature < 0:
         raise ValueError(f"temperature is {temperature}; it must be 0 (greedy) or more")
@@ -58,7 +58,7 @@ def stream(
     """Yield the next token of every row (B), `max_new_tokens` times, each as soon as it is known.
 
     tokens (B, T): the prompts, padded on the right where `lengths` (B) says so. The same seed gives the same
-    tokens on the same machine. Raises ValueError where a value makes no sense.
+    tokens on the same machine. Raises ValueError if a value makes no sense.
     """
     if max_new_tokens < 1:
         raise ValueError(f"max_new_tokens is {max_new_tokens}; it must be at least 1")

@@ -75,9 +75,8 @@ class RGLRUConfig(MixerConfig):
     def resized(self, width: int, num_heads: int) -> dict[str, Any]:
         if self.lru_width is None or width == self.width:
             return {}
-        blocks = (
-            self.gate_blocks or num_heads
-        )  # keep the ratio to the width, as a multiple of the gates' blocks
+        # keep the ratio to the width, as a multiple of the gates' blocks
+        blocks = self.gate_blocks or num_heads
         return {"lru_width": max(1, round(self.lru_width * width / self.width / blocks)) * blocks}
 
     def projection(self) -> Projection:
@@ -87,7 +86,7 @@ class RGLRUConfig(MixerConfig):
         return Projection("branches", {"gate": Rows(1, lru)} | inner)
 
     def hindrance(self) -> str:
-        return f"lru_width is {self.recurrent_width}; values and the way out fit where it is {self.width}"
+        return f"lru_width is {self.recurrent_width}; values and the way out fit if it is {self.width}"
 
 
 class RGLRU(Drawn):

@@ -17,7 +17,7 @@ class DraftTree:
     it.
 
     A path (2, 0) is the likeliest token of the second head after the third likeliest of the first. Nodes are
-    ordered by depth, then by path. Raises ValueError where a path is empty, stands twice, lacks its beginning
+    ordered by depth, then by path. Raises ValueError if a path is empty, appears twice, lacks its beginning
     or names a rank that is negative or not below RANKS.
     """
 

@@ -42,7 +42,7 @@ class State:
     def select(self, rows: Tensor) -> "State":
         """A copy of some rows (they may repeat), which can be used up without this state.
 
-        Raises ValueError where the state has been used up.
+        Raises ValueError if the state has been used up.
         """
         self.check_unspent()
         with ordinary_tensors():
@@ -51,7 +51,7 @@ class State:
         return State(layers, lengths, self.longest, self.model_name, self.uniform, self.kept)
 
     def check_unspent(self) -> None:
-        """Raise ValueError where a later call has changed the tensors."""
+        """Raise ValueError if a later call has changed the tensors."""
         if self.spent:
             raise ValueError(
                 "the state has been used up by an earlier call, which changed it; continue with the state that "

@@ -30,16 +30,14 @@ def adopt(source: LanguageModel, config: Architecture, seed: int = 0) -> Lineari
 
     Queries, keys, values and the way out are kept where heads have the same width, key heads repeated where queries
     share them; a recurrent block's inner branch takes the values, as in arXiv:2408.15237. A convolution after them
-    starts as the identity (arXiv:2408.10189), everything else as in `build`. Raises ValueError where the two models
+    starts as the identity (arXiv:2408.10189), everything else as in `build`. Raises ValueError if the two models
     do not fit together, or a layer would keep nothing of its attention.
     """
     attention = attention_of(source)
     _check_fits(config, source.config, attention)
     model = build(config, seed).to(source.embedding.weight.dtype)
-    old, new = (
-        source.state_dict(),
-        model.state_dict(),
-    )  # views of the parameters: what is copied into them stays
+    # views of the parameters: what is copied into them stays
+    old, new = source.state_dict(), model.state_dict()
     kept = {name for name in old if ".mixer." not in name}
     for name in kept:
         new[name].copy_(old[name])

@@ -25,7 +25,7 @@ def add_lora(
     """Freeze the model and put an adapter beside each linear map whose name ends with one of `targets`, in place.
 
     seed: of the adapters' first weights. train_whole: names of parameters that stay trainable (those that a
-    linearization adds). Raises ValueError where
+    linearization adds). Raises ValueError if
     no map has such a name, or `peft` is missing.
     """
     if find_spec("peft") is None:

@@ -23,7 +23,7 @@ def load_recurrentgemma(
     and shapes.
 
     attention_window_size is the released code's, whose queries see that many keys and their own. Without
-    attention layers it is a Hawk. Raises ValueError where parameters are missing, left over or of the wrong
+    attention layers it is a Hawk. Raises ValueError if parameters are missing, left over or of the wrong
     shape.
     """
     config = _config(parameters, attention_window_size, embeddings_scale_by_sqrt_dim, logits_soft_cap)
@@ -110,9 +110,8 @@ def _to_ours(parameters: Mapping[str, Tensor], config: Architecture) -> dict[str
         block |= {
             "mixer_norm.scale": here["temporal_pre_norm.scale"],
             "mlp_norm.scale": here["channel_pre_norm.scale"],
-            "mlp.up.weight": up.transpose(1, 2).flatten(
-                0, 1
-            ),  # (2, D, hidden) -> (2 hidden, D), the gated half first
+            # (2, D, hidden) -> (2 hidden, D), the gated half first
+            "mlp.up.weight": up.transpose(1, 2).flatten(0, 1),
             "mlp.up.bias": up_bias.flatten(),
             "mlp.down.weight": here["mlp_block.ffw_down.weight"],
             "mlp.down.bias": here["mlp_block.ffw_down.bias"],

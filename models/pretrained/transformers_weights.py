@@ -72,7 +72,7 @@ def linearize(
 
     architecture: any but `attention`, with its knobs (of a hybrid, `mixers`); `pattern` may leave some layers attention
     (A, W). What is kept of the attention itself: see `linearizing.adopt`; where no knob says otherwise, what keeps the
-    most of it is taken. Raises ValueError where the architecture or a knob does not fit.
+    most of it is taken. Raises ValueError if the architecture or a knob does not fit.
     """
     source = model if isinstance(model, LanguageModel) else from_transformers(model)
     return adopt(source, _linear_config(source, architecture, knobs), seed).model

@@ -126,9 +126,8 @@ def _start() -> None:
             logging_level=logging.ERROR,
             _temp_dir=folder,
         )
-    except (
-        Exception
-    ) as error:  # Ray raises plain exceptions, as where a busy machine takes 30 s for its processes
+    # Ray raises plain exceptions, as when a busy machine takes 30 s for its processes
+    except Exception as error:
         place = folder or f"{os.environ.get('RAY_TMPDIR') or tempfile.gettempdir()}/ray"
         raise UsageError(
             f"Ray does not start on this machine ({one_line(error, 300)}); run the command again when the machine is "

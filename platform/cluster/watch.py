@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _PARTS: Final = ("raylet", "gcs_server")  # without them a driver waits for ever
 _WATCH_SECONDS = 1.0
 _FAREWELL_SECONDS = 20.0  # for a driver that has lost its Ray to end by itself
-_LOST = "Ray on this machine was killed, or ran out of memory: run the sweep again to go on"
+_LOST = "Ray on this machine was killed, or ran out of memory: run the sweep again to resume it"
 
 
 class RayLost(UsageError):

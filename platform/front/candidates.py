@@ -39,9 +39,8 @@ class Candidate:
     architecture: str
     knobs: dict[str, Scalar]  # what varies within the sweep
     metrics: dict[str, float] = field(repr=False)  # joined over seeds as `platform/metrics` says
-    spreads: dict[str, float] = field(
-        repr=False
-    )  # in the metric's unit; a metric whose spread is not known is absent
+    # in the metric's unit; a metric whose spread is not known is absent
+    spreads: dict[str, float] = field(repr=False)
     run_ids: tuple[str, ...]  # one a seed, best validation recall first
     trial_keys: tuple[str, ...] = field(repr=False)  # in the same order
     on_front: bool = False

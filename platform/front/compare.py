@@ -53,9 +53,8 @@ class SweepComparison:
     # of the second less the first, as 95 of 100 draws have it; none where the errors are not known
     interval: tuple[float, float] | None
     unsure: str  # why there is no interval; empty where there is one
-    differences: tuple[tuple[str, str, str], ...] = field(
-        repr=False
-    )  # of the specifications: key, in the first, in the second
+    # of the specifications: key, in the first, in the second
+    differences: tuple[tuple[str, str, str], ...] = field(repr=False)
 
     @property
     def difference(self) -> float:

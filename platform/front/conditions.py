@@ -11,11 +11,8 @@ from recallfront.platform.metrics import name_for_condition, named_in_condition,
 from recallfront.sweeps.conditions import Clause, parse_clauses
 from recallfront.sweeps.space import Scalar
 
-_OWN: Final = (
-    "architecture",
-    "n_seeds",
-    "contribution",
-)  # what a condition may name besides metrics and knobs
+# what a condition may name besides metrics and knobs
+_OWN: Final = ("architecture", "n_seeds", "contribution")
 _NONE: Final = "none"
 _OF_TRAINING: Final = "loss"  # that of the test split is `test_loss`
 

@@ -19,9 +19,8 @@ from recallfront.sweeps.space import Scalar
 
 MOST_LEVELS = 6  # a number with more values is taken in as many groups of about equal size
 ENOUGH_FOR_FANOVA = 20  # configurations of one architecture
-MOST_FOR_FANOVA = (
-    200  # of one architecture: of more, so many are drawn, as its time grows faster than they do
-)
+# of one architecture: of more, so many are drawn, as its time grows faster than they do
+MOST_FOR_FANOVA = 200
 _TREES = 64
 
 
@@ -34,9 +33,8 @@ class Level:
     error: float | None  # standard error; None where configurations are too few to tell
     free: int  # degrees of freedom of that error
     count: int  # configurations
-    place: tuple[
-        int, float, str
-    ]  # of its least value, by which levels of one knob are sorted over architectures
+    # of its least value, by which levels of one knob are sorted over architectures
+    place: tuple[int, float, str]
 
     @property
     def ends(self) -> tuple[float, float] | None:
@@ -57,9 +55,8 @@ class Effect:
     knob: str
     metric: str
     levels: tuple[Level, ...]  # in the order of the values
-    untold: tuple[
-        str, ...
-    ]  # levels whose effect the configurations do not tell apart from that of other knobs
+    # levels whose effect the configurations do not tell apart from that of other knobs
+    untold: tuple[str, ...]
     importance: float | None  # the part of the variance that follows from the knob alone (fANOVA), if known
 
 

@@ -31,14 +31,12 @@ class Front:
     sweep_key: str
     run_id: str
     objectives: tuple[Objective, ...] = field(repr=False)
-    candidates: tuple[Candidate, ...] = field(
-        default=(), repr=False
-    )  # in the order of the second objective, worst first
+    # in the order of the second objective, worst first
+    candidates: tuple[Candidate, ...] = field(default=(), repr=False)
     hypervolume: float = 0.0
     knee: Candidate | None = None  # None if the front has none: `knee_of`
-    left_out: tuple[str, ...] = field(
-        default=(), repr=False
-    )  # runs that finished without a value for every objective
+    # runs that finished without a value for every objective
+    left_out: tuple[str, ...] = field(default=(), repr=False)
 
     @property
     def members(self) -> tuple[Candidate, ...]:

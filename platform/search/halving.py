@@ -156,7 +156,7 @@ class Halving(Rule):
         return Ruling(
             Status.PRUNED,
             f"at step {rung} {standing.ahead} of {standing.there} rivals were ahead, and it may reach a recall of "
-            f"{standing.may:.3f} where one of them has {standing.best:.3f}",
+            f"{standing.may:.3f}, while one of them has {standing.best:.3f}",
         )
 
     def _standing(self, rung: int, own: _Configuration, plan: PlannedTrial) -> _Standing:

@@ -79,7 +79,7 @@ class Budget:
         limits = self._limits
         for name, most, used in self._parts(elapsed):
             if most is not None and used >= most:
-                return f"budget.{name}: the runs of this sweep have used its {most:g}; raise it to go on"
+                return f"budget.{name}: the runs of this sweep have used its {most:g}; raise it to continue"
         if limits.min_gain is not None and (gain := self._gain()) is not None and gain < limits.min_gain:
             trials = f"{limits.gain_trials} trials"
             told = (
@@ -87,7 +87,7 @@ class Budget:
             )
             return (
                 f"budget.min_gain: {told} {gain:.2%} of the hypervolume, and {limits.min_gain:.2%} are wanted; "
-                "lower it to go on"
+                "lower it to continue"
             )
         return None
 

@@ -114,8 +114,8 @@ def _wait(uri: str, sweep: SweepSummary, began: float, home: Path) -> str:
         time.sleep(_LOOK_SECONDS)
     if not (lives or _is_held(sweep, home)):
         raise UsageError(
-            f"{called}: its driver has told nothing for {PATIENCE_SECONDS:g} s: it is gone, or cannot reach the store; "
-            "the request stays"
+            f"{called}: its driver has given no sign of life for {PATIENCE_SECONDS:g} s: it is gone, or cannot reach "
+            "the store; the request stays"
         )
     raise UsageError(
         f"{called}: its driver has not answered in {PATIENCE_SECONDS:g} s; the request stays, and a driver that "

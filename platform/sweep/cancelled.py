@@ -18,9 +18,8 @@ from recallfront.platform.sweep.conductor import Conductor
 from recallfront.platform.tracking.ledger import reading
 
 LOOK_SECONDS: Final = 2.0
-LEAVE_SECONDS: Final = (
-    8.0  # for a trial's process to reach its next step, save and end; then it is ended by force
-)
+# for a trial's process to reach its next step, save and end; then it is ended by force
+LEAVE_SECONDS: Final = 8.0
 
 
 class Cancelled(KeyboardInterrupt):

@@ -82,9 +82,8 @@ class Conductor:
         while self._peeked is None and self.out_of_budget() is None:
             self._promote()
             planned = self._planner.next()
-            if (
-                planned is None
-            ):  # a look at all that were ended, which is not made again before something is heard
+            if planned is None:
+                # a look at all that were ended, which is not made again before something is heard
                 self._promote(thorough=True)
                 planned = self._planner.next()
             if planned is None:

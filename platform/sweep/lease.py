@@ -115,9 +115,8 @@ class Lease(Companion):
                     end_driver()
                     return
                 self._write()
-            except (
-                OSError
-            ):  # nor can another driver reach a store that is away; a full disk may have room again
+            except OSError:
+                # nor can another driver reach a store that is away; a full disk may have room again
                 continue
 
     def _write(self) -> None:

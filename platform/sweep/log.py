@@ -164,9 +164,8 @@ class _Tail:
         self._place: int | None = None  # in the file of this home, once it has been read
         self._last: str | None = None  # line that was told
         self._due_at = 0.0  # when MLflow may be asked again
-        self._judged: tuple[str | None, int] | None = (
-            None  # the driver and the size of the file that was looked at
-        )
+        # the driver and the size of the file that was looked at
+        self._judged: tuple[str | None, int] | None = None
         self._is_here = False
 
     def lines(self, sweep: SweepSummary, *, now: bool) -> list[str] | None:

@@ -18,9 +18,8 @@ _FRESH_SECONDS: Final = 30.0  # that MLflow's copy of a log is kept: it is sent 
 _COPIES: Final = 2  # that are kept, of `KEPT_BYTES` at most
 
 _copies: dict[tuple[str, str], tuple[float, bytes | None]] = {}
-_newest: dict[
-    tuple[Path, int], str
-] = {}  # files of this home, and the last driver that is known to have written them
+# files of this home, and the last driver that is known to have written them
+_newest: dict[tuple[Path, int], str] = {}
 _NEWEST: Final = 256
 _lock = Lock()
 

@@ -192,7 +192,7 @@ class Recorder:
     def promoted(self, trial_key: str) -> None:
         """Record that a trial which was ended early is to go on after all, in this run of the sweep or the next."""
         self._is_lost(trial_key)
-        self._note("is promoted: it goes on from its checkpoint", trial_key)
+        self._note("is promoted: it continues from its checkpoint", trial_key)
 
     def _is_lost(self, trial_key: str) -> None:
         if self.knows(trial_key):
@@ -201,7 +201,7 @@ class Recorder:
     def moved(self, trial_key: str, moves: int) -> None:
         """Record that a trial was told to leave for the `moves`-th time, and goes on in another process."""
         self._writer.tags(self.run_key(trial_key), {f"{TAG}moves": str(moves)})
-        self._note("has left its processes, and goes on in others", trial_key)
+        self._note("has left its processes, and continues in others", trial_key)
 
     def waits(self, told: str) -> None:
         """Record what trials of the sweep wait for; empty if none waits."""

@@ -182,8 +182,8 @@ def _run_sweep(
                 if lease.is_taken or beat.is_taken:
                     conductor.recorder.give_up()
                     raise UsageError(
-                        f"sweep {spec.name} ({spec.key[:8]}) is run by another driver now, which goes on with its "
-                        "trials: this one has ended"
+                        f"sweep {spec.name} ({spec.key[:8]}) is now run by another driver, which continues its trials: "
+                        "this one has ended"
                     ) from None
                 if not conductor.recorder.has_opened():
                     raise  # nothing is recorded yet

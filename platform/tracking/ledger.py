@@ -66,7 +66,7 @@ def config_tags(config: Mapping[str, Any]) -> dict[str, str]:
 
 
 def list_sweeps(tracking_uri: str) -> list[SweepSummary]:
-    """Every sweep of the store, the newest first. Raises UsageError where the store cannot be read."""
+    """Every sweep of the store, the newest first. Raises UsageError if the store cannot be read."""
     with reading(tracking_uri) as client:
         return _summaries(client)
 

@@ -66,7 +66,7 @@ def find_store(tracking_uri: str | None, home: Path) -> str:
 
 
 def refuse_password(tracking_uri: str) -> None:
-    """Raise UsageError where a URI cannot be read, or holds a user or a password."""
+    """Raise UsageError if a URI cannot be read, or holds a user or a password."""
     refuse_credentials(
         "tracking URI",
         tracking_uri,

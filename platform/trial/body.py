@@ -75,9 +75,8 @@ def run_trial(
                     end = last
         yield end  # when others may have the folder: this process may rest here until it gets another trial
         return
-    except (
-        Exception
-    ) as error:  # the sweep continues, whatever a trial does: it is recorded with its traceback
+    # the sweep continues, whatever a trial does: it is recorded with its traceback
+    except Exception as error:
         status, failure = _classify(error)
         figures = dict(last.figures)
         if status is Status.OUT_OF_MEMORY:

@@ -42,7 +42,7 @@ def held(folder: Path, place: Workplace, told_to_leave: Event) -> Iterator[None]
     def look() -> str:
         if not lock and (taken := _taken(folder, place.sweep)):
             lock.append(taken)
-        return "held" if lock else "told to leave" if told_to_leave.is_set() else "waits"
+        return "held" if lock else "leaves" if told_to_leave.is_set() else "waits"
 
     try:
         # ranks look together, as one that waits in a collective gives up after a while
@@ -50,7 +50,7 @@ def held(folder: Path, place: Workplace, told_to_leave: Event) -> Iterator[None]
             with aside():  # one look after the other: however long the other trains, this one does not hang
                 time.sleep(_LOOK_SECONDS)
         if said != "held":
-            raise Leaving("its process was told to end; another sweep of this home runs it")
+            raise Leaving("its process was asked to end; another sweep of this home runs it")
         yield
     finally:
         for file in lock:

@@ -221,7 +221,7 @@ class Training:
 
     def _leaving(self) -> Leaving:
         steps = self.config.training.steps
-        return Leaving(f"its process was told to end; it is saved at step {self.step} of {steps}")
+        return Leaving(f"its process was asked to end; it is saved at step {self.step} of {steps}")
 
     def _train_step(self, inputs: Tensor, labels: Tensor) -> Tensor:
         """One optimizer step on this rank's share of the rows; returns the mean loss, not yet read."""

@@ -18,9 +18,8 @@ from recallfront.sweeps.base import seal, unseal
 from recallfront.sweeps.trial import TrialConfig
 
 _GRACE = 30.0  # seconds beyond the time limit: the trial ends itself between two steps where it can
-_LONGEST_ASIDE = (
-    3600.0  # seconds of one measurement, wait or transfer that do not count; a hung one ends then
-)
+# seconds of one measurement, wait or transfer that do not count; a hung one ends then
+_LONGEST_ASIDE = 3600.0
 _WORD = "ended.json"
 _WORD_SECONDS = 30.0  # for a home at an address to take or give word; without it the attempt is made again
 

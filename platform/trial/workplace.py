@@ -31,9 +31,8 @@ class Workplace:
     precise: tuple[str, ...] = THROUGHPUTS  # measured as precisely as the protocol says; the others roughly
     scratch: str = TRIALS  # folder of the home that trials keep checkpoints, weights and results in
     sweep: str = ""  # key of the one that runs its trials
-    plugins: dict[str, str | None] = field(
-        default_factory=dict
-    )  # in use: name -> file, or None for a package
+    # in use: name -> file, or None for a package
+    plugins: dict[str, str | None] = field(default_factory=dict)
     # what relative paths of a specification are below: the driver's working directory, as a worker has another one
     directory: Path = field(default_factory=Path.cwd)
 

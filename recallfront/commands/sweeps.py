@@ -186,7 +186,7 @@ def logs(
     ] = None,
     home: Home = None,
     tracking_uri: TrackingUri = None,
-    follow: Annotated[bool, typer.Option("--follow", help="Go on until the sweep has ended.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", help="Continue until the sweep has ended.")] = False,
 ) -> None:
     """Show the log of a sweep, or of one of its trials. It holds what they did, reported and printed."""
     from recallfront.platform.sweep.log import read_log

@@ -65,7 +65,7 @@ class Copying(DrawnTask[CopyRows]):
         default=30, ge=6, le=2**24, description="Number of tokens: letters, then four marks."
     )
     question: CopyingQuestion = Field(
-        default="copy", description="What is asked in training and, if not told, in tests."
+        default="copy", description="What is asked in training, and in tests if `test_question` is null."
     )
     test_question: CopyingQuestion | None = Field(
         default=None, description="What is asked in validation and test, such as `duplicate_ngram`."

@@ -177,7 +177,7 @@ def _drawn(
 
 
 def check_shape(*, vocab_size: int, input_seq_len: int, num_kv_pairs: int, passes: int) -> None:
-    """Raise ValueError where so many passes of pairs and their queries do not fit the length and the vocabulary."""
+    """Raise ValueError if so many passes of pairs and their queries do not fit the length and the vocabulary."""
     if input_seq_len % 2:
         raise ValueError(f"input_seq_len={input_seq_len}: must be even")
     if vocab_size <= input_seq_len:

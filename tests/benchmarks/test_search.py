@@ -159,7 +159,7 @@ def test_a_sweep_ends_when_what_the_last_trials_added_is_below_the_share_and_not
     # those that run when it ends go on
     assert len(ended.points) == ends + workers - 1 < len(whole.points)
     assert [point.hypervolume for point in ended.points] == volumes[1 : len(ended.points) + 1]
-    assert ended.ended is not None and "lower it to go on" in ended.ended and whole.ended is None
+    assert ended.ended is not None and "lower it to continue" in ended.ended and whole.ended is None
 
 
 def test_the_front_is_found_with_a_third_of_the_steps() -> None:

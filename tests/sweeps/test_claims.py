@@ -126,7 +126,7 @@ def test_a_claim_names_an_architecture_of_the_space() -> None:
         ),
         ("best recall where architecture in (attention, windw)", "architecture windw is not in the space"),
         ("best recall where positions == rop", "positions rop is not in the space, which has rope, alibi"),
-        ("best recall where contribution > 0", "contribution is told of the members of a front"),
+        ("best recall where contribution > 0", "contribution is about the members of a front"),
         ("best architecture", "architecture is a word, and a measure and its bounds are numbers"),
         ("best recall where architecture == a.architecture", "architecture is a word, and a measure"),
     ],

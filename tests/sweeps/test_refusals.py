@@ -216,7 +216,7 @@ def test_a_setting_of_another_method_is_refused(search: dict[str, Any], told: st
                     "metric='train_tokens_per_second_at_64': must be one of train_tokens_per_second,",
                 ),
                 ("max_batch_size_at_64", "is measured with measurement.batch_size: max only"),
-                ("decode_joules_per_token", "only GPUs tell their energy, and resources.gpus=0"),
+                ("decode_joules_per_token", "only GPUs report their energy, and resources.gpus=0"),
             )
         ),
         (

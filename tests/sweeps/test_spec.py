@@ -113,10 +113,8 @@ def test_anything_else_is_another_sweep(change: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("one", "other"),
     [
-        (
-            "training: {learning_rate: 3e-3}",
-            "training: {learning_rate: 0.003}",
-        ),  # YAML reads the first as a word
+        # YAML reads the first as a word
+        ("training: {learning_rate: 3e-3}", "training: {learning_rate: 0.003}"),
         ("training: {weight_decay: 1}", "training: {weight_decay: 1.0}"),
         ("model: {mlp_expansion: 2}", "model: {mlp_expansion: 2.0}"),
         (

@@ -26,9 +26,8 @@ def _make_tensor(self: Any, handle: Any, type: Any) -> None:
     self.shape, self.numel = _constants(tuple(type.shape.values) if type.is_block() else ())
 
 
-_BLOCKS: dict[
-    tuple[str, tuple[int, ...]], dict[str, Any]
-] = {}  # by name of the element's type, which says all
+# by name of the element's type, which says all
+_BLOCKS: dict[tuple[str, tuple[int, ...]], dict[str, Any]] = {}
 
 
 def _make_block_type_once(self: Any, element_ty: Any, shape: Any) -> None:

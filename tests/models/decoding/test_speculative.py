@@ -124,13 +124,10 @@ def test_speculative_is_greedy(name: str) -> None:
     assert found.tokens == expected
 
 
+# the last one reads each path as a row
 @pytest.mark.parametrize(
     "values",
-    [
-        CASES["attention-gpt"],
-        CASES["linear-biases"],
-        {"architecture": "gla", "learned_positions": 64},  # reads each path as a row
-    ],
+    [CASES["attention-gpt"], CASES["linear-biases"], {"architecture": "gla", "learned_positions": 64}],
 )
 def test_up_to_the_last_learned_position(values: dict[str, object]) -> None:
     """Drafts beyond the table are written by no one, and rows that have ended go no further."""

@@ -21,9 +21,8 @@ def test_a_condition_that_holds_is_supported() -> None:
     judged = verdict(BASED, "based >= 0.85")
     assert judged.verdict is ClaimVerdict.SUPPORTED and judged.reason == ""
     assert judged.value == pytest.approx(0.91)
-    assert judged.interval == pytest.approx(
-        (0.90, 0.92)
-    )  # of 27 resamples two are one seed thrice: 3.7 % each
+    # of 27 resamples two are one seed thrice: 3.7 % each
+    assert judged.interval == pytest.approx((0.90, 0.92))
     assert judged.number == "0.91 [0.9, 0.92]" and judged.configurations == ("based · width 4000",)
 
 

@@ -184,7 +184,7 @@ def test_a_budget_counts_a_configuration_with_its_first_seed() -> None:
         ({"seeds": [4]}, "search.seeds='as_needed': needs several seeds; seeds=[4]"),
         (
             {"early_stopping": {"first_rung_steps": 10}},
-            "search.seeds='as_needed': goes without early_stopping",
+            "search.seeds='as_needed': cannot be combined with early_stopping",
         ),
         (
             {"search": {"method": "random", "trials": 4, "seeds": "as_needed"}},

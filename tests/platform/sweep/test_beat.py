@@ -139,7 +139,7 @@ def test_a_request_to_a_driver_that_is_gone_is_told_so(
     assert recorder._writer.flush(30.0)
     with pytest.raises(
         UsageError,
-        match="has told nothing for 8 s: it is gone, or cannot reach the store; the request stays",
+        match="has given no sign of life for 8 s: it is gone, or cannot reach the store; the request stays",
     ):
         asked()
     # of one of this home its lock tells that it lives

@@ -76,7 +76,7 @@ def test_steps_and_trials_are_counted_over_all_runs(stage: Stages) -> None:
     again.next("b")  # the same trial, as this planner knows of none that has ended
     again.report("b", Report(step=30))
     assert again.out_of_budget() == (
-        "budget.training_steps: the runs of this sweep have used its 30; raise it to go on"
+        "budget.training_steps: the runs of this sweep have used its 30; raise it to continue"
     )
 
 

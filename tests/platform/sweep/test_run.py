@@ -200,10 +200,8 @@ def test_pruned_trials_are_told_apart_and_stay_off_the_front(tmp_path: Path) -> 
         space=[{"architecture": "attention", "training.learning_rate": [1e-7, 2e-7, 0.02, 0.03, 3e-7, 4e-7]}],
         training={"steps": 90, "evaluate_every": 10},
         early_stopping={"first_rung_steps": 10, "reduction": 3},
-        objectives=[  # none that noise decides: with it every window might be on the front
-            {"metric": "recall"},
-            {"metric": "state_bytes", "direction": "min", "reference": 1e6},
-        ],
+        # none that noise decides: with it every window might be on the front
+        objectives=[{"metric": "recall"}, {"metric": "state_bytes", "direction": "min", "reference": 1e6}],
         concurrent=1,
     )
     result = run_sweep(spec, home=ready_home(tmp_path))

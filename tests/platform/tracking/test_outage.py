@@ -17,10 +17,8 @@ from recallfront.platform.tracking.writer import TrackingWriter
 from tests.platform.servers import MlflowServer
 from tests.platform.stores import ready_store
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy"),  # MLflow's own
-]
+# the warning is MLflow's own
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")]
 
 NOW = 1_700_000_000_000
 WAIT = 300.0  # seconds; never reached when all is well

@@ -130,7 +130,7 @@ def test_a_trial_that_is_told_to_leave_is_saved_there_and_loses_nothing(
         patched.setattr(Training, "_train_step", step)
         *_, last = run_trial(config, place, told)
     assert last.status is Status.LOST
-    assert last.failure == f"its process was told to end; it is saved at step {at} of 30"
+    assert last.failure == f"its process was asked to end; it is saved at step {at} of 30"
     rest = list(run_trial(config, place))
     assert rest[1].step == at
     for metric in ("loss", "learning_rate", "validation_recall", "validation_loss"):
