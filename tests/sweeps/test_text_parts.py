@@ -1,9 +1,15 @@
 """Tokenizers, and what files are read as."""
 
 import json
+import os
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
+import datasets.config
 import pytest
+from huggingface_hub import constants
 from tokenizers import Tokenizer, models
 
 from recallfront.sweeps.base import SpecError
@@ -65,3 +71,60 @@ def test_half_a_character_beside_the_text_does_no_harm(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text(r'{"text": "a", "title": "\ud83d"}')
     (piece,) = TextSource(files=str(tmp_path / "rows.jsonl")).pieces()
     assert piece.text == "a"
+
+
+def address_without_answer() -> str:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+def test_a_data_set_that_cannot_be_reached_is_one_sentence(tmp_path: Path) -> None:
+    address = address_without_answer()
+    (tmp_path / "sweep.yaml").write_text(
+        """
+name: away
+task: {name: text, source: {dataset: wikitext, config: wikitext-2-raw-v1}}
+space: [{architecture: hawk}]
+training: {steps: 1}
+"""
+    )
+    command = [sys.executable, "-m", "recallfront", "run", "sweep.yaml", "--home", str(tmp_path / "home")]
+    done = subprocess.run(
+        command,
+        cwd=tmp_path,
+        env=os.environ | {"HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "hub")},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    told = f"there is no such folder or kept copy, and {address} does not answer"
+    assert f"task.source.dataset='wikitext': cannot be loaded: {told}" in done.stderr
+
+
+@pytest.fixture
+def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name of a data set that this machine has from the hub, which no longer answers."""
+    monkeypatch.setattr(constants, "ENDPOINT", address_without_answer())
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    (tmp_path / "words").mkdir()
+    (tmp_path / "words" / "train.jsonl").write_text('{"text": "one"}\n{"text": "two"}\n')
+    datasets.load_dataset(str(tmp_path / "words"), cache_dir=str(tmp_path / "cache"))
+    (own,) = (path for path in (tmp_path / "cache" / "words").iterdir() if path.is_dir())
+    own.rename(own.with_name("default"))
+    return "words"
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_data_set_that_is_kept_is_read_without_the_hub(kept: str, streaming: bool) -> None:
+    source = TextSource(dataset=kept, streaming=streaming)
+    assert [piece.text for piece in source.pieces()] == ["one", "two"]
+    assert not constants.HF_HUB_OFFLINE and not datasets.config.HF_HUB_OFFLINE
+
+
+def test_what_a_kept_data_set_lacks_is_told(kept: str) -> None:
+    with pytest.raises(SpecError, match="'words': cannot be loaded: ValueError: Unknown split \"valid\""):
+        list(TextSource(dataset=kept, split="valid").pieces())
+    with pytest.raises(
+        SpecError, match="'words': cannot be loaded: ValueError: Couldn't find cache for words"
+    ):
+        list(TextSource(dataset=kept, config="other").pieces())
