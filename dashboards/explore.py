@@ -19,7 +19,15 @@ from recallfront.platform.front.history import hypervolume_history
 from recallfront.platform.front.pictures.appearance import MARKS, mark_of
 from recallfront.platform.front.pictures.figures import history_figure
 from recallfront.platform.front.tables import PLACE_MARKS
-from recallfront.platform.metrics import compared, details_of, metric, name_for_condition, show, title_of
+from recallfront.platform.metrics import (
+    compared,
+    details_of,
+    metric,
+    name_for_condition,
+    show,
+    title_of,
+    without_repeats,
+)
 from recallfront.platform.results.labels import show_knob
 from recallfront.platform.results.records import TrialRecord
 from recallfront.platform.results.status import Status
@@ -155,9 +163,8 @@ class Explorer:
     def _metrics(self, candidates: list[Candidate]) -> list[dict[str, Any]]:
         """What can be an axis, a colour or a size: the objectives, then every other figure with a value."""
         first = [objective.reading for objective in self.view.front.objectives]
-        names = dict.fromkeys(
-            [*first, *self.view.columns, *sorted({n for c in candidates for n in c.metrics})]
-        )
+        others = without_repeats(sorted({n for c in candidates for n in c.metrics}))
+        names = dict.fromkeys([*first, *self.view.columns, *others])
         found = []
         for name in list(names)[:MOST_COLUMNS]:
             condition = name_for_condition(name)

@@ -13,7 +13,7 @@ from recallfront.platform.front.effects import Effect
 from recallfront.platform.front.front import Front
 from recallfront.platform.front.pictures.appearance import by_architecture, mark_of, short_label
 from recallfront.platform.front.pictures.figures import GRID, RING, layout_of
-from recallfront.platform.metrics import metric, show, title_of, title_of_objective
+from recallfront.platform.metrics import metric, show, title_of, title_of_objective, without_repeats
 from recallfront.platform.results.labels import show_knob
 from recallfront.sweeps.conditions import is_number
 
@@ -91,7 +91,8 @@ def slices_figure(front: Front) -> "Figure | None":
     from plotly.graph_objects import Figure, Heatmap
 
     candidates = sorted(front.candidates, key=lambda c: not c.on_front)[:MOST_LINES]
-    names = sorted({n for c in candidates for n in c.metrics if _is_slice(n)}, key=_by_number)
+    told = without_repeats({n for c in candidates for n in c.metrics if _is_slice(n)})
+    names = sorted(told, key=_by_number)
     if len(names) < 2:
         return None
     values = [[c.metrics.get(name) for name in names] for c in candidates]

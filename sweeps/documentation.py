@@ -11,6 +11,7 @@ import yaml
 from recallfront.sweeps.claims import Claim
 from recallfront.sweeps.schema import specification_schema
 from recallfront.sweeps.space import TRAINING_PREFIX
+from recallfront.sweeps.tasks.mqar import MQARConfig
 
 Schema = dict[str, Any]  # a JSON schema, or a part of one
 
@@ -32,6 +33,11 @@ value and what is allowed. The same specification run again resumes its sweep: `
 other change makes it another sweep.
 """
 _MOST_PATHS = 3  # in a heading
+_CONTINUOUS = """\
+Zoology's continuous variant of MQAR, which has vectors in the place of tokens, is no task, since models here read
+tokens; `recallfront.sweeps.continuous_mqar` draws its rows, which equal the authors', for those who feed vectors to a
+mixer.
+"""
 _KNOBS = """\
 ## The blocks of `space`
 
@@ -106,6 +112,8 @@ judged by its number alone, which is shown with `(one seed)` and without an inte
 latency or share of the roofline, which belong to one: these have the interval of its repeats.
 """
 
+_AFTER = {MQARConfig.__name__: _CONTINUOUS, Claim.__name__: _CLAIMS}  # definition -> what follows its table
+
 
 def specification_page() -> str:
     """The text of docs/specification.md."""
@@ -121,8 +129,7 @@ def specification_page() -> str:
     parts = [_INTRODUCTION, *section("## Keys at the top", {**schema, "description": ""})]
     for name in ours:
         parts += section(f"## {titles[name]}", definitions[name])
-        if name == Claim.__name__:
-            parts.append(_CLAIMS)
+        parts.append(_AFTER.get(name, ""))
     parts += [_KNOBS, *section("### A range", definitions["Range"])]
     parts += section("### Knobs of every architecture", _without_training(definitions[_SHARED]))
     for name, definition in definitions.items():

@@ -156,11 +156,11 @@ class SweepSpec(Frozen):
             )
         lengths = self.task.lengths("validation")
         for objective in self.objectives:
-            if objective.length is not None and (objective.length not in lengths or len(lengths) < 2):
+            if objective.length is not None and objective.length not in lengths:
                 known = ", ".join(map(str, lengths))
                 raise ValueError(
                     f"objectives: metric={objective.metric!r}: task.validation has rows of {known} tokens; recall at a "
-                    "length can be an objective if validation has rows of that length and of others"
+                    "length can be an objective if validation has rows of that length"
                 )
         self._check_measured()
         self._check_seeds()

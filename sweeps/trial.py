@@ -92,7 +92,11 @@ class TrainingConfig(Frozen):
     evaluate_every: int = Field(
         default=100, ge=1, description="Steps between evaluations; early stopping compares trials at these."
     )
-    evaluation_batch_size: int = Field(default=256, ge=1, description="Rows per evaluation batch.")
+    evaluation_batch_size: int = Field(
+        default=256,
+        ge=1,
+        description="Rows per evaluation batch; fewer of packed documents in rows of more than 1,024 tokens.",
+    )
     recall_over: Literal["positions", "rows", "answers", "classes"] = added_field(
         "positions",
         description="What recall is the mean of: labelled positions; the shares of rows, as zoology counts; rows that "

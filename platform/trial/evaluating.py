@@ -1,6 +1,7 @@
 """Evaluation of a model under training: the figures of a split, its batches shared between the ranks of a trial."""
 
 import math
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -47,12 +48,7 @@ def evaluated(
     that figures are the same bits with any number of ranks.
     """
     engine.eval()
-    size = config.training.evaluation_batch_size
-    batches = [
-        (segment, slice(first, first + size))
-        for segment in data.splits[split]
-        for first in range(0, len(segment.inputs), size)
-    ]
+    batches = [(segment, rows) for segment in data.splits[split] for rows in _batches(config, data, segment)]
     counted: dict[int, _Counted] = {}
     for first in range(0, len(batches), place.world):
         mine = first + place.rank
@@ -64,6 +60,23 @@ def evaluated(
                 counted[mine] = found
     engine.train()
     return _figures(config, data, split, batches, _of_all_ranks(counted, place))
+
+
+def _batches(config: TrialConfig, data: TaskData, segment: Segment) -> Iterator[slice]:
+    """Rows of a segment that are evaluated at once; of long ones that are read whole, as many tokens as of pieces."""
+    size = config.training.evaluation_batch_size
+    if _whole(config, data):
+        size = max(1, size * PIECE // max(PIECE, segment.inputs[:1].shape[1]))
+    return (slice(first, first + size) for first in range(0, len(segment.inputs), size))
+
+
+def _whole(config: TrialConfig, data: TaskData) -> bool:
+    """Whether rows are read whole, however long.
+
+    Those of packed documents are, whose positions restart; so are all under ZeRO-3, where a layer has its weights only
+    while it runs forward.
+    """
+    return data.end is not None or config.training.zero_stage == 3
 
 
 def _of_all_ranks(counted: dict[int, _Counted], place: Workplace) -> dict[int, _Counted]:
@@ -123,13 +136,8 @@ def _count(
 def _read(
     model: Any, config: TrialConfig, data: TaskData, inputs: Tensor, labels: Tensor, device: str
 ) -> Answered:
-    """As `answered`: of long rows a piece at a time, so that memory does not grow with their length.
-
-    Rows of packed documents, whose positions restart, are read whole; so are all under ZeRO-3, where a layer has
-    its weights only while it runs forward.
-    """
-    whole = data.end is not None or config.training.zero_stage == 3
-    if whole or inputs.shape[1] <= PIECE:
+    """As `answered`: of long rows a piece at a time if they may be, so that memory does not grow with their length."""
+    if _whole(config, data) or inputs.shape[1] <= PIECE:
         return answered(model, inputs, labels, data, device)
     at, answers = asked(labels)
     return answer_in_pieces(model, inputs, at.to(device), answers.to(device))

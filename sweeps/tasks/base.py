@@ -134,7 +134,7 @@ class Task(Frozen):
         return sum(int((segment.labels[:] != IGNORED).sum()) for segment in self.build(split))
 
     def lengths(self, split: Split) -> tuple[int, ...]:
-        """The lengths of a split's rows, in tokens: `recall_at_<length>` is reported for each of several."""
+        """The lengths of a split's rows, in tokens: `recall_at_<length>` is reported for each."""
         return (self.longest,)
 
     @property
@@ -150,17 +150,15 @@ class Task(Frozen):
         """A split's metrics, from what was counted on each of its segments and slices.
 
         `recall` and `loss` are over all labelled positions, `recall_<segment>` over those of one segment if there are
-        several, `recall_at_<length>` over those of one length if there are several, `recall_<slice>` of one slice.
+        several, `recall_at_<length>` over those of one length, `recall_<slice>` over those of one slice.
         """
         found = _together(segments.values())
         figures = {"recall": found.recall, "loss": found.loss / found.asked}
         if len(segments) > 1:
             figures |= {f"recall_{name}": counts.recall for name, counts in segments.items()}
-        lengths = sorted({counts.length for counts in segments.values()})
-        if len(lengths) > 1:
-            for length in lengths:
-                same = _together(counts for counts in segments.values() if counts.length == length)
-                figures[f"recall_at_{length}"] = same.recall
+        for length in sorted({counts.length for counts in segments.values()}):
+            same = _together(counts for counts in segments.values() if counts.length == length)
+            figures[f"recall_at_{length}"] = same.recall
         figures |= {f"recall_{name}": counts.recall for name, counts in slices.items() if counts.asked}
         return figures
 

@@ -46,7 +46,7 @@ class Text(TextSettings):
     def figures(self, segments: Mapping[str, Counts], slices: Mapping[str, Counts]) -> dict[str, float]:
         """`recall` is the share of right AR hits, `accuracy` that of all tokens; `loss` and `perplexity` are over all.
 
-        Of several kinds of rows the first is meant, and the others have figures of their own: `recall_at_1024`,
+        Of several kinds of rows the first is meant, and each kind has figures of its own: `recall_at_1024`,
         `perplexity_at_1024`, and `perplexity_sliding_at_1024` where rows overlap, or
         `perplexity_sliding_at_1024_stride_64` where rows of that length overlap in several ways.
         `loss_at_position_64` is of the places 64 to 127 of a document, or of a row if positions do not restart.
@@ -62,7 +62,7 @@ class Text(TextSettings):
             "perplexity_other": _perplexity(other),
             "ar_hit_share": hits.asked / whole.asked,
         }
-        for name, counts in segments.items() if len(segments) > 1 else ():
+        for name, counts in segments.items():
             kind = _kind(name, segments)
             found[f"perplexity_{kind}"] = _perplexity(counts)
             found[f"recall_{kind}"] = _recall(slices[f"hits/{name}"])

@@ -7,12 +7,14 @@ import glob
 import json
 import sysconfig
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
 
 from pydantic import Field, model_validator
 
 from recallfront.sweeps.base import Frozen, SpecError, canonical_json, digest
+from recallfront.sweeps.text.hub import hub_away, kept_alone
 
 _PIECE = 2**16  # characters; longer documents are read and tokenized in pieces, cut where a line ends
 # in a pattern: text that every machine has
@@ -125,19 +127,21 @@ class TextSource(Frozen):
     def _dataset(self) -> Iterable[dict[str, Any]]:
         from datasets import load_dataset
 
+        assert self.dataset is not None
+        away = None if Path(self.dataset).is_dir() else hub_away()
         try:
-            return load_dataset(  # type: ignore[no-any-return]
-                self.dataset,
-                self.config,
-                split=self.split,
-                revision=self.revision,
-                streaming=self.streaming,
-            )
+            with kept_alone() if away else nullcontext():
+                return load_dataset(  # type: ignore[no-any-return]
+                    self.dataset,
+                    self.config,
+                    split=self.split,
+                    revision=self.revision,
+                    streaming=self.streaming,
+                )
         except Exception as error:
-            # the hub's, pyarrow's and its own errors have no base in common
-            raise SpecError(
-                f"task.source.dataset={self.dataset!r}: cannot be loaded: {_line(error)}"
-            ) from error
+            # the hub's, pyarrow's and its own errors have no base in common; of what is kept, one is told as it is
+            reason = away if away and isinstance(error, OSError) else _line(error)
+            raise SpecError(f"task.source.dataset={self.dataset!r}: cannot be loaded: {reason}") from error
 
     def _texts(self, name: str, rows: Iterable[dict[str, Any]]) -> Iterator[str]:
         """The column of rows; `name` says in errors what they are of."""

@@ -1,6 +1,6 @@
 """From text to tokens: bytes, a tokenizer of transformers or tokenizers, or one trained on the text itself.
 
-`tokenizers`, transformers and huggingface_hub are imported where they are first used.
+`tokenizers` and transformers are imported where they are first used.
 """
 
 import json
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from recallfront.sweeps.base import SpecError, canonical_json, digest
 from recallfront.sweeps.drawing import Integers
+from recallfront.sweeps.text.hub import hub_away
 
 BYTES: Final = "bytes"
 TRAINED: Final = "bpe"
@@ -93,7 +94,7 @@ def find_tokenizer(name: str, end_token: str | None = None) -> Tokenizer:
         return _of_folder(Path(name), end_token)
     from transformers import AutoTokenizer
 
-    away = None if Path(name).is_dir() else _hub_away()
+    away = None if Path(name).is_dir() else hub_away()
     try:
         found = AutoTokenizer.from_pretrained(name, local_files_only=away is not None)
         backend = found.backend_tokenizer
@@ -102,17 +103,6 @@ def find_tokenizer(name: str, end_token: str | None = None) -> Tokenizer:
         reason = away or " ".join(f"{type(error).__name__}: {error}".split())[:300]
         raise SpecError(f"task.tokenizer={name!r}: cannot be loaded: {reason}") from error
     return FastTokenizer(backend, _end_of(name, backend, end_token or found.eos_token))
-
-
-def _hub_away() -> str | None:
-    """Why the Hugging Face hub cannot be reached; its own library asks for a minute, and tells of each time."""
-    from huggingface_hub import constants, get_session
-
-    try:
-        get_session().head(constants.ENDPOINT, timeout=10)
-    except Exception as error:  # of any of the libraries below
-        return f"there is no such folder or kept copy, and {constants.ENDPOINT} does not answer: {error}"
-    return None
 
 
 def tokenizer_path(name: str) -> list[tuple[str, str]]:

@@ -41,6 +41,13 @@ def test_the_front_comes_first_and_every_configuration_has_a_row(record: SweepRe
     assert window["isNumber"] and window["values"].count(None) == 4
 
 
+def test_what_repeats_the_recall_of_all_rows_is_no_choice(record: SweepRecord) -> None:
+    one = {"validation_recall_at_64": 0.5, "recall_at_64": 0.5, "recall_at_512": 0.5}
+    trials = tuple(replace(trial, metrics=trial.metrics | one) for trial in record.trials)
+    names = {metric["name"] for metric in explorer(replace(record, trials=trials)).to_json()["metrics"]}
+    assert names & one.keys() == {"recall_at_64", "recall_at_512"}
+
+
 def test_what_has_not_finished_has_a_row_as_well(make_record: MakeRecord) -> None:
     view = view_of(make_record(8, OTHERS, tags={"status": "running"}), "7")
     rows = Explorer(view).rows

@@ -69,6 +69,11 @@ def test_a_sweep_that_has_not_changed_is_not_explained_again(record: SweepRecord
 
 def test_recall_by_slice_needs_slices(record: SweepRecord) -> None:
     assert slices_figure(build_front(record)) is None
+    one_length = {"validation_recall_at_64": 0.5, "validation_recall_low": 0.5}
+    trials = tuple(replace(t, metrics=t.metrics | one_length) for t in record.trials)
+    assert slices_figure(build_front(replace(record, trials=trials))) is None, (
+        "the length is that of all rows"
+    )
     sliced = {f"validation_recall_at_{length}": 0.5 for length in (64, 256, 1024)}
     trials = tuple(replace(t, metrics=t.metrics | sliced) for t in record.trials)
     heat = drawn(slices_figure(build_front(replace(record, trials=trials))))["data"][0]

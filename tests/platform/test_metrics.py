@@ -15,6 +15,7 @@ from recallfront.platform.metrics import (
     rates_of,
     show,
     title_of,
+    without_repeats,
 )
 from recallfront.sweeps.objectives import Objective, ObjectiveMetric
 
@@ -33,6 +34,19 @@ def test_members_of_a_family_are_told_by_their_part_of_the_name() -> None:
     assert show("scratch_bytes", 2048) == "2.0 KiB"
     assert show("wait_seconds", 75) == "1 min 15 s"
     assert metric("new_figure").title == "new figure" and metric("new_figure").unit == ""
+
+
+@pytest.mark.parametrize(
+    ("names", "repeated"),
+    [
+        (["recall", "recall_at_64", "recall_at_64_ish", "validation_recall_at_64"], [1, 3]),
+        (["recall_at_64", "recall_at_512", "validation_recall_at_64"], [2]),
+        (["recall_at_32", "recall_sliding_at_64", "perplexity_sliding_at_64_stride_8"], [2]),
+        (["state_bytes_at_512", "loss_at_position_8", "decode_tokens_per_second_at_512"], []),
+    ],
+)
+def test_the_figure_of_the_only_rows_is_that_of_all(names: list[str], repeated: list[int]) -> None:
+    assert without_repeats(names) == [name for at, name in enumerate(names) if at not in repeated]
 
 
 def test_figures_at_a_context_are_shown_as_those_without_one() -> None:

@@ -112,6 +112,14 @@ def test_what_is_wrong_is_told_with_its_key(old: str, new: str, told: str) -> No
     assert told in str(refused.value)
 
 
+@pytest.mark.usefixtures("echo")
+def test_the_only_length_of_validation_can_be_an_objective() -> None:
+    longer = SPEC.replace(
+        "[{length: 4, examples: 4}, {length: 8, examples: 4}]", "[{length: 8, examples: 4}]"
+    )
+    assert longer != SPEC and spec(longer).objectives[0].reading == "validation_recall_at_8"
+
+
 def test_a_task_needs_a_name_that_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "_added", {})
 
@@ -137,7 +145,7 @@ def test_figures_of_segments_lengths_and_slices() -> None:
         test=(MQARRows(input_seq_len=8, num_kv_pairs=1, examples=1),),
     )
     one = {"a": Counts(3, 2.0, 4, 8)}
-    assert task.figures(one, {}) == {"recall": 0.75, "loss": 0.5}
+    assert task.figures(one, {}) == {"recall": 0.75, "loss": 0.5, "recall_at_8": 0.75}
     several = one | {"b": Counts(1, 2.0, 4, 8), "c": Counts(0, 4.0, 2, 16)}
     assert task.figures(several, {"late": Counts(1, 0.0, 2, 16), "never": Counts(0, 0.0, 0, 0)}) == {
         "recall": 0.4,

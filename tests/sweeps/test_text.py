@@ -222,6 +222,8 @@ def test_figures() -> None:
         "loss_at_position_1": 3.0,
     }
     assert own.lengths("validation") == (32,) and own.longest == 64
+    alone = own.figures({"32": segments["32"]}, {name: slices[name] for name in ("hits/32", "other/32")})
+    assert alone["recall_at_32"] == alone["recall"] and alone["perplexity_at_32"] == alone["perplexity"]
 
 
 def test_a_tokenizer_is_trained_on_the_text_and_kept(corpus: Path, tmp_path: Path) -> None:

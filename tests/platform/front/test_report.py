@@ -96,6 +96,8 @@ def test_kinds_are_lengths_or_else_what_the_names_do_not_share(record: SweepReco
     assert lengths == ("tokens of a row", ["64", "512"])
     segments = kinds("recall_length_48_pairs_8_updates_0", "recall_length_48_pairs_8_updates_8")
     assert segments == ("length 48 pairs 8 updates", ["0", "8"])
+    one_length = ("recall_at_48", "recall_length_48_pairs_8_updates_0", "recall_length_48_pairs_8_updates_8")
+    assert kinds(*one_length) == segments
 
 
 def test_the_picture_of_kinds(record: SweepRecord) -> None:

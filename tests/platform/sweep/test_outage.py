@@ -58,6 +58,7 @@ def test_an_outage_of_the_server_costs_only_delay(tmp_path: Path) -> None:
         "learning_rate": every,
         "validation_loss": evaluated,
         "validation_recall": evaluated,
+        "validation_recall_at_16": evaluated,
     }
     for (_, metric), found in steps.items():
         assert sorted(found) == expected.get(metric, once), metric

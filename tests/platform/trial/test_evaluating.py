@@ -67,6 +67,46 @@ def test_any_number_of_ranks_finds_the_same_bits(
     assert sum(map(len, said)) == 6
 
 
+@pytest.mark.parametrize("text", [True, False], ids=["positions restart", "ZeRO-3"])
+def test_of_long_rows_that_are_read_whole_fewer_are_read_at_once(
+    text: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "text.txt").write_text("\n".join(f"{n} is the square of {n * n}, " * 40 for n in range(40)))
+    rows = [{"length": 64, "tokens": 600}, {"length": 512, "stride": 64, "tokens": 600}]
+    task = {
+        "name": "text",
+        "source": {"files": str(tmp_path / "text.txt"), "documents": "line"},
+        "length": 64,
+        "held_out": 0.2,
+        "validation": rows,
+        "restart_positions": text,
+    }
+    training = {"evaluation_batch_size": 8, "zero_stage": 1 if text else 3}
+    spec = SweepSpec.model_validate(
+        tiny(space=[{"architecture": "hawk"}], training=training) | {"task": task}
+    )
+    config = spec.trial(spec.blocks[0], {}, 0)
+    path, digest = prepare(config.task, tmp_path / "data")
+    data, _ = load_or_rebuild(config.task, path, digest)
+    model = build(config.model, seed=0)
+    shapes: list[tuple[int, ...]] = []
+    model.register_forward_pre_hook(lambda _, given: shapes.append(tuple(given[0].shape)))
+    engine: Any = SimpleNamespace(module=model, eval=model.eval, train=model.train)
+
+    def found() -> dict[str, float]:
+        shapes.clear()
+        return evaluated(engine, config, data, "validation", Workplace(tmp_path, path, digest, "c"))
+
+    together = found()
+    assert shapes == [(8, 64), (2, 64), (8, 512), (2, 512)]
+    monkeypatch.setattr("recallfront.platform.trial.evaluating.PIECE", 128)
+    assert found() == pytest.approx(together, rel=1e-6)
+    assert shapes == [(8, 64), (2, 64), *[(2, 512)] * 5], "as many tokens as of rows of a piece"
+    monkeypatch.setattr("recallfront.platform.trial.evaluating.PIECE", 16)
+    found()
+    assert set(shapes) == {(2, 64), (1, 512)}, "one row at least"
+
+
 @pytest.mark.parametrize(
     "model",
     [{"architecture": "hawk"}, {"architecture": "griffin", "window_size": 16}, {"architecture": "based"}],
