@@ -8,7 +8,7 @@ import shutil
 import uuid
 from collections.abc import Generator, Iterable
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -299,8 +299,7 @@ def _log(
             params=trial_params(config),
         )
         write_lineage(writer, key, lineage.model_dump_json(indent=1), diff_text(home), packages_text())
-        writer.metrics(key, rows)
-        write_end(writer, key, last)
+        write_end(writer, key, replace(last, rows=rows))
         if not writer.flush(300.0):
             raise UsageError(f"the MLflow store {uri!r} took no more of the rerun; it waits in {spool}")
         run_id = writer.run_id(key, timeout=1.0)

@@ -13,6 +13,7 @@ from typing import Any, Final
 from recallfront.benchmarks.platform.scale import fill, synthetic_figures
 from recallfront.benchmarks.platform.trials import trials_of
 from recallfront.platform.results.records import TAG
+from recallfront.platform.tracking.digests import FIGURES, figures_tag
 from recallfront.platform.tracking.ledger import CONFIG_TAG, read_sweep
 from recallfront.sweeps.spec import SweepSpec
 from recallfront.sweeps.trial import TrialConfig
@@ -43,6 +44,7 @@ def _copy(connection: sqlite3.Connection, run: str, config: TrialConfig, later: 
     own, figures = uuid.uuid4().hex, synthetic_figures(config.key)
     texts = {TAG + "trial_key": config.key, CONFIG_TAG: json.dumps(plain, separators=(",", ":"))}
     texts |= {"training.learning_rate": str(config.training.learning_rate)}
+    texts |= {TAG + FIGURES: figures_tag(figures)}
     # the curve of the loss stays that of the trial which is copied
     told = {"latest_metrics": figures, "metrics": {k: v for k, v in figures.items() if k != "loss"}}
     for table in _TABLES:

@@ -18,6 +18,7 @@ from recallfront.platform.search.rules import SECONDS_PER_STEP, Rules, Ruling
 from recallfront.platform.sweep.budget import NOT_RUN, Budget
 from recallfront.platform.sweep.recorder import Recorder
 from recallfront.platform.sweep.tally import Tally
+from recallfront.platform.tracking.digests import FIGURES, figures_tag, with_figures
 from recallfront.sweeps.spec import SweepSpec
 from recallfront.sweeps.trial import TrialConfig
 
@@ -171,7 +172,7 @@ class Conductor:
         elif live.verdict is not None:
             verdict = live.verdict
             report = replace(report, rows=[], status=verdict.status, failure=verdict.reason)
-        seconds = self._has_run(live)
+        took = self._has_run(live)
         self.recorder.report(key, report)
         outcome = Outcome(report.status, report.figures)
         self._heard += 1
@@ -183,7 +184,7 @@ class Conductor:
             status=report.status,
             config=live.plan.config.model_dump(mode="json"),
             metrics=dict(report.figures),
-            tags=self.recorder.version | {"run_seconds": f"{seconds:.1f}"},
+            tags=self.recorder.version | {"run_seconds": f"{took:.1f}", FIGURES: figures_tag(report.figures)},
             failure=report.failure,
             start_time=live.started,
             end_time=time.time(),
@@ -211,10 +212,8 @@ class Conductor:
             self._seconds[live.plan.config.key], live.since = self._so_far(live), None
 
     def _so_far(self, live: _Live) -> float:
-        now = time.time()
-        return (
-            self._seconds.get(live.plan.config.key, 0.0) + now - (now if live.since is None else live.since)
-        )
+        before = self._seconds.get(live.plan.config.key, 0.0)
+        return before if live.since is None else before + time.time() - live.since
 
     def _running_seconds(self) -> dict[str, float]:
         """How long each trial that runs has run, in all its attempts."""
@@ -229,9 +228,10 @@ class Conductor:
             return False
         times = int(trial.metrics.get(MEASURED_AGAIN, 0)) + 1
         numbers = {**numbers, MEASURED_AGAIN: float(times)}
+        trial = with_figures(trial, numbers)
         with self._lock:
-            self._put(replace(trial, metrics=trial.metrics | numbers))
-        self.recorder.measured_again(trial.trial_key, numbers, details, step=self.spec.training.steps + times)
+            self._put(trial)
+        self.recorder.measured_again(trial, numbers, details, step=self.spec.training.steps + times)
         self.changed.set()
         return True
 

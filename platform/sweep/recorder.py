@@ -13,14 +13,14 @@ from recallfront.platform.lineage.environment import Lineage, TrialLineage, pack
 from recallfront.platform.lineage.source import diff_text, left_out
 from recallfront.platform.results.cancellation import DRIVER
 from recallfront.platform.results.labels import label_of, varying_in
-from recallfront.platform.results.records import EXHAUSTED, TAG
+from recallfront.platform.results.records import EXHAUSTED, TAG, TrialRecord
 from recallfront.platform.results.reports import Report, now_ms
 from recallfront.platform.results.status import Status
 from recallfront.platform.search.planner import Impossible, PlannedTrial
 from recallfront.platform.search.proposals import Proposal
 from recallfront.platform.sweep.log import LOG_FILE, SweepLog, driver_line
 from recallfront.platform.sweep.rests import Rests
-from recallfront.platform.tracking.digests import write_checked
+from recallfront.platform.tracking.digests import FIGURES, write_checked
 from recallfront.platform.tracking.ledger import config_tags
 from recallfront.platform.tracking.runs import trial_params, write_end, write_lineage
 from recallfront.platform.tracking.writer import TrackingWriter
@@ -165,12 +165,11 @@ class Recorder:
         if told and (plan := self._lineage_due.pop(trial_key, None)) is not None:
             lineage = self._trial_lineage(plan, report.environment)
             write_lineage(self._writer, key, lineage.model_dump_json(indent=1), self._diff, self._packages)
-        if report.rows:
-            self._writer.metrics(key, report.rows)
         if report.notices and self._noticed.get(trial_key) != report.notices:
             self._noticed[trial_key] = list(report.notices)
             self._writer.tags(key, {f"{TAG}notice": "; ".join(report.notices)})
         if report.status is Status.RUNNING:
+            self._writer.metrics(key, report.rows)
             self._writer.tags(key, {f"{TAG}steps": str(report.step)})
         else:
             self._rests.ended(trial_key)
@@ -218,11 +217,13 @@ class Recorder:
         return self._writer.knows(self.run_key(trial_key))
 
     def measured_again(
-        self, trial_key: str, figures: Mapping[str, float], details: Mapping[str, Any], *, step: int
+        self, trial: TrialRecord, figures: Mapping[str, float], details: Mapping[str, Any], *, step: int
     ) -> None:
-        """Record the figures of a second measurement, at a step above that of the ones before."""
-        key, at = self.run_key(trial_key), now_ms()
-        self._writer.metrics(key, [(name, value, step, at) for name, value in figures.items()])
+        """Record the figures of a second measurement, which `trial` has, at a step above that of the ones before."""
+        key, at = self.run_key(trial.trial_key), now_ms()
+        rows = [(name, value, step, at) for name, value in figures.items()]
+        self._writer.metrics(key, rows, final=True)
+        self._writer.tags(key, {TAG + FIGURES: trial.tags[FIGURES]})
         self._writer.text(key, json.dumps(details, indent=1), "measurement.json")
 
     def give_up(self) -> None:

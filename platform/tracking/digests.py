@@ -1,15 +1,26 @@
-"""Digests of text artifacts: MLflow keeps none, so that a letter which was changed would be believed."""
+"""Digests of text artifacts and of figures: MLflow keeps none, so that what was changed would be believed."""
 
+import hashlib
+import math
+import re
+import struct
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from recallfront.platform.errors import UsageError
-from recallfront.platform.results.records import TAG
+from recallfront.platform.results.records import TAG, TrialRecord
 from recallfront.platform.tracking.writer import TrackingWriter
 from recallfront.sweeps.base import digest
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
+
+FIGURES: Final = "figures_sha256"  # tag of a finished trial: the digest of its figures, and their names
+_MOST_NAMES: Final = 6000  # characters
+_NAME: Final = re.compile(r"[\w. -]{1,250}")  # which MLflow takes
 
 
 def write_checked(writer: TrackingWriter, key: str, text: str, artifact_file: str) -> None:
@@ -32,6 +43,49 @@ def check_digest(run: "Run", artifact_file: str, text: str | None) -> None:
             f"run {run.info.run_id}: its artifact {artifact_file} does not match the digest in its tag {tag}: it was "
             "damaged or edited, or a driver is just writing it"
         )
+
+
+def figures_tag(figures: Mapping[str, float]) -> str:
+    """The digest of figures and their names, the shortest names first and as many as fit a tag.
+
+    What the run gets later, by an evaluation or by hand, is not among them.
+    """
+    names, left = [], _MOST_NAMES
+    for name in sorted(filter(_NAME.fullmatch, figures), key=lambda name: (len(name), name)):
+        left -= len(name) + 1
+        if left < 0:
+            break
+        names.append(name)
+    joined = ",".join(names)
+    return f"{_figures_digest(joined, [figures[name] for name in names])} {joined}"
+
+
+def with_figures(trial: TrialRecord, figures: Mapping[str, float]) -> TrialRecord:
+    """A trial that has further figures, or others than it had, with the tag of what they are now."""
+    metrics = {**trial.metrics, **figures}
+    names = {*_names(trial.tags.get(FIGURES, "").partition(" ")[2]), *figures}
+    tag = figures_tag({name: metrics[name] for name in names})
+    return replace(trial, metrics=metrics, tags=trial.tags | {FIGURES: tag})
+
+
+def are_whole(figures: Mapping[str, float], tag: str) -> bool:
+    """Whether the figures of a run are those that its tag is of."""
+    told, _, joined = tag.partition(" ")
+    try:
+        return told == _figures_digest(joined, [figures[name] for name in _names(joined)])
+    except KeyError:
+        return False
+
+
+@lru_cache(maxsize=64)  # the trials of a sweep have the same
+def _names(joined: str) -> tuple[str, ...]:
+    return tuple(joined.split(",")) if joined else ()
+
+
+def _figures_digest(joined: str, values: Iterable[float]) -> str:
+    # stores do not keep the sign of zero, nor that of what is no number
+    exact = [math.nan if math.isnan(value) else value + 0.0 for value in values]
+    return hashlib.sha256(joined.encode() + struct.pack(f"<{len(exact)}d", *exact)).hexdigest()
 
 
 def _tag(artifact_file: str) -> str:

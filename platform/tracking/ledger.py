@@ -5,12 +5,13 @@ MLflow is imported where it is first used, so that the command starts fast.
 
 import datetime
 import json
+import logging
 import re
 import sqlite3
 import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -19,7 +20,7 @@ from recallfront.platform.results.records import TAG, SweepRecord, TrialRecord
 from recallfront.platform.results.status import Status
 from recallfront.platform.results.tags import read_object
 from recallfront.platform.tracking.client import fail_fast, open_client, pages
-from recallfront.platform.tracking.digests import check_digest
+from recallfront.platform.tracking.digests import FIGURES, are_whole, check_digest
 from recallfront.platform.tracking.experiments import every_experiment, half_deleted
 from recallfront.platform.tracking.sqlite import SqliteReader, StoreReader
 
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
     from recallfront.platform.tracking.artifacts import GuardedClient
+
+logger = logging.getLogger(__name__)
 
 CONFIG_TAG: Final = TAG + "config"
 MAX_CONFIG_TAG: Final = 6000  # characters; a longer config is read from the artifact config.json
@@ -330,7 +333,7 @@ def _search(
 def _trial(client: StoreReader, run: "Run") -> TrialRecord:
     tags = _own_tags(run)
     in_tag = run.data.tags.get(CONFIG_TAG)
-    return TrialRecord(
+    trial = TrialRecord(
         run_id=printable(run.info.run_id),
         trial_key=tags.get("trial_key", ""),
         status=_status(run.info.run_id, tags.get("status", Status.RUNNING)),
@@ -343,6 +346,18 @@ def _trial(client: StoreReader, run: "Run") -> TrialRecord:
         start_time=run.info.start_time / 1000,
         end_time=_end_time(run),
     )
+    is_told = trial.status is Status.FINISHED and FIGURES in tags
+    return _damaged(trial) if is_told and not are_whole(trial.metrics, tags[FIGURES]) else trial
+
+
+def _damaged(trial: TrialRecord) -> TrialRecord:
+    """A finished trial that has other figures than it ended with counts as lost: then it is none of a front's."""
+    told = (
+        f"run {trial.run_id} is damaged: its figures do not match the digest in its tag {TAG}{FIGURES}, and are left "
+        "out until its sweep is run again: that reads them from the home, or runs the trial again"
+    )
+    logger.warning("%s", told)
+    return replace(trial, status=Status.LOST, metrics={}, failure=told)
 
 
 def _own_tags(run: "Run") -> dict[str, str]:

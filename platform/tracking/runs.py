@@ -9,7 +9,8 @@ from recallfront.platform.lineage.environment import LINEAGE_FILE
 from recallfront.platform.plugins import sources_in_use
 from recallfront.platform.results.records import TAG
 from recallfront.platform.results.reports import Report, now_ms
-from recallfront.platform.tracking.digests import write_checked
+from recallfront.platform.results.status import Status
+from recallfront.platform.tracking.digests import FIGURES, figures_tag, write_checked
 from recallfront.platform.tracking.writer import TrackingWriter
 from recallfront.sweeps.base import canonical_json, digest
 from recallfront.sweeps.trial import TrialConfig
@@ -30,13 +31,15 @@ def write_lineage(writer: TrackingWriter, key: str, lineage: str, diff: str | No
 
 
 def write_end(writer: TrackingWriter, key: str, report: Report) -> None:
-    """Store how a trial ended: its figures, status and failure, and the weights of a finished one."""
-    at = report.rows[-1][3] if report.rows else now_ms()
-    told = {name for name, *_ in report.rows}
-    writer.metrics(
-        key, [(name, value, report.step, at) for name, value in report.figures.items() if name not in told]
-    )
+    """Store how a trial ended: its last rows, figures, status and failure, and the weights of a finished one."""
+    is_finished = report.status is Status.FINISHED
+    figures = [(name, value, report.step, now_ms()) for name, value in report.figures.items()]
+    told = {figure[:3] for figure in figures}
+    writer.metrics(key, [row for row in report.rows if row[:3] not in told])
+    writer.metrics(key, figures, final=is_finished)
     tags = {f"{TAG}status": report.status.value, f"{TAG}steps": str(report.step)}
+    if is_finished:
+        tags[TAG + FIGURES] = figures_tag(report.figures)
     if report.failure:
         tags[f"{TAG}failure"] = report.failure
     if report.details:

@@ -30,7 +30,9 @@ PARENT_TAG: Final = "mlflow.parentRunId"
 MAX_BATCH: Final = 1000  # metrics, params and tags of one `log_batch` together
 MAX_OF_KIND: Final = {"metrics": 1000, "params": 100, "tags": 100}
 DIGESTS: Final = "digests"  # tags of texts that were sent
-_BATCHED: Final = (*MAX_OF_KIND, DIGESTS)
+FINAL: Final = "final"  # metrics that count whatever was told before
+_SENT_AS: Final = {DIGESTS: "tags", FINAL: "metrics"}
+_BATCHED: Final = (*MAX_OF_KIND, *_SENT_AS)
 MAX_DIGEST: Final = 36
 
 
@@ -328,7 +330,7 @@ def _one_batch(events: Sequence[Event]) -> list[Event]:
     room = dict(MAX_OF_KIND)
     batch: list[Event] = []
     for event in events:
-        kind = "tags" if event.kind == DIGESTS else event.kind
+        kind = _SENT_AS.get(event.kind, event.kind)
         if kind == "artifact" or room.get(kind, event.items) < event.items:
             break
         if kind in room:
@@ -351,6 +353,10 @@ def _entities(
             items += [Param(key, value) for key, value in event.payload]
         elif event.kind in ("tags", DIGESTS):
             tags |= {key: RunTag(key, value) for key, value in event.payload}
+        elif event.kind == FINAL:
+            for key, value, step, timestamp in event.payload:
+                steps[key] = max(step, steps.get(key, last_steps.get(key, step)))
+                items.append(Metric(key, value, timestamp, steps[key]))
         else:
             for key, value, step, timestamp in event.payload:
                 last = steps.get(key, last_steps.get(key))

@@ -206,7 +206,8 @@ class SqliteReader:
                 data[run].tags[key] = value
             metrics = self._rows(f"SELECT run_uuid, key, value, is_nan FROM latest_metrics {within}", some)
             for run, key, number, is_nan in metrics:
-                data[run].metrics[key] = float("nan") if is_nan else float(number)
+                # of a damaged number SQLite makes NULL where it is none any more
+                data[run].metrics[key] = float("nan") if is_nan or number is None else float(number)
         return [_Run(info, data[info.run_id]) for info in infos]
 
     def _columns(self, table: str) -> set[str]:

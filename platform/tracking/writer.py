@@ -15,7 +15,7 @@ from recallfront.platform.errors import root_cause, without_secrets
 from recallfront.platform.results.reports import MetricRow
 from recallfront.platform.tracking.client import fail_fast
 from recallfront.platform.tracking.refusals import NotYet, Refusal, refusal_of
-from recallfront.platform.tracking.sender import MAX_OF_KIND, Sender
+from recallfront.platform.tracking.sender import FINAL, MAX_OF_KIND, Sender
 from recallfront.platform.tracking.spool import Spool
 
 logger = logging.getLogger(__name__)
@@ -116,13 +116,17 @@ class TrackingWriter:
             *_pairs("params", params or {}, MAX_PARAM),
         )
 
-    def metrics(self, run_key: str, rows: Sequence[MetricRow]) -> None:
-        """Append (key, value, step, timestamp_ms) rows; each key's steps must rise, others are dropped."""
+    def metrics(self, run_key: str, rows: Sequence[MetricRow], *, final: bool = False) -> None:
+        """Append (key, value, step, timestamp_ms) rows; each key's steps must rise, others are dropped.
+
+        `final` ones are what the metrics are from now on, whatever the run has at their steps or above.
+        """
         self._require(run_key)
         plain = [(key, float(value), int(step), int(timestamp)) for key, value, step, timestamp in rows]
         most = MAX_OF_KIND["metrics"]
         chunks = [plain[start : start + most] for start in range(0, len(plain), most)]
-        self._append(run_key, *(("metrics", len(chunk), chunk) for chunk in chunks))
+        kind = FINAL if final else "metrics"
+        self._append(run_key, *((kind, len(chunk), chunk) for chunk in chunks))
 
     def tags(self, run_key: str, values: Mapping[str, object]) -> None:
         """Set tags; a value beyond MLflow's 8000 characters loses its middle."""

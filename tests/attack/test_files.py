@@ -3,6 +3,8 @@
 import random
 import re
 import shutil
+import sqlite3
+import struct
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -255,10 +257,57 @@ def test_whatever_artifact_is_damaged_is_one_sentence_and_no_model_is_a_wrong_on
 def test_a_damaged_store_is_one_sentence(
     home: Home, tmp_path: Path, way: str, capsys: pytest.CaptureFixture[str], seed: int
 ) -> None:
-    """SQLite keeps no digests: a bit that is flipped within a value is not noticed, and nothing worse than that."""
+    """SQLite keeps no digests: a bit that is flipped within a value may not be noticed, but for a trial's figures."""
     rng, content = random.Random(seed), (home.folder / "mlflow.db").read_bytes()
     for number, arguments in enumerate((("status",), ("front", "tiny"), ("rerun", "0123456"))):
         folder = tmp_path / str(number)
         folder.mkdir()
         (folder / "mlflow.db").write_bytes(DAMAGE[way](content, rng))
         Command(capsys, folder, {"mlflow.db": way})(*arguments)
+
+
+@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
+@pytest.mark.parametrize("result", ["one bit flipped", "whole"])
+def test_a_bit_of_a_figure_in_the_store_is_one_sentence_and_the_next_run_makes_it_right(
+    home: Home,
+    tmp_path: Path,
+    result: str,
+    capsys: pytest.CaptureFixture[str],
+    seconds: float | None,
+    seed: int,
+) -> None:
+    """From the result in the trial's folder; where that is damaged, too, the trial runs again."""
+    study, rng = tmp_path / "tiny.yaml", random.Random(seed)
+    study.write_text(yaml.safe_dump(SWEEP))
+    config, place = home.ended
+    kept = (place.folder(config) / "result.json").relative_to(home.folder)
+    before = read_sweep(f"sqlite:///{home.folder}/mlflow.db", "tiny").trials[0]
+    for number in _rounds(seconds):
+        folder = home.copied(tmp_path / f"damaged-{number}")
+        if result != "whole":
+            (folder / kept).write_bytes(DAMAGE[result]((folder / kept).read_bytes(), rng))
+        told, bit = before.tags["figures_sha256"], rng.randrange(62)
+        name = rng.choice(told.partition(" ")[2].split(","))
+        ways = {name: f"bit {bit}", kept.name: result}
+        _flip_in_store(folder / "mlflow.db", name, bit)
+        command = Command(capsys, folder, ways)
+        assert command("front", "tiny")[0] == 2, ways
+        assert command("run", str(study))[0] == 0, ways
+        (after,) = read_sweep(f"sqlite:///{folder}/mlflow.db", "tiny").trials
+        assert (after.run_id, after.status) == (before.run_id, Status.FINISHED), ways
+        for same in ("recall", "validation_recall", "state_bytes"):
+            assert after.metrics[same] == before.metrics[same], ways
+        assert result != "whole" or after.metrics == before.metrics, ways
+        assert command("front", "tiny")[0] == 0, ways
+        shutil.rmtree(folder)
+
+
+def _flip_in_store(database: Path, metric: str, bit: int) -> None:
+    with closing(sqlite3.connect(database)) as store, store:
+        ((run, value),) = store.execute(
+            "SELECT run_uuid, value FROM latest_metrics WHERE key = ? AND step = 30", (metric,)
+        )
+        (whole,) = struct.unpack(">q", struct.pack(">d", value))
+        flipped = struct.unpack(">d", struct.pack(">q", whole ^ 1 << bit))
+        own = "UPDATE latest_metrics SET value = ? WHERE key = ? AND run_uuid = ?"
+        assert store.execute(own, (*flipped, metric, run)).rowcount == 1

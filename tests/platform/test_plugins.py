@@ -5,7 +5,6 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,6 +21,8 @@ from recallfront.platform.lineage.code_version import code_version
 from recallfront.platform.tracking.ledger import read_artifact, read_sweep, reading
 from recallfront.platform.tracking.lineage import read_lineage
 from recallfront.sweeps.tasks import registry as tasks
+
+pytestmark = pytest.mark.usefixtures("no_plugin_stays")
 
 ROOT = Path(__file__).parents[2]
 MIXER = """
@@ -53,16 +54,6 @@ def blocks() -> dict[str, str]:
     """The files that docs/extending.md shows: name -> content."""
     text = (ROOT / "docs" / "extending.md").read_text()
     return dict(re.findall(r"`(\w+\.(?:py|yaml))`:\n\n```\w+\n(.*?)```", text, flags=re.DOTALL))
-
-
-@pytest.fixture(autouse=True)
-def nothing_stays() -> Iterator[None]:
-    """What a test loads is taken out again."""
-    before = set(plugins._loaded)
-    yield
-    plugins.use([])
-    for name in set(plugins._loaded) - before:
-        plugins._take_out(plugins._loaded[name].plugin)
 
 
 def written(folder: Path, name: str, text: str) -> Path:

@@ -18,6 +18,7 @@ from recallfront.platform.results.records import TAG, TrialRecord
 from recallfront.platform.results.reports import Report
 from recallfront.platform.results.status import Status
 from recallfront.platform.tracking.client import open_client
+from recallfront.platform.tracking.digests import FIGURES, figures_tag
 from recallfront.platform.tracking.ledger import CONFIG_TAG, find_run, read_artifact, read_sweep, reading
 from recallfront.platform.tracking.lineage import read_lineage
 from recallfront.platform.trial.workplace import Workplace
@@ -66,6 +67,10 @@ def tamper(
         for table in ("metrics",) if step is not None else ("metrics", "latest_metrics"):
             text = f"UPDATE {table} SET value = value + ? WHERE run_uuid = ? AND key = ?{at}"
             assert store.execute(text, (change, run_id, metric, *rest)).rowcount >= 1
+        # as of a first run that has ended so
+        figures = dict(store.execute("SELECT key, value FROM latest_metrics WHERE run_uuid = ?", (run_id,)))
+        own = "UPDATE tags SET value = ? WHERE run_uuid = ? AND key = ?"
+        assert store.execute(own, (figures_tag(figures), run_id, TAG + FIGURES)).rowcount == 1
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

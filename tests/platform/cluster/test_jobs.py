@@ -16,9 +16,20 @@ from recallfront.platform.cluster.tokens import find_token
 from recallfront.platform.cluster.wheel import build_wheel
 from recallfront.platform.errors import UsageError
 from recallfront.platform.lineage.code_version import code_version
+from recallfront.platform.plugins import use
 from recallfront.sweeps.load import load_spec
 from recallfront.sweeps.protocols import PROTOCOLS
 from tests.platform.specs import UNLIKE_ZOOLOGY, tiny
+
+# not in ASCII alone, as a file may be read otherwise elsewhere
+FADING = """
+from typing import ClassVar, Literal
+from recallfront.models.mixers.retnet import RetNetConfig
+class Fading(RetNetConfig):
+    \"\"\"Memory à la carte.\"\"\"
+    letter: ClassVar[str] = "{letter}"
+    mixer: Literal["{name}"] = "{name}"
+"""
 
 
 def test_the_wheel_is_the_package_as_imported_and_installs(tmp_path: Path) -> None:
@@ -118,14 +129,16 @@ class Head:
     """A cluster that takes jobs, and keeps what it was sent."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.metadata = folder, {"": ""}
+        self.folder, self.entrypoint, self.metadata = folder, "", {"": ""}
 
     def list_jobs(self) -> list[Any]:
         return []
 
-    def submit_job(self, *, runtime_env: dict[str, Any], metadata: dict[str, str], **more: Any) -> str:
+    def submit_job(
+        self, *, entrypoint: str, runtime_env: dict[str, Any], metadata: dict[str, str], **more: Any
+    ) -> str:
         shutil.copytree(runtime_env["working_dir"], self.folder)
-        self.metadata = metadata
+        self.entrypoint, self.metadata = entrypoint, metadata
         return "job"
 
 
@@ -141,6 +154,41 @@ def test_the_sweep_that_is_sent_is_the_one_that_was_asked_for(
     submitting.submit(str(file), address="http://head", tracking_uri="http://m", home="/shared")
     asked, sent = load_spec(str(file)), load_spec(str(tmp_path / "job/sweep.yaml"))
     assert sent == asked and head.metadata["recallfront_sweep_key"] == sent.key
+
+
+@pytest.mark.usefixtures("no_plugin_stays")
+def test_a_plug_in_is_sent_along_and_is_the_same_code_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    head = Head(tmp_path / "job")
+    monkeypatch.setattr(submitting, "_client", lambda address: head)
+    mixer, unused = tmp_path / "mine" / "fading.py", tmp_path / "mine" / "unused.py"
+    mixer.parent.mkdir()
+    mixer.write_text(FADING.format(name="fading", letter="F"), encoding="utf-8")
+    unused.write_text(FADING.format(name="unused", letter="U"), encoding="utf-8")
+    block = {"architecture": "hybrid", "mixers": {"F": {"mixer": "fading"}}, "pattern": "F"}
+    file = tmp_path / "asked.yaml"
+    file.write_text(yaml.safe_dump(tiny(space=[block], name="sent")))
+    where = {"address": "http://head", "tracking_uri": "http://m", "home": "/shared"}
+    submitting.submit(str(file), **where, plugins=[mixer, unused])
+    assert {path.name for path in head.folder.iterdir()} == {"sweep.yaml", "fading.py"}
+    assert (head.folder / "fading.py").read_bytes() == mixer.read_bytes()
+    assert head.entrypoint.endswith(" --plugin fading.py")
+
+    code = (
+        "from recallfront.platform.lineage.code_version import code_version; "
+        "from recallfront.platform.plugins import load, use, used_by; "
+        "from recallfront.sweeps.load import load_spec; "
+        "load(['fading.py']); "
+        "use(used_by(load_spec('sweep.yaml').model_dump(mode='json'))); "
+        "print(code_version())"
+    )
+    there = subprocess.run(
+        [sys.executable, "-c", code], cwd=head.folder, capture_output=True, text=True, check=True
+    ).stdout.strip()
+    own = code_version()
+    use([])
+    assert there == own != code_version()
 
 
 def test_a_token_is_looked_for_where_ray_looks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
