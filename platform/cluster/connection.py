@@ -12,7 +12,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
-from recallfront.platform.cluster.tokens import HOW_TO_GIVE_A_TOKEN, find_token
+from recallfront.platform.cluster.tokens import HOW_TO_GIVE_A_TOKEN, ensure_token, find_token
 from recallfront.platform.cluster.watch import reaped, supervised
 from recallfront.platform.errors import UsageError, one_line
 
@@ -118,6 +118,7 @@ def _start() -> None:
     import ray
 
     folder = _temporary_folder()
+    ensure_token()
     try:
         ray.init(
             address="local",

@@ -3,6 +3,8 @@
 import random
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,10 @@ from tests.attack.specifications import odd_specification
 
 pytestmark = pytest.mark.attack
 
-_FEWEST, _LONGEST_SECONDS = 1000, 5.0
+_FEWEST = 1000
+# seconds of the processor, which others may take from what computes, and of the clock, for what waits
+_LONGEST = (5.0, 30.0)
+_ALARMS = {signal.ITIMER_PROF: signal.SIGPROF, signal.ITIMER_REAL: signal.SIGALRM}
 
 
 class Accepted(Exception):
@@ -29,7 +34,7 @@ class Accepted(Exception):
 
 
 class TooLong(BaseException):
-    """A specification took too much of the processor; no `except Exception` shall hide it."""
+    """A specification took too much of the processor, or too long; no `except Exception` shall hide it."""
 
 
 def _plan(spec: SweepSpec, *_: Any) -> None:
@@ -43,8 +48,25 @@ def _accept(*_: Any) -> None:
     raise Accepted
 
 
-def _ring(*_: object) -> None:
-    raise TooLong
+@contextmanager
+def _alarms() -> Iterator[None]:
+    """Let both alarms end what runs; neither is set yet."""
+
+    def ring(*_: object) -> None:
+        raise TooLong
+
+    before = {number: signal.signal(number, ring) for number in _ALARMS.values()}
+    try:
+        yield
+    finally:
+        _set_alarms(0, 0)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _set_alarms(*seconds: float) -> None:
+    for timer, until in zip(_ALARMS, seconds, strict=True):
+        signal.setitimer(timer, until)
 
 
 @pytest.mark.timeout(0)
@@ -61,10 +83,9 @@ def test_an_odd_specification_is_refused_in_one_sentence_or_is_a_sweep(
     monkeypatch.setattr(plugins, "_installed", lru_cache(plugins._installed))
     monkeypatch.setattr(typer.main, "get_command", lru_cache(typer.main.get_command))
     monkeypatch.chdir(tmp_path)
-    before = signal.signal(signal.SIGPROF, _ring)
     file, accepted, number, wrong = tmp_path / "odd.yaml", 0, 0, list[str]()
     deadline = time.monotonic() + (seconds or 0.0)
-    try:
+    with _alarms():
         while number < _FEWEST or time.monotonic() < deadline:
             content = odd_specification(random.Random(f"{seed}-{number}"))
             file.write_bytes(content)
@@ -73,28 +94,44 @@ def test_an_odd_specification_is_refused_in_one_sentence_or_is_a_sweep(
             if fault:
                 wrong.append(f"ATTACK_SEED={seed}, specification {number}: {fault}\n{content[:3000]!r}")
             number += 1
-    finally:
-        signal.setitimer(signal.ITIMER_PROF, 0)
-        signal.signal(signal.SIGPROF, before)
     print(f"{number} specifications, {accepted} of them sweeps, {len(wrong)} faults")
     assert not wrong, f"{len(wrong)} of {number}\n" + "\n".join(wrong[:10])
     assert 0 < accepted < number, "both kinds are tried"
 
 
-def _fault(file: Path, capsys: pytest.CaptureFixture[str]) -> str | None:
+@pytest.mark.parametrize(("pause", "longest"), [(0.0, (0.2, 100.0)), (1000.0, (100.0, 0.2))])
+def test_a_command_that_computes_or_waits_too_long_is_a_fault(
+    pause: float,
+    longest: tuple[float, float],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def endless(*_: object) -> None:
+        while True:
+            time.sleep(pause)
+
+    monkeypatch.setattr("recallfront.sweeps.load.load_study", endless)
+    with _alarms():
+        assert "took longer than" in (_fault(tmp_path / "odd.yaml", capsys, longest) or "")
+
+
+def _fault(
+    file: Path, capsys: pytest.CaptureFixture[str], longest: tuple[float, float] = _LONGEST
+) -> str | None:
     """What is wrong with how the command takes this specification: None if it is a sweep, "" if it is refused well."""
-    signal.setitimer(signal.ITIMER_PROF, _LONGEST_SECONDS)
+    _set_alarms(*longest)
     try:
         code = run(["run", str(file), "--home", str(file.parent / "home")])
     except Accepted:
         capsys.readouterr()
         return None
     except TooLong:
-        return f"took longer than {_LONGEST_SECONDS:g} s"
+        return "took longer than {:g} s of the processor, or {:g} s of the clock".format(*longest)
     except BaseException as error:
         return f"{type(error).__name__}: {error}"
     finally:
-        signal.setitimer(signal.ITIMER_PROF, 0)
+        _set_alarms(0, 0)
     told = capsys.readouterr().err
     lines = told.splitlines()
     if code == 2 and len(lines) == 1 and lines[0].startswith("recallfront: ") and "Traceback" not in told:

@@ -8,10 +8,11 @@ from types import SimpleNamespace
 from typing import cast
 
 import pytest
+from ray.tune.experiment import Trial
 
 from recallfront.platform.cluster.fit import Room
 from recallfront.platform.front.claims import ClaimVerdict, Judgement
-from recallfront.platform.keeping.clean import clean
+from recallfront.platform.keeping.clean import Leftover, clean
 from recallfront.platform.lineage.environment import collect
 from recallfront.platform.results.records import count
 from recallfront.platform.results.reports import Report
@@ -95,7 +96,10 @@ def test_looking_ahead_records_nothing_and_impossible_ones_are_recorded_once(sta
     assert "num_heads is 3" in str(invalid.failure)
 
 
-def test_clean_deletes_the_checkpoints_of_trials_that_ended_for_good(stage: Stages, tmp_path: Path) -> None:
+@pytest.mark.parametrize("status", Status)
+def test_clean_deletes_the_checkpoints_of_trials_that_ended_for_good(
+    status: Status, stage: Stages, tmp_path: Path
+) -> None:
     sweep = stage()
     code, data = sweep.conductor.recorder.version.values()
     checkpoints = []
@@ -107,13 +111,20 @@ def test_clean_deletes_the_checkpoints_of_trials_that_ended_for_good(stage: Stag
         # an upload was under way when its process was killed
         checkpoints.append(folder / ".checkpoint.upload-20")
         checkpoints[-1].mkdir()
-    sweep.end("ended", Status.DIVERGED)
-    sweep.stored()
-    (found,) = clean(home=tmp_path, dry_run=True)
-    assert (found.folder, found.status, found.bytes) == (checkpoints[0].parent, Status.DIVERGED, 5)
+    if status is not Status.RUNNING:
+        sweep.end("ended", status)
+    running = sweep.stored()
+    # one that was lost goes on, and one that was pruned may be promoted until the sweep's end
+    if status in (Status.RUNNING, Status.LOST, Status.PRUNED):
+        assert clean(home=tmp_path) == []
+    if status is Status.PRUNED:
+        open_client(sweep.uri).set_tag(running.run_id, "recallfront.status", "finished")
+    goes = status not in (Status.RUNNING, Status.LOST)
+    found = clean(home=tmp_path, dry_run=True)
+    assert found == [Leftover(checkpoints[0].parent, status, 5)] * goes
     assert all(path.exists() for path in checkpoints)
-    assert clean(home=tmp_path) == [found]
-    assert [path.exists() for path in checkpoints] == [False, False, True, True]
+    assert clean(home=tmp_path) == found
+    assert [path.exists() for path in checkpoints] == [not goes, not goes, True, True]
     assert clean(home=tmp_path) == []
 
 
@@ -133,6 +144,33 @@ def test_clean_leaves_what_a_running_sweep_or_a_process_may_need(stage: Stages, 
         assert clean(home=tmp_path) == [] and (folder / "checkpoint.new").exists()
     (found,) = clean(home=tmp_path)
     assert found.status is Status.PRUNED and list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("status", Status)
+def test_what_is_left_of_a_trial_that_ends(status: Status, stage: Stages, tmp_path: Path) -> None:
+    """Its checkpoint if it may go on; others may take its folder if it does not."""
+    sweep = stage()
+    code, data = sweep.conductor.recorder.version.values()
+    place = Workplace(tmp_path, tmp_path, data, code, sweep=sweep.spec.key)
+    folder = place.folder(sweep.start("a").config)
+    for name in ("checkpoint", "weights"):
+        (folder / name).mkdir(parents=True)
+    (folder / "lock").write_text(sweep.spec.key)
+    (folder / "result.json").touch()
+    ends = _Ends(sweep.conductor, place, cast(Room, SimpleNamespace(grows=False)))
+    trial = cast(Trial, SimpleNamespace(trial_id="a", error_file=None))
+    if status is Status.LOST:
+        ends.on_trial_error(1, [trial], trial)
+    else:
+        sweep.conductor.report("a", Report(step=20, figures=FIGURES, status=status))
+        ends.on_trial_complete(1, [trial], trial)
+    assert statuses(sweep.stored()) == [status]
+    goes_on = status in (Status.RUNNING, Status.LOST)
+    kept = {"weights", "result.json"} | ({"checkpoint", "lock"} if goes_on else set())
+    may_be_promoted = {"checkpoint"} if status is Status.PRUNED else set()
+    assert {path.name for path in folder.iterdir()} == kept | may_be_promoted
+    ends.on_experiment_end([trial])
+    assert {path.name for path in folder.iterdir()} == kept
 
 
 def test_at_the_end_checkpoints_of_pruned_trials_go_but_not_another_sweep_s(
