@@ -26,6 +26,7 @@ from recallfront.sweeps.trial import TrialConfig
 
 COMMIT: Final = "dbcb60d"  # the last one that trains MQAR
 LENGTH, PAIRS, WIDTH, BATCH = 64, 8, 64, 64
+# the field's vocabulary, and the smallest even one for rows of 64 tokens: MQAR needs more tokens than a row has
 CASES: Final = (("attention", 8192), ("attention", 66), ("window", 66), ("based", 66))
 # architecture -> its knobs, and zoology's mixer
 MIXERS: Final[dict[str, tuple[dict[str, Any], str, dict[str, Any]]]] = {

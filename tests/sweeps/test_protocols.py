@@ -37,6 +37,19 @@ def test_zoologys_protocol_is_the_published_one() -> None:
     assert training.stop_at is not None and training.stop_at.recall == 0.99
 
 
+def test_mads_protocol_is_the_published_one() -> None:
+    trial = first_trial(protocol="mad", model=None, training=None, space=[{"architecture": "attention"}])
+    model, training = trial.model.model_dump(), trial.training
+    assert trial.model.layers == "AA" and (model["width"], model["mlp"]) == (128, "swiglu")
+    assert model["mlp_expansion"] * model["width"] == 352, "8/3 of the width, up to a multiple of 16"
+    assert (model["norm"], model["positions"], model["tied_embeddings"]) == ("rms", "rope", False)
+    # the cosine that MAD's code asks for never runs
+    assert (training.schedule, training.warmup_steps, training.row_order) == ("constant", 0, "shuffled")
+    assert (training.decayed, training.gradient_clipping, training.batch_size) == ("all", 0.0, 128)
+    assert (training.recall_over, training.evaluation_batch_size) == ("classes", 128)
+    assert training.stop_at is not None and training.stop_at.recall == 0.999
+
+
 def test_what_a_specification_says_comes_first() -> None:
     space = [{"architecture": "attention", "attention_dropout": 0.2}]
     trial = first_trial(

@@ -1,8 +1,11 @@
 """The studies that come with the package: each loads, has the trials that are told here, and can test its claims."""
 
+import math
 import re
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +16,43 @@ from recallfront.sweeps.spec import SweepSpec
 from recallfront.sweeps.suite import Suite
 from recallfront.sweeps.tasks.forgetting_mqar import ForgettingMQAR
 
+# MAD's grid: a task's baseline, and what is changed one at a time
+MAD: dict[str, tuple[dict[str, Any], dict[str, list[Any]]]] = {
+    "in_context_recall": (
+        {"vocab_size": 16, "length": 128},
+        {"vocab_size": [32, 64, 128], "length": [256, 512, 1024], "examples": [6400, 3200, 1600, 800]},
+    ),
+    "noisy_in_context_recall": (
+        {"vocab_size": 32, "length": 128, "noise_vocab_size": 16, "frac_noise": 0.2},
+        {
+            "vocab_size": [48, 80, 144],
+            "length": [256, 512, 1024],
+            "examples": [6400, 3200, 1600, 800],
+            "frac_noise": [0.4, 0.6, 0.8],
+        },
+    ),
+    "fuzzy_in_context_recall": (
+        {"vocab_size": 16, "length": 128, "k_motif_size": 3, "v_motif_size": 3},
+        {"vocab_size": [32, 64, 128], "length": [256, 512, 1024], "examples": [6400, 3200, 1600, 800]},
+    ),
+    "selective_copying": (
+        {"vocab_size": 16, "length": 256, "num_tokens_to_copy": 16},
+        {
+            "vocab_size": [32, 64, 128],
+            "length": [512, 1024],
+            "examples": [6400, 3200, 1600, 800],
+            "num_tokens_to_copy": [32, 64, 96],
+        },
+    ),
+    "compression": (
+        {"vocab_size": 16, "length": 32},
+        {"vocab_size": [32, 64, 128], "length": [64, 128, 256], "examples": [6400, 3200, 1600, 800]},
+    ),
+    "memorization": (
+        {"vocab_size": 256, "length": 32, "examples": 256},
+        {"vocab_size": [512, 1024, 2048, 4096, 8192]},
+    ),
+}
 # both scales of each: on two cores, and on a GPU
 TRIALS = {
     "alibi-extrapolation": (15, 15),
@@ -83,6 +123,28 @@ def test_copying_is_one_half_of_what_the_gpu_is_asked() -> None:
     assert copying.number_of_trials == 9 and not copying.resources.gpus
     tasks = {part.spec.task.name for part in both.parts}
     assert tasks == {copying.task.name, sweeps_of(load_study("griffin-extrapolation"))[""].task.name}
+
+
+def test_mad_asks_the_66_settings_of_its_grid() -> None:
+    study = load_study("mad-gpu")
+    assert isinstance(study, Suite) and len(study.parts) == 66
+    asked: dict[str, list[dict[str, Any]]] = {task: [] for task in MAD}
+    for part in study.parts:
+        spec, settings = part.spec, part.spec.task.model_dump()
+        (train,) = settings["train"]
+        (validation,), (test,) = settings["validation"], settings["test"]
+        assert spec.protocol == "mad" and validation == test == train | {"examples": 1280}
+        assert spec.training.steps == 200 * math.ceil(train["examples"] / 128), "200 epochs"
+        rates = {(k["training.learning_rate"], k["training.weight_decay"]) for _, k in spec.grid()}
+        assert rates == set(product((1e-4, 5e-4, 1e-3), (0.0, 0.1)))
+        assert spec.number_of_trials == len(rates) * len(spec.blocks)
+        task = spec.task.name.removeprefix("mad_")
+        keys = ("examples", *MAD[task][0])
+        asked[task].append({key: (settings | train)[key] for key in keys})
+    for task, (baseline, changes) in MAD.items():
+        whole = {"examples": 12800} | baseline
+        others = [whole | {key: value} for key, values in changes.items() for value in values]
+        assert sorted(asked[task], key=str) == sorted([whole, *others], key=str), task
 
 
 @pytest.mark.parametrize("name", SCALES)

@@ -2,17 +2,15 @@
 
 import subprocess
 import sys
-from typing import Any
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from recallfront.models import build, parse_config
 from recallfront.models.configs import architectures
 from recallfront.models.decoding.reading import answer_in_pieces
 from tests.models.cases import CASES, case_config, draw_tokens, make_model
+from tests.models.largest import Largest
 
 RECURRENT = (
     "hawk",
@@ -39,24 +37,6 @@ def test_answers_are_those_of_whole_rows(name: str, piece: int) -> None:
     torch.testing.assert_close(found.losses, whole.losses, atol=1e-9, rtol=1e-9)
     torch.testing.assert_close(found.loss, whole.loss, atol=1e-9, rtol=1e-9)
     assert torch.equal(found.predicted, whole.predicted)
-
-
-class Largest(TorchDispatchMode):
-    """The most numbers that any tensor has which an operation makes."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.numbers = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        made = func(*args, **(kwargs or {}))
-        sizes = [
-            leaf.untyped_storage().size() // leaf.element_size()
-            for leaf in tree_leaves(made)
-            if isinstance(leaf, torch.Tensor)
-        ]
-        self.numbers = max([self.numbers, *sizes])
-        return made
 
 
 @pytest.mark.parametrize("name", RECURRENT)

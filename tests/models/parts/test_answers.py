@@ -1,12 +1,17 @@
 """Losses of the answers alone, in pieces, against PyTorch's cross entropy of all logits."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
+from recallfront.models import LanguageModel, build, parse_config
 from recallfront.models.parts import answers as parts
-from recallfront.models.parts.answers import answered, capped
+from recallfront.models.parts.answers import MOST_LOGITS, answered, capped
 from tests.models.cases import case_config, draw_tokens, make_model
+from tests.models.largest import Largest
 
 
 @pytest.mark.parametrize("cap", [None, 3.0])
@@ -73,3 +78,64 @@ def test_a_model_that_is_asked_nothing_gets_gradients_of_0(name: str) -> None:
 def test_no_answers_come_to_nothing() -> None:
     found = answered(torch.ones(0, 3), torch.ones(4, 3), torch.ones(0, dtype=torch.int64), None)
     assert float(found.loss) == 0 and len(found.losses) == 0
+
+
+ROWS, LENGTH, VOCABULARY = 64, 64, 8192
+
+
+@pytest.mark.parametrize(
+    ("every", "most"),
+    [
+        # of 8 places a row: their logits are made at once
+        (8, ROWS * LENGTH // 8 * VOCABULARY),
+        # of every place, as in text: four pieces
+        (1, MOST_LOGITS),
+    ],
+)
+def test_logits_of_all_places_never_exist_at_once(every: int, most: int) -> None:
+    model, tokens, at, asked = field_step("window", ROWS, every)
+    with Largest() as seen:
+        model(tokens, at=at, answers=asked).loss.backward()
+    assert seen.numbers == most < ROWS * LENGTH * VOCABULARY
+
+
+@pytest.mark.parametrize("name", ["attention", "window", "hawk", "based"])
+def test_the_first_losses_are_those_of_a_training_on_all_logits(name: str) -> None:
+    """Six steps of AdamW in float32, of which each changes what the next one starts from."""
+    model, tokens, at, asked = field_step(name, 8, every=8)
+    whole, _, _, _ = field_step(name, 8, every=8)
+    labels = torch.full((tokens.numel(),), -100)
+    labels[at] = asked
+
+    def own() -> Tensor:
+        return model(tokens, at=at, answers=asked).loss / len(asked)
+
+    def other() -> Tensor:
+        return F.cross_entropy(whole(tokens).flatten(0, 1), labels, ignore_index=-100)
+
+    losses = [six_steps(trained, loss) for trained, loss in ((model, own), (whole, other))]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+    assert losses[0][-1] < losses[0][0] - 0.1
+
+
+def field_step(name: str, rows: int, every: int) -> tuple[LanguageModel, Tensor, Tensor, Tensor]:
+    """The field's small model, so many rows of tokens, one in `every` of their places, and what is asked there."""
+    draw = torch.Generator().manual_seed(0)
+    tokens = torch.randint(VOCABULARY, (rows, LENGTH), generator=draw)
+    at = torch.arange(every - 1, rows * LENGTH, every)
+    asked = torch.randint(VOCABULARY, at.shape, generator=draw)
+    model = build(parse_config({"architecture": name, "vocab_size": VOCABULARY, "width": 64}))
+    return model, tokens, at, asked
+
+
+def six_steps(model: LanguageModel, loss: Callable[[], Tensor]) -> list[float]:
+    """The losses of six steps."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    found = []
+    for _ in range(6):
+        optimizer.zero_grad()
+        value = loss()
+        value.backward()
+        optimizer.step()
+        found.append(value.item())
+    return found
