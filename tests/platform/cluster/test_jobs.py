@@ -15,6 +15,7 @@ from recallfront.platform.cluster import jobs as submitting
 from recallfront.platform.cluster.tokens import find_token
 from recallfront.platform.cluster.wheel import build_wheel
 from recallfront.platform.errors import UsageError
+from recallfront.platform.home import user_name
 from recallfront.platform.lineage.code_version import code_version
 from recallfront.sweeps.load import load_spec
 from recallfront.sweeps.protocols import PROTOCOLS
@@ -119,13 +120,14 @@ class Head:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.metadata = folder, {"": ""}
+        self.runtime_env: dict[str, Any] = {}
 
     def list_jobs(self) -> list[Any]:
         return []
 
     def submit_job(self, *, runtime_env: dict[str, Any], metadata: dict[str, str], **more: Any) -> str:
         shutil.copytree(runtime_env["working_dir"], self.folder)
-        self.metadata = metadata
+        self.metadata, self.runtime_env = metadata, runtime_env
         return "job"
 
 
@@ -141,6 +143,33 @@ def test_the_sweep_that_is_sent_is_the_one_that_was_asked_for(
     submitting.submit(str(file), address="http://head", tracking_uri="http://m", home="/shared")
     asked, sent = load_spec(str(file)), load_spec(str(tmp_path / "job/sweep.yaml"))
     assert sent == asked and head.metadata["recallfront_sweep_key"] == sent.key
+
+
+@pytest.mark.parametrize(
+    ("name", "sent"),
+    [
+        ("ada", {"RECALLFRONT_USER": "ada"}),
+        ("a\x1b[2Jda\n", {"RECALLFRONT_USER": r"a\x1b[2Jda"}),
+        ("hf-secret-1", {"RECALLFRONT_USER": "..."}),
+        ("", {}),
+    ],
+)
+def test_a_job_is_recorded_as_its_submitter_s(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, sent: dict[str, str]
+) -> None:
+    head = Head(tmp_path / "job")
+    monkeypatch.setattr(submitting, "_client", lambda address: head)
+    monkeypatch.delenv("RECALLFRONT_USER", raising=False)
+    monkeypatch.setenv("HF_TOKEN", "hf-secret-1")
+    monkeypatch.setattr("getpass.getuser", lambda: name)
+    (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(tiny(name="sent")))
+    where = {"address": "http://head", "tracking_uri": "http://m", "home": "/shared"}
+    submitting.submit(str(tmp_path / "sweep.yaml"), **where)
+    assert head.runtime_env["env_vars"] == sent
+    monkeypatch.setattr("getpass.getuser", lambda: "account-of-the-head")
+    for variable, value in sent.items():
+        monkeypatch.setenv(variable, value)
+    assert user_name() == (sent.get("RECALLFRONT_USER") or "account-of-the-head")
 
 
 def test_a_token_is_looked_for_where_ray_looks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
