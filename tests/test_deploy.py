@@ -1,4 +1,7 @@
-"""The image and the manifests of deploy/: well-formed, in step with each other, and their commands can be run."""
+"""The image and the manifests of deploy/: well-formed, in step with each other, and their commands can be run.
+
+The image is that of Dockerfile and .dockerignore.
+"""
 
 import fnmatch
 import json
@@ -24,15 +27,15 @@ import typer.main
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
+from recallfront import __version__ as version
 from recallfront.cli import app
 from recallfront.platform.sweep.gauges import GAUGES
 from recallfront.platform.trial.quiet import Device
+from tests.image import DOCKERFILE, IGNORED, ROOT, install, instructions
 from tests.platform.servers import free_port
 from tests.platform.stores import ready_store
 
-ROOT = Path(__file__).parents[1]
 DEPLOY = ROOT / "deploy"
-DOCKERFILE = (ROOT / "Dockerfile").read_text()
 COMPOSE = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
 SLURM = DEPLOY / "slurm" / "sweep.sbatch"
 PINS = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line)
@@ -127,20 +130,13 @@ def test_linters_find_nothing() -> None:
         assert done.returncode == 0, done.stdout + done.stderr
 
 
-def instructions(name: str) -> list[str]:
-    joined = re.sub(r" *\\\n", " ", re.sub(r"^#.*\n", "", DOCKERFILE, flags=re.MULTILINE))
-    return [line.partition(" ")[2].strip() for line in joined.splitlines() if line.startswith(f"{name} ")]
-
-
 def test_the_image_has_the_sources_and_nothing_else_of_the_checkout() -> None:
     copied = {part for line in instructions("COPY") if "--from" not in line for part in line.split()[:-1]}
-    lines = (ROOT / ".dockerignore").read_text().splitlines()
-    patterns = [line for line in lines if not line.startswith("#")]
-    assert patterns[0] == "*" and {line[1:] for line in patterns if line.startswith("!")} == copied
+    assert IGNORED[0] == "*" and {line[1:] for line in IGNORED if line.startswith("!")} == copied
     links = {path.name for path in (ROOT / "recallfront").iterdir() if path.is_symlink()}
     assert links | {"recallfront", "pyproject.toml", "constraints.txt", "README.md", "LICENSE"} == copied
     assert all((ROOT / name).exists() for name in copied)
-    kept_out = [line for line in patterns if line.startswith("**/")]
+    kept_out = [line for line in IGNORED if line.startswith("**/")]
     for name in ("platform/.env", "models/.env.local", "sweeps/a.pem", "recallfront/__pycache__"):
         assert any(fnmatch.fnmatch(name, line) for line in kept_out), name
 
@@ -330,7 +326,12 @@ def test_commands_can_be_typed() -> None:
 
 
 @pytest.mark.slow
-def test_the_server_of_the_manifests_serves_the_pages(tmp_path: Path) -> None:
+def test_what_the_image_installs_serves_the_pages_by_the_command_of_the_manifests(tmp_path: Path) -> None:
+    variables, told = install(tmp_path)
+    assert told.splitlines()[-1] == f"recallfront {version}"
+    where = ["python", "-c", "import recallfront; print(recallfront.__file__)"]
+    found = subprocess.run(where, cwd=tmp_path, env=variables, capture_output=True, text=True, check=True)
+    assert Path(found.stdout).is_relative_to(tmp_path / "environment")
     first, second = [words for words in commands() if words[0] == "mlflow"]
     (tmp_path / "store").mkdir()
     port = free_port()
@@ -342,10 +343,9 @@ def test_the_server_of_the_manifests_serves_the_pages(tmp_path: Path) -> None:
     here["--artifacts-destination"] = str(tmp_path / "artifacts")
     options = [word.partition("=") for word in first[2:]]
     assert {name for name, _, _ in options} == {word.partition("=")[0] for word in second[2:]} > set(here)
-    command = [sys.executable, "-m", *first[:2], *(f"{n}={here.get(n, value)}" for n, _, value in options)]
-    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    command = ["python", "-m", *first[:2], *(f"{n}={here.get(n, value)}" for n, _, value in options)]
     server = subprocess.Popen(
-        command, cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL, start_new_session=True
+        command, cwd=tmp_path, env=variables, stderr=subprocess.DEVNULL, start_new_session=True
     )
     try:
         deadline = time.monotonic() + 120

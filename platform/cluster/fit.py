@@ -14,8 +14,6 @@ from recallfront.platform.cluster.autoscaling import is_autoscaled, may_add_room
 from recallfront.platform.errors import UsageError
 from recallfront.sweeps.trial import ResourceConfig
 
-# Ray's names of accelerators besides GPUs
-_OTHER_ACCELERATORS = {"TPU", "NPU", "HPU", "neuron_cores", "RBLN", "FURIOSA"}
 _LOOK_SECONDS = 5.0  # between two looks at the nodes of a cluster that grows
 
 
@@ -38,7 +36,9 @@ def check_resources(resources: ResourceConfig) -> None:
             raise UsageError(f"{refusal}{adds}") from None
         has = max(node.get("memory", 0.0) + node.get("object_store_memory", 0.0) for node in nodes)
     else:
-        here = {"CPU": float(os.cpu_count() or 1), "GPU": float(device_count() if resources.gpus else 0)}
+        here = {"CPU": float(os.cpu_count() or 1)}
+        if resources.gpus:
+            here |= {"GPU": float(device_count()), **_other_accelerators()}
         where, has = "this machine", float(_machine_memory())
         _refuse_misfit(resources, [here], where)
     if resources.memory_gb is not None and resources.memory_gb * 2**30 > has:
@@ -85,16 +85,28 @@ def _nodes() -> tuple[list[dict[str, float]], str]:
     ) == 1 else f"the largest of the Ray cluster's {len(nodes)} nodes"
 
 
+def _other_accelerators() -> dict[str, float]:
+    """This machine's accelerators besides GPUs, as a Ray that is started here would find them."""
+    from ray._private.accelerators import get_all_accelerator_managers
+
+    managers = {manager.get_resource_name(): manager for manager in get_all_accelerator_managers()}
+    return {
+        name: float(managers[name].get_current_node_num_accelerators()) for name in managers.keys() - {"GPU"}
+    }
+
+
 def _refuse_misfit(resources: ResourceConfig, nodes: Sequence[Mapping[str, float]], where: str) -> None:
     """Raise UsageError if nodes do not hold one trial, with what the largest has."""
+    from ray._private.accelerators import get_all_accelerator_resource_names
+
     fits, asked, workers = _workers_that_fit(resources, nodes), _asked(resources), resources.workers
     if sum(fits) >= workers:
         return
     largest = max(nodes, key=lambda node: [node.get(name, 0.0) for name in reversed(asked)], default={})
     has = ", ".join(f"{largest.get(name, 0.0):g} {name}" for name in ("CPU", "GPU"))
-    if asked.get("GPU") and (
-        others := sorted(_OTHER_ACCELERATORS & {name for node in nodes for name in node})
-    ):
+    found = {name for node in nodes for name, amount in node.items() if amount}
+    others = sorted(found & get_all_accelerator_resource_names() - {"GPU"})
+    if asked.get("GPU") and others:
         has += f"; it has {' and '.join(others)} as well, which recallfront does not compute on"
     wants = ", ".join(f"{amount:g} {name}" for name, amount in asked.items())
     if workers == 1:

@@ -23,6 +23,7 @@ from recallfront.platform.errors import (
     root_cause,
     secret_in,
 )
+from recallfront.platform.home import USER_VARIABLE, user_name
 from recallfront.platform.home.address import address_of
 from recallfront.platform.plugins import load, sources_in_use, use, used_by
 from recallfront.platform.tracking.store import refuse_password
@@ -83,6 +84,8 @@ def submit(
             runtime_env={
                 "working_dir": str(working_dir),
                 "py_modules": [str(build_wheel(Path(folder)))],
+                # the job runs as the cluster's account
+                "env_vars": {USER_VARIABLE: user} if (user := user_name()) else {},
             },
             metadata={_SWEEP_KEY: spec.key, _STUDY: spec.name, _STORE: tracking_uri},
         )

@@ -9,11 +9,14 @@ import uuid
 from contextlib import suppress
 from difflib import SequenceMatcher
 from pathlib import Path
+from typing import Final
 
-from recallfront.platform.errors import UsageError, is_machine_fault
+from recallfront.platform.errors import UsageError, is_machine_fault, one_line
 from recallfront.platform.home.address import address_of, local_folder
 from recallfront.sweeps.base import seal, unseal
 
+USER_VARIABLE: Final = "RECALLFRONT_USER"
+_LONGEST_USER: Final = 100  # characters of a name that are recorded
 _SEAL_FILE = "digests.json"
 
 
@@ -154,8 +157,11 @@ def _file_digest(file: Path) -> str:
 
 
 def user_name() -> str:
-    """Who runs this process; empty where the machine does not know its user's name, as some containers do not."""
+    """Who runs this process, in one line: of a job the one who submitted it, whom USER_VARIABLE names.
+
+    Empty where the machine does not know its user's name, as some containers do not.
+    """
     try:
-        return getpass.getuser()
+        return one_line(os.environ.get(USER_VARIABLE) or getpass.getuser(), _LONGEST_USER)
     except (KeyError, OSError):
         return ""

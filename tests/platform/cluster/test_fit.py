@@ -1,14 +1,23 @@
 """How many trials fit: a worker is a process, and has its CPUs and GPUs on one node."""
 
 import warnings
+from importlib import import_module
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import ray
+from ray._private.accelerators import (
+    HPUAcceleratorManager,
+    NPUAcceleratorManager,
+    TPUAcceleratorManager,
+)
 from ray.util.placement_group import placement_group
 
+from recallfront.platform.cluster import autoscaling
+from recallfront.platform.cluster.autoscaling import may_add_room_for
 from recallfront.platform.cluster.connection import set_environment
-from recallfront.platform.cluster.fit import Room, _refuse_misfit, trials_that_fit
+from recallfront.platform.cluster.fit import Room, _refuse_misfit, check_resources, trials_that_fit
 from recallfront.platform.errors import UsageError
 from recallfront.sweeps.trial import ResourceConfig
 
@@ -53,6 +62,42 @@ def test_what_never_fits_is_refused_with_what_the_largest_node_has(
 ) -> None:
     with pytest.raises(UsageError, match=has):
         _refuse_misfit(ResourceConfig(**asked), nodes, "the largest node")
+
+
+def test_accelerators_of_this_machine_are_named_before_ray_is_started(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    for manager, number in (
+        (TPUAcceleratorManager, 4),
+        (HPUAcceleratorManager, 1),
+        (NPUAcceleratorManager, 0),
+    ):
+        monkeypatch.setattr(manager, "get_current_node_num_accelerators", lambda number=number: number)
+    with pytest.raises(
+        UsageError, match="this machine has .* GPU; it has HPU and TPU as well, which recallfront"
+    ):
+        check_resources(ResourceConfig(cpus=1, gpus=4096))
+
+
+@pytest.mark.parametrize("placement", ["PACK", "SPREAD"])
+def test_the_autoscaler_is_asked_for_workers_that_are_placed_as_a_trial_s(
+    monkeypatch: pytest.MonkeyPatch, placement: str
+) -> None:
+    asked: list[Any] = []
+    group = SimpleNamespace(id=SimpleNamespace(hex=lambda: "ab"))
+
+    def waiting(bundles: list[dict[str, float]], strategy: str) -> Any:
+        asked.append((bundles, strategy))
+        return group
+
+    groups = import_module("ray.util.placement_group")  # of that name `ray.util` has a function
+    monkeypatch.setattr(groups, "placement_group", waiting)
+    monkeypatch.setattr(groups, "remove_placement_group", asked.append)
+    monkeypatch.setattr(autoscaling, "is_autoscaled", lambda: True)
+    monkeypatch.setattr(autoscaling, "_answer", lambda name: name == "ab")
+    assert may_add_room_for(ResourceConfig.model_validate({"workers": 3, "cpus": 2, "placement": placement}))
+    assert asked == [([{"CPU": 2}] * 3, placement), group], "and what was asked with is taken back"
 
 
 @pytest.mark.slow

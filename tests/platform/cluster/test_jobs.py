@@ -15,6 +15,7 @@ from recallfront.platform.cluster import jobs as submitting
 from recallfront.platform.cluster.tokens import find_token
 from recallfront.platform.cluster.wheel import build_wheel
 from recallfront.platform.errors import UsageError
+from recallfront.platform.home import user_name
 from recallfront.platform.lineage.code_version import code_version
 from recallfront.platform.plugins import use
 from recallfront.sweeps.load import load_spec
@@ -130,6 +131,7 @@ class Head:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.entrypoint, self.metadata = folder, "", {"": ""}
+        self.runtime_env: dict[str, Any] = {}
 
     def list_jobs(self) -> list[Any]:
         return []
@@ -138,7 +140,7 @@ class Head:
         self, *, entrypoint: str, runtime_env: dict[str, Any], metadata: dict[str, str], **more: Any
     ) -> str:
         shutil.copytree(runtime_env["working_dir"], self.folder)
-        self.entrypoint, self.metadata = entrypoint, metadata
+        self.entrypoint, self.metadata, self.runtime_env = entrypoint, metadata, runtime_env
         return "job"
 
 
@@ -189,6 +191,33 @@ def test_a_plug_in_is_sent_along_and_is_the_same_code_there(
     own = code_version()
     use([])
     assert there == own != code_version()
+
+
+@pytest.mark.parametrize(
+    ("name", "sent"),
+    [
+        ("ada", {"RECALLFRONT_USER": "ada"}),
+        ("a\x1b[2Jda\n", {"RECALLFRONT_USER": r"a\x1b[2Jda"}),
+        ("hf-secret-1", {"RECALLFRONT_USER": "..."}),
+        ("", {}),
+    ],
+)
+def test_a_job_is_recorded_as_its_submitter_s(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, sent: dict[str, str]
+) -> None:
+    head = Head(tmp_path / "job")
+    monkeypatch.setattr(submitting, "_client", lambda address: head)
+    monkeypatch.delenv("RECALLFRONT_USER", raising=False)
+    monkeypatch.setenv("HF_TOKEN", "hf-secret-1")
+    monkeypatch.setattr("getpass.getuser", lambda: name)
+    (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(tiny(name="sent")))
+    where = {"address": "http://head", "tracking_uri": "http://m", "home": "/shared"}
+    submitting.submit(str(tmp_path / "sweep.yaml"), **where)
+    assert head.runtime_env["env_vars"] == sent
+    monkeypatch.setattr("getpass.getuser", lambda: "account-of-the-head")
+    for variable, value in sent.items():
+        monkeypatch.setenv(variable, value)
+    assert user_name() == (sent.get("RECALLFRONT_USER") or "account-of-the-head")
 
 
 def test_a_token_is_looked_for_where_ray_looks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,12 +9,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
 
 from recallfront.platform.home import home_folder, take_place, vault
+from recallfront.platform.home.data import bring_data
 from recallfront.platform.home.transport import HomeAway, NotKept, Transport
 from recallfront.platform.home.upload import Upload
 from recallfront.platform.home.vault import (
+    check_home,
     fetch_file,
     fetch_folder,
     forget,
@@ -185,6 +188,37 @@ def test_what_is_always_the_same_is_kept_once(machine: Machine, store: Path) -> 
     keep_folder(path, once=True)
     keep_folder(write(path, rows="2"), once=True)
     assert {file: file.stat().st_mtime_ns for file in store.rglob("*")} == before
+
+
+def test_a_machine_downloads_a_data_set_once(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    keep_folder(write(machine("a") / "data" / "mqar", rows="1", labels="2"), once=True)
+    downloaded: list[str] = []
+    real = Transport.download
+
+    def counted(self: Transport, name: str, file: Path, **how: float) -> None:
+        downloaded.append(file.name)
+        real(self, name, file, **how)
+
+    monkeypatch.setattr(Transport, "download", counted)
+    path = machine("b") / "data" / "mqar"
+    assert bring_data(path) == bring_data(path) == []
+    assert sorted(downloaded) == ["labels", "rows"] and read(path) == {"rows": "1", "labels": "2"}
+
+
+def test_a_home_is_wherever_fsspec_opens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def become(name: str) -> Path:
+        monkeypatch.setenv("RECALLFRONT_STATE", str(tmp_path / name))
+        return home_folder("memory://team/home")
+
+    check_home(become("a"))
+    path = write(become("a") / "trials" / "t" / "model", weights="1", deep__state="2")
+    keep_folder(path)
+    keep_file(path / "weights")
+    path = become("b") / "trials" / "t" / "model"
+    assert fetch_folder(path) == [] and read(path) == {"weights": "1", "deep/state": "2"}
+    assert kept_folders(path.parent.parent) == ["t"]
+    forget(path)
+    assert kept_files(path) == {} and fsspec.filesystem("memory").find("/team/home") == []
 
 
 def test_a_manifest_leads_nowhere_else(machine: Machine, store: Path) -> None:

@@ -34,7 +34,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("local_ray")]
 
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory: pytest.TempPathFactory) -> SweepResult:
-    return run_sweep(tiny_spec(concurrent=1), home=ready_home(tmp_path_factory.mktemp("home")))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RECALLFRONT_USER", "ada")
+        return run_sweep(tiny_spec(concurrent=1), home=ready_home(tmp_path_factory.mktemp("home")))
 
 
 def test_a_sweep_records_every_trial_and_is_not_run_twice(swept: SweepResult) -> None:
@@ -48,8 +50,11 @@ def test_a_sweep_records_every_trial_and_is_not_run_twice(swept: SweepResult) ->
         assert {"recall", "decode_tokens_per_second", "state_bytes", "parameters"} <= trial.metrics.keys()
     assert first.front is not None and first.front.members
     assert all(path.stat().st_size > 100 for path in first.front_files.values())
-    parent = open_client(first.tracking_uri).get_run(read_sweep(first.tracking_uri, spec.key).run_id)
+    client = open_client(first.tracking_uri)
+    parent = client.get_run(read_sweep(first.tracking_uri, spec.key).run_id)
     assert parent.info.status == "FINISHED"
+    runs = [parent, *(client.get_run(trial.run_id) for trial in trials)]
+    assert {run.data.tags["mlflow.user"] for run in runs} == {"ada"}
     assert [step for step, _ in history(first, parent.info.run_id, "hypervolume")][-1] == 3
 
     again = run_sweep(spec, home=first.home)

@@ -154,12 +154,15 @@ def test_trials_that_a_rule_ends_give_their_workers_back(tmp_path: Path) -> None
     assert_nothing_is_held()
 
 
-def test_closing_lets_the_workers_leave_at_their_next_report(tmp_path: Path) -> None:
+@pytest.mark.parametrize("placement", ["PACK", "SPREAD"])
+def test_closing_lets_the_workers_leave_at_their_next_report(placement: str, tmp_path: Path) -> None:
+    from ray.util import placement_group_table
+
     from recallfront.platform.workers import train_job
 
     spec = tiny_spec(
         space=[{"architecture": "window", "window_size": 4}],
-        resources={"workers": 2},
+        resources={"workers": 2, "placement": placement},
         training={"steps": 1_000_000},
     )
     config = next(iter(trials_of(spec)))
@@ -167,6 +170,8 @@ def test_closing_lets_the_workers_leave_at_their_next_report(tmp_path: Path) -> 
     while next(reports).step == 0:
         pass
     assert len(workers()) == 2
+    groups = [group for group in placement_group_table().values() if group["state"] == "CREATED"]
+    assert [group["strategy"] for group in groups] == [placement], "the workers are placed as asked"
     start = time.monotonic()
     reports.close()
     assert time.monotonic() - start < train_job._STOP_SECONDS, "they were not waited for in vain"
