@@ -14,7 +14,7 @@ from recallfront.dashboards.computed import Computed, results_of
 from recallfront.dashboards.views import SweepView
 from recallfront.platform.errors import UsageError
 from recallfront.platform.front.candidates import Candidate, by_configuration, gather
-from recallfront.platform.front.conditions import parse_conditions, validation_twin
+from recallfront.platform.front.conditions import knobs_with_none, parse_conditions, validation_twin
 from recallfront.platform.front.history import hypervolume_history
 from recallfront.platform.front.pictures.appearance import MARKS, mark_of
 from recallfront.platform.front.pictures.figures import history_figure
@@ -106,8 +106,12 @@ class Explorer:
         """
         if not where.strip():
             return [row.key for row in self.rows]
-        conditions = parse_conditions(where, [row.candidate for row in self.rows])
+        conditions = parse_conditions(where, [row.candidate for row in self.rows], self._with_none)
         return [row.key for row in self.rows if all(c.holds(row.candidate) for c in conditions)]
+
+    @cached_property
+    def _with_none(self) -> frozenset[str]:
+        return knobs_with_none(self.view.record)
 
     @cached_property
     def history(self) -> dict[str, Any]:
@@ -266,7 +270,7 @@ class Explorer:
         clauses += [_clause(name, value) for name, value in row.candidate.knobs.items()]
         where = " and ".join(clauses)
         try:
-            conditions = parse_conditions(where, self.view.front.candidates)
+            conditions = parse_conditions(where, self.view.front.candidates, self._with_none)
         except UsageError:
             return ""
         held = [c for c in self.view.front.candidates if all(one.holds(c) for one in conditions)]

@@ -36,6 +36,14 @@ _PASSWORD_IN_URI: Final = re.compile(
     r"(?!\$\{?([A-Za-z_]\w*|\d)\}?@|\$\(|\{(\w+\}|[^{}\s@]*\}@)|<[^<>\s@]*>@)"
     r"(?:(?!'[,)\]+>}:;])[^\s@\"]){1,512}(?=@)"
 )
+# A setting, or a part of a text, with the name of a secret and a value that has letters and is no template's. `token`,
+# `key` and `secret` alone are words of models and texts.
+_NAMED_SECRET: Final = re.compile(
+    r"(?<![^\W_])(?P<name>password|passwd|passphrase|pwd|[a-z]+[_-]secret|connection_string|api[_-]?key"
+    r"|(?:access|account|private|secret|storage)[_-]?key|(?:access|api|auth|bearer|hf|refresh)[_-]?token)"
+    r"[\\\"']*[ \t]*[:=][ \t]*[\\\"']*(?!(?:null|none|true|false)\b)[^\s\\\"',;&{}$<>\[]*[a-z]",
+    re.IGNORECASE,
+)
 _KEY: Final = "a private key"
 _KEY_LINE: Final = r"(?:[\w+/=-]{16,76}|[\w+/]*={1,2}|(?:Proc-Type|DEK-Info): \S+)"
 # What looks like a secret wherever it stands, and what it is. A whole `{...}`, `<...>` or `$NAME` is a template's.
@@ -94,9 +102,14 @@ def secret_in(text: str) -> str | None:
     return next((what for shape, what in _SHAPES if shape.search(text)), None)
 
 
-def refuse_secrets(what: str, text: str) -> None:
-    """Raise UsageError if a text that is stored with runs holds a secret; `what` names it."""
+def refuse_secrets(what: str, text: str, *, is_code: bool = False) -> None:
+    """Raise UsageError if a text that is stored with runs holds a secret; `what` names it.
+
+    If it is no code, it also holds what it calls a password, even if that is a plain word.
+    """
     found = secret_in(text)
+    if found is None and not is_code and (named := _NAMED_SECRET.search(text)):
+        found = f"a secret named {named['name']!r}"
     if found is not None:
         raise UsageError(
             f"{what} holds {found}, and is stored with the runs: take it out, and let what needs it read it from the "

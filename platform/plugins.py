@@ -92,7 +92,7 @@ def load_file(path: Path) -> Plugin:
         text = source.decode()
     except UnicodeDecodeError:
         raise UsageError(f"plug-in {str(path)!r}: must be UTF-8") from None
-    refuse_secrets(f"plug-in {str(path)!r}", text)
+    refuse_secrets(f"plug-in {str(path)!r}", text, is_code=True)
     if before is not None:
         _take_out(before.plugin)
     module = _run(name, path, source)

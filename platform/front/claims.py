@@ -6,7 +6,7 @@ of three normal values a mean's covers 75 %, and that of a difference of two suc
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
@@ -18,6 +18,7 @@ from recallfront.models.configs.explain import explain
 from recallfront.platform.errors import UsageError
 from recallfront.platform.front.across import across_tasks, with_unfinished
 from recallfront.platform.front.candidates import by_configuration, possible, read_objectives
+from recallfront.platform.front.conditions import knobs_with_none
 from recallfront.platform.front.intervals import SURE, bias_corrected
 from recallfront.platform.front.measures import Floats, Reading, Resampled, read_measure
 from recallfront.platform.results.labels import varying_knobs
@@ -91,7 +92,8 @@ def judge(record: SweepRecord) -> tuple[Judgement, ...]:
     varying = varying_knobs(record.trials)
     resampled = [Resampled(trials, varying) for trials in by_configuration(possible(record)).values()]
     pending = _pending(record)
-    return tuple(_judge(claim, resampled, objective, pending) for claim in asked)
+    with_none = knobs_with_none(record)
+    return tuple(_judge(claim, resampled, objective, pending, with_none) for claim in asked)
 
 
 def judge_suite(suite: Suite, sweeps: Sequence[tuple[str, SweepRecord]]) -> tuple[Judgement, ...]:
@@ -104,7 +106,8 @@ def judge_suite(suite: Suite, sweeps: Sequence[tuple[str, SweepRecord]]) -> tupl
     waiting = [f"sweep {record.name}: {why}" for _, record in sweeps if (why := _pending(record))]
     if len(sweeps) < len(suite.parts):
         waiting.append(f"{len(sweeps)} of {len(suite.parts)} sweeps have begun")
-    return tuple(_judge(claim, resampled, None, "; ".join(waiting)) for claim in suite.claims)
+    with_none = frozenset[str]().union(*(knobs_with_none(record) for _, record in sweeps))
+    return tuple(_judge(claim, resampled, None, "; ".join(waiting), with_none) for claim in suite.claims)
 
 
 def _claims_of(record: SweepRecord) -> list[Claim]:
@@ -135,11 +138,15 @@ def _is_exhausted(record: SweepRecord) -> bool:
 
 
 def _judge(
-    claim: Claim, configurations: Sequence[Resampled], objective: Objective | None, pending: str
+    claim: Claim,
+    configurations: Sequence[Resampled],
+    objective: Objective | None,
+    pending: str,
+    with_none: Collection[str],
 ) -> Judgement:
     found: dict[str, Reading] = {}
     for name, measure in claim.parsed.items():
-        found[name] = read_measure(measure, configurations, objective, found)
+        found[name] = read_measure(measure, configurations, objective, found, with_none)
         if found[name].missing:
             return Judgement(claim, ClaimVerdict.NOT_TESTED, reason=f"{name}: {found[name].missing}")
     values: Floats = claim.comparison.value({name: own.values for name, own in found.items()})

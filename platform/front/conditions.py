@@ -1,13 +1,14 @@
 """Conditions on candidates, such as `recall >= 0.9 and architecture == based`: which candidates meet them."""
 
 import difflib
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Collection, Container, Iterable, Sequence
 from dataclasses import replace
 from typing import Final
 
 from recallfront.platform.errors import UsageError
 from recallfront.platform.front.candidates import Candidate
 from recallfront.platform.metrics import name_for_condition, named_in_condition, show
+from recallfront.platform.results.records import SweepRecord
 from recallfront.sweeps.conditions import Clause, parse_clauses
 from recallfront.sweeps.space import Scalar
 
@@ -34,8 +35,13 @@ class Condition(Clause):
         return abs(value - self.bound) / scale
 
 
-def parse_conditions(where: str | Iterable[str], candidates: Sequence[Candidate]) -> list[Condition]:
+def parse_conditions(
+    where: str | Iterable[str], candidates: Sequence[Candidate], with_none: Collection[str]
+) -> list[Condition]:
     """Read clauses `name op value`, joined by `and` within a string; all have to hold.
+
+    Args:
+        with_none: what `knobs_with_none` finds in the sweep.
 
     Raises:
         UsageError: names the clause that cannot be read, or the name that no candidate has.
@@ -48,14 +54,25 @@ def parse_conditions(where: str | Iterable[str], candidates: Sequence[Candidate]
             raise UsageError(str(error)) from None
         for clause in clauses:
             _check(clause.name, known, f"condition {text!r}")
-            meant = as_meant(clause, candidates)
+            meant = as_meant(clause, with_none)
             conditions.append(Condition(meant.name, meant.op, meant.bound))
     return conditions
 
 
-def as_meant(clause: Clause, candidates: Iterable[Candidate]) -> Clause:
-    """The clause with `none` as a word where that is a value of the knob, as of `positions`: who lacks it has none."""
-    if None not in clause.bounds or all(read(own, clause.name) != _NONE for own in candidates):
+def knobs_with_none(record: SweepRecord) -> frozenset[str]:
+    """The knobs that may be the word `none`, as `positions`: in the sweep's space or, by default, in a trial."""
+    space = [*record.spec.get("space", ()), record.spec.get("model", {})]
+    found = set[str]()
+    for settings in (*space, *(trial.knobs for trial in record.trials)):
+        for name, value in settings.items():
+            if value == _NONE or (isinstance(value, list) and _NONE in value):
+                found.add(name)
+    return frozenset(found)
+
+
+def as_meant(clause: Clause, with_none: Collection[str]) -> Clause:
+    """The clause with `none` as a word where the knob may be that: who lacks such a knob is not meant."""
+    if None not in clause.bounds or clause.name not in with_none:
         return clause
     if not isinstance(clause.bound, tuple):
         return replace(clause, bound=_NONE)

@@ -166,11 +166,17 @@ def read_measure(
     configurations: Sequence[Resampled],
     objective: Objective | None,
     found: Mapping[str, Reading],
+    with_none: Collection[str],
 ) -> Reading:
-    """Read a measure off the configurations; `objective` is what the best one is chosen by, if there is one."""
+    """Read a measure off the configurations.
+
+    Args:
+        objective: what the best one is chosen by, if there is one.
+        found: the measures before it.
+        with_none: the knobs that may be the word `none`.
+    """
     nothing = Reading(np.full(1 + DRAWS, np.nan))
-    candidates = [one.candidate for one in configurations]
-    measure = replace(measure, clauses=tuple(as_meant(clause, candidates) for clause in measure.clauses))
+    measure = replace(measure, clauses=tuple(as_meant(clause, with_none) for clause in measure.clauses))
     by, sign = _order(measure, objective)
     names = [name for name in (measure.metric, measure.over, by) if name]
     for name in names:

@@ -11,6 +11,7 @@ from recallfront.platform.front.candidates import Candidate
 from recallfront.platform.front.conditions import (
     Condition,
     check_name,
+    knobs_with_none,
     parse_conditions,
     read,
     read_shown,
@@ -81,7 +82,7 @@ def pick(
     metric = maximise or minimise
     if metric is not None:
         check_name(metric, front.candidates, f"metric to {'maximise' if maximise else 'minimise'}")
-    conditions = parse_conditions(where, front.candidates)
+    conditions = parse_conditions(where, front.candidates, knobs_with_none(record))
     if not test_split_anyway:
         _keep_the_test_split([name for name in (metric, *(c.name for c in conditions)) if name], front)
     pool = front.members if members_only else front.candidates

@@ -80,7 +80,7 @@ def test_a_condition_on_two_thousand_is_read_in_a_moment(record: SweepRecord) ->
     many = [replace(first, metrics=first.metrics | figures) for _ in range(2000)]
     start = time.process_time()
     where = " and ".join(f"recall_{number} >= 0.5" for number in range(4))
-    assert all(condition.holds(one) for condition in parse_conditions(where, many) for one in many)
+    assert all(condition.holds(one) for condition in parse_conditions(where, many, ()) for one in many)
     # of this process alone, whatever runs beside it; a filter is to take 0.2 s
     assert time.process_time() - start < 0.2
 

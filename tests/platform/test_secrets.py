@@ -23,11 +23,12 @@ from recallfront.platform.lineage.source import changes_code, left_out, looks_se
 from recallfront.platform.results.reports import Report
 from recallfront.platform.results.status import Status
 from recallfront.platform.sweep.log import SweepLog
+from recallfront.platform.sweep.run import run_sweep
 from recallfront.platform.tracking.ledger import read_artifact, read_sweep, reading
 from recallfront.platform.trial.output import Output
 from tests.platform.checkouts import ROOT, clean_checkout, git
 from tests.platform.planted import BASIC, MARK, SECRETS, holding
-from tests.platform.specs import tiny
+from tests.platform.specs import tiny, tiny_spec
 from tests.platform.stores import ready_store
 
 
@@ -198,6 +199,35 @@ def test_a_refusal_names_the_variable_alone(planted: None) -> None:
     ) as refusal:
         refuse_secrets("plug-in 'x.py'", f"TOKEN = '{MARK}-hf'")
     assert MARK not in str(refusal.value)
+
+
+@pytest.mark.parametrize("name", ["password", "db_Passwd", "api-key", "client_secret", "hf_token"])
+@pytest.mark.parametrize(
+    "form", ['{"%s":"correcthorse"}', "%s: correcthorse", "of host=h %s=correcthorse", '\\"%s\\" = \\"horse']
+)
+def test_what_a_specification_calls_a_password_is_a_secret_though_a_plain_word(form: str, name: str) -> None:
+    refuse_secrets("plug-in 'x.py'", form % name, is_code=True)
+    with pytest.raises(
+        UsageError, match=r"specification holds a secret named '[\w-]+', and is stored"
+    ) as told:
+        refuse_secrets("the specification", form % name)
+    assert "horse" not in str(told.value)
+
+
+def test_a_sweep_with_a_named_password_does_not_begin(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="^sweep tiny: the specification holds a secret named 'password'"):
+        run_sweep(tiny_spec(description="host=h password=correcthorse"), home=tmp_path)
+    assert not any(tmp_path.iterdir())
+
+
+def test_what_is_no_secret_may_have_a_name_like_one() -> None:
+    for text in (
+        '{"password":null,"end_token":"end","key":"word","password_length":8}',
+        "password: $PASSWORD, password: {password}, password: <password>, password: 4",
+        "password:\n  length: 4",
+        "task: {name: password}, of tokens: words, a secret: words, passkey: word",
+    ):
+        refuse_secrets("the specification", text)
 
 
 @pytest.mark.parametrize(

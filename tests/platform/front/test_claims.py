@@ -330,6 +330,9 @@ def test_none_is_a_word_where_it_is_a_value(selection: str) -> None:
     assert found.verdict is ClaimVerdict.SUPPORTED and found.value == pytest.approx(0.9)
     without = judged("rope")
     assert without.value == (None if "'" in selection else pytest.approx(0.2))
+    spec = record.spec | {"space": [{"architecture": "attention", "positions": ["none", "rope"]}]}
+    record = replace(record, spec=spec)
+    assert judged("rope").verdict is ClaimVerdict.NOT_TESTED, "whether or not such a trial has finished"
 
 
 def test_in_selects_any_of_several() -> None:

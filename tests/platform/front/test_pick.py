@@ -7,7 +7,7 @@ import pytest
 
 from recallfront.platform.errors import UsageError
 from recallfront.platform.front.candidates import Candidate
-from recallfront.platform.front.conditions import parse_conditions
+from recallfront.platform.front.conditions import knobs_with_none, parse_conditions
 from recallfront.platform.front.front import build_front
 from recallfront.platform.front.pick import pick
 from recallfront.platform.results.records import SweepRecord, TrialRecord
@@ -87,7 +87,7 @@ def test_what_is_no_better_than_the_reference_is_no_knee(record: SweepRecord) ->
 )
 def test_conditions(record: SweepRecord, where: Any, members_only: bool, expected: list[str]) -> None:
     front = build_front(record)
-    conditions = parse_conditions(where, front.candidates)
+    conditions = parse_conditions(where, front.candidates, ())
     pool = front.members if members_only else front.candidates
     found = [c.run_ids[0] for c in pool if all(condition.holds(c) for condition in conditions)]
     assert sorted(found) == sorted(expected)
@@ -101,21 +101,32 @@ def test_none_is_a_word_where_it_is_a_value() -> None:
         trial("h", "hawk", 0.9, 9.0, 4),
     )
 
-    def found(where: str, *among: TrialRecord) -> list[str]:
-        candidates = build_front(SweepRecord("run", "key", "study", SPEC, among)).candidates
-        (condition,) = parse_conditions(where, candidates)
+    def found(where: str, *among: TrialRecord, **space: Any) -> list[str]:
+        record = SweepRecord("run", "key", "study", SPEC | space, among)
+        candidates = build_front(record).candidates
+        (condition,) = parse_conditions(where, candidates, knobs_with_none(record))
         return sorted(own.run_ids[0] for own in candidates if condition.holds(own))
 
     assert found("positions == none", *trials) == ["a"]
     assert found("positions != none", *trials) == ["h", "l", "r"]
     assert found("positions == none", *trials[1:]) == ["h"]
+    # it is one whether or not such a trial has finished
+    stopped = replace(trials[0], status=Status.PRUNED)
+    assert found("positions == none", stopped, *trials[1:]) == []
+    spaces: list[dict[str, Any]] = [
+        {"space": [{"architecture": "attention", "positions": ["none", "rope", "alibi"]}]},
+        {"space": [{"architecture": "attention"}], "model": {"positions": "none"}},
+    ]
+    for space in spaces:
+        assert found("positions == none", *trials[1:], **space) == []
+        assert found("positions != none", *trials[1:], **space) == ["h", "l", "r"]
 
 
 def test_a_mean_that_rounding_moved_meets_its_own_value() -> None:
     trials = tuple(trial(f"{seed}", "based", 0.95, 9.0, 4, seed=seed) for seed in range(3))
     (candidate,) = build_front(SweepRecord("run", "key", "study", SPEC, trials)).candidates
     for where, holds in {"recall >= 0.95": True, "recall == 0.95": True, "recall < 0.95": False}.items():
-        (condition,) = parse_conditions(where, [candidate])
+        (condition,) = parse_conditions(where, [candidate], ())
         assert condition.holds(candidate) is holds
 
 
@@ -236,4 +247,5 @@ def test_nothing_to_pick_from(record: SweepRecord) -> None:
 )
 def test_conditions_compare_like_with_like(value: object, condition: str, holds: bool) -> None:
     candidate = Candidate("attention", {"k": value}, {}, {}, ("r",), ("t",))  # type: ignore[dict-item]
-    assert parse_conditions(condition, [candidate])[0].holds(candidate) == holds
+    with_none = ["k"] if value == "none" else []
+    assert parse_conditions(condition, [candidate], with_none)[0].holds(candidate) == holds
