@@ -16,27 +16,53 @@ from recallfront.platform.sweep.driverless import BEAT_SECONDS, SILENT_SECONDS, 
 from recallfront.platform.sweep.lease import end_driver
 from recallfront.platform.sweep.lock import was_driven_here
 from recallfront.platform.sweep.recorder import Recorder
-from recallfront.platform.tracking.ledger import SweepSummary, UnknownRecord, find_sweep
+from recallfront.platform.tracking.ledger import SweepSummary, UnknownRecord, find_sweep, writing
 from recallfront.sweeps.spec import SweepSpec
 
 _LOG = logging.getLogger("recallfront")
 
 
 class Beat(Companion):
-    """Shows, for as long as it is entered, that this process drives the sweep; ends it if another home does by now."""
+    """Shows, for as long as it is entered, that this process drives the sweep.
+
+    It tells the store directly: in the writer's queue a sign of life would wait for uploads, and for the backlog.
+    """
+
+    def __init__(self, recorder: Recorder, tracking_uri: str) -> None:
+        super().__init__("beat")
+        self._recorder, self._uri = recorder, tracking_uri
+
+    def _run(self) -> None:
+        number, has_missed = 0, False
+        while not self._done.wait(BEAT_SECONDS):
+            run_id = self._recorder.sweep_run_id()
+            if not run_id:  # it has no run yet, or another driver has it
+                continue
+            number += 1
+            try:
+                with writing(self._uri) as client:
+                    client.set_tag(run_id, f"{TAG}{BEAT}", beat_sign(self._recorder.driver, number))
+                has_missed = False
+            except UsageError as error:
+                if not has_missed:
+                    _LOG.warning("the driver cannot tell the store that it lives, and tries again: %s", error)
+                has_missed = True
+
+
+class Takeover(Companion):
+    """Ends this driver if, while it is entered, another home drives the sweep; tells the time that this one spends."""
 
     def __init__(
         self, recorder: Recorder, tracking_uri: str, known: Collection[str], tell_time: Callable[[], None]
     ) -> None:
         """`known`: drivers that the store may name, this one and those before it; `tell_time` notes what is spent."""
-        super().__init__("beat")
+        super().__init__("takeover")
         self._recorder, self._uri = recorder, tracking_uri
         self._expected = {None, recorder.driver, *known}
         self._tell_time = tell_time
-        self.is_taken = False  # by a driver in another home
+        self.has_come = False
 
     def _run(self) -> None:
-        number = 0
         while not self._done.wait(BEAT_SECONDS):
             if not self._recorder.has_opened():
                 continue
@@ -45,18 +71,16 @@ class Beat(Companion):
                 return
             if driver not in self._expected:
                 _LOG.error("the sweep is driven in another home now: this driver ends")
-                self.is_taken = True
+                self.has_come = True
                 self._recorder.give_up()
                 end_driver()
                 return
-            number += 1
-            told = {BEAT: beat_sign(self._recorder.driver, number), "status": "running"}
             try:
                 # also of a driver that is killed: what it has spent counts
                 self._tell_time()
-                self._recorder.sweep_tags({f"{TAG}{name}": value for name, value in told.items()})
+                self._recorder.sweep_tags({f"{TAG}status": "running"})
             except UsageError as error:  # a disk that is full may have room again
-                _LOG.warning("the sweep's beat is not written: %s", error)
+                _LOG.warning("the time that the sweep takes is not noted: %s", error)
 
     def _driver(self) -> str | None:
         with suppress(UsageError):  # a store that is away tells nothing

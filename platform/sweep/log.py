@@ -236,4 +236,6 @@ def _of(key: str | None, lines: Iterable[str]) -> Iterator[str]:
 
 
 def _runs(sweep: SweepSummary, uri: str, folder: Path) -> bool:
-    return sweep.tags.get("status") == "running" and not driverless([sweep], uri, folder, wait=False)
+    if sweep.tags.get("status") != "running":
+        return False
+    return not driverless([sweep], uri, folder, wait=False, by_clock=True)

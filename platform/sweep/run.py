@@ -36,7 +36,7 @@ from recallfront.platform.search.rules import going_on
 from recallfront.platform.search.samplers import make_search
 from recallfront.platform.search.stopping import make_rules
 from recallfront.platform.search.warm_start import earlier_trials
-from recallfront.platform.sweep.beat import Beat, last_driver, refuse_second_home
+from recallfront.platform.sweep.beat import Beat, Takeover, last_driver, refuse_second_home
 from recallfront.platform.sweep.cancelled import Cancellation
 from recallfront.platform.sweep.conductor import Conductor
 from recallfront.platform.sweep.gauges import Gauges
@@ -163,39 +163,40 @@ def _run_sweep(
             conductor, publisher = _set_up(spec, place, writer, uri, collect(folder))
             mark_driver(spec.key, folder, conductor.recorder.driver)
             drivers = writer.note_drivers(before, conductor.recorder.driver)
-            beat = Beat(conductor.recorder, uri, drivers, conductor.tell_time)
+            takeover = Takeover(conductor.recorder, uri, drivers, conductor.tell_time)
             for name in conductor.recorder.left_out:
                 _say(console, f"the recorded diff leaves out {name}")
-            try:
-                # until all is published: who looks from another home would take the sweep for killed
-                with beat:
-                    with Cancellation(conductor, uri):
-                        _run(conductor, publisher, place, address, console)
-                        again = measure_again(
-                            conductor, place, joined=address is not None, tell=partial(_say, console)
-                        )
-                    conductor.tell_time()
-                    record = conductor.record()
-                    files = publisher.finish()
-                    judgements = publisher.judge()
-            except (KeyboardInterrupt, RayLost):
-                if lease.is_taken or beat.is_taken:
-                    conductor.recorder.give_up()
-                    raise UsageError(
-                        f"sweep {spec.name} ({spec.key[:8]}) is now run by another driver, which continues its trials: "
-                        "this one has ended"
-                    ) from None
-                if not conductor.recorder.has_opened():
-                    raise  # nothing is recorded yet
-                reason = conductor.interrupted()
-                publisher.tell_counts()  # before the sweep's end: who waits for that reads them then
-                conductor.recorder.interrupt_sweep(reason)
-                writer.flush(_FAREWELL_SECONDS)
-                raise
-            conductor.recorder.close_sweep(
-                finished=bool(count(record)["finished"]), exhausted=conductor.is_exhausted()
-            )
-            writer.flush(_DELIVERY_SECONDS)
+            # until all is delivered: who looks from another home would take the sweep for killed
+            with Beat(conductor.recorder, uri):
+                try:
+                    with takeover:
+                        with Cancellation(conductor, uri):
+                            _run(conductor, publisher, place, address, console)
+                            again = measure_again(
+                                conductor, place, joined=address is not None, tell=partial(_say, console)
+                            )
+                        conductor.tell_time()
+                        record = conductor.record()
+                        files = publisher.finish()
+                        judgements = publisher.judge()
+                except (KeyboardInterrupt, RayLost):
+                    if lease.is_taken or takeover.has_come:
+                        conductor.recorder.give_up()
+                        raise UsageError(
+                            f"sweep {spec.name} ({spec.key[:8]}) is now run by another driver, which continues its "
+                            "trials: this one has ended"
+                        ) from None
+                    if not conductor.recorder.has_opened():
+                        raise  # nothing is recorded yet
+                    reason = conductor.interrupted()
+                    publisher.tell_counts()  # before the sweep's end: who waits for that reads them then
+                    conductor.recorder.interrupt_sweep(reason)
+                    writer.flush(_FAREWELL_SECONDS)
+                    raise
+                conductor.recorder.close_sweep(
+                    finished=bool(count(record)["finished"]), exhausted=conductor.is_exhausted()
+                )
+                writer.flush(_DELIVERY_SECONDS)
             undelivered, refused = writer.backlog(), writer.rejected()
         finally:
             writer.close()

@@ -245,7 +245,7 @@ def reading(tracking_uri: str) -> Iterator[StoreReader]:
 
 
 def writing(tracking_uri: str) -> "AbstractContextManager[GuardedClient]":
-    """A client to change a store with, outside of a sweep's own run; failures are raised as with `reading`."""
+    """A client to change a store with, past the writer of a sweep; failures are raised as with `reading`."""
     return _through_mlflow(tracking_uri, "changed")
 
 

@@ -21,13 +21,18 @@ _OF_ONE_CONNECTION = {"connection", "transfer-encoding", "host", "keep-alive"}
 
 
 class Guard:
-    """HTTPS on a free port before `port`, for one user. Use as a context manager; `answers` counts status codes."""
+    """HTTPS on a free port before `port`, for one user. Use as a context manager; `answers` counts status codes.
+
+    An upload waits while `is_quick` is cleared; `is_held` is set once one does.
+    """
 
     def __init__(self, folder: Path, port: int, user: str, password: str) -> None:
         self.certificate, key = _certificate(folder)
         self.answers: Counter[int] = Counter()
         wanted = "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
         answers = self.answers
+        self.is_quick, self.is_held = is_quick, is_held = threading.Event(), threading.Event()
+        is_quick.set()
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
@@ -37,6 +42,9 @@ class Guard:
                 if self.headers.get("Authorization") != wanted:
                     self._answer(401, [("WWW-Authenticate", 'Basic realm="guard"')], b"who are you?")
                     return
+                if self.command == "PUT" and not is_quick.is_set():
+                    is_held.set()
+                    is_quick.wait()
                 connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
                 own = {k: v for k, v in self.headers.items() if k.lower() not in _OF_ONE_CONNECTION}
                 connection.request(self.command, self.path, body, own)

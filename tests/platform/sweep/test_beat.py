@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ from recallfront.platform.search.samplers import make_search
 from recallfront.platform.status import sweep_table, sweeps_table
 from recallfront.platform.sweep import background, beat, driverless
 from recallfront.platform.sweep import cancel as cancel_module
-from recallfront.platform.sweep.beat import Beat, refuse_second_home
+from recallfront.platform.sweep.beat import Beat, Takeover, refuse_second_home
 from recallfront.platform.sweep.cancel import cancel
 from recallfront.platform.sweep.lock import driver_is_gone, mark_driver, only_driver
 from recallfront.platform.sweep.recorder import Recorder
@@ -37,7 +37,7 @@ SPEC = tiny_spec()
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(beat, "BEAT_SECONDS", 0.2)
     monkeypatch.setattr(driverless, "BEAT_SECONDS", 0.2)
-    monkeypatch.setattr(driverless, "SILENT_SECONDS", 8.0)  # beats are sent every 3 s
+    monkeypatch.setattr(driverless, "SILENT_SECONDS", 8.0)  # a busy machine is late
 
 
 @pytest.fixture
@@ -55,9 +55,9 @@ def recorder(store: str, tmp_path: Path) -> Iterator[Recorder]:
         yield own
 
 
-def beat_of(recorder: Recorder, store: str) -> Beat:
-    """Of a driver that has found the sweep new."""
-    return Beat(recorder, store, (), lambda: None)
+def takeover_from(recorder: Recorder, store: str, tell_time: Callable[[], None] = lambda: None) -> Takeover:
+    """From a driver that has found the sweep new."""
+    return Takeover(recorder, store, (), tell_time)
 
 
 def looks(store: str, home: Path) -> list[str]:
@@ -74,7 +74,7 @@ def test_a_sweep_that_another_home_runs_is_refused(store: str, recorder: Recorde
     with only_driver(SPEC, one), only_driver(SPEC, two):
         pass  # both have had a driver, and the locks are free
     with (
-        beat_of(recorder, store),
+        Beat(recorder, store),
         pytest.raises(UsageError, match="is being run from another home with the same tracking server"),
     ):
         looks(store, two)
@@ -83,9 +83,8 @@ def test_a_sweep_that_another_home_runs_is_refused(store: str, recorder: Recorde
         SPEC.key, two, recorder.driver
     )
     # nor is it deleted, unless its driver is gone
-    with beat_of(recorder, store), pytest.raises(UsageError, match="runs: cancel it first"):
+    with Beat(recorder, store), pytest.raises(UsageError, match="runs: cancel it first"):
         find_deletion(SPEC.key, home=two, tracking_uri=store)
-    assert recorder._writer.flush(30.0)
     assert find_deletion(SPEC.key, home=two, tracking_uri=store).record.sweep_key == SPEC.key
 
 
@@ -102,9 +101,8 @@ def test_status_and_the_pages_tell_a_driver_elsewhere_that_waits_from_one_that_w
         (line,) = lines_of(list_sweeps(store), store)
         return line.state
 
-    with beat_of(recorder, store):  # nothing else happens: it waits for a node, say
+    with Beat(recorder, store):  # nothing else happens: it waits for a node, say
         assert shown() == ("running", "None") and on_page() == "running"
-    assert recorder._writer.flush(30.0)
     assert on_page() == "running", "this process has only begun to watch it"
     killed = "killed: run it again to resume"
     time.sleep(1)  # nor has it just beaten
@@ -125,18 +123,17 @@ def test_status_and_the_pages_tell_a_driver_elsewhere_that_waits_from_one_that_w
     (state,) = sweeps_table(home=tmp_path / "one", tracking_uri=store).columns[2].cells
     assert str(state) == killed
     monkeypatch.setattr(driverless, "BEAT_SECONDS", 0.2)
-    with beat_of(recorder, store):
+    with Beat(recorder, store):
         wait_for(lambda: on_page() == "running", seconds=30)
 
 
 def test_a_request_to_a_driver_that_is_gone_is_told_so(
     store: str, recorder: Recorder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cancel_module, "PATIENCE_SECONDS", 8.0)  # a beat waits for 3 s to be sent
+    monkeypatch.setattr(cancel_module, "PATIENCE_SECONDS", 8.0)
     asked = partial(cancel, SPEC.key, home=tmp_path / "two", tracking_uri=store)
-    with beat_of(recorder, store), pytest.raises(UsageError, match="its driver has not answered in 8 s"):
+    with Beat(recorder, store), pytest.raises(UsageError, match="its driver has not answered in 8 s"):
         asked()
-    assert recorder._writer.flush(30.0)
     with pytest.raises(
         UsageError,
         match="has given no sign of life for 8 s: it is gone, or cannot reach the store; the request stays",
@@ -153,9 +150,8 @@ def test_a_request_to_a_driver_that_is_gone_is_told_so(
 
 def test_one_whose_driver_is_gone_goes_on(store: str, recorder: Recorder, tmp_path: Path) -> None:
     mark_driver(SPEC.key, tmp_path / "one", recorder.driver)
-    with beat_of(recorder, store):
+    with Beat(recorder, store):
         time.sleep(0.5)
-    assert recorder._writer.flush(30.0)
     (said,) = looks(store, tmp_path / "two")
     assert "whether another home still runs it" in said
     # in its own home the lock tells, whatever a line of the file of its drivers holds
@@ -170,13 +166,13 @@ def test_of_two_that_begin_at_once_the_first_ends_and_writes_nothing_more(
 ) -> None:
     ended = threading.Event()
     monkeypatch.setattr(beat, "end_driver", ended.set)
-    with beat_of(recorder, store) as first:
+    with takeover_from(recorder, store) as takeover:
         assert not (has_looked and ended.wait(1.0))
         with closing(TrackingWriter(store, tmp_path / "other.sqlite")) as writer:
             data = (tmp_path / "data" / "mqar", "d" * 64)
             second = Recorder(writer, SPEC, lineage=collect(tmp_path), data=data)
             second.open_sweep()
-            assert writer.flush(30.0) and ended.wait(10.0) and first.is_taken
+            assert writer.flush(30.0) and ended.wait(10.0) and takeover.has_come
             second.close_sweep(finished=True, exhausted=True)
             assert writer.flush(30.0)
     recorder.interrupt_sweep("interrupted")
@@ -234,29 +230,28 @@ def test_a_store_that_answers_late_does_not_end_what_has_ended(
     monkeypatch.setattr(beat, "last_driver", late)
     monkeypatch.setattr(beat, "end_driver", ended.set)
     monkeypatch.setattr(background, "_LEAVE_SECONDS", 0.1)
-    with pytest.raises(KeyboardInterrupt), beat_of(recorder, store) as own:
+    with pytest.raises(KeyboardInterrupt), takeover_from(recorder, store) as takeover:
         assert asked.wait(10.0)
         raise KeyboardInterrupt
     recorder.interrupt_sweep("interrupted")
     answer.set()
-    own._thread.join(10.0)
-    assert recorder._writer.flush(30.0) and not ended.is_set() and not own.is_taken
+    takeover._thread.join(10.0)
+    assert recorder._writer.flush(30.0) and not ended.is_set() and not takeover.has_come
     assert read_sweep(store, SPEC.key).tags["status"] == "interrupted"
 
 
-def test_a_beat_goes_on_when_something_could_not_be_written(
+def test_time_is_told_again_after_it_could_not_be_written(
     store: str, recorder: Recorder, caplog: pytest.LogCaptureFixture
 ) -> None:
-    fails = iter([True, False, False])
+    fails, told = iter([True, False]), threading.Event()
 
     def tell_time() -> None:
         if next(fails, False):
             raise UsageError("the disk is full")
+        told.set()
 
-    with Beat(recorder, store, (), tell_time):
-        wait_for(
-            lambda: recorder._writer.flush(1.0) and "beat" in read_sweep(store, SPEC.key).tags, seconds=30
-        )
+    with takeover_from(recorder, store, tell_time):
+        assert told.wait(30)
     assert "the disk is full" in caplog.text
 
 

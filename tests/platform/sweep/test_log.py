@@ -9,10 +9,13 @@ from pathlib import Path
 import pytest
 
 from recallfront.platform.errors import UsageError
+from recallfront.platform.results.cancellation import BEAT, DRIVER
 from recallfront.platform.results.records import TAG
 from recallfront.platform.results.reports import Report
 from recallfront.platform.results.status import Status
+from recallfront.platform.sweep import driverless
 from recallfront.platform.sweep import log as log_module
+from recallfront.platform.sweep.driverless import beat_sign
 from recallfront.platform.sweep.log import SweepLog, driver_line, log_of, log_path, read_log
 from recallfront.platform.tracking.client import open_client
 from recallfront.platform.tracking.ledger import read_sweep
@@ -161,6 +164,26 @@ def test_a_copy_whose_beginning_is_cut_is_followed(
     client.set_tag(run_id, f"{TAG}status", "finished")
     reader.join(30)
     assert texts(found) == ["two", "three", "four!", "five!"]
+
+
+def test_the_log_of_a_driver_elsewhere_is_followed_until_it_has_told_nothing_for_minutes(
+    stored: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri, run_id = stored
+    client, found = open_client(uri), list[str]()
+    client.log_text(run_id, "t  ------------  it begins\n", "log.txt")
+    client.set_tag(run_id, f"{TAG}{DRIVER}", "d1")
+    client.set_tag(run_id, f"{TAG}{BEAT}", beat_sign("d1", 1))
+    monkeypatch.setattr(driverless, "SILENT_SECONDS", 1.0)
+    follow = partial(read_log, "mine", home=tmp_path / "other", tracking_uri=uri, follow=True)
+    reader = threading.Thread(target=lambda: found.extend(follow()))
+    reader.start()
+    reader.join(5)
+    assert reader.is_alive(), "it has just shown that it lives"
+    monkeypatch.setattr(driverless, "SILENT_SECONDS", 600.0)
+    client.set_tag(run_id, f"{TAG}{BEAT}", f"d1-2@{time.time() - 301:.1f}")
+    reader.join(30)
+    assert not reader.is_alive() and texts(found) == ["it begins"]
 
 
 def test_secrets_are_not_logged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
