@@ -44,7 +44,8 @@ def ended(**changes: Any) -> Report:
     rows = [("loss", 1.0 / step, step, now_ms()) for step in (10, 20)]
     rows.append(("validation_recall", 0.25, 20, now_ms()))
     figures = MEASURED | {"validation_recall": 0.25}
-    return Report(**{"step": 20, "rows": rows, "figures": figures, "status": Status.FINISHED} | changes)
+    given: dict[str, Any] = {"step": 20, "rows": rows, "figures": figures, "status": Status.FINISHED}
+    return Report(**given | changes)
 
 
 def told(writer: TrackingWriter, report: Report) -> str:
