@@ -1,7 +1,6 @@
 """Losses of the answers alone, in pieces, against PyTorch's cross entropy of all logits."""
 
 from collections.abc import Callable
-
 from typing import cast
 
 import pytest
