@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from ray._private.state import available_resources_per_node
 
-from recallfront.platform.cluster.autoscaling import nodes_to_come
+from recallfront.platform.cluster.autoscaling import is_judged, nodes_to_come
 from recallfront.platform.cluster.fit import trials_that_fit
 from recallfront.platform.sweep.conductor import Conductor
 from recallfront.sweeps.trial import ResourceConfig
@@ -30,8 +30,9 @@ class Waiting:
             self._conductor.waits("")
             return
         free = list(available_resources_per_node().values())
-        coming = nodes_to_come() if self._may_grow else None
-        self._conductor.waits(what_waits(number, self._conductor.spec.resources, free, coming))
+        coming, judged = (nodes_to_come(), is_judged()) if self._may_grow else (None, True)
+        resources = self._conductor.spec.resources
+        self._conductor.waits(what_waits(number, resources, free, coming, judged=judged))
 
 
 def what_waits(
@@ -39,6 +40,8 @@ def what_waits(
     resources: ResourceConfig,
     free: Sequence[Mapping[str, float]],
     coming: Mapping[str, int] | None = None,
+    *,
+    judged: bool = True,
 ) -> str:
     """How many trials wait, and what the cluster lacks for them; that a process starts, if it lacks nothing.
 
@@ -47,6 +50,7 @@ def what_waits(
         resources: of each.
         free: what each node has free.
         coming: nodes that are being added, by type; None if no autoscaler adds any.
+        judged: whether the autoscaler has said that it can add a node that holds a trial, if none is there.
     """
     trials = f"{number} trial waits" if number == 1 else f"{number} trials wait"
     if trials_that_fit(resources, free):
@@ -62,4 +66,7 @@ def what_waits(
     if coming is None:
         return f"{trials} for {lack}"
     added = ", ".join(f"{count} of type {name}" for name, count in sorted(coming.items()))
-    return f"{trials} for {lack}; " + (f"nodes are being added: {added}" if added else "a node may be added")
+    if added:
+        return f"{trials} for {lack}; nodes are being added: {added}"
+    unknown = "version 1 of Ray's autoscaler does not tell whether it can add a node"
+    return f"{trials} for {lack}; " + ("a node may be added" if judged else unknown)

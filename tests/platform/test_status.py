@@ -145,7 +145,10 @@ def test_what_is_waited_for_is_said() -> None:
 def test_what_an_autoscaler_does_about_it_is_said() -> None:
     asked, waits = ResourceConfig(cpus=2), "1 trial waits for 2 CPU each, of which 1 are free"
     assert what_waits(1, asked, [{"CPU": 1.0}], {}) == f"{waits}; a node may be added"
+    unknown = "version 1 of Ray's autoscaler does not tell whether it can add a node"
+    assert what_waits(1, asked, [{"CPU": 1.0}], {}, judged=False) == f"{waits}; {unknown}"
     coming = {"large": 1, "gpu": 2}
-    assert what_waits(1, asked, [{"CPU": 1.0}], coming) == (
-        f"{waits}; nodes are being added: 2 of type gpu, 1 of type large"
-    )
+    for judged in (True, False):
+        assert what_waits(1, asked, [{"CPU": 1.0}], coming, judged=judged) == (
+            f"{waits}; nodes are being added: 2 of type gpu, 1 of type large"
+        )

@@ -3,6 +3,7 @@
 import contextlib
 import http.client
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -18,7 +19,7 @@ import pytest
 import yaml
 from ray.job_submission import JobSubmissionClient
 
-from recallfront.platform.results.status import Status
+from recallfront.platform.results.status import COUNTED, Status
 from recallfront.platform.sweep.gauges import GAUGES
 from recallfront.platform.tracking.client import open_client
 from recallfront.platform.tracking.ledger import read_sweep
@@ -152,7 +153,10 @@ def test_a_node_is_killed_and_the_sweep_finishes(cluster: Cluster, study: Path, 
         again = recallfront("submit", *send[1:], "--no-follow", **token)
         assert again.returncode == 0 and job in again.stdout, "a sweep that runs is not sent twice"
 
-        wait_for(lambda: metrics_of(cluster) == set(GAUGES), pause=0.5)
+        statuses = {"recallfront_trials": set(COUNTED)}
+        wait_for(
+            lambda: metrics_of(cluster) == {name: statuses.get(name, set()) for name in GAUGES}, pause=0.5
+        )
         joined = recallfront("status", job, "--address", cluster.dashboard, "--follow", **token)
         killer.join()
         assert joined.returncode == 0, joined.stdout + joined.stderr
@@ -206,20 +210,18 @@ def submit_and_leave(arguments: list[str], environment: dict[str, str]) -> str:
     return first.split()[1].rstrip(";")
 
 
-def metrics_of(cluster: Cluster) -> set[str]:
-    """The metrics of sweeps that a node tells Prometheus, once it has told them all with a label and a value."""
-    found = set()
+def metrics_of(cluster: Cluster) -> dict[str, set[str]]:
+    """The metrics of sweeps that nodes tell Prometheus, each with the values of its label `status`."""
+    found: dict[str, set[str]] = {}
     for port in cluster.metrics_ports:
         with (
             contextlib.suppress(OSError, http.client.HTTPException),
             urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer,
         ):
-            lines = answer.read().decode().splitlines()
-            found |= {
-                line.partition("{")[0].removeprefix("ray_")
-                for line in lines
-                if line.startswith("ray_recallfront_") and 'sweep="two-nodes"' in line
-            }
+            for line in answer.read().decode().splitlines():
+                if line.startswith("ray_recallfront_") and 'sweep="two-nodes"' in line:
+                    name = line.partition("{")[0].removeprefix("ray_")
+                    found.setdefault(name, set()).update(re.findall(r'[{,]status="([^"]*)"', line))
     return found
 
 
