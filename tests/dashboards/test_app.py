@@ -3,24 +3,32 @@
 import json
 import os
 import re
+import shlex
 import signal
 import socket
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
-from importlib import resources
+from dataclasses import replace
+from html import unescape
+from importlib import import_module, resources
 from pathlib import Path
 
 import pytest
 
+from recallfront.__main__ import run
 from recallfront.dashboards.serving import serve, server_command
 from recallfront.platform.errors import UsageError
 from recallfront.platform.results.records import SweepRecord
 from recallfront.platform.tracking.client import open_client
+from recallfront.platform.trial.body import run_trial
+from recallfront.platform.trial.workplace import TRIALS
+from tests.dashboards.played import played
 from tests.dashboards.served import Served, write
 from tests.platform.servers import free_port
 from tests.platform.stores import ready_store
+from tests.platform.sweeps import workplace
 
 pytestmark = [
     pytest.mark.slow,
@@ -28,6 +36,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy"),
 ]
 MakeRecord = Callable[..., SweepRecord]
+CODE = re.compile(r'<div class="command"><code tabindex="0">([^<]+)</code>')
 
 
 def test_it_says_where_the_pages_are(served: Served) -> None:
@@ -57,6 +66,39 @@ def test_a_sweeps_page_shows_its_configurations_trials_and_commands(served: Serv
     shown = json.loads(inline[1])
     assert {row["label"] for row in shown["explore"]["rows"] if row["knee"]} == {"griffin · window_size 16"}
     assert len(shown["figures"]["history"]["data"][0]["y"]) == 24
+
+
+@pytest.mark.usefixtures("quick_collections")
+def test_every_command_of_a_page_and_of_its_panels_works(
+    served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of a sweep whose trials were really trained; `rerun` reads how they ended, in place of training them again."""
+    store = f"sqlite:///{served.home / 'mlflow.db'}"
+    with played(served.home, store, "commands", budget={"trials": 2}) as sweep:
+        place = workplace(sweep.conductor.spec, served.home)
+        runs = {sweep.train(name, place)[:12] for name in ("a", "b")}
+        sweep.conductor.recorder.close_sweep(finished=True, exhausted=True)
+        sweep.tell()
+        path = f"/recallfront/sweeps/{sweep.run_id}"
+    monkeypatch.setattr(
+        import_module("recallfront.platform.rerun"),
+        "run_trial",
+        lambda config, place: run_trial(config, replace(place, scratch=TRIALS)),
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RECALLFRONT_HOME", str(served.home))
+    (tmp_path / "commands.yaml").write_text(served.get(f"{path}/specification"))
+    keys = [row["key"] for row in json.loads(served.get(f"{path}/configurations"))["rows"]]
+    panels = [json.loads(served.get(f"{path}/configurations/{key}"))["html"] for key in keys]
+    told = [unescape(text) for page in (served.get(path), *panels) for text in CODE.findall(page)]
+    told += [json.loads(served.get(f"{path}/choice?by=min+state_bytes&where=recall+%3E%3D+0"))["command"]]
+    commands = [shlex.split(line) for line in dict.fromkeys(told)]
+    assert {command[1] for command in commands} == {"front", "pick", "rerun", "run"}
+    assert {command[2] for command in commands if command[1] == "rerun"} == runs
+    assert {"--where", "--min"} <= {word for command in commands for word in command}
+    for command in commands:
+        assert command[-2:] == ["--tracking-uri", served.uri]
+        assert run(command[1:]) == 0, (command, capsys.readouterr().err)
 
 
 def test_the_specification_of_a_sweep_is_a_file(served: Served) -> None:
