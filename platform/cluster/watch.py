@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 _PARTS: Final = ("raylet", "gcs_server")  # without them a driver waits for ever
 _WATCH_SECONDS = 1.0
-_FAREWELL_SECONDS = 20.0  # for a driver that has lost its Ray to end by itself
+# for a driver that has lost its Ray to leave it by itself; with the store's farewell, it ends within 30 s
+_FAREWELL_SECONDS = 15.0
 _LOST = "Ray on this machine was killed, or ran out of memory: run the sweep again to resume it"
 
 
@@ -32,7 +33,7 @@ class RayLost(UsageError):
 def supervised() -> Iterator[None]:
     """Shut Ray down in the end; if a part of it that this process has started dies before, end the main thread.
 
-    It is interrupted; if that does not end it within 20 s, the process ends.
+    It is interrupted; if it is not done with Ray within 15 s, the process ends.
 
     Raises:
         RayLost: a part of Ray has died.

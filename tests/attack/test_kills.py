@@ -44,7 +44,7 @@ STORM = tiny(
     concurrent=1,
 )
 # of a driver that lost its Ray; of processes whose driver is gone; of a run that goes on, on a busy machine
-_LOST_SECONDS, _GONE_SECONDS, _RUN_SECONDS = 60, 60, 600
+_LOST_SECONDS, _GONE_SECONDS, _RUN_SECONDS = 30, 10, 600
 _LOST = (
     "recallfront: Ray on this machine was killed, or ran out of memory: run the sweep again to resume it\n"
 )
