@@ -1,7 +1,6 @@
 """Losses of the answers alone, in pieces, against PyTorch's cross entropy of all logits."""
 
 from collections.abc import Callable
-from typing import cast
 
 import pytest
 import torch
@@ -109,7 +108,8 @@ def test_the_first_losses_are_those_of_a_training_on_all_logits(name: str) -> No
     labels[at] = asked
 
     def own() -> Tensor:
-        return cast(Tensor, model(tokens, at=at, answers=asked).loss / len(asked))
+        loss: Tensor = model(tokens, at=at, answers=asked).loss / len(asked)
+        return loss
 
     def other() -> Tensor:
         return F.cross_entropy(whole(tokens).flatten(0, 1), labels, ignore_index=-100)
