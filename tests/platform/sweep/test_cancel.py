@@ -86,13 +86,11 @@ def test_a_sweep_is_cancelled_from_another_process_and_leaves_nothing_but_a_chec
     shared, key = set(os.listdir("/dev/shm")), SweepSpec.model_validate(spec).key
     command = [sys.executable, "-m", "recallfront", "run", str(file), "--home", str(home)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as driver:
-        begun = time.monotonic()
         try:
             wait_for(lambda: _trains(home, key), driver=driver, pause=0.2)
             started = _below(driver.pid)
             assert any("ray::" in " ".join(process.cmdline()) for process in started)
             began = time.monotonic()
-            start = began - begun
             said = cancel("endless", home=home, by="ada@lab")
             _, errors = driver.communicate(timeout=120)
             took = time.monotonic() - began
@@ -102,8 +100,7 @@ def test_a_sweep_is_cancelled_from_another_process_and_leaves_nothing_but_a_chec
     assert said.endswith("0 finished, 1 unfinished; run it again to resume it")
     assert driver.returncode == 130
     assert errors.startswith("recallfront: cancelled by ada@lab, 20"), errors
-    # of a machine whose start takes longer than 15 s, no more can be asked
-    assert took < max(15.0, start)
+    assert took < 15.0, f"{took:.1f} s"
     assert not psutil.wait_procs(started, timeout=20)[1]
     assert set(os.listdir("/dev/shm")) <= shared
     record = read_sweep(f"sqlite:///{home}/mlflow.db", key)
