@@ -111,15 +111,16 @@ def test_rooms_of_the_platform() -> None:
 
 
 def test_no_import_circle_between_modules() -> None:
-    graph = {}
-    for area in AREAS:
-        for file in sources(area):
-            graph[name_of(file)] = set(imports(file))
+    """But for the public names of the platform, which are loaded on first use."""
+    files = [file for area in (*AREAS, "recallfront") for file in sources(area)]
+    graph = {name_of(file): set(imports(file)) for file in files if file != ROOT / "recallfront/platform.py"}
+    assert {"recallfront.cli", "recallfront.terminal", "recallfront.commands.sweeps"} <= graph.keys()
     TopologicalSorter({own: names & graph.keys() - {own} for own, names in graph.items()}).prepare()
 
 
 def name_of(file: Path) -> str:
-    return "recallfront." + ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+    path = ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+    return path if path.partition(".")[0] == "recallfront" else f"recallfront.{path}"
 
 
 def at_import(tree: ast.AST) -> Iterator[str]:
@@ -222,7 +223,7 @@ def test_files_are_short() -> None:
     assert not {
         str(file.relative_to(ROOT)): length
         for file, length in lengths.items()
-        if length > (600 if kernels in file.parents else 400)
+        if length > (520 if kernels in file.parents else 400)
     }
 
 

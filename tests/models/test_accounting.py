@@ -8,6 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from recallfront.models import build, parse_config
 from recallfront.models.building import assemble
 from recallfront.models.configs.presets import PRESETS, preset
+from recallfront.models.mixers import registry
 from tests.models.cases import CASES, case_config, draw_tokens
 
 
@@ -42,6 +43,53 @@ def test_matrix_products(name: str) -> None:
     if not config.tied_embeddings:  # looked up, not multiplied by
         products -= model.embedding.weight.numel()
     assert matrices == 2 * 2 * products
+
+
+# Ten tokens, two heads of 8. A multiply-add is two operations; each entry of a matrix state takes one to decay, to
+# be read for a correction, to be corrected, to be added to and to be read, as far as the equation has these.
+_PAIR = 2 * 16 + 2 * 16  # of a query and a key: their product, and the value's share
+MIXING: dict[str, list[tuple[dict[str, object], int]]] = {
+    "attention": [({"positions": "none"}, 55 * _PAIR)],  # 1 + 2 + ... + 10
+    "window": [({"window_size": 4}, (1 + 2 + 3 + 7 * 4) * _PAIR)],
+    "linear": [  # features x (values and their sum), written and read
+        ({"feature_map": "elu", "feature_dim": 3}, 10 * 2 * 2 * 2 * 3 * 9),
+        ({"feature_map": "taylor", "feature_dim": 3}, 10 * 2 * 2 * 2 * (1 + 3 + 6) * 9),
+        ({"feature_map": "elu", "feature_dim": 3, "conv_size": 4}, 10 * 2 * 2 * 2 * 3 * 9 + 10 * 2 * 4 * 16),
+    ],
+    "grouped": [  # pairs within two groups of four and one of two; then the state, and three taps
+        ({"group_size": 4, "conv_size": 3}, (10 + 10 + 3) * _PAIR + 10 * 2 * 2 * 2 * 8 * 8 + 10 * 2 * 3 * 16),
+    ],
+    "gla": [({"state_dim": 6, "value_expansion": 1, "conv_size": 1}, 10 * 3 * 2 * 6 * 16)],
+    "retnet": [({"state_dim": 6, "value_expansion": 2, "conv_size": 1}, 10 * 3 * 2 * 6 * 32)],
+    "mamba2": [  # taps over queries and keys, which both heads share, and values
+        (
+            {"state_dim": 6, "value_expansion": 1, "conv_size": 3},
+            10 * (3 * 2 * 6 * 16 + 2 * 3 * (6 + 6 + 16)),
+        ),
+    ],
+    "deltanet": [({"state_dim": 6, "value_expansion": 1, "conv_size": 1}, 10 * 3 * 2 * 6 * 16)],
+    "gated_deltanet": [({"state_dim": 6, "value_expansion": 1, "conv_size": 1}, 10 * 4 * 2 * 6 * 16)],
+    "kda": [({"state_dim": 6, "value_expansion": 1, "conv_size": 1}, 10 * 4 * 2 * 6 * 16)],
+    "rwkv7": [({}, 10 * 5 * 2 * 8 * 16)],
+    "hgrn2": [({"state_dim": 6}, 10 * 3 * 2 * 6 * 16)],
+    "rg_lru": [
+        ({"lru_width": 24, "conv_size": 4}, 10 * 2 * (4 + 1) * 24)
+    ],  # taps, and the step of the recurrence
+    "short_conv": [({"short_conv_size": 3}, 10 * 2 * 3 * 16)],
+    "based_conv": [({"short_conv_size": 3, "conv_expansion": 4}, 10 * 2 * 3 * 64)],
+}
+
+
+@pytest.mark.parametrize("mixer", registry.names())
+def test_mixing_takes_what_the_equation_says(mixer: str) -> None:
+    """Also beside attention, in a hybrid: the operations beyond its matrices are those of both."""
+    for knobs, by_hand in MIXING[mixer]:
+        mixers = {"X": {"mixer": mixer} | knobs, "A": {"mixer": "attention", "positions": "none"}}
+        shared = {"vocab_size": 17, "width": 16, "num_heads": 2}
+        config = parse_config({"architecture": "hybrid", "mixers": mixers, "pattern": "XA"} | shared)
+        assert config.mixer("X").mixing_flops(10) == by_hand, knobs
+        matrices = config.forward_flops(1) - config.mixer("X").mixing_flops(1) - _PAIR
+        assert config.forward_flops(10) - 10 * matrices == by_hand + 55 * _PAIR, knobs
 
 
 @pytest.mark.parametrize("width", [64, 128])

@@ -200,6 +200,12 @@ def test_what_would_cut_a_state_back_is_refused() -> None:
         exported("hawk").generate(tokens, prompt_lookup_num_tokens=3, **GREEDY)
 
 
+def test_generation_from_embeddings_is_refused_by_transformers() -> None:
+    model = exported("hawk")
+    with pytest.raises(ValueError, match="inputs_embeds"):
+        model.generate(inputs_embeds=model.get_input_embeddings()(draw_tokens(1, 4)), **GREEDY)
+
+
 @pytest.mark.parametrize("name", ("attention", "attention-none"))  # tied and untied
 def test_resized_embeddings(name: str, tmp_path: Path) -> None:
     model, tokens = exported(name), draw_tokens(1, 6)
@@ -237,10 +243,17 @@ def gradients(model: Any, tokens: Tensor) -> list[Tensor]:
     return [parameter.grad.clone() for parameter in model.parameters()]
 
 
-def test_activation_checkpointing_changes_no_gradient() -> None:
+@pytest.mark.parametrize("way", ["attribute", "method"])
+@pytest.mark.filterwarnings(
+    "ignore:`gradient_checkpointing_enable` is deprecated"
+)  # transformers' name before 6
+def test_activation_checkpointing_changes_no_gradient(way: str) -> None:
     model, tokens = exported("griffin").train(), draw_tokens(2, 9)
     plain = gradients(model, tokens)
-    model.gradient_checkpointing = True
+    if way == "attribute":
+        model.gradient_checkpointing = True
+    else:
+        model.gradient_checkpointing_enable()
     assert model.supports_gradient_checkpointing and model.language_model.checkpoint_activations
     for with_checkpoints, without in zip(gradients(model, tokens), plain, strict=True):
         assert torch.equal(with_checkpoints, without)

@@ -12,6 +12,7 @@ from recallfront.models import LanguageModel, build, parse_config
 from recallfront.models.pretrained.linearizing import adopt
 from recallfront.models.pretrained.lora import add_lora, merge_lora
 from recallfront.models.pretrained.transformers_weights import from_transformers, linearize
+from tests.models.cases import CASES as MODEL_CASES
 from tests.models.cases import case_config, draw_tokens
 from tests.models.pretrained.test_pretrained import tiny_gpt2, tiny_llama
 
@@ -130,7 +131,11 @@ def test_every_other_weight_is_kept(theirs: PreTrainedModel, case: tuple[str, di
 def test_a_linearized_model_decodes_as_it_reads(
     theirs: PreTrainedModel, case: tuple[str, dict[str, Any], str]
 ) -> None:
-    model, tokens = linearized(theirs.double(), case), draw_tokens(2, 14)
+    check_that_it_decodes_as_it_reads(linearized(theirs.double(), case))
+
+
+def check_that_it_decodes_as_it_reads(model: LanguageModel) -> None:
+    tokens = draw_tokens(2, 14)
     with torch.no_grad():
         expected = model(tokens)
         assert expected.dtype == torch.float64 and bool(expected.isfinite().all())
@@ -274,6 +279,41 @@ def test_a_hybrid_takes_over_attention() -> None:
     tokens = draw_tokens(2, 9)
     with torch.no_grad():
         torch.testing.assert_close(only(tokens), source(tokens))
+
+
+# of the drawn hybrids, what an attention leaves open: its positions and the width of values are given
+GIVEN = {"positions", "rotary_fraction", "value_expansion", "lru_width", "gate_blocks"}
+
+
+@pytest.mark.parametrize("name", [name for name in MODEL_CASES if name.startswith("hybrid-")])
+def test_a_drawn_hybrid_takes_over_what_each_of_its_mixers_takes_alone(name: str) -> None:
+    """Convolutions, which have nothing to take, leave their layers to attention."""
+    drawn: dict[str, Any] = MODEL_CASES[name]
+    mixers = {
+        letter: {"mixer": "attention"}
+        if knobs["mixer"] in ("short_conv", "based_conv")
+        else {knob: value for knob, value in knobs.items() if knob not in GIVEN}
+        for letter, knobs in drawn["mixers"].items()
+    }
+    pattern = drawn["pattern"]
+    values = {"architecture": "attention", "pattern": "A", "positions": "rope", "num_layers": len(pattern)}
+    shared = {name: drawn[name] for name in ("num_heads", "biases", "norm", "mlp_expansion")}
+    source = build(parse_config({"vocab_size": 17, "width": 16} | values | shared), seed=1).double()
+    model = linearize(source, "hybrid", mixers=mixers, pattern=pattern)
+    check_that_it_decodes_as_it_reads(model)
+    weights = model.state_dict()
+    kept = weights.keys() - set(adopt(source, model.config).new)
+    for index, letter in enumerate(pattern):
+        only = linearize(source, "hybrid", mixers={letter: mixers[letter]}, pattern=letter)
+        alone = only.state_dict()
+        here = {name for name in kept if name.startswith(f"layers.{index}.")}
+        assert here == {
+            name
+            for name in alone.keys() - set(adopt(source, only.config).new)
+            if name.startswith(f"layers.{index}.")
+        }
+        assert f"layers.{index}.mixer.out.weight" in here
+        assert all(torch.equal(weights[name], alone[name]) for name in here)
 
 
 BIASED = {"architecture": "griffin", "vocab_size": 17, "width": 16, "num_heads": 4, "pattern": "AA"}

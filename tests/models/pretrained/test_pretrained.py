@@ -151,7 +151,10 @@ def test_every_architecture_is_written_out(name: str, tmp_path: Path) -> None:
     torch.testing.assert_close(again(tokens).logits, model(tokens), atol=1e-6, rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["griffin", "based", "grouped", "mamba2", "linear-performer"])
+WRITTEN = ["griffin", "based", "grouped", "mamba2", "linear-performer", "hybrid-10", "hybrid-21"]
+
+
+@pytest.mark.parametrize("name", WRITTEN)
 class TestWrittenOut:
     def saved(self, name: str, folder: Path) -> LanguageModel:
         model = make_model(case_config(name), torch.float32)
