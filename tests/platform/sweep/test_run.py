@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -111,7 +112,9 @@ def test_a_sweep_goes_into_another_store_as_one_file(swept: SweepResult, tmp_pat
     assert rerun(trial.run_id, home=home).verdict is Verdict.IDENTICAL
 
 
-def test_the_report_of_a_sweep_tells_how_to_run_it_again(swept: SweepResult, tmp_path: Path) -> None:
+def test_the_report_of_a_sweep_tells_how_to_run_it_again(
+    swept: SweepResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run(["report", "tiny", "--out", str(tmp_path / "out"), "--home", str(swept.home)]) == 0
     names = {path.name for path in (tmp_path / "out").iterdir()}
     pictures = {f"{name}.{kind}" for name in ("front", "curves") for kind in ("svg", "png")}
@@ -119,6 +122,14 @@ def test_the_report_of_a_sweep_tells_how_to_run_it_again(swept: SweepResult, tmp
     text = (tmp_path / "out" / "report.md").read_text()
     assert f"| sweep | {swept.record.sweep_key} |" in text and "recallfront run specification.yaml" in text
     assert load_spec(str(tmp_path / "out" / "specification.yaml")).key == swept.record.sweep_key
+
+    monkeypatch.chdir(tmp_path / "out")
+    monkeypatch.setenv("RECALLFRONT_HOME", str(swept.home))
+    commands = [shlex.split(line) for line in re.findall(r"^    (recallfront .*)$", text, flags=re.MULTILINE)]
+    assert [command[1] for command in commands] == ["run", "report", "front", "pick", "rerun"]
+    for command in commands:
+        assert run(command[1:]) == 0, (command, capsys.readouterr().err)
+    assert (tmp_path / "out" / "FOLDER" / "report.md").exists()
 
 
 def test_every_command_that_a_run_prints_works(

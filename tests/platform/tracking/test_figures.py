@@ -5,6 +5,7 @@ import math
 import sqlite3
 import struct
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -44,8 +45,7 @@ def ended(**changes: Any) -> Report:
     rows = [("loss", 1.0 / step, step, now_ms()) for step in (10, 20)]
     rows.append(("validation_recall", 0.25, 20, now_ms()))
     figures = MEASURED | {"validation_recall": 0.25}
-    given: dict[str, Any] = {"step": 20, "rows": rows, "figures": figures, "status": Status.FINISHED}
-    return Report(**given | changes)
+    return replace(Report(step=20, rows=rows, figures=figures, status=Status.FINISHED), **changes)
 
 
 def told(writer: TrackingWriter, report: Report) -> str:
