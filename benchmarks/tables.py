@@ -187,6 +187,31 @@ def _short(home: Path) -> Table:
     return table
 
 
+def _text(home: Path) -> Table:
+    from recallfront.benchmarks.platform.text import OURS, SMALL, THEIRS, VOCABULARY, text_costs
+
+    found = text_costs(home)
+    table = Table(
+        title=f"text: {found.size / 1e6:.0f} MB of Python's sources, a BPE of {VOCABULARY:,} tokens",
+        title_justify="left",
+        caption_justify="left",
+        box=None,
+    )
+    for column in ("", "", f"beyond {SMALL / 1e6:.0f} MB of text"):
+        table.add_column(column, justify="right" if column else "left")
+    for name in ("driver", "trial"):
+        most, few = getattr(found.large, name), getattr(found.small, name)
+        more = f"{(most - few) / 2**20:,.0f} MiB"
+        table.add_row(f"memory of the {name}, at most", f"{most / 2**20:,.0f} MiB", more)
+    for name in (OURS, THEIRS):
+        rate = statistics.median(found.rates[name]) / 1e6
+        table.add_row(f"tokenizing, {name}", f"{rate:.2f} MB/s", "")
+    table.caption = (
+        f"recallfront tokenizes {found.ratio:.2f} times the bytes a second of {THEIRS}, median of pieces"
+    )
+    return table
+
+
 def _launchers(home: Path, against: Path | None) -> Table:
     from recallfront.benchmarks.platform.launchers import launchers
 
@@ -229,4 +254,5 @@ _BENCHMARKS: dict[str, Callable[[Path], Table]] = {
     "scale": _scale,
     "pages": _pages,
     "short": _short,
+    "text": _text,
 }

@@ -39,7 +39,7 @@ def bench(
     what: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Any of overhead, warm, quiet, tracking, models, search, scale, pages, short and launchers.",
+            help="Any of overhead, warm, quiet, tracking, models, search, scale, pages, short, text and launchers.",
             show_default="all",
         ),
     ] = None,
