@@ -1,5 +1,8 @@
 """What tests read of a sweep that was run, where its trials run, and waiting for what one of its processes does."""
 
+import resource
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -55,3 +58,11 @@ def wait_for(
         assert not is_over, "the driver has ended"
         assert time.monotonic() < deadline, "waited in vain"
         time.sleep(pause)
+
+
+def times_slower() -> float:
+    """How many times longer than it computes a bare interpreter takes just now: 1 on a machine that is idle."""
+    before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
+    subprocess.run([sys.executable, "-I", "-c", "sum(range(10**7))"], check=True)
+    took, after = time.monotonic() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
+    return max(1.0, took / (after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime))
