@@ -72,9 +72,8 @@ MIXING: dict[str, list[tuple[dict[str, object], int]]] = {
     "kda": [({"state_dim": 6, "value_expansion": 1, "conv_size": 1}, 10 * 4 * 2 * 6 * 16)],
     "rwkv7": [({}, 10 * 5 * 2 * 8 * 16)],
     "hgrn2": [({"state_dim": 6}, 10 * 3 * 2 * 6 * 16)],
-    "rg_lru": [
-        ({"lru_width": 24, "conv_size": 4}, 10 * 2 * (4 + 1) * 24)
-    ],  # taps, and the step of the recurrence
+    # taps, and the step of the recurrence
+    "rg_lru": [({"lru_width": 24, "conv_size": 4}, 10 * 2 * (4 + 1) * 24)],
     "short_conv": [({"short_conv_size": 3}, 10 * 2 * 3 * 16)],
     "based_conv": [({"short_conv_size": 3, "conv_expansion": 4}, 10 * 2 * 3 * 64)],
 }

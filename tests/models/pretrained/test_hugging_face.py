@@ -244,9 +244,8 @@ def gradients(model: Any, tokens: Tensor) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("way", ["attribute", "method"])
-@pytest.mark.filterwarnings(
-    "ignore:`gradient_checkpointing_enable` is deprecated"
-)  # transformers' name before 6
+# transformers' name before 6
+@pytest.mark.filterwarnings("ignore:`gradient_checkpointing_enable` is deprecated")
 def test_activation_checkpointing_changes_no_gradient(way: str) -> None:
     model, tokens = exported("griffin").train(), draw_tokens(2, 9)
     plain = gradients(model, tokens)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from recallfront.platform.metrics import THROUGHPUTS
-from recallfront.platform.trial import figures, reference
+from recallfront.platform.trial import figures, measure, reference
 from recallfront.platform.trial.measure import in_doubt
 from tests.platform.trial.measurements import be_quick, config_of, figures_of
 
@@ -120,6 +120,19 @@ def test_the_scale_of_other_threads_is_another(tmp_path: Path) -> None:
     found = figures_of(config_of(resources={"cpus": 2}), tmp_path)
     assert len(list((tmp_path / "measurements").glob("reference-*.json"))) == 2
     assert found["measurement"]["slowdown"] == 1.0, "it is the first with so many threads"
+
+
+@pytest.mark.parametrize("changed", ["torch", "protocol"])
+def test_the_scale_of_another_torch_or_protocol_is_another(
+    changed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figures_of(config_of(), tmp_path)
+    if changed == "torch":
+        monkeypatch.setattr(torch, "__version__", "2.0.0+other")
+    else:
+        monkeypatch.setattr(measure, "_VERSION", measure._VERSION + 1)
+    figures_of(config_of(), tmp_path, fresh=True)
+    assert len(list((tmp_path / "measurements").glob("reference-*.json"))) == 2
 
 
 def test_the_scale_is_found_once(tmp_path: Path) -> None:
