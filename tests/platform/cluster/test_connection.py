@@ -4,6 +4,7 @@ import contextlib
 import http.client
 import os
 import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -145,19 +146,20 @@ def test_a_node_is_killed_and_the_sweep_finishes(cluster: Cluster, study: Path, 
     with MlflowServer(tmp_path / "server") as server:
         send = ["submit", str(study), "--address", cluster.dashboard, "--tracking-uri", server.uri]
         send += ["--home", str(home)]
-        job = submit_and_leave(send, token)
+        job, command = submit_and_leave(send, token)
         killed: list[str] = []
         killer = threading.Thread(target=kill_node_with_a_trial, args=(cluster, home, killed), daemon=True)
         killer.start()
 
         again = recallfront("submit", *send[1:], "--no-follow", **token)
         assert again.returncode == 0 and job in again.stdout, "a sweep that runs is not sent twice"
+        assert command in again.stdout
 
         statuses = {"recallfront_trials": set(COUNTED)}
         wait_for(
             lambda: metrics_of(cluster) == {name: statuses.get(name, set()) for name in GAUGES}, pause=0.5
         )
-        joined = recallfront("status", job, "--address", cluster.dashboard, "--follow", **token)
+        joined = recallfront(*shlex.split(command)[1:], **token)
         killer.join()
         assert joined.returncode == 0, joined.stdout + joined.stderr
         assert f"job {job}: succeeded" in joined.stdout
@@ -189,8 +191,8 @@ def test_a_node_is_killed_and_the_sweep_finishes(cluster: Cluster, study: Path, 
         assert set(holding(folder, cluster.token)) <= {cluster.token_file}
 
 
-def submit_and_leave(arguments: list[str], environment: dict[str, str]) -> str:
-    """Send a sweep, follow its log for a moment, and leave by Ctrl-C; returns the job's id."""
+def submit_and_leave(arguments: list[str], environment: dict[str, str]) -> tuple[str, str]:
+    """Send a sweep, follow its log for a moment, and leave by Ctrl-C -> the job's id, and how to join it again."""
     with subprocess.Popen(
         # a shell's background job ignores SIGINT, and hands that on
         ["env", "--default-signal=INT", sys.executable, "-u", "-m", "recallfront", *arguments],
@@ -206,8 +208,9 @@ def submit_and_leave(arguments: list[str], environment: dict[str, str]) -> str:
         process.send_signal(signal.SIGINT)
         rest = process.stdout.read()
         assert process.wait(300) == 0, rest
-        assert "left the log; the job continues" in rest
-    return first.split()[1].rstrip(";")
+        command = first.partition("join again with: ")[2].strip()
+        assert f"left the log; the job continues: {command}\n" in rest
+    return first.split()[1].rstrip(";"), command
 
 
 def metrics_of(cluster: Cluster) -> dict[str, set[str]]:

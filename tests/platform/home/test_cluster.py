@@ -6,14 +6,16 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import yaml
 
+from recallfront.platform.cluster.jobs import jobs, submit
 from recallfront.platform.home import home_folder, vault
 from recallfront.platform.home.data import prepared
 from recallfront.platform.lineage.code_version import code_version
@@ -23,10 +25,10 @@ from recallfront.platform.tracking.ledger import read_sweep
 from recallfront.platform.trial.body import run_trial
 from recallfront.platform.trial.workplace import Workplace
 from recallfront.sweeps import SweepSpec, load_spec
-from tests.platform.clusters import Cluster
+from tests.platform.clusters import Cluster, Node
 from tests.platform.home.s3 import BUCKET, S3Server
+from tests.platform.servers import MlflowServer
 from tests.platform.specs import tiny
-from tests.platform.stores import ready_store
 
 pytestmark = [
     pytest.mark.slow,
@@ -52,43 +54,54 @@ def test_a_node_the_store_and_the_driver_are_lost(tmp_path: Path, monkeypatch: p
     study.write_text(
         yaml.safe_dump(tiny(name="three-nodes", space=space, training=training, seeds=[0, 1, 2]))
     )
-    spec, uri = load_spec(str(study)), ready_store(tmp_path / "mlflow")
-    with S3Server(failing=FAILING) as server:
+    spec = load_spec(str(study))
+    with S3Server(failing=FAILING) as server, MlflowServer(tmp_path / "mlflow") as tracking:
         with Cluster(nodes=3) as cluster:
-            lose_all_but_the_trials(cluster, server, study, uri, tmp_path)
+            monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(cluster.token_file))
+            lose_all_but_the_trials(cluster, server, study, tracking.uri, tmp_path)
             states = [path for path in cluster.folder.glob("*-state/*/trials/*")]
         assert server.failed > 0
         undisturbed = losses_alone(spec)
-    trials = read_sweep(uri, spec.key).trials
-    assert Counter(trial.status for trial in trials) == {Status.FINISHED: 3}
-    client = open_client(uri)
-    for trial in trials:
-        found = sorted((m.step, m.value) for m in client.get_metric_history(trial.run_id, "loss"))
-        assert found == undisturbed[trial.trial_key], "every step is there once, with the loss of a still run"
+        trials = read_sweep(tracking.uri, spec.key).trials
+        assert Counter(trial.status for trial in trials) == {Status.FINISHED: 3}
+        client = open_client(tracking.uri)
+        for trial in trials:
+            found = sorted((m.step, m.value) for m in client.get_metric_history(trial.run_id, "loss"))
+            assert found == undisturbed[trial.trial_key], "each step is there once, as of a still run"
     assert len(trials) == len(undisturbed) and len({path.parents[2] for path in states}) >= 2
     vault._transport.cache_clear()
 
 
 def lose_all_but_the_trials(cluster: Cluster, server: S3Server, study: Path, uri: str, folder: Path) -> None:
-    """Run the sweep: a node is killed, the store is away, and the driver is followed by one of another machine."""
+    """Run the sweep as a job: a node is killed, the store is away, and a driver elsewhere follows that of the head."""
+    job, _ = submit(str(study), address=cluster.dashboard, tracking_uri=uri, home=HOME)
+    head, lost = cluster.nodes[:2]
+    # Ray names a process after the method that it runs, and after its class between two methods alone
+    wait_for(lambda: lost.runs("ResourceTrainable.train") and bool(checkpoints()), cluster, job)
+    lost.kill()
+    server.away.set()
+    time.sleep(OUTAGE)
+    server.away.clear()
+    before = checkpoints()
+    wait_for(lambda: bool(checkpoints() - before), cluster, job)
+    # as with its machine: nothing is told to anybody
+    (first,) = drivers(head)
+    first.kill()
     arguments = ["run", str(study), "--address", f"127.0.0.1:{cluster.port}", "--home", HOME]
     arguments += ["--tracking-uri", uri]
-    token = {"RAY_AUTH_TOKEN_PATH": str(cluster.token_file)}
-    with driver(arguments, token | {"RECALLFRONT_STATE": str(folder / "a")}, folder / "a.log") as first:
-        lost = cluster.nodes[1]
-        # Ray names a process after the method that it runs, and after its class between two methods alone
-        wait_for(lambda: lost.runs("ResourceTrainable.train") and bool(checkpoints()), first)
-        lost.kill()
-        server.away.set()
-        time.sleep(OUTAGE)
-        server.away.clear()
-        before = checkpoints()
-        wait_for(lambda: bool(checkpoints() - before), first)
-        # as with its machine: nothing is told to anybody
-        first.kill()
-        first.wait(60)
-    with driver(arguments, token | {"RECALLFRONT_STATE": str(folder / "b")}, folder / "b.log") as second:
+    where = {"RAY_AUTH_TOKEN_PATH": str(cluster.token_file), "RECALLFRONT_STATE": str(folder / "b")}
+    with driver(arguments, where, folder / "b.log") as second:
         assert second.wait(480) == 0, (folder / "b.log").read_text()[-3000:]
+
+
+def drivers(head: Node) -> list[psutil.Process]:
+    """The drivers of jobs, which run on the head: not the shells that started them."""
+    found = []
+    for process in head.processes():
+        with suppress(psutil.Error):
+            if process.cmdline()[1:4] == ["-m", "recallfront", "run"]:
+                found.append(process)
+    return found
 
 
 def checkpoints() -> set[str]:
@@ -133,11 +146,10 @@ def driver(
             process.wait()
 
 
-def wait_for(
-    condition: Callable[[], bool], process: "subprocess.Popen[bytes]", seconds: float = 240.0
-) -> None:
+def wait_for(condition: Callable[[], bool], cluster: Cluster, job: str, seconds: float = 240.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
-        assert process.poll() is None, "the driver ended"
+        (details,) = jobs(cluster.dashboard, job)
+        assert not details.status.is_terminal(), f"the job has ended: {details.message}"
         assert time.monotonic() < deadline, f"not within {seconds:g} s"
         time.sleep(0.2)
