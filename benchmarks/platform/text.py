@@ -34,7 +34,7 @@ Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
-class Peaks:
+class Memories:
     """The most memory of two processes of their own, bytes."""
 
     driver: int  # that trains the tokenizer, tokenizes and counts
@@ -46,8 +46,8 @@ class TextCosts:
     """What a text of `size` bytes costs."""
 
     size: int
-    small: Peaks  # with SMALL bytes of text
-    large: Peaks
+    small: Memories  # with SMALL bytes of text
+    large: Memories
     rates: Mapping[str, list[float]]  # of each way to tokenize, bytes a second piece by piece
 
     @property
@@ -66,7 +66,7 @@ def text_costs(home: Path, *, size: int = 200 * SMALL, pieces: int = 12) -> Text
     """
     few, many = _Text(home / "small", SMALL), _Text(home / "large", size)
     small, large = (
-        Peaks(_apart(_driver, text.spec, text.home), _apart(_trial, text.spec, text.home))
+        Memories(_apart(_driver, text.spec, text.home), _apart(_trial, text.spec, text.home))
         for text in (few, many)
     )
     tokenizer, _ = prepare(many.spec.task, many.home / "data")
