@@ -30,11 +30,11 @@ _PIECE: Final = 4 * 10**6  # bytes
 _CHARACTERS: Final = 4000  # of a document, so that the small text has enough of them
 _HELD_OUT: Final = 0.03
 _SCORED: Final = 2**14  # tokens of held-out text
-Found = TypeVar("Found")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Memories:
+class Peaks:
     """The most memory of two processes of their own, bytes."""
 
     driver: int  # that trains the tokenizer, tokenizes and counts
@@ -46,8 +46,8 @@ class TextCosts:
     """What a text of `size` bytes costs."""
 
     size: int
-    small: Memories  # with SMALL bytes of text
-    large: Memories
+    small: Peaks  # with SMALL bytes of text
+    large: Peaks
     rates: Mapping[str, list[float]]  # of each way to tokenize, bytes a second piece by piece
 
     @property
@@ -66,7 +66,7 @@ def text_costs(home: Path, *, size: int = 200 * SMALL, pieces: int = 12) -> Text
     """
     few, many = _Text(home / "small", SMALL), _Text(home / "large", size)
     small, large = (
-        Memories(_apart(_driver, text.spec, text.home), _apart(_trial, text.spec, text.home))
+        Peaks(_apart(_driver, text.spec, text.home), _apart(_trial, text.spec, text.home))
         for text in (few, many)
     )
     tokenizer, _ = prepare(many.spec.task, many.home / "data")
@@ -127,7 +127,7 @@ def _task(files: Path, *, tokenizer: str, scored: int) -> dict[str, Any]:
     }
 
 
-def _apart(work: Callable[..., Found], *given: object) -> Found:
+def _apart(work: Callable[..., T], *given: object) -> T:
     """What the work comes to in a new process."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(work, *given).result()

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from recallfront.benchmarks.platform.text import OURS, THEIRS, Memories, TextCosts, text_costs
+from recallfront.benchmarks.platform.text import OURS, THEIRS, Peaks, TextCosts, text_costs
 
 
 def test_a_ratio_is_of_pieces() -> None:
     rates = {OURS: [2.0, 4.0, 9.0], THEIRS: [4.0, 2.0, 3.0]}
-    assert TextCosts(9, Memories(0, 0), Memories(0, 0), rates).ratio == 2.0
+    assert TextCosts(9, Peaks(0, 0), Peaks(0, 0), rates).ratio == 2.0
 
 
 @pytest.mark.slow
