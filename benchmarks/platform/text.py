@@ -30,7 +30,7 @@ _PIECE: Final = 4 * 10**6  # bytes
 _CHARACTERS: Final = 4000  # of a document, so that the small text has enough of them
 _HELD_OUT: Final = 0.03
 _SCORED: Final = 2**14  # tokens of held-out text
-Found = TypeVar("Found")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def _task(files: Path, *, tokenizer: str, scored: int) -> dict[str, Any]:
     }
 
 
-def _apart(work: Callable[..., Found], *given: object) -> Found:
+def _apart(work: Callable[..., T], *given: object) -> T:
     """What the work comes to in a new process."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(work, *given).result()
