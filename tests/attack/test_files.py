@@ -36,7 +36,6 @@ pytestmark = [
     pytest.mark.slow,
     # whether the scale of throughput is read depends on what runs beside it
     pytest.mark.alone,
-    pytest.mark.timeout(0),
     pytest.mark.usefixtures("quick_collections"),
     pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:.torch.distributed:FutureWarning"),

@@ -167,7 +167,6 @@ def _sweep(folder: Path, rng: random.Random, *, served: bool) -> Iterator[Sweep]
         yield Sweep(ready_home(folder) if rng.random() < 0.5 else folder, None, rng)
 
 
-@pytest.mark.timeout(0)
 def test_a_sweep_of_which_parts_are_killed_ends_as_an_undisturbed_one(
     tmp_path: Path, undisturbed: dict[str, Ending], seconds: float | None, seed: int
 ) -> None:

@@ -69,7 +69,6 @@ def _set_alarms(*seconds: float) -> None:
         signal.setitimer(timer, until)
 
 
-@pytest.mark.timeout(0)
 def test_an_odd_specification_is_refused_in_one_sentence_or_is_a_sweep(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

@@ -121,7 +121,6 @@ def quiet(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(0)
 @pytest.mark.parametrize(
     "longest_rest", [None, _ALWAYS, _NOW_AND_THEN], ids=["quiet", "beside load", "load at times"]
 )
