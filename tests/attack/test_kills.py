@@ -1,5 +1,6 @@
 """Parts of a sweep are killed at random moments; however often, it ends as one that nobody disturbed."""
 
+import os
 import random
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from recallfront.sweeps.data import prepare
 from tests.platform.servers import MlflowServer
 from tests.platform.specs import tiny
 from tests.platform.stores import ready_home
+from tests.platform.sweeps import times_slower
 
 pytestmark = [
     pytest.mark.attack,
@@ -91,11 +93,11 @@ class Sweep:
             for victim in victims:
                 families += self._kill(victim, driver)
                 print(f"{victim} after {time.monotonic() - started:.0f} s, ", end="", flush=True)
-            code = driver.wait(_LOST_SECONDS if "raylet" in victims else _RUN_SECONDS)
+            code = driver.wait(_LOST_SECONDS * times_slower() if "raylet" in victims else _RUN_SECONDS)
         finally:
             driver.kill()
         print(f"exit {code} after {time.monotonic() - started:.0f} s", flush=True)
-        _, left = psutil.wait_procs(families, timeout=_GONE_SECONDS)
+        _, left = psutil.wait_procs(families, timeout=_GONE_SECONDS * times_slower())
         assert not [p for p in left if p.is_running() and p.status() != psutil.STATUS_ZOMBIE], victims
         told = said.read_text()
         assert "Traceback" not in told
@@ -167,6 +169,7 @@ def _sweep(folder: Path, rng: random.Random, *, served: bool) -> Iterator[Sweep]
         yield Sweep(ready_home(folder) if rng.random() < 0.5 else folder, None, rng)
 
 
+@pytest.mark.timeout(0 if "ATTACK_SECONDS" in os.environ else 1800)
 def test_a_sweep_of_which_parts_are_killed_ends_as_an_undisturbed_one(
     tmp_path: Path, undisturbed: dict[str, Ending], seconds: float | None, seed: int
 ) -> None:

@@ -94,7 +94,7 @@ def test_the_autoscaler_is_asked_for_workers_that_are_placed_as_a_trial_s(
     groups = import_module("ray.util.placement_group")  # of that name `ray.util` has a function
     monkeypatch.setattr(groups, "placement_group", waiting)
     monkeypatch.setattr(groups, "remove_placement_group", asked.append)
-    monkeypatch.setattr(autoscaling, "is_autoscaled", lambda: True)
+    monkeypatch.setattr(autoscaling, "is_judged", lambda: True)
     monkeypatch.setattr(autoscaling, "_answer", lambda name: name == "ab")
     assert may_add_room_for(ResourceConfig.model_validate({"workers": 3, "cpus": 2, "placement": placement}))
     assert asked == [([{"CPU": 2}] * 3, placement), group], "and what was asked with is taken back"

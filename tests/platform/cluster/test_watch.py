@@ -10,6 +10,7 @@ import psutil
 import pytest
 
 from recallfront.platform.cluster import reaper
+from tests.platform.sweeps import times_slower
 
 # of a driver that has lost its Ray; of processes whose driver has ended
 _ENDS_SECONDS, _GONE_SECONDS = 30, 10
@@ -25,6 +26,7 @@ with ray_cluster(None):
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.parametrize("victim", ["raylet", "gcs_server", "driver"])
 def test_no_process_stays_when_ray_or_its_driver_is_killed(victim: str) -> None:
     driver = subprocess.Popen(
@@ -35,13 +37,13 @@ def test_no_process_stays_when_ray_or_its_driver_is_killed(victim: str) -> None:
         family = psutil.Process(driver.pid).children(recursive=True)
         parts = {process.name(): process for process in family}
         (driver if victim == "driver" else parts[victim]).kill()
-        _, errors = driver.communicate(timeout=_ENDS_SECONDS)
+        _, errors = driver.communicate(timeout=_ENDS_SECONDS * times_slower())
     finally:
         driver.kill()
     if victim != "driver":
         # as the driver's last exception, or, of one that takes long to end, as its last words
         assert "Ray on this machine was killed" in errors.splitlines()[-1]
-    _, alive = psutil.wait_procs(family, timeout=_GONE_SECONDS)
+    _, alive = psutil.wait_procs(family, timeout=_GONE_SECONDS * times_slower())
     assert not [p for p in alive if p.status() != psutil.STATUS_ZOMBIE]
 
 
@@ -79,7 +81,7 @@ def test_a_process_that_ray_started_late_ends_though_its_parent_is_dead(tmp_path
             part.kill()
         part.wait()
         watch.stdin.close()  # the driver is gone
-        _, alive = psutil.wait_procs([late], timeout=_GONE_SECONDS)
+        _, alive = psutil.wait_procs([late], timeout=_GONE_SECONDS * times_slower())
         for process in alive:
             process.kill()
         assert not alive
