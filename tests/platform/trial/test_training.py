@@ -179,7 +179,7 @@ def test_whether_a_trial_is_over_is_not_read_from_every_step(
     for settings in ({}, {"stop_at": {"recall": 1.0}}):
         last = run(tmp_path, training={"steps": 40, "checkpoint_seconds": 3600, **settings})[-1]
         assert last.status is Status.FINISHED
-        assert set(read) <= {2 * 40 + 2 * 4}, "those of 40 steps and 4 evaluations, once it has ended"
+        assert set(read) <= {2 * 40 + 3 * 4}, "those of 40 steps and 4 evaluations, once it has ended"
 
 
 def test_a_resumed_trial_knows_how_long_it_has_learned_nothing(tmp_path: Path) -> None:
