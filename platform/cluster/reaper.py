@@ -2,13 +2,15 @@
 
 Its standard input is a pipe from the driver, which the kernel closes when the driver ends, however it ends. By then
 Ray's agents have no parent, and titles of their own, to be found by, nor has what a dead raylet has started: the
-processes are noted while Ray starts, and now and then while it runs.
+processes are noted while Ray starts, and now and then while it runs. One that was started since, and has not yet found
+its raylet, is known by the session on its command line.
 """
 
 import os
+import re
 import select
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 
 import psutil
@@ -22,16 +24,36 @@ def main() -> None:
 
     The command line names the driver's process and the folder of the Ray package.
     """
-    noted: set[psutil.Process] = set()
+    folder, pause, noted = sys.argv[2], _LOOK_SECONDS, set[psutil.Process]()
+    try:
+        driver = psutil.Process(int(sys.argv[1]))
+        began = driver.create_time()
+    except psutil.NoSuchProcess:
+        return
     with suppress(psutil.NoSuchProcess):
-        driver, folder, pause, is_there = psutil.Process(int(sys.argv[1])), sys.argv[2], _LOOK_SECONDS, True
+        is_there = True
         while is_there:
             if select.select([sys.stdin], [], [], pause)[0]:
                 pause, is_there = _LATER_SECONDS, bool(os.read(sys.stdin.fileno(), 1))
             noted |= _with_all_below(child for child in driver.children() if _is_of(folder, child))
-    for process in _with_all_below(noted):
+    _kill(_with_all_below(noted))
+    # after the raylet, so that no more are started
+    _kill(_of_session(driver.pid, began))
+
+
+def _kill(processes: Iterable[psutil.Process]) -> None:
+    for process in processes:
         with suppress(psutil.NoSuchProcess):
             process.kill()
+
+
+def _of_session(driver: int, began: float) -> Iterator[psutil.Process]:
+    """Those that name the driver's session, which ends with its process id, and are younger than the driver."""
+    session = re.compile(rf"session_[-\d]+_[-\d]+_\d+_{driver}\b")
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.create_time() >= began and session.search(" ".join(process.cmdline())):
+                yield process
 
 
 def _is_of(folder: str, process: psutil.Process) -> bool:

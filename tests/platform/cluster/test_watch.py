@@ -1,9 +1,11 @@
 """A Ray that was started here: it ends with its driver, and its driver with it."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import psutil
@@ -85,3 +87,36 @@ def test_a_process_that_ray_started_late_ends_though_its_parent_is_dead(tmp_path
         for process in alive:
             process.kill()
         assert not alive
+
+
+@pytest.mark.slow
+def test_a_worker_that_was_just_started_ends_and_that_of_another_driver_does_not(tmp_path: Path) -> None:
+    """The process id of the other begins with the same digits."""
+    sleep = [sys.executable, "-c", "import time; time.sleep(1000)"]
+    session = "--session-name=session_2026-11-30_22-27-21_123456_{}"
+    with ExitStack() as stack:
+
+        def start(*more: str) -> "subprocess.Popen[bytes]":
+            process = stack.enter_context(subprocess.Popen([*sleep, *more], stdin=subprocess.PIPE))
+            stack.callback(process.kill)
+            return process
+
+        driver = start()
+        command = [sys.executable, "-P", reaper.__file__, str(driver.pid), str(tmp_path)]
+        watch = stack.enter_context(subprocess.Popen(command, stdin=subprocess.PIPE))
+        assert watch.stdin
+        watch.stdin.write(b"\n")  # Ray is up
+        watch.stdin.flush()
+        time.sleep(2.0)
+        worker, other = (start(session.format(f"{driver.pid}{digit}")) for digit in ("", "0"))
+        driver.kill()
+        watch.stdin.close()
+        assert watch.wait(_GONE_SECONDS * times_slower()) == 0
+        assert worker.wait(_GONE_SECONDS * times_slower()) == -signal.SIGKILL
+        assert other.poll() is None
+        # a cluster is named after the command that started it, whose process id a driver may have later
+        started = psutil.Process(other.pid).create_time()
+        others = [
+            list(reaper._of_session(int(f"{driver.pid}0"), began)) for began in (started, started + 0.01)
+        ]
+        assert others == [[psutil.Process(other.pid)], []]
