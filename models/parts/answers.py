@@ -18,7 +18,7 @@ class Answered(NamedTuple):
 
     loss: Tensor  # (), nats: the sum, through which gradients flow
     losses: Tensor  # (N,), nats
-    predicted: Tensor  # (N,) int64: the token with the largest logit
+    predicted: Tensor  # (N,) int64: the token with the largest logit; (0,) while gradients are computed
 
 
 def capped(logits: Tensor, cap: float | None) -> Tensor:
@@ -42,7 +42,8 @@ class _Answered(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor]:
         exact = torch.promote_types(hidden.dtype, torch.float32)
         losses = hidden.new_empty(len(answers), dtype=exact)
-        predicted = torch.empty_like(answers)
+        # training does not ask: to find them on a CPU takes as long as the softmax
+        predicted = torch.empty_like(answers[:0] if learns else answers)
         trains_weight = learns and weight.requires_grad
         of_hidden = torch.empty_like(hidden) if learns else None
         of_weight = torch.zeros_like(weight, dtype=exact) if trains_weight else None
@@ -51,11 +52,11 @@ class _Answered(torch.autograd.Function):
             part = slice(first, first + size)
             logits = capped(F.linear(hidden[part], weight), cap).to(exact)
             asked = answers[part, None]
-            largest, chosen = logits.max(-1, keepdim=True)
-            predicted[part] = chosen[:, 0]
+            if not learns:
+                predicted[part] = logits.argmax(-1)
             probabilities = logits.softmax(-1)
             # the largest probability is at least 1 / vocabulary: its logarithm is as exact as that of the sum
-            log_sum = largest - probabilities.gather(1, chosen).log_()
+            log_sum = logits.amax(-1, keepdim=True) - probabilities.amax(-1, keepdim=True).log_()
             losses[part] = (log_sum - logits.gather(1, asked))[:, 0]
             if of_hidden is not None:
                 # softmax - one-hot, times the derivative of the cap
@@ -65,7 +66,7 @@ class _Answered(torch.autograd.Function):
                 slope = slope.to(hidden.dtype)
                 of_hidden[part] = slope @ weight
                 if of_weight is not None:
-                    of_weight += slope.T @ hidden[part]
+                    _add_product(of_weight, slope.T, hidden[part])
         if of_hidden is not None:
             ctx.save_for_backward(of_hidden, of_weight)
         ctx.mark_non_differentiable(losses, predicted)
@@ -78,6 +79,14 @@ class _Answered(torch.autograd.Function):
         to_hidden = (of_hidden * of_loss).to(of_hidden.dtype)
         to_weight = None if of_weight is None else (of_weight * of_loss).to(of_hidden.dtype)
         return to_hidden, to_weight, None, None, None
+
+
+def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
+    """total += left @ right: in one pass over it, unless the product is of lower precision."""
+    if total.dtype == left.dtype:
+        total.addmm_(left, right)
+    else:
+        total += left @ right
 
 
 def _rows_at_once(vocabulary: int, device: torch.device) -> int:
