@@ -212,6 +212,21 @@ def _text(home: Path) -> Table:
     return table
 
 
+def _upload(home: Path) -> Table:
+    from recallfront.benchmarks.platform.upload_cost import apart, upload_cost
+
+    found = upload_cost(home)
+    table = _table("upload: training with checkpoints that are uploaded to a file:// address, and without")
+    for name, seconds in (("uploaded", found.uploaded), ("local", found.local)):
+        table.add_row(name, f"{statistics.median(seconds):.2f} s", _range(seconds, "s"), str(len(seconds)))
+    low, high = (f"{1000 * bound:+.0f}" for bound in found.bounds)
+    table.caption = (
+        f"{1000 * found.seconds:+.0f} ms an upload, median of pairs ({low} to {high} ms with 90 % confidence): "
+        f"{found.share:+.2%} of training with a checkpoint every {apart():g} s"
+    )
+    return table
+
+
 def _launchers(home: Path, against: Path | None) -> Table:
     from recallfront.benchmarks.platform.launchers import launchers
 
@@ -255,4 +270,5 @@ _BENCHMARKS: dict[str, Callable[[Path], Table]] = {
     "pages": _pages,
     "short": _short,
     "text": _text,
+    "upload": _upload,
 }

@@ -3,7 +3,6 @@
 Ray is imported once its environment is set.
 """
 
-import json
 import statistics
 import time
 from contextlib import closing
@@ -12,9 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from recallfront.benchmarks.platform.medians import median_bounds
-from recallfront.benchmarks.platform.trials import actor_config, bench_spec, small_ray, trials_of, workplace
-from recallfront.platform.results.reports import Report
-from recallfront.platform.results.status import Status
+from recallfront.benchmarks.platform.trials import (
+    actor_config,
+    bench_spec,
+    reports_of,
+    small_ray,
+    trials_of,
+    workplace,
+)
 from recallfront.platform.tracking.store import prepare_store
 from recallfront.platform.tracking.writer import TrackingWriter
 from recallfront.platform.trial.workplace import Workplace
@@ -90,15 +94,9 @@ def _fresh(place: Workplace, number: int) -> Workplace:
 
 def _train(actor: Any, writer: TrackingWriter | None, run: str) -> tuple[float, int]:
     """A trial to its end: (training seconds by its own clock, metric rows that were written)."""
-    import ray
-
     written = 0
-    while True:
-        report = Report.from_json(json.loads(ray.get(actor.train.remote())["report"]))
+    for report in reports_of(actor):
         if writer is not None and report.rows:
             writer.metrics(run, report.rows)
             written += len(report.rows)
-        if report.status is not Status.RUNNING:
-            if report.status is not Status.FINISHED:
-                raise RuntimeError(f"a benchmark's trial ended as {report.status}: {report.failure}")
-            return report.seconds["train"], written
+    return report.seconds["train"], written

@@ -12,6 +12,8 @@ from typing import Any
 
 from recallfront.platform.cluster.connection import set_environment
 from recallfront.platform.lineage.code_version import code_version
+from recallfront.platform.results.reports import Report
+from recallfront.platform.results.status import Status
 from recallfront.platform.trial.workplace import Workplace, workplace_json
 from recallfront.sweeps.data import prepare
 from recallfront.sweeps.spec import SweepSpec
@@ -105,3 +107,20 @@ def _start_ray() -> None:
 def actor_config(config: TrialConfig, place: Workplace) -> dict[str, str]:
     """The configuration of a `TrialActor`."""
     return {"trial": config.model_dump_json(), "place": json.dumps(workplace_json(place))}
+
+
+def reports_of(actor: Any) -> Iterator[Report]:
+    """The reports of a `TrialActor` until its trial has finished.
+
+    Raises:
+        RuntimeError: the trial ends otherwise.
+    """
+    import ray
+
+    while True:
+        report = Report.from_json(json.loads(ray.get(actor.train.remote())["report"]))
+        yield report
+        if report.status is Status.FINISHED:
+            return
+        if report.status is not Status.RUNNING:
+            raise RuntimeError(f"a benchmark's trial ended as {report.status}: {report.failure}")

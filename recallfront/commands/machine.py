@@ -39,7 +39,8 @@ def bench(
     what: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Any of overhead, warm, quiet, tracking, models, search, scale, pages, short, text and launchers.",
+            help="Any of overhead, warm, quiet, tracking, models, search, scale, pages, short, text, upload and "
+            "launchers.",
             show_default="all",
         ),
     ] = None,

@@ -13,6 +13,8 @@ import pytest
 
 from recallfront.benchmarks.tables import run_benchmarks
 from recallfront.platform.errors import UsageError
+from recallfront.platform.home import vault
+from tests.platform.home.s3 import BUCKET, S3Server
 from tests.platform.stores import ready_home
 
 pytestmark = pytest.mark.slow
@@ -82,6 +84,24 @@ def test_tracking_does_not_slow_training(tmp_path: Path) -> None:
     )
     assert low <= 0.02, "pairs show that tracking slows training"
     assert found.driver_share <= 0.06, "of a core, at 80 steps a second"
+
+
+@pytest.mark.alone
+@up_to_three_times
+def test_uploads_do_not_slow_training(tmp_path: Path) -> None:
+    """Against a real S3 server that refuses a tenth of the requests."""
+    from recallfront.benchmarks.platform.upload_cost import upload_cost
+
+    vault._transport.cache_clear()  # connections are of an environment
+    with S3Server(failing=0.1) as server:
+        found = upload_cost(tmp_path, address=f"s3://{BUCKET}/home", pairs=3, stretch=4)
+    vault._transport.cache_clear()
+    print(
+        f"upload: {found.uploaded} s beside {found.local} s, {found.seconds:+.3f} s each ({found.share:+.2%} of "
+        f"training), {server.failed} of {server.requests} requests failed"
+    )
+    assert server.failed > 0
+    assert found.share <= 0.02
 
 
 @pytest.mark.alone
