@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from recallfront.platform.metrics import named_in_condition
+from recallfront.sweeps.claims import Claim
 from recallfront.sweeps.load import load_study, studies
 from recallfront.sweeps.objectives import split_context
 from recallfront.sweeps.spec import SweepSpec
@@ -55,7 +56,7 @@ MAD: dict[str, tuple[dict[str, Any], dict[str, list[Any]]]] = {
 }
 # both scales of each: on two cores, and on a GPU
 TRIALS = {
-    "alibi-extrapolation": (15, 15),
+    "alibi-extrapolation": (21, 21),
     "augmented-linear": (39, 39),
     "extraction": (12, 14),
     "forgetting": (42, 63),
@@ -86,10 +87,18 @@ def sweeps_of(study: SweepSpec | Suite) -> dict[str, SweepSpec]:
     return {f"{part.task}.": part.spec for part in study.parts}
 
 
+def claims_of(study: SweepSpec | Suite) -> Iterator[tuple[Claim, dict[str, SweepSpec]]]:
+    """Each claim with the sweeps that it is about: those of a study, and those of a suite's sweeps alone."""
+    for claim in study.claims:
+        yield claim, sweeps_of(study)
+    for part in study.parts if isinstance(study, Suite) else ():
+        for claim in part.spec.claims:
+            yield claim, sweeps_of(part.spec)
+
+
 def figures_of(study: SweepSpec | Suite) -> Iterator[tuple[str, str, SweepSpec]]:
     """Each figure that a claim names: the claim, the metric, and a sweep that has to have it."""
-    own = sweeps_of(study)
-    for claim in study.claims:
+    for claim, own in claims_of(study):
         for measure in claim.parsed.values():
             for metric in filter(None, (measure.metric, measure.over)):
                 tasks, dot, name = metric.rpartition(".")
@@ -111,7 +120,7 @@ def test_a_study_has_two_scales(name: str) -> None:
     assert (cpu.number_of_trials, gpu.number_of_trials) == TRIALS[name]
     assert not any(spec.resources.gpus for spec in sweeps_of(cpu).values())
     assert all(spec.resources.gpus for spec in sweeps_of(gpu).values())
-    asked, on_a_gpu = ([claim.id for claim in study.claims] for study in (cpu, gpu))
+    asked, on_a_gpu = ([claim.id for claim, _ in claims_of(study)] for study in (cpu, gpu))
     assert set(asked) & set(on_a_gpu), "the scales share claims"
     if isinstance(cpu, Suite):
         assert asked == on_a_gpu
@@ -151,10 +160,27 @@ def test_mad_asks_the_66_settings_of_its_grid() -> None:
 def test_a_study_asks_what_it_can_decide(name: str) -> None:
     study = load_study(name)
     assert study.name == name and study.question.endswith("?") and study.claims
-    for claim in study.claims:
+    for claim, own in claims_of(study):
         assert claim.source, claim.id
-        for spec in sweeps_of(study).values():
+        for spec in own.values():
             assert claim.seeds <= len(spec.seeds), (claim.id, "would be undecided for ever")
+
+
+@pytest.mark.parametrize("scale", ["", "-gpu"])
+def test_alibi_trained_short_is_asked_beside_sinusoids_trained_long(scale: str) -> None:
+    study = load_study(f"alibi-extrapolation{scale}")
+    assert isinstance(study, Suite)
+    own = sweeps_of(study)
+    short, long = own["short."], own["long."]
+    (length,), (twice,) = short.task.lengths("validation"), long.task.lengths("validation")
+    assert twice == 2 * length and twice in short.task.lengths("test")
+    assert short.training.batch_size * length == long.training.batch_size * twice
+    (claim,) = study.claims
+    asked = {measure.metric: measure.selection for measure in claim.parsed.values()}
+    assert asked == {
+        f"short.perplexity_at_{twice}": "positions == alibi",
+        f"long.perplexity_at_{twice}": "positions == sinusoidal",
+    }
 
 
 def test_every_study_is_told_here() -> None:

@@ -29,10 +29,19 @@ CLAIM = {
     "seeds": 1,
 }
 
+OF_ONE_SWEEP = CLAIM | {
+    "id": "knows-its-own-recall",
+    "sentence": "The first sweep recalls.",
+    "measures": {"recall": "highest test_recall"},
+}
+
 
 def test_a_suite_runs_its_sweeps_and_logs_their_scores(tmp_path: Path) -> None:
     short = TINY["task"] | {"train": [SEGMENT | {"examples": 32}]}
-    settings = [{"task": TINY["task"], "training": {"steps": 10}}, {"task": short, "training": {"steps": 5}}]
+    settings = [
+        {"task": TINY["task"], "training": {"steps": 10}, "claims": [OF_ONE_SWEEP]},
+        {"task": short, "training": {"steps": 5}},
+    ]
     raw = {key: value for key, value in TINY.items() if key != "task"}
     raw |= {
         "name": "pair",
@@ -44,6 +53,7 @@ def test_a_suite_runs_its_sweeps_and_logs_their_scores(tmp_path: Path) -> None:
     file.write_text(yaml.safe_dump(raw))
     suite = load_study(str(file))
     assert isinstance(suite, Suite) and is_suite(str(file)) and not is_suite("quickstart")
+    assert suite.number_of_claims == 2
     home, ran = ready_home(tmp_path / "home"), []
     found = run_suite(suite, home=home, ended=lambda result: ran.append((result.record.name, result.ran)))
     assert ran == [("pair-recall-1", 1), ("pair-recall-2", 1)]
@@ -68,6 +78,9 @@ def test_a_suite_runs_its_sweeps_and_logs_their_scores(tmp_path: Path) -> None:
         and "pair-recall-2" in report
         and (tmp_path / "report/claims.svg").exists()
     )
+    own = report.partition("## Claims of pair-recall-1")[2].partition("\n## ")[0]
+    assert "knows-its-own-recall: The first sweep recalls." in own and "(claims-1.svg)" in own
+    assert "knows-its-own-recall" not in report.replace(own, "") and "Claims of pair-recall-2" not in report
     (command,) = re.findall(r"recallfront rerun ([0-9a-f]{12})\n", report)
     assert "Reruns" not in report
     verdict = rerun(command, home=home).verdict.value
