@@ -8,9 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
+from recallfront.platform.front.claims import ClaimVerdict, Judgement
+from recallfront.platform.front.pictures.note import plain
+from recallfront.platform.front.pictures.report_parts import settings
 from recallfront.platform.metrics import named_in_condition
-from recallfront.sweeps.claims import Claim
+from recallfront.sweeps.claims import Claim, Threshold
 from recallfront.sweeps.load import load_study, studies
 from recallfront.sweeps.objectives import split_context
 from recallfront.sweeps.spec import SweepSpec
@@ -77,6 +81,13 @@ LONGER = {
     "mqar-board": "54 configurations with three seeds: with fewer there is no board",
 }
 STARVED = {COPYING: "it ran at the lowest priority beside other work, as docs/studies/README.md says"}
+# reports of a study as it was, with what has changed since: each is to be written anew
+STALE = {
+    "alibi-extrapolation": "it has become a suite, with a sweep that trains on rows of twice the length",
+    "augmented-linear": "it has speculative decoding and three claims about it",
+    "mad-suite": "windows are no longer among the recurrent architectures of a claim",
+    "mqar-board": "the delta rule is no longer compared with attention, which keeps everything",
+}
 REPORTS = sorted((Path(__file__).parents[2] / "docs" / "studies").glob("*/report.md"))
 
 
@@ -104,6 +115,21 @@ def figures_of(study: SweepSpec | Suite) -> Iterator[tuple[str, str, SweepSpec]]
                 tasks, dot, name = metric.rpartition(".")
                 for task in tasks.split("+"):
                     yield claim.id, named_in_condition(name), own[f"{task}{dot}"]
+
+
+def specification_of(report: Path) -> Path:
+    """The specification that a report was written of."""
+    return report.with_name("specification.yaml")
+
+
+def is_stale(report: Path) -> bool:
+    """Whether settings or claims of the study are others than those that the report was written of."""
+    was, now = load_study(str(specification_of(report))), load_study(report.parent.name)
+
+    def asked(study: SweepSpec | Suite) -> dict[str, tuple[dict[str, str], Threshold]]:
+        return {claim.id: (claim.measures, claim.comparison) for claim, _ in claims_of(study)}
+
+    return was.key != now.key or asked(was) != asked(now)
 
 
 def minutes_of(report: str) -> float:
@@ -217,6 +243,30 @@ def test_a_claim_about_rows_names_rows_that_the_study_tests(name: str) -> None:
             assert isinstance(spec.task, ForgettingMQAR)
             segments = {rows.segment for rows in spec.task.rows_of("test")}
             assert metric.removeprefix("recall_") in segments, (claim, metric)
+
+
+@pytest.mark.parametrize("report", REPORTS, ids=lambda report: report.parent.name)
+def test_a_report_tells_what_its_specification_asks(report: Path) -> None:
+    lines = report.read_text().splitlines()
+    for claim, _ in claims_of(load_study(str(specification_of(report)))):
+        (told,) = (line for line in lines if line.startswith(f"| {claim.id}: "))
+        asked = f"{claim.comparison.formula} {Judgement(claim, ClaimVerdict.NOT_TESTED).asked}"
+        assert told.endswith(f"| {plain(asked)} |")
+        measures = {f"| {claim.id} | {name} | {plain(text)} |" for name, text in claim.measures.items()}
+        assert measures <= set(lines)
+    written = yaml.safe_load(specification_of(report).read_text())
+    if "task" in written:  # a suite's report spells out what its file leaves out
+        rows = {"task": written["task"], "models": written["model"]}
+        rows |= {name: written[name] for name in ("training", "measurement", "search")}
+        settings_told = [*rows.items(), *(("", block) for block in written["space"])]
+        assert {f"| {name} | {plain(settings(value))} |" for name, value in settings_told} <= set(lines)
+
+
+def test_reports_are_of_the_studies_of_today_but_for_those_that_are_listed() -> None:
+    assert {report.parent.name for report in REPORTS if is_stale(report)} == STALE.keys()
+    readme = (REPORTS[0].parents[1] / "README.md").read_text()
+    told = re.search(r"have changed since their reports were written: ([^.]+)\.", readme)
+    assert set(re.findall("`(.+?)`", told[1]) if told else []) == STALE.keys()
 
 
 def test_what_is_told_beside_zoologys_board_is_in_the_report() -> None:
