@@ -85,6 +85,7 @@ STARVED = {COPYING: "it ran at the lowest priority beside other work, as docs/st
 STALE = {
     "alibi-extrapolation": "it has become a suite, with a sweep that trains on rows of twice the length",
     "augmented-linear": "it has speculative decoding and three claims about it",
+    "forgetting": "its architectures have been given equal states, and its claims bounds on them",
     "mad-suite": "windows are no longer among the recurrent architectures of a claim",
     "mqar-board": "the delta rule is no longer compared with attention, which keeps everything",
 }
@@ -207,6 +208,17 @@ def test_alibi_trained_short_is_asked_beside_sinusoids_trained_long(scale: str) 
         f"short.perplexity_at_{twice}": "positions == alibi",
         f"long.perplexity_at_{twice}": "positions == sinusoidal",
     }
+
+
+@pytest.mark.parametrize("scale", ["", "-gpu"])
+def test_forgetting_is_asked_at_equal_state(scale: str) -> None:
+    spec = load_study(f"forgetting{scale}")
+    assert isinstance(spec, SweepSpec)
+    models = [spec.trial(block, knobs, spec.seeds[0]).model for block, knobs in spec.grid()]
+    states = {one.architecture: one.state_elements(spec.measurement.context_length) for one in models}
+    delta = states["deltanet"]
+    assert delta == states["gated_deltanet"] == states["gla"] == states["mamba2"]
+    assert delta < states["based"] < 1.1 * delta and delta < states["attention"]
 
 
 def test_every_study_is_told_here() -> None:
