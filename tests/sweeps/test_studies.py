@@ -185,6 +185,15 @@ def test_mad_asks_the_66_settings_of_its_grid() -> None:
         assert sorted(asked[task], key=str) == sorted([whole, *others], key=str), task
 
 
+def test_the_time_of_mad_follows_from_its_steps() -> None:
+    study = load_study("mad-gpu")
+    assert isinstance(study, Suite) and study.expected_minutes is not None
+    steps = sum(part.spec.training.steps * part.spec.number_of_trials for part in study.parts)
+    shares = {part.spec.resources.gpus for part in study.parts}
+    assert study.number_of_trials == 3960 and steps == 53_844_000 and shares == {1 / 8}
+    assert 1 < study.expected_minutes / (steps * 0.006 / 8 / 60) < 1.25
+
+
 @pytest.mark.parametrize("name", SCALES)
 def test_a_study_asks_what_it_can_decide(name: str) -> None:
     study = load_study(name)
@@ -226,6 +235,11 @@ def test_forgetting_is_asked_at_equal_state(scale: str) -> None:
 def test_every_study_is_told_here() -> None:
     without_claims = {name for name in studies() if not load_study(name).claims}
     assert set(studies()) - without_claims == set(SCALES)
+
+
+@pytest.mark.parametrize("name", studies())
+def test_a_study_tells_how_long_it_takes(name: str) -> None:
+    assert load_study(name).expected_minutes is not None
 
 
 @pytest.mark.parametrize("name", [name for name in studies() if not name.endswith("-gpu")])
