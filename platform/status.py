@@ -154,7 +154,7 @@ def studies_table() -> "Table":
             "gpu" if first.resources.gpus else "cpu",
             str(study.number_of_trials),
             "–" if minutes is None else f"{minutes:g} min",
-            str(len(study.claims)),
+            str(study.number_of_claims if isinstance(study, Suite) else len(study.claims)),
             study.question,
         )
     return table

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 
 def show_result(result: "SweepResult", console: "Console", *, short: bool = False) -> None:
-    """Print how a sweep ended: counts and failures, and, unless `short`, the front, its files and the next commands."""
+    """Print how a sweep ended: counts, failures and verdicts, and, unless `short`, the front, its files and the next
+    commands.
+    """
     from recallfront.platform.front.tables import as_table, claims_table
     from recallfront.platform.metrics import duration
     from recallfront.platform.results.labels import trial_label, varying_knobs
@@ -39,11 +41,14 @@ def show_result(result: "SweepResult", console: "Console", *, short: bool = Fals
         print(f"{result.undelivered} events wait for the tracking server: run the same command again")
     if result.refused:
         print(f"{result.refused} events were refused by the tracking server; they are kept in {result.spool}")
-    if result.front is None or short:
+    if result.front is None:
         return
-    console.print(as_table(result.front))
+    if not short:
+        console.print(as_table(result.front))
     if result.judgements:
         console.print(claims_table(result.judgements))
+    if short:
+        return
     for kind, path in result.front_files.items():
         print(f"{kind}: {path}")
     _show_next(result)

@@ -70,6 +70,11 @@ class Suite:
         """How many trials its sweeps plan."""
         return sum(part.spec.number_of_trials for part in self.parts)
 
+    @property
+    def number_of_claims(self) -> int:
+        """How many claims are asked, of the suite and of each of its sweeps."""
+        return len(self.claims) + sum(len(part.spec.claims) for part in self.parts)
+
 
 def raw_parts(raw: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     """The specification of each sweep of a suite, as written, with the name of its task.

@@ -92,7 +92,9 @@ def test_a_missing_file_is_said_with_the_studies(refused: Refused, home: Path) -
 def test_the_studies_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["studies"]) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert ["forgetting", "cpu", "42", "20", "min", "5", "Does"] in [line[:7] for line in lines]
+    begin = [line[:7] for line in lines]
+    assert ["forgetting", "cpu", "42", "20", "min", "5", "Does"] in begin
+    assert ["alibi-extrapolation", "cpu", "21", "35", "min", "6", "Does"] in begin, "a suite with its sweeps'"
     assert {"forgetting-gpu", "quickstart"} <= {line[0] for line in lines if line}
 
 

@@ -8,8 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
+from recallfront.platform.front.claims import ClaimVerdict, Judgement
+from recallfront.platform.front.pictures.note import plain
+from recallfront.platform.front.pictures.report_parts import settings
 from recallfront.platform.metrics import named_in_condition
+from recallfront.sweeps.claims import Claim, Threshold
 from recallfront.sweeps.load import load_study, studies
 from recallfront.sweeps.objectives import split_context
 from recallfront.sweeps.spec import SweepSpec
@@ -55,17 +60,17 @@ MAD: dict[str, tuple[dict[str, Any], dict[str, list[Any]]]] = {
 }
 # both scales of each: on two cores, and on a GPU
 TRIALS = {
-    "alibi-extrapolation": (15, 15),
+    "alibi-extrapolation": (21, 21),
     "augmented-linear": (39, 39),
-    "extraction": (12, 14),
+    "extraction": (14, 14),
     "forgetting": (42, 63),
     "griffin-extrapolation": (18, 72),
     "hybrid-ratio": (48, 252),
     "linearize": (21, 21),
     "mad-suite": (210, 210),
-    "mqar-board": (162, 468),
+    "mqar-board": (153, 468),
     "recall-predicts-text": (60, 90),
-    "throughput": (12, 17),
+    "throughput": (17, 17),
 }
 # on two cores alone: on a GPU it is a part of griffin-extrapolation-gpu
 COPYING = "griffin-copying"
@@ -73,9 +78,19 @@ SCALES = [COPYING, *(name + scale for name in TRIALS for scale in ("", "-gpu"))]
 ON_TWO_CORES_MINUTES = 45
 LONGER = {
     "mad-suite": "ten architectures with three seeds on each of seven tasks",
-    "mqar-board": "54 configurations with three seeds: with fewer there is no board",
+    "mqar-board": "51 configurations with three seeds: with fewer there is no board",
 }
 STARVED = {COPYING: "it ran at the lowest priority beside other work, as docs/studies/README.md says"}
+# reports of a study as it was, with what has changed since: each is to be written anew
+STALE = {
+    "alibi-extrapolation": "it has become a suite, with a sweep that trains on rows of twice the length",
+    "augmented-linear": "it has speculative decoding and three claims about it",
+    "extraction": "it has windows of 512 tokens, and pages of 1,024",
+    "forgetting": "its architectures have been given equal states, and its claims bounds on them",
+    "mad-suite": "windows are no longer among the recurrent architectures of a claim",
+    "mqar-board": "it has HGRN2, KDA and RWKV-7, and a claim no longer compares the delta rule with attention",
+    "throughput": "it has five more architectures and a context of 16,384 tokens",
+}
 REPORTS = sorted((Path(__file__).parents[2] / "docs" / "studies").glob("*/report.md"))
 
 
@@ -86,15 +101,38 @@ def sweeps_of(study: SweepSpec | Suite) -> dict[str, SweepSpec]:
     return {f"{part.task}.": part.spec for part in study.parts}
 
 
+def claims_of(study: SweepSpec | Suite) -> Iterator[tuple[Claim, dict[str, SweepSpec]]]:
+    """Each claim with the sweeps that it is about: those of a study, and those of a suite's sweeps alone."""
+    for claim in study.claims:
+        yield claim, sweeps_of(study)
+    for part in study.parts if isinstance(study, Suite) else ():
+        for claim in part.spec.claims:
+            yield claim, sweeps_of(part.spec)
+
+
 def figures_of(study: SweepSpec | Suite) -> Iterator[tuple[str, str, SweepSpec]]:
     """Each figure that a claim names: the claim, the metric, and a sweep that has to have it."""
-    own = sweeps_of(study)
-    for claim in study.claims:
+    for claim, own in claims_of(study):
         for measure in claim.parsed.values():
             for metric in filter(None, (measure.metric, measure.over)):
                 tasks, dot, name = metric.rpartition(".")
                 for task in tasks.split("+"):
                     yield claim.id, named_in_condition(name), own[f"{task}{dot}"]
+
+
+def specification_of(report: Path) -> Path:
+    """The specification that a report was written of."""
+    return report.with_name("specification.yaml")
+
+
+def is_stale(report: Path) -> bool:
+    """Whether settings or claims of the study are others than those that the report was written of."""
+    was, now = load_study(str(specification_of(report))), load_study(report.parent.name)
+
+    def asked(study: SweepSpec | Suite) -> dict[str, tuple[dict[str, str], Threshold]]:
+        return {claim.id: (claim.measures, claim.comparison) for claim, _ in claims_of(study)}
+
+    return was.key != now.key or asked(was) != asked(now)
 
 
 def minutes_of(report: str) -> float:
@@ -111,7 +149,7 @@ def test_a_study_has_two_scales(name: str) -> None:
     assert (cpu.number_of_trials, gpu.number_of_trials) == TRIALS[name]
     assert not any(spec.resources.gpus for spec in sweeps_of(cpu).values())
     assert all(spec.resources.gpus for spec in sweeps_of(gpu).values())
-    asked, on_a_gpu = ([claim.id for claim in study.claims] for study in (cpu, gpu))
+    asked, on_a_gpu = ([claim.id for claim, _ in claims_of(study)] for study in (cpu, gpu))
     assert set(asked) & set(on_a_gpu), "the scales share claims"
     if isinstance(cpu, Suite):
         assert asked == on_a_gpu
@@ -147,19 +185,61 @@ def test_mad_asks_the_66_settings_of_its_grid() -> None:
         assert sorted(asked[task], key=str) == sorted([whole, *others], key=str), task
 
 
+def test_the_time_of_mad_follows_from_its_steps() -> None:
+    study = load_study("mad-gpu")
+    assert isinstance(study, Suite) and study.expected_minutes is not None
+    steps = sum(part.spec.training.steps * part.spec.number_of_trials for part in study.parts)
+    shares = {part.spec.resources.gpus for part in study.parts}
+    assert study.number_of_trials == 3960 and steps == 53_844_000 and shares == {1 / 8}
+    assert 1 < study.expected_minutes / (steps * 0.006 / 8 / 60) < 1.25
+
+
 @pytest.mark.parametrize("name", SCALES)
 def test_a_study_asks_what_it_can_decide(name: str) -> None:
     study = load_study(name)
     assert study.name == name and study.question.endswith("?") and study.claims
-    for claim in study.claims:
+    for claim, own in claims_of(study):
         assert claim.source, claim.id
-        for spec in sweeps_of(study).values():
+        for spec in own.values():
             assert claim.seeds <= len(spec.seeds), (claim.id, "would be undecided for ever")
+
+
+@pytest.mark.parametrize("scale", ["", "-gpu"])
+def test_alibi_trained_short_is_asked_beside_sinusoids_trained_long(scale: str) -> None:
+    study = load_study(f"alibi-extrapolation{scale}")
+    assert isinstance(study, Suite)
+    own = sweeps_of(study)
+    short, long = own["short."], own["long."]
+    (length,), (twice,) = short.task.lengths("validation"), long.task.lengths("validation")
+    assert twice == 2 * length and twice in short.task.lengths("test")
+    assert short.training.batch_size * length == long.training.batch_size * twice
+    (claim,) = study.claims
+    asked = {measure.metric: measure.selection for measure in claim.parsed.values()}
+    assert asked == {
+        f"short.perplexity_at_{twice}": "positions == alibi",
+        f"long.perplexity_at_{twice}": "positions == sinusoidal",
+    }
+
+
+@pytest.mark.parametrize("scale", ["", "-gpu"])
+def test_forgetting_is_asked_at_equal_state(scale: str) -> None:
+    spec = load_study(f"forgetting{scale}")
+    assert isinstance(spec, SweepSpec)
+    models = [spec.trial(block, knobs, spec.seeds[0]).model for block, knobs in spec.grid()]
+    states = {one.architecture: one.state_elements(spec.measurement.context_length) for one in models}
+    delta = states["deltanet"]
+    assert delta == states["gated_deltanet"] == states["gla"] == states["mamba2"]
+    assert delta < states["based"] < 1.1 * delta and delta < states["attention"]
 
 
 def test_every_study_is_told_here() -> None:
     without_claims = {name for name in studies() if not load_study(name).claims}
     assert set(studies()) - without_claims == set(SCALES)
+
+
+@pytest.mark.parametrize("name", studies())
+def test_a_study_tells_how_long_it_takes(name: str) -> None:
+    assert load_study(name).expected_minutes is not None
 
 
 @pytest.mark.parametrize("name", [name for name in studies() if not name.endswith("-gpu")])
@@ -191,6 +271,30 @@ def test_a_claim_about_rows_names_rows_that_the_study_tests(name: str) -> None:
             assert isinstance(spec.task, ForgettingMQAR)
             segments = {rows.segment for rows in spec.task.rows_of("test")}
             assert metric.removeprefix("recall_") in segments, (claim, metric)
+
+
+@pytest.mark.parametrize("report", REPORTS, ids=lambda report: report.parent.name)
+def test_a_report_tells_what_its_specification_asks(report: Path) -> None:
+    lines = report.read_text().splitlines()
+    for claim, _ in claims_of(load_study(str(specification_of(report)))):
+        (told,) = (line for line in lines if line.startswith(f"| {claim.id}: "))
+        asked = f"{claim.comparison.formula} {Judgement(claim, ClaimVerdict.NOT_TESTED).asked}"
+        assert told.endswith(f"| {plain(asked)} |")
+        measures = {f"| {claim.id} | {name} | {plain(text)} |" for name, text in claim.measures.items()}
+        assert measures <= set(lines)
+    written = yaml.safe_load(specification_of(report).read_text())
+    if "task" in written:  # a suite's report spells out what its file leaves out
+        rows = {"task": written["task"], "models": written["model"]}
+        rows |= {name: written[name] for name in ("training", "measurement", "search")}
+        settings_told = [*rows.items(), *(("", block) for block in written["space"])]
+        assert {f"| {name} | {plain(settings(value))} |" for name, value in settings_told} <= set(lines)
+
+
+def test_reports_are_of_the_studies_of_today_but_for_those_that_are_listed() -> None:
+    assert {report.parent.name for report in REPORTS if is_stale(report)} == STALE.keys()
+    readme = (REPORTS[0].parents[1] / "README.md").read_text()
+    told = re.search(r"have changed since their reports were written: ([^.]+)\.", readme)
+    assert set(re.findall("`(.+?)`", told[1]) if told else []) == STALE.keys()
 
 
 def test_what_is_told_beside_zoologys_board_is_in_the_report() -> None:

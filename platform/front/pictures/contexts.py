@@ -1,7 +1,8 @@
 """Throughput, largest batches and shares of the roofline over several contexts, for a report."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from itertools import takewhile
+from typing import TYPE_CHECKING, Final
 
 from recallfront.platform.front.candidates import Candidate
 from recallfront.platform.front.pictures.appearance import mark_of
@@ -12,6 +13,8 @@ from recallfront.sweeps.objectives import AT_CONTEXTS, at_context, split_context
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+_COMPARED: Final = ("decode_tokens_per_second", "prefill_tokens_per_second")  # with attention's
 
 
 def at_contexts(candidate: Candidate, name: str) -> list[tuple[int, float, float]]:
@@ -53,14 +56,44 @@ def contexts_picture(candidates: Sequence[Candidate], name: str) -> "Figure | No
     return figure
 
 
+def overtakes_at(candidate: Candidate, others: Sequence[Candidate], name: str) -> str:
+    """The context from which on a throughput is above the best of the others, of those that were measured; a dash if
+    it is not at the longest.
+    """
+    best: dict[int, float] = {}
+    for other in others:
+        for context, value, _ in at_contexts(other, name):
+            best[context] = max(value, best.get(context, value))
+    own = [(context, value) for context, value, _ in at_contexts(candidate, name) if context in best]
+    ahead = [context for context, _ in takewhile(lambda point: point[1] > best[point[0]], reversed(own))]
+    if not ahead:
+        return "–"
+    return f"≤ {ahead[-1]:,}" if len(ahead) == len(own) else f"{ahead[-1]:,}"
+
+
 def contexts_table(candidates: Sequence[Candidate]) -> Cells:
-    """What was measured at several contexts, a line for each configuration at each of them."""
+    """What was measured at several contexts, a line for each configuration at each of them; the first line of each
+    also tells where it overtakes attention, if that was measured as well.
+    """
     told = {split_context(full) for candidate in candidates for full in candidate.metrics}
     contexts = sorted({context for _, context in told if context is not None})
     names = [name for name in AT_CONTEXTS if any(name == known and context for known, context in told)]
+    attention = [candidate for candidate in candidates if candidate.architecture == "attention"]
+    compared = [name for name in _COMPARED if name in names and 0 < len(attention) < len(candidates)]
+
+    def overtakes(candidate: Candidate, context: int) -> list[str]:
+        told_here = context == contexts[0] and candidate not in attention
+        return [overtakes_at(candidate, attention, name) if told_here else "" for name in compared]
+
     rows = [
-        [candidate.label, f"{context:,}", *(candidate.describe(at_context(name, context)) for name in names)]
+        [
+            candidate.label,
+            f"{context:,}",
+            *(candidate.describe(at_context(name, context)) for name in names),
+            *overtakes(candidate, context),
+        ]
         for candidate in candidates
         for context in contexts
     ]
-    return Cells(("configuration", "context", *(metric(name).title for name in names)), rows)
+    heads = [f"{name.partition('_')[0]} overtakes attention at" for name in compared]
+    return Cells(("configuration", "context", *(metric(name).title for name in names), *heads), rows)

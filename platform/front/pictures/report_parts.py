@@ -65,14 +65,16 @@ def to_run(name: str, key: str) -> str:
     return name if name in studies() and load_study(name).key == key else SPECIFICATION
 
 
-def claims_blocks(judgements: Sequence[Judgement], folder: Path) -> Iterator[DocumentBlock]:
-    """The verdicts as a picture and a table, and how the claims are measured."""
-    yield Heading("Claims")
+def claims_blocks(
+    judgements: Sequence[Judgement], folder: Path, *, title: str = "Claims", name: str = "claims"
+) -> Iterator[DocumentBlock]:
+    """The verdicts as a picture of that name and a table, and how the claims are measured."""
+    yield Heading(title)
     if any(judged.value is not None for judged in judgements):
         caption = (
             "The number of each claim with its 95 % interval over seeds; right of the line the claim holds."
         )
-        yield draw(claims_picture(judgements), folder, "claims", caption)
+        yield draw(claims_picture(judgements), folder, name, caption)
     rows = [
         [
             f"{judged.claim.id}: {judged.claim.sentence}",

@@ -7,6 +7,7 @@ from pathlib import Path
 from recallfront.platform.errors import UsageError
 from recallfront.platform.front.across import across_tasks
 from recallfront.platform.front.candidates import Candidate, gather
+from recallfront.platform.front.claims import judge
 from recallfront.platform.front.next_steps import plugin_options
 from recallfront.platform.front.pictures.curves import scatter_picture
 from recallfront.platform.front.pictures.document import Cells, Commands, DocumentBlock, Heading, Paragraph
@@ -91,6 +92,7 @@ def _blocks(found: _Findings, folder: Path) -> Iterator[DocumentBlock]:
     if found.scores.judgements:
         yield from claims_blocks(found.scores.judgements, folder)
         yield from _scatters(found, folder)
+    yield from _claims_of_sweeps(found, folder)
     yield Heading("Scores")
     columns = found.scores.columns()
     rows = zip(*columns.values(), strict=True)
@@ -118,6 +120,14 @@ def _blocks(found: _Findings, folder: Path) -> Iterator[DocumentBlock]:
     for (_, record), lineage in zip(found.sweeps, found.lineages, strict=True):
         yield Heading(record.name, 3)
         yield Cells(("what", "value"), lineage_rows(record, lineage))
+
+
+def _claims_of_sweeps(found: _Findings, folder: Path) -> Iterator[DocumentBlock]:
+    """The verdicts on the claims that sweeps of the suite have of their own."""
+    for number, (_, record) in enumerate(found.sweeps, start=1):
+        if judgements := judge(record):
+            title, name = f"Claims of {record.name}", f"claims-{number}"
+            yield from claims_blocks(judgements, folder, title=title, name=name)
 
 
 def _scatters(found: _Findings, folder: Path) -> Iterator[DocumentBlock]:

@@ -42,6 +42,27 @@ def test_throughput_over_contexts_is_a_line_and_a_table(record: SweepRecord) -> 
     ]
 
 
+def test_the_table_tells_from_which_context_on_each_is_faster_than_attention(record: SweepRecord) -> None:
+    first = build_front(record).candidates[0]
+    contexts = (256, 1024, 4096)
+
+    def decoding(architecture: str, *rates: float) -> Candidate:
+        metrics = {f"{DECODE}_at_{context}": rate for context, rate in zip(contexts, rates, strict=True)}
+        return replace(first, architecture=architecture, metrics=metrics, spreads={})
+
+    heads, queries = decoding("attention", 100, 50, 10), decoding("attention", 90, 60, 40)
+    # hawk is faster everywhere, based than one attention at 1,024 and than both at 4,096, gla not for good
+    others = {"hawk": (120, 110, 100), "based": (50, 55, 60), "gla": (110, 50, 30), "window": (20, 70, 80)}
+    table = contexts_table([heads, queries, *(decoding(name, *rates) for name, rates in others.items())])
+    assert table.head[-1] == "decode overtakes attention at"
+    told = [row[-1] for row in table.rows]
+    assert told[::3] == ["", "", "≤ 256", "4,096", "–", "1,024"], "in each one's first line"
+    assert set(told[1::3]) == set(told[2::3]) == {""}
+    alone = contexts_table([heads, queries])
+    assert alone.head == ("configuration", "context", "decode tokens/s"), "there is nothing to compare"
+    assert contexts_table([decoding("hawk", 3, 2, 1)]).head == alone.head
+
+
 def test_a_long_caption_stays_within_the_picture(record: SweepRecord) -> None:
     drawn = picture(build_front(replace(record, name="a-sweep-with-a-long-name-" * 4)))
     drawn.draw_without_rendering()
