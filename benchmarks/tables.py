@@ -172,14 +172,15 @@ def _short(home: Path) -> Table:
 
     found = short_trials(home)
     table = Table(
-        title=f"short: {found.trials} trials of {BODY_SECONDS:g} s, two at once, in milliseconds a trial",
+        title=f"short: {len(found.beyond)} trials of {BODY_SECONDS:g} s, two at once, in milliseconds a trial",
         title_justify="left",
         box=None,
     )
     table.add_column("")
     table.add_column("", justify="right")
     for name, seconds in (
-        ("wall time beyond the body", found.beyond),
+        ("wall time beyond the body, median", statistics.median(found.beyond)),
+        ("  mean", statistics.fmean(found.beyond)),
         ("CPU of the driver", found.driver),
         ("CPU of MLflow's writing, beside", found.writing),
         ("CPU of drawing the front, beside", found.drawing),
