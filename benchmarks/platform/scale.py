@@ -111,7 +111,7 @@ def scale(home: Path, *, trials: int) -> Scale:
                 for at in (EARLY, found.trials - WINDOW):
                     _run(conductor, at - conductor.ran)
                     writer.flush(_DELIVERY_SECONDS)
-                    found.windows.append(_window(conductor, count))
+                    found.windows.append(_window(conductor, writer, count))
         publisher.finish()
         conductor.recorder.close_sweep(finished=True, exhausted=True)
         writer.flush(600)
@@ -198,13 +198,14 @@ def synthetic_figures(key: str) -> dict[str, float]:
     return throughputs | spreads | others | seconds | losses | recalls
 
 
-def _window(conductor: Conductor, count: Counter[tuple[str, bool]]) -> Window:
+def _window(conductor: Conductor, writer: TrackingWriter, count: Counter[tuple[str, bool]]) -> Window:
     """The costs of the next trials, at the pace of a sweep."""
     time.sleep(1)  # until the writer is in no hurry any more
     before = conductor.ran
     since, asked = spent(), count.copy()
     _run(conductor, WINDOW, _PAUSE)
     time.sleep(4)  # what the writer collects before it sends
+    writer.flush(_DELIVERY_SECONDS)  # on a busy machine it is behind
     process, writing, drawing = (
         1e3 * (now - then) / WINDOW for now, then in zip(spent(), since, strict=True)
     )
