@@ -86,8 +86,9 @@ kernels-report: $(VENV)/.user  ## every kernel compiled for sm_80 and sm_90: reg
 	$(BIN)/python -m recallfront.kernels.gpu.report
 
 gpu: OUTPUT ?=
-gpu:  ## the kernels' tests and then their benchmarks, on this machine's GPU
+gpu:  ## the kernels' tests and then their benchmarks, and training steps as CUDA graphs, on this machine's GPU
 	@$(or $(wildcard $(BIN)/python),$(PYTHON)) -m recallfront.benchmarks.models.decode_step $(if $(OUTPUT),--output $(OUTPUT))
+	@$(or $(wildcard $(BIN)/python),$(PYTHON)) -m recallfront.benchmarks.models.train_step
 
 clean:
 	rm -rf .venv .venv-latest build dist *.egg-info

@@ -18,19 +18,25 @@ from recallfront.platform.errors import UsageError
 from recallfront.platform.metrics import THROUGHPUTS
 
 
-def run_benchmarks(names: list[str], against: Path | None = None) -> None:
+def run_benchmarks(names: list[str], against: Path | None = None, trials: int | None = None) -> None:
     """Run the benchmarks of these names, or all of them, and print a table for each.
 
-    `against`: a checkout of google-deepmind/recurrentgemma or HazyResearch/zoology, which `models` is compared with,
-    and `launchers` with the second.
+    Args:
+        against: a checkout of google-deepmind/recurrentgemma or HazyResearch/zoology, which `models` is compared with,
+            and `launchers` with the second.
+        trials: how many `scale` is to run.
 
     Raises:
-        UsageError: there is no benchmark of that name.
+        UsageError: there is no benchmark of that name, or `trials` are asked for without `scale`.
     """
     benchmarks = _BENCHMARKS | {"launchers": partial(_launchers, against=against)}
+    if trials is not None:
+        benchmarks["scale"] = partial(_scale, trials=trials)
     unknown = [name for name in names if name not in benchmarks]
     if unknown:
         raise UsageError(f"benchmark {unknown[0]!r}: must be one of {', '.join(benchmarks)}")
+    if trials is not None and "scale" not in (names or benchmarks):
+        raise UsageError(f"--trials {trials}: the benchmark scale alone takes it, and is not asked for")
     console = Console()
     for name in names or benchmarks:
         with tempfile.TemporaryDirectory(prefix="recallfront-bench-", ignore_cleanup_errors=True) as folder:
@@ -126,10 +132,10 @@ def _search(home: Path) -> Table:
     return search_table()
 
 
-def _scale(home: Path) -> Table:
+def _scale(home: Path, trials: int = 1000) -> Table:
     from recallfront.benchmarks.platform.scale import scale
 
-    found = scale(home)
+    found = scale(home, trials=trials)
     table = Table(
         title=f"scale: a sweep of {found.trials:,} trials that only report",
         title_justify="left",
@@ -138,16 +144,11 @@ def _scale(home: Path) -> Table:
     )
     table.add_column("")
     table.add_column("", justify="right")
-    for window in found.windows:
-        after = f"after {window.trials:,} trials: driver's CPU a trial"
-        table.add_row(after, f"{window.driver:.1f} ms")
-        table.add_row("  with MLflow's writing", f"{window.driver + window.writing:.1f} ms")
-        table.add_row("  drawing the front, beside", f"{window.drawing:.1f} ms")
-        table.add_row("  requests to MLflow, a trial", f"{window.requests:.1f}")
-    for name, seconds in found.seconds.items():
-        table.add_row(name, f"{seconds:.2f} s")
-    table.add_row("memory of the driver", f"{found.memory / 2**20:,.0f} MiB")
-    table.caption = f"a late trial takes {found.growth:.2f} times an early one's CPU"
+    table.add_column("at most", justify="right")
+    for row in found.rows():
+        most = "" if row.most is None else f"{row.most:,g} {row.unit}"
+        table.add_row(row.name, f"{row.figure:,.2f} {row.unit}", most)
+    table.caption = "at most: with 10,000 trials; commands are new processes, and a page is asked for twice"
     return table
 
 
@@ -171,14 +172,15 @@ def _short(home: Path) -> Table:
 
     found = short_trials(home)
     table = Table(
-        title=f"short: {found.trials} trials of {BODY_SECONDS:g} s, two at once, in milliseconds a trial",
+        title=f"short: {len(found.beyond)} trials of {BODY_SECONDS:g} s, two at once, in milliseconds a trial",
         title_justify="left",
         box=None,
     )
     table.add_column("")
     table.add_column("", justify="right")
     for name, seconds in (
-        ("wall time beyond the body", found.beyond),
+        ("wall time beyond the body, median", statistics.median(found.beyond)),
+        ("  mean", statistics.fmean(found.beyond)),
         ("CPU of the driver", found.driver),
         ("CPU of MLflow's writing, beside", found.writing),
         ("CPU of drawing the front, beside", found.drawing),

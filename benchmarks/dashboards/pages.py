@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from recallfront.benchmarks.dashboards.copies import fill_with_copies
-from recallfront.benchmarks.platform.scale import served
+from recallfront.benchmarks.platform.reading import served
 from recallfront.benchmarks.platform.trials import ARCHITECTURES, bench_spec
 from recallfront.platform.errors import UsageError
 from recallfront.sweeps.spec import SweepSpec

@@ -5,22 +5,17 @@ The trials are not trained: they report what a trial reports, through the real c
 
 import random
 import resource
-import socket
-import subprocess
-import sys
 import threading
 import time
-import urllib.error
-import urllib.request
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+from recallfront.benchmarks.platform.reading import MOST_SECONDS, Waits, waits
 from recallfront.benchmarks.platform.trials import bench_spec
-from recallfront.platform.front.history import hypervolume_history
 from recallfront.platform.lineage.environment import collect
 from recallfront.platform.results.records import SweepRecord
 from recallfront.platform.results.reports import Report, now_ms
@@ -31,7 +26,7 @@ from recallfront.platform.search.stopping import make_rules
 from recallfront.platform.sweep.conductor import Conductor
 from recallfront.platform.sweep.publisher import Publisher
 from recallfront.platform.sweep.recorder import Recorder
-from recallfront.platform.tracking.ledger import find_sweep, read_sweep
+from recallfront.platform.tracking.ledger import find_sweep
 from recallfront.platform.tracking.store import prepare_store
 from recallfront.platform.tracking.writer import TrackingWriter
 from recallfront.sweeps.data import prepare
@@ -41,12 +36,14 @@ EARLY: Final = 100  # trials before the first window
 WINDOW: Final = 40  # trials whose costs are told
 _PAUSE: Final = 0.25  # seconds between the trials of a window: two at once of half a second
 STEPS: Final = 20
-_START_SECONDS: Final = 120.0
+_DELIVERY_SECONDS: Final = 4 * 3600.0  # for the store to take what it has been sent
 _WRITER: Final = "mlflow-writer"
 _PUBLISHER: Final = "publisher"
+# what the store is asked of its queue in this process, which is empty
+_NO_REQUEST: Final = "shut_down_async_logging"
 
 
-@dataclass
+@dataclass(frozen=True)
 class Window:
     """CPU of the driver for some trials in a row, milliseconds a trial."""
 
@@ -54,17 +51,28 @@ class Window:
     driver: float  # without MLflow's writing and the front's drawing
     writing: float
     drawing: float  # by time and not by trial: 3 % of a core at most, in whichever window it falls
-    requests: float  # to MLflow, a trial
+    requests: dict[str, float]  # to MLflow, a trial, by what they ask
+    beside: float  # requests of the sweep's own run, a trial: by time, too, one in three seconds
+
+
+@dataclass(frozen=True)
+class ScaleRow:
+    """A figure, and the most that it may be with 10,000 trials."""
+
+    name: str
+    figure: float
+    unit: str = ""
+    most: float | None = None
 
 
 @dataclass
 class Scale:
-    """What a sweep of so many trials costs; seconds, but for the windows."""
+    """What a sweep of so many trials costs."""
 
     trials: int
     windows: list[Window] = field(default_factory=list)
-    seconds: dict[str, float] = field(default_factory=dict)  # what is done -> how long it takes
     memory: int = 0  # bytes, the most that the driver held
+    waits: Waits = field(default_factory=Waits)
 
     @property
     def growth(self) -> float:
@@ -72,30 +80,45 @@ class Scale:
         first, last = ((w.driver + w.writing) for w in (self.windows[0], self.windows[-1]))
         return last / first
 
+    def rows(self) -> Iterator[ScaleRow]:
+        """The figures in the order of the table."""
+        for window in self.windows:
+            yield ScaleRow(f"after {window.trials:,} trials: driver's CPU a trial", window.driver, "ms", 10.0)
+            yield ScaleRow("  with MLflow's writing", window.driver + window.writing, "ms", 60.0)
+            yield ScaleRow("  drawing the front, beside", window.drawing, "ms")
+            yield ScaleRow("  requests to MLflow, a trial", sum(window.requests.values()), most=4.0)
+            yield from (ScaleRow(f"    {name}", number) for name, number in window.requests.items())
+            yield ScaleRow("  requests of its sweep, beside", window.beside)
+        yield ScaleRow("CPU of a late trial over that of an early one", self.growth, most=1.5)
+        yield ScaleRow("memory of the driver, at most", self.memory / 1e6, "MB", 1000.0)
+        for name, seconds in self.waits.seconds.items():
+            yield ScaleRow(name, seconds, "s", MOST_SECONDS.get(name))
 
-def scale(home: Path, *, trials: int = 1000) -> Scale:
-    """Fill a store with `trials` trials, more than `EARLY` and a window, and measure on the way and afterwards."""
-    found = Scale(trials)
+
+def scale(home: Path, *, trials: int) -> Scale:
+    """Fill a store with a grid of `trials` trials or a few more, and measure on the way and afterwards.
+
+    They are more than `EARLY` and two windows.
+    """
     spec = scale_spec(trials)
+    found = Scale(spec.number_of_trials)
     uri = prepare_store(None, home)
     writer = TrackingWriter(uri, home / "spool" / "scale.sqlite")
     try:
         conductor, publisher = driver(spec, home, writer)
         with publisher:
-            with _counted_requests(writer) as count:
-                for at in (EARLY, trials - WINDOW):
+            with _counted_requests(writer, conductor.recorder.sweep_run_id) as count:
+                for at in (EARLY, found.trials - WINDOW):
                     _run(conductor, at - conductor.ran)
-                    writer.flush(3600)
-                    found.windows.append(_window(conductor, count))
+                    writer.flush(_DELIVERY_SECONDS)
+                    found.windows.append(_window(conductor, writer, count))
         publisher.finish()
         conductor.recorder.close_sweep(finished=True, exhausted=True)
         writer.flush(600)
     finally:
         writer.close()
     found.memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    record = read_sweep(uri, spec.key)
-    found.seconds["hypervolume's history"] = _seconds(lambda: hypervolume_history(record))
-    _read(found, home, record)
+    found.waits = waits(home, uri, spec)
     return found
 
 
@@ -175,17 +198,21 @@ def synthetic_figures(key: str) -> dict[str, float]:
     return throughputs | spreads | others | seconds | losses | recalls
 
 
-def _window(conductor: Conductor, count: Callable[[], int]) -> Window:
+def _window(conductor: Conductor, writer: TrackingWriter, count: Counter[tuple[str, bool]]) -> Window:
     """The costs of the next trials, at the pace of a sweep."""
+    time.sleep(1)  # until the writer is in no hurry any more
     before = conductor.ran
-    since, requests = spent(), count()
+    since, asked = spent(), count.copy()
     _run(conductor, WINDOW, _PAUSE)
     time.sleep(4)  # what the writer collects before it sends
+    writer.flush(_DELIVERY_SECONDS)  # on a busy machine it is behind
     process, writing, drawing = (
         1e3 * (now - then) / WINDOW for now, then in zip(spent(), since, strict=True)
     )
-    asked = (count() - requests) / WINDOW
-    return Window(before, process - writing - drawing, writing, drawing, asked)
+    more = sorted((count.copy() - asked).items())
+    requests = {name: number / WINDOW for (name, of_sweep), number in more if not of_sweep}
+    beside = sum(number for (_, of_sweep), number in more if of_sweep) / WINDOW
+    return Window(before, process - writing - drawing, writing, drawing, requests, beside)
 
 
 def spent() -> tuple[float, float, float]:
@@ -200,17 +227,26 @@ def _thread_seconds(name: str) -> float:
 
 
 @contextmanager
-def _counted_requests(writer: TrackingWriter) -> Iterator[Callable[[], int]]:
-    """Count the calls of MLflow's store, each of which is one request where the store is a server."""
-    store: Any = writer._sender._client._tracking_client.store
-    names = [name for name in dir(type(store)) if not name.startswith("_") and callable(getattr(store, name))]
-    asked, inner = [0], threading.local()
+def _counted_requests(
+    writer: TrackingWriter, sweep_run: Callable[[], str]
+) -> Iterator[Counter[tuple[str, bool]]]:
+    """Count the calls of MLflow's store, each of which is one request where the store is a server.
 
-    def counted(method: Callable[..., Any]) -> Callable[..., Any]:
+    They are told apart by what they ask, and by whether they are about the sweep's own run.
+    """
+    store: Any = writer._sender._client._tracking_client.store
+    public = [name for name in dir(type(store)) if not name.startswith("_") and name != _NO_REQUEST]
+    names = [name for name in public if callable(getattr(store, name))]
+    asked: Counter[tuple[str, bool]] = Counter()
+    inner = threading.local()
+
+    def counted(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
             # a method of the store that calls another one is still one request
             outermost, inner.depth = getattr(inner, "depth", 0) == 0, getattr(inner, "depth", 0) + 1
-            asked[0] += outermost
+            if outermost:
+                run = kwargs.get("run_id", args[0] if args else None)
+                asked[name, run == sweep_run()] += 1
             try:
                 return method(*args, **kwargs)
             finally:
@@ -219,58 +255,9 @@ def _counted_requests(writer: TrackingWriter) -> Iterator[Callable[[], int]]:
         return call
 
     for name in names:
-        setattr(store, name, counted(getattr(store, name)))
+        setattr(store, name, counted(name, getattr(store, name)))
     try:
-        yield lambda: asked[0]
+        yield asked
     finally:
         for name in names:
             delattr(store, name)
-
-
-def _read(found: Scale, home: Path, record: SweepRecord) -> None:
-    """Seconds of the commands, each a new process, and of the pages."""
-    key = record.sweep_key
-    for command in (["front", key], ["pick", key, "--no-register"], ["status", key], ["status"]):
-        told = [sys.executable, "-m", "recallfront", *command, "--home", str(home)]
-        run = partial(subprocess.run, told, check=True, capture_output=True)
-        found.seconds[f"recallfront {command[0]}{' SWEEP' * (len(command) > 1)}"] = _seconds(run)
-    pages = {"the first page": "", "a sweep's page": f"sweeps/{record.run_id}"}
-    pages["what it polls"] = f"sweeps/{record.run_id}/live"
-    with served(home) as address:
-        for name, path in pages.items():
-            for again in ("", ", again"):
-                ask = partial(_fetch, f"{address}/recallfront/{path}")
-                found.seconds[name + again] = _seconds(ask)
-
-
-def _fetch(address: str) -> int:
-    with urllib.request.urlopen(address, timeout=600) as answer:
-        return len(answer.read())
-
-
-@contextmanager
-def served(home: Path) -> Iterator[str]:
-    """The address of `recallfront ui` over a home, which ends with the block."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "recallfront", "ui", "--home", str(home), "--port", str(port)]
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        deadline = time.monotonic() + _START_SECONDS
-        while time.monotonic() < deadline:
-            try:
-                _fetch(f"http://127.0.0.1:{port}/recallfront/static/style.css")
-                break
-            except (urllib.error.URLError, OSError):
-                time.sleep(0.2)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        server.terminate()
-        server.wait(30)
-
-
-def _seconds(work: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start

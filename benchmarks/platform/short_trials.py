@@ -25,8 +25,7 @@ _AT_ONCE: Final = 2
 class ShortTrials:
     """A trial's costs, of so many in a row, two at once; seconds."""
 
-    trials: int
-    beyond: float  # wall time of a trial beyond its body
+    beyond: tuple[float, ...]  # wall time beyond the body, of each
     driver: float  # CPU of the driver, without the two that follow
     writing: float  # CPU of the thread that writes to MLflow
     drawing: float  # CPU of the thread that draws the front
@@ -52,11 +51,14 @@ def short_trials(home: Path, trials: int = 100) -> ShortTrials:
         writer.flush(600)
     finally:
         writer.close()
-    counted = len(moments) - _AT_ONCE
-    wall, process, writing, drawing = (
-        (last - first) / counted for first, last in zip(moments[_AT_ONCE - 1], moments[-1], strict=True)
+    ends = [moment[0] for moment in moments]
+    # of two at once, the one that begins when a trial ends is the next but one to end
+    beyond = [later - end - BODY_SECONDS for end, later in zip(ends, ends[_AT_ONCE:], strict=False)]
+    process, writing, drawing = (
+        (last - first) / len(beyond)
+        for first, last in zip(moments[_AT_ONCE - 1][1:], moments[-1][1:], strict=True)
     )
-    return ShortTrials(counted, _AT_ONCE * wall - BODY_SECONDS, process - writing - drawing, writing, drawing)
+    return ShortTrials(tuple(beyond), process - writing - drawing, writing, drawing)
 
 
 class SleepingActor(TrialActor):

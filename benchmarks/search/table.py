@@ -75,8 +75,8 @@ def rows(methods: Iterable[str] = METHODS, seeds: int = SEEDS) -> Iterable[Metho
 
 
 def search_table(methods: Iterable[str] = METHODS, seeds: int = SEEDS) -> Table:
-    """One row a method, medians over the seeds; those that cannot be run here are left out."""
-    recorded = curves()
+    """One row a method, medians over its sweeps; the caption names those that cannot be run here."""
+    recorded, methods = curves(), list(methods)
     number = recorded.recall.shape[1]
     table = Table(
         title="search: training steps as a share of the whole grid's, median of the sweeps",
@@ -86,6 +86,7 @@ def search_table(methods: Iterable[str] = METHODS, seeds: int = SEEDS) -> Table:
     )
     headings = (
         "",
+        "sweeps",
         "99 % of hypervolume",
         "in seconds",
         "with all members",
@@ -96,17 +97,19 @@ def search_table(methods: Iterable[str] = METHODS, seeds: int = SEEDS) -> Table:
     )
     for column in headings:
         table.add_column(column, justify="right" if column else "left")
-    for row in rows([method for method in methods if _can_run(method, recorded)], seeds):
+    left_out = {method: reason for method in methods if (reason := _obstacle(method, recorded))}
+    for row in rows([method for method in methods if method not in left_out], seeds):
         early, third = row.at(0.1), row.at(1 / 3)
         lost = sum(bool(sweep.lost) for sweep in row.sweeps)
         table.add_row(
             row.method,
+            str(len(row.sweeps)),
             _share(row.until(_nearly_all)),
             _share(row.seconds_until(_nearly_all)),
             _share(row.until(lambda point: _nearly_all(point) and point.members == 1.0)),
             f"{early[0]:.3f}, {early[1]:.0%}",
             f"{third[0]:.3f}, {third[1]:.0%}",
-            f"in {lost} of {len(row.sweeps)}",
+            f"in {lost}",
             f"in {sum(bool(sweep.lost_late) for sweep in row.sweeps)}",
         )
     table.caption = (
@@ -114,17 +117,27 @@ def search_table(methods: Iterable[str] = METHODS, seeds: int = SEEDS) -> Table:
         f"{len(recorded.whole)} seed{'s' * (len(recorded.whole) > 1)}; in seconds: share of the grid's until the same "
         "hypervolume; at 1/10 and at 1/3 of the grid's steps: share of its hypervolume, and of its front's members "
         "found within noise; members stopped, and among them those that bloom late, without anything as good in their "
-        "place"
+        f"place; {_cuts()}"
+        + "".join(f"; {method} is left out: {reason}" for method, reason in left_out.items())
     )
     return table
 
 
-def _can_run(method: str, recorded: RecordedCurves) -> bool:
-    """Whether there is what a method needs: Syne Tune for MOASHA, several recorded seeds for a choice of them."""
+def _cuts() -> str:
+    """What slow samplers have less of than the others."""
+    shares = ", ".join(f"{method} {share:.0%}" for method, share in _MOST.items())
+    fewer = ", ".join(f"{method} {number}" for method, number in _FEWER.items())
+    return f"samplers whose own time is long try a part of the configurations ({shares}) or have fewer sweeps ({fewer})"
+
+
+def _obstacle(method: str, recorded: RecordedCurves) -> str:
+    """What a method needs and there is not; empty if it can be run."""
     settings = METHODS[method]
-    return ("moasha" not in settings or is_installed()) and (
-        "seeds" not in settings or len(recorded.whole) > 1
-    )
+    if "moasha" in settings and not is_installed():
+        return "syne-tune is not installed"
+    if "seeds" in settings and len(recorded.whole) < 2:
+        return "it needs curves of several seeds"
+    return ""
 
 
 def specification(method: str, seed: int, seeds: Sequence[int] = (0,)) -> SweepSpec:

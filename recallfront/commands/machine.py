@@ -51,11 +51,14 @@ def bench(
             "launchers with."
         ),
     ] = None,
+    trials: Annotated[
+        int | None, typer.Option(min=200, help="Trials that scale runs.", show_default="1000")
+    ] = None,
 ) -> None:
     """Measure recallfront itself."""
     from recallfront.benchmarks.tables import run_benchmarks
 
-    run_benchmarks(what or [], against)
+    run_benchmarks(what or [], against, trials)
 
 
 def doctor(
