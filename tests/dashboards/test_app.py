@@ -93,12 +93,13 @@ def test_every_command_of_a_page_and_of_its_panels_works(
     told = [unescape(text) for page in (served.get(path), *panels) for text in CODE.findall(page)]
     told += [json.loads(served.get(f"{path}/choice?by=min+state_bytes&where=recall+%3E%3D+0"))["command"]]
     commands = [shlex.split(line) for line in dict.fromkeys(told)]
-    assert {command[1] for command in commands} == {"front", "pick", "rerun", "run"}
+    assert {command[1] for command in commands} == {"front", "pick", "rerun", "run", "report"}
     assert {command[2] for command in commands if command[1] == "rerun"} == runs
     assert {"--where", "--min"} <= {word for command in commands for word in command}
     for command in commands:
         assert command[-2:] == ["--tracking-uri", served.uri]
         assert run(command[1:]) == 0, (command, capsys.readouterr().err)
+    assert (tmp_path / "report" / "report.html").is_file()
 
 
 def test_the_specification_of_a_sweep_is_a_file(served: Served) -> None:
