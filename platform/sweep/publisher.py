@@ -101,9 +101,10 @@ class Publisher(Companion):
         self._due_at = time.monotonic() + max(_LEAST_SECONDS, (time.thread_time() - began) / _SHARE)
 
     def _describe(self, front: Front) -> None:
-        run_id = self._recorder.sweep_run_id()
-        if run_id:
-            self._recorder.sweep_tags({"mlflow.note.content": sweep_note(run_id, front)})
+        if run_id := self._recorder.sweep_run_id():
+            told, plugins = self._conductor.spec.description, self._recorder.plugin_files
+            note = sweep_note(run_id, front, description=told, plugins=plugins)
+            self._recorder.sweep_tags({"mlflow.note.content": note})
 
     def _draw(self, front: Front) -> dict[str, Path]:
         from recallfront.platform.front.pictures.figures import write_front

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from recallfront.platform.front.claims import Judgement, as_json
+from recallfront.platform.front.pictures.note import paragraph
 from recallfront.platform.home import user_name
 from recallfront.platform.lineage.environment import Lineage, TrialLineage, packages_text
 from recallfront.platform.lineage.source import diff_text, left_out
@@ -69,6 +70,7 @@ class Recorder:
         self._writer, self._spec, self._lineage = writer, spec, lineage
         self._data_path, self._data_digest = data
         self._varying = varying_in(spec)
+        self.plugin_files = lineage.plugin_files
         self._diff, self._packages = diff_text(data[0].parents[1]), packages_text()
         self.left_out = left_out(self._diff)  # of the diff, as it may hold secrets
         self._lineage_due: dict[str, PlannedTrial] = {}  # until the trial's process has said where it runs
@@ -106,7 +108,8 @@ class Recorder:
                 "hypervolume_reference": ", ".join(f"{o.metric}={o.reference:g}" for o in spec.objectives),
                 "seeds": ", ".join(map(str, spec.seeds)),
             },
-            description=spec.description,
+            # that of a sweep that continues shows its front
+            description=None if self._stored else paragraph(spec.description),
         )
         spelt = canonical_json(spelt_out(spec.model_dump(mode="json")))
         write_checked(self._writer, self.sweep_run, spelt, "spec.json")

@@ -32,6 +32,28 @@ def test_a_drawing_error_is_recorded_and_the_next_attempt_draws(
     assert "no such font" in sweep.stored().tags["publishing_failure"]
 
 
+def test_the_note_has_the_description_the_front_and_the_next_commands(stage: Stages, tmp_path: Path) -> None:
+    sweep = stage(description="Why *this* runs")
+
+    def note() -> str:
+        return str(open_client(sweep.uri).get_run(sweep.stored().run_id).data.tags["mlflow.note.content"])
+
+    assert note() == "Why \\*this\\* runs"
+    sweep.start("a")
+    sweep.end("a")
+    publisher = Publisher(sweep.conductor, sweep.conductor.recorder, tmp_path / "fronts")
+    publisher.finish()
+    told = note()
+    parts = [
+        "Why \\*this\\* runs",
+        "1 of 1 configurations are on the front",
+        "| window",
+        "\n```\nrecallfront front ",
+    ]
+    assert all(part in told for part in parts), told
+    assert told.endswith(f"recallfront report {sweep.spec.key[:12]} --out report\n```")
+
+
 def test_the_hypervolume_that_is_told_last_is_that_of_figures_measured_again(
     stage: Stages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
