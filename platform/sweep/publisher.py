@@ -89,7 +89,8 @@ class Publisher(Companion):
             return
         self._drawn = shown
         began = time.thread_time()
-        self.front = build_front(self._conductor.record())
+        record = self._conductor.record()
+        self.front = build_front(record)
         # drawing would falsify a running measurement
         with closing(Device("cpu")) as device, device.shared():
             self.files = self._draw(self.front)
@@ -98,6 +99,9 @@ class Publisher(Companion):
             self._tell_hypervolume_in_time(self.front.hypervolume)
         self._recorder.front_files(self._folder / "front")
         self._describe(self.front)
+        if last:
+            members = {key for member in self.front.members for key in member.trial_keys}
+            self._recorder.on_front(record.trials, members)
         self._due_at = time.monotonic() + max(_LEAST_SECONDS, (time.thread_time() - began) / _SHARE)
 
     def _describe(self, front: Front) -> None:

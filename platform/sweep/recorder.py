@@ -3,7 +3,7 @@
 import json
 import socket
 import uuid
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from recallfront.sweeps.spec import SweepSpec, spelt_out
 
 CLAIMS_FILE = "claims.json"
 WARM_START = "warm_start"  # tag: the key of the sweep that the search learns from
+ON_FRONT = "on_front"  # tag of a trial: whether it was on the front when its sweep last ended
 _CLAIM = "claim."  # begins the tag of each claim
 
 
@@ -288,6 +289,13 @@ class Recorder:
     def front_files(self, folder: Path) -> None:
         """Log the folder that describes the front, in place of what was logged before."""
         self._writer.artifact(self.sweep_run, folder, ephemeral=True)
+
+    def on_front(self, trials: Iterable[TrialRecord], members: Collection[str]) -> None:
+        """Tag the runs of trials whose keys are `members`, and of those that left them: one request a change."""
+        for trial in trials:
+            is_member, was = trial.trial_key in members, trial.tags.get(ON_FRONT) == "true"
+            if is_member != was and self.knows(trial.trial_key):
+                self._writer.tags(self.run_key(trial.trial_key), {TAG + ON_FRONT: str(is_member).lower()})
 
     def close_sweep(self, *, finished: bool, exhausted: bool) -> None:
         """End the parent run; `finished` unless not one trial of it has, `exhausted` unless more are to be run."""
