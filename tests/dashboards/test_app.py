@@ -11,7 +11,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from dataclasses import replace
-from html import unescape
+from html import escape, unescape
 from importlib import import_module, resources
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from recallfront.platform.tracking.client import open_client
 from recallfront.platform.trial.body import run_trial
 from recallfront.platform.trial.workplace import TRIALS
 from tests.dashboards.played import played
-from tests.dashboards.served import Served, write
+from tests.dashboards.served import EVIL, Served, write
 from tests.platform.servers import free_port
 from tests.platform.stores import ready_store
 from tests.platform.sweeps import workplace
@@ -182,6 +182,19 @@ def test_what_a_trial_says_stays_text(served: Served) -> None:
         assert "<img" not in html and "<script>alert" not in html
         assert "&lt;script&gt;alert" in html and "&lt;img src=x" in html
     assert page.count("</script>") == 3  # the figures, the page's own script, and Plotly's
+
+
+def test_the_name_and_the_description_of_a_sweep_stay_text(served: Served) -> None:
+    first, second = served.sweeps["finished"], served.sweeps["running"]
+    own = f"sweeps/{second}"
+    paths = ("", own, f"{own}/understand", f"compare?sweep={second}", f"compare?sweep={first}&sweep={second}")
+    for path in paths:
+        page = served.get(f"/recallfront/{path}")
+        assert f"running-study {escape(EVIL)}" in page, path
+        assert "<img" not in page and page.count("</script>") == page.count("<script"), path
+    assert f"Why {escape(EVIL)} was run" in served.get(f"/recallfront/{own}")
+    live = json.loads(served.get(f"/recallfront/{own}/live"))["html"]
+    assert f"Why {escape(EVIL)} was run" in live and "<img" not in live and "<script" not in live
 
 
 def test_pages_load_nothing_from_elsewhere(served: Served) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.dashboards.browser import Looked, expect, rows
-from tests.dashboards.served import Served
+from tests.dashboards.served import EVIL, Served
 
 pytestmark = [
     pytest.mark.slow,
@@ -300,11 +300,20 @@ def test_hostile_names_stay_text(browser: Any, served: Served) -> None:
     hostile = Looked(browser, served)
     page = hostile.sweep("running", "?status=finished&status=failed&status=running&status=pruned")
     assert any("<img src=x onerror=alert(1)>" in text for text in rows(page))
+    assert page.title().startswith(f"running-study {EVIL}")
+    assert page.locator("h1").inner_text() == f"running-study {EVIL}"
+    assert page.locator(".description").inner_text() == f"Why {EVIL} was run"
     page.check("#configurations tbody tr:has-text('onerror') input >> nth=0")
     page.check("#configurations tbody tr:has-text('window_size 4 · feature_dim 4') input >> nth=0")
     expect(page.locator("#panel article")).to_have_count(2)
     page.click("#panel details summary")
     expect(page.locator("#panel .log")).to_contain_text("RuntimeError: the end")
+    assert page.locator("img").count() == 0
+    first, second = served.sweeps["finished"], served.sweeps["running"]
+    hostile.open(f"/recallfront/compare?sweep={first}&sweep={second}")
+    expect(page.locator("#plot-compare .legend")).to_contain_text(EVIL)
+    hostile.open("/recallfront/")
+    expect(page.locator(".sweep h2", has_text="running-study")).to_have_text(f"running-study {EVIL}")
     assert page.locator("img").count() == 0
     hostile.context.close()
     assert hostile.complaints == []
