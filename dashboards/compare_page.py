@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 MOST_SWEEPS = 6
 _comparisons = Computed[SweepComparison](16)
 _MOST_BARS = 300  # marks of a sweep beyond which spreads are not drawn
-_COLOURS = [mark.colour for mark in MARKS.values()]
+# no two blues side by side: most often two sweeps are compared
+_COLOURS = [MARKS[name].colour for name in ("attention", "based", "griffin", "hawk", "grouped", "window")]
 
 
 def add_compare_page(router: "APIRouter", prefix: str, limiter: "CapacityLimiter") -> None:

@@ -17,8 +17,9 @@ def next_commands(
 ) -> list[tuple[str, str]]:
     """(what it does, command) for a sweep that `sweep` names; `options` say where its store is.
 
-    Files of plug-ins are for a rerun, the only one of them that runs anything of theirs.
+    Files of plug-ins are for those that may need what they define: a rerun and the report.
     """
+    given = plugin_options(plugins)
     commands = [("The front as a table", f"front {sweep}")]
     if front.knee is not None:
         commands.append(("Pick the knee, register it, write its weights", f"pick {sweep} --knee --out model"))
@@ -33,8 +34,8 @@ def next_commands(
         again = front.knee or front.members[-1]
         if again.run_ids[0]:  # a run has no id before the server has made it
             what = "the knee" if again is front.knee else "one of them"
-            given = plugin_options(plugins)
             commands.append((f"Run {what} again from its lineage", f"rerun {again.run_ids[0][:12]}{given}"))
+        commands.append(("Write its report", f"report {sweep} --out report{given}"))
     return [(what, f"{program} {command}{options}") for what, command in commands]
 
 

@@ -188,4 +188,5 @@ def _show_front(client: "GuardedClient", uri: str, run_id: str) -> None:
     with TemporaryDirectory() as folder:
         write_front(front, folder)
         client.log_artifacts(run_id, folder, "front")
-    client.set_tag(run_id, "mlflow.note.content", sweep_note(run_id, front))
+    note = sweep_note(run_id, front, description=str(record.spec.get("description", "")))
+    client.set_tag(run_id, "mlflow.note.content", note)

@@ -89,7 +89,8 @@ class Publisher(Companion):
             return
         self._drawn = shown
         began = time.thread_time()
-        self.front = build_front(self._conductor.record())
+        record = self._conductor.record()
+        self.front = build_front(record)
         # drawing would falsify a running measurement
         with closing(Device("cpu")) as device, device.shared():
             self.files = self._draw(self.front)
@@ -98,12 +99,16 @@ class Publisher(Companion):
             self._tell_hypervolume_in_time(self.front.hypervolume)
         self._recorder.front_files(self._folder / "front")
         self._describe(self.front)
+        if last:
+            members = {key for member in self.front.members for key in member.trial_keys}
+            self._recorder.on_front(record.trials, members)
         self._due_at = time.monotonic() + max(_LEAST_SECONDS, (time.thread_time() - began) / _SHARE)
 
     def _describe(self, front: Front) -> None:
-        run_id = self._recorder.sweep_run_id()
-        if run_id:
-            self._recorder.sweep_tags({"mlflow.note.content": sweep_note(run_id, front)})
+        if run_id := self._recorder.sweep_run_id():
+            told, plugins = self._conductor.spec.description, self._recorder.plugin_files
+            note = sweep_note(run_id, front, description=told, plugins=plugins)
+            self._recorder.sweep_tags({"mlflow.note.content": note})
 
     def _draw(self, front: Front) -> dict[str, Path]:
         from recallfront.platform.front.pictures.figures import write_front

@@ -3,11 +3,12 @@
 import json
 import socket
 import uuid
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from recallfront.platform.front.claims import Judgement, as_json
+from recallfront.platform.front.pictures.note import paragraph
 from recallfront.platform.home import user_name
 from recallfront.platform.lineage.environment import Lineage, TrialLineage, packages_text
 from recallfront.platform.lineage.source import diff_text, left_out
@@ -29,6 +30,7 @@ from recallfront.sweeps.spec import SweepSpec, spelt_out
 
 CLAIMS_FILE = "claims.json"
 WARM_START = "warm_start"  # tag: the key of the sweep that the search learns from
+ON_FRONT = "on_front"  # tag of a trial: whether it was on the front when its sweep last ended
 _CLAIM = "claim."  # begins the tag of each claim
 
 
@@ -69,6 +71,7 @@ class Recorder:
         self._writer, self._spec, self._lineage = writer, spec, lineage
         self._data_path, self._data_digest = data
         self._varying = varying_in(spec)
+        self.plugin_files = lineage.plugin_files
         self._diff, self._packages = diff_text(data[0].parents[1]), packages_text()
         self.left_out = left_out(self._diff)  # of the diff, as it may hold secrets
         self._lineage_due: dict[str, PlannedTrial] = {}  # until the trial's process has said where it runs
@@ -106,7 +109,8 @@ class Recorder:
                 "hypervolume_reference": ", ".join(f"{o.metric}={o.reference:g}" for o in spec.objectives),
                 "seeds": ", ".join(map(str, spec.seeds)),
             },
-            description=spec.description,
+            # that of a sweep that continues shows its front
+            description=None if self._stored else paragraph(spec.description),
         )
         spelt = canonical_json(spelt_out(spec.model_dump(mode="json")))
         write_checked(self._writer, self.sweep_run, spelt, "spec.json")
@@ -285,6 +289,13 @@ class Recorder:
     def front_files(self, folder: Path) -> None:
         """Log the folder that describes the front, in place of what was logged before."""
         self._writer.artifact(self.sweep_run, folder, ephemeral=True)
+
+    def on_front(self, trials: Iterable[TrialRecord], members: Collection[str]) -> None:
+        """Tag the runs of trials whose keys are `members`, and of those that left them: one request a change."""
+        for trial in trials:
+            is_member, was = trial.trial_key in members, trial.tags.get(ON_FRONT) == "true"
+            if is_member != was and self.knows(trial.trial_key):
+                self._writer.tags(self.run_key(trial.trial_key), {TAG + ON_FRONT: str(is_member).lower()})
 
     def close_sweep(self, *, finished: bool, exhausted: bool) -> None:
         """End the parent run; `finished` unless not one trial of it has, `exhausted` unless more are to be run."""

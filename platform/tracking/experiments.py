@@ -4,6 +4,7 @@ MLflow is imported where it is first used, so that the command starts fast.
 """
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from recallfront.platform.tracking.client import pages
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from recallfront.platform.tracking.artifacts import GuardedClient
 
 _LONGEST_NAME: Final = 500  # that MLflow takes
+KIND_TAG: Final = "mlflow.experimentKind"  # by which MLflow's pages open an experiment on traces or on runs
+KIND: Final = "custom_model_development"  # on runs
 
 
 def experiment_of(client: "GuardedClient", uri: str, name: str) -> str:
@@ -32,14 +35,24 @@ def experiment_of(client: "GuardedClient", uri: str, name: str) -> str:
         if successor is not None:
             return _succeed(client, old, successor, name)
     if own is not None and _is_active(own):
+        show_runs(client, own)
         return _id(own)
-    location = artifact_location(uri, name)
+    location, tags = artifact_location(uri, name), {KIND_TAG: KIND}
     if own is not None:
-        made = str(client.create_experiment(_of_successor(name, _id(own)), location))
+        made = str(client.create_experiment(_of_successor(name, _id(own)), location, tags))
         return _succeed(client, own, client.get_experiment(made), name)
     for old in filter(_is_active, deleted):  # two processes at once can leave one
         client.delete_experiment(_id(old))
-    return str(client.create_experiment(name, location))
+    return str(client.create_experiment(name, location, tags))
+
+
+def show_runs(client: "GuardedClient", experiment: "Experiment") -> None:
+    """Let MLflow's pages open an experiment on its runs, unless somebody has chosen otherwise."""
+    from mlflow.exceptions import MlflowException
+
+    if KIND_TAG not in experiment.tags:
+        with suppress(MlflowException):  # a tag for the eye keeps no sweep from being recorded
+            client.set_experiment_tag(_id(experiment), KIND_TAG, KIND)
 
 
 def half_deleted(names: Mapping[str, str]) -> set[str]:

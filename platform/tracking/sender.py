@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from recallfront.platform.results.records import TAG
 from recallfront.platform.tracking.client import open_client
-from recallfront.platform.tracking.experiments import experiment_of
+from recallfront.platform.tracking.experiments import experiment_of, show_runs
 from recallfront.platform.tracking.refusals import NotYet, Refusal, Rejected, refusal_of
 from recallfront.platform.tracking.spool import Event, Spool
 from recallfront.sweeps.base import digest
@@ -165,6 +165,8 @@ class Sender:
             return False
         self._client.update_run(run_id, status="RUNNING")
         self._adopt(run, parent_id)
+        if parent_id is None:  # a sweep's run: its experiment may be older than the tag
+            show_runs(self._client, self._client.get_experiment(run.info.experiment_id))
         return True
 
     def _adopt(self, run: "Run", parent_id: str | None) -> None:

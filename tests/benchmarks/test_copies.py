@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from recallfront.benchmarks.dashboards.copies import fill_with_copies
+from recallfront.benchmarks.dashboards.copies import copy_sweep, fill_with_copies
 from recallfront.benchmarks.dashboards.pages import pages_spec
 from recallfront.benchmarks.platform.scale import synthetic_figures
 from recallfront.platform.results.status import Status
 from recallfront.platform.tracking.client import open_client
 from recallfront.platform.tracking.curves import read_curves
-from recallfront.platform.tracking.ledger import read_sweep
+from recallfront.platform.tracking.ledger import list_sweeps, read_sweep
 from tests.platform.stores import ready_home
 
 pytestmark = pytest.mark.slow
@@ -51,3 +51,15 @@ def test_a_sweep_that_needs_no_copies_has_none(tmp_path: Path) -> None:
     home = ready_home(tmp_path)
     run = fill_with_copies(home, pages_spec(4), 4)
     assert len(read_sweep(f"sqlite:///{home / 'mlflow.db'}", run).trials) == 4
+
+
+def test_copies_of_a_sweep_are_sweeps_of_their_own(tmp_path: Path) -> None:
+    home = ready_home(tmp_path)
+    spec = pages_spec(4)
+    copy_sweep(home, fill_with_copies(home, spec, 4), 4)
+    found = list_sweeps(f"sqlite:///{home / 'mlflow.db'}")
+    assert len({sweep.run_id for sweep in found}) == len({sweep.sweep_key for sweep in found}) == 5
+    assert found[-1].sweep_key == spec.key, "the oldest is the one that a driver wrote"
+    told = [sweep.tags | {"sweep_key": ""} for sweep in found]
+    assert told == [told[0]] * 5 and told[0]["trials_finished"] == "4"
+    assert [sweep.metrics for sweep in found] == [found[-1].metrics] * 5

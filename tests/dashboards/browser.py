@@ -6,6 +6,9 @@ from urllib.parse import parse_qs, urlsplit
 
 from tests.dashboards.served import Served
 
+WIDE: dict[str, Any] = {"viewport": {"width": 1400, "height": 1000}, "color_scheme": "light"}
+PHONE: dict[str, Any] = {"viewport": {"width": 390, "height": 844}, "color_scheme": "dark"}
+SCREENS = {"wide": WIDE, "phone": PHONE}
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
@@ -13,7 +16,7 @@ class Looked:
     """A page that is being looked at, with all that it complains about or fetches from elsewhere."""
 
     def __init__(self, browser: Any, served: Served, **kind: Any) -> None:
-        self.context = browser.new_context(viewport={"width": 1400, "height": 1000}, **kind)
+        self.context = browser.new_context(**WIDE | kind)
         self.page = self.context.new_page()
         self.page.set_default_timeout(30_000)
         self.complaints: list[str] = []
@@ -43,6 +46,12 @@ class Looked:
 
     def asked(self) -> dict[str, list[str]]:
         return parse_qs(urlsplit(self.page.url).query)
+
+
+def drawn(page: Any) -> None:
+    """Wait until every picture of a page is drawn, but for that of the explorer."""
+    count = page.locator("[data-figure]").count()
+    expect(page.locator("[data-figure] .main-svg:first-child")).to_have_count(count)
 
 
 def expect(locator: Any) -> Any:

@@ -2,6 +2,7 @@
 
 import signal
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -18,7 +19,8 @@ def served(
 ) -> Iterator[Served]:
     home = tmp_path_factory.mktemp("home")
     uri = ready_store(home)
-    running = make_record(17, OTHERS, name="running-study", sweep_key="beef".ljust(64, "0"))
+    running = make_record(17, OTHERS, name=f"running-study {EVIL}", sweep_key="beef".ljust(64, "0"))
+    running = replace(running, spec=running.spec | {"description": f"Why {EVIL} was run"})
     for trial in running.trials[:2]:
         trial.config["model"]["window_size"] = EVIL
     sweeps = {

@@ -11,7 +11,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from dataclasses import replace
-from html import unescape
+from html import escape, unescape
 from importlib import import_module, resources
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from recallfront.platform.tracking.client import open_client
 from recallfront.platform.trial.body import run_trial
 from recallfront.platform.trial.workplace import TRIALS
 from tests.dashboards.played import played
-from tests.dashboards.served import Served, write
+from tests.dashboards.served import EVIL, Served, write
 from tests.platform.servers import free_port
 from tests.platform.stores import ready_store
 from tests.platform.sweeps import workplace
@@ -93,12 +93,13 @@ def test_every_command_of_a_page_and_of_its_panels_works(
     told = [unescape(text) for page in (served.get(path), *panels) for text in CODE.findall(page)]
     told += [json.loads(served.get(f"{path}/choice?by=min+state_bytes&where=recall+%3E%3D+0"))["command"]]
     commands = [shlex.split(line) for line in dict.fromkeys(told)]
-    assert {command[1] for command in commands} == {"front", "pick", "rerun", "run"}
+    assert {command[1] for command in commands} == {"front", "pick", "rerun", "run", "report"}
     assert {command[2] for command in commands if command[1] == "rerun"} == runs
     assert {"--where", "--min"} <= {word for command in commands for word in command}
     for command in commands:
         assert command[-2:] == ["--tracking-uri", served.uri]
         assert run(command[1:]) == 0, (command, capsys.readouterr().err)
+    assert (tmp_path / "report" / "report.html").is_file()
 
 
 def test_the_specification_of_a_sweep_is_a_file(served: Served) -> None:
@@ -181,6 +182,19 @@ def test_what_a_trial_says_stays_text(served: Served) -> None:
         assert "<img" not in html and "<script>alert" not in html
         assert "&lt;script&gt;alert" in html and "&lt;img src=x" in html
     assert page.count("</script>") == 3  # the figures, the page's own script, and Plotly's
+
+
+def test_the_name_and_the_description_of_a_sweep_stay_text(served: Served) -> None:
+    first, second = served.sweeps["finished"], served.sweeps["running"]
+    own = f"sweeps/{second}"
+    paths = ("", own, f"{own}/understand", f"compare?sweep={second}", f"compare?sweep={first}&sweep={second}")
+    for path in paths:
+        page = served.get(f"/recallfront/{path}")
+        assert f"running-study {escape(EVIL)}" in page, path
+        assert "<img" not in page and page.count("</script>") == page.count("<script"), path
+    assert f"Why {escape(EVIL)} was run" in served.get(f"/recallfront/{own}")
+    live = json.loads(served.get(f"/recallfront/{own}/live"))["html"]
+    assert f"Why {escape(EVIL)} was run" in live and "<img" not in live and "<script" not in live
 
 
 def test_pages_load_nothing_from_elsewhere(served: Served) -> None:

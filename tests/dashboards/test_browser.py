@@ -1,14 +1,13 @@
-"""The pages in a real headless Chromium: clicked, typed into and read as a person does."""
+"""A sweep's page in a real headless Chromium: clicked, typed into and read as a person does."""
 
 import math
 import re
 from collections.abc import Iterator
-from importlib import resources
 from typing import Any
 
 import pytest
 
-from tests.dashboards.browser import Looked, expect, rows
+from tests.dashboards.browser import SCREENS, Looked, expect, rows
 from tests.dashboards.served import Served
 
 pytestmark = [
@@ -18,10 +17,14 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope="module")
-def finished(browser: Any, served: Served) -> Iterator[Looked]:
-    """The page of a finished sweep, opened once."""
-    found = Looked(browser, served)
+# its legend, the room beside its panel and the time of a filter are a wide screen's
+WIDE_ALONE = pytest.mark.parametrize("finished", ["wide"], indirect=True)
+
+
+@pytest.fixture(scope="module", params=list(SCREENS))
+def finished(request: pytest.FixtureRequest, browser: Any, served: Served) -> Iterator[Looked]:
+    """The page of a finished sweep, opened once on each screen."""
+    found = Looked(browser, served, **SCREENS[request.param])
     found.sweep("finished")
     yield found
     found.context.close()
@@ -81,6 +84,7 @@ def test_knobs_filter(looked: Looked) -> None:
     assert looked.asked()["knob"] == ["window_size|16|"]
 
 
+@WIDE_ALONE
 def test_the_legend_hides_an_architecture_and_brings_it_back(looked: Looked) -> None:
     page, found = looked.page, looked.page.locator("#found")
     entry = page.locator("#plot-front .legend .traces", has_text="based").locator(".legendtoggle")
@@ -113,6 +117,7 @@ _QUICK = """(boxes) => {
 }"""
 
 
+@WIDE_ALONE
 def test_quick_filters_show_at_once_and_the_picture_is_painted_once(looked: Looked) -> None:
     page = looked.page
     page.wait_for_timeout(500)  # until the picture has settled
@@ -129,7 +134,9 @@ def test_quick_filters_show_at_once_and_the_picture_is_painted_once(looked: Look
 
 def test_a_click_on_a_mark_shows_its_panel_and_its_curves(looked: Looked) -> None:
     page = looked.page
-    box = page.locator("#plot-front .scatterlayer .points path").nth(3).bounding_box()
+    mark = page.locator("#plot-front .scatterlayer .points path").nth(3)
+    mark.scroll_into_view_if_needed()
+    box = mark.bounding_box()
     page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     panel = page.locator("#panel")
     expect(panel.locator(".curve .scatterlayer .trace")).to_have_count(4)  # two seeds, loss and recall
@@ -141,6 +148,7 @@ def test_a_click_on_a_mark_shows_its_panel_and_its_curves(looked: Looked) -> Non
     expect(panel).to_be_hidden()
 
 
+@WIDE_ALONE
 def test_the_picture_makes_room_for_the_panel(looked: Looked) -> None:
     page = looked.page
     page.check("#configurations tbody tr input >> nth=0")
@@ -193,26 +201,45 @@ def test_the_focus_goes_to_the_panel_and_back(looked: Looked) -> None:
     expect(box).to_be_focused()
 
 
-def test_a_choice_is_explained_picked_and_remembered(looked: Looked) -> None:
-    page = looked.page
+def choose_griffin(page: Any) -> Any:
+    """Choose the griffin of the highest recall -> the part of the page that decides."""
     decide = page.locator("#decide")
-    decide.locator("[name=where]").fill("recall > 2")
-    decide.locator("form button").click()
-    expect(decide.locator("#choice-error")).to_contain_text("there is no member of the front with recall > 2")
     decide.locator("[name=where]").fill("architecture == griffin")
     decide.locator("[name=by]").select_option("max recall")
     decide.locator("form button").click()
     expect(decide.locator(".reason")).to_contain_text("griffin · window_size 16 has the highest")
+    return decide
+
+
+@pytest.mark.parametrize("screen", SCREENS)
+def test_a_choice_is_explained(browser: Any, served: Served, screen: str) -> None:
+    alone = Looked(browser, served, **SCREENS[screen])
+    page = alone.sweep("finished")
+    decide = page.locator("#decide")
+    decide.locator("[name=where]").fill("recall > 2")
+    decide.locator("form button").click()
+    expect(decide.locator("#choice-error")).to_contain_text("there is no member of the front with recall > 2")
+    choose_griffin(page)
+    expect(decide.locator("#choice-error")).to_be_hidden()
     command = "recallfront pick 5eed00000000 --where 'architecture == griffin' --max recall"
     assert decide.locator(".outcome code").inner_text().startswith(command)
+    decide.locator("[data-look]").click()
+    expect(page.locator("#panel article h3")).to_contain_text("griffin · window_size 16")
+    alone.context.close()
+    assert [text for text in alone.complaints if "422" not in text] == []
+
+
+def test_a_choice_is_picked_and_remembered(browser: Any, served: Served) -> None:
+    alone = Looked(browser, served)
+    decide = choose_griffin(alone.sweep("finished"))
     decide.locator("[data-pick]").click()
     expect(decide.locator(".done")).to_contain_text(
         "registered quickstart version 1 as models:/quickstart@pareto-pick"
     )
     expect(decide.locator(".picked tbody tr")).to_have_count(1)
     assert "griffin · window_size 16" in decide.locator(".picked").inner_text()
-    decide.locator("[data-look]").click()
-    expect(page.locator("#panel h3").last).to_be_visible()
+    alone.context.close()
+    assert alone.complaints == []
 
 
 def draw_box(page: Any) -> None:
@@ -294,66 +321,3 @@ def test_a_server_that_fails_is_said_where_it_was_asked(browser: Any, served: Se
     expect(page.locator("#panel article")).to_have_count(1)
     alone.context.close()
     assert [text for text in alone.complaints if not text.startswith("Failed to load resource")] == []
-
-
-def test_hostile_names_stay_text(browser: Any, served: Served) -> None:
-    hostile = Looked(browser, served)
-    page = hostile.sweep("running", "?status=finished&status=failed&status=running&status=pruned")
-    assert any("<img src=x onerror=alert(1)>" in text for text in rows(page))
-    page.check("#configurations tbody tr:has-text('onerror') input >> nth=0")
-    page.check("#configurations tbody tr:has-text('window_size 4 · feature_dim 4') input >> nth=0")
-    expect(page.locator("#panel article")).to_have_count(2)
-    page.click("#panel details summary")
-    expect(page.locator("#panel .log")).to_contain_text("RuntimeError: the end")
-    assert page.locator("img").count() == 0
-    hostile.context.close()
-    assert hostile.complaints == []
-
-
-def test_a_phone_has_room_for_every_page(browser: Any, served: Served) -> None:
-    phone = Looked(browser, served, color_scheme="dark", has_touch=True, is_mobile=True)
-    phone.page.set_viewport_size({"width": 390, "height": 844})
-    page = phone.sweep("finished")
-    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(18, 22, 27)"
-    # the filter tells the marks' colours; a legend beside it would be a column longer than the picture
-    expect(page.locator("#explore .main-svg:first-child")).to_have_count(1)
-    assert page.locator("#explore .legend .traces").count() == 0
-    first, second = served.sweeps["finished"], served.sweeps["running"]
-    for path in ("", f"sweeps/{first}/understand", f"compare?sweep={first}&sweep={second}"):
-        assert page.evaluate("document.documentElement.scrollWidth") <= 390, page.url
-        phone.open(f"/recallfront/{path}")
-        drawn = page.locator("[data-figure]").count()
-        expect(page.locator("[data-figure] .main-svg:first-child")).to_have_count(drawn)
-    assert page.evaluate("document.documentElement.scrollWidth") <= 390
-    phone.context.close()
-    assert phone.complaints == []
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_no_page_bars_anyone(browser: Any, served: Served, scheme: str) -> None:
-    """By axe-core's rules of WCAG and of good practice, what is serious or critical."""
-    rules = (resources.files("axe_playwright_python") / "axe.min.js").read_text()
-    reader = Looked(browser, served, color_scheme=scheme)
-    first, second = served.sweeps["finished"], served.sweeps["running"]
-    pages = {
-        "sweeps": "",
-        "panel": f"sweeps/{first}",
-        "running": f"sweeps/{second}",
-        "understand": f"sweeps/{first}/understand",
-        "compare": f"compare?sweep={first}&sweep={second}",
-    }
-    found = {}
-    for name, path in pages.items():
-        page = reader.open(f"/recallfront/{path}")
-        drawn = page.locator("[data-figure]").count()
-        expect(page.locator("[data-figure] .main-svg:first-child")).to_have_count(drawn)
-        if name == "panel":
-            page.check("#configurations tbody tr input >> nth=0")
-            expect(page.locator("#panel article")).to_have_count(1)
-        page.evaluate(rules)
-        violations = page.evaluate("async () => (await axe.run()).violations")
-        for one in violations:
-            if one["impact"] in ("serious", "critical"):
-                found[name, one["id"]] = [node["html"] for node in one["nodes"]][:3]
-    reader.context.close()
-    assert reader.complaints == [] and not found

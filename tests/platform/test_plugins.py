@@ -272,12 +272,10 @@ def test_the_documentation_s_plug_ins_run_and_are_kept_with_their_runs(
         code == 0
         and f"file fading.py ({kept['fading'].digest}), artifact lineage/plugins/fading.py" in report
     )
-    again = [
-        line for line in report.splitlines() if "recallfront run " in line or "recallfront rerun " in line
-    ]
-    assert [line.endswith(" --plugin fading.py --plugin lookback.py") for line in again] == [True, True], (
-        again
+    again = re.findall(
+        r"recallfront (run|rerun|report) .* --plugin fading.py --plugin lookback.py$", report, re.M
     )
+    assert again == ["run", "rerun", "report"], report
     written(tmp_path, "fading.py", shown["fading.py"] + "\n# changed\n")
     for name, *more in (("rerun",), ("lineage",), ("evaluate", *suite)):
         code, _, errors = command(name, trial.run_id, *given, *more)

@@ -177,8 +177,8 @@ def _again(found: _Findings) -> list[str]:
     record = found.record
     name, key = to_run(record.name, record.sweep_key), record.sweep_key[:12]
     files = found.lineage.environment.plugin_files
-    commands = [f"recallfront run {name}{plugin_options(files)}", f"recallfront report {key} --out FOLDER"]
-    return commands + [command for _, command in next_commands(found.front, key, plugins=files)]
+    commands = [command for _, command in next_commands(found.front, key, plugins=files)]
+    return [f"recallfront run {name}{plugin_options(files)}", *commands]
 
 
 def _specification(record: SweepRecord) -> str:

@@ -14,6 +14,7 @@ import pytest
 from recallfront.platform.errors import UsageError
 from recallfront.platform.front.front import Front, build_front
 from recallfront.platform.front.history import hypervolume_history
+from recallfront.platform.front.next_steps import next_commands
 from recallfront.platform.front.pictures.appearance import (
     MARKS,
     axes_of,
@@ -262,13 +263,27 @@ def test_the_note_leads_to_the_page_and_shows_the_front(
     record: SweepRecord, make_record: Callable[..., SweepRecord]
 ) -> None:
     front = build_front(record)
-    note = sweep_note("abc", front)
+    told = "Why\n<b>this</b> | `runs`"
+    note = sweep_note("abc", front, description=told, plugins=["mine.py"])
     assert "(/recallfront/sweeps/abc)" in note
     assert "8 of 12 configurations are on the front; hypervolume 5,296." in note
     rows = [line for line in note.splitlines() if line.startswith("| ")]
     assert len(rows) == 2 + len(front.members)
     assert rows[0] == "| configuration | recall | decode tokens/s |"
     assert any("(knee)" in row for row in rows)
+    (block,) = re.findall(r"^```\n(.*?)^```$", note, re.DOTALL | re.MULTILINE)
+    commands = next_commands(front, "5eed00000000", plugins=["mine.py"])
+    assert block.splitlines() == [command for _, command in commands]
+    assert block.endswith("\nrecallfront report 5eed00000000 --out report --plugin mine.py\n")
+    shown = [
+        "(/recallfront/",
+        "\n\nWhy &lt;b&gt;this&lt;/b&gt; &#124; \\`runs\\`\n\n",
+        "8 of 12",
+        rows[-1],
+        block,
+    ]
+    places = [note.index(part) for part in shown]
+    assert places == sorted(places)
     assert "No finished trial" in sweep_note("abc", build_front(make_record(0)))
 
 

@@ -5,9 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from recallfront.platform.results.reports import Report
+from recallfront.platform.results.status import Status
+from recallfront.platform.sweep.conductor import Conductor
 from recallfront.platform.sweep.publisher import Publisher
 from recallfront.platform.tracking.client import open_client
-from tests.platform.sweep.stage import Stages
+from tests.platform.sweep.stage import FIGURES, Stages
 
 
 def test_a_drawing_error_is_recorded_and_the_next_attempt_draws(
@@ -32,6 +35,28 @@ def test_a_drawing_error_is_recorded_and_the_next_attempt_draws(
     assert "no such font" in sweep.stored().tags["publishing_failure"]
 
 
+def test_the_note_has_the_description_the_front_and_the_next_commands(stage: Stages, tmp_path: Path) -> None:
+    sweep = stage(description="Why *this* runs")
+
+    def note() -> str:
+        return str(open_client(sweep.uri).get_run(sweep.stored().run_id).data.tags["mlflow.note.content"])
+
+    assert note() == "Why \\*this\\* runs"
+    sweep.start("a")
+    sweep.end("a")
+    publisher = Publisher(sweep.conductor, sweep.conductor.recorder, tmp_path / "fronts")
+    publisher.finish()
+    told = note()
+    parts = [
+        "Why \\*this\\* runs",
+        "1 of 1 configurations are on the front",
+        "| window",
+        "\n```\nrecallfront front ",
+    ]
+    assert all(part in told for part in parts), told
+    assert told.endswith(f"recallfront report {sweep.spec.key[:12]} --out report\n```")
+
+
 def test_the_hypervolume_that_is_told_last_is_that_of_figures_measured_again(
     stage: Stages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -48,3 +73,39 @@ def test_the_hypervolume_that_is_told_last_is_that_of_figures_measured_again(
     told = open_client(sweep.uri).get_run(sweep.stored().run_id).data.metrics
     assert publisher.front is not None and publisher.front.hypervolume == pytest.approx(0.5 * 7.0)
     assert told["hypervolume_by_elapsed_seconds"] == publisher.front.hypervolume < told["hypervolume"]
+
+
+def test_the_runs_of_the_front_can_be_told_in_mlflow(
+    stage: Stages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By their names, and by a tag that is written only where it changes."""
+    sweep = stage()
+    sweep.start("a")
+    sweep.end("a")
+    sweep.start("b")
+    slow = FIGURES | {"validation_recall": 0.4, "decode_tokens_per_second": 8.0}
+    sweep.conductor.report("b", Report(step=20, figures=slow, status=Status.FINISHED))
+    sweep.conductor.ended("b")
+    told, write = list[str](), sweep.writer.tags
+
+    def tags(run_key: str, values: dict[str, str]) -> None:
+        told.extend(value for name, value in values.items() if name == "recallfront.on_front")
+        write(run_key, values)
+
+    monkeypatch.setattr(sweep.writer, "tags", tags)
+
+    def published(conductor: Conductor) -> dict[str, str | None]:
+        """Name of each trial's run -> its tag, when the sweep has ended."""
+        told.clear()
+        Publisher(conductor, conductor.recorder, tmp_path / "fronts").finish()
+        runs = [open_client(sweep.uri).get_run(trial.run_id) for trial in sweep.stored().trials]
+        return {run.info.run_name: run.data.tags.get("recallfront.on_front") for run in runs}
+
+    first, second = "window · window_size 4 · seed 0", "window · window_size 8 · seed 0"
+    assert published(sweep.conductor) == {first: "true", second: None} and told == ["true"]
+    again = sweep.resumed(sweep.stored())
+    assert published(again) == {first: "true", second: None} and told == []
+    (trial,) = (trial for trial in again.record().trials if trial.config["model"]["window_size"] == 8)
+    better = {"validation_recall": 0.9, "decode_tokens_per_second": 99.0}
+    assert again.measured_again(trial, better, {})
+    assert published(again) == {first: "false", second: "true"} and told == ["false", "true"]

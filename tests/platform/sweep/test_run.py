@@ -126,10 +126,10 @@ def test_the_report_of_a_sweep_tells_how_to_run_it_again(
     monkeypatch.chdir(tmp_path / "out")
     monkeypatch.setenv("RECALLFRONT_HOME", str(swept.home))
     commands = [shlex.split(line) for line in re.findall(r"^    (recallfront .*)$", text, flags=re.MULTILINE)]
-    assert [command[1] for command in commands] == ["run", "report", "front", "pick", "rerun"]
+    assert [command[1] for command in commands] == ["run", "front", "pick", "rerun", "report"]
     for command in commands:
         assert run(command[1:]) == 0, (command, capsys.readouterr().err)
-    assert (tmp_path / "out" / "FOLDER" / "report.md").exists()
+    assert (tmp_path / "out" / "report" / "report.md").exists()
 
 
 def test_every_command_that_a_run_prints_works(
@@ -146,11 +146,11 @@ def test_every_command_that_a_run_prints_works(
     show_result(swept, Console(quiet=True))
     told = capsys.readouterr().out.split("next:\n")[1]
     commands = [shlex.split(line.replace("python -m ", "")) for line in told.splitlines()]
-    assert [command[1] for command in commands] == ["front", "pick", "rerun", "ui"]
+    assert [command[1] for command in commands] == ["front", "pick", "rerun", "report", "ui"]
     assert commands[1][2] == swept.record.sweep_key[:12], "a name may be that of two sweeps"
     for command in commands:
         assert run(command[1:]) == 0, (command, capsys.readouterr().err)
-    assert served == [swept.home]
+    assert served == [swept.home] and (tmp_path / "report" / "report.md").exists()
 
 
 def test_each_failure_is_recorded_with_its_status_and_the_others_finish(tmp_path: Path) -> None:
