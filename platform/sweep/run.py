@@ -114,9 +114,12 @@ def run_sweep(
     use(used_by(spec.model_dump(mode="json")))
     folder = home_folder(home).resolve()
     with nullcontext() if address is None else ray_cluster(address):  # a wrong address leaves nothing behind
-        check_resources(spec.resources)
+        told = check_resources(spec.resources)
         check_start(spec.start)
-        return _run_sweep(spec, folder, tracking_uri, address, console or _console())
+        console = console or _console()
+        if told:
+            _say(console, told)
+        return _run_sweep(spec, folder, tracking_uri, address, console)
 
 
 def _console() -> Console:
