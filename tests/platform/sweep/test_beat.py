@@ -111,11 +111,13 @@ def test_status_and_the_pages_tell_a_driver_elsewhere_that_waits_from_one_that_w
     with monkeypatch.context() as slower:
         slower.setattr(driverless, "BEAT_SECONDS", 600.0)
         assert shown() == ("running", "None"), "it has just beaten, for a driver that beats so rarely"
+        assert on_page() == "running"
     with monkeypatch.context() as at_once:
         at_once.setattr(driverless, "watch_beats", lambda *_, **__: (set(), set()))
         assert shown() == ("running", "None")
         at_once.setattr(driverless, "_LONG_SECONDS", 0.5)
         assert shown() == (killed, killed), "its last beat is long ago"
+        assert on_page() == "killed"
     # the lock of its own home tells at once, whatever the beat
     mark_driver(SPEC.key, tmp_path / "one", recorder.driver)
     with only_driver(SPEC, tmp_path / "one"):
