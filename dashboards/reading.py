@@ -74,5 +74,5 @@ def _read(uri: str, run_id: str) -> SweepView:
     through = (run.info.artifact_uri or "").startswith("mlflow-artifacts:")
     record = read_sweep(uri if through else store, sweep.run_id)
     owner = run.data.tags.get("mlflow.user", "")
-    is_killed = bool(driverless([record], store, home_folder(), wait=False))
+    is_killed = bool(driverless([record], store, home_folder(), wait=False, by_clock=True))
     return view_of(record, run.info.experiment_id, owner=owner, driverless=is_killed)

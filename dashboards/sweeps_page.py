@@ -115,7 +115,7 @@ def read_lines(uri: str) -> list[SweepLine]:
 
 def lines_of(sweeps: Sequence[SweepSummary], uri: str) -> list[SweepLine]:
     """The lines of sweeps that were just read from a store."""
-    killed = driverless(sweeps, uri, home_folder(), wait=False)
+    killed = driverless(sweeps, uri, home_folder(), wait=False, by_clock=True)
     return [line_of(sweep, is_killed=sweep.run_id in killed) for sweep in sweeps]
 
 

@@ -36,12 +36,14 @@ _PASSWORD_IN_URI: Final = re.compile(
     r"(?!\$\{?([A-Za-z_]\w*|\d)\}?@|\$\(|\{(\w+\}|[^{}\s@]*\}@)|<[^<>\s@]*>@)"
     r"(?:(?!'[,)\]+>}:;])[^\s@\"]){1,512}(?=@)"
 )
-# A setting, or a part of a text, with the name of a secret and a value that has letters and is no template's. `token`,
-# `key` and `secret` alone are words of models and texts.
+# A setting, or a part of a text, with the name of a secret and a value that has letters and is no template's, nor a
+# number such as 1e-05. `token`, `key` and `secret` alone are words of models and texts.
 _NAMED_SECRET: Final = re.compile(
     r"(?<![^\W_])(?P<name>password|passwd|passphrase|pwd|[a-z]+[_-]secret|connection_string|api[_-]?key"
     r"|(?:access|account|private|secret|storage)[_-]?key|(?:access|api|auth|bearer|hf|refresh)[_-]?token)"
-    r"[\\\"']*[ \t]*[:=][ \t]*[\\\"']*(?!(?:null|none|true|false)\b)[^\s\\\"',;&{}$<>\[]*[a-z]",
+    r"[\\\"']*[ \t]*[:=][ \t]*[\\\"']*"
+    r"(?!(?:null|none|true|false)\b|[-+]?[\d.]+e[-+]?\d+(?![^\s\\\"',;&{}\])]))"
+    r"[^\s\\\"',;&{}$<>\[]*[a-z]",
     re.IGNORECASE,
 )
 _KEY: Final = "a private key"

@@ -26,7 +26,9 @@ SPREAD: Final = "_spread"  # ends the name of a measurement's own spread
 BUSY_CORES: Final = "busy_cores"  # that other processes kept busy as a measurement began
 # relative, of the machine's speed while throughput was measured
 SPEED_UNCERTAINTY: Final = "speed_uncertainty"
-_OF_ROWS: Final = re.compile(r"((?:validation_)?(?:recall|perplexity))_(?:sliding_)?at_\d+(?:_stride_\d+)?")
+_OF_ROWS: Final = re.compile(
+    r"((?:.+\.)?(?:validation_)?(?:recall|perplexity))_(?:sliding_)?at_\d+(?:_stride_\d+)?"
+)
 IDLE_CORES: Final = 0.3  # up to so many of them a machine counts as quiet
 MEASURED_AGAIN: Final = "measured_again"  # times that a measurement in doubt was repeated after the trials
 
@@ -209,7 +211,10 @@ def is_known(name: str) -> bool:
 
 
 def without_repeats(names: Iterable[str]) -> list[str]:
-    """Names without the figure of one kind of rows, such as `recall_at_64`, where it is that of all rows."""
+    """Names without the figure of one kind of rows, such as `recall_at_64`, where it is that of all rows.
+
+    In a suite, rows are those of one of its tasks.
+    """
     listed = list(names)
     wholes = [found[1] if (found := _OF_ROWS.fullmatch(name)) else None for name in listed]
     return [name for name, whole in zip(listed, wholes, strict=True) if not whole or wholes.count(whole) > 1]

@@ -214,7 +214,10 @@ class SweepSpec(Frozen):
             if name == "max_batch_size" and protocol.batch_size != "max":
                 raise ValueError(f"{where}: is measured with measurement.batch_size: max only")
             if name.endswith("_roofline_share") and not protocol.gives_shares:
-                raise ValueError(f"{where}: is measured with measurement.roofline: true only")
+                raise ValueError(
+                    f"{where}: is measured with measurement.roofline: true only, or, if that is null, with contexts or "
+                    "batch_size: max"
+                )
             if name == "decode_joules_per_token" and not self.resources.gpus:
                 raise ValueError(f"{where}: only GPUs report their energy, and resources.gpus=0")
 

@@ -14,6 +14,7 @@ from typing import Any, Final
 from recallfront.platform.errors import UsageError
 from recallfront.sweeps.trial import ResourceConfig
 
+UNTOLD: Final = "version 1 of Ray's autoscaler does not tell whether it can add a node"
 _ANSWER_SECONDS: Final = 60.0  # it looks every 5 s, and may be starting nodes
 _LOOK_SECONDS = 0.5
 # what version 1 takes for the type of a node that it only watches: each node has its own

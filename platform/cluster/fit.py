@@ -10,15 +10,18 @@ from pathlib import Path
 
 from torch.cuda import device_count
 
-from recallfront.platform.cluster.autoscaling import is_autoscaled, may_add_room_for
+from recallfront.platform.cluster.autoscaling import UNTOLD, is_autoscaled, is_judged, may_add_room_for
 from recallfront.platform.errors import UsageError
 from recallfront.sweeps.trial import ResourceConfig
 
 _LOOK_SECONDS = 5.0  # between two looks at the nodes of a cluster that grows
 
 
-def check_resources(resources: ResourceConfig) -> None:
+def check_resources(resources: ResourceConfig) -> str | None:
     """Refuse trials that the joined cluster, or this machine if Ray is yet to be started, cannot hold.
+
+    Returns:
+        A sentence to print if no node holds one, and nobody knows whether one that does can be added; else None.
 
     Raises:
         UsageError: not one fits, nor would one fit nodes that may be added.
@@ -31,7 +34,7 @@ def check_resources(resources: ResourceConfig) -> None:
             _refuse_misfit(resources, nodes, where)
         except UsageError as refusal:
             if may_add_room_for(resources):
-                return
+                return None if is_judged() else f"{refusal}: trials wait, and {UNTOLD} that holds one"
             adds = ", and its autoscaler can add no node that holds one" if is_autoscaled() else ""
             raise UsageError(f"{refusal}{adds}") from None
         has = max(node.get("memory", 0.0) + node.get("object_store_memory", 0.0) for node in nodes)
@@ -43,6 +46,7 @@ def check_resources(resources: ResourceConfig) -> None:
         _refuse_misfit(resources, [here], where)
     if resources.memory_gb is not None and resources.memory_gb * 2**30 > has:
         raise UsageError(f"resources: memory_gb={resources.memory_gb:g}: {where} has {has / 2**30:.1f} GiB")
+    return None
 
 
 class Room:

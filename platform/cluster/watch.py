@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _PARTS: Final = ("raylet", "gcs_server")  # without them a driver waits for ever
 _WATCH_SECONDS = 1.0
-# for a driver that has lost its Ray to leave it by itself; with the store's farewell, it ends within 30 s
+# for a driver that has lost its Ray to leave it by itself; if its store answers, it ends within 30 s
 _FAREWELL_SECONDS = 15.0
 _LOST = "Ray on this machine was killed, or ran out of memory: run the sweep again to resume it"
 

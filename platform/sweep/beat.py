@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection
 from contextlib import suppress
 from pathlib import Path
 
-from recallfront.platform.errors import UsageError
+from recallfront.platform.errors import UsageError, one_line
 from recallfront.platform.results.cancellation import BEAT, DRIVER
 from recallfront.platform.results.records import TAG
 from recallfront.platform.sweep.background import Companion
@@ -43,9 +43,12 @@ class Beat(Companion):
                 with writing(self._uri) as client:
                     client.set_tag(run_id, f"{TAG}{BEAT}", beat_sign(self._recorder.driver, number))
                 has_missed = False
-            except UsageError as error:
+            except Exception as error:
+                # whatever it is: without a beat a driver that lives is taken for gone
                 if not has_missed:
-                    _LOG.warning("the driver cannot tell the store that it lives, and tries again: %s", error)
+                    kind = "" if isinstance(error, UsageError) else f"{type(error).__name__}: "
+                    told = kind + one_line(error)
+                    _LOG.warning("the driver cannot tell the store that it lives, and tries again: %s", told)
                 has_missed = True
 
 

@@ -60,6 +60,7 @@ from recallfront.sweeps.load import load_spec
 from recallfront.sweeps.spec import SweepSpec
 
 _FAREWELL_SECONDS = 10.0  # for the tracking server to hear of an interruption
+_CLOSING_SECONDS = 30.0  # the same, of a driver that ends for any other reason
 _DELIVERY_SECONDS = 120.0  # at the end, for what the tracking server has not taken yet
 
 
@@ -114,9 +115,12 @@ def run_sweep(
     use(used_by(spec.model_dump(mode="json")))
     folder = home_folder(home).resolve()
     with nullcontext() if address is None else ray_cluster(address):  # a wrong address leaves nothing behind
-        check_resources(spec.resources)
+        told = check_resources(spec.resources)
         check_start(spec.start)
-        return _run_sweep(spec, folder, tracking_uri, address, console or _console())
+        console = console or _console()
+        if told:
+            _say(console, told)
+        return _run_sweep(spec, folder, tracking_uri, address, console)
 
 
 def _console() -> Console:
@@ -157,7 +161,7 @@ def _run_sweep(
         )
         spool = folder / "spool" / f"{spec.key[:16]}.sqlite"
         before = last_driver(spec.key, uri)
-        writer = TrackingWriter(uri, spool, last_driver=before)
+        writer, patience = TrackingWriter(uri, spool, last_driver=before), _CLOSING_SECONDS
         try:
             writer.flush(_DELIVERY_SECONDS)  # what a killed driver left behind belongs to the ledger
             conductor, publisher = _set_up(spec, place, writer, uri, collect(folder))
@@ -191,6 +195,7 @@ def _run_sweep(
                     reason = conductor.interrupted()
                     publisher.tell_counts()  # before the sweep's end: who waits for that reads them then
                     conductor.recorder.interrupt_sweep(reason)
+                    patience = 0.0  # a server that is away is waited for once
                     writer.flush(_FAREWELL_SECONDS)
                     raise
                 conductor.recorder.close_sweep(
@@ -199,7 +204,7 @@ def _run_sweep(
                 writer.flush(_DELIVERY_SECONDS)
             undelivered, refused = writer.backlog(), writer.rejected()
         finally:
-            writer.close()
+            writer.close(patience)
     return SweepResult(
         record=record,
         front=publisher.front,

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from ray._private.state import available_resources_per_node
 
-from recallfront.platform.cluster.autoscaling import is_judged, nodes_to_come
+from recallfront.platform.cluster.autoscaling import UNTOLD, is_judged, nodes_to_come
 from recallfront.platform.cluster.fit import trials_that_fit
 from recallfront.platform.sweep.conductor import Conductor
 from recallfront.sweeps.trial import ResourceConfig
@@ -68,5 +68,4 @@ def what_waits(
     added = ", ".join(f"{count} of type {name}" for name, count in sorted(coming.items()))
     if added:
         return f"{trials} for {lack}; nodes are being added: {added}"
-    unknown = "version 1 of Ray's autoscaler does not tell whether it can add a node"
-    return f"{trials} for {lack}; " + ("a node may be added" if judged else unknown)
+    return f"{trials} for {lack}; " + ("a node may be added" if judged else UNTOLD)

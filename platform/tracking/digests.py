@@ -1,6 +1,7 @@
 """Digests of text artifacts and of figures: MLflow keeps none, so that what was changed would be believed."""
 
 import hashlib
+import logging
 import math
 import re
 import struct
@@ -12,11 +13,14 @@ from typing import TYPE_CHECKING, Final
 
 from recallfront.platform.errors import UsageError
 from recallfront.platform.results.records import TAG, TrialRecord
+from recallfront.platform.results.status import Status
 from recallfront.platform.tracking.writer import TrackingWriter
 from recallfront.sweeps.base import digest
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
+
+logger = logging.getLogger(__name__)
 
 FIGURES: Final = "figures_sha256"  # tag of a finished trial: the digest of its figures, and their names
 _MOST_NAMES: Final = 6000  # characters
@@ -66,6 +70,22 @@ def with_figures(trial: TrialRecord, figures: Mapping[str, float]) -> TrialRecor
     names = {*_names(trial.tags.get(FIGURES, "").partition(" ")[2]), *figures}
     tag = figures_tag({name: metrics[name] for name in names})
     return replace(trial, metrics=metrics, tags=trial.tags | {FIGURES: tag})
+
+
+def is_whole(trial: TrialRecord) -> bool:
+    """Whether a trial's figures are those that it ended with, as far as its run tells."""
+    is_told = trial.status is Status.FINISHED and FIGURES in trial.tags
+    return not is_told or are_whole(trial.metrics, trial.tags[FIGURES])
+
+
+def damaged(trial: TrialRecord) -> TrialRecord:
+    """A finished trial that has other figures than it ended with counts as lost: then it is none of a front's."""
+    told = (
+        f"run {trial.run_id} is damaged: its figures do not match the digest in its tag {TAG}{FIGURES}, and are left "
+        "out until its sweep is run again: that reads them from the home, or runs the trial again"
+    )
+    logger.warning("%s", told)
+    return replace(trial, status=Status.LOST, metrics={}, failure=told)
 
 
 def are_whole(figures: Mapping[str, float], tag: str) -> bool:

@@ -5,13 +5,13 @@ MLflow is imported where it is first used, so that the command starts fast.
 
 import datetime
 import json
-import logging
 import re
 import sqlite3
 import tempfile
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import time
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,7 +20,7 @@ from recallfront.platform.results.records import TAG, SweepRecord, TrialRecord
 from recallfront.platform.results.status import Status
 from recallfront.platform.results.tags import read_object
 from recallfront.platform.tracking.client import fail_fast, open_client, pages
-from recallfront.platform.tracking.digests import FIGURES, are_whole, check_digest
+from recallfront.platform.tracking.digests import check_digest, damaged, is_whole
 from recallfront.platform.tracking.experiments import every_experiment, half_deleted
 from recallfront.platform.tracking.sqlite import SqliteReader, StoreReader
 
@@ -29,13 +29,12 @@ if TYPE_CHECKING:
 
     from recallfront.platform.tracking.artifacts import GuardedClient
 
-logger = logging.getLogger(__name__)
-
 CONFIG_TAG: Final = TAG + "config"
 MAX_CONFIG_TAG: Final = 6000  # characters; a longer config is read from the artifact config.json
 PAGE: Final = 1000
 _INFINITE: Final = 1.797e308  # MLflow's SQL stores write infinity as the largest double
 _REQUEST_SECONDS: Final = 60
+_MOMENT_SECONDS: Final = 0.5  # for the rest of a request whose first half has been read
 _SHOWN: Final = 10
 _OF_LINES: Final = frozenset({"failure", "notice"})  # tags that may have several lines
 
@@ -112,9 +111,7 @@ def read_trials(client: StoreReader, parent_run_id: str) -> tuple[TrialRecord, .
     """Every trial under one parent run, in the order they were started."""
     experiment_id = client.get_run(parent_run_id).info.experiment_id
     children = f"tags.`mlflow.parentRunId` = '{parent_run_id}' AND tags.`{TAG}kind` = 'trial'"
-    return tuple(
-        _trial(client, run) for run in _search(client, [experiment_id], children, newest_first=False)
-    )
+    return _trials(client, _search(client, [experiment_id], children, newest_first=False))
 
 
 def runs_of(client: "GuardedClient", record: SweepRecord) -> list[str]:
@@ -126,7 +123,7 @@ def runs_of(client: "GuardedClient", record: SweepRecord) -> list[str]:
 def read_reruns(tracking_uri: str, trials: Sequence[TrialRecord]) -> tuple[TrialRecord, ...]:
     """The reruns of some trials, the newest first; raises as `read_sweep` does."""
     with reading(tracking_uri) as client:
-        return tuple(_trial(client, run) for run in _reruns(client, [trial.run_id for trial in trials]))
+        return _trials(client, _reruns(client, [trial.run_id for trial in trials]))
 
 
 def _reruns(client: StoreReader, run_ids: Collection[str]) -> "Iterator[Run]":
@@ -209,7 +206,7 @@ def find_run(tracking_uri: str, run: str) -> TrialRecord:
             raise UnknownRecord(f"there is no run {run!r} in {tracking_uri}: {_hint(sweeps)}")
         exact = [match for match in matches if match.info.run_id.startswith(digits)]
         trials = [match for match in matches if match.data.tags[TAG + "kind"] == "trial"]
-        return _trial(client, (exact or trials or matches)[0])
+        return _trials(client, (exact or trials or matches)[:1])[0]
 
 
 def read_artifact(client: StoreReader, run_id: str, artifact_file: str) -> str | None:
@@ -330,10 +327,22 @@ def _search(
     )
 
 
+def _trials(client: StoreReader, runs: "Iterable[Run]") -> tuple[TrialRecord, ...]:
+    """Runs as trials; one that does not match its digest is read once more: MLflow stores tags after figures."""
+    found = {run.info.run_id: _trial(client, run) for run in runs}
+    odd = [run_id for run_id, trial in found.items() if not is_whole(trial)]
+    if odd:
+        time.sleep(_MOMENT_SECONDS)
+    for run_id in odd:
+        again = _trial(client, client.get_run(run_id))
+        found[run_id] = again if is_whole(again) else damaged(again)
+    return tuple(found.values())
+
+
 def _trial(client: StoreReader, run: "Run") -> TrialRecord:
     tags = _own_tags(run)
     in_tag = run.data.tags.get(CONFIG_TAG)
-    trial = TrialRecord(
+    return TrialRecord(
         run_id=printable(run.info.run_id),
         trial_key=tags.get("trial_key", ""),
         status=_status(run.info.run_id, tags.get("status", Status.RUNNING)),
@@ -346,18 +355,6 @@ def _trial(client: StoreReader, run: "Run") -> TrialRecord:
         start_time=run.info.start_time / 1000,
         end_time=_end_time(run),
     )
-    is_told = trial.status is Status.FINISHED and FIGURES in tags
-    return _damaged(trial) if is_told and not are_whole(trial.metrics, tags[FIGURES]) else trial
-
-
-def _damaged(trial: TrialRecord) -> TrialRecord:
-    """A finished trial that has other figures than it ended with counts as lost: then it is none of a front's."""
-    told = (
-        f"run {trial.run_id} is damaged: its figures do not match the digest in its tag {TAG}{FIGURES}, and are left "
-        "out until its sweep is run again: that reads them from the home, or runs the trial again"
-    )
-    logger.warning("%s", told)
-    return replace(trial, status=Status.LOST, metrics={}, failure=told)
 
 
 def _own_tags(run: "Run") -> dict[str, str]:

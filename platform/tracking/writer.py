@@ -116,17 +116,26 @@ class TrackingWriter:
             *_pairs("params", params or {}, MAX_PARAM),
         )
 
-    def metrics(self, run_key: str, rows: Sequence[MetricRow], *, final: bool = False) -> None:
+    def metrics(
+        self,
+        run_key: str,
+        rows: Sequence[MetricRow],
+        *,
+        final: bool = False,
+        tags: Mapping[str, object] | None = None,
+    ) -> None:
         """Append (key, value, step, timestamp_ms) rows; each key's steps must rise, others are dropped.
 
-        `final` ones are what the metrics are from now on, whatever the run has at their steps or above.
+        `final` ones are what the metrics are from now on, whatever the run has at their steps or above. `tags` are told
+        in the same request.
         """
         self._require(run_key)
         plain = [(key, float(value), int(step), int(timestamp)) for key, value, step, timestamp in rows]
         most = MAX_OF_KIND["metrics"]
         chunks = [plain[start : start + most] for start in range(0, len(plain), most)]
         kind = FINAL if final else "metrics"
-        self._append(run_key, *((kind, len(chunk), chunk) for chunk in chunks))
+        told = _pairs("tags", tags or {}, MAX_TAG)
+        self._append(run_key, *((kind, len(chunk), chunk) for chunk in chunks), *told)
 
     def tags(self, run_key: str, values: Mapping[str, object]) -> None:
         """Set tags; a value beyond MLflow's 8000 characters loses its middle."""

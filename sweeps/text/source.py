@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple, Self
 from pydantic import Field, model_validator
 
 from recallfront.sweeps.base import Frozen, SpecError, canonical_json, digest
-from recallfront.sweeps.text.hub import hub_away, kept_alone
+from recallfront.sweeps.text.hub import check_revision, hub_away, kept_alone
 
 _PIECE = 2**16  # characters; longer documents are read and tokenized in pieces, cut where a line ends
 # in a pattern: text that every machine has
@@ -131,6 +131,8 @@ class TextSource(Frozen):
         away = None if Path(self.dataset).is_dir() else hub_away()
         try:
             with kept_alone() if away else nullcontext():
+                if away and self.revision is not None:
+                    check_revision(self.dataset, self.config, self.revision)
                 return load_dataset(  # type: ignore[no-any-return]
                     self.dataset,
                     self.config,
@@ -138,6 +140,8 @@ class TextSource(Frozen):
                     revision=self.revision,
                     streaming=self.streaming,
                 )
+        except SpecError as error:
+            raise SpecError(f"task.source.revision={self.revision!r}: {error}") from None
         except Exception as error:
             # the hub's, pyarrow's and its own errors have no base in common; of what is kept, one is told as it is
             reason = away if away and isinstance(error, OSError) else _line(error)

@@ -9,6 +9,7 @@ import pytest
 from recallfront.benchmarks.platform.trials import ARCHITECTURES, trials_of
 from recallfront.platform.results.cancellation import BEAT
 from recallfront.platform.results.records import TAG
+from recallfront.platform.sweep.driverless import beat_sign
 from recallfront.platform.tracking.client import open_client
 from tests.dashboards.browser import Looked, expect
 from tests.dashboards.played import STEPS, Played, played, spec_of
@@ -47,7 +48,7 @@ def sweep(served: Served) -> Iterator[Played]:
             number = 0
             while not done.wait(5.0):
                 number += 1
-                client.set_tag(found.run_id, f"{TAG}{BEAT}", f"{number}")
+                client.set_tag(found.run_id, f"{TAG}{BEAT}", beat_sign("played", number))
 
         thread = threading.Thread(target=beat)  # without it a page takes the driver for killed after 30 s
         thread.start()

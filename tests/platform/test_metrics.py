@@ -42,6 +42,7 @@ def test_members_of_a_family_are_told_by_their_part_of_the_name() -> None:
         (["recall", "recall_at_64", "recall_at_64_ish", "validation_recall_at_64"], [1, 3]),
         (["recall_at_64", "recall_at_512", "validation_recall_at_64"], [2]),
         (["recall_at_32", "recall_sliding_at_64", "perplexity_sliding_at_64_stride_8"], [2]),
+        (["one.recall_at_64", "two.recall_at_64", "two.recall_at_512", "two.perplexity_at_64"], [0, 3]),
         (["state_bytes_at_512", "loss_at_position_8", "decode_tokens_per_second_at_512"], []),
     ],
 )

@@ -222,8 +222,8 @@ def test_a_sweep_with_a_named_password_does_not_begin(tmp_path: Path) -> None:
 
 def test_what_is_no_secret_may_have_a_name_like_one() -> None:
     for text in (
-        '{"password":null,"end_token":"end","key":"word","password_length":8}',
-        "password: $PASSWORD, password: {password}, password: <password>, password: 4",
+        '{"password":null,"end_token":"end","key":"word","password_length":8,"max_secret":1e-05}',
+        "password: $PASSWORD, password: {password}, password: <password>, password: 4, max_secret: -2.5E+10",
         "password:\n  length: 4",
         "task: {name: password}, of tokens: words, a secret: words, passkey: word",
     ):

@@ -221,7 +221,15 @@ def test_a_setting_of_another_method_is_refused(search: dict[str, Any], told: st
         ),
         (
             {"objectives": [{"metric": "recall"}, {"metric": "decode_roofline_share"}]},
-            "metric='decode_roofline_share': is measured with measurement.roofline: true only",
+            "metric='decode_roofline_share': is measured with measurement.roofline: true only, or, if that is null, "
+            "with contexts or batch_size: max",
+        ),
+        (
+            {
+                "objectives": [{"metric": "recall"}, {"metric": "decode_roofline_share"}],
+                "measurement": {"contexts": [64], "roofline": False},
+            },
+            "metric='decode_roofline_share': is measured with measurement.roofline: true only, or, if",
         ),
         (
             {"early_stopping": {"first_rung_steps": 20}},

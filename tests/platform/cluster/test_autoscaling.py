@@ -87,6 +87,8 @@ def test_a_trial_waits_for_a_node_that_can_be_added_and_one_that_fits_none_is_re
             wait_for(
                 lambda: too_large.trial() and unknown in too_large.log(), driver=too_large.driver, pause=0.5
             )
+            told = (too_large.home / "driver.log").read_text().splitlines()
+            assert any(line.endswith(f"{unknown} that holds one") for line in told), told
             cancel(too_large.key, home=too_large.home)
 
     sweep = Endless(endless(resources={"workers": 2}), tmp_path / "waits")

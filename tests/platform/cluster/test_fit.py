@@ -14,7 +14,7 @@ from ray._private.accelerators import (
 )
 from ray.util.placement_group import placement_group
 
-from recallfront.platform.cluster import autoscaling
+from recallfront.platform.cluster import autoscaling, fit
 from recallfront.platform.cluster.autoscaling import may_add_room_for
 from recallfront.platform.cluster.connection import set_environment
 from recallfront.platform.cluster.fit import Room, _refuse_misfit, check_resources, trials_that_fit
@@ -98,6 +98,22 @@ def test_the_autoscaler_is_asked_for_workers_that_are_placed_as_a_trial_s(
     monkeypatch.setattr(autoscaling, "_answer", lambda name: name == "ab")
     assert may_add_room_for(ResourceConfig.model_validate({"workers": 3, "cpus": 2, "placement": placement}))
     assert asked == [([{"CPU": 2}] * 3, placement), group], "and what was asked with is taken back"
+
+
+@pytest.mark.parametrize("judged", [True, False])
+def test_what_no_node_holds_is_told_at_once_if_the_autoscaler_does_not_judge(
+    monkeypatch: pytest.MonkeyPatch, judged: bool
+) -> None:
+    monkeypatch.setattr(ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(fit, "_nodes", lambda: ([{"CPU": 2.0}], "the Ray cluster"))
+    monkeypatch.setattr(fit, "may_add_room_for", lambda _: True)
+    monkeypatch.setattr(fit, "is_judged", lambda: judged)
+    unknown = (
+        "resources: a trial asks for 3 CPU; the Ray cluster has 2 CPU, 0 GPU: trials wait, and version 1 of Ray's "
+        "autoscaler does not tell whether it can add a node that holds one"
+    )
+    assert check_resources(ResourceConfig(cpus=3)) == (None if judged else unknown)
+    assert check_resources(ResourceConfig(cpus=2)) is None
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ from recallfront.dashboards.sweeps_page import lines_of
 from recallfront.platform.errors import UsageError
 from recallfront.platform.keeping.delete import find_deletion
 from recallfront.platform.lineage.environment import collect
+from recallfront.platform.results.cancellation import BEAT
 from recallfront.platform.results.status import Status
 from recallfront.platform.search.planner import PlannedTrial, Planner
 from recallfront.platform.search.samplers import make_search
@@ -23,7 +24,7 @@ from recallfront.platform.sweep.beat import Beat, Takeover, refuse_second_home
 from recallfront.platform.sweep.cancel import cancel
 from recallfront.platform.sweep.lock import driver_is_gone, mark_driver, only_driver
 from recallfront.platform.sweep.recorder import Recorder
-from recallfront.platform.tracking.ledger import list_sweeps, read_sweep
+from recallfront.platform.tracking.ledger import list_sweeps, read_sweep, writing
 from recallfront.platform.tracking.spool import Spool
 from recallfront.platform.tracking.writer import TrackingWriter
 from tests.platform.specs import tiny_spec
@@ -110,11 +111,13 @@ def test_status_and_the_pages_tell_a_driver_elsewhere_that_waits_from_one_that_w
     with monkeypatch.context() as slower:
         slower.setattr(driverless, "BEAT_SECONDS", 600.0)
         assert shown() == ("running", "None"), "it has just beaten, for a driver that beats so rarely"
+        assert on_page() == "running"
     with monkeypatch.context() as at_once:
         at_once.setattr(driverless, "watch_beats", lambda *_, **__: (set(), set()))
         assert shown() == ("running", "None")
         at_once.setattr(driverless, "_LONG_SECONDS", 0.5)
         assert shown() == (killed, killed), "its last beat is long ago"
+        assert on_page() == "killed"
     # the lock of its own home tells at once, whatever the beat
     mark_driver(SPEC.key, tmp_path / "one", recorder.driver)
     with only_driver(SPEC, tmp_path / "one"):
@@ -215,6 +218,30 @@ def test_what_waits_of_a_driver_is_dropped_if_another_has_followed_it(
     own.close()
     with pytest.raises(UsageError, match="1 events in the spool .* still wait for the MLflow store"):
         opened("elsewhere.sqlite", recorder.driver)
+
+
+def test_a_beat_that_fails_whatever_the_reason_is_told_once_and_tried_again(
+    store: str, recorder: Recorder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    missed = threading.Semaphore(0)
+
+    def fails(uri: str) -> None:
+        missed.release()
+        raise RuntimeError("no such backend")
+
+    def sign() -> str | None:
+        return read_sweep(store, SPEC.key).tags.get(BEAT)
+
+    with Beat(recorder, store):
+        wait_for(lambda: sign() is not None)
+        monkeypatch.setattr(beat, "writing", fails)
+        for _ in range(3):
+            assert missed.acquire(timeout=30.0)
+        monkeypatch.setattr(beat, "writing", writing)
+        before = sign()
+        wait_for(lambda: sign() != before)
+    told = [line for line in caplog.messages if "cannot tell the store that it lives" in line]
+    assert len(told) == 1 and told[0].endswith("RuntimeError: no such backend")
 
 
 def test_a_store_that_answers_late_does_not_end_what_has_ended(

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -16,8 +17,10 @@ from recallfront.platform import run_sweep
 from recallfront.platform.results.status import Status
 from recallfront.platform.status import sweeps_table
 from recallfront.platform.sweep import run as sweep_run
+from recallfront.platform.sweep.conductor import Conductor
 from recallfront.platform.sweep.lock import only_driver
 from recallfront.platform.tracking.ledger import UnknownRecord, read_sweep
+from recallfront.platform.tracking.sender import Sender
 from recallfront.platform.tracking.writer import TrackingWriter
 from recallfront.platform.trial.body import run_trial
 from recallfront.sweeps import SweepSpec
@@ -131,6 +134,28 @@ def test_an_interruption_before_anything_is_recorded(tmp_path: Path, monkeypatch
         run_sweep(tiny_spec(), home=home)
     with pytest.raises(UnknownRecord):
         read_sweep(f"sqlite:///{home / 'mlflow.db'}", tiny_spec().key)
+
+
+def test_an_interrupted_driver_waits_once_for_a_store_that_is_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began: list[float] = []
+
+    def away(*_: object, **__: object) -> bool:
+        raise ConnectionError("away")
+
+    def interrupted(conductor: Conductor, *_: object) -> None:
+        conductor.recorder.open_sweep()
+        wait_for(conductor.recorder.sweep_run_id)
+        monkeypatch.setattr(Sender, "step", away)
+        began.append(time.monotonic())
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sweep_run, "_run", interrupted)
+    monkeypatch.setattr(sweep_run, "_FAREWELL_SECONDS", 1.0)
+    with pytest.raises(KeyboardInterrupt):
+        run_sweep(tiny_spec(), home=ready_home(tmp_path / "home"))
+    assert 1.0 <= time.monotonic() - began[0] < 25.0, "closing its queue waits for 30 s"
 
 
 def test_a_resumed_trial_goes_on_from_its_checkpoint(tmp_path: Path) -> None:

@@ -1,8 +1,10 @@
 """Measurements in doubt are made again after the trials."""
 
+from collections.abc import Iterable
 from contextlib import closing
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,6 +14,7 @@ from recallfront.platform.results.status import Status
 from recallfront.platform.sweep import second_measurement
 from recallfront.platform.sweep.cancelled import Cancelled
 from recallfront.platform.sweep.second_measurement import measure_again
+from recallfront.platform.tracking.spool import Spool
 from recallfront.platform.trial import figures, measure, reference
 from recallfront.platform.trial.quiet import Device
 from recallfront.platform.trial.workplace import Workplace
@@ -83,3 +86,25 @@ def test_a_second_measurement_that_fails_leaves_the_figures(
     assert told is not None and "0 trials have better figures, 2 are still in doubt" in told
     assert said[1] == "it could not be measured: only 1.0 GiB are free"
     assert [trial.metrics for trial in sweep.stored().trials] == [doubtful] * 2
+
+
+def test_a_driver_that_is_killed_as_it_notes_a_second_measurement_leaves_no_trial_damaged(
+    stage: Stages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep = stage()
+    sweep.start("a")
+    sweep.end("a")
+    (trial,) = sweep.stored().trials
+    append, appended = Spool.append, list[str]()
+
+    def once(spool: Spool, run_key: str, events: Iterable[tuple[str, int, Any]]) -> None:
+        if appended:
+            raise InterruptedError("killed")
+        appended.append(run_key)
+        append(spool, run_key, events)
+
+    with monkeypatch.context() as killed, pytest.raises(InterruptedError):
+        killed.setattr(Spool, "append", once)
+        sweep.conductor.measured_again(trial, {"decode_tokens_per_second": 7.0}, {})
+    (found,) = sweep.stored().trials
+    assert (found.status, found.metrics["decode_tokens_per_second"]) == (Status.FINISHED, 7.0)

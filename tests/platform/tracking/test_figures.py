@@ -7,6 +7,7 @@ import struct
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Final
 
 import pytest
@@ -14,8 +15,9 @@ import pytest
 from recallfront.platform.results.records import TAG, TrialRecord
 from recallfront.platform.results.reports import Report, now_ms
 from recallfront.platform.results.status import Status
+from recallfront.platform.tracking import ledger
 from recallfront.platform.tracking.client import open_client
-from recallfront.platform.tracking.digests import FIGURES, are_whole, figures_tag
+from recallfront.platform.tracking.digests import FIGURES, are_whole, figures_tag, with_figures
 from recallfront.platform.tracking.ledger import find_run
 from recallfront.platform.tracking.places import sqlite_path
 from recallfront.platform.tracking.runs import write_end
@@ -131,6 +133,23 @@ def test_what_a_run_gets_later_is_none_of_its_digest(uri: str, writer: TrackingW
         client.log_metric(run_id, name, 0.5)
     assert find_run(uri, run_id).status is Status.FINISHED
     assert find_run(uri, run_id).metrics["recall_suite_2048_mean"] == 0.5
+
+
+def test_figures_whose_digest_is_just_being_stored_are_those_of_the_trial(
+    uri: str, writer: TrackingWriter, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """MLflow stores the tags of a request after its metrics."""
+    run_id, client = told(writer, ended()), open_client(uri)
+    again = with_figures(find_run(uri, run_id), {"state_bytes": 2048.0})
+    client.log_metric(run_id, "state_bytes", 2048.0, step=21)
+
+    def the_rest_is_stored(seconds: float) -> None:
+        client.set_tag(run_id, TAG + FIGURES, again.tags[FIGURES])
+
+    monkeypatch.setattr(ledger, "time", SimpleNamespace(sleep=the_rest_is_stored))
+    found = find_run(uri, run_id)
+    assert (found.status, found.metrics["state_bytes"]) == (Status.FINISHED, 2048.0)
+    assert "is damaged" not in caplog.text
 
 
 def test_a_run_of_an_earlier_version_is_taken_as_it_is(uri: str, writer: TrackingWriter) -> None:
