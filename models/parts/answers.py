@@ -3,7 +3,6 @@
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from recallfront.kernels.common.gradients import written_out
@@ -50,23 +49,25 @@ class _Answered(torch.autograd.Function):
         size = _rows_at_once(len(weight), hidden.device)
         for first in range(0, len(answers), size):
             part = slice(first, first + size)
-            logits = capped(F.linear(hidden[part], weight), cap).to(exact)
-            asked = answers[part, None]
+            # (vocab, rows): products with rows as columns take a fifth less of a CPU
+            logits = capped(weight @ hidden[part].T, cap).to(exact)
+            asked = answers[None, part]
             if not learns:
-                predicted[part] = logits.argmax(-1)
-            probabilities = logits.softmax(-1)
-            # the largest probability is at least 1 / vocabulary: its logarithm is as exact as that of the sum
-            log_sum = logits.amax(-1, keepdim=True) - probabilities.amax(-1, keepdim=True).log_()
-            losses[part] = (log_sum - logits.gather(1, asked))[:, 0]
+                predicted[part] = logits.argmax(0)
+            largest = logits.amax(0)
+            probabilities = (logits - largest).exp_()
+            total = probabilities.sum(0)
+            losses[part] = largest + total.log() - logits.gather(0, asked)[0]
             if of_hidden is not None:
                 # softmax - one-hot, times the derivative of the cap
-                slope = probabilities.scatter_add_(1, asked, probabilities.new_full(asked.shape, -1.0))
+                probabilities /= total
+                slope = probabilities.scatter_add_(0, asked, probabilities.new_full(asked.shape, -1.0))
                 if cap:
                     slope *= 1 - (logits / cap) ** 2
                 slope = slope.to(hidden.dtype)
-                of_hidden[part] = slope @ weight
+                of_hidden[part] = slope.T @ weight
                 if of_weight is not None:
-                    _add_product(of_weight, slope.T, hidden[part])
+                    _add_product(of_weight, slope, hidden[part])
         if of_hidden is not None:
             ctx.save_for_backward(of_hidden, of_weight)
         ctx.mark_non_differentiable(losses, predicted)
