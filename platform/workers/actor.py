@@ -29,7 +29,7 @@ class TrialActor(tune.Trainable):
     """
 
     _reports: Generator[Report, None, None]
-    _left: str | None  # that the trial has left, in one sentence
+    _left: str | None = None  # that the trial has left, in one sentence
 
     def setup(self, config: dict[str, Any]) -> None:
         self._told_to_leave = told_to_leave()
