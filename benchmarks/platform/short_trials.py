@@ -1,5 +1,7 @@
 """What a trial costs beyond its body: trials that only sleep and report, through Tune, conductor, writer and store."""
 
+import json
+import os
 import time
 from collections.abc import Generator
 from dataclasses import dataclass
@@ -14,6 +16,7 @@ from recallfront.platform.results.status import Status
 from recallfront.platform.sweep.tune import run_trials
 from recallfront.platform.tracking.store import prepare_store
 from recallfront.platform.tracking.writer import TrackingWriter
+from recallfront.platform.trial.workplace import read_workplace
 from recallfront.platform.workers.actor import TrialActor
 from recallfront.sweeps.trial import TrialConfig
 
@@ -62,16 +65,25 @@ def short_trials(home: Path, trials: int = 100) -> ShortTrials:
 
 
 class SleepingActor(TrialActor):
-    """Sleeps where a trial would train, and reports what one reports."""
+    """Sleeps where a trial would train, and reports what one reports.
+
+    The first trial of each process lasts until all processes are up. Tune gives the process of a trial that has ended
+    to the one that waits for its own, and ends what was starting for it: without this, trials that take less time than
+    a process takes to start would run one at a time.
+    """
 
     def _start(self, config: dict[str, Any]) -> None:
-        self._reports = _reports(TrialConfig.model_validate_json(config["trial"]).key)
+        home = read_workplace(json.loads(config["place"])).home
+        (home / f"up-{os.getpid()}").touch()
+        self._reports = _reports(TrialConfig.model_validate_json(config["trial"]).key, home)
 
 
-def _reports(key: str) -> Generator[Report, None, None]:
+def _reports(key: str, home: Path) -> Generator[Report, None, None]:
     found = synthetic_figures(key)
     trained = {name: found.pop(name) for name in ("recall", "validation_recall", "loss", "validation_loss")}
     yield Report(step=0, figures=dict(found))
+    while len(list(home.glob("up-*"))) < _AT_ONCE:
+        time.sleep(0.05)
     time.sleep(BODY_SECONDS)
     rows = [("loss", 4.0 - step / STEPS, step, now_ms()) for step in range(1, STEPS)]
     rows += [(name, value, STEPS, now_ms()) for name, value in trained.items()]

@@ -16,6 +16,7 @@ from recallfront.platform.errors import UsageError
 from recallfront.platform.home import vault
 from tests.platform.home.s3 import BUCKET, S3Server
 from tests.platform.stores import ready_home
+from tests.platform.sweeps import times_slower
 
 pytestmark = pytest.mark.slow
 
@@ -126,6 +127,23 @@ def test_a_late_trial_costs_the_driver_as_much_as_an_early_one(
     assert found.waits.cpu.keys() <= MOST_SECONDS.keys() <= found.waits.seconds.keys()
     for name, seconds in found.waits.cpu.items():
         assert seconds <= MOST_SECONDS[name], name
+
+
+@pytest.mark.alone
+@up_to_three_times
+def test_a_short_trial_costs_a_tenth_of_a_second_beyond_its_body(tmp_path: Path) -> None:
+    """It fails if half of the trials miss the bound, which grows with what a bare interpreter waits just now."""
+    from recallfront.benchmarks.platform.short_trials import short_trials
+
+    slower = times_slower()
+    found = short_trials(ready_home(tmp_path), trials=100)
+    slower = max(slower, times_slower())
+    beyond = statistics.median(found.beyond)
+    print(
+        f"short: {beyond:.3f} s beyond the body (median of {len(found.beyond)}), times slower: {slower:.2f}"
+    )
+    assert len(found.beyond) >= 100
+    assert beyond <= 0.1 * slower
 
 
 def test_an_unknown_benchmark_is_refused() -> None:
