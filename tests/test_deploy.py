@@ -9,12 +9,8 @@ import os
 import re
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
@@ -27,13 +23,10 @@ import typer.main
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
-from recallfront import __version__ as version
 from recallfront.cli import app
 from recallfront.platform.sweep.gauges import GAUGES
 from recallfront.platform.trial.quiet import Device
-from tests.image import DOCKERFILE, IGNORED, ROOT, install, instructions
-from tests.platform.servers import free_port
-from tests.platform.stores import ready_store
+from tests.image import DOCKERFILE, IGNORED, ROOT, instructions
 
 DEPLOY = ROOT / "deploy"
 COMPOSE = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
@@ -319,56 +312,7 @@ def test_commands_can_be_typed() -> None:
     groups = {"recallfront": typer.main.get_command(app), "ray": import_module("ray.scripts.scripts").cli}
     typed = []
     for program, name, *arguments in commands():
-        if program != "mlflow":  # the next test runs it
+        if program != "mlflow":  # tests/test_deployed.py runs it
             typed.append((program, name))
             groups[program].commands[name].make_context(name, arguments)
     assert sorted(typed) == [("ray", "start")] * 4 + [("recallfront", "run")] * 2
-
-
-@pytest.mark.slow
-def test_what_the_image_installs_serves_the_pages_by_the_command_of_the_manifests(tmp_path: Path) -> None:
-    variables, told = install(tmp_path)
-    assert told.splitlines()[-1] == f"recallfront {version}"
-    where = ["python", "-c", "import recallfront; print(recallfront.__file__)"]
-    found = subprocess.run(where, cwd=tmp_path, env=variables, capture_output=True, text=True, check=True)
-    assert Path(found.stdout).is_relative_to(tmp_path / "environment")
-    first, second = [words for words in commands() if words[0] == "mlflow"]
-    (tmp_path / "store").mkdir()
-    port = free_port()
-    here = {
-        "--backend-store-uri": ready_store(tmp_path / "store"),
-        "--host": "127.0.0.1",
-        "--port": str(port),
-    }
-    here["--artifacts-destination"] = str(tmp_path / "artifacts")
-    options = [word.partition("=") for word in first[2:]]
-    assert {name for name, _, _ in options} == {word.partition("=")[0] for word in second[2:]} > set(here)
-    command = ["python", "-m", *first[:2], *(f"{n}={here.get(n, value)}" for n, _, value in options)]
-    server = subprocess.Popen(
-        command, cwd=tmp_path, env=variables, stderr=subprocess.DEVNULL, start_new_session=True
-    )
-    try:
-        deadline = time.monotonic() + 120
-        while (status := answer(port, "mlflow:5000")) is None:
-            assert server.poll() is None and time.monotonic() < deadline
-            time.sleep(0.2)
-        assert status == 200
-        # the pages themselves ask the server by that name, if its store is no SQLite file
-        assert answer(port, f"127.0.0.1:{port}") == 200
-        assert answer(port, "elsewhere:5000") == 403
-    finally:
-        os.killpg(server.pid, signal.SIGKILL)
-        server.wait()
-
-
-def answer(port: int, host: str) -> int | None:
-    """The status that the pages answer to a browser that names this host; None as long as there is no server."""
-    request = urllib.request.Request(f"http://127.0.0.1:{port}/recallfront/", headers={"Host": host})
-    try:
-        with urllib.request.urlopen(request, timeout=30) as found:
-            assert b"recallfront" in found.read()
-            return int(found.status)
-    except urllib.error.HTTPError as error:
-        return error.code
-    except OSError:
-        return None

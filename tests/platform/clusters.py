@@ -26,7 +26,7 @@ class Node:
 
     def __init__(self, arguments: list[str], environment: dict[str, str], log: Path) -> None:
         self._log = log
-        command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", *arguments]
+        command = ["python", "-m", "ray.scripts.scripts", "start", "--block", *arguments]
         with open(log, "ab") as output:
             self._process = subprocess.Popen(
                 command, env=environment, stdout=output, stderr=output, start_new_session=True
@@ -93,7 +93,7 @@ class Cluster:
             "RAY_worker_niceness": "0",  # at Ray's 15 a trial stands still while anything else computes
             "RAY_health_check_period_ms": "1000",  # a lost node is noticed in seconds
             "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "300",  # a node that goes waits for its trials at most
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",  # `python` of jobs
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",  # `python` of nodes and jobs
             "OMP_NUM_THREADS": "1",
         }
         self.port, self.dashboard_port = free_port(), free_port()
@@ -104,7 +104,7 @@ class Cluster:
         self._wanted, self._head_cpus = nodes, head_cpus
 
     def start(self) -> Self:
-        self._join(
+        self.join(
             "--head",
             f"--num-cpus={self._head_cpus}",
             f"--port={self.port}",
@@ -114,7 +114,7 @@ class Cluster:
             *self.head_arguments,
         )
         while len(self.nodes) < self._wanted:  # one after another: Ray gives each 30 s to start
-            self._join(f"--address=127.0.0.1:{self.port}", "--num-cpus=1")
+            self.join(f"--address=127.0.0.1:{self.port}", "--num-cpus=1")
         return self
 
     def alive(self) -> int:
@@ -144,8 +144,11 @@ class Cluster:
         self.nodes = []
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _join(self, *arguments: str) -> None:
-        """Add a node and wait until it is alive; one that ends before, as on a busy machine, is started once more."""
+    def join(self, *arguments: str) -> None:
+        """Add a node and wait until it is alive; one that ends before, as on a busy machine, is started once more.
+
+        What `arguments` say of an option goes before what every node has.
+        """
         self._add(*arguments)
         try:
             self._wait_for_nodes()
