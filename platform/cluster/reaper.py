@@ -3,7 +3,7 @@
 Its standard input is a pipe from the driver, which the kernel closes when the driver ends, however it ends. By then
 Ray's agents have no parent, and titles of their own, to be found by, nor has what a dead raylet has started: the
 processes are noted while Ray starts, and now and then while it runs. One that was started since, and has not yet found
-its raylet, is known by the session on its command line.
+its raylet, is known by the session on its command line, and by the Ray package: who follows a log names a session too.
 """
 
 import os
@@ -12,11 +12,13 @@ import select
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from datetime import datetime
 
 import psutil
 
 _LOOK_SECONDS = 0.25  # while Ray starts
 _LATER_SECONDS = 5.0  # once it is up
+_MOMENT = "%Y-%m-%d_%H-%M-%S_%f"  # at which a session began, in its name
 
 
 def main() -> None:
@@ -38,22 +40,32 @@ def main() -> None:
             noted |= _with_all_below(child for child in driver.children() if _is_of(folder, child))
     _kill(_with_all_below(noted))
     # after the raylet, so that no more are started
-    _kill(_of_session(driver.pid, began))
+    _kill(_of_session(driver.pid, began, folder))
 
 
 def _kill(processes: Iterable[psutil.Process]) -> None:
     for process in processes:
-        with suppress(psutil.NoSuchProcess):
+        with suppress(psutil.Error):  # it has ended, or is another user's
             process.kill()
 
 
-def _of_session(driver: int, began: float) -> Iterator[psutil.Process]:
-    """Those that name the driver's session, which ends with its process id, and are younger than the driver."""
-    session = re.compile(rf"session_[-\d]+_[-\d]+_\d+_{driver}\b")
+def _of_session(driver: int, began: float, folder: str) -> Iterator[psutil.Process]:
+    """Those that run something of that folder in the driver's session.
+
+    A session is named by the moment at which it began and the process id of what began it. One that is older than this
+    driver is that of a cluster which another command with the same process id has started.
+    """
+    session, earliest = re.compile(rf"session_([-\d]+_[-\d]+_\d+)_{driver}\b"), _moment(began)
     for process in psutil.process_iter():
         with suppress(psutil.Error):
-            if process.create_time() >= began and session.search(" ".join(process.cmdline())):
+            line = " ".join(process.cmdline())
+            named = session.search(line)
+            if folder in line and named is not None and named[1] >= earliest:
                 yield process
+
+
+def _moment(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds).strftime(_MOMENT)
 
 
 def _is_of(folder: str, process: psutil.Process) -> bool:

@@ -1,11 +1,17 @@
 """A thread that goes along with a sweep."""
 
+import logging
 import threading
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
+from recallfront.platform.errors import UsageError, one_line
+
 _LEAVE_SECONDS = 5.0
+_LOG = logging.getLogger("recallfront")
 
 
 class Companion(ABC):
@@ -13,6 +19,7 @@ class Companion(ABC):
 
     def __init__(self, name: str) -> None:
         self._done = threading.Event()
+        self._failing: set[str] = set()  # what failed when it was last tried
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def __enter__(self) -> Self:
@@ -29,6 +36,21 @@ class Companion(ABC):
 
     @abstractmethod
     def _run(self) -> None: ...
+
+    @contextmanager
+    def _survives(self, what: str) -> Iterator[None]:
+        """Go on whatever is raised within, as the thread is needed to the end; of a row of failures the first is told.
+
+        `what` says in a warning what cannot be done, and that it is tried again.
+        """
+        try:
+            yield
+            self._failing.discard(what)
+        except Exception as error:
+            if what not in self._failing:
+                kind = "" if isinstance(error, UsageError) else f"{type(error).__name__}: "
+                _LOG.warning("%s: %s", what, kind + one_line(error))
+            self._failing.add(what)
 
     def _wake(self) -> None:  # noqa: B027 (a subclass that waits only for `_done` needs nothing)
         """Let `_run` see that it is done, where it waits for something else."""

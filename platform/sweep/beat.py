@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection
 from contextlib import suppress
 from pathlib import Path
 
-from recallfront.platform.errors import UsageError, one_line
+from recallfront.platform.errors import UsageError
 from recallfront.platform.results.cancellation import BEAT, DRIVER
 from recallfront.platform.results.records import TAG
 from recallfront.platform.sweep.background import Companion
@@ -33,23 +33,18 @@ class Beat(Companion):
         self._recorder, self._uri = recorder, tracking_uri
 
     def _run(self) -> None:
-        number, has_missed = 0, False
+        number = 0
         while not self._done.wait(BEAT_SECONDS):
             run_id = self._recorder.sweep_run_id()
             if not run_id:  # it has no run yet, or another driver has it
                 continue
             number += 1
-            try:
-                with writing(self._uri) as client:
-                    client.set_tag(run_id, f"{TAG}{BEAT}", beat_sign(self._recorder.driver, number))
-                has_missed = False
-            except Exception as error:
-                # whatever it is: without a beat a driver that lives is taken for gone
-                if not has_missed:
-                    kind = "" if isinstance(error, UsageError) else f"{type(error).__name__}: "
-                    told = kind + one_line(error)
-                    _LOG.warning("the driver cannot tell the store that it lives, and tries again: %s", told)
-                has_missed = True
+            # without a beat a driver that lives is taken for gone
+            with (
+                self._survives("the driver cannot tell the store that it lives, and tries again"),
+                writing(self._uri) as client,
+            ):
+                client.set_tag(run_id, f"{TAG}{BEAT}", beat_sign(self._recorder.driver, number))
 
 
 class Takeover(Companion):
@@ -69,7 +64,11 @@ class Takeover(Companion):
         while not self._done.wait(BEAT_SECONDS):
             if not self._recorder.has_opened():
                 continue
-            driver = self._driver()
+            driver = None
+            with self._survives(
+                "the driver cannot see whether another home drives the sweep, and looks again"
+            ):
+                driver = self._driver()
             if self._done.is_set():  # the sweep has ended while the store was asked
                 return
             if driver not in self._expected:
@@ -78,12 +77,11 @@ class Takeover(Companion):
                 self._recorder.give_up()
                 end_driver()
                 return
-            try:
+            # a disk that is full may have room again
+            with self._survives("the time that the sweep takes is not noted, and is noted later"):
                 # also of a driver that is killed: what it has spent counts
                 self._tell_time()
                 self._recorder.sweep_tags({f"{TAG}status": "running"})
-            except UsageError as error:  # a disk that is full may have room again
-                _LOG.warning("the time that the sweep takes is not noted: %s", error)
 
     def _driver(self) -> str | None:
         with suppress(UsageError):  # a store that is away tells nothing

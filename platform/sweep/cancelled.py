@@ -36,7 +36,11 @@ class Cancellation(Companion):
     def _run(self) -> None:
         while not self._done.wait(LOOK_SECONDS):
             request = None
-            with suppress(UsageError):  # a store that is away has no request, and may have one later
+            # a store that is away has no request, and may have one later
+            with (
+                self._survives("the driver cannot see whether it is asked to end, and looks again"),
+                suppress(UsageError),
+            ):
                 request = self._look()
             if request is not None:
                 self._conductor.cancel(request)

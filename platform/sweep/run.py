@@ -61,6 +61,7 @@ from recallfront.sweeps.spec import SweepSpec
 
 _FAREWELL_SECONDS = 10.0  # for the tracking server to hear of an interruption
 _CLOSING_SECONDS = 30.0  # the same, of a driver that ends for any other reason
+_SLOW_SECONDS = 15.0  # more after _FAREWELL_SECONDS, if it is slow: batch systems give 30 s in all
 _DELIVERY_SECONDS = 120.0  # at the end, for what the tracking server has not taken yet
 
 
@@ -183,7 +184,7 @@ def _run_sweep(
                         record = conductor.record()
                         files = publisher.finish()
                         judgements = publisher.judge()
-                except (KeyboardInterrupt, RayLost):
+                except (KeyboardInterrupt, RayLost) as error:
                     if lease.is_taken or takeover.has_come:
                         conductor.recorder.give_up()
                         raise UsageError(
@@ -195,8 +196,11 @@ def _run_sweep(
                     reason = conductor.interrupted()
                     publisher.tell_counts()  # before the sweep's end: who waits for that reads them then
                     conductor.recorder.interrupt_sweep(reason)
-                    patience = 0.0  # a server that is away is waited for once
+                    # a server that is away is waited for once, and a lost Ray leaves no time for a second wait
+                    patience, waiting = 0.0, writer.backlog()
                     writer.flush(_FAREWELL_SECONDS)
+                    if writer.backlog() < waiting and not isinstance(error, RayLost):
+                        patience = _SLOW_SECONDS
                     raise
                 conductor.recorder.close_sweep(
                     finished=bool(count(record)["finished"]), exhausted=conductor.is_exhausted()

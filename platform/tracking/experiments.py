@@ -21,7 +21,26 @@ KIND: Final = "custom_model_development"  # on runs
 
 
 def experiment_of(client: "GuardedClient", uri: str, name: str) -> str:
-    """The id of the experiment of this name, which is made if there is none, or no more.
+    """The id of the experiment of this name, which is made if there is none, or no more."""
+    found = _find_or_make(client, uri, name)
+    show_runs(client, found)
+    return found
+
+
+def show_runs(client: "GuardedClient", experiment: str) -> None:
+    """Let MLflow's pages open the experiment of an id on its runs, unless somebody has chosen otherwise.
+
+    Whatever the store refuses: a tag for the eye keeps no sweep from being recorded.
+    """
+    from mlflow.exceptions import MlflowException
+
+    with suppress(MlflowException):
+        if KIND_TAG not in client.get_experiment(experiment).tags:
+            client.set_experiment_tag(experiment, KIND_TAG, KIND)
+
+
+def _find_or_make(client: "GuardedClient", uri: str, name: str) -> str:
+    """Find the experiment of a name, or make one.
 
     A deleted one stays deleted under another name: MLflow keeps its name taken, could give it back only together with
     every run that was ever deleted in it, and renames no deleted one, so that it is there again for a moment. Its
@@ -35,24 +54,14 @@ def experiment_of(client: "GuardedClient", uri: str, name: str) -> str:
         if successor is not None:
             return _succeed(client, old, successor, name)
     if own is not None and _is_active(own):
-        show_runs(client, own)
         return _id(own)
-    location, tags = artifact_location(uri, name), {KIND_TAG: KIND}
+    location = artifact_location(uri, name)
     if own is not None:
-        made = str(client.create_experiment(_of_successor(name, _id(own)), location, tags))
+        made = str(client.create_experiment(_of_successor(name, _id(own)), location))
         return _succeed(client, own, client.get_experiment(made), name)
     for old in filter(_is_active, deleted):  # two processes at once can leave one
         client.delete_experiment(_id(old))
-    return str(client.create_experiment(name, location, tags))
-
-
-def show_runs(client: "GuardedClient", experiment: "Experiment") -> None:
-    """Let MLflow's pages open an experiment on its runs, unless somebody has chosen otherwise."""
-    from mlflow.exceptions import MlflowException
-
-    if KIND_TAG not in experiment.tags:
-        with suppress(MlflowException):  # a tag for the eye keeps no sweep from being recorded
-            client.set_experiment_tag(_id(experiment), KIND_TAG, KIND)
+    return str(client.create_experiment(name, location))
 
 
 def half_deleted(names: Mapping[str, str]) -> set[str]:

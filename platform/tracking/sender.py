@@ -166,7 +166,7 @@ class Sender:
         self._client.update_run(run_id, status="RUNNING")
         self._adopt(run, parent_id)
         if parent_id is None:  # a sweep's run: its experiment may be older than the tag
-            show_runs(self._client, self._client.get_experiment(run.info.experiment_id))
+            show_runs(self._client, str(run.info.experiment_id))
         return True
 
     def _adopt(self, run: "Run", parent_id: str | None) -> None:

@@ -7,6 +7,7 @@ import sys
 import time
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -90,10 +91,9 @@ def test_a_process_that_ray_started_late_ends_though_its_parent_is_dead(tmp_path
 
 
 @pytest.mark.slow
-def test_a_worker_that_was_just_started_ends_and_that_of_another_driver_does_not(tmp_path: Path) -> None:
-    """The process id of the other begins with the same digits."""
+def test_a_worker_that_was_just_started_ends_and_what_is_not_of_its_session_stays(tmp_path: Path) -> None:
     sleep = [sys.executable, "-c", "import time; time.sleep(1000)"]
-    session = "--session-name=session_2026-11-30_22-27-21_123456_{}"
+    session = "--session-name=session_{}_{}"
     with ExitStack() as stack:
 
         def start(*more: str) -> "subprocess.Popen[bytes]":
@@ -108,15 +108,43 @@ def test_a_worker_that_was_just_started_ends_and_that_of_another_driver_does_not
         watch.stdin.write(b"\n")  # Ray is up
         watch.stdin.flush()
         time.sleep(2.0)
-        worker, other = (start(session.format(f"{driver.pid}{digit}")) for digit in ("", "0"))
+        began = time.time()
+        now, before = reaper._moment(began), reaper._moment(began - 7200.0)
+        worker = start(str(tmp_path), session.format(now, driver.pid))
+        other = start(str(tmp_path), session.format(now, f"{driver.pid}0"))
+        bystanders = {
+            "of another driver, whose process id begins with the same digits": other,
+            "of a cluster that was started by a command with the same process id": start(
+                str(tmp_path), session.format(before, driver.pid)
+            ),
+            "no part of Ray, but of who follows a log": start(session.format(now, driver.pid)),
+        }
         driver.kill()
         watch.stdin.close()
         assert watch.wait(_GONE_SECONDS * times_slower()) == 0
         assert worker.wait(_GONE_SECONDS * times_slower()) == -signal.SIGKILL
-        assert other.poll() is None
-        # a cluster is named after the command that started it, whose process id a driver may have later
-        started = psutil.Process(other.pid).create_time()
-        others = [
-            list(reaper._of_session(int(f"{driver.pid}0"), began)) for began in (started, started + 0.01)
+        assert not [name for name, process in bystanders.items() if process.poll() is not None]
+        # a driver that began before the session, and one that began after it
+        found = [
+            list(reaper._of_session(int(f"{driver.pid}0"), began + later, str(tmp_path)))
+            for later in (-0.01, 0.01)
         ]
-        assert others == [[psutil.Process(other.pid)], []]
+        assert found == [[psutil.Process(other.pid)], []]
+
+
+def test_a_process_that_may_not_be_killed_does_not_keep_another_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of another user, which no test can start."""
+
+    def refuse(*_: Any) -> None:
+        raise psutil.AccessDenied
+
+    sleep = [sys.executable, "-c", "import time; time.sleep(1000)"]
+    with subprocess.Popen(sleep) as one, subprocess.Popen(sleep) as two:
+        try:
+            first, second = psutil.Process(one.pid), psutil.Process(two.pid)
+            monkeypatch.setattr(first, "kill", refuse)
+            reaper._kill([first, second])
+            assert two.wait(_GONE_SECONDS * times_slower()) == -signal.SIGKILL and one.poll() is None
+        finally:
+            one.kill()
+            two.kill()

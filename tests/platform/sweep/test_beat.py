@@ -244,6 +244,27 @@ def test_a_beat_that_fails_whatever_the_reason_is_told_once_and_tried_again(
     assert len(told) == 1 and told[0].endswith("RuntimeError: no such backend")
 
 
+def test_a_look_for_another_driver_that_fails_whatever_the_reason_is_told_once_and_tried_again(
+    store: str, recorder: Recorder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    missed, noted, ended = threading.Semaphore(0), threading.Event(), threading.Event()
+
+    def fails(*_: object) -> None:
+        missed.release()
+        raise RuntimeError("no such backend")
+
+    monkeypatch.setattr(beat, "end_driver", ended.set)
+    monkeypatch.setattr(beat, "last_driver", fails)
+    with takeover_from(recorder, store, noted.set) as takeover:
+        for _ in range(3):
+            assert missed.acquire(timeout=30.0)
+        assert noted.wait(30.0), "the time that is spent counts meanwhile"
+        monkeypatch.setattr(beat, "last_driver", lambda *_: "another driver")
+        assert ended.wait(30.0) and takeover.has_come
+    told = [line for line in caplog.messages if "cannot see whether another home drives" in line]
+    assert len(told) == 1 and told[0].endswith("RuntimeError: no such backend")
+
+
 def test_a_store_that_answers_late_does_not_end_what_has_ended(
     store: str, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -267,14 +288,15 @@ def test_a_store_that_answers_late_does_not_end_what_has_ended(
     assert read_sweep(store, SPEC.key).tags["status"] == "interrupted"
 
 
+@pytest.mark.parametrize("error", [UsageError, ValueError])
 def test_time_is_told_again_after_it_could_not_be_written(
-    store: str, recorder: Recorder, caplog: pytest.LogCaptureFixture
+    store: str, recorder: Recorder, caplog: pytest.LogCaptureFixture, error: type[Exception]
 ) -> None:
     fails, told = iter([True, False]), threading.Event()
 
     def tell_time() -> None:
         if next(fails, False):
-            raise UsageError("the disk is full")
+            raise error("the disk is full")
         told.set()
 
     with takeover_from(recorder, store, tell_time):

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -17,12 +18,14 @@ from recallfront.platform.results.cancellation import CancelRequest
 from recallfront.platform.results.records import TAG
 from recallfront.platform.results.status import Status
 from recallfront.platform.status import sweeps_table
+from recallfront.platform.sweep import cancelled
 from recallfront.platform.sweep.cancel import cancel
 from recallfront.platform.tracking.client import open_client
-from recallfront.platform.tracking.ledger import UnknownRecord, read_sweep
+from recallfront.platform.tracking.ledger import UnknownRecord, read_sweep, reading
 from recallfront.sweeps import SweepSpec
 from tests.platform.specs import tiny
 from tests.platform.stores import ready_home, ready_store
+from tests.platform.sweep.stage import Stages
 from tests.platform.sweeps import times_slower, wait_for
 
 REQUEST = CancelRequest("d1", "ada@lab", 1.8e9)
@@ -68,6 +71,30 @@ def test_what_cannot_be_cancelled_is_said(name: str, tags: dict[str, str], says:
     client.create_run(client.create_experiment("done"), tags={TAG + key: value for key, value in own.items()})
     with pytest.raises(UsageError, match=says):
         cancel(name, home=tmp_path)
+
+
+def test_a_look_for_a_request_that_fails_whatever_the_reason_is_told_once_and_tried_again(
+    stage: Stages, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    sweep, missed = stage(), threading.Semaphore(0)
+    recorder = sweep.conductor.recorder
+    run_id = sweep.stored().run_id
+
+    def fails(uri: str) -> None:
+        missed.release()
+        raise RuntimeError("no such backend")
+
+    monkeypatch.setattr(cancelled, "LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(cancelled, "reading", fails)
+    with cancelled.Cancellation(sweep.conductor, sweep.uri):
+        for _ in range(3):
+            assert missed.acquire(timeout=30.0)
+        monkeypatch.setattr(cancelled, "reading", reading)
+        request = CancelRequest(recorder.driver, "ada@lab", 1.8e9)
+        open_client(sweep.uri).set_tag(run_id, f"{TAG}cancel", request.to_json())
+        wait_for(lambda: sweep.conductor.cancellation == request)
+    told = [line for line in caplog.messages if "cannot see whether it is asked to end" in line]
+    assert len(told) == 1 and told[0].endswith("RuntimeError: no such backend")
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from recallfront.platform import run_sweep
+from recallfront.platform.cluster.watch import RayLost
 from recallfront.platform.results.status import Status
 from recallfront.platform.status import sweeps_table
 from recallfront.platform.sweep import run as sweep_run
@@ -156,6 +157,39 @@ def test_an_interrupted_driver_waits_once_for_a_store_that_is_away(
     with pytest.raises(KeyboardInterrupt):
         run_sweep(tiny_spec(), home=ready_home(tmp_path / "home"))
     assert 1.0 <= time.monotonic() - began[0] < 25.0, "closing its queue waits for 30 s"
+
+
+@pytest.mark.parametrize(
+    ("error", "waits"),
+    [(KeyboardInterrupt, True), (RayLost, False)],
+    ids=["interrupted", "its Ray is lost, and it ends soon"],
+)
+def test_an_interrupted_driver_waits_on_for_a_store_that_is_slow(
+    error: type[BaseException], waits: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step: Any = Sender.step
+    opened: list[TrackingWriter] = []
+
+    def slow(*given: Any, **named: Any) -> bool:
+        time.sleep(0.5)
+        return bool(step(*given, **named))
+
+    def interrupted(conductor: Conductor, *_: object) -> None:
+        recorder = conductor.recorder
+        recorder.open_sweep()
+        wait_for(recorder.sweep_run_id)
+        monkeypatch.setattr(Sender, "step", slow)
+        for number in range(16):  # a request each
+            recorder._writer.text(recorder.sweep_run, "waits", f"{number}.txt")
+        opened.append(recorder._writer)
+        raise error("ended")
+
+    monkeypatch.setattr(sweep_run, "_run", interrupted)
+    monkeypatch.setattr(sweep_run, "_FAREWELL_SECONDS", 3.0)
+    monkeypatch.setattr(sweep_run, "_SLOW_SECONDS", 120.0)  # on a busy machine
+    with pytest.raises(error):
+        run_sweep(tiny_spec(), home=ready_home(tmp_path / "home"))
+    assert (opened[0].backlog() == 0) is waits
 
 
 def test_a_resumed_trial_goes_on_from_its_checkpoint(tmp_path: Path) -> None:

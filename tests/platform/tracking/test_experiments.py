@@ -9,6 +9,7 @@ from mlflow.entities import ExperimentTag
 from mlflow.exceptions import MlflowException
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
+from recallfront.platform.tracking.artifacts import GuardedClient
 from recallfront.platform.tracking.client import open_client
 from recallfront.platform.tracking.experiments import KIND, KIND_TAG, experiment_of
 from recallfront.platform.tracking.writer import TrackingWriter
@@ -87,6 +88,42 @@ def test_an_experiment_that_takes_no_tag_is_written_to_all_the_same(
         patch.setattr(SqlAlchemyStore, "set_experiment_tag", refuse)
         assert write(uri, writer, "closed kind", "a") == older
     assert kind_of(uri, older) is None
+
+
+def test_a_server_that_refuses_tags_of_experiments_gets_a_new_study(
+    uri: str, writer: TrackingWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make: Any = SqlAlchemyStore.create_experiment
+
+    def bare(store: SqlAlchemyStore, **wanted: Any) -> Any:
+        if wanted.get("tags"):
+            refuse()
+        return make(store, **wanted)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SqlAlchemyStore, "create_experiment", bare)
+        patch.setattr(SqlAlchemyStore, "set_experiment_tag", refuse)
+        made = write(uri, writer, "bare kind", "a")
+    assert kind_of(uri, made) is None
+    client = open_client(uri)
+    client.delete_experiment(made)
+    with monkeypatch.context() as patch:
+        patch.setattr(SqlAlchemyStore, "create_experiment", bare)
+        successor = experiment_of(client, uri, "bare kind")
+    assert successor != made and kind_of(uri, successor) == KIND
+
+
+def test_a_sweep_continues_in_an_experiment_that_cannot_be_read_just_then(
+    uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with closing(TrackingWriter(uri, tmp_path / "spool.db")) as writer:
+        made = write(uri, writer, "hidden kind")
+    with closing(TrackingWriter(uri, tmp_path / "spool.db")) as writer:
+        with monkeypatch.context() as patch:
+            patch.setattr(GuardedClient, "get_experiment", refuse)
+            writer.open_run("hidden kind/sweep", experiment="hidden kind", name="sweep")
+            assert writer.flush(WAIT) and writer.rejected() == 0
+        assert write(uri, writer, "hidden kind") == made
 
 
 def refuse(*_: Any) -> None:
