@@ -34,7 +34,10 @@ COPY platform platform
 COPY dashboards dashboards
 COPY benchmarks benchmarks
 COPY recallfront recallfront
-RUN pip install --constraint constraints.txt ".[postgres,s3]" && recallfront --version
+RUN extras=postgres,s3 \
+ && if [ "$VARIANT" = cuda ]; then extras="$extras,gpu"; fi \
+ && pip install --constraint constraints.txt ".[$extras]" \
+ && recallfront --version
 
 FROM ${PYTHON_IMAGE}
 ARG VARIANT=cuda

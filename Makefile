@@ -36,7 +36,7 @@ $(VENV)/.developer: pyproject.toml $(wildcard $(LOCK))
 
 lock:  ## constraints.txt from the set of `make test LOCK=latest`
 	$(MAKE) --no-print-directory setup LOCK=latest
-	.venv-latest/bin/python -m pip install --quiet --editable .[postgres,s3]
+	.venv-latest/bin/python -m pip install --quiet --editable .[postgres,s3,gpu]
 	(grep '^#' constraints.txt; .venv-latest/bin/python -m pip freeze --all --exclude-editable --exclude pip --exclude triton \
 	  | sed -E 's/[+].*//; s/.*/\L&/; :a; s/^([^=]*)[._]+/\1-/; ta' | LC_ALL=C sort) > constraints.new
 	mv constraints.new constraints.txt

@@ -31,6 +31,7 @@ _OF_ROWS: Final = re.compile(
 )
 IDLE_CORES: Final = 0.3  # up to so many of them a machine counts as quiet
 MEASURED_AGAIN: Final = "measured_again"  # times that a measurement in doubt was repeated after the trials
+_JOULES: Final = "decode_joules_per_token"
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ _FIGURES: Final = (
     Metric("speculative_exact", "drafts, texts as greedy", log_axis=False, most=1.0),
     Metric("speculative_accepted", "drafts, tokens a verification"),
     Metric("speculative_speedup", "drafts, times as fast as greedy", join=median),
-    Metric("decode_joules_per_token", "decode, joules a token", join=median),
+    Metric(_JOULES, "decode, joules a token", join=median),
     Metric("materialised_state_bytes", "state, materialised", unit="bytes", detail=True),
     Metric(BUSY_CORES, "cores busy beside the measurement", join=max),
     Metric(SPEED_UNCERTAINTY, "uncertainty of the machine's speed", join=max),
@@ -135,7 +136,7 @@ _RATES: Final = {
     "decode_roofline_share": "decode_tokens_per_second",
     "time_between_tokens_p50_ms": "decode_tokens_per_second",
     "time_between_tokens_p95_ms": "decode_tokens_per_second",
-    "decode_joules_per_token": "decode_tokens_per_second",
+    _JOULES: "decode_tokens_per_second",
     "prefill_roofline_share": "prefill_tokens_per_second",
     "time_to_first_token_p50_ms": "prefill_tokens_per_second",
     "time_to_first_token_p95_ms": "prefill_tokens_per_second",
@@ -156,6 +157,12 @@ def rate_of(name: str) -> str | None:
 def rates_of(objectives: Iterable[Objective]) -> tuple[str, ...]:
     """The throughputs whose precision the objectives depend on."""
     return tuple(dict.fromkeys(filter(None, (rate_of(objective.metric) for objective in objectives))))
+
+
+def energies_of(objectives: Iterable[Objective]) -> tuple[str, ...]:
+    """The objectives that are a GPU's energy, at any context."""
+    names = (objective.metric for objective in objectives)
+    return tuple(name for name in names if split_context(name)[0] == _JOULES)
 
 
 def spread_of(metrics: Mapping[str, float], name: str) -> float:

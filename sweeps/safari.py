@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from recallfront.sweeps.drawing import Integers
-from recallfront.sweeps.stream import Drawer, StreamTask
+from recallfront.sweeps.stream import Drawer, StreamRows, StreamTask
 from recallfront.sweeps.tasks.base import IGNORED
 
 
@@ -34,7 +34,7 @@ class Vocabulary:
         return weights
 
 
-class SafariTask(StreamTask):
+class SafariTask(StreamTask[StreamRows]):
     """A task of safari: a row's end is its answer, asked for alone in tests; in training each next token is."""
 
     vocab_size: int = Field(
@@ -63,7 +63,7 @@ class SafariTask(StreamTask):
     def longest(self) -> int:
         return super().longest + self.extra_tokens
 
-    def drawer(self) -> Drawer:
+    def drawer(self) -> Drawer[StreamRows]:
         rng = np.random.default_rng(self.seed)
         return lambda rows, training: asked(
             distinct_rows(

@@ -140,6 +140,17 @@ def test_the_image_for_gpus_has_the_compiler_that_triton_needs() -> None:
     assert re.search(r'if \[ "\$VARIANT" = cuda \]; then apt-get install [^;]*\bgcc libc6-dev;', stage)
 
 
+@pytest.mark.parametrize(("variant", "extras"), [("cuda", "postgres,s3,gpu"), ("cpu", "postgres,s3")])
+def test_the_image_for_gpus_alone_has_the_extra_of_a_gpu(variant: str, extras: str, tmp_path: Path) -> None:
+    (run,) = [line for line in instructions("RUN") if "recallfront --version" in line]
+    for name in ("pip", "recallfront"):  # each says what it is asked for
+        (tmp_path / name).write_text('#!/bin/sh\necho "$@"\n')
+        (tmp_path / name).chmod(0o755)
+    variables = {"VARIANT": variant, "PATH": f"{tmp_path}:/usr/bin:/bin"}
+    done = subprocess.run(["sh", "-c", run], env=variables, capture_output=True, text=True, check=True)
+    assert done.stdout == f"install --constraint constraints.txt .[{extras}]\n--version\n"
+
+
 def test_the_image_is_not_root_s_and_names_no_host() -> None:
     assert instructions("USER") == ["1000:1000"]
     assert DOCKERFILE.index("USER 1000") > DOCKERFILE.rindex("FROM ")

@@ -14,8 +14,7 @@ ROOT = Path(__file__).parents[1]
 LINES = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
 PINS = dict(line.split("==") for line in LINES)
 LEFT_TO_TORCH = "triton"
-# a GPU's kernels and another project's tasks: nothing of them runs in these tests
-UNTESTED = {"gpu", "lm-eval"}
+UNTESTED = {"lm-eval"}  # another project's tasks: nothing of them runs in these tests
 
 
 def wanted() -> list[Requirement]:
@@ -73,3 +72,10 @@ def test_make_installs_the_set_unless_it_is_to_try_a_newer_one(target: str, tmp_
     exact, latest = commands(), commands("LOCK=latest")
     assert ".venv/bin/python -m pip install" in exact and "--constraint constraints.txt --editable ." in exact
     assert ".venv-latest/bin/python -m pip install" in latest and "--constraint" not in latest
+
+
+def test_the_set_is_written_with_all_that_the_image_may_install() -> None:
+    command = ["make", "--dry-run", "--no-print-directory", "lock"]
+    told = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    assert "pip install --quiet --editable .[postgres,s3,gpu]\n" in told
+    assert {"fla-core", "flash-linear-attention", "nvidia-ml-py"} <= PINS.keys()

@@ -25,7 +25,7 @@ from recallfront.platform.home.data import prepared
 from recallfront.platform.home.vault import check_home
 from recallfront.platform.lineage.code_version import code_version
 from recallfront.platform.lineage.environment import Lineage, collect
-from recallfront.platform.metrics import rates_of
+from recallfront.platform.metrics import energies_of, rates_of
 from recallfront.platform.plugins import load, ship, use, used_by
 from recallfront.platform.results import tags
 from recallfront.platform.results.records import SweepRecord, TrialRecord, count
@@ -157,6 +157,7 @@ def _run_sweep(
             data_digest=data[1],
             code_version=code_version(),
             precise=rates_of(spec.objectives),
+            energies=energies_of(spec.objectives),
             sweep=spec.key,
             plugins=ship(folder),
         )

@@ -165,6 +165,7 @@ def _measure(
         code_version=place.code_version,
         fresh=place.remeasure,
         precise=place.precise,
+        energies=place.energies,
     )
     return as_metrics(found)
 

@@ -3,9 +3,17 @@
 pynvml is imported where it is first used: a machine without a GPU need not have it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
+
+from recallfront.platform.results.status import Status, TrialFailure
+
+
+class NoEnergy(TrialFailure):
+    """The sweep compares by energy, and this GPU tells none: another one may, or this one in a later run."""
+
+    status = Status.LOST
 
 
 def energy_counter(device: torch.device) -> Callable[[], float] | None:
@@ -28,3 +36,12 @@ def energy_counter(device: torch.device) -> Callable[[], float] | None:
     except pynvml.NVMLError:
         return None
     return lambda: float(pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)) / 1e3
+
+
+def require_energy(device: torch.device, objectives: Sequence[str]) -> None:
+    """Raise NoEnergy unless the device tells its energy; without objectives of it, any device will do."""
+    if objectives and energy_counter(device) is None:
+        raise NoEnergy(
+            f"objectives: metric={objectives[0]!r}: this GPU does not tell its energy (recallfront[gpu] is not "
+            "installed, or it is a part of a GPU)"
+        )

@@ -3,7 +3,7 @@
 import gc
 import json
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from recallfront.platform.metrics import (
     most_rate_spread,
     rate_spread,
 )
+from recallfront.platform.trial.energy import require_energy
 from recallfront.platform.trial.figures import device_kind, figures_of, measured_model
 from recallfront.platform.trial.quiet import Device
 from recallfront.platform.trial.reference import SIZES, share_scale
@@ -56,24 +57,29 @@ def measured(
     code_version: str,
     fresh: bool = False,
     precise: Collection[str] = THROUGHPUTS,
+    energies: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The throughput figures of a trial: from the cache unless `fresh`, else measured now with the device held alone.
 
     The protocol's repeats and spread hold for the figures in `precise`, a sweep's objectives; the others get the least
-    that gives a median.
+    that gives a median. A cached measurement that lacks a figure in `energies` is made again.
 
     Returns:
         `THROUGHPUTS` in tokens/s (medians, at the speed that the home's scale is of: see `kept_scale`) and
         `<name>_spread` (half the p20..p80 width and what the correction leaves open, tokens/s), `state_bytes` a row at
         the measured context length, `materialised_state_bytes`, what the authors' code holds of it, and what describes
         the measurement itself under `measurement`.
+
+    Raises:
+        NoEnergy: the device does not tell what is in `energies`.
     """
     path = folder / f"{measurement_key(config, device_kind(device.name), code_version, precise)}.json"
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{path}.lock"):
         cached, damage = (None, None) if fresh else _read_cached(path, config)
-        if cached is not None:
+        if cached is not None and cached.keys() >= set(energies):
             return cached
+        require_energy(torch.device(device.name), energies)
         figures = _measure(config, device, folder, code_version, precise)
         _keep(figures, path)
     if damage:

@@ -29,6 +29,7 @@ class Workplace:
     world: int = 1
     remeasure: bool = False  # measure throughput again, whatever the cache holds
     precise: tuple[str, ...] = THROUGHPUTS  # measured as precisely as the protocol says; the others roughly
+    energies: tuple[str, ...] = ()  # objectives that not every GPU tells: a trial that lacks one ends
     scratch: str = TRIALS  # folder of the home that trials keep checkpoints, weights and results in
     sweep: str = ""  # key of the one that runs its trials
     # in use: name -> file, or None for a package
@@ -72,4 +73,5 @@ def read_workplace(raw: dict[str, Any]) -> Workplace:
     if address_behind(home) is not None:
         private_folder(home)
     paths = {"home": home, "data": home / raw["data"], "directory": Path(raw["directory"])}
-    return Workplace(**{**raw, **paths, "precise": tuple(raw["precise"])})
+    lists = {name: tuple(raw[name]) for name in ("precise", "energies")}
+    return Workplace(**{**raw, **paths, **lists})

@@ -186,7 +186,7 @@ class StoredTask(Task):
         raise TypeError(f"task {self.name}: its rows are read from a folder")
 
 
-def _free_examples(schema: dict[str, Any]) -> None:
+def free_examples(schema: dict[str, Any]) -> None:
     """A schema is of rows of any split, and only those that are trained on need a number."""
     schema["required"] = [name for name in schema.get("required", []) if name != "examples"]
 
@@ -194,7 +194,7 @@ def _free_examples(schema: dict[str, Any]) -> None:
 class AlikeRows(Frozen):
     """Rows of one length that are drawn alike: one segment of a split."""
 
-    model_config = ConfigDict(json_schema_extra=_free_examples)
+    model_config = ConfigDict(json_schema_extra=free_examples)
 
     examples: int = Field(
         gt=0,

@@ -10,17 +10,17 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
-from recallfront.sweeps.stream import Drawer, Row, StreamTask, stacked
+from recallfront.sweeps.stream import Drawer, Row, StreamRows, StreamTask, stacked
 from recallfront.sweeps.tasks.base import IGNORED
 
 
-class MADCompression(StreamTask):
+class MADCompression(StreamTask[StreamRows]):
     """MAD's compression, asked of a causal language model."""
 
     name: Literal["mad_compression"] = "mad_compression"
     vocab_size: int = Field(default=16, ge=3, le=2**24, description="Number of tokens, the marker included.")
 
-    def drawer(self) -> Drawer:
+    def drawer(self) -> Drawer[StreamRows]:
         rng = np.random.default_rng(self.seed)
         return lambda rows, training: stacked(
             _asked_again(compression(rng, vocab_size=self.vocab_size, seq_len=rows.length)[0])

@@ -11,13 +11,14 @@ from typing import Literal, Self
 import numpy as np
 from pydantic import Field, model_validator
 
-from recallfront.sweeps.stream import Drawer, Row, StreamTask, stacked
+from recallfront.sweeps.drawing import Integers
+from recallfront.sweeps.stream import Drawer, NoisyRows, NoisyTask, Row, stacked
 from recallfront.sweeps.tasks.base import IGNORED
 
 _MOST_MOTIFS = 2**20  # of the largest sizes: shuffling twice as many takes a third of a second a row
 
 
-class MADFuzzyInContextRecall(StreamTask):
+class MADFuzzyInContextRecall(NoisyTask):
     """MAD's fuzzy in-context recall: every token of a repeated key's value is asked for."""
 
     name: Literal["mad_fuzzy_in_context_recall"] = "mad_fuzzy_in_context_recall"
@@ -26,8 +27,6 @@ class MADFuzzyInContextRecall(StreamTask):
     )
     k_motif_size: int = Field(default=3, ge=1, le=3, description="Most tokens of a key.")
     v_motif_size: int = Field(default=3, ge=1, le=3, description="Most tokens of a value.")
-    noise_vocab_size: int = Field(default=0, ge=0, description="Number of tokens that appear as noise only.")
-    frac_noise: float = Field(default=0.0, ge=0, lt=1, description="Share of the draws that give noise.")
     multi_query: bool = Field(
         default=True, description="Whether each repeated key is asked for; otherwise only the last one is."
     )
@@ -47,8 +46,6 @@ class MADFuzzyInContextRecall(StreamTask):
                 f"and v_motif_size={self.v_motif_size}, all of which are shuffled for every row; must make at most "
                 f"{_MOST_MOTIFS:,}"
             )
-        if self.frac_noise and not self.noise_vocab_size:
-            raise ValueError(f"noise_vocab_size=0: must be at least 1 with frac_noise={self.frac_noise}")
         shortest = 2 * (self.k_motif_size + self.v_motif_size) + 1
         for rows in (*self.train, *self.validation, *self.test):
             if rows.length < shortest:
@@ -57,17 +54,21 @@ class MADFuzzyInContextRecall(StreamTask):
                 )
         return self
 
-    def drawer(self) -> Drawer:
+    def drawer(self) -> Drawer[NoisyRows]:
         rng = np.random.default_rng(self.seed)
-        row = fuzzy_in_context_recall(
-            vocab_size=self.vocab_size,
-            k_motif_size=self.k_motif_size,
-            v_motif_size=self.v_motif_size,
-            noise_vocab_size=self.noise_vocab_size,
-            frac_noise=self.frac_noise,
-            multi_query=self.multi_query,
-        )
-        return lambda rows, training: stacked(row(rng, rows.length, training) for _ in range(rows.examples))
+
+        def draw(rows: NoisyRows, training: bool) -> tuple[Integers, Integers]:
+            row = fuzzy_in_context_recall(
+                vocab_size=self.vocab_size,
+                k_motif_size=self.k_motif_size,
+                v_motif_size=self.v_motif_size,
+                noise_vocab_size=self.noise_vocab_size,
+                frac_noise=self.noise_of(rows),
+                multi_query=self.multi_query,
+            )
+            return stacked(row(rng, rows.length, training) for _ in range(rows.examples))
+
+        return draw
 
 
 def _key_and_value_tokens(vocab_size: int, noise_vocab_size: int, multi_query: bool) -> tuple[int, int]:

@@ -10,41 +10,42 @@ from typing import Literal, Self
 import numpy as np
 from pydantic import Field, model_validator
 
-from recallfront.sweeps.stream import Drawer, Row, StreamTask, stacked
+from recallfront.sweeps.drawing import Integers
+from recallfront.sweeps.stream import Drawer, NoisyRows, NoisyTask, Row, stacked
 from recallfront.sweeps.tasks.base import IGNORED
 
 
-class InContextRecall(StreamTask):
+class InContextRecall(NoisyTask):
     """In-context recall: values of repeated keys, with noise between the pairs if `noise_vocab_size` is set."""
 
     vocab_size: int = Field(
         default=16, ge=4, le=2**24, description="Number of tokens, those of noise included."
     )
-    noise_vocab_size: int = Field(default=0, ge=0, description="Number of tokens that appear as noise only.")
-    frac_noise: float = Field(default=0.0, ge=0, lt=1, description="Share of the slots that hold noise.")
     multi_query: bool = Field(
         default=True, description="Whether each repeated key is asked for; otherwise only the last one is."
     )
 
     @model_validator(mode="after")
     def _has_keys(self) -> Self:
-        if self.frac_noise and not self.noise_vocab_size:
-            raise ValueError(f"noise_vocab_size=0: must be at least 1 with frac_noise={self.frac_noise}")
         if self.vocab_size - self.noise_vocab_size - (not self.multi_query) < 2:
             raise ValueError(
                 f"noise_vocab_size={self.noise_vocab_size}: leaves no key and value of vocab_size={self.vocab_size}"
             )
         return self
 
-    def drawer(self) -> Drawer:
+    def drawer(self) -> Drawer[NoisyRows]:
         rng = np.random.default_rng(self.seed)
-        row = in_context_recall(
-            vocab_size=self.vocab_size,
-            noise_vocab_size=self.noise_vocab_size,
-            frac_noise=self.frac_noise,
-            multi_query=self.multi_query,
-        )
-        return lambda rows, training: stacked(row(rng, rows.length, training) for _ in range(rows.examples))
+
+        def draw(rows: NoisyRows, training: bool) -> tuple[Integers, Integers]:
+            row = in_context_recall(
+                vocab_size=self.vocab_size,
+                noise_vocab_size=self.noise_vocab_size,
+                frac_noise=self.noise_of(rows),
+                multi_query=self.multi_query,
+            )
+            return stacked(row(rng, rows.length, training) for _ in range(rows.examples))
+
+        return draw
 
 
 class MADInContextRecall(InContextRecall):

@@ -9,11 +9,11 @@ import numpy as np
 from pydantic import Field
 
 from recallfront.sweeps.drawing import Integers
-from recallfront.sweeps.stream import Drawer, Row, StreamTask, stacked
+from recallfront.sweeps.stream import Drawer, Row, StreamRows, StreamTask, stacked
 from recallfront.sweeps.tasks.base import IGNORED
 
 
-class MADMemorization(StreamTask):
+class MADMemorization(StreamTask[StreamRows]):
     """MAD's memorization."""
 
     name: Literal["mad_memorization"] = "mad_memorization"
@@ -21,7 +21,7 @@ class MADMemorization(StreamTask):
         default=256, ge=3, le=2**24, description="Number of tokens: keys, values, one to answer at."
     )
 
-    def drawer(self) -> Drawer:
+    def drawer(self) -> Drawer[StreamRows]:
         rng = np.random.default_rng(self.seed)
         facts = memorized_facts(self.vocab_size, self.seed)
         return lambda rows, training: stacked(

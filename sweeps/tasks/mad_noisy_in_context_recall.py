@@ -15,4 +15,6 @@ class MADNoisyInContextRecall(InContextRecall):
         default=32, ge=4, le=2**24, description="Number of tokens, those of noise included."
     )
     noise_vocab_size: int = Field(default=16, ge=1, description="Number of tokens that appear as noise only.")
-    frac_noise: float = Field(default=0.2, ge=0, lt=1, description="Share of the slots that hold noise.")
+    frac_noise: float = Field(
+        default=0.2, ge=0, lt=1, description="Share of noise, in rows that set none of their own."
+    )

@@ -9,11 +9,11 @@ from typing import Literal, Self
 import numpy as np
 from pydantic import Field, model_validator
 
-from recallfront.sweeps.stream import Drawer, Row, StreamTask, stacked
+from recallfront.sweeps.stream import Drawer, Row, StreamRows, StreamTask, stacked
 from recallfront.sweeps.tasks.base import IGNORED
 
 
-class MADSelectiveCopying(StreamTask):
+class MADSelectiveCopying(StreamTask[StreamRows]):
     """MAD's selective copying."""
 
     name: Literal["mad_selective_copying"] = "mad_selective_copying"
@@ -32,7 +32,7 @@ class MADSelectiveCopying(StreamTask):
                 )
         return self
 
-    def drawer(self) -> Drawer:
+    def drawer(self) -> Drawer[StreamRows]:
         rng, legacy = np.random.default_rng(self.seed), np.random.RandomState(self.seed)
         return lambda rows, training: stacked(
             selective_copying(

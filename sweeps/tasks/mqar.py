@@ -10,26 +10,53 @@ several times, one pass after the other (Just Read Twice, arXiv:2407.05483).
 torch is imported when rows are built, so that the command starts fast.
 """
 
-from typing import TYPE_CHECKING, Generic, Literal, Self, TypeVar
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
+from recallfront.models.configs.explain import shown, told
 from recallfront.models.configs.frozen import added_field
 from recallfront.sweeps.drawing import Integers, draw_rows, draw_slots, fill
-from recallfront.sweeps.tasks.base import IGNORED, AlikeRows, DrawnTask, Split
+from recallfront.sweeps.tasks.base import IGNORED, AlikeRows, DrawnTask, Split, free_examples
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
+def _either_length(schema: dict[str, Any]) -> None:
+    """A schema has both names of the length, and needs one of them."""
+    free_examples(schema)
+    keys = schema["properties"]
+    also = {"title": "Length", "description": "Another name of `input_seq_len`: that of other tasks."}
+    keys["length"] = keys["input_seq_len"] | also
+    schema["required"].remove("input_seq_len")
+    schema["oneOf"] = [{"required": ["input_seq_len"]}, {"required": ["length"]}]
+
+
 class MQARRows(AlikeRows):
     """Rows of one length and one number of pairs; recall is also reported for each such segment."""
+
+    model_config = ConfigDict(json_schema_extra=_either_length)
 
     input_seq_len: int = Field(gt=0, le=2**20, description="Tokens of a row, an even number.")
     num_kv_pairs: int = Field(
         gt=0, description="Pairs of a row; each key is asked for once, so at most a quarter of its tokens."
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _length_has_two_names(cls, values: Any) -> Any:
+        """Rows may call their length as those of other tasks do."""
+        if not isinstance(values, Mapping) or "length" not in values:
+            return values
+        length = values["length"]
+        if "input_seq_len" in values:
+            raise told(
+                ("length",), length, f"={shown(length)}: is another name of input_seq_len; give one of them"
+            )
+        return {"input_seq_len" if name == "length" else name: value for name, value in values.items()}
 
     @property
     def tokens_per_row(self) -> int:

@@ -47,7 +47,7 @@ class TextSource(Frozen):
     )
     config: str | None = Field(default=None, description="Configuration of the data set, if it has several.")
     split: str = Field(default="train", description="Split of the data set; ours are made of its documents.")
-    revision: str | None = Field(default=None, description="Commit, tag or branch of the data set.")
+    revision: str | None = Field(default=None, description="Commit, tag or branch of a data set of the hub.")
     streaming: bool = Field(
         default=False, description="Whether the data set is read as it is downloaded, without a copy on disk."
     )
@@ -128,7 +128,13 @@ class TextSource(Frozen):
         from datasets import load_dataset
 
         assert self.dataset is not None
-        away = None if Path(self.dataset).is_dir() else hub_away()
+        is_folder = Path(self.dataset).is_dir()
+        if is_folder and self.revision is not None:
+            raise SpecError(
+                f"task.source.revision={self.revision!r}: dataset={self.dataset!r} is a folder, and only data sets of "
+                "the hub have revisions"
+            )
+        away = None if is_folder else hub_away()
         try:
             with kept_alone() if away else nullcontext():
                 if away and self.revision is not None:

