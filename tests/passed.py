@@ -28,7 +28,7 @@ ALWAYS: Final = "tests/attack/"  # its files are never left out
 LONG: Final = 4.0  # seconds that the tests of a file take together
 # a test is ended after so many times what its whole file took, on a machine that others use too, and never before
 SLACK: Final = 4
-LEAST: Final = 240  # seconds
+LEAST: Final = 600  # seconds
 UNKNOWN: Final = 1800  # seconds for a slow test, or an attack, of a file that the table does not have
 # where one of these is set, tests go on for as long as it says
 LASTING: Final = ("ATTACK_SECONDS", "OUTAGE_SECONDS", "RECALLFRONT_OUTAGE")
