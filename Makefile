@@ -50,7 +50,7 @@ PYTEST = $(BIN)/python -m pytest -q --durations=10
 # of the long files of tests that passed as they are now: which share is run; SHARE=1 is every test
 SHARE ?= $(if $(filter latest,$(LOCK)),1,0.1)
 DRAW ?= $(shell date +%s)
-PASSED = -p tests.passed --share $(SHARE) --share-seed $(DRAW) $(RECORD)
+PASSED = --share $(SHARE) --share-seed $(DRAW) $(RECORD)
 # LOCK=latest tries them with newer packages
 test: setup  ## the tests, slow ones included; those that time something have the machine to themselves
 	$(MAKE) --no-print-directory --jobs 2 lint beside

@@ -37,7 +37,7 @@ from recallfront.sweeps.conditions import is_number
 MOST_ROWS = 5000
 MOST_COLUMNS = 80
 MOST_TEXT = 300  # characters of a name or a value
-MOST_POINTS = 400  # of one curve
+MOST_EXPLORED = 400  # of one curve
 _KEY = 12  # digits of a trial key that name a configuration
 _STATUSES = ("running", "finished", "failed", "invalid", "pruned", "unfinished")  # the first that a trial has
 _LOG_FROM = 5.0  # an axis whose ends differ by more than this factor is logarithmic, recall's excepted
@@ -285,8 +285,8 @@ def _clause(name: str, value: Any) -> str:
 
 
 def _thinned(curve: Curve) -> dict[str, list[Any]]:
-    """A curve of at most `MOST_POINTS`, its end among them; what is not finite is a gap."""
-    step = math.ceil(len(curve) / MOST_POINTS)
+    """A curve of at most `MOST_EXPLORED`, its end among them; what is not finite is a gap."""
+    step = math.ceil(len(curve) / MOST_EXPLORED)
     kept = curve[:: max(step, 1)]
     if curve and kept[-1] != curve[-1]:
         kept = [*kept, curve[-1]]

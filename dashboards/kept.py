@@ -7,13 +7,13 @@ from weakref import WeakValueDictionary
 
 from recallfront.dashboards.explore import Explorer
 
-MOST_TRIALS: Final = 20_000
+MOST_KEPT: Final = 20_000
 
 
 class Kept:
     """Shares what was read among viewers; any thread may ask."""
 
-    def __init__(self, most_trials: int = MOST_TRIALS) -> None:
+    def __init__(self, most_trials: int = MOST_KEPT) -> None:
         self._most, self._lock = most_trials, threading.Lock()
         self._sweeps: dict[Hashable, Explorer] = {}  # the latest to be asked for comes last
         self._readers: WeakValueDictionary[Hashable, threading.Lock] = WeakValueDictionary()

@@ -22,7 +22,7 @@ from recallfront.platform.home import home_folder, user_name
 from recallfront.platform.home.data import kept, prepared
 from recallfront.platform.home.vault import check_home
 from recallfront.platform.lineage.code_version import code_version
-from recallfront.platform.lineage.comparison import compare
+from recallfront.platform.lineage.comparison import compare_lineage
 from recallfront.platform.lineage.environment import Lineage, TrialLineage, collect, packages_text
 from recallfront.platform.lineage.source import diff_text
 from recallfront.platform.metrics import compared
@@ -167,7 +167,7 @@ def rerun(
         found = Lineage.model_validate(environment) if environment else collect(folder)
         now = lineage.model_copy(update={"environment": found, "data_digest": data_digest})
         comparisons = _compare(before, rows, first, last)
-        differences = tuple(map(str, compare(lineage.environment, now.environment)))
+        differences = tuple(map(str, compare_lineage(lineage.environment, now.environment)))
         verdict, reason = _judge(config, lineage, place, first, last, comparisons)
         run_id = _log(uri, folder, config, now, first, rows, last, verdict, reason, differences)
     finally:

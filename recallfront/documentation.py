@@ -35,6 +35,14 @@ _SECTIONS: dict[str, dict[str, tuple[str, ...] | None]] = {
         "models.pretrained.hugging_face": ("save_pretrained", "from_pretrained"),
     },
     "Tasks": {"sweeps.tasks.mqar": ("mqar",)},
+    "Extending": {
+        "platform.plugins": ("load",),
+        "models.configs.mixer": ("MixerConfig",),
+        "models.mixers.base": ("Mixer",),
+        "models.mixers.matrix_state": ("MatrixStateConfig", "DecayingSum"),
+        "models.parts.layers": ("Drawn",),
+        "sweeps.tasks.base": ("DrawnTask", "DrawnRows", "IGNORED"),
+    },
 }
 _SECTION_OF_A_DOCSTRING = re.compile(r"(Args|Returns|Raises|Yields):")
 _LONGEST_LINE = 100  # of a signature
@@ -77,7 +85,8 @@ def _module(name: str, names: tuple[str, ...] | None) -> Iterator[str]:
 def _entry(name: str, value: Any) -> Iterator[str]:
     yield f"#### {name}"
     if not (inspect.isclass(value) or inspect.isfunction(value)):
-        yield f"A type: {' or '.join(_members(value))}."
+        members = _members(value)
+        yield f"A type: {' or '.join(members)}." if members else f"A constant: `{value!r}`."
         return
     (node,) = ast.parse(textwrap.dedent(inspect.getsource(value))).body
     if isinstance(node, ast.FunctionDef):

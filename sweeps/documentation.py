@@ -27,10 +27,10 @@ A sweep is one YAML file. [README.md](../README.md#submit) shows an example, and
 writes it from the models that check a specification. Editors check a file as you type with
 [sweep.schema.json](sweep.schema.json).
 
-A key without a default is required. All values are checked before anything is computed, and an error names the key, the
-value and what is allowed. The same specification run again resumes its sweep: `description`, `question`,
-`expected_minutes`, `claims`, `concurrent`, `retries`, `budget` and `search.trials` may change between runs; any
-other change makes it another sweep.
+A key without a default is required, unless its type is a section whose own keys have defaults, or its meaning names the
+default. All values are checked before anything is computed, and an error names the key, the value and what is allowed.
+The same specification run again resumes its sweep: `description`, `question`, `expected_minutes`, `claims`,
+`concurrent`, `retries`, `budget` and `search.trials` may change between runs; any other change makes it another sweep.
 """
 _MOST_PATHS = 3  # in a heading
 _CONTINUOUS = """\
@@ -58,6 +58,7 @@ convolution if nothing else is declared, and each mixer's knobs are knobs of the
 ```
 
 `D.mixer: [gla, gated_deltanet]` makes the mixer itself a knob. A pattern uses what is declared, or a part of it.
+The pattern is also the ratio of the mixers: `CDCA` has one attention to one gated DeltaNet, `CDCDCDCA` one to three.
 
 The default of `num_layers` is the length of `pattern`. Any key of [training](#training) is a knob too, with the prefix
 `training.`: `training.learning_rate: {low: 1.0e-3, high: 1.0e-2, log: true}`. A knob may be null if only other

@@ -43,8 +43,8 @@ def flat(block: Any) -> Any:
                 )
             if not _KNOB.fullmatch(key):
                 raise ValueError(
-                    f"mixers.{key}: mixer {shown(declared['mixer'])} has no such knob; what is not a mixer's stands "
-                    "beside mixers"
+                    f"mixers.{key}={shown(value)}: mixer {shown(declared['mixer'])} has no such knob; what is not a "
+                    "mixer's stands beside mixers"
                 )
             found[key] = value
     return found
@@ -90,10 +90,10 @@ def mixers_of(letter: str, block: Mapping[str, Any], where: str) -> list[type[Mi
     return kinds
 
 
-def check_knob(kind: type[MixerConfig], knob: str, where: str) -> None:
+def check_knob(kind: type[MixerConfig], knob: str, value: object, where: str) -> None:
     """Raise ValueError if the mixer has no such knob."""
     if knob not in kind.knobs():
-        raise ValueError(f"{where}: {unknown_knob(kind, knob)}")
+        raise ValueError(f"{where}={shown(value)}: {unknown_knob(kind, knob)}")
 
 
 def check_patterns(block: Iterable[str], patterns: Iterable[object], where: str) -> None:

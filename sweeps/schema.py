@@ -50,8 +50,16 @@ def specification_schema() -> dict[str, Any]:
     block["patternProperties"] = mixers["patternProperties"]
     blocks = [{"$ref": f"#/$defs/{name} block"} for name in knobs]
     schema["properties"]["space"] |= {"minItems": 1, "items": {"oneOf": blocks}}
+    _say_what_names_are(schema)
     _let_be_a_suite(schema)
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def _say_what_names_are(schema: dict[str, Any]) -> None:
+    """Give the name of each task, which every task declares anew, its meaning."""
+    for reference in schema["properties"]["task"]["discriminator"]["mapping"].values():
+        definition = schema["$defs"][reference.removeprefix("#/$defs/")]
+        definition["properties"]["name"]["description"] = "Selects this task."
 
 
 def _let_be_a_suite(schema: dict[str, Any]) -> None:

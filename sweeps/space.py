@@ -56,6 +56,10 @@ class Range(Frozen):
             raise ValueError(f"step={self.step}: gives more than {_MOST_VALUES} values; omit it")
         return self
 
+    def __repr__(self) -> str:
+        """As a specification has it."""
+        return repr(self.model_dump(exclude_defaults=True))
+
     @property
     def is_integer(self) -> bool:
         return all(isinstance(v, int) for v in (self.low, self.high, self.step or 1))
@@ -139,7 +143,11 @@ class SpaceBlock(Frozen):
         """Raise ValueError if the patterns of a hybrid do not fit the mixers that it declares."""
         if self.is_hybrid:
             patterns = self.domains.get("pattern", (shared["pattern"],) if "pattern" in shared else ())
-            if not isinstance(patterns, Range) and patterns:
+            if not patterns:
+                raise ValueError(
+                    f"space {self.label}.pattern: is missing; give the letters of the layers, such as CDCA"
+                )
+            if not isinstance(patterns, Range):
                 check_patterns(self.domains, patterns, f"space {self.label}")
 
     @property
@@ -217,7 +225,7 @@ def _read_mixer_domain(raw: RawBlock, letter: str, knob: str, block: str) -> Dom
     if knob == "mixer":
         return tuple(kind.name() for kind in kinds)
     for kind in kinds:
-        check_knob(kind, knob, where)
+        check_knob(kind, knob, raw[key], where)
         try:
             domain = _read_domain(kind, knob, raw[key], where=where)
         except ValueError as error:
@@ -261,7 +269,7 @@ def check_value(config: type[BaseModel], key: str, value: Scalar, where: str) ->
     """
     field = _field(config, key)
     if field is None:
-        raise ValueError(f"{where}: {_unknown_knob(config, key)}")
+        raise ValueError(f"{where}={shown(value)}: {_unknown_knob(config, key)}")
     try:
         return field.validate_python(value)  # type: ignore[no-any-return]
     except ValidationError as error:

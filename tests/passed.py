@@ -1,12 +1,13 @@
 """Files of tests that take long are run again when something that they test has changed, and a share of the others.
 
-A plug-in of pytest, which `make test` uses; without it every test runs. `passed.json` says how long such a file took
-and of which inputs it is true that it passed: the code areas that it may import, what tests share, the packages.
-Attacks run each time.
+A plug-in of pytest; every test runs unless `--share` says less, as `make test` does. `passed.json` says how long such a
+file took and of which inputs it is true that it passed: the code areas that it may import, what tests share, the
+packages. Attacks run each time.
 """
 
 import hashlib
 import json
+import os
 import random
 import re
 from collections import defaultdict
@@ -27,7 +28,11 @@ ALWAYS: Final = "tests/attack/"  # its files are never left out
 LONG: Final = 4.0  # seconds that the tests of a file take together
 # a test is ended after so many times what its whole file took, on a machine that others use too, and never before
 SLACK: Final = 4
-LEAST: Final = 240  # seconds
+LEAST: Final = 600  # seconds
+UNKNOWN: Final = 1800  # seconds for a slow test, or an attack, of a file that the table does not have
+# where one of these is set, tests go on for as long as it says
+LASTING: Final = ("ATTACK_SECONDS", "OUTAGE_SECONDS", "RECALLFRONT_OUTAGE")
+FAILED: Final = "failed"  # in the place of the inputs
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -59,12 +64,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = [item for item in items if key_of(item) not in left]
     taken = _table()
     for item in items:
-        if (key := key_of(item)) in taken and not item.get_closest_marker("timeout"):
-            item.add_marker(pytest.mark.timeout(time_limit(taken[key]["seconds"])))
+        seconds = taken.get(key_of(item), {}).get("seconds")
+        slow = any(item.get_closest_marker(name) for name in ("slow", "attack"))
+        item.add_marker(pytest.mark.timeout(time_limit(seconds, slow=slow)))
 
 
-def time_limit(seconds: float) -> float:
-    """The seconds after which a test hangs, if its file takes so many; other tests have that of pyproject.toml."""
+def time_limit(seconds: float | None, *, slow: bool) -> float:
+    """The seconds after which a test hangs if its file took `seconds`, None if that is not known; 0 is no limit."""
+    if any(name in os.environ for name in LASTING):
+        return 0
+    if seconds is None:
+        return UNKNOWN if slow else LEAST
     return max(LEAST, SLACK * seconds)
 
 
@@ -180,8 +190,11 @@ class _Recorder:
             return
         table = _table()
         for key, seconds in self.seconds.items():
-            table.pop(key, None)
-            if seconds >= LONG and key not in self.failed:
+            before = table.pop(key, None)
+            if key in self.failed:
+                if before is not None:
+                    table[key] = before | {"inputs": FAILED}  # it has its time still
+            elif seconds >= LONG:
                 table[key] = {"seconds": round(seconds), "inputs": self.inputs[_name(key)]}
         kept = {key: table[key] for key in sorted(table) if _may_be_left_out(key)}
         lines = ",\n".join(f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in kept.items())

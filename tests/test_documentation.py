@@ -26,6 +26,14 @@ def test_every_public_name_has_an_entry_with_text() -> None:
         assert re.search(r"[a-z]{3}", text), f"{name} has no docstring"
 
 
+def test_what_plug_ins_are_made_of_has_an_entry() -> None:
+    _, _, section = PAGE.read_text().partition("\n## Extending\n")
+    entries = set(re.findall(r"^#### (\w+)$", section.partition("\n## ")[0], re.MULTILINE))
+    example = PAGE.with_name("extending.md").read_text()
+    used = re.findall(r"^from recallfront[\w.]* import (.*)$", example, re.MULTILINE)
+    assert {"load", "Mixer", "MixerConfig", *", ".join(used).split(", ")} == entries
+
+
 def test_signatures_are_those_of_the_functions() -> None:
     page = PAGE.read_text()
     for module, name in (

@@ -12,7 +12,7 @@ from recallfront.cli import app
 from recallfront.sweeps.load import parse_spec
 from tests.test_layout import AREAS, ROOT, sources
 
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "docs").glob("studies/*.md")])
 MOST_WORDS = {"docs/architecture.md": 2000}
 # For these there are plain words: continues, knows, repairs, appears twice, if.
 BARRED = re.compile(
@@ -34,11 +34,20 @@ def commands(text: str) -> Iterator[list[str]]:
             yield shlex.split(line, comments=True)
 
 
+def anchors(text: str) -> set[str]:
+    """Where the headings of a page are found, as GitHub names them."""
+    titles = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
 @pytest.mark.parametrize("page", pages())
 def test_links_lead_somewhere(page: str) -> None:
     for target in re.findall(r"\]\(([^)]+)\)", (ROOT / page).read_text()):
-        if not target.startswith(("http", "#")):
-            assert ((ROOT / page).parent / target.split("#")[0]).exists(), target
+        if not target.startswith("http"):
+            name, _, anchor = target.partition("#")
+            file = (ROOT / page).parent / name if name else ROOT / page
+            assert file.exists(), target
+            assert not anchor or anchor in anchors(file.read_text()), target
 
 
 @pytest.mark.parametrize("page", pages())

@@ -1,5 +1,6 @@
 """What `make test` leaves out: long files of tests that passed as they are now."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -63,6 +64,37 @@ def test_what_failed_is_run_again(checkout: Path) -> None:
     assert told(checkout, "--share=0").startswith("1 passed"), "the last that is known is that it failed"
 
 
+def test_what_a_file_takes_is_known_also_if_it_fails(checkout: Path) -> None:
+    test, table = checkout / "tests" / "kernels" / "test_part.py", checkout / "tests" / "passed.json"
+    assert told(checkout, "--record").startswith("1 passed")
+    recorded = json.loads(table.read_text())
+    recorded["tests/kernels/test_part.py"]["seconds"] = 500
+    table.write_text(json.dumps(recorded))
+    test.write_text(test.read_text().replace("True", "False"))
+    assert told(checkout, "--record").startswith("1 failed")
+    assert json.loads(table.read_text())["tests/kernels/test_part.py"]["seconds"] == 500
+
+
+def test_how_long_a_test_may_take_is_said_in_one_place(request: pytest.FixtureRequest) -> None:
+    tests = Path(__file__).parent
+    own = {
+        path.relative_to(tests).as_posix()
+        for path in tests.rglob("*.py")
+        if "mark.timeout" in path.read_text() and path != Path(__file__)
+    }
+    assert own == {"passed.py"}
+    assert request.node.get_closest_marker("timeout"), "however pytest is started"
+
+
+def test_how_long_a_test_may_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert time_limit(300.0, slow=True) == 1200.0
+    assert time_limit(10.0, slow=True) == 600.0, "what is quick alone waits beside others"
+    assert time_limit(None, slow=False) == 600.0
+    assert time_limit(None, slow=True) == 1800.0, "what is new may be long"
+    monkeypatch.setenv("ATTACK_SECONDS", "7200")
+    assert time_limit(10.0, slow=True) == 0, "an attack goes on for as long as it is asked to"
+
+
 def test_attacks_are_never_left_out(checkout: Path) -> None:
     attack = checkout / "tests" / "attack" / "test_part.py"
     attack.parent.mkdir()
@@ -93,9 +125,7 @@ def test_what_a_file_names_is_an_input() -> None:
 def test_a_test_that_takes_many_times_what_its_file_took_is_ended(checkout: Path) -> None:
     assert told(checkout, "--record").startswith("1 passed")
     plugin = checkout / "tests" / "passed.py"
-    plugin.write_text(plugin.read_text().replace("LEAST: Final = 240", "LEAST: Final = 1"))
+    plugin.write_text(plugin.read_text().replace("LEAST: Final = 600", "LEAST: Final = 1"))
     test = checkout / "tests" / "kernels" / "test_part.py"
     test.write_text("import time\n\n\ndef test_part() -> None:\n    time.sleep(30)\n")
     assert told(checkout, "--share=0").startswith("1 failed")
-    assert time_limit(300.0) == 1200.0
-    assert time_limit(10.0) == 240.0, "what is quick alone waits beside others"

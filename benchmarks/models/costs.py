@@ -13,37 +13,37 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from recallfront.models.building import build
-from recallfront.models.configs import Architecture, parse_config
+from recallfront.models.configs import Architecture, architectures, parse_config
 from recallfront.models.configs.mixer import MixerConfig
+from recallfront.models.configs.named import NamedArchitecture
 from recallfront.models.language_model import LanguageModel
 from recallfront.models.parts.state import State
 from recallfront.sweeps.tasks.base import IGNORED
 from recallfront.sweeps.tasks.mqar import mqar
 
 _SIZE: dict[str, Any] = {"vocab_size": 512, "width": 256, "num_layers": 6, "num_heads": 4, "mlp_expansion": 3}
+# of architectures that are not as their mixers are alone, by default
 _KNOBS: dict[str, dict[str, Any]] = {
-    "griffin": {"pattern": "RRW", "window_size": 129},
-    "hawk": {"pattern": "R"},
+    "griffin": {"window_size": 129},
     "based": {"pattern": "CLW", "window_size": 128},
-    "attention": {"pattern": "A"},
-    "grouped": {"pattern": "G", "group_size": 64},
-    "linear": {"pattern": "L"},
-    "window": {"pattern": "W", "window_size": 128},
-    "mamba2": {"pattern": "S"},
-    "gated_deltanet": {"pattern": "S"},
-    "deltanet": {"pattern": "S"},
-    "gla": {"pattern": "S"},
-    "retnet": {"pattern": "S"},
-    "kda": {"pattern": "K"},
-    "rwkv7": {"pattern": "V"},
-    "hgrn2": {"pattern": "H"},
+    "grouped": {"group_size": 64},
+    "window": {"window_size": 128},
 }
 CONTEXTS = (256, 512, 1024, 2048, 4096, 8192)
 
 
 def benchmark_configs() -> dict[str, Architecture]:
-    """Every architecture at the benchmark's size: width 256, 6 layers, 4 heads, window 128, vocabulary 512."""
-    return {name: parse_config({"architecture": name, **_SIZE, **knobs}) for name, knobs in _KNOBS.items()}
+    """Every architecture at the benchmark's size: width 256, 6 layers, 4 heads, window 128, vocabulary 512.
+
+    The layers are those that take the place of attention, short convolutions only where a paper has them.
+    """
+    return {
+        name: parse_config(
+            {"architecture": name, **_SIZE, "pattern": kind.composition.adopting} | _KNOBS.get(name, {})
+        )
+        for name, kind in architectures().items()
+        if issubclass(kind, NamedArchitecture)
+    }
 
 
 @dataclass(frozen=True)

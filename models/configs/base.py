@@ -72,8 +72,9 @@ class Architecture(LayerSettings):
     def _fill_num_layers(cls, values: Any) -> Any:
         if isinstance(values, dict) and values.get("num_layers") is None:
             pattern = values.get("pattern", cls.model_fields["pattern"].default)
-            if isinstance(pattern, str) and pattern:
-                return {**values, "num_layers": len(pattern)}
+            # of a pattern that is missing or empty, the pattern is what is wrong
+            length = len(pattern) if isinstance(pattern, str) else 0
+            return {**values, "num_layers": max(1, length)}
         return values
 
     @property

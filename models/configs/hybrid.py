@@ -112,7 +112,8 @@ def read_mixer(letter: str, declared: Any, settings: Mapping[str, Any]) -> Mixer
     kind = mixer_kind(letter, declared["mixer"])
     unknown = sorted(declared.keys() - kind.knobs().keys() - {"mixer"}, key=str)
     if unknown:
-        raise told((letter, str(unknown[0])), declared, f": {unknown_knob(kind, str(unknown[0]))}")
+        name, value = str(unknown[0]), declared[unknown[0]]
+        raise told((letter, name), value, f"={shown(value)}: {unknown_knob(kind, name)}")
     try:
         return kind(**{**settings, **declared})
     except ValidationError as error:

@@ -13,9 +13,9 @@ A mixer is one file of this folder, called as the mixer is, and holds two classe
   `Drawn` (recallfront.models.parts.layers), which draw them from the model's generator.
 
 Nothing else changes: `{architecture: mine}` is the mixer after short convolutions, `{architecture: hybrid, mixers: {M:
-{mixer: mine}}, pattern: CM}` puts it beside others, and tests, accounting, linearizing and benchmarks ask the
-configuration. A mixer whose heads carry a matrix derives from the classes in `matrix_state`. `registry.register` adds a
-mixer of another package. `tests/models/cases.py` has a case for every mixer; add one.
+{mixer: mine}}, pattern: CM}` puts it beside others, and accounting, linearizing, benchmarks and trials ask the
+configuration. The lists that tests keep by name are in CONTRIBUTING.md. A mixer whose heads carry a matrix derives from
+the classes in `matrix_state`. `registry.register` adds a mixer of another package.
 """
 
 from abc import ABC, abstractmethod

@@ -77,7 +77,7 @@ def submit(
         working_dir.mkdir()
         (working_dir / _SPEC_FILE).write_text(text, encoding="utf-8")
         for name, source in sources.items():
-            (working_dir / name).write_text(source)
+            (working_dir / name).write_text(source, encoding="utf-8")
         job_id = client.submit_job(
             entrypoint=entrypoint,
             submission_id=f"{spec.name}-{spec.key[:8]}-{int(time.time())}",

@@ -16,7 +16,7 @@ from recallfront.platform.evaluation.subject import Subject, find_subject
 if TYPE_CHECKING:
     from rich.table import Table
 
-PREFIX = "lm-eval:"  # of a suite's name, before its tasks
+HARNESS_PREFIX = "lm-eval:"  # of a suite's name, before its tasks
 _NEW_TOKENS = 256  # of a continuation, where its task names no number: lm-eval's own default
 
 
@@ -67,7 +67,7 @@ def evaluate_harness(
     """
     if data is not None and not Path(data).is_dir():
         raise UsageError(f"{data}: is no folder of task files")
-    named = f"--suite {PREFIX}{','.join(tasks)}"
+    named = f"--suite {HARNESS_PREFIX}{','.join(tasks)}"
     # its progress bars and warnings are not what was asked for; what a user has set stays
     os.environ.setdefault("LMEVAL_LOG_LEVEL", "ERROR")
     try:

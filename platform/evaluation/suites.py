@@ -9,7 +9,7 @@ from recallfront.platform.errors import UsageError
 from recallfront.platform.evaluation.extraction import SUITE as EXTRACTION
 from recallfront.platform.evaluation.extraction import evaluate_extraction
 from recallfront.platform.evaluation.generated import SUITES, evaluate_generated
-from recallfront.platform.evaluation.harness import PREFIX, evaluate_harness
+from recallfront.platform.evaluation.harness import HARNESS_PREFIX, evaluate_harness
 from recallfront.platform.evaluation.recall_suite import evaluate
 from recallfront.platform.evaluation.subject import Evaluated
 
@@ -40,9 +40,9 @@ def evaluate_on(model: str, suite: str, options: Mapping[str, Any], **subject: A
 
 
 def _function(suite: str) -> Callable[..., Evaluated]:
-    if suite.startswith(PREFIX):
+    if suite.startswith(HARNESS_PREFIX):
         return partial(
-            evaluate_harness, tasks=[task for task in suite.removeprefix(PREFIX).split(",") if task]
+            evaluate_harness, tasks=[task for task in suite.removeprefix(HARNESS_PREFIX).split(",") if task]
         )
     if suite in SUITES:
         return partial(evaluate_generated, suite=suite)
@@ -51,7 +51,7 @@ def _function(suite: str) -> Callable[..., Evaluated]:
     if suite == _RECALL:
         return evaluate
     raise UsageError(
-        f"--suite {suite}: must be {_RECALL}, {', '.join(SUITES)}, {EXTRACTION}, or {PREFIX}TASK,TASK"
+        f"--suite {suite}: must be {_RECALL}, {', '.join(SUITES)}, {EXTRACTION}, or {HARNESS_PREFIX}TASK,TASK"
     )
 
 

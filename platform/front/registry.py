@@ -36,7 +36,7 @@ _MOST_PICKS = 8  # earlier ones of a version that are kept; a tag holds 5,000 ch
 _LONGEST_REASON = 400
 
 
-def export(
+def export_model(
     picked: Picked,
     directory: Path | str,
     *,

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from recallfront.platform.tracking.artifacts import GuardedClient
 
 RUN_FILE: Final = "run.json"
-ARTIFACTS: Final = "artifacts"
+KEPT_ARTIFACTS: Final = "artifacts"
 # MLflow's tags that are a run's own: others tell of its store
 _KEPT_FILES: Final = (".json", ".txt", ".patch", ".py", ".csv", ".md")
 KEPT_TAGS: Final = ("mlflow.note.content", "mlflow.user", "mlflow.loggedArtifacts")
@@ -87,11 +87,11 @@ def _write_run(
     with TemporaryDirectory() as folder:
         for path in _artifacts(client, run_id):
             file = Path(client.download_artifacts(run_id, path, folder))
-            archive.file(f"{place}/{ARTIFACTS}/{path}", file)
+            archive.file(f"{place}/{KEPT_ARTIFACTS}/{path}", file)
         kind, status = (run.data.tags.get(TAG + name) for name in ("kind", "status"))
         if weights and kind == "trial" and status == "finished":
             for name, file in model_files(client, run_id, home, folder).items():
-                archive.file(f"{place}/{ARTIFACTS}/{WEIGHTS}/{name}", file)
+                archive.file(f"{place}/{KEPT_ARTIFACTS}/{WEIGHTS}/{name}", file)
 
 
 def _described(run: "Run") -> dict[str, Any]:

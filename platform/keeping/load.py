@@ -15,7 +15,7 @@ from recallfront.platform.front.front import build_front
 from recallfront.platform.front.pictures.note import sweep_note
 from recallfront.platform.home import home_folder
 from recallfront.platform.keeping.archive import ArchiveReader, reading_archive
-from recallfront.platform.keeping.export import ARTIFACTS, KEPT_TAGS, RUN_FILE, is_kept
+from recallfront.platform.keeping.export import KEPT_ARTIFACTS, KEPT_TAGS, RUN_FILE, is_kept
 from recallfront.platform.results.cancellation import CANCEL, DRIVER
 from recallfront.platform.results.records import TAG
 from recallfront.platform.results.status import Status
@@ -105,7 +105,7 @@ class _Run:
             self.tags[TAG + "status"] = Status.LOST if status is Status.RUNNING else status
         elif self.kind == "sweep" and tags.get(TAG + "status") == "running":
             self.tags[TAG + "status"] = "interrupted"
-        self._under = f"{place}/{ARTIFACTS}/"
+        self._under = f"{place}/{KEPT_ARTIFACTS}/"
         for member in archive.places[place]:
             if member != f"{place}/{RUN_FILE}" and not is_kept(member.removeprefix(self._under)):
                 raise ValueError(f"{member} is none of a sweep's files")

@@ -21,7 +21,7 @@ class Difference:
         return self.text
 
 
-def compare(a: Lineage, b: Lineage) -> tuple[Difference, ...]:
+def compare_lineage(a: Lineage, b: Lineage) -> tuple[Difference, ...]:
     """What differs from `a` to `b`, in words; what matters for the results comes first."""
     return tuple(sorted(_differences(a, b), key=lambda difference: not difference.matters))
 
@@ -35,7 +35,7 @@ def _differences(a: Lineage, b: Lineage) -> Iterator[Difference]:
         ("GPU driver", a.hardware.driver, b.hardware.driver, False),
         ("cores", a.hardware.cores, b.hardware.cores, False),
         ("recallfront", a.recallfront, b.recallfront, False),
-        ("git commit", _commit(a), _commit(b), False),
+        ("git commit", a.commit, b.commit, False),
         ("python", a.python, b.python, False),
         ("operating system", a.platform, b.platform, False),
     ]
@@ -66,9 +66,3 @@ def _change(what: str, old: object, new: object, *, matters: bool) -> Difference
 
 def _words(names: tuple[str, ...]) -> str:
     return ", ".join(names)
-
-
-def _commit(lineage: Lineage) -> str | None:
-    if lineage.git_commit is None:
-        return None
-    return lineage.git_commit[:12] + (" with changes" if lineage.git_dirty else "")

@@ -91,6 +91,13 @@ class Lineage(BaseModel):
     plugins: tuple[Plugin, ...] = ()  # those that the sweep used; files are artifacts below lineage/plugins/
 
     @property
+    def commit(self) -> str | None:
+        """The commit in words, and whether the code was changed after it; None without a checkout."""
+        if self.git_commit is None:
+            return None
+        return self.git_commit[:12] + (" with changes" if self.git_dirty else "")
+
+    @property
     def plugin_files(self) -> list[str]:
         """The names of the files among the plug-ins."""
         return [f"{plugin.name}.py" for plugin in self.plugins if plugin.version is None]

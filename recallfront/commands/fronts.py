@@ -179,7 +179,9 @@ def pick(
     print(picked.reason)
     print(f"run: {picked.run_id}")
     if out is not None:
-        for path in registry.export(picked, out, home=home, tracking_uri=tracking_uri, force=force).values():
+        for path in registry.export_model(
+            picked, out, home=home, tracking_uri=tracking_uri, force=force
+        ).values():
             print(f"wrote {path}")
     if not no_register:
         name = register or picked.front.sweep

@@ -287,7 +287,7 @@ class DrawnTask(SplitTask[R]):
 
     @abstractmethod
     def draw(self, rows: R, seed: int) -> tuple["Rows", "Rows"]:
-        """The inputs and labels, int64 (examples, length), of one segment."""
+        """Inputs and labels, int64 (examples, length), of one segment; a label is `IGNORED` if nothing is asked."""
 
     def draw_of(self, split: Split, rows: R, seed: int) -> tuple["Rows", "Rows"]:
         """The same of a split's segment, for a task that does not ask the same in every split."""

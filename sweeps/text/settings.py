@@ -13,7 +13,7 @@ _LONGEST = 2**20
 
 
 class TextTraining(Frozen):
-    """What models are trained on."""
+    """How much of the training documents is read."""
 
     tokens: int | None = Field(
         default=None, ge=1, description="Tokens, from the beginning; null is all of the training documents."

@@ -1,6 +1,5 @@
 """Parts of a sweep are killed at random moments; however often, it ends as one that nobody disturbed."""
 
-import os
 import random
 import subprocess
 import sys
@@ -169,7 +168,6 @@ def _sweep(folder: Path, rng: random.Random, *, served: bool) -> Iterator[Sweep]
         yield Sweep(ready_home(folder) if rng.random() < 0.5 else folder, None, rng)
 
 
-@pytest.mark.timeout(0 if "ATTACK_SECONDS" in os.environ else 1800)
 def test_a_sweep_of_which_parts_are_killed_ends_as_an_undisturbed_one(
     tmp_path: Path, undisturbed: dict[str, Ending], seconds: float | None, seed: int
 ) -> None:

@@ -1,5 +1,6 @@
 import sys
 from pathlib import Path
+from typing import ClassVar, Literal
 
 import pytest
 import torch
@@ -16,7 +17,10 @@ from recallfront.benchmarks.models.costs import (
 )
 from recallfront.benchmarks.models.released import comparisons, why_not
 from recallfront.models.building import build
-from recallfront.models.configs import parse_config
+from recallfront.models.configs import architectures, parse_config
+from recallfront.models.configs.compositions import HYBRID
+from recallfront.models.mixers import registry
+from recallfront.models.mixers.retnet import RetNetConfig
 from recallfront.sweeps.tasks.mqar import mqar
 
 
@@ -24,6 +28,24 @@ def test_every_architecture_is_measured() -> None:
     costs = training_costs(["griffin", "grouped"], batch=1, length=16, repeats=1)
     assert [cost.architecture for cost in costs] == ["griffin", "grouped"]
     assert all(cost.tokens_per_second > 0 and cost.over_matrices > 1 for cost in costs)
+
+
+def test_a_mixer_is_benchmarked_without_a_line_of_its_own() -> None:
+    class Fading(RetNetConfig):
+        letter: ClassVar[str] = "F"
+        mixer: Literal["fading"] = "fading"  # type: ignore[assignment]
+
+    registry.register(Fading)
+    try:
+        configs = benchmark_configs()
+    finally:
+        registry.unregister("fading")
+    assert configs.keys() == {*architectures(), "fading"} - {HYBRID}
+    assert (configs["fading"].layers, configs["griffin"].layers, configs["based"].layers) == (
+        "FFFFFF",
+        "RRWRRW",
+        "CLWCLW",
+    )
 
 
 def test_states_are_measured_as_the_context_grows() -> None:

@@ -131,5 +131,5 @@ def test_a_curve_is_thinned_and_keeps_its_end(record: SweepRecord) -> None:
     curve = [(step, float("nan") if step == 0 else 1.0) for step in range(1001)]
     curves = found.panel(found.rows[0], {trial.run_id: {"loss": curve}}, "")["curves"]
     ((seed,),) = (one["seeds"] for one in curves if one["title"] == "training loss")
-    assert len(seed["steps"]) <= explore.MOST_POINTS + 1 and seed["steps"][-1] == 1000
+    assert len(seed["steps"]) <= explore.MOST_EXPLORED + 1 and seed["steps"][-1] == 1000
     assert seed["values"][0] is None

@@ -93,6 +93,18 @@ def test_resized_keeps_the_knobs() -> None:
         ({"architecture": "linear", "feature_map": "softmax"}, "'taylor', 'elu'"),
         ({"architecture": "retnet", "state_dim": 3}, "must be even"),
         ({"architecture": "gla", "gate_temperature": 0}, "greater than 0"),
+        (
+            {"architecture": "hybrid", "mixers": {"A": {"mixer": "attention"}}},
+            r"^pattern: is missing; needed are [\w, ]+$",
+        ),
+        (
+            {
+                "architecture": "hybrid",
+                "mixers": {"A": {"mixer": "attention", "positons": "rope"}},
+                "pattern": "A",
+            },
+            "positons='rope': mixer 'attention' has no such knob; it has positions",
+        ),
         ({"architecture": "grifin"}, "^architecture='grifin'; it must be one of griffin, attention"),
         ({}, "^architecture: is missing; it must be one of attention, based"),
     ],

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from recallfront.models import Architecture, LanguageModel, build, load, save
+from recallfront.models.mixers import registry
 from recallfront.models.parts.state import State
 from tests.models.cases import CASES, LENGTHS, case_config, draw_tokens, make_model
 
@@ -38,6 +39,12 @@ def decode(model: LanguageModel, tokens: Tensor, state: State) -> tuple[Tensor, 
         row, state = model.step(column, state)
         logits.append(row)
     return torch.stack(logits, dim=1), state
+
+
+def test_every_mixer_is_in_a_drawn_hybrid() -> None:
+    hybrids = [case_config(name) for name in CASES if name.startswith("hybrid-")]
+    drawn = {mixer.name() for hybrid in hybrids for _, mixer, _ in hybrid.mixers_used}
+    assert drawn == set(registry.names())
 
 
 class TestContract:

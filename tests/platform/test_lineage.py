@@ -14,7 +14,7 @@ import pytest
 import recallfront
 from recallfront.platform.errors import UsageError
 from recallfront.platform.lineage.code_version import trial_sources
-from recallfront.platform.lineage.comparison import compare
+from recallfront.platform.lineage.comparison import compare_lineage
 from recallfront.platform.lineage.environment import Lineage, TrialLineage, collect, packages_text
 from recallfront.platform.tracking.client import open_client
 from recallfront.platform.tracking.lineage import read_lineage
@@ -59,6 +59,7 @@ def test_a_changed_checkout_is_its_commit_and_a_patch(checkout: Path, tmp_path: 
     (checkout / "weights.bin").write_bytes(b"no")
     lineage, diff = probe(checkout)
     assert lineage.git_commit == before.git_commit and lineage.git_dirty
+    assert lineage.commit == f"{str(before.git_commit)[:12]} with changes"
     assert lineage.code_version != before.code_version
     assert diff is not None and "weights.bin" not in diff and "ignored.py" not in diff
     assert "brand_new" in git(checkout, "status", "--porcelain")  # the checkout's own index is untouched
@@ -167,7 +168,7 @@ def changed(lineage: Lineage, **values: Any) -> Lineage:
 
 def test_differences_are_told_in_words_what_matters_first() -> None:
     a = collect()
-    assert compare(a, a) == ()
+    assert compare_lineage(a, a) == ()
     b = changed(
         a,
         code_version="0" * 16,
@@ -176,7 +177,7 @@ def test_differences_are_told_in_words_what_matters_first() -> None:
         environment=a.environment | {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": "3"},
         hardware=a.hardware.model_copy(update={"gpus": ("NVIDIA H100", "NVIDIA H100")}),
     )
-    found = compare(a, b)
+    found = compare_lineage(a, b)
     texts = [str(difference) for difference in found]
     assert f"torch {a.libraries['torch']} -> 0.1" in texts
     assert f"code_version {a.code_version} -> {'0' * 16}" in texts
@@ -187,7 +188,7 @@ def test_differences_are_told_in_words_what_matters_first() -> None:
     assert matters == sorted(matters, reverse=True)
     harmless = {difference.text.split()[0] for difference in found if not difference.matters}
     assert harmless == {"python", "ray", "CUDA_VISIBLE_DEVICES"}
-    (other,) = compare(a, changed(a, packages_digest="other"))
+    (other,) = compare_lineage(a, changed(a, packages_digest="other"))
     assert "packages differ" in other.text and not other.matters
 
 

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import pytest
 from pydantic import BaseModel
 
 import recallfront
@@ -14,6 +15,7 @@ from recallfront.sweeps.space import Range
 from recallfront.sweeps.spec import SweepSpec
 from recallfront.sweeps.start import LoRAConfig, StartConfig
 from recallfront.sweeps.suite import TASKS
+from recallfront.sweeps.tasks import registry as tasks
 from recallfront.sweeps.trial import (
     DeploymentConfig,
     MeasurementConfig,
@@ -62,6 +64,17 @@ def test_every_key_has_a_row_and_a_meaning() -> None:
         also = [TASKS] if model is SweepSpec else []
         assert list(rows) == [*model.model_fields, *also], heading
         assert all(meaning for _, _, meaning in rows.values()), heading
+
+
+def test_every_row_of_the_page_has_a_meaning() -> None:
+    rows = re.findall(r"^\| `([^`]+)` \| .*? \| .*? \| (.*?) \|$", PAGE.read_text(), re.MULTILINE)
+    assert len(rows) > 300
+    assert not [key for key, meaning in rows if not meaning]
+
+
+@pytest.mark.parametrize("name", tasks.names())
+def test_every_key_of_a_task_has_a_row(name: str) -> None:
+    assert list(section(f"task {name}")) == list(tasks.find(name).model_fields)
 
 
 def test_every_knob_has_a_row() -> None:

@@ -1,5 +1,6 @@
 """Hybrids in a sweep: the pattern, the mixers and the knobs of each are knobs, and errors name what is wrong."""
 
+import re
 from typing import Any
 
 import jsonschema
@@ -82,12 +83,16 @@ def test_another_size_keeps_the_mixers() -> None:
             {"mixers": {"D": {"mixer": "gated_deltant"}}},
             "space[0].D.mixer='gated_deltant': there is no such mixer; there are g",
         ),
-        ({"D.state_dm": 3}, "D.state_dm: mixer 'gated_deltanet' has no such knob; it has state_dim,"),
+        ({"D.state_dm": 3}, "D.state_dm=3: mixer 'gated_deltanet' has no such knob; it has state_dim,"),
         (
             {"D.state_dim": [4, 0]},
             "D.state_dim=0: input should be greater than or equal to 1 (mixer 'gated_deltanet')",
         ),
-        ({"D.width": 3}, "D.width: mixer 'gated_deltanet' has no such knob"),
+        (
+            {"D.state_dm": {"low": 2, "high": 8}},
+            "D.state_dm={'low': 2, 'high': 8}: mixer 'gated_deltanet' has no",
+        ),
+        ({"D.width": 3}, "D.width=3: mixer 'gated_deltanet' has no such knob"),
         (
             {"pattern": ["CD", "CDW"]},
             "hybrid.mixers: the pattern has W, and mixers declares A, D; declare what it",
@@ -110,6 +115,14 @@ def test_errors_name_the_mixer_the_knob_the_value_and_what_is_allowed(
     with pytest.raises(SpecError) as error:
         parse_spec(yaml.safe_dump(tiny(space=[HYBRID | change])), source="a.yaml")
     assert told in str(error.value) and "\n" not in str(error.value)
+
+
+def test_of_a_hybrid_without_a_pattern_the_pattern_alone_is_missing() -> None:
+    block = {key: value for key, value in HYBRID.items() if key != "pattern"}
+    with pytest.raises(SpecError) as error:
+        parse_spec(yaml.safe_dump(tiny(space=[block])), source="a.yaml")
+    assert "space hybrid.pattern: is missing; give the letters of the layers" in str(error.value)
+    assert not {"num_layers", "vocab_size"} & {*re.findall(r"\w+", str(error.value))}
 
 
 @pytest.mark.parametrize(

@@ -48,11 +48,11 @@ def test_of_a_list_with_a_wrong_member_only_the_member_is_told(changes: dict[str
         ),
         (
             {"model": {"learning_rate": 0.1}},
-            "model.learning_rate: is a setting of the training; write training.learning",
+            "model.learning_rate=0.1: is a setting of the training; write training.learning",
         ),
         (
             {"space": [{"architecture": "window", "steps": 3}]},
-            "space[0].steps: is a setting of the training; write",
+            "space[0].steps=3: is a setting of the training; write",
         ),
     ],
     ids=[
@@ -153,7 +153,7 @@ def test_a_setting_of_another_method_is_refused(search: dict[str, Any], told: st
         ),
         ({"training": {"precision": "float16"}}, "input should be 'float32' or 'bfloat16'"),
         ({"training": 3}, "training=3: must be a mapping of keys to values"),
-        ({"model": {"widht": 3}}, "model.widht: architecture 'attention' has no such knob; it has width,"),
+        ({"model": {"widht": 3}}, "model.widht=3: architecture 'attention' has no such knob; it has width,"),
         ({"model": {"width": -3}}, "model.width=-3: input should be greater than or equal to 1"),
         ({"task": {"name": "mqr"}}, "task.name='mqr': must be one of mqar"),
         ({"task": {"test": []}}, "task.test=[]: needs at least 1"),

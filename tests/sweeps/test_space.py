@@ -86,7 +86,7 @@ def test_only_numbers_have_ranges(knob: str) -> None:
 def test_a_null_says_that_only_others_have_the_knob() -> None:
     (block,) = read_blocks(({"architecture": "attention", "window_size": None, "group_size": None},))
     assert block.domains == {}
-    with pytest.raises(ValueError, match=r"space\[0\].windw_size: .* has no such knob"):
+    with pytest.raises(ValueError, match=r"space\[0\].windw_size=None: .* has no such knob"):
         read_blocks(({"architecture": "attention", "windw_size": None},))
 
 
@@ -108,11 +108,11 @@ def test_repeated_architectures_have_labels_of_their_own() -> None:
         ({"window_size": 4}, "architecture=None: must be one of"),
         (
             {"architecture": "window", "feature_dim": 4},
-            "space\\[0\\].feature_dim: architecture 'window' has no",
+            "space\\[0\\].feature_dim=4: architecture 'window' has no",
         ),
         (
             {"architecture": "window", "vocab_size": 64},
-            "space\\[0\\].vocab_size: architecture 'window' has no",
+            "space\\[0\\].vocab_size=64: architecture 'window' has no",
         ),
         ({"architecture": "window", "training.lerning_rate": 1}, "it has learning_rate,"),
     ],

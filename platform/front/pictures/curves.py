@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-DPI = 110
+REPORT_DPI = 110
 _WIDTH = 9.0  # inches
 _MOST_KINDS = 12
 _MOST_LINES = 8  # up to so many configurations are all drawn, else the best of each architecture
@@ -202,7 +202,7 @@ def new_picture(height: float) -> "tuple[Figure, Axes]":
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(_WIDTH, height), dpi=DPI, layout="constrained")
+    figure = Figure(figsize=(_WIDTH, height), dpi=REPORT_DPI, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     axes.grid(color=FAINT, linewidth=0.7)

@@ -14,7 +14,7 @@ from PIL import Image
 from recallfront.platform.errors import UsageError
 from recallfront.platform.front.claims import Judgement
 from recallfront.platform.front.history import devices
-from recallfront.platform.front.pictures.curves import DPI, claims_picture
+from recallfront.platform.front.pictures.curves import REPORT_DPI, claims_picture
 from recallfront.platform.front.pictures.document import (
     Cells,
     DocumentBlock,
@@ -138,9 +138,6 @@ def lineage_rows(record: SweepRecord, lineage: TrialLineage) -> list[list[str]]:
     spent = sum(devices(t) * t.seconds for t in ended)
     libraries = [f"{name} {version}" for name, version in own.libraries.items() if version]
     machine = own.hardware
-    commit = (
-        "–" if own.git_commit is None else own.git_commit[:12] + (" with changes" if own.git_dirty else "")
-    )
     added = [
         f"{plugin}, artifact lineage/plugins/{plugin.name}.py" if plugin.version is None else str(plugin)
         for plugin in own.plugins
@@ -149,7 +146,7 @@ def lineage_rows(record: SweepRecord, lineage: TrialLineage) -> list[list[str]]:
         ["sweep", record.sweep_key],
         ["code version", own.code_version],
         *([["plug-ins", "; ".join(added)]] if added else []),
-        ["commit", commit],
+        ["commit", own.commit or "–"],
         ["data digest", lineage.data_digest or "–"],
         ["recallfront, Python", f"{own.recallfront}, {own.python}"],
         ["libraries", ", ".join(libraries)],
@@ -177,5 +174,5 @@ def draw(figure: "Figure", folder: Path, name: str, caption: str) -> Picture:
 def _write_png(figure: "Figure", path: Path) -> None:
     """Write a figure as PNG; flat colours and their edges need no more than a palette, at a third of the bytes."""
     full = io.BytesIO()
-    figure.savefig(full, format="png", dpi=DPI)
+    figure.savefig(full, format="png", dpi=REPORT_DPI)
     Image.open(full).convert("RGB").quantize(_COLOURS, dither=Image.Dither.NONE).save(path, optimize=True)

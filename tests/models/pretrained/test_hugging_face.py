@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, Trainer, TrainingArguments, set_seed
 
+from recallfront.models.decoding.generation import generate
 from recallfront.models.pretrained.hugging_face import (
     RecallfrontForCausalLM,
     from_pretrained,
@@ -15,7 +16,7 @@ from recallfront.models.pretrained.hugging_face import (
     save_pretrained,
     to_transformers,
 )
-from tests.models.cases import case_config, draw_tokens, make_model
+from tests.models.cases import CASES, case_config, draw_tokens, make_model
 
 # attention, recurrences, a hybrid, a matrix state, a table of positions
 NAMES = ("attention", "hawk", "griffin", "mamba2", "attention-gpt")
@@ -146,6 +147,24 @@ def test_hidden_states_of_padded_rows_stand_where_their_tokens_do() -> None:
     alone = model(tokens[:, 2:], output_hidden_states=True).hidden_states
     for with_padding, without in zip(padded, alone, strict=True):
         torch.testing.assert_close(with_padding[:, 2:], without, rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name.startswith("hybrid-")])
+def test_padding_changes_no_logits_of_a_hybrid_and_none_of_its_text(name: str) -> None:
+    ours = make_model(case_config(name))
+    model: Any = to_transformers(ours)
+    model.eval()
+    tokens = draw_tokens(2, 7)
+    mask = torch.tensor([[1, 1, 1, 1, 0, 0, 0], [0, 0, 1, 1, 1, 1, 1]])
+    with torch.no_grad():
+        padded = model(tokens, attention_mask=mask).logits
+        torch.testing.assert_close(padded[0, :4], ours(tokens[:1, :4])[0])
+        torch.testing.assert_close(padded[1, 2:], ours(tokens[1:, 2:])[0])
+    mask[0] = 1
+    written = model.generate(tokens, attention_mask=mask, **GREEDY)
+    for row, start in enumerate((0, 2)):
+        (alone,) = generate(ours, tokens[row : row + 1, start:], max_new_tokens=GREEDY["max_new_tokens"])
+        assert written[row, 7:].tolist() == alone
 
 
 def test_unknown_arguments_are_refused() -> None:

@@ -1,5 +1,6 @@
 """What is sent to a cluster: our own wheel, a command, a token."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -30,6 +31,22 @@ class Fading(RetNetConfig):
     \"\"\"Memory à la carte.\"\"\"
     letter: ClassVar[str] = "{letter}"
     mixer: Literal["{name}"] = "{name}"
+"""
+# its arguments: a sweep, a plug-in, and where the job's folder is copied to
+SUBMIT = """
+import shutil
+import sys
+from types import SimpleNamespace
+from recallfront.platform.cluster import jobs
+
+sweep, plugin, folder = sys.argv[1:]
+
+def submit_job(**sent):
+    shutil.copytree(sent["runtime_env"]["working_dir"], folder)
+    return "job"
+
+jobs._client = lambda address: SimpleNamespace(list_jobs=list, submit_job=submit_job)
+jobs.submit(sweep, address="http://head", tracking_uri="http://m", home="/shared", plugins=[plugin])
 """
 
 
@@ -158,19 +175,26 @@ def test_the_sweep_that_is_sent_is_the_one_that_was_asked_for(
     assert sent == asked and head.metadata["recallfront_sweep_key"] == sent.key
 
 
+def fading_sweep(folder: Path) -> tuple[Path, Path]:
+    """A sweep's file, and that of the plug-in that it uses."""
+    mixer = folder / "mine" / "fading.py"
+    mixer.parent.mkdir()
+    mixer.write_text(FADING.format(name="fading", letter="F"), encoding="utf-8")
+    block = {"architecture": "hybrid", "mixers": {"F": {"mixer": "fading"}}, "pattern": "F"}
+    file = folder / "asked.yaml"
+    file.write_text(yaml.safe_dump(tiny(space=[block], name="sent")))
+    return file, mixer
+
+
 @pytest.mark.usefixtures("no_plugin_stays")
 def test_a_plug_in_is_sent_along_and_is_the_same_code_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     head = Head(tmp_path / "job")
     monkeypatch.setattr(submitting, "_client", lambda address: head)
-    mixer, unused = tmp_path / "mine" / "fading.py", tmp_path / "mine" / "unused.py"
-    mixer.parent.mkdir()
-    mixer.write_text(FADING.format(name="fading", letter="F"), encoding="utf-8")
+    file, mixer = fading_sweep(tmp_path)
+    unused = mixer.with_name("unused.py")
     unused.write_text(FADING.format(name="unused", letter="U"), encoding="utf-8")
-    block = {"architecture": "hybrid", "mixers": {"F": {"mixer": "fading"}}, "pattern": "F"}
-    file = tmp_path / "asked.yaml"
-    file.write_text(yaml.safe_dump(tiny(space=[block], name="sent")))
     where = {"address": "http://head", "tracking_uri": "http://m", "home": "/shared"}
     submitting.submit(str(file), **where, plugins=[mixer, unused])
     assert {path.name for path in head.folder.iterdir()} == {"sweep.yaml", "fading.py"}
@@ -191,6 +215,15 @@ def test_a_plug_in_is_sent_along_and_is_the_same_code_there(
     own = code_version()
     use([])
     assert there == own != code_version()
+
+
+def test_a_plug_in_is_sent_as_it_is_where_files_are_ascii(tmp_path: Path) -> None:
+    file, mixer = fading_sweep(tmp_path)
+    in_ascii = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = [sys.executable, "-c", SUBMIT, str(file), str(mixer), str(tmp_path / "job")]
+    done = subprocess.run(command, env=os.environ | in_ascii, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "job" / "fading.py").read_bytes() == mixer.read_bytes()
 
 
 @pytest.mark.parametrize(

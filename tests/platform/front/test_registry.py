@@ -15,7 +15,7 @@ from recallfront.models.decoding.generation import generate
 from recallfront.platform.errors import UsageError
 from recallfront.platform.front.pick import Picked, pick
 from recallfront.platform.front.pyfunc import PARAMETERS
-from recallfront.platform.front.registry import export, picks_of, register
+from recallfront.platform.front.registry import export_model, picks_of, register
 from recallfront.platform.results.records import SweepRecord
 from recallfront.platform.tracking.client import open_client
 from recallfront.platform.tracking.places import artifact_location
@@ -53,18 +53,18 @@ def stored(store: str, tmp_path: Path) -> SweepRecord:
 
 def test_export_writes_the_best_seed(stored: SweepRecord, store: str, tmp_path: Path) -> None:
     picked = pick(stored)
-    paths = export(picked, tmp_path / "out" / "model", tracking_uri=store)
+    paths = export_model(picked, tmp_path / "out" / "model", tracking_uri=store)
     assert paths["recallfront.json"].read_text() == '{"architecture": "based"}'
     assert paths["model.safetensors"].read_bytes() == b"weights of based 1"
     assert sorted(p.name for p in (tmp_path / "out" / "model").iterdir()) == sorted(paths)
     # again, found by its home
-    assert export(picked, tmp_path / "out" / "model", home=tmp_path / "home") == paths
+    assert export_model(picked, tmp_path / "out" / "model", home=tmp_path / "home") == paths
 
 
 def test_export_needs_a_folder(stored: SweepRecord, store: str, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UsageError, match="/file': must be a folder$"):
-        export(pick(stored), tmp_path / "file", tracking_uri=store)
+        export_model(pick(stored), tmp_path / "file", tracking_uri=store)
 
 
 def test_export_explains_what_is_missing(stored: SweepRecord, store: str, tmp_path: Path) -> None:
@@ -72,10 +72,10 @@ def test_export_explains_what_is_missing(stored: SweepRecord, store: str, tmp_pa
     gone = open_client(store).create_run("1").info.run_id
     bare = replace(picked, candidate=replace(picked.candidate, run_ids=(gone,)))
     with pytest.raises(UsageError, match=f"the model of run {gone} cannot be written"):
-        export(bare, tmp_path / "out", tracking_uri=store)
+        export_model(bare, tmp_path / "out", tracking_uri=store)
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="cannot be written to"):
-        export(picked, tmp_path / "file", tracking_uri=store)
+        export_model(picked, tmp_path / "file", tracking_uri=store)
 
 
 KEY, LARGE = "cd" * 32, b"large"
@@ -105,7 +105,7 @@ def test_weights_too_large_to_upload_are_taken_from_the_home(
     folder = too_large(home)
     digest = hashlib.sha256(LARGE).hexdigest()
     picked, run = of_run(stored, store, trial_key=KEY, weights_sha256=digest, weights=str(folder))
-    paths = export(picked, tmp_path / "out", home=home, tracking_uri=store)
+    paths = export_model(picked, tmp_path / "out", home=home, tracking_uri=store)
     assert paths["model.safetensors"].read_bytes() == LARGE
     (folder / "private.txt").write_text("not of the model")
     register(picked, "large", home=home, tracking_uri=store)
@@ -133,7 +133,7 @@ def test_no_folder_that_a_tag_names_is_uploaded(stored: SweepRecord, store: str,
         with pytest.raises(UsageError, match="has no weights of its key and digest"):
             register(picked, "stolen", home=home, tracking_uri=store)
         with pytest.raises(UsageError, match="has no weights of its key and digest"):
-            export(picked, tmp_path / "out", home=home, tracking_uri=store)
+            export_model(picked, tmp_path / "out", home=home, tracking_uri=store)
         assert not open_client(store).list_artifacts(run)
 
 
@@ -152,14 +152,14 @@ def test_a_model_that_was_damaged_is_neither_written_nor_registered(
 ) -> None:
     client, picked = open_client(store), pick(stored)
     client.set_tag(picked.run_id, f"recallfront.{MODEL_DIGEST}", model_digest(tmp_path / picked.run_id))
-    assert export(picked, tmp_path / "whole", tracking_uri=store)
+    assert export_model(picked, tmp_path / "whole", tracking_uri=store)
     assert register(picked, "whole", tracking_uri=store) == "1"
     with (tmp_path / picked.run_id / name).open("ab") as file:
         file.write(b" ")
     client.log_artifact(picked.run_id, str(tmp_path / picked.run_id / name), "model")
     told = f"the model of run {picked.run_id} is damaged: it does not match its digest"
     with pytest.raises(UsageError, match=told):
-        export(picked, tmp_path / "out", tracking_uri=store)
+        export_model(picked, tmp_path / "out", tracking_uri=store)
     with pytest.raises(UsageError, match=told):
         register(picked, "other", tracking_uri=store)
     assert not list((tmp_path / "out").iterdir()) and not client.search_registered_models("name = 'other'")
@@ -297,12 +297,12 @@ def test_a_registered_pick_is_a_model_of_mlflow(
 
 def test_another_model_is_not_written_over(stored: SweepRecord, store: str, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    export(pick(stored), out, tracking_uri=store)
+    export_model(pick(stored), out, tracking_uri=store)
     other = pick(stored, where="architecture == hawk", members_only=False)
     with pytest.raises(UsageError, match="has another model: name another folder, or say --force"):
-        export(other, out, tracking_uri=store)
+        export_model(other, out, tracking_uri=store)
     assert (out / "model.safetensors").read_bytes() == b"weights of based 1"
-    export(other, out, tracking_uri=store, force=True)
+    export_model(other, out, tracking_uri=store, force=True)
     assert (out / "model.safetensors").read_bytes() == b"weights of hawk 0"
 
 

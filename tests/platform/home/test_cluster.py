@@ -33,8 +33,6 @@ from tests.platform.specs import tiny
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.alone,
-    # so long may all that it waits for take together
-    pytest.mark.timeout(1800),
     # DeepSpeed's ZeRO uses what torch deprecates.
     pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:.torch.distributed:FutureWarning"),

@@ -16,7 +16,7 @@ from recallfront.benchmarks.platform.trials import small_ray
 from recallfront.platform import run_sweep
 from recallfront.platform.errors import UsageError
 from recallfront.platform.front.pick import pick
-from recallfront.platform.front.registry import export
+from recallfront.platform.front.registry import export_model
 from recallfront.platform.home import home_folder, merge_lines, vault
 from recallfront.platform.home.address import address_behind
 from recallfront.platform.home.transport import HomeAway
@@ -69,7 +69,7 @@ def test_a_sweep_on_s3_is_gone_on_with_from_anywhere(
 
     elsewhere("second")
     picked = pick(SPEC.name, tracking_uri=uri)
-    exported = export(picked, tmp_path / "model", home=HOME, tracking_uri=uri)
+    exported = export_model(picked, tmp_path / "model", home=HOME, tracking_uri=uri)
     assert all(file.stat().st_size for file in exported.values())
 
     # a driver that has lost the records learns of S3 how each trial ended, and nothing is trained again

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from recallfront.__main__ import run
 from recallfront.platform import SweepResult, front, pick, rerun, run_sweep
-from recallfront.platform.front.registry import export as write_model
+from recallfront.platform.front.registry import export_model
 from recallfront.platform.keeping.export import export
 from recallfront.platform.keeping.load import load_archive
 from recallfront.platform.rerun import Verdict
@@ -103,7 +103,7 @@ def test_a_sweep_goes_into_another_store_as_one_file(swept: SweepResult, tmp_pat
     assert [(c.label, c.metrics) for c in there.members] == [(c.label, c.metrics) for c in here.members]
     picked = pick("tiny", home=home)
     assert picked.reason == pick("tiny", home=swept.home).reason
-    assert (write_model(picked, tmp_path / "model", home=home)["model.safetensors"]).stat().st_size > 1000
+    assert (export_model(picked, tmp_path / "model", home=home)["model.safetensors"]).stat().st_size > 1000
     assert [str(c) for c in sweeps_table(home=home).columns[3].cells] == ["3 of 3 finished"]
     again = run_sweep(tiny_spec(concurrent=1), home=home)
     assert (again.ran, again.answered) == (0, 3)

@@ -22,7 +22,7 @@ from tests.platform.home.s3 import BUCKET, S3Server
 from tests.platform.specs import tiny
 from tests.platform.stores import ready_store
 
-pytestmark = [pytest.mark.slow, pytest.mark.alone, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 STEPS = 600
 ON_S3 = f"s3://{BUCKET}/nodes"
