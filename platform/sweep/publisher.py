@@ -82,6 +82,8 @@ class Publisher(Companion):
         self._recorder.send_log()
         finished, growth = self._conductor.counts()["finished"], self._conductor.growth()
         if not finished:
+            if last:
+                self._recorder.on_front(())  # what was on it may be of earlier code or data
             return
         self._tell_hypervolume(growth.hypervolume, finished)
         shown = growth.changes, finished if last else 0
@@ -89,8 +91,9 @@ class Publisher(Companion):
             return
         self._drawn = shown
         began = time.thread_time()
-        record = self._conductor.record()
-        self.front = build_front(record)
+        self.front = build_front(self._conductor.record())
+        if last:
+            self._recorder.on_front({key for member in self.front.members for key in member.trial_keys})
         # drawing would falsify a running measurement
         with closing(Device("cpu")) as device, device.shared():
             self.files = self._draw(self.front)
@@ -99,9 +102,6 @@ class Publisher(Companion):
             self._tell_hypervolume_in_time(self.front.hypervolume)
         self._recorder.front_files(self._folder / "front")
         self._describe(self.front)
-        if last:
-            members = {key for member in self.front.members for key in member.trial_keys}
-            self._recorder.on_front(record.trials, members)
         self._due_at = time.monotonic() + max(_LEAST_SECONDS, (time.thread_time() - began) / _SHARE)
 
     def _describe(self, front: Front) -> None:

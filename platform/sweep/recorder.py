@@ -51,6 +51,7 @@ class Recorder:
         data: tuple[Path, str],
         stored: Collection[str] = (),
         left: Collection[str] = (),
+        earlier: Iterable[TrialRecord] = (),
         log: SweepLog | None = None,
         warm_start: str = "",
         before: Mapping[str, str] | None = None,
@@ -60,6 +61,7 @@ class Recorder:
         Args:
             stored: keys of the trials that the store has runs of already.
             left: keys of those that an earlier driver left running.
+            earlier: what the store has of the sweep's trials, whatever code and data they ran with.
             log: where to write what happens.
             warm_start: the key of the sweep that the search learns from.
             before: tags that earlier runs of the sweep left.
@@ -68,6 +70,9 @@ class Recorder:
         self._log, self._warm_start, self._before = log, warm_start, before or {}
         self._rests = rests or Rests()
         self._stored, self._left = frozenset(stored), tuple(left)
+        runs = {trial.tags.get("run_key", trial.run_id): trial for trial in earlier}
+        self._run_ids = {key: trial.run_id for key, trial in runs.items()}
+        self._on_front = {key for key, trial in runs.items() if trial.tags.get(ON_FRONT) == "true"}
         self._writer, self._spec, self._lineage = writer, spec, lineage
         self._data_path, self._data_digest = data
         self._varying = varying_in(spec)
@@ -290,12 +295,18 @@ class Recorder:
         """Log the folder that describes the front, in place of what was logged before."""
         self._writer.artifact(self.sweep_run, folder, ephemeral=True)
 
-    def on_front(self, trials: Iterable[TrialRecord], members: Collection[str]) -> None:
-        """Tag the runs of trials whose keys are `members`, and of those that left them: one request a change."""
-        for trial in trials:
-            is_member, was = trial.trial_key in members, trial.tags.get(ON_FRONT) == "true"
-            if is_member != was and self.knows(trial.trial_key):
-                self._writer.tags(self.run_key(trial.trial_key), {TAG + ON_FRONT: str(is_member).lower()})
+    def on_front(self, members: Collection[str]) -> None:
+        """Tag the runs of trials whose keys are `members`, and all that were tagged so before: one request a change."""
+        now = {self.run_key(trial_key) for trial_key in members}
+        for changed, told in ((self._on_front - now, "false"), (now - self._on_front, "true")):
+            for key in changed:
+                self._writer.tags(self._known_as(key), {TAG + ON_FRONT: told})
+        self._on_front = now
+
+    def _known_as(self, run_key: str) -> str:
+        """What the spool knows a trial's run by: the one of an earlier driver may not have been opened in this home."""
+        is_known = self._writer.knows(run_key) or run_key not in self._run_ids
+        return run_key if is_known else self._writer.adopt(self._run_ids[run_key])
 
     def close_sweep(self, *, finished: bool, exhausted: bool) -> None:
         """End the parent run; `finished` unless not one trial of it has, `exhausted` unless more are to be run."""

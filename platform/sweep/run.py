@@ -240,7 +240,8 @@ def _set_up(
 ) -> tuple[Conductor, Publisher]:
     version = f"{place.code_version}-{place.data_digest[:8]}"
     path = _reports_folder(spec, place.home) / f"reports-{version}.jsonl"
-    record = _with_promoted(_ledger(spec, uri, place), going_on(spec, path))
+    ledger = _ledger(spec, uri, place.home)
+    record = _with_promoted(_usable(ledger, place), going_on(spec, path))
     known = replace(record, trials=tuple(trial for trial in record.trials if trial.status.is_final))
     told, unfinished, proposed = _proposals(spec, record, place)
     warm = _warm_start(spec, uri, record)
@@ -259,6 +260,7 @@ def _set_up(
         data=(place.data, place.data_digest),
         stored=[trial.trial_key for trial in record.trials],
         left=[trial.trial_key for trial in record.with_status(Status.RUNNING)],
+        earlier=ledger.trials,
         log=log_of(record, place.home, uri),
         warm_start=warm.sweep_key if warm else "",
         before=record.tags,
@@ -313,18 +315,20 @@ def _run(
             run_trials(conductor, place, room)
 
 
-def _ledger(spec: SweepSpec, uri: str, place: Workplace) -> SweepRecord:
-    """What earlier runs of this sweep found with this code and this data."""
+def _ledger(spec: SweepSpec, uri: str, home: Path) -> SweepRecord:
+    """What earlier runs of this sweep found."""
     plain = spec.model_dump(mode="json")
     try:
-        record = read_sweep(uri, spec.key, spec=plain)
+        return read_sweep(uri, spec.key, spec=plain)
     except UnknownRecord:
-        forget_deleted(uri, spec.key, place.home)
-        record = SweepRecord(run_id="", sweep_key=spec.key, name=spec.name, spec=plain, trials=())
-    usable = tuple(
-        trial for trial in record.trials if trial.version == (place.code_version, place.data_digest)
-    )
-    return replace(record, trials=usable)
+        forget_deleted(uri, spec.key, home)
+        return SweepRecord(run_id="", sweep_key=spec.key, name=spec.name, spec=plain, trials=())
+
+
+def _usable(record: SweepRecord, place: Workplace) -> SweepRecord:
+    """The same with the trials of this code and this data alone."""
+    version = place.code_version, place.data_digest
+    return replace(record, trials=tuple(trial for trial in record.trials if trial.version == version))
 
 
 def _with_promoted(record: SweepRecord, going_on: Collection[str]) -> SweepRecord:

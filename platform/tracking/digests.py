@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 FIGURES: Final = "figures_sha256"  # tag of a finished trial: the digest of its figures, and their names
 _MOST_NAMES: Final = 6000  # characters
 _NAME: Final = re.compile(r"[\w. -]{1,250}")  # which MLflow takes
+_damaged: Final = set[tuple[str, str]]()  # runs that were found so in this process, each with its tag
 
 
 def write_checked(writer: TrackingWriter, key: str, text: str, artifact_file: str) -> None:
@@ -85,7 +86,13 @@ def damaged(trial: TrialRecord) -> TrialRecord:
         "out until its sweep is run again: that reads them from the home, or runs the trial again"
     )
     logger.warning("%s", told)
+    _damaged.add((trial.run_id, trial.tags[FIGURES]))
     return replace(trial, status=Status.LOST, metrics={}, failure=told)
+
+
+def was_damaged(trial: TrialRecord) -> bool:
+    """Whether this process has found a trial damaged before, and nothing has been told of its figures since."""
+    return (trial.run_id, trial.tags.get(FIGURES)) in _damaged
 
 
 def are_whole(figures: Mapping[str, float], tag: str) -> bool:

@@ -9,7 +9,7 @@ import re
 import sqlite3
 import tempfile
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +20,7 @@ from recallfront.platform.results.records import TAG, SweepRecord, TrialRecord
 from recallfront.platform.results.status import Status
 from recallfront.platform.results.tags import read_object
 from recallfront.platform.tracking.client import fail_fast, open_client, pages
-from recallfront.platform.tracking.digests import check_digest, damaged, is_whole
+from recallfront.platform.tracking.digests import check_digest, damaged, is_whole, was_damaged
 from recallfront.platform.tracking.experiments import every_experiment, half_deleted
 from recallfront.platform.tracking.sqlite import SqliteReader, StoreReader
 
@@ -97,21 +97,14 @@ def read_sweep(
         found = _choose(others, sweep, tracking_uri)
         spec = _read_json(client, client.get_run(found.run_id), "spec.json") if spec is None else spec
         trials = read_trials(client, found.run_id)
-    return SweepRecord(
-        run_id=found.run_id,
-        sweep_key=found.sweep_key,
-        name=found.name,
-        spec=spec,
-        trials=trials,
-        tags=found.tags,
-    )
+    return SweepRecord(found.run_id, found.sweep_key, found.name, spec, trials, found.tags)
 
 
 def read_trials(client: StoreReader, parent_run_id: str) -> tuple[TrialRecord, ...]:
     """Every trial under one parent run, in the order they were started."""
     experiment_id = client.get_run(parent_run_id).info.experiment_id
     children = f"tags.`mlflow.parentRunId` = '{parent_run_id}' AND tags.`{TAG}kind` = 'trial'"
-    return _trials(client, _search(client, [experiment_id], children, newest_first=False))
+    return _trials(client, lambda: _search(client, [experiment_id], children, newest_first=False))
 
 
 def runs_of(client: "GuardedClient", record: SweepRecord) -> list[str]:
@@ -123,7 +116,7 @@ def runs_of(client: "GuardedClient", record: SweepRecord) -> list[str]:
 def read_reruns(tracking_uri: str, trials: Sequence[TrialRecord]) -> tuple[TrialRecord, ...]:
     """The reruns of some trials, the newest first; raises as `read_sweep` does."""
     with reading(tracking_uri) as client:
-        return _trials(client, _reruns(client, [trial.run_id for trial in trials]))
+        return _trials(client, lambda: _reruns(client, [trial.run_id for trial in trials]))
 
 
 def _reruns(client: StoreReader, run_ids: Collection[str]) -> "Iterator[Run]":
@@ -206,7 +199,8 @@ def find_run(tracking_uri: str, run: str) -> TrialRecord:
             raise UnknownRecord(f"there is no run {run!r} in {tracking_uri}: {_hint(sweeps)}")
         exact = [match for match in matches if match.info.run_id.startswith(digits)]
         trials = [match for match in matches if match.data.tags[TAG + "kind"] == "trial"]
-        return _trials(client, (exact or trials or matches)[:1])[0]
+        chosen = (exact or trials or matches)[0].info.run_id
+        return _trials(client, lambda: [client.get_run(chosen)])[0]
 
 
 def read_artifact(client: StoreReader, run_id: str, artifact_file: str) -> str | None:
@@ -327,16 +321,23 @@ def _search(
     )
 
 
-def _trials(client: StoreReader, runs: "Iterable[Run]") -> tuple[TrialRecord, ...]:
-    """Runs as trials; one that does not match its digest is read once more: MLflow stores tags after figures."""
-    found = {run.info.run_id: _trial(client, run) for run in runs}
-    odd = [run_id for run_id, trial in found.items() if not is_whole(trial)]
-    if odd:
+def _trials(client: StoreReader, search: "Callable[[], Iterable[Run]]") -> tuple[TrialRecord, ...]:
+    """What a search finds, as trials.
+
+    Where figures do not match their digest, which MLflow stores after them, the search is made once more, and what has
+    been deleted by then is left out. For a run that was found damaged before, waiting does not help.
+    """
+    found = {run.info.run_id: _trial(client, run) for run in search()}
+    odd = {run_id for run_id, trial in found.items() if not is_whole(trial)}
+    if not all(was_damaged(found[run_id]) for run_id in odd):
         time.sleep(_MOMENT_SECONDS)
-    for run_id in odd:
-        again = _trial(client, client.get_run(run_id))
-        found[run_id] = again if is_whole(again) else damaged(again)
-    return tuple(found.values())
+        again = {run.info.run_id: _trial(client, run) for run in search() if run.info.run_id in odd}
+        for run_id in odd - again.keys():
+            del found[run_id]
+        found |= again
+    return tuple(
+        damaged(trial) if run_id in odd and not is_whole(trial) else trial for run_id, trial in found.items()
+    )
 
 
 def _trial(client: StoreReader, run: "Run") -> TrialRecord:

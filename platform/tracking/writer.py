@@ -198,6 +198,13 @@ class TrackingWriter:
         """Whether a run was opened on this spool, now or by an earlier writer."""
         return self._spool.knows(run_key)
 
+    def adopt(self, run_id: str) -> str:
+        """The key for tags of a run that another spool has opened: its id alone is known."""
+        run_key = f"run:{run_id}"
+        if not self.knows(run_key):
+            self._spool.set_run(run_key, run_id)
+        return run_key
+
     def note_drivers(self, *drivers: str | None) -> set[str]:
         """Note this sweep's driver, and the last one that the store knew when it began -> all that were noted."""
         return self._spool.note_drivers(drivers)

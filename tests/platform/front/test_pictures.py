@@ -6,10 +6,12 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from html import escape
 from pathlib import Path
 from typing import Any
 
 import pytest
+from markdown_it import MarkdownIt
 
 from recallfront.platform.errors import UsageError
 from recallfront.platform.front.front import Front, build_front
@@ -29,10 +31,11 @@ from recallfront.platform.front.pictures.figures import (
     write_front,
     write_plot,
 )
-from recallfront.platform.front.pictures.note import sweep_note
+from recallfront.platform.front.pictures.note import paragraph, sweep_note
 from recallfront.platform.front.pictures.png import draw_front, picture
 from recallfront.platform.results.records import SweepRecord
 from recallfront.platform.results.status import Status
+from recallfront.platform.tracking.writer import MAX_TAG, shorten
 
 MakeRecord = Callable[..., SweepRecord]
 
@@ -291,3 +294,43 @@ def test_the_note_takes_names_as_text(make_record: Callable[..., SweepRecord]) -
     record = make_record(1)
     record.trials[0].config["model"]["architecture"] = "<b>|[x](y)`*"
     assert "| &lt;b&gt;&#124;\\[x\\](y)\\`\\* |" in sweep_note("abc", build_front(record))
+
+
+def test_a_note_that_a_tag_has_no_room_for_tells_how_many_configurations_it_leaves_out(front: Front) -> None:
+    def table(note: str) -> list[str]:
+        return [line for line in note.splitlines() if line.startswith("| ")][2:]
+
+    many = replace(front, candidates=front.candidates * 40)
+    note = sweep_note("abc", many, description="x|" * 5000)
+    assert note == shorten(note, MAX_TAG) and len(note) > MAX_TAG - 200
+    assert set(table(note)) == set(table(sweep_note("abc", front))), "each row has its own figures"
+    left = len(many.members) - len(table(note))
+    assert f"|\n\n{left} more are on its page.\n\nNext" in note
+    assert note.endswith(" --out report\n```")
+    assert note.count("x&#124;") == 500 and "x&#124; ...\n" in note
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "_why_ and __init__",
+        "~~gone~~",
+        "# 1",
+        "## of all",
+        "- a list",
+        "+ a list",
+        "1. first",
+        "2) second",
+        "---",
+        "===",
+        "*a* [b](c) `d` \\e <f> &amp; | g",
+    ],
+)
+def test_markdown_shows_a_description_as_it_stands(text: str) -> None:
+    shown = MarkdownIt("commonmark").enable(["table", "strikethrough"]).render(paragraph(text))
+    assert shown == f"<p>{escape(text, quote=False)}</p>\n"
+
+
+def test_a_description_without_markup_stays_readable() -> None:
+    told = "window_size 1.5 - 0.5 = 1.0, #2 of 3 (at -0.1)."
+    assert paragraph(told) == told

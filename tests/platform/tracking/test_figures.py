@@ -4,6 +4,7 @@ import logging
 import math
 import sqlite3
 import struct
+from collections import Counter
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -18,9 +19,10 @@ from recallfront.platform.results.status import Status
 from recallfront.platform.tracking import ledger
 from recallfront.platform.tracking.client import open_client
 from recallfront.platform.tracking.digests import FIGURES, are_whole, figures_tag, with_figures
-from recallfront.platform.tracking.ledger import find_run
+from recallfront.platform.tracking.ledger import find_run, read_trials, reading
 from recallfront.platform.tracking.places import sqlite_path
 from recallfront.platform.tracking.runs import write_end
+from recallfront.platform.tracking.sqlite import SqliteReader
 from recallfront.platform.tracking.writer import TrackingWriter
 from tests.platform.stores import ready_store
 from tests.platform.tracking.conftest import WAIT, history
@@ -50,13 +52,38 @@ def ended(**changes: Any) -> Report:
     return replace(Report(step=20, rows=rows, figures=figures, status=Status.FINISHED), **changes)
 
 
-def told(writer: TrackingWriter, report: Report) -> str:
+def told(writer: TrackingWriter, report: Report, key: str = "trial", *, parent: str | None = None) -> str:
     """Open the trial's run, be it there or not, and tell how it ended -> its id."""
     tags = {TAG + "kind": "trial", TAG + "trial_key": KEY, TAG + "status": "running", TAG + "config": "{}"}
-    writer.open_run("trial", experiment="study", name="trial", tags=tags)
-    write_end(writer, "trial", report)
+    writer.open_run(key, experiment="study", name=key, parent_key=parent, tags=tags)
+    write_end(writer, key, report)
     assert writer.flush(WAIT) and writer.rejected() == 0
-    return str(writer.run_id("trial"))
+    return str(writer.run_id(key))
+
+
+def damaged_sweep(uri: str, writer: TrackingWriter, trials: int) -> tuple[str, list[str]]:
+    """The run of a sweep, and those of its trials, each with a figure that has changed."""
+    writer.open_run("sweep", experiment="study", name="sweep")
+    runs = [told(writer, ended(), f"trial {number}", parent="sweep") for number in range(trials)]
+    for run_id in runs:
+        flip(uri, run_id, "recall", 0)
+    return str(writer.run_id("sweep")), runs
+
+
+class CountingReader(SqliteReader):
+    """A reader that counts what it is asked for."""
+
+    def __init__(self, uri: str) -> None:
+        super().__init__(uri, Path(str(sqlite_path(uri))))
+        self.asked = Counter[str]()
+
+    def get_run(self, run_id: str) -> Any:
+        self.asked["run"] += 1
+        return super().get_run(run_id)
+
+    def search_runs(self, *args: Any, **kwargs: Any) -> Any:
+        self.asked["search"] += 1
+        return super().search_runs(*args, **kwargs)
 
 
 def flip(uri: str, run_id: str, name: str, bit: int) -> None:
@@ -150,6 +177,45 @@ def test_figures_whose_digest_is_just_being_stored_are_those_of_the_trial(
     found = find_run(uri, run_id)
     assert (found.status, found.metrics["state_bytes"]) == (Status.FINISHED, 2048.0)
     assert "is damaged" not in caplog.text
+
+
+def test_damaged_runs_are_waited_for_once_whatever_their_number(
+    uri: str, writer: TrackingWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A page that is read again and again asks for no run by itself, and waits only for what is new to it."""
+    sweep, runs = damaged_sweep(uri, writer, 3)
+    waits = list[float]()
+    monkeypatch.setattr(ledger, "time", SimpleNamespace(sleep=waits.append))
+    with closing(CountingReader(uri)) as reader:
+
+        def read() -> Counter[str]:
+            """Read the sweep, whose trials are all damaged -> what that asks for."""
+            reader.asked.clear()
+            trials = read_trials(reader, sweep)
+            assert [(trial.run_id, trial.status) for trial in trials] == [(r, Status.LOST) for r in runs]
+            return +reader.asked
+
+        once, twice = Counter(run=1, search=1), Counter(run=1, search=2)  # the sweep's own run in any case
+        assert (read(), len(waits)) == (twice, 1)
+        assert (read(), len(waits)) == (once, 1)
+        runs.append(told(writer, ended(), "new", parent="sweep"))
+        flip(uri, runs[-1], "recall", 0)
+        assert (read(), len(waits)) == (twice, 2)
+        assert (read(), len(waits)) == (once, 2)
+
+
+def test_a_damaged_run_that_is_deleted_as_it_is_waited_for_is_left_out(
+    uri: str, writer: TrackingWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep, runs = damaged_sweep(uri, writer, 2)
+
+    def is_deleted_for_good(seconds: float) -> None:
+        with closing(sqlite3.connect(str(sqlite_path(uri)))) as store, store:
+            store.execute("DELETE FROM runs WHERE run_uuid = ?", (runs[0],))
+
+    monkeypatch.setattr(ledger, "time", SimpleNamespace(sleep=is_deleted_for_good))
+    with reading(uri) as client:
+        assert [trial.run_id for trial in read_trials(client, sweep)] == runs[1:]
 
 
 def test_a_run_of_an_earlier_version_is_taken_as_it_is(uri: str, writer: TrackingWriter) -> None:
