@@ -257,7 +257,7 @@ class Explorer:
             )
         if row.status == "finished" and row.candidate.run_ids[0]:
             told.append(
-                ("Run its best seed again", f"recallfront rerun {row.candidate.run_ids[0][:12]}{options}")
+                ("Run its best seed again", f"recallfront rerun {row.candidate.run_ids[0][:8]}{options}")
             )
         told.append(
             ("Continue the sweep", f"recallfront run {shlex.quote(self.view.specification_file)}{options}")

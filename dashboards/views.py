@@ -156,7 +156,7 @@ class SweepView:
     @property
     def sweep_name(self) -> str:
         """What a command calls the sweep."""
-        return self.record.sweep_key[:12] or self.record.run_id
+        return self.record.sweep_key[:8] or self.record.run_id
 
     @cached_property
     def specification_file(self) -> str:

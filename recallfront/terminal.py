@@ -73,7 +73,7 @@ def _show_next(result: "SweepResult") -> None:
     print("next:")
     for _, command in next_commands(
         result.front,
-        result.record.sweep_key[:12],
+        result.record.sweep_key[:8],
         program=program,
         options=options,
         plugins=files_in_use(),

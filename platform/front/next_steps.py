@@ -34,7 +34,7 @@ def next_commands(
         again = front.knee or front.members[-1]
         if again.run_ids[0]:  # a run has no id before the server has made it
             what = "the knee" if again is front.knee else "one of them"
-            commands.append((f"Run {what} again from its lineage", f"rerun {again.run_ids[0][:12]}{given}"))
+            commands.append((f"Run {what} again from its lineage", f"rerun {again.run_ids[0][:8]}{given}"))
         commands.append(("Write its report", f"report {sweep} --out report{given}"))
     return [(what, f"{program} {command}{options}") for what, command in commands]
 

@@ -113,7 +113,7 @@ def refuse_second_home(spec: SweepSpec, tracking_uri: str, home: Path, tell: Cal
     if living:
         raise UsageError(
             f"{called} is being run from another home with the same tracking server: run it in that home, or end "
-            f"it with `recallfront cancel {spec.key[:12]}`"
+            f"it with `recallfront cancel {spec.key[:8]}`"
         )
 
 

@@ -281,7 +281,7 @@ def _choose(sweeps: Sequence[SweepSummary], sweep: str, tracking_uri: str) -> Sw
     if not named:
         raise UnknownRecord(f"there is no sweep {sweep!r} in {tracking_uri}: {_hint(sweeps)}")
     if len({found.sweep_key for found in named}) > 1:
-        told = [f"{found.sweep_key[:12]} ({found.name}, {_when(found.start_time)})" for found in named]
+        told = [f"{found.sweep_key[:8]} ({found.name}, {_when(found.start_time)})" for found in named]
         raise UnknownRecord(f"sweep {sweep!r} may be any of {_some(told)}: give the digits of one")
     return named[0]
 

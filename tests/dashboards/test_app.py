@@ -76,7 +76,7 @@ def test_every_command_of_a_page_and_of_its_panels_works(
     store = f"sqlite:///{served.home / 'mlflow.db'}"
     with played(served.home, store, "commands", budget={"trials": 2}) as sweep:
         place = workplace(sweep.conductor.spec, served.home)
-        runs = {sweep.train(name, place)[:12] for name in ("a", "b")}
+        runs = {sweep.train(name, place)[:8] for name in ("a", "b")}
         sweep.conductor.recorder.close_sweep(finished=True, exhausted=True)
         sweep.tell()
         path = f"/recallfront/sweeps/{sweep.run_id}"

@@ -42,7 +42,7 @@ def sweep_note(run_id: str, front: Front, *, description: str = "", plugins: Ite
         "| configuration | " + " | ".join(heads) + " |",
         "| --- " * (len(heads) + 1) + "|",
     ]
-    commands = [command for _, command in next_commands(front, front.sweep_key[:12], plugins=plugins)]
+    commands = [command for _, command in next_commands(front, front.sweep_key[:8], plugins=plugins)]
     where = "Next, with `--home` or `--tracking-uri` where this store is not the default:"
     end = ["", where, "", "```", *commands, "```"]
     rows = _fitting([_row(front, member) for member in front.members], MAX_TAG - len("\n".join([*top, *end])))

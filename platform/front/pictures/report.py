@@ -175,7 +175,7 @@ def _configurations(front: Front) -> Cells:
 
 def _again(found: _Findings) -> list[str]:
     record = found.record
-    name, key = to_run(record.name, record.sweep_key), record.sweep_key[:12]
+    name, key = to_run(record.name, record.sweep_key), record.sweep_key[:8]
     files = found.lineage.environment.plugin_files
     commands = [command for _, command in next_commands(found.front, key, plugins=files)]
     return [f"recallfront run {name}{plugin_options(files)}", *commands]

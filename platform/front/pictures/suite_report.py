@@ -113,7 +113,7 @@ def _blocks(found: _Findings, folder: Path) -> Iterator[DocumentBlock]:
     given = plugin_options(
         dict.fromkeys(name for one in found.lineages for name in one.environment.plugin_files)
     )
-    commands = (f"run {file}", f"report {file} --out FOLDER", f"rerun {again[:12]}")
+    commands = (f"run {file}", f"report {file} --out FOLDER", f"rerun {again[:8]}")
     yield Commands([f"recallfront {command}{given}" for command in commands])
     yield from reruns_blocks(trials, found.reruns)
     yield Heading("Lineage")

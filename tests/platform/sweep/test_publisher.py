@@ -92,7 +92,7 @@ def test_the_note_has_the_description_the_front_and_the_next_commands(stage: Sta
         "\n```\nrecallfront front ",
     ]
     assert all(part in told for part in parts), told
-    assert told.endswith(f"recallfront report {sweep.spec.key[:12]} --out report\n```")
+    assert told.endswith(f"recallfront report {sweep.spec.key[:8]} --out report\n```")
 
 
 def test_the_hypervolume_that_is_told_last_is_that_of_figures_measured_again(

@@ -147,7 +147,7 @@ def test_every_command_that_a_run_prints_works(
     told = capsys.readouterr().out.split("next:\n")[1]
     commands = [shlex.split(line.replace("python -m ", "")) for line in told.splitlines()]
     assert [command[1] for command in commands] == ["front", "pick", "rerun", "report", "ui"]
-    assert commands[1][2] == swept.record.sweep_key[:12], "a name may be that of two sweeps"
+    assert commands[1][2] == swept.record.sweep_key[:8], "a name may be that of two sweeps"
     for command in commands:
         assert run(command[1:]) == 0, (command, capsys.readouterr().err)
     assert served == [swept.home] and (tmp_path / "report" / "report.md").exists()

@@ -22,7 +22,7 @@ def test_a_report_and_the_store_tell_what_a_protocol_was_asked_to_leave(
     assert isinstance(told, SweepSpec) and told.training == sweep.spec.training
     assert told.key == sweep.spec.key
     assert f"recallfront run {SPECIFICATION}" in text, "the study of its name is another sweep"
-    assert f"recallfront report {sweep.spec.key[:12]} --out report" in text
+    assert f"recallfront report {sweep.spec.key[:8]} --out report" in text
 
 
 def test_a_study_is_run_by_its_name_as_long_as_it_is_the_same() -> None:

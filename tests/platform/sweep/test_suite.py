@@ -93,7 +93,7 @@ def test_a_suite_runs_its_sweeps_and_logs_their_scores(
     own = report.partition("## Claims of pair-recall-1")[2].partition("\n## ")[0]
     assert "knows-its-own-recall: The first sweep recalls." in own and "(claims-1.svg)" in own
     assert "knows-its-own-recall" not in report.replace(own, "") and "Claims of pair-recall-2" not in report
-    (command,) = re.findall(r"recallfront rerun ([0-9a-f]{12})\n", report)
+    (command,) = re.findall(r"recallfront rerun ([0-9a-f]{8})\n", report)
     assert "Reruns" not in report
     verdict = rerun(command, home=home).verdict.value
     for written in (

@@ -141,7 +141,7 @@ def test_a_name_of_two_sweeps_is_refused_with_both_keys(store: tuple[str, dict[s
     with pytest.raises(UnknownRecord, match="sweep 'quickstart' may be any of") as told:
         read_sweep(store[0], "quickstart")
     assert all(
-        f"{key_of(sweep)[:12]} (quickstart, started " in str(told.value) for sweep in ("first", "second")
+        f"{key_of(sweep)[:8]} (quickstart, started " in str(told.value) for sweep in ("first", "second")
     )
 
 
