@@ -89,7 +89,7 @@ def test_a_choice_has_its_reason_and_its_command(record: SweepRecord) -> None:
         view, Constraint.read({"where": "recall >= 0.9", "by": "max decode_tokens_per_second"}), "http://h:1"
     )
     assert found["reason"].startswith("based · window_size 8 · feature_dim 8 has the highest decode tokens/s")
-    command = "recallfront pick 5eed00000000 --where 'recall >= 0.9' --max decode_tokens_per_second"
+    command = "recallfront pick 5eed0000 --where 'recall >= 0.9' --max decode_tokens_per_second"
     assert found["command"] == command + " --tracking-uri http://h:1"
     assert choice(view, Constraint.read({"by": "knee"}), "u")["reason"].startswith(
         "griffin · window_size 16 is the knee"

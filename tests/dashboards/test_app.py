@@ -60,7 +60,7 @@ def test_a_sweeps_page_shows_its_configurations_trials_and_commands(served: Serv
     page = served.get(f"/recallfront/sweeps/{served.sweeps['finished']}")
     assert 'data-running="no"' in page
     assert page.count("/#/experiments/") == 1 + 24  # the sweep's run, trials
-    assert f"recallfront pick 5eed00000000 --knee --out model --tracking-uri {served.uri}" in page
+    assert f"recallfront pick 5eed0000 --knee --out model --tracking-uri {served.uri}" in page
     inline = re.search(r'<script type="application/json" id="shown">(.*?)</script>', page, re.S)
     assert inline is not None
     shown = json.loads(inline[1])

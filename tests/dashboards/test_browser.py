@@ -141,7 +141,7 @@ def test_a_click_on_a_mark_shows_its_panel_and_its_curves(looked: Looked) -> Non
     panel = page.locator("#panel")
     expect(panel.locator(".curve .scatterlayer .trace")).to_have_count(4)  # two seeds, loss and recall
     said = panel.inner_text()
-    assert "recallfront pick 5eed00000000 --where" in said and "recallfront rerun" in said
+    assert "recallfront pick 5eed0000 --where" in said and "recallfront rerun" in said
     assert "seed 0" in said and "seed 1" in said and "recallfront run quickstart.yaml" in said
     assert panel.locator("a[href*='/#/experiments/']").count() == 2
     page.keyboard.press("Escape")
@@ -221,7 +221,7 @@ def test_a_choice_is_explained(browser: Any, served: Served, screen: str) -> Non
     expect(decide.locator("#choice-error")).to_contain_text("there is no member of the front with recall > 2")
     choose_griffin(page)
     expect(decide.locator("#choice-error")).to_be_hidden()
-    command = "recallfront pick 5eed00000000 --where 'architecture == griffin' --max recall"
+    command = "recallfront pick 5eed0000 --where 'architecture == griffin' --max recall"
     assert decide.locator(".outcome code").inner_text().startswith(command)
     decide.locator("[data-look]").click()
     expect(page.locator("#panel article h3")).to_contain_text("griffin · window_size 16")

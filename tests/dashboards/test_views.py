@@ -137,12 +137,12 @@ def test_the_commands_can_be_copied(record: SweepRecord) -> None:
     commands = [shlex.split(command) for _, command in view_of(record, "7").commands("http://host:1")]
     assert all(c[0] == "recallfront" and c[-2:] == ["--tracking-uri", "http://host:1"] for c in commands)
     front, knee, where, rerun, report = commands
-    assert front[1:3] == ["front", "5eed00000000"]
-    assert knee[1:4] == ["pick", "5eed00000000", "--knee"]
+    assert front[1:3] == ["front", "5eed0000"]
+    assert knee[1:4] == ["pick", "5eed0000", "--knee"]
     assert where[3:7] == ["--where", "recall >= 0.9", "--max", "decode_tokens_per_second"]
     best = build_front(record).knee
     assert best is not None and best.run_ids[0].startswith(rerun[2])
-    assert report[1:5] == ["report", "5eed00000000", "--out", "report"]
+    assert report[1:5] == ["report", "5eed0000", "--out", "report"]
 
 
 def test_a_sweep_is_continued_by_its_study_or_by_its_file(record: SweepRecord) -> None:

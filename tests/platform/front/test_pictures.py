@@ -275,9 +275,9 @@ def test_the_note_leads_to_the_page_and_shows_the_front(
     assert rows[0] == "| configuration | recall | decode tokens/s |"
     assert any("(knee)" in row for row in rows)
     (block,) = re.findall(r"^```\n(.*?)^```$", note, re.DOTALL | re.MULTILINE)
-    commands = next_commands(front, "5eed00000000", plugins=["mine.py"])
+    commands = next_commands(front, "5eed0000", plugins=["mine.py"])
     assert block.splitlines() == [command for _, command in commands]
-    assert block.endswith("\nrecallfront report 5eed00000000 --out report --plugin mine.py\n")
+    assert block.endswith("\nrecallfront report 5eed0000 --out report --plugin mine.py\n")
     shown = [
         "(/recallfront/",
         "\n\nWhy &lt;b&gt;this&lt;/b&gt; &#124; \\`runs\\`\n\n",
