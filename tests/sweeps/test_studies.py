@@ -63,6 +63,7 @@ TRIALS = {
     "alibi-extrapolation": (21, 21),
     "augmented-linear": (39, 39),
     "extraction": (14, 14),
+    "forgetting": (42, 63),
     "griffin-extrapolation": (18, 72),
     "hybrid-ratio": (48, 252),
     "linearize": (21, 21),
@@ -79,7 +80,10 @@ LONGER = {
     "mad-suite": "ten architectures with three seeds on each of seven tasks",
     "mqar-board": "51 configurations with three seeds: with fewer there is no board",
 }
-STARVED = {COPYING: "it ran at the lowest priority beside other work, as docs/studies/README.md says"}
+STARVED = {  # as docs/studies/README.md says
+    COPYING: "it ran at the lowest priority beside other work",
+    "forgetting": "it ran beside other work",
+}
 # reports of a study as it was, with what has changed since: each is to be written anew
 STALE = {
     "alibi-extrapolation": "it has become a suite, with a sweep that trains on rows of twice the length",
