@@ -29,7 +29,8 @@ LONG: Final = 4.0  # seconds that the tests of a file take together
 # a test is ended after so many times what its whole file took, on a machine that others use too, and never before
 SLACK: Final = 4
 LEAST: Final = 600  # seconds
-UNKNOWN: Final = 1800  # seconds for a slow test, or an attack, of a file that the table does not have
+QUICK: Final = 120  # seconds for a test of a file that the table does not have, as all of it took less than `LONG`
+UNKNOWN: Final = 1800  # seconds for a slow test, or an attack, of such a file
 # where one of these is set, tests go on for as long as it says
 LASTING: Final = ("ATTACK_SECONDS", "OUTAGE_SECONDS", "RECALLFRONT_OUTAGE")
 FAILED: Final = "failed"  # in the place of the inputs
@@ -74,7 +75,7 @@ def time_limit(seconds: float | None, *, slow: bool) -> float:
     if any(name in os.environ for name in LASTING):
         return 0
     if seconds is None:
-        return UNKNOWN if slow else LEAST
+        return UNKNOWN if slow else QUICK
     return max(LEAST, SLACK * seconds)
 
 
