@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
@@ -25,6 +26,12 @@ def canonical_json(config: BaseModel | Mapping[str, Any]) -> str:
 def digest(text: str | bytes) -> str:
     """sha256 as 64 hexadecimal digits."""
     return hashlib.sha256(text.encode() if isinstance(text, str) else text).hexdigest()
+
+
+def file_digest(file: Path) -> str:
+    """sha256 of a file's content as 64 hexadecimal digits."""
+    with open(file, "rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def seal(document: Mapping[str, Any], *, indent: int | None = 1) -> str:

@@ -29,8 +29,9 @@ LONG: Final = 4.0  # seconds that the tests of a file take together
 # a test is ended after so many times what its whole file took, on a machine that others use too, and never before
 SLACK: Final = 4
 LEAST: Final = 600  # seconds
-QUICK: Final = 120  # seconds for a test of a file that the table does not have, as all of it took less than `LONG`
-UNKNOWN: Final = 1800  # seconds for a slow test, or an attack, of such a file
+# of a file that the table does not have, as all of it took less than `LONG`
+QUICK: Final = 120  # seconds
+UNKNOWN: Final = 1800  # seconds for a slow test, or an attack
 # where one of these is set, tests go on for as long as it says
 LASTING: Final = ("ATTACK_SECONDS", "OUTAGE_SECONDS", "RECALLFRONT_OUTAGE")
 FAILED: Final = "failed"  # in the place of the inputs

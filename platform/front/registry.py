@@ -24,9 +24,10 @@ from recallfront.platform.results.records import TAG
 from recallfront.platform.tracking.client import open_client
 from recallfront.platform.tracking.ledger import UnknownRecord
 from recallfront.platform.tracking.lineage import read_lineage
-from recallfront.platform.tracking.runs import MODEL_DIGEST, MODEL_FILES, model_digest, sha256_of
+from recallfront.platform.tracking.runs import MODEL_DIGEST, MODEL_FILES, model_digest
 from recallfront.platform.tracking.store import prepare_store
 from recallfront.platform.trial.workplace import WEIGHTS
+from recallfront.sweeps.base import file_digest
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
@@ -60,7 +61,7 @@ def export_model(
         with TemporaryDirectory() as folder:
             found = model_files(client, picked.run_id, home_folder(home), folder)
             there = [target / name for name in MODEL_FILES if (target / name).exists()]
-            if not force and any(sha256_of(file) != sha256_of(found[file.name]) for file in there):
+            if not force and any(file_digest(file) != file_digest(found[file.name]) for file in there):
                 raise UsageError(f"{target} has another model: name another folder, or say --force")
             for name, file in found.items():
                 shutil.copyfile(file, target / name)
@@ -212,7 +213,7 @@ def _own_weights(client: "MlflowClient", run_id: str, home: Path) -> Path | None
             if (
                 inside
                 and all(file.is_file() and not file.is_symlink() for file in files)
-                and sha256_of(files[1]) == digest
+                and file_digest(files[1]) == digest
             ):
                 return folder
     raise UsageError(
