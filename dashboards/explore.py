@@ -260,7 +260,7 @@ class Explorer:
         )
 
     def _only(self, row: ConfigurationRow) -> str:
-        """A condition that holds for this configuration alone; empty where none can say so."""
+        """A condition that holds for this configuration alone; empty if none can say so."""
         clauses = [_clause("architecture", row.candidate.architecture)]
         clauses += [_clause(name, value) for name, value in row.candidate.knobs.items()]
         where = " and ".join(clauses)

@@ -40,7 +40,7 @@ class TrialLine:
     status: str
     is_failure: bool
     figures: tuple[str, ...]  # in the order of the page's columns
-    seconds: float | None  # none where it was left
+    seconds: float | None  # none if it was left
     failure: str
 
 
@@ -52,7 +52,7 @@ class SweepView:
     older: int  # trials of earlier ones
     front: Front
     experiment_id: str  # MLflow's
-    owner: str  # who ran it; empty where that is not known
+    owner: str  # who ran it; empty if that is not known
     state: str
     counts: dict[str, int]  # trials by what they count as
     planned: int  # trials that the sweep is to have; as many as there are where that is not known

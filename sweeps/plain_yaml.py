@@ -103,7 +103,7 @@ class _Reader:
     def _alias(self, name: Any) -> None:
         value, values = self._anchors.get(name, (None, 0))
         if value is _PENDING:
-            raise NotPlain(f"the alias *{name} stands within what it names")
+            raise NotPlain(f"the alias *{name} is inside its own value")
         if not values:
             raise NotPlain(f"is not YAML: found undefined alias {name!r}")
         self._count(values)

@@ -322,7 +322,7 @@ def _unknown_knob(config: type[BaseModel], key: str) -> str:
 
 @cache
 def _field(config: type[BaseModel], key: str) -> TypeAdapter[Any] | None:
-    """What validates one value of a knob, or None where there is no such knob."""
+    """What validates one value of a knob, or None if there is no such knob."""
     if key.startswith(TRAINING_PREFIX):
         config, key = TrainingConfig, key.removeprefix(TRAINING_PREFIX)
     info = None if key in NOT_KNOBS else config.model_fields.get(key)

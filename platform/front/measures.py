@@ -153,7 +153,7 @@ class Reading:
     doubt: str = ""  # why it may have another one
 
     def of_the_chosen(self, name: str) -> Floats:
-        """A metric of the configuration that was chosen, in each draw; NaN where it has none, or none was chosen."""
+        """A metric of the configuration that was chosen, in each draw; NaN if it has none, or none was chosen."""
         assert self.chosen is not None
         choices, index = self.chosen
         columns = [one.figure(name) for one in choices]
@@ -312,7 +312,7 @@ def _rank_correlation(across: Floats, up: Floats, mask: Truths) -> Floats:
 
 
 def _no_relation(measure: Measure, across: Floats, up: Floats) -> str:
-    """Why there is no slope or correlation of these values; empty where there is one."""
+    """Why there is no slope or correlation of these values; empty if there is one."""
     constant = [measure.over] if (across == across[0]).all() else []
     constant += [measure.metric] if measure.statistic == "correlation" and (up == up[0]).all() else []
     if constant:

@@ -79,7 +79,7 @@ def plugin_options(files: Iterable[Path | str]) -> str:
 
 
 def _enough(front: Front) -> str:
-    """A condition that the best recall of the front meets; empty where that is below 0.1, or no objective."""
+    """A condition that the best recall of the front meets; empty if that is below 0.1, or no objective."""
     first = front.objectives[0]
     if first.reading != "validation_recall":
         return ""

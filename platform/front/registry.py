@@ -189,7 +189,7 @@ def _version_of(client: "MlflowClient", picked: Picked, name: str) -> str | None
 
 
 def _own_weights(client: "MlflowClient", run_id: str, home: Path) -> Path | None:
-    """The folder of this home with a run's weights if they were too large to upload; None where it has artifacts.
+    """The folder of this home with a run's weights if they were too large to upload; None if it has artifacts.
 
     Which folder that is follows from the trial's key, never from what the store says: whoever may write there would
     name any folder of this machine. The digest says that these are the weights, and that the store knows them.

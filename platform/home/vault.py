@@ -76,7 +76,7 @@ def fetch_file(path: Path, *, patience: float = PATIENCE) -> bool:
 
 
 def read_kept(path: Path, *, patience: float = PATIENCE) -> bytes | None:
-    """The content of a small file at the home's address; None where there is none, and within a local home.
+    """The content of a small file at the home's address; None if there is none, and within a local home.
 
     Raises:
         HomeAway: as `keep_file` does.

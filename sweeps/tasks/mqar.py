@@ -29,7 +29,8 @@ def _either_length(schema: dict[str, Any]) -> None:
     """A schema has both names of the length, and needs one of them."""
     free_examples(schema)
     keys = schema["properties"]
-    also = {"title": "Length", "description": "Another name of `input_seq_len`: that of other tasks."}
+    meaning = "Another name of `input_seq_len`, that of other tasks; give one of the two."
+    also = {"title": "Length", "description": meaning}
     keys["length"] = keys["input_seq_len"] | also
     schema["required"].remove("input_seq_len")
     schema["oneOf"] = [{"required": ["input_seq_len"]}, {"required": ["length"]}]
