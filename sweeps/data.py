@@ -15,7 +15,7 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
-from recallfront.sweeps.base import SpecError, canonical_json, digest, file_digest, seal, unseal
+from recallfront.sweeps.base import SpecError, canonical_json, file_digest, seal, text_digest, unseal
 from recallfront.sweeps.tasks.base import IGNORED, SPLITS, Segment, Split, StoredTask, Task, TaskData
 from recallfront.sweeps.tasks.registry import parse_task
 
@@ -62,7 +62,7 @@ def data_folder(task: Task, folder: Path) -> Path:
 
 def data_name(task: Task) -> str:
     """How the names of the folders of a task's datasets begin, whatever the state of its sources."""
-    return f"{task.name}-{digest(canonical_json(task))[:16]}"
+    return f"{task.name}-{text_digest(canonical_json(task))[:16]}"
 
 
 def digest_of(path: Path) -> str | None:
@@ -151,7 +151,7 @@ def content_digest(splits: Mapping[Split, Sequence[Segment]]) -> str:
             inputs, labels = (source[:] for source in sources)
             parts.append(f"{split} {name} {tuple(inputs.shape)}".encode())
             parts.extend(np.ascontiguousarray(t.numpy(), dtype="<i8").tobytes() for t in (inputs, labels))
-    return digest(b"\0".join(parts))
+    return text_digest(b"\0".join(parts))
 
 
 def _build(task: Task, path: Path) -> None:

@@ -29,9 +29,9 @@ writes it from the models that check a specification. Editors check a file as yo
 
 A key without a default is required, unless its type is a section whose own keys have defaults, its meaning names the
 default, or another key stands in for it. All values are checked before anything is computed, and an error names the
-key, the value and what is allowed.
-The same specification run again resumes its sweep: `description`, `question`, `expected_minutes`, `claims`,
-`concurrent`, `retries`, `budget` and `search.trials` may change between runs; any other change makes it another sweep.
+key, the value and what is allowed. The same specification run again resumes its sweep: `description`, `question`,
+`expected_minutes`, `claims`, `concurrent`, `retries`, `budget` and `search.trials` may change between runs; any other
+change makes it another sweep.
 """
 _MOST_PATHS = 3  # in a heading
 _CONTINUOUS = """\

@@ -55,7 +55,11 @@ def near_first(word: object, allowed: Iterable[str]) -> str:
 
 def shown(value: object) -> str:
     """A value as an error shows it."""
-    text = repr(value)
+    return shortened(repr(value))
+
+
+def shortened(text: str) -> str:
+    """A text as an error shows it."""
     return text if len(text) <= _LONGEST_VALUE else f"{text[: _LONGEST_VALUE - 3]}..."
 
 

@@ -23,7 +23,7 @@ from recallfront.platform.metrics import metric, name_for_condition, named_in_co
 from recallfront.platform.results.labels import label
 from recallfront.platform.results.records import TrialRecord
 from recallfront.platform.results.status import Status
-from recallfront.sweeps.base import digest
+from recallfront.sweeps.base import text_digest
 from recallfront.sweeps.claims import CHOOSING, OF_A_FRONT, Measure
 from recallfront.sweeps.conditions import OPERATORS, Clause, Reference, is_number
 from recallfront.sweeps.objectives import Objective
@@ -57,7 +57,7 @@ class Resampled:
         self.configuration = trials[0].configuration
         self.name = label(self.candidate.architecture, {k: v for k, v in knobs.items() if k in varying})
         # a draw depends on the configuration alone: other trials that finish change nothing of it
-        self._random = int(digest(self.configuration)[:16], 16)
+        self._random = int(text_digest(self.configuration)[:16], 16)
         self._known: dict[str, Floats | None] = {}
 
     @cached_property
@@ -91,7 +91,9 @@ class Resampled:
         values = np.array([join(row) for row in own[self._seeds[first]].tolist()])[kind]
         spreads = [spread_of(trial.metrics, name) for trial in self._trials]
         if any(spreads):
-            noise = np.random.default_rng([self._random, int(digest(name)[:8], 16)]).standard_normal(DRAWS)
+            noise = np.random.default_rng([self._random, int(text_digest(name)[:8], 16)]).standard_normal(
+                DRAWS
+            )
             values[1:] += noise * max(spreads) / _P20_P80
         return values
 

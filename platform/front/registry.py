@@ -17,7 +17,7 @@ from recallfront.platform.errors import UsageError, root_cause
 from recallfront.platform.front.pick import Picked
 from recallfront.platform.front.pyfunc import write_mlflow_files
 from recallfront.platform.home import home_folder, user_name
-from recallfront.platform.home.address import shown
+from recallfront.platform.home.address import home_name
 from recallfront.platform.home.vault import fetch_folder, kept_folders
 from recallfront.platform.plugins import installed
 from recallfront.platform.results.records import TAG
@@ -218,8 +218,8 @@ def _own_weights(client: "MlflowClient", run_id: str, home: Path) -> Path | None
                 return folder
     raise UsageError(
         f"the model of run {run_id} cannot be written or registered: it is not among the run's artifacts, and "
-        f"{shown(home)}/trials has no weights of its key and digest; give the --home that the trial ran in, or run it "
-        "again with `recallfront rerun`"
+        f"{home_name(home)}/trials has no weights of its key and digest; give the --home that the trial ran in, or run "
+        "it again with `recallfront rerun`"
     )
 
 

@@ -11,7 +11,7 @@ from recallfront.platform.results.reports import Report, now_ms
 from recallfront.platform.results.status import Status
 from recallfront.platform.tracking.digests import FIGURES, figures_tag, write_checked
 from recallfront.platform.tracking.writer import TrackingWriter
-from recallfront.sweeps.base import canonical_json, digest, file_digest
+from recallfront.sweeps.base import canonical_json, file_digest, text_digest
 from recallfront.sweeps.trial import TrialConfig
 
 MODEL_FILES: Final = ("recallfront.json", "model.safetensors")  # a trial's artifacts under `model/`
@@ -59,7 +59,7 @@ def write_end(writer: TrackingWriter, key: str, report: Report) -> None:
 
 def model_digest(folder: Path) -> str:
     """One sha256 of the files of a model, as 64 hexadecimal digits."""
-    return digest(canonical_json({name: file_digest(folder / name) for name in MODEL_FILES}))
+    return text_digest(canonical_json({name: file_digest(folder / name) for name in MODEL_FILES}))
 
 
 def trial_params(config: TrialConfig) -> dict[str, Any]:

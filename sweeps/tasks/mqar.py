@@ -110,7 +110,7 @@ class MQARConfig(PairsTask[MQARRows]):
     @model_validator(mode="after")
     def _segments_fit(self) -> Self:
         for rows in (*self.train, *self.validation, *self.test):
-            check_shape(
+            check_pairs(
                 vocab_size=self.vocab_size,
                 input_seq_len=rows.input_seq_len,
                 num_kv_pairs=rows.num_kv_pairs,
@@ -161,7 +161,7 @@ def mqar(
     """
     import torch
 
-    check_shape(vocab_size=vocab_size, input_seq_len=input_seq_len, num_kv_pairs=num_kv_pairs, passes=passes)
+    check_pairs(vocab_size=vocab_size, input_seq_len=input_seq_len, num_kv_pairs=num_kv_pairs, passes=passes)
     inputs, labels = _drawn(
         vocab_size=vocab_size,
         num_examples=num_examples,
@@ -204,7 +204,7 @@ def _drawn(
     return inputs, labels
 
 
-def check_shape(*, vocab_size: int, input_seq_len: int, num_kv_pairs: int, passes: int) -> None:
+def check_pairs(*, vocab_size: int, input_seq_len: int, num_kv_pairs: int, passes: int) -> None:
     """Raise ValueError if so many passes of pairs and their queries do not fit the length and the vocabulary."""
     if input_seq_len % 2:
         raise ValueError(f"input_seq_len={input_seq_len}: must be even")
