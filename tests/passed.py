@@ -31,7 +31,7 @@ SLACK: Final = 4
 LEAST: Final = 600  # seconds
 # of a file that the table does not have, as all of it took less than `LONG`
 QUICK: Final = 120  # seconds
-UNKNOWN: Final = 1800  # seconds for a slow test, or an attack
+UNKNOWN: Final = 1800  # seconds for a slow test, an attack, or one that needs a GPU
 # where one of these is set, tests go on for as long as it says
 LASTING: Final = ("ATTACK_SECONDS", "OUTAGE_SECONDS", "RECALLFRONT_OUTAGE")
 FAILED: Final = "failed"  # in the place of the inputs
@@ -67,7 +67,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     taken = _table()
     for item in items:
         seconds = taken.get(key_of(item), {}).get("seconds")
-        slow = any(item.get_closest_marker(name) for name in ("slow", "attack"))
+        # one that needs a GPU is skipped where the table is written
+        slow = any(item.get_closest_marker(name) for name in ("slow", "attack", "gpu"))
         item.add_marker(pytest.mark.timeout(time_limit(seconds, slow=slow)))
 
 
