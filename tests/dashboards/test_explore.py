@@ -104,7 +104,6 @@ def test_the_commands_of_a_panel_pick_that_configuration(record: SweepRecord) ->
 
 
 def test_the_commands_of_a_panel_name_the_plug_ins(make_record: MakeRecord) -> None:
-    """Those that train: they are also needed to continue a sweep of which nothing has finished."""
     record = make_record(2, (Status.RUNNING,), tags={"status": "running"})
     found = Explorer(view_of(record, "7", plugins_of=lambda run_id: ["mine.py"]))
     told = [dict(found.panel(row, {}, "uri")["commands"]) for row in found.rows]
