@@ -28,7 +28,7 @@ _guard = Lock()
 
 
 def token() -> str:
-    """What a page must send back with an action; empty where none is allowed."""
+    """What a page must send back with an action; empty if none is allowed."""
     return _token() if os.environ.get(ALLOWED) == "1" else ""
 
 

@@ -42,7 +42,7 @@ def chosen_trials(view: SweepView) -> list[TrialRecord]:
 
 
 def rungs_of(view: SweepView) -> list[int]:
-    """The steps after which the sweep stops trials; none where it does not, or its specification says nothing clear."""
+    """The steps after which the sweep stops trials; none if it does not, or its specification says nothing clear."""
     steps = max((trial.config.get("training", {}).get("steps", 0) for trial in view.record.trials), default=0)
     asked = view.record.spec.get("early_stopping")
     if not asked:

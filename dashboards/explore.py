@@ -16,6 +16,7 @@ from recallfront.platform.errors import UsageError
 from recallfront.platform.front.candidates import Candidate, by_configuration, gather
 from recallfront.platform.front.conditions import knobs_with_none, parse_conditions, validation_twin
 from recallfront.platform.front.history import hypervolume_history
+from recallfront.platform.front.next_steps import configuration_commands
 from recallfront.platform.front.pictures.appearance import MARKS, mark_of
 from recallfront.platform.front.pictures.figures import history_figure
 from recallfront.platform.front.tables import PLACE_MARKS
@@ -248,24 +249,18 @@ class Explorer:
         }
 
     def _commands(self, row: ConfigurationRow, tracking_uri: str) -> list[tuple[str, str]]:
-        sweep, options = self.view.sweep_name, f" --tracking-uri {shlex.quote(tracking_uri)}"
-        told = []
-        if row.candidate in self.view.front.candidates and (where := self._only(row)):
-            anywhere = "" if row.candidate.on_front else " --any"
-            told.append(
-                ("Pick it", f"recallfront pick {sweep} --where {shlex.quote(where)}{anywhere}{options}")
-            )
-        if row.status == "finished" and row.candidate.run_ids[0]:
-            told.append(
-                ("Run its best seed again", f"recallfront rerun {row.candidate.run_ids[0][:8]}{options}")
-            )
-        told.append(
-            ("Continue the sweep", f"recallfront run {shlex.quote(self.view.specification_file)}{options}")
+        return configuration_commands(
+            row.candidate,
+            self.view.sweep_name,
+            self.view.specification_file,
+            only=self._only(row) if row.candidate in self.view.front.candidates else "",
+            is_finished=row.status == "finished",
+            options=f" --tracking-uri {shlex.quote(tracking_uri)}",
+            plugins=self.view.plugin_files,
         )
-        return told
 
     def _only(self, row: ConfigurationRow) -> str:
-        """A condition that holds for this configuration alone; empty where none can say so."""
+        """A condition that holds for this configuration alone; empty if none can say so."""
         clauses = [_clause("architecture", row.candidate.architecture)]
         clauses += [_clause(name, value) for name, value in row.candidate.knobs.items()]
         where = " and ".join(clauses)

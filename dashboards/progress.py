@@ -18,7 +18,7 @@ class WorkerLine:
     label: str
     phase: str
     step: int  # that it has reported last
-    steps: int  # that it is to have at most; 0 where that is not known
+    steps: int  # that it is to have at most; 0 if that is not known
     recall: str  # on the validation split, as it was last evaluated; empty before
     node: str
     seconds: float  # that it has run, in all its attempts

@@ -6,6 +6,7 @@ MLflow is imported where it is first used, so that reading this file costs littl
 import os
 import sys
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 from recallfront.dashboards.explore import Explorer
@@ -14,6 +15,7 @@ from recallfront.dashboards.views import SweepView, view_of
 from recallfront.platform.home import home_folder
 from recallfront.platform.sweep.driverless import driverless
 from recallfront.platform.tracking.ledger import find_sweep, read_sweep, reading
+from recallfront.platform.tracking.lineage import plugin_files
 
 if TYPE_CHECKING:
     from fastapi import Request
@@ -72,7 +74,14 @@ def _read(uri: str, run_id: str) -> SweepView:
         run = client.get_run(sweep.run_id)
     # what a sweep wrote through this server is asked of it
     through = (run.info.artifact_uri or "").startswith("mlflow-artifacts:")
-    record = read_sweep(uri if through else store, sweep.run_id)
+    place = uri if through else store
+    record = read_sweep(place, sweep.run_id)
     owner = run.data.tags.get("mlflow.user", "")
     is_killed = bool(driverless([record], store, home_folder(), wait=False, by_clock=True))
-    return view_of(record, run.info.experiment_id, owner=owner, driverless=is_killed)
+    return view_of(
+        record,
+        run.info.experiment_id,
+        owner=owner,
+        driverless=is_killed,
+        plugins_of=partial(plugin_files, place),
+    )

@@ -3,7 +3,7 @@
 import re
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -40,7 +40,7 @@ class TrialLine:
     status: str
     is_failure: bool
     figures: tuple[str, ...]  # in the order of the page's columns
-    seconds: float | None  # none where it was left
+    seconds: float | None  # none if it was left
     failure: str
 
 
@@ -52,13 +52,14 @@ class SweepView:
     older: int  # trials of earlier ones
     front: Front
     experiment_id: str  # MLflow's
-    owner: str  # who ran it; empty where that is not known
+    owner: str  # who ran it; empty if that is not known
     state: str
     counts: dict[str, int]  # trials by what they count as
     planned: int  # trials that the sweep is to have; as many as there are where that is not known
     started: float  # seconds since the epoch; 0 before the first trial
     seconds: float  # from the first trial's start to the last one's end, or to now
     device_hours: float
+    plugins_of: Callable[[str], Sequence[str]]  # reads the files of plug-ins that a trial's run needs
 
     def link(self, run_id: str) -> str:
         """Where MLflow shows a run; it opens on traces of language models unless told what is looked for."""
@@ -167,11 +168,17 @@ class SweepView:
             return self.record.name
         return re.sub(r"[^\w.-]", "_", self.record.name, flags=re.ASCII)[:80] + ".yaml"
 
+    @cached_property
+    def plugin_files(self) -> Sequence[str]:
+        """Files of plug-ins that its commands need: those of one trial, a finished one if there is one."""
+        trials = (*self.record.with_status(Status.FINISHED), *self.record.trials)
+        run_id = next((trial.run_id for trial in trials if trial.run_id), "")
+        return self.plugins_of(run_id) if run_id else ()
+
     def commands(self, tracking_uri: str) -> list[tuple[str, str]]:
         """What to do next on the command line: (what it does, command)."""
-        return next_commands(
-            self.front, self.sweep_name, options=f" --tracking-uri {shlex.quote(tracking_uri)}"
-        )
+        options = f" --tracking-uri {shlex.quote(tracking_uri)}"
+        return next_commands(self.front, self.sweep_name, options=options, plugins=self.plugin_files)
 
     def _trial(self, trial: TrialRecord, varying: Sequence[str]) -> TrialLine:
         alone = gather([trial], varying)
@@ -208,9 +215,21 @@ def _in_words(value: Any) -> str:
 
 
 def view_of(
-    record: SweepRecord, experiment_id: str, *, owner: str = "", driverless: bool = False
+    record: SweepRecord,
+    experiment_id: str,
+    *,
+    owner: str = "",
+    driverless: bool = False,
+    plugins_of: Callable[[str], Sequence[str]] = lambda run_id: (),
 ) -> SweepView:
-    """Read a sweep's record for its page; `driverless` says that no process drives it, whatever its tag says.
+    """Read a sweep's record for its page.
+
+    Args:
+        record: of all its trials.
+        experiment_id: MLflow's.
+        owner: who ran it; empty if that is not known.
+        driverless: that no process drives it, whatever its tag says.
+        plugins_of: reads the files of plug-ins that a trial's run needs; called only for a page with commands.
 
     Raises:
         UsageError: when its specification has not reached the store yet.
@@ -237,4 +256,5 @@ def view_of(
         started=started,
         seconds=max(ends, default=started) - started,
         device_hours=sum(devices(t) * t.seconds / 3600 for t in ended),
+        plugins_of=plugins_of,
     )

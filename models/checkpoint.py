@@ -15,7 +15,7 @@ WEIGHTS_FILE = "model.safetensors"
 
 
 def save(model: LanguageModel, folder: str | Path) -> Path:
-    """Write the model to `folder` (made where it is missing); returns the folder."""
+    """Write the model to `folder` (made if it is missing); returns the folder."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     model = getattr(model, "_orig_mod", model)  # what torch.compile wraps: its own names would not load

@@ -169,7 +169,7 @@ class LanguageModel(nn.Module):
 
     @property
     def unembedding_weight(self) -> Tensor:
-        """(vocab, width): the embedding's own where both are tied."""
+        """(vocab, width): the embedding's own if both are tied."""
         return (self.embedding if self.unembedding is None else self.unembedding).weight
 
     @_decodes

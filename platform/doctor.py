@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from recallfront.platform.cluster.connection import ray_cluster
 from recallfront.platform.errors import UsageError
 from recallfront.platform.home import home_folder
-from recallfront.platform.home.address import address_behind, shown
+from recallfront.platform.home.address import address_behind, home_name
 from recallfront.platform.home.vault import check_home
 from recallfront.platform.lineage.environment import LIBRARIES
 from recallfront.platform.plugins import Plugin, installed, load_file, load_installed
@@ -141,9 +141,7 @@ def _storage(home: Path) -> str:
         raise UsageError(
             f"{home}: only {free / 2**20:.0f} MiB are free; choose another folder with --home or RECALLFRONT_HOME"
         )
-    return (
-        f"{shown(home)}, {free / 2**30:.0f} GiB free{'' if address_behind(home) is None else f' in {there}'}"
-    )
+    return f"{home_name(home)}, {free / 2**30:.0f} GiB free{'' if address_behind(home) is None else f' in {there}'}"
 
 
 def _mlflow(home: Path, tracking_uri: str | None) -> str:

@@ -182,7 +182,7 @@ def trade_off_ratio(values: npt.ArrayLike) -> FloatArray:
     """The least loss per unit of gain when a point of (n, m) is exchanged for another -> (n,).
 
     Losses and gains are summed over the objectives, scaled as for `chord_distances`. Above 1, every exchange
-    loses more than it wins; a dominated point has 0; it is infinite where no exchange wins anything.
+    loses more than it wins; a dominated point has 0; it is infinite if no exchange wins anything.
     The definition is Rachmawati and Srinivasan's (IEEE Trans. Evolutionary Computation 13, 2009).
 
     Raises:

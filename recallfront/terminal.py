@@ -98,10 +98,10 @@ def _program() -> str:
 
 def _options(result: "SweepResult") -> str:
     from recallfront.platform.home import home_folder
-    from recallfront.platform.home.address import shown
+    from recallfront.platform.home.address import home_name
 
     store = f"sqlite:///{result.home / 'mlflow.db'}"
-    home = "" if home_folder().resolve() == result.home else f" --home {shlex.quote(shown(result.home))}"
+    home = "" if home_folder().resolve() == result.home else f" --home {shlex.quote(home_name(result.home))}"
     return home + (
         "" if result.tracking_uri == store else f" --tracking-uri {shlex.quote(result.tracking_uri)}"
     )

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
@@ -22,14 +23,20 @@ def canonical_json(config: BaseModel | Mapping[str, Any]) -> str:
     return json.dumps(plain, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
-def digest(text: str | bytes) -> str:
+def text_digest(text: str | bytes) -> str:
     """sha256 as 64 hexadecimal digits."""
     return hashlib.sha256(text.encode() if isinstance(text, str) else text).hexdigest()
 
 
+def file_digest(file: Path) -> str:
+    """sha256 of a file's content as 64 hexadecimal digits."""
+    with open(file, "rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
 def seal(document: Mapping[str, Any], *, indent: int | None = 1) -> str:
     """A JSON document with the digest of its content, for `unseal`; without `indent` it is one line."""
-    return json.dumps({**document, _SEAL: digest(_plain(document))}, indent=indent)
+    return json.dumps({**document, _SEAL: text_digest(_plain(document))}, indent=indent)
 
 
 def unseal(text: str | bytes) -> dict[str, Any]:
@@ -44,7 +51,7 @@ def unseal(text: str | bytes) -> dict[str, Any]:
         raise ValueError("it is not a JSON document") from error
     if not isinstance(document, dict) or (sealed := document.pop(_SEAL, None)) is None:
         raise ValueError("it has no digest")
-    if sealed != digest(_plain(document)):
+    if sealed != text_digest(_plain(document)):
         raise ValueError("its content does not match its digest")
     return document
 

@@ -3,7 +3,6 @@
 `datasets` is imported where it is first used, so that the command starts fast.
 """
 
-import hashlib
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -16,7 +15,7 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
-from recallfront.sweeps.base import SpecError, canonical_json, digest, seal, unseal
+from recallfront.sweeps.base import SpecError, canonical_json, file_digest, seal, text_digest, unseal
 from recallfront.sweeps.tasks.base import IGNORED, SPLITS, Segment, Split, StoredTask, Task, TaskData
 from recallfront.sweeps.tasks.registry import parse_task
 
@@ -63,7 +62,7 @@ def data_folder(task: Task, folder: Path) -> Path:
 
 def data_name(task: Task) -> str:
     """How the names of the folders of a task's datasets begin, whatever the state of its sources."""
-    return f"{task.name}-{digest(canonical_json(task))[:16]}"
+    return f"{task.name}-{text_digest(canonical_json(task))[:16]}"
 
 
 def digest_of(path: Path) -> str | None:
@@ -109,7 +108,7 @@ def load(path: Path, expected_digest: str) -> TaskData:
         return data
     # before Arrow reads them: a damaged table may end its process. Data of an earlier version have no such digests.
     for name, expected in manifest.get("tables", {}).items():
-        if _file_digest(path / name) != expected:
+        if file_digest(path / name) != expected:
             raise ValueError(f"data at {path.name}: {name} does not match its digest")
     splits: dict[Split, list[Segment]] = {}
     for split in SPLITS:
@@ -152,7 +151,7 @@ def content_digest(splits: Mapping[Split, Sequence[Segment]]) -> str:
             inputs, labels = (source[:] for source in sources)
             parts.append(f"{split} {name} {tuple(inputs.shape)}".encode())
             parts.extend(np.ascontiguousarray(t.numpy(), dtype="<i8").tobytes() for t in (inputs, labels))
-    return digest(b"\0".join(parts))
+    return text_digest(b"\0".join(parts))
 
 
 def _build(task: Task, path: Path) -> None:
@@ -196,13 +195,8 @@ def _save_rows(task: Task, folder: Path) -> dict[str, object]:
             Dataset.from_dict(rows, features=features).save_to_disk(str(folder / split))
     finally:
         enable_progress_bars()
-    tables = {str(file.relative_to(folder)): _file_digest(file) for file in sorted(folder.rglob("*.arrow"))}
+    tables = {str(file.relative_to(folder)): file_digest(file) for file in sorted(folder.rglob("*.arrow"))}
     return {"digest": content_digest(splits), "segments": segments, "tables": tables}
-
-
-def _file_digest(file: Path) -> str:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def _segment_tensors(dataset: "Dataset", start: int, stop: int) -> tuple[Tensor, Tensor]:

@@ -27,16 +27,16 @@ A sweep is one YAML file. [README.md](../README.md#submit) shows an example, and
 writes it from the models that check a specification. Editors check a file as you type with
 [sweep.schema.json](sweep.schema.json).
 
-A key without a default is required, unless its type is a section whose own keys have defaults, or its meaning names the
-default. All values are checked before anything is computed, and an error names the key, the value and what is allowed.
-The same specification run again resumes its sweep: `description`, `question`, `expected_minutes`, `claims`,
-`concurrent`, `retries`, `budget` and `search.trials` may change between runs; any other change makes it another sweep.
+A key without a default is required, unless its type is a section whose own keys have defaults, its meaning names the
+default, or another key stands in for it. All values are checked before anything is computed, and an error names the
+key, the value and what is allowed. The same specification run again resumes its sweep: `description`, `question`,
+`expected_minutes`, `claims`, `concurrent`, `retries`, `budget` and `search.trials` may change between runs; any other
+change makes it another sweep.
 """
 _MOST_PATHS = 3  # in a heading
 _CONTINUOUS = """\
-Zoology's continuous variant of MQAR, which has vectors in the place of tokens, is no task, since models here read
-tokens; `recallfront.sweeps.continuous_mqar` draws its rows, which equal the authors', for those who feed vectors to a
-mixer.
+Zoology's continuous variant of MQAR, which has vectors instead of tokens, is no task, since models here read tokens;
+`recallfront.sweeps.continuous_mqar` draws its rows, which equal the authors', for those who feed vectors to a mixer.
 """
 _KNOBS = """\
 ## The blocks of `space`
@@ -83,9 +83,9 @@ claims:
 A measure is `STATISTIC METRIC where CONDITION`. The condition is that of `pick --where`: clauses joined by `and`, such
 as `state_bytes <= 4096` or `architecture in (based, gla)`, in which `recall` is validation recall and `test_recall`
 that of the test split; a bound may also be a metric of the configuration that another measure chose, such as
-`based.state_bytes`. `none` is the word where some configuration has it as the value of that setting, as in
-`positions == none`, else it is null, as in `window_size == none`, which also those have that lack the setting. Without
-`where`, all configurations count. The statistic is
+`based.state_bytes`. `none` matches the value `none` if some configuration has it, as in `positions == none`; otherwise
+it matches null, as in `window_size == none`, which includes configurations without the setting. Without `where`, all
+configurations count. The statistic is
 
 - `best`: the metric of the configuration that is best in the sweep's first objective, on the validation split;
 - `highest` or `lowest`: the metric's own extreme; of equals these and `best` choose the one with the least state;
@@ -232,7 +232,8 @@ def _kind(value: Schema, titles: dict[str, str]) -> str:
     if "enum" in value:
         return ", ".join(f"`{choice}`" for choice in value["enum"])
     if forms := value.get("anyOf") or value.get("oneOf"):
-        kinds = list(dict.fromkeys(_kind(form, titles) for form in forms))
+        shared = {"type": value["type"]} if "type" in value else {}
+        kinds = list(dict.fromkeys(_kind(shared | form, titles) for form in forms))
         if "number" in kinds and "integer" in kinds:
             kinds.remove("integer")
         return " or ".join(kinds)

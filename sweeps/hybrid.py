@@ -42,10 +42,8 @@ def flat(block: Any) -> Any:
                     f"mixers.{key}: {shown(letter)} is no letter of a pattern; it must be one of A to Z"
                 )
             if not _KNOB.fullmatch(key):
-                raise ValueError(
-                    f"mixers.{key}={shown(value)}: mixer {shown(declared['mixer'])} has no such knob; what is not a "
-                    "mixer's stands beside mixers"
-                )
+                for kind in mixer_kinds(letter, {f"{letter}.mixer": declared["mixer"]}, _NESTED):
+                    check_knob(kind, str(knob), value, f"mixers.{key}")
             found[key] = value
     return found
 
@@ -66,18 +64,19 @@ def mixer_knob(key: str) -> tuple[str, str] | None:
     return (match[1], match[2]) if match else None
 
 
-def mixers_of(letter: str, block: Mapping[str, Any], where: str) -> list[type[MixerConfig]]:
+def mixer_kinds(letter: str, block: Mapping[str, Any], where: str) -> list[type[MixerConfig]]:
     """The mixers that a letter may stand for in a block.
 
     Raises:
         ValueError: the letter is not declared, or is as a mixer that there is not.
     """
-    given = block.get(f"{letter}.mixer", UNDECLARED.get(letter, {}).get("mixer"))
-    if given is None:
+    declared = {f"{known}.mixer": own["mixer"] for known, own in UNDECLARED.items()} | dict(block)
+    if f"{letter}.mixer" not in declared:
         raise ValueError(
             f"{where}: mixers does not declare {letter}; declare what it stands for, such as "
             f"{letter}: {{mixer: attention}}"
         )
+    given = declared[f"{letter}.mixer"]
     kinds = []
     for name in given if isinstance(given, list | tuple) else [given]:
         kind = registry.find(name) if isinstance(name, str) else None

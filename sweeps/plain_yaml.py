@@ -11,6 +11,8 @@ from typing import Any, Final
 
 import yaml
 
+from recallfront.models.configs.explain import shortened
+
 MOST_BYTES: Final = 2**18
 _MOST_VALUES: Final = 5_000  # with aliases written out; a long text counts as several
 _TEXT_OF_ONE_VALUE: Final = 100  # characters
@@ -103,7 +105,7 @@ class _Reader:
     def _alias(self, name: Any) -> None:
         value, values = self._anchors.get(name, (None, 0))
         if value is _PENDING:
-            raise NotPlain(f"the alias *{name} stands within what it names")
+            raise NotPlain(f"the alias *{name} is inside its own value")
         if not values:
             raise NotPlain(f"is not YAML: found undefined alias {name!r}")
         self._count(values)
@@ -223,8 +225,3 @@ def _foreign(tag: str) -> NotPlain:
             f"the tag !!{shortened(tag.removeprefix(_TAG))} is not allowed here: write a plain value"
         )
     return NotPlain("tags that make Python objects are not allowed")
-
-
-def shortened(text: str, most: int = 60) -> str:
-    """A text as an error shows it."""
-    return text if len(text) <= most else f"{text[: most - 3]}..."

@@ -15,7 +15,7 @@ class _Found(Exception):
 
 
 def impossible(axes: Mapping[str, Sequence[Scalar]], failure: Callable[[Knobs], str | None]) -> str | None:
-    """Why no combination of the values is possible; None where one is, or where that is not decided.
+    """Why no combination of the values is possible; None if one is, or if that is not decided.
 
     A knob matters to a failure when another value of it alone resolves it, or changes what is said. Only knobs that
     matter are combined, all others keep their first value: a space of any size whose failures have few causes is

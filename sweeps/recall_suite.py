@@ -107,7 +107,7 @@ def located_answer(document: Document, field: str) -> str:
     return next(iter(_texts(document[field])), "")
 
 
-def shortened(
+def truncated_document(
     document: Document,
     kind: DataSet,
     *,

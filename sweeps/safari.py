@@ -65,7 +65,7 @@ class SafariTask(StreamTask[StreamRows]):
 
     def drawer(self) -> Drawer[StreamRows]:
         rng = np.random.default_rng(self.seed)
-        return lambda rows, training: asked(
+        return lambda rows, training: next_tokens(
             distinct_rows(
                 rng,
                 rows.examples,
@@ -98,7 +98,7 @@ def distinct_rows(
     return rows
 
 
-def asked(rows: Integers, answer_length: int | None) -> tuple[Integers, Integers]:
+def next_tokens(rows: Integers, answer_length: int | None) -> tuple[Integers, Integers]:
     """Rows as (inputs, labels): each next token is asked for, or only the last `answer_length` ones."""
     labels = rows[:, 1:].copy()
     if answer_length is not None:

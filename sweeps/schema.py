@@ -63,11 +63,11 @@ def _say_what_names_are(schema: dict[str, Any]) -> None:
 
 
 def _let_be_a_suite(schema: dict[str, Any]) -> None:
-    """Allow `tasks` in the place of `task`: what its settings say is not checked key by key."""
+    """Allow `tasks` instead of `task`: what its settings say is not checked key by key."""
     setting = {"type": "object", "required": ["task"], "properties": {"task": {"type": "object"}}}
     schema["properties"][TASKS] = {
         "type": "object",
-        "description": "In the place of `task`, for a suite of sweeps: names of tasks, each with a list of settings. A "
+        "description": "Instead of `task`, for a suite of sweeps: names of tasks, each with a list of settings. A "
         "setting has `task`; any other key in it, except `name`, overrides the suite's.",
         "minProperties": 1,
         "additionalProperties": {"type": "array", "minItems": 1, "items": setting},

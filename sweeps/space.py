@@ -22,7 +22,7 @@ from recallfront.models.configs.explain import near_first, shown, told
 from recallfront.models.configs.frozen import check_number
 from recallfront.models.configs.hybrid import HybridConfig
 from recallfront.sweeps.base import Frozen
-from recallfront.sweeps.hybrid import check_knob, check_patterns, flat, mixer_knob, mixers_of, nested
+from recallfront.sweeps.hybrid import check_knob, check_patterns, flat, mixer_kinds, mixer_knob, nested
 from recallfront.sweeps.trial import TrainingConfig
 
 Scalar = bool | int | float | str | None
@@ -220,7 +220,7 @@ def _is_another_ones(key: str, config: type[BaseModel]) -> bool:
 
 def _read_mixer_domain(raw: RawBlock, letter: str, knob: str, block: str) -> Domain:
     """The domain of a knob of a hybrid's mixer, which must be possible for each mixer that the letter may be."""
-    kinds, key = mixers_of(letter, raw, block), f"{letter}.{knob}"
+    kinds, key = mixer_kinds(letter, raw, block), f"{letter}.{knob}"
     where = f"{block}.{key}"
     if knob == "mixer":
         return tuple(kind.name() for kind in kinds)
@@ -314,12 +314,15 @@ def _unknown_knob(config: type[BaseModel], key: str) -> str:
             f"is a setting of the training; write {TRAINING_PREFIX}{key} under space, or {key} under training"
         )
     allowed = near_first(key, config.model_fields.keys() - NOT_KNOBS)
-    return f"architecture {name!r} has no such knob; it has {allowed}, and {TRAINING_PREFIX}<setting>"
+    of_mixers = "; a mixer's knob is written D.state_dim" if issubclass(config, HybridConfig) else ""
+    return (
+        f"architecture {name!r} has no such knob; it has {allowed}, and {TRAINING_PREFIX}<setting>{of_mixers}"
+    )
 
 
 @cache
 def _field(config: type[BaseModel], key: str) -> TypeAdapter[Any] | None:
-    """What validates one value of a knob, or None where there is no such knob."""
+    """What validates one value of a knob, or None if there is no such knob."""
     if key.startswith(TRAINING_PREFIX):
         config, key = TrainingConfig, key.removeprefix(TRAINING_PREFIX)
     info = None if key in NOT_KNOBS else config.model_fields.get(key)

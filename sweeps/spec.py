@@ -8,7 +8,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from recallfront.models.configs.explain import explain, told
 from recallfront.models.configs.frozen import added_field
-from recallfront.sweeps.base import Frozen, SpecError, canonical_json, digest
+from recallfront.sweeps.base import Frozen, SpecError, canonical_json, text_digest
 from recallfront.sweeps.claims import Claim
 from recallfront.sweeps.objectives import Objective, split_context
 from recallfront.sweeps.possible import impossible
@@ -67,7 +67,9 @@ class SweepSpec(Frozen):
     expected_minutes: float | None = Field(
         default=None, gt=0, description="How long a study takes on the machine that it is made for."
     )
-    task: TaskConfig = Field(description="What the models are trained and tested on.")
+    task: TaskConfig = Field(
+        description="What the models are trained and tested on; required unless `tasks` is given."
+    )
     protocol: ProtocolName | None = added_field(
         None,
         description="A published protocol: settings of models and training that this specification does not name are "
@@ -279,7 +281,7 @@ class SweepSpec(Frozen):
         }
         identity["model"] = self._shared_settings(self.blocks[0])
         identity["space"] = [block.model_dump(mode="json", exclude={"label"}) for block in self.blocks]
-        return digest(canonical_json(identity))
+        return text_digest(canonical_json(identity))
 
     @property
     def first_seeds(self) -> tuple[int, ...]:
@@ -341,7 +343,7 @@ class SweepSpec(Frozen):
             for knobs in block.corners():
                 if self._may_repeat:
                     found = self._settings(block, knobs)
-                    settings = digest(canonical_json(found | {"model": block.filled(found["model"])}))
+                    settings = text_digest(canonical_json(found | {"model": block.filled(found["model"])}))
                     if settings in seen:
                         continue
                     seen.add(settings)

@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Any
 
 from recallfront.models.configs.explain import shown
-from recallfront.sweeps.base import SpecError, canonical_json, digest
+from recallfront.sweeps.base import SpecError, canonical_json, text_digest
 from recallfront.sweeps.claims import Claim
 from recallfront.sweeps.spec import SweepSpec
 
@@ -46,7 +46,9 @@ class Suite:
     @cached_property
     def key(self) -> str:
         """The suite's identity: its name and those of its sweeps."""
-        return digest(canonical_json({"name": self.name, "sweeps": [part.spec.key for part in self.parts]}))
+        return text_digest(
+            canonical_json({"name": self.name, "sweeps": [part.spec.key for part in self.parts]})
+        )
 
     @property
     def tasks(self) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from recallfront.models import Architecture, ModelConfig
 from recallfront.models.configs.explain import explain, shown, told
 from recallfront.models.configs.frozen import added_field
 from recallfront.models.configs.mixer import MOST_LAYERS
-from recallfront.sweeps.base import Frozen, canonical_json, digest
+from recallfront.sweeps.base import Frozen, canonical_json, text_digest
 from recallfront.sweeps.speculation import SpeculationConfig
 from recallfront.sweeps.start import StartConfig
 from recallfront.sweeps.tasks.registry import TaskConfig
@@ -391,9 +391,9 @@ class TrialConfig(Frozen):
     @cached_property
     def key(self) -> str:
         """sha256 of the canonical JSON: the trial's identity."""
-        return digest(canonical_json(self))
+        return text_digest(canonical_json(self))
 
     @cached_property
     def configuration_key(self) -> str:
         """The same without the seed: what trials that differ in their seed alone share."""
-        return digest(canonical_json(self.model_copy(update={"seed": 0})))
+        return text_digest(canonical_json(self.model_copy(update={"seed": 0})))

@@ -29,7 +29,9 @@ LONG: Final = 4.0  # seconds that the tests of a file take together
 # a test is ended after so many times what its whole file took, on a machine that others use too, and never before
 SLACK: Final = 4
 LEAST: Final = 600  # seconds
-UNKNOWN: Final = 1800  # seconds for a slow test, or an attack, of a file that the table does not have
+# of a file that the table does not have, as all of it took less than `LONG`
+QUICK: Final = 120  # seconds
+UNKNOWN: Final = 1800  # seconds for a slow test, an attack, or one that needs a GPU
 # where one of these is set, tests go on for as long as it says
 LASTING: Final = ("ATTACK_SECONDS", "OUTAGE_SECONDS", "RECALLFRONT_OUTAGE")
 FAILED: Final = "failed"  # in the place of the inputs
@@ -65,7 +67,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     taken = _table()
     for item in items:
         seconds = taken.get(key_of(item), {}).get("seconds")
-        slow = any(item.get_closest_marker(name) for name in ("slow", "attack"))
+        # one that needs a GPU is skipped where the table is written
+        slow = any(item.get_closest_marker(name) for name in ("slow", "attack", "gpu"))
         item.add_marker(pytest.mark.timeout(time_limit(seconds, slow=slow)))
 
 
@@ -74,7 +77,7 @@ def time_limit(seconds: float | None, *, slow: bool) -> float:
     if any(name in os.environ for name in LASTING):
         return 0
     if seconds is None:
-        return UNKNOWN if slow else LEAST
+        return UNKNOWN if slow else QUICK
     return max(LEAST, SLACK * seconds)
 
 

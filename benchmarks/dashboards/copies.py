@@ -16,7 +16,7 @@ from recallfront.benchmarks.platform.trials import trials_of
 from recallfront.platform.results.records import TAG
 from recallfront.platform.tracking.digests import FIGURES, figures_tag
 from recallfront.platform.tracking.ledger import CONFIG_TAG, read_sweep
-from recallfront.sweeps.base import digest
+from recallfront.sweeps.base import text_digest
 from recallfront.sweeps.spec import SweepSpec
 from recallfront.sweeps.trial import TrialConfig
 
@@ -45,7 +45,7 @@ def copy_sweep(home: Path, run: str, times: int) -> None:
     connection = sqlite3.connect(home / "mlflow.db")
     with connection:
         for number in range(1, times + 1):
-            _copy(connection, run, _APART * number, {TAG + "sweep_key": digest(f"{run} {number}")}, {})
+            _copy(connection, run, _APART * number, {TAG + "sweep_key": text_digest(f"{run} {number}")}, {})
     connection.close()
 
 

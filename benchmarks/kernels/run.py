@@ -56,7 +56,7 @@ def main(
 
 
 def cannot_run() -> str | None:
-    """Why the kernels cannot be run or tested here, or None where they can."""
+    """Why the kernels cannot be run or tested here, or None if they can."""
     if not torch.cuda.is_available():
         return "it needs a GPU and PyTorch sees none here"
     missing = kernels_missing(torch.device("cuda", 0))

@@ -28,7 +28,7 @@ _NAMES = {"R": "RECURRENT", "W": "ATTENTION"}
 
 
 def why_not(path: Path) -> str | None:
-    """Why the code at `path` cannot be run, in a sentence; None where it can."""
+    """Why the code at `path` cannot be run, in a sentence; None if it can."""
     if not (path / "recurrentgemma" / "torch" / "griffin.py").is_file():
         return f"{path} holds no recurrentgemma/torch/griffin.py: name a checkout of google-deepmind/recurrentgemma"
     missing = [name for name in _NEEDS if find_spec(name) is None]

@@ -9,6 +9,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 
 _MOST_SHOWN = 3  # errors, of many in one specification
 _LONGEST_VALUE = 60  # characters
+_FOLLOWS = frozenset({"num_layers"})  # of required fields those that are made of others if they are missing
 _TOLD = "told"  # the type of an error whose message is what stands after the place, word for word
 
 
@@ -54,7 +55,11 @@ def near_first(word: object, allowed: Iterable[str]) -> str:
 
 def shown(value: object) -> str:
     """A value as an error shows it."""
-    text = repr(value)
+    return shortened(repr(value))
+
+
+def shortened(text: str) -> str:
+    """A text as an error shows it."""
     return text if len(text) <= _LONGEST_VALUE else f"{text[: _LONGEST_VALUE - 3]}..."
 
 
@@ -75,7 +80,8 @@ def _rest(part: Any, roots: Sequence[type[BaseModel]]) -> str:
     if kind == "missing" and isinstance(part["loc"][-1], int):
         return f"={shown(part['input'])}: too few values"
     if kind == "missing":
-        needed = [name for name, field in model.model_fields.items() if field.is_required()]
+        required = [name for name, field in model.model_fields.items() if field.is_required()]
+        needed = [name for name in required if name not in _FOLLOWS]
         return f": is missing; needed are {', '.join(needed)}"
     if kind == "value_error":
         return f": {message.removeprefix('Value error, ')}"

@@ -57,7 +57,7 @@ def stream(
 ) -> Iterator[Tensor]:
     """Yield the next token of every row (B), `max_new_tokens` times, each as soon as it is known.
 
-    tokens (B, T): the prompts, padded on the right where `lengths` (B) says so. The same seed gives the same
+    tokens (B, T): the prompts, padded on the right if `lengths` (B) says so. The same seed gives the same
     tokens on the same machine. Raises ValueError if a value makes no sense.
     """
     if max_new_tokens < 1:

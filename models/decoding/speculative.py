@@ -65,9 +65,9 @@ def generate_speculative(
     lengths: Tensor | None = None,
     stop_tokens: Collection[int] = (),
 ) -> Speculation:
-    """The tokens that greedy `generate` gives, several a round where the drafts are right.
+    """The tokens that greedy `generate` gives, several a round if the drafts are right.
 
-    tokens (B, T), padded on the right where `lengths` (B) says so. Raises ValueError if the tree is deeper
+    tokens (B, T), padded on the right if `lengths` (B) says so. Raises ValueError if the tree is deeper
     than there are heads, or max_new_tokens is below 1.
     """
     if tree.max_depth > len(heads.blocks):

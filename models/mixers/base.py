@@ -51,7 +51,7 @@ class Mixer(nn.Module, ABC):
         """One token: x (B, width) -> (B, width); `state` is brought up to date."""
 
     def lean_step(self) -> MixerStep:
-        """`step` with its weights at hand, in few operations where a mixer has such a form: added to the residual."""
+        """`step` with its weights at hand, in few operations if the mixer has such a form: added to the residual."""
 
         def run(residual: Tensor, x: Tensor, state: LayerState, step: Step) -> None:
             with torch.inference_mode(False), torch.no_grad():  # a state may be replaced
@@ -76,7 +76,7 @@ class Mixer(nn.Module, ABC):
         raise NotImplementedError
 
     def reserve(self, state: LayerState, tokens: int) -> None:  # noqa: B027
-        """Make room for so many tokens a row, where a state grows, so that its tensors stay in their places."""
+        """Make room for so many tokens a row, if the state grows, so that its tensors stay in their places."""
 
     def live(self, state: LayerState, length: int) -> list[Tensor]:
         """The part of the state that must survive to the next step after `length` tokens."""

@@ -85,7 +85,7 @@ def lean_mlp(mlp: MLP) -> Add:
 
 
 def lean_rotation(dim: int, theta: float) -> Callable[[Tensor, Step], None] | None:
-    """Rotary positions on x (B, H, D) in place, all rows at the same position; None where nothing is turned."""
+    """Rotary positions on x (B, H, D) in place, all rows at the same position; None if nothing is turned."""
     if not dim:
         return None
 

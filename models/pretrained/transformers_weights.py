@@ -71,7 +71,7 @@ def linearize(
     """Replace softmax attention by another mixer, keep every other weight, and train on from there.
 
     architecture: any but `attention`, with its knobs (of a hybrid, `mixers`); `pattern` may leave some layers attention
-    (A, W). What is kept of the attention itself: see `linearizing.adopt`; where no knob says otherwise, what keeps the
+    (A, W). What is kept of the attention itself: see `linearizing.adopt`; if no knob says otherwise, what keeps the
     most of it is taken. Raises ValueError if the architecture or a knob does not fit.
     """
     source = model if isinstance(model, LanguageModel) else from_transformers(model)

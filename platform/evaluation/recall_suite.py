@@ -18,7 +18,7 @@ from recallfront.sweeps.recall_suite import (
     Document,
     answers_of,
     contains,
-    shortened,
+    truncated_document,
 )
 from recallfront.sweeps.text.source import TABLES, rows_of
 
@@ -129,7 +129,7 @@ def _asked(subject: Subject, name: str, file: Path, how: Evaluation, most: int |
     kind, dropped = DATA_SETS[name], 0
     prompts: list[tuple[list[int], list[str]]] = []
     for document in _documents(file, kind, most, how.twice):
-        short = shortened(
+        short = truncated_document(
             document,
             kind,
             encode=subject.encode,

@@ -59,7 +59,7 @@ class Candidate:
         return label(self.architecture, self.knobs)
 
     def describe(self, metric: str) -> str:
-        """A metric with its spread, as a person reads it; a dash where there is none."""
+        """A metric with its spread, as a person reads it; a dash if there is none."""
         if metric not in self.metrics:
             return "–"
         return show(metric, self.metrics[metric], self.spreads.get(metric))

@@ -38,7 +38,7 @@ class Compared:
     before: Candidate | None  # in the first sweep
     after: Candidate | None  # in the second
     place: Place  # on the front of the second alone, of the first alone, of both, of neither
-    # empty where one of the sweeps lacks it; one seed does not tell recall's noise, and so not the move
+    # empty if one of the sweeps lacks it; one seed does not tell recall's noise, and so not the move
     move: Move
 
 
@@ -52,7 +52,7 @@ class SweepComparison:
     hypervolumes: tuple[float, float]  # both against the first sweep's reference
     # of the second less the first, as 95 of 100 draws have it; none where the errors are not known
     interval: tuple[float, float] | None
-    unsure: str  # why there is no interval; empty where there is one
+    unsure: str  # why there is no interval; empty if there is one
     # of the specifications: key, in the first, in the second
     differences: tuple[tuple[str, str, str], ...] = field(repr=False)
 
@@ -63,7 +63,7 @@ class SweepComparison:
 
     @property
     def change(self) -> float:
-        """The same as a part of the first's; infinite where that is 0."""
+        """The same as a part of the first's; infinite if that is 0."""
         if self.hypervolumes[0]:
             return self.difference / self.hypervolumes[0]
         return math.inf if self.difference else 0.0
@@ -128,8 +128,8 @@ def compare(
 ) -> SweepComparison:
     """Compare a sweep with an earlier one.
 
-    Configurations are the same where their settings are, but for settings that are fixed in both sweeps and differ
-    between them, such as a sweep's number of training steps. A value has moved within noise where its spreads in the
+    Configurations are the same if their settings are, but for settings that are fixed in both sweeps and differ
+    between them, such as a sweep's number of training steps. A value has moved within noise if its spreads in the
     two sweeps overlap. A configuration with one seed in either sweep has no spread of recall: its move is unknown.
 
     Args:

@@ -26,7 +26,7 @@ class Condition(Clause):
         return self.accepts(read(candidate, self.name))
 
     def shortfall(self, candidate: Candidate, scale: float) -> float:
-        """How far the candidate is from meeting it, in units of `scale`; 1 where there is no distance."""
+        """How far the candidate is from meeting it, in units of `scale`; 1 if there is no distance."""
         if self.holds(candidate):
             return 0.0
         value = read(candidate, self.name)
@@ -112,7 +112,7 @@ def known_names(candidates: Iterable[Candidate]) -> list[str]:
 
 
 def read(candidate: Candidate, name: str) -> Scalar:
-    """A candidate's value under a name that a condition may use; None where it has none."""
+    """A candidate's value under a name that a condition may use; None if it has none."""
     if name in _OWN:
         value: Scalar = getattr(candidate, name)
         return value

@@ -23,7 +23,7 @@ from recallfront.platform.metrics import metric, name_for_condition, named_in_co
 from recallfront.platform.results.labels import label
 from recallfront.platform.results.records import TrialRecord
 from recallfront.platform.results.status import Status
-from recallfront.sweeps.base import digest
+from recallfront.sweeps.base import text_digest
 from recallfront.sweeps.claims import CHOOSING, OF_A_FRONT, Measure
 from recallfront.sweeps.conditions import OPERATORS, Clause, Reference, is_number
 from recallfront.sweeps.objectives import Objective
@@ -57,7 +57,7 @@ class Resampled:
         self.configuration = trials[0].configuration
         self.name = label(self.candidate.architecture, {k: v for k, v in knobs.items() if k in varying})
         # a draw depends on the configuration alone: other trials that finish change nothing of it
-        self._random = int(digest(self.configuration)[:16], 16)
+        self._random = int(text_digest(self.configuration)[:16], 16)
         self._known: dict[str, Floats | None] = {}
 
     @cached_property
@@ -91,7 +91,9 @@ class Resampled:
         values = np.array([join(row) for row in own[self._seeds[first]].tolist()])[kind]
         spreads = [spread_of(trial.metrics, name) for trial in self._trials]
         if any(spreads):
-            noise = np.random.default_rng([self._random, int(digest(name)[:8], 16)]).standard_normal(DRAWS)
+            noise = np.random.default_rng([self._random, int(text_digest(name)[:8], 16)]).standard_normal(
+                DRAWS
+            )
             values[1:] += noise * max(spreads) / _P20_P80
         return values
 
@@ -153,7 +155,7 @@ class Reading:
     doubt: str = ""  # why it may have another one
 
     def of_the_chosen(self, name: str) -> Floats:
-        """A metric of the configuration that was chosen, in each draw; NaN where it has none, or none was chosen."""
+        """A metric of the configuration that was chosen, in each draw; NaN if it has none, or none was chosen."""
         assert self.chosen is not None
         choices, index = self.chosen
         columns = [one.figure(name) for one in choices]
@@ -312,7 +314,7 @@ def _rank_correlation(across: Floats, up: Floats, mask: Truths) -> Floats:
 
 
 def _no_relation(measure: Measure, across: Floats, up: Floats) -> str:
-    """Why there is no slope or correlation of these values; empty where there is one."""
+    """Why there is no slope or correlation of these values; empty if there is one."""
     constant = [measure.over] if (across == across[0]).all() else []
     constant += [measure.metric] if measure.statistic == "correlation" and (up == up[0]).all() else []
     if constant:

@@ -1,9 +1,10 @@
-"""What to do next with a sweep, as commands: the terminal and the sweep's page show the same."""
+"""What to do next with a sweep or one of its configurations, as commands: terminal, pages and reports show the same."""
 
 import shlex
 from collections.abc import Iterable
 from pathlib import Path
 
+from recallfront.platform.front.candidates import Candidate
 from recallfront.platform.front.front import Front
 
 
@@ -19,7 +20,6 @@ def next_commands(
 
     Files of plug-ins are for those that may need what they define: a rerun and the report.
     """
-    given = plugin_options(plugins)
     commands = [("The front as a table", f"front {sweep}")]
     if front.knee is not None:
         commands.append(("Pick the knee, register it, write its weights", f"pick {sweep} --knee --out model"))
@@ -34,9 +34,43 @@ def next_commands(
         again = front.knee or front.members[-1]
         if again.run_ids[0]:  # a run has no id before the server has made it
             what = "the knee" if again is front.knee else "one of them"
-            commands.append((f"Run {what} again from its lineage", f"rerun {again.run_ids[0][:8]}{given}"))
-        commands.append(("Write its report", f"report {sweep} --out report{given}"))
+            commands.append((f"Run {what} again from its lineage", rerun_command(again.run_ids[0], plugins)))
+        commands.append(("Write its report", f"report {sweep} --out report{plugin_options(plugins)}"))
     return [(what, f"{program} {command}{options}") for what, command in commands]
+
+
+def configuration_commands(
+    candidate: Candidate,
+    sweep: str,
+    specification: str,
+    *,
+    only: str,
+    is_finished: bool,
+    options: str,
+    plugins: Iterable[Path | str],
+) -> list[tuple[str, str]]:
+    """(what it does, command) for one configuration of a sweep, which a study or a file `specification` describes.
+
+    `only` is a condition that holds for it alone; empty: it cannot be picked.
+    """
+    commands = []
+    if only:
+        anywhere = "" if candidate.on_front else " --any"
+        commands.append(("Pick it", f"pick {sweep} --where {shlex.quote(only)}{anywhere}"))
+    if is_finished and candidate.run_ids[0]:
+        commands.append(("Run its best seed again", rerun_command(candidate.run_ids[0], plugins)))
+    commands.append(("Continue the sweep", run_command(specification, plugins)))
+    return [(what, f"recallfront {command}{options}") for what, command in commands]
+
+
+def run_command(specification: str, plugins: Iterable[Path | str]) -> str:
+    """`run` with the plug-ins that the sweep needs."""
+    return f"run {shlex.quote(specification)}{plugin_options(plugins)}"
+
+
+def rerun_command(run_id: str, plugins: Iterable[Path | str]) -> str:
+    """`rerun` with the plug-ins that the trial needs."""
+    return f"rerun {run_id[:8]}{plugin_options(plugins)}"
 
 
 def plugin_options(files: Iterable[Path | str]) -> str:
@@ -45,7 +79,7 @@ def plugin_options(files: Iterable[Path | str]) -> str:
 
 
 def _enough(front: Front) -> str:
-    """A condition that the best recall of the front meets; empty where that is below 0.1, or no objective."""
+    """A condition that the best recall of the front meets; empty if that is below 0.1, or no objective."""
     first = front.objectives[0]
     if first.reading != "validation_recall":
         return ""

@@ -55,7 +55,7 @@ def pick(
 
     In conditions `recall` is validation recall, as selection must not look at the test split; `test_recall`
     is the other. With neither `maximise` nor `minimise`, the knee is chosen, or the best in the first objective
-    where there is no knee.
+    if there is no knee.
 
     Args:
         sweep: its name, the id of its run, or its record.
@@ -160,7 +160,7 @@ def _pick_knee(front: Front, matching: list[Candidate], kind: str) -> Picked:
 
 
 def _pick_end(front: Front, matching: list[Candidate], among: str) -> Picked:
-    """What is chosen where there is no knee: the best in the first objective."""
+    """What is chosen if there is no knee: the best in the first objective."""
     first = front.objectives[0]
     best, runner_up = sorted(matching, key=lambda c: -first.sign * c.metrics[first.reading])[:2]
     reason = (
@@ -200,7 +200,7 @@ def _nothing_matches(front: Front, pool: Sequence[Candidate], conditions: list[C
 
 
 def _extent(name: str, candidates: Sequence[Candidate]) -> float:
-    """How far apart the candidates lie in one metric; 1 where they do not."""
+    """How far apart the candidates lie in one metric; 1 if they do not."""
     values = [value for c in candidates if isinstance(value := read(c, name), int | float)]
     return (max(values) - min(values) if values else 0.0) or 1.0
 

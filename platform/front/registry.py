@@ -17,16 +17,17 @@ from recallfront.platform.errors import UsageError, root_cause
 from recallfront.platform.front.pick import Picked
 from recallfront.platform.front.pyfunc import write_mlflow_files
 from recallfront.platform.home import home_folder, user_name
-from recallfront.platform.home.address import shown
+from recallfront.platform.home.address import home_name
 from recallfront.platform.home.vault import fetch_folder, kept_folders
 from recallfront.platform.plugins import installed
 from recallfront.platform.results.records import TAG
 from recallfront.platform.tracking.client import open_client
 from recallfront.platform.tracking.ledger import UnknownRecord
 from recallfront.platform.tracking.lineage import read_lineage
-from recallfront.platform.tracking.runs import MODEL_DIGEST, MODEL_FILES, model_digest, sha256_of
+from recallfront.platform.tracking.runs import MODEL_DIGEST, MODEL_FILES, model_digest
 from recallfront.platform.tracking.store import prepare_store
 from recallfront.platform.trial.workplace import WEIGHTS
+from recallfront.sweeps.base import file_digest
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
@@ -60,7 +61,7 @@ def export_model(
         with TemporaryDirectory() as folder:
             found = model_files(client, picked.run_id, home_folder(home), folder)
             there = [target / name for name in MODEL_FILES if (target / name).exists()]
-            if not force and any(sha256_of(file) != sha256_of(found[file.name]) for file in there):
+            if not force and any(file_digest(file) != file_digest(found[file.name]) for file in there):
                 raise UsageError(f"{target} has another model: name another folder, or say --force")
             for name, file in found.items():
                 shutil.copyfile(file, target / name)
@@ -188,7 +189,7 @@ def _version_of(client: "MlflowClient", picked: Picked, name: str) -> str | None
 
 
 def _own_weights(client: "MlflowClient", run_id: str, home: Path) -> Path | None:
-    """The folder of this home with a run's weights if they were too large to upload; None where it has artifacts.
+    """The folder of this home with a run's weights if they were too large to upload; None if it has artifacts.
 
     Which folder that is follows from the trial's key, never from what the store says: whoever may write there would
     name any folder of this machine. The digest says that these are the weights, and that the store knows them.
@@ -212,13 +213,13 @@ def _own_weights(client: "MlflowClient", run_id: str, home: Path) -> Path | None
             if (
                 inside
                 and all(file.is_file() and not file.is_symlink() for file in files)
-                and sha256_of(files[1]) == digest
+                and file_digest(files[1]) == digest
             ):
                 return folder
     raise UsageError(
         f"the model of run {run_id} cannot be written or registered: it is not among the run's artifacts, and "
-        f"{shown(home)}/trials has no weights of its key and digest; give the --home that the trial ran in, or run it "
-        "again with `recallfront rerun`"
+        f"{home_name(home)}/trials has no weights of its key and digest; give the --home that the trial ran in, or run "
+        "it again with `recallfront rerun`"
     )
 
 

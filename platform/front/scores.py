@@ -60,7 +60,7 @@ class Scores:
         return len(self.table) * sum(self.settings.values()) - found
 
     def columns(self) -> dict[str, list[Any]]:
-        """The table by columns, as MLflow shows one; None where nothing has finished."""
+        """The table by columns, as MLflow shows one; None if nothing has finished."""
         found: dict[str, list[Any]] = {"architecture": list(self.table)}
         for task in self.tasks:
             found[task] = [row[task].recall if task in row else None for row in self.table.values()]

@@ -2,7 +2,6 @@
 
 import errno
 import getpass
-import hashlib
 import os
 import shutil
 import uuid
@@ -13,7 +12,7 @@ from typing import Final
 
 from recallfront.platform.errors import UsageError, is_machine_fault, one_line
 from recallfront.platform.home.address import address_of, local_folder
-from recallfront.sweeps.base import seal, unseal
+from recallfront.sweeps.base import file_digest, seal, unseal
 
 USER_VARIABLE: Final = "RECALLFRONT_USER"
 _LONGEST_USER: Final = 100  # characters of a name that are recorded
@@ -119,7 +118,7 @@ def check_folder(folder: Path) -> None:
 
 def file_digests(folder: Path) -> dict[str, str]:
     """sha256 of each file below a folder, by its path in there."""
-    return {str(file.relative_to(folder)): _file_digest(file) for file in _files(folder)}
+    return {str(file.relative_to(folder)): file_digest(file) for file in _files(folder)}
 
 
 def check_files(folder: Path, digests: dict[str, str]) -> None:
@@ -149,11 +148,6 @@ def _read_seal(path: Path) -> dict[str, str]:
 
 def _files(folder: Path) -> list[Path]:
     return sorted(file for file in folder.rglob("*") if file.is_file() and file.name != _SEAL_FILE)
-
-
-def _file_digest(file: Path) -> str:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def user_name() -> str:

@@ -62,7 +62,7 @@ def address_behind(folder: Path) -> str | None:
     return unquote(folder.name.replace("=", "%"))
 
 
-def shown(folder: Path) -> str:
+def home_name(folder: Path) -> str:
     """A home as its user knows it: the address, where it is one."""
     return address_behind(folder) or str(folder)
 

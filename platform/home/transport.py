@@ -100,7 +100,7 @@ class Transport:
             raise UsageError(f"home {self.uri!r}: there is no bucket {bucket!r}: make it first")
 
     def read(self, name: str, *, patience: float = PATIENCE) -> bytes | None:
-        """The content of a file; None where there is none."""
+        """The content of a file; None if there is none."""
 
         def ask() -> bytes:
             with self._stored(name) as stream:
@@ -155,7 +155,7 @@ class Transport:
             self._patiently(patience, ask)
 
     def files(self, name: str, *, patience: float = PATIENCE) -> dict[str, Entry]:
-        """All files below a folder, by their names in it; none where there is no such folder."""
+        """All files below a folder, by their names in it; none if there is no such folder."""
         from pyarrow.fs import FileSelector, FileType
 
         root = self._path(name)

@@ -26,7 +26,7 @@ from recallfront.platform.errors import one_line
 from recallfront.platform.home import private_folder, take_place, write_whole
 from recallfront.platform.home.address import address_behind, remote_name
 from recallfront.platform.home.transport import PATIENCE, Transport
-from recallfront.sweeps.base import seal, unseal
+from recallfront.sweeps.base import file_digest, seal, unseal
 
 _MANIFEST: Final = "manifest.json"
 _LONGEST_UPLOAD: Final = 3600.0  # seconds since its last file, after which half a version has been given up
@@ -76,7 +76,7 @@ def fetch_file(path: Path, *, patience: float = PATIENCE) -> bool:
 
 
 def read_kept(path: Path, *, patience: float = PATIENCE) -> bytes | None:
-    """The content of a small file at the home's address; None where there is none, and within a local home.
+    """The content of a small file at the home's address; None if there is none, and within a local home.
 
     Raises:
         HomeAway: as `keep_file` does.
@@ -239,7 +239,7 @@ def _download(there: _There, version: _Version, path: Path, patience: float) -> 
             target = new / file
             target.parent.mkdir(parents=True, exist_ok=True)
             there.transport.download(f"{root}/{_CONTENT}/{file}", target, patience=patience)
-            if _file_digest(target) != digest:
+            if file_digest(target) != digest:
                 raise ValueError(f"{file} does not match its digest")
         take_place(new, path)
 
@@ -280,16 +280,11 @@ def _kind(version: _Version) -> str:
 
 def _digests(folder: Path) -> dict[str, str]:
     """sha256 of every file below a folder, by its path in there."""
-    return {file.relative_to(folder).as_posix(): _file_digest(file) for file in _files(folder)}
+    return {file.relative_to(folder).as_posix(): file_digest(file) for file in _files(folder)}
 
 
 def _files(folder: Path) -> Iterator[Path]:
     return iter(sorted(file for file in folder.rglob("*") if file.is_file()))
-
-
-def _file_digest(file: Path) -> str:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def _digest(content: bytes) -> str:

@@ -20,7 +20,7 @@ from recallfront.platform.errors import UsageError, root_cause
 FORMAT: Final = 1
 MANIFEST: Final = "manifest.json"
 MOST_FILES: Final = 200_000
-MOST_BYTES: Final = 64 * 2**30  # of all members together, unpacked
+MOST_UNPACKED: Final = 64 * 2**30  # of all members together, unpacked
 MOST_JSON: Final = 256 * 2**20  # of a member that is read as JSON
 _CHUNK = 2**20
 _PART = re.compile(r"[A-Za-z0-9_.+=@ -]+")  # of a member's path
@@ -195,6 +195,6 @@ def _checked(members: object, found: list[zipfile.ZipInfo]) -> dict[str, tuple[i
         if (member.external_attr >> 16) & _TYPE not in (0, _REGULAR):
             raise ValueError(f"{member.filename} is no plain file")
     sizes = {name: (int(size), str(digest)) for name, (size, digest) in members.items()}
-    if any(size < 0 for size, _ in sizes.values()) or sum(size for size, _ in sizes.values()) > MOST_BYTES:
-        raise ValueError(f"its members are larger than {MOST_BYTES / 2**30:.0f} GiB")
+    if any(size < 0 for size, _ in sizes.values()) or sum(size for size, _ in sizes.values()) > MOST_UNPACKED:
+        raise ValueError(f"its members are larger than {MOST_UNPACKED / 2**30:.0f} GiB")
     return sizes

@@ -63,7 +63,7 @@ def clean(
 
 
 def _statuses(uri: str) -> dict[str, set[Status | None]]:
-    """How the trial of each folder has ended in every sweep that has it, and None where it may go on."""
+    """How the trial of each folder has ended in every sweep that has it, and None if it may go on."""
     found: dict[str, set[Status | None]] = defaultdict(set)
     for sweep in list_sweeps(uri):
         record = read_sweep(uri, sweep.run_id, spec={})

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from recallfront.platform.errors import UsageError, root_cause
 from recallfront.platform.home import home_folder
-from recallfront.platform.home.address import shown
+from recallfront.platform.home.address import home_name
 from recallfront.platform.home.vault import kept_files
 from recallfront.platform.results.records import TAG, SweepRecord
 from recallfront.platform.sweep.driverless import driverless
@@ -39,7 +39,9 @@ class Deletion:
 
     def __str__(self) -> str:
         record = self.record
-        kept = f"{len(self.paths)} files and folders of {self.bytes / 2**20:.1f} MiB in {shown(self.home)}"
+        kept = (
+            f"{len(self.paths)} files and folders of {self.bytes / 2**20:.1f} MiB in {home_name(self.home)}"
+        )
         return f"sweep {record.name} ({record.sweep_key[:8]}): {len(self.runs)} runs, {kept}"
 
 

@@ -21,6 +21,7 @@ from recallfront.platform.results.records import TAG
 from recallfront.platform.results.status import Status
 from recallfront.platform.tracking.experiments import experiment_of
 from recallfront.platform.tracking.ledger import UnknownRecord, find_sweep, read_sweep, writing
+from recallfront.platform.tracking.lineage import plugin_files
 from recallfront.platform.tracking.store import prepare_store
 
 if TYPE_CHECKING:
@@ -180,7 +181,8 @@ def _fill(client: "GuardedClient", run_id: str, run: _Run, tags: dict[str, str])
 def _show_front(client: "GuardedClient", uri: str, run_id: str) -> None:
     """Draw the front of what was taken; the archive's own pictures are not shown: they could hold anything."""
     record = read_sweep(uri, run_id).current()
-    if not record.with_status(Status.FINISHED):
+    finished = record.with_status(Status.FINISHED)
+    if not finished:
         return
     from recallfront.platform.front.pictures.figures import write_front
 
@@ -188,5 +190,6 @@ def _show_front(client: "GuardedClient", uri: str, run_id: str) -> None:
     with TemporaryDirectory() as folder:
         write_front(front, folder)
         client.log_artifacts(run_id, folder, "front")
-    note = sweep_note(run_id, front, description=str(record.spec.get("description", "")))
+    told, plugins = str(record.spec.get("description", "")), plugin_files(uri, finished[0].run_id)
+    note = sweep_note(run_id, front, description=told, plugins=plugins)
     client.set_tag(run_id, "mlflow.note.content", note)

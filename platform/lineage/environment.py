@@ -99,8 +99,10 @@ class Lineage(BaseModel):
 
     @property
     def plugin_files(self) -> list[str]:
-        """The names of the files among the plug-ins."""
-        return [f"{plugin.name}.py" for plugin in self.plugins if plugin.version is None]
+        """The names of the files among the plug-ins, without those that no file loaded as a plug-in can have."""
+        names = [f"{plugin.name}.py" for plugin in self.plugins if plugin.version is None]
+        # they are shown in commands, and a lineage may be another store's
+        return [name for name in names if name.isprintable() and "/" not in name]
 
 
 class TrialLineage(BaseModel):

@@ -64,7 +64,7 @@ def diff_text(home: Path | None = None) -> str | None:
     """The checkout's uncommitted changes as a patch, untracked sources (those outside `home`) included.
 
     Files that hold secrets, or are likely to, are left out; lines before the patch name them. A package that was sent
-    to a cluster has the patch in `SOURCE_FILE`. None where there are no changes, or where the package is of neither
+    to a cluster has the patch in `SOURCE_FILE`. None if there are no changes, or if the package is of neither
     kind.
     """
     index = _git("rev-parse", "--path-format=absolute", "--git-path", "index")
@@ -125,7 +125,7 @@ def source_json(home: Path | None = None) -> str:
 
 
 def _git(*arguments: str, index: Path | None = None, given: str = "", strip: bool = True) -> str | None:
-    """What git says about the checkout that the package runs from; None where there is none, or git fails."""
+    """What git says about the checkout that the package runs from; None if there is none, or git fails."""
     root = _root()
     if not (root / ".git").exists():  # an installed package may lie in somebody else's checkout
         return None

@@ -38,7 +38,7 @@ def budget_of(record: SweepRecord) -> list[BudgetLine]:
 def end_of(record: SweepRecord) -> float | None:
     """When a sweep is to end (seconds since the epoch): by the pace of its trials, or earlier by its budget.
 
-    None where that is not known.
+    None if that is not known.
     """
     return expected_end(record.tags, shares=[use.share for use in budget_of(record)])
 

@@ -122,7 +122,7 @@ def counts_of(tags: Mapping[str, str], *, driverless: bool = False) -> dict[str,
 
 
 def planned(tags: Mapping[str, str]) -> int:
-    """How many trials a sweep is to have, as its tags tell it; 0 where they do not."""
+    """How many trials a sweep is to have, as its tags tell it; 0 if they do not."""
     return _number(tags.get("trials_planned", ""))
 
 

@@ -39,7 +39,7 @@ class Dominated(Rule):
             return None
         shown = ", ".join(f"{o.metric} {figures[o.metric]:.6g}" for o in known)
         most = min(self._best.values(), default=1.0)
-        solved = ", where it is solved," if most < 1 else ""
+        solved = ", at which it would end," if most < 1 else ""
         return Ruling(
             Status.DOMINATED,
             f"even at a recall of {most:g}{solved} a finished configuration is at least as good ({shown})",

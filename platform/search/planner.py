@@ -66,7 +66,7 @@ class Planner:
         self.proposed = 0  # one more than the highest number of a proposal
 
     def expects(self, trials: int) -> float | None:
-        """Hypervolume that so many further trials are expected to add at most; None where that is not known."""
+        """Hypervolume that so many further trials are expected to add at most; None if that is not known."""
         return self._search.expects(trials)
 
     @property

@@ -48,10 +48,10 @@ class Search(Protocol):
     """Proposes configurations one at a time. Every proposal gets one result."""
 
     def ask(self) -> Proposal | None:
-        """The next configuration, or None where there is no further one."""
+        """The next configuration, or None if there is no further one."""
 
     def expects(self, trials: int) -> float | None:
-        """Hypervolume that so many further trials are expected to add at most; None where that is not known."""
+        """Hypervolume that so many further trials are expected to add at most; None if that is not known."""
 
     def notes(self) -> list[str]:
         """What the user should know of how the search went."""

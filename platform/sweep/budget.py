@@ -28,7 +28,7 @@ class Budget:
         """
         Args:
             seconds: of every trial of earlier runs, those included that are to go on.
-            expects: the hypervolume that so many further trials are expected to add; None where that is not known.
+            expects: the hypervolume that so many further trials are expected to add; None if that is not known.
         """
         self._limits, self._objectives, self._seeds = spec.budget, spec.objectives, len(spec.first_seeds)
         self._looks_ahead, self._expects = spec.search.looks_ahead, expects

@@ -77,7 +77,7 @@ class Conductor:
         return self.out_of_budget() is None and self._planner.has_plan()
 
     def peek(self) -> PlannedTrial | None:
-        """The trial that `next` will give, without starting it: None where nothing is left to run."""
+        """The trial that `next` will give, without starting it: None if nothing is left to run."""
         if self._found_nothing_at == self._heard:
             return None
         while self._peeked is None and self.out_of_budget() is None:
@@ -98,7 +98,7 @@ class Conductor:
         return self._peeked
 
     def next(self, trial_id: str) -> PlannedTrial | None:
-        """The next trial to run, known from now on by `trial_id`; None where there is no further one."""
+        """The next trial to run, known from now on by `trial_id`; None if there is no further one."""
         plan = self.peek()
         if plan is None or self.out_of_budget() is not None or self.cancellation is not None:
             return None

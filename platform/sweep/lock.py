@@ -9,7 +9,7 @@ from filelock import FileLock, Timeout
 
 from recallfront.platform.errors import UsageError
 from recallfront.platform.home import private_folder, private_opener
-from recallfront.platform.home.address import shown
+from recallfront.platform.home.address import home_name
 from recallfront.platform.home.vault import is_remote, read_kept
 from recallfront.platform.sweep.lease import Lease, is_silent
 from recallfront.sweeps.spec import SweepSpec
@@ -41,7 +41,7 @@ def only_driver_of(sweep_key: str, name: str, home: Path) -> Iterator[Lease]:
         ):
             yield lease
     except Timeout:
-        raise UsageError(f"{sweep} is being run by another process on {shown(home)}") from None
+        raise UsageError(f"{sweep} is being run by another process on {home_name(home)}") from None
 
 
 def mark_driver(sweep_key: str, home: Path, driver: str) -> None:

@@ -25,7 +25,7 @@ from recallfront.platform.tracking.digests import FIGURES, write_checked
 from recallfront.platform.tracking.ledger import config_tags
 from recallfront.platform.tracking.runs import trial_params, write_end, write_lineage
 from recallfront.platform.tracking.writer import TrackingWriter
-from recallfront.sweeps.base import canonical_json, digest
+from recallfront.sweeps.base import canonical_json, text_digest
 from recallfront.sweeps.spec import SweepSpec, spelt_out
 
 CLAIMS_FILE = "claims.json"
@@ -150,7 +150,7 @@ class Recorder:
 
     def impossible(self, trial: Impossible) -> str:
         """Record a trial that can never run; returns the key that stands for its settings."""
-        trial_key = digest(json.dumps(trial.settings, sort_keys=True, default=str))
+        trial_key = text_digest(json.dumps(trial.settings, sort_keys=True, default=str))
         key = self.run_key(trial_key)
         self._open_child(
             key,

@@ -70,7 +70,7 @@ class SweepResult:
     """How a run of a sweep ended."""
 
     record: SweepRecord
-    front: Front | None  # None where no trial finished
+    front: Front | None  # None if no trial finished
     ran: int  # trials that this run ended
     answered: int  # trials that the ledger already knew
     seconds: float

@@ -15,7 +15,7 @@ from recallfront.platform.errors import UsageError
 from recallfront.platform.results.records import TAG, TrialRecord
 from recallfront.platform.results.status import Status
 from recallfront.platform.tracking.writer import TrackingWriter
-from recallfront.sweeps.base import digest
+from recallfront.sweeps.base import text_digest
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -43,7 +43,7 @@ def check_digest(run: "Run", artifact_file: str, text: str | None) -> None:
         if tag in run.data.tags:
             raise UsageError(f"run {run.info.run_id}: its artifact {artifact_file} is missing")
         return
-    if run.data.tags.get(tag, digest(text)) != digest(text):
+    if run.data.tags.get(tag, text_digest(text)) != text_digest(text):
         raise UsageError(
             f"run {run.info.run_id}: its artifact {artifact_file} does not match the digest in its tag {tag}: it was "
             "damaged or edited, or a driver is just writing it"

@@ -204,7 +204,7 @@ def find_run(tracking_uri: str, run: str) -> TrialRecord:
 
 
 def read_artifact(client: StoreReader, run_id: str, artifact_file: str) -> str | None:
-    """A text artifact of a run; None where it has none of that name. Raises UsageError if it is no text."""
+    """A text artifact of a run; None if it has none of that name. Raises UsageError if it is no text."""
     folder, _, _ = artifact_file.rpartition("/")
     if artifact_file not in [info.path for info in client.list_artifacts(run_id, folder or None)]:
         return None

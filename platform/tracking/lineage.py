@@ -8,6 +8,14 @@ from recallfront.platform.tracking.digests import check_digest
 from recallfront.platform.tracking.ledger import UnknownRecord, read_artifact, reading
 
 
+def plugin_files(tracking_uri: str, run_id: str) -> list[str]:
+    """The files of plug-ins that commands for a run need; none if its lineage cannot be read."""
+    try:
+        return read_lineage(tracking_uri, run_id).environment.plugin_files
+    except UsageError:
+        return []
+
+
 def read_lineage(tracking_uri: str, run_id: str) -> TrialLineage:
     """The lineage stored with a run, as data: nothing of it is executed.
 

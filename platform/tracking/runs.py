@@ -1,6 +1,5 @@
 """What every run of a trial holds in MLflow, be it a sweep's or a rerun."""
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any, Final
@@ -12,7 +11,7 @@ from recallfront.platform.results.reports import Report, now_ms
 from recallfront.platform.results.status import Status
 from recallfront.platform.tracking.digests import FIGURES, figures_tag, write_checked
 from recallfront.platform.tracking.writer import TrackingWriter
-from recallfront.sweeps.base import canonical_json, digest
+from recallfront.sweeps.base import canonical_json, file_digest, text_digest
 from recallfront.sweeps.trial import TrialConfig
 
 MODEL_FILES: Final = ("recallfront.json", "model.safetensors")  # a trial's artifacts under `model/`
@@ -53,20 +52,14 @@ def write_end(writer: TrackingWriter, key: str, report: Report) -> None:
             tags[TAG + MODEL_DIGEST] = model_digest(folder)
         else:
             tags[f"{TAG}weights"] = report.weights  # for people: it is never followed
-            tags[f"{TAG}weights_sha256"] = sha256_of(folder / "model.safetensors")
+            tags[f"{TAG}weights_sha256"] = file_digest(folder / "model.safetensors")
     writer.tags(key, tags)
     writer.close_run(key, "FAILED" if report.status.is_failure else "FINISHED")
 
 
-def sha256_of(file: Path) -> str:
-    """The sha256 of a file, as 64 hexadecimal digits."""
-    with open(file, "rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
-
-
 def model_digest(folder: Path) -> str:
     """One sha256 of the files of a model, as 64 hexadecimal digits."""
-    return digest(canonical_json({name: sha256_of(folder / name) for name in MODEL_FILES}))
+    return text_digest(canonical_json({name: file_digest(folder / name) for name in MODEL_FILES}))
 
 
 def trial_params(config: TrialConfig) -> dict[str, Any]:

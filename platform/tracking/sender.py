@@ -16,7 +16,7 @@ from recallfront.platform.tracking.client import open_client
 from recallfront.platform.tracking.experiments import experiment_of, show_runs
 from recallfront.platform.tracking.refusals import NotYet, Refusal, Rejected, refusal_of
 from recallfront.platform.tracking.spool import Event, Spool
-from recallfront.sweeps.base import digest
+from recallfront.sweeps.base import text_digest
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric, Param, Run, RunTag
@@ -270,7 +270,7 @@ class Sender:
             case "text":
                 self._client.log_text(run_id, payload["text"], payload["artifact_file"])
                 if tag := payload.get("digest_tag"):  # spools of earlier versions have none
-                    self._spool.replace(event, DIGESTS, [(tag, digest(payload["text"]))])
+                    self._spool.replace(event, DIGESTS, [(tag, text_digest(payload["text"]))])
                     return
             case "artifact":
                 path = self._spool.absolute(payload["path"])

@@ -201,7 +201,7 @@ class Spool:
         return self._backlog
 
     def last_event(self) -> int:
-        """The number of the newest event that waits; 0 where none does."""
+        """The number of the newest event that waits; 0 if none does."""
         with self._lock:
             return int(self._db.execute("SELECT COALESCE(MAX(id), 0) FROM events").fetchone()[0])
 

@@ -42,6 +42,6 @@ def require_energy(device: torch.device, objectives: Sequence[str]) -> None:
     """Raise NoEnergy unless the device tells its energy; without objectives of it, any device will do."""
     if objectives and energy_counter(device) is None:
         raise NoEnergy(
-            f"objectives: metric={objectives[0]!r}: this GPU does not tell its energy (recallfront[gpu] is not "
+            f"objectives: metric={objectives[0]!r}: this GPU does not report its energy (recallfront[gpu] is not "
             "installed, or it is a part of a GPU)"
         )

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from recallfront.models.decoding.reading import PIECE, answer_in_pieces
 from recallfront.models.parts.answers import Answered
-from recallfront.platform.trial.recall import shares
+from recallfront.platform.trial.recall import share_sums
 from recallfront.platform.trial.workplace import Workplace
 from recallfront.sweeps.tasks.base import IGNORED, Counts, Segment, Split, TaskData
 from recallfront.sweeps.trial import TrialConfig
@@ -127,7 +127,7 @@ def _count(
         predicted, wanted = answers.predicted[own], y[asked].to(device)[own]
         places = asked.nonzero()[:, 0].to(device)[own]
         right, loss = (predicted == wanted).sum(), answers.losses[own].sum()
-        counted = shares(config.training.recall_over, predicted, wanted, places)
+        counted = share_sums(config.training.recall_over, predicted, wanted, places)
         return Counts(float(right), float(loss), float(own.sum()), y.shape[1], *counted)
 
     return _Counted(counts(y != IGNORED), {name: counts(mask) for name, mask in masks.items()})

@@ -25,7 +25,7 @@ from recallfront.platform.trial.energy import require_energy
 from recallfront.platform.trial.figures import device_kind, figures_of, measured_model
 from recallfront.platform.trial.quiet import Device
 from recallfront.platform.trial.reference import SIZES, share_scale
-from recallfront.sweeps.base import digest, seal, unseal
+from recallfront.sweeps.base import seal, text_digest, unseal
 from recallfront.sweeps.trial import TrialConfig
 
 _VERSION = 3  # of the protocol; older cached figures are not comparable
@@ -46,7 +46,7 @@ def measurement_key(
     }
     if set(precise) != set(THROUGHPUTS):
         identity["precise"] = sorted(precise)
-    return digest(json.dumps(identity, sort_keys=True))
+    return text_digest(json.dumps(identity, sort_keys=True))
 
 
 def measured(
@@ -182,7 +182,7 @@ def _reference_key(config: TrialConfig, kind: str) -> str:
         "protocol": [_VERSION, SIZES],
         "torch": torch.__version__,
     }
-    return digest(json.dumps(identity, sort_keys=True))[:16]
+    return text_digest(json.dumps(identity, sort_keys=True))[:16]
 
 
 def _read_cached(path: Path, config: TrialConfig) -> tuple[dict[str, Any] | None, str | None]:

@@ -8,7 +8,7 @@ from torch import Tensor
 Over = Literal["positions", "rows", "answers", "classes"]
 
 
-def shares(over: Over, predicted: Tensor, answers: Tensor, rows: Tensor) -> tuple[float, float]:
+def share_sums(over: Over, predicted: Tensor, answers: Tensor, rows: Tensor) -> tuple[float, float]:
     """The sum of the shares of right answers in a batch, and of how many things they are shares; (0, 0) over positions.
 
     Zoology's accuracy is the mean of the shares of rows, where a row of four questions weighs as much as one of 64.

@@ -11,7 +11,7 @@ import torch
 
 from recallfront.models import Architecture
 from recallfront.platform.home import write_whole
-from recallfront.sweeps.base import digest, seal, unseal
+from recallfront.sweeps.base import seal, text_digest, unseal
 
 _REPEATS = 5
 # bytes of the array that is copied: larger than the caches
@@ -42,7 +42,7 @@ class Cost:
 def measured_roofs(folder: Path, device: torch.device, kind: str, dtype: torch.dtype) -> Roofs:
     """The roofs of this kind of device with the threads that are set, measured once a home and precision."""
     identity = [kind, torch.get_num_threads(), str(dtype), torch.__version__]
-    path = folder / f"roofs-{digest(json.dumps(identity))[:16]}.json"
+    path = folder / f"roofs-{text_digest(json.dumps(identity))[:16]}.json"
     try:
         return Roofs(**unseal(path.read_bytes()))
     except (OSError, ValueError, TypeError):

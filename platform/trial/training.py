@@ -344,7 +344,7 @@ class Training:
             (folder / _STEP).write_text(str(self.step))
 
     def _newest_here(self) -> int:
-        """The step of the newest checkpoint of this machine; -1 where there is none."""
+        """The step of the newest checkpoint of this machine; -1 if there is none."""
         return max(map(_step_of, checkpoints(self._folder)), default=-1)
 
     def _resume(self) -> None:

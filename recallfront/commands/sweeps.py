@@ -38,7 +38,7 @@ def run(
     from rich.console import Console
 
     from recallfront.platform.home import home_folder
-    from recallfront.platform.home.address import shown
+    from recallfront.platform.home.address import home_name
     from recallfront.platform.plugins import load
     from recallfront.platform.sweep.cancelled import Cancelled
     from recallfront.sweeps.load import load_study
@@ -52,8 +52,9 @@ def run(
         if isinstance(study, Suite)
         else f"sweep {study.name}"
     )
+    where = home_name(home_folder(home).resolve())
     console.print(
-        f"{kind} ({study.key[:8]}): {study.number_of_trials} trials, outputs in {shown(home_folder(home).resolve())}",
+        f"{kind} ({study.key[:8]}): {study.number_of_trials} trials, outputs in {where}",
         markup=False,
         highlight=False,
     )

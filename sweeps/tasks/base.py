@@ -214,7 +214,7 @@ class AlikeRows(Frozen):
 
 
 class DrawnRows(AlikeRows):
-    """Rows that differ in their length alone; a task with more to set derives its own."""
+    """Rows that differ only in length."""
 
     length: int = Field(gt=0, le=2**20, description="Tokens of a row.")
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from recallfront.models.configs.frozen import added_field
-from recallfront.sweeps.base import SpecError, canonical_json, digest
+from recallfront.sweeps.base import SpecError, canonical_json, text_digest
 from recallfront.sweeps.extraction import Extraction, extractions, pages
 from recallfront.sweeps.tasks.base import (
     IGNORED,
@@ -76,7 +76,7 @@ class ExtractionTask(SplitTask[DrawnRows], StoredTask):
     def fingerprint(self) -> str:
         files = sorted(Path(self.folder).rglob("*.json"))
         known = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-        return with_tokenizer(digest(canonical_json({"files": known})), self.tokenizer)
+        return with_tokenizer(text_digest(canonical_json({"files": known})), self.tokenizer)
 
     def store(self, folder: Path) -> str:
         from safetensors.torch import save_file
@@ -111,7 +111,7 @@ class ExtractionTask(SplitTask[DrawnRows], StoredTask):
             ]
             for split in SPLITS
         }
-        return TaskData(digest=digest((folder / _FILE).read_bytes()), splits=splits)
+        return TaskData(digest=text_digest((folder / _FILE).read_bytes()), splits=splits)
 
     def slices(self, inputs: "Tensor", labels: "Tensor") -> Mapping[str, "Tensor"]:
         import torch

@@ -29,7 +29,8 @@ def _either_length(schema: dict[str, Any]) -> None:
     """A schema has both names of the length, and needs one of them."""
     free_examples(schema)
     keys = schema["properties"]
-    also = {"title": "Length", "description": "Another name of `input_seq_len`: that of other tasks."}
+    meaning = "Another name of `input_seq_len`, that of other tasks; give one of the two."
+    also = {"title": "Length", "description": meaning}
     keys["length"] = keys["input_seq_len"] | also
     schema["required"].remove("input_seq_len")
     schema["oneOf"] = [{"required": ["input_seq_len"]}, {"required": ["length"]}]
@@ -109,7 +110,7 @@ class MQARConfig(PairsTask[MQARRows]):
     @model_validator(mode="after")
     def _segments_fit(self) -> Self:
         for rows in (*self.train, *self.validation, *self.test):
-            check_shape(
+            check_pairs(
                 vocab_size=self.vocab_size,
                 input_seq_len=rows.input_seq_len,
                 num_kv_pairs=rows.num_kv_pairs,
@@ -160,7 +161,7 @@ def mqar(
     """
     import torch
 
-    check_shape(vocab_size=vocab_size, input_seq_len=input_seq_len, num_kv_pairs=num_kv_pairs, passes=passes)
+    check_pairs(vocab_size=vocab_size, input_seq_len=input_seq_len, num_kv_pairs=num_kv_pairs, passes=passes)
     inputs, labels = _drawn(
         vocab_size=vocab_size,
         num_examples=num_examples,
@@ -203,7 +204,7 @@ def _drawn(
     return inputs, labels
 
 
-def check_shape(*, vocab_size: int, input_seq_len: int, num_kv_pairs: int, passes: int) -> None:
+def check_pairs(*, vocab_size: int, input_seq_len: int, num_kv_pairs: int, passes: int) -> None:
     """Raise ValueError if so many passes of pairs and their queries do not fit the length and the vocabulary."""
     if input_seq_len % 2:
         raise ValueError(f"input_seq_len={input_seq_len}: must be even")

@@ -88,7 +88,7 @@ def _recall(counts: Counts) -> float:
 
 
 def _perplexity(counts: Counts) -> float:
-    """NaN if nothing is asked, infinite where it is beyond a float."""
+    """NaN if nothing is asked, infinite if it is beyond a float."""
     if not counts.asked:
         return math.nan
     mean = counts.loss / counts.asked

@@ -16,7 +16,7 @@ from typing import IO, Any
 import numpy as np
 
 from recallfront.sweeps.ar_hits import BigramCounts
-from recallfront.sweeps.base import SpecError, digest
+from recallfront.sweeps.base import SpecError, text_digest
 from recallfront.sweeps.drawing import Integers
 from recallfront.sweeps.tasks.base import SPLITS, Parts, Segment, Split, TaskData
 from recallfront.sweeps.text.settings import TextRows, TextSettings
@@ -65,7 +65,7 @@ def content(folder: Path) -> str:
     for name in (*(f"{split}.bin" for split in SPLITS), _BIGRAMS, _FILE):
         with (folder / name).open("rb") as file:
             found.append(file_digest(file, "sha256").hexdigest())
-    return digest(" ".join(found))
+    return text_digest(" ".join(found))
 
 
 def read(task: TextSettings, folder: Path) -> TaskData:

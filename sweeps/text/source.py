@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple, Self
 
 from pydantic import Field, model_validator
 
-from recallfront.sweeps.base import Frozen, SpecError, canonical_json, digest
+from recallfront.sweeps.base import Frozen, SpecError, canonical_json, text_digest
 from recallfront.sweeps.text.hub import check_revision, hub_away, kept_alone
 
 _PIECE = 2**16  # characters; longer documents are read and tokenized in pieces, cut where a line ends
@@ -75,7 +75,7 @@ class TextSource(Frozen):
         folder = Path(self.dataset) if self.dataset and Path(self.dataset).is_dir() else None
         files = self._files() if self.files is not None else sorted(folder.rglob("*")) if folder else []
         known = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-        return digest(canonical_json({"files": known}))
+        return text_digest(canonical_json({"files": known}))
 
     def pieces(self) -> Iterator[Piece]:
         """The text of every document, in the order of the source; empty documents are left out.

@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from recallfront.sweeps.base import SpecError, canonical_json, digest
+from recallfront.sweeps.base import SpecError, canonical_json, text_digest
 from recallfront.sweeps.drawing import Integers
 from recallfront.sweeps.text.hub import hub_away
 
@@ -115,8 +115,8 @@ def with_tokenizer(sources: str, name: str) -> str:
     if not tokenizer_path(name):
         return sources
     files = [file for part in _PARTS if (file := Path(name) / part).is_file()]
-    known = {file.name: digest(file.read_bytes()) for file in files}
-    return digest(canonical_json({"sources": sources, "tokenizer": known}))
+    known = {file.name: text_digest(file.read_bytes()) for file in files}
+    return text_digest(canonical_json({"sources": sources, "tokenizer": known}))
 
 
 def kept_tokenizer(folder: Path, name: str) -> Tokenizer | None:

@@ -103,6 +103,19 @@ def test_the_commands_of_a_panel_pick_that_configuration(record: SweepRecord) ->
     assert commands["Continue the sweep"] == "recallfront run quickstart.yaml --tracking-uri http://host:1"
 
 
+def test_the_commands_of_a_panel_name_the_plug_ins(make_record: MakeRecord) -> None:
+    record = make_record(2, (Status.RUNNING,), tags={"status": "running"})
+    found = Explorer(view_of(record, "7", plugins_of=lambda run_id: ["mine.py"]))
+    told = [dict(found.panel(row, {}, "uri")["commands"]) for row in found.rows]
+    assert [row.status for row in found.rows] == ["finished", "finished", "running"]
+    assert [list(commands)[-1:] for commands in told] == [["Continue the sweep"]] * 3
+    assert told[0]["Run its best seed again"].endswith(" --plugin mine.py --tracking-uri uri")
+    assert (
+        told[2]["Continue the sweep"] == "recallfront run quickstart.yaml --plugin mine.py --tracking-uri uri"
+    )
+    assert "--plugin" not in told[0]["Pick it"] and "Run its best seed again" not in told[2]
+
+
 def test_what_is_sent_is_bounded_and_strict_json(
     record: SweepRecord, monkeypatch: pytest.MonkeyPatch
 ) -> None:

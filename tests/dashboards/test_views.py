@@ -145,6 +145,24 @@ def test_the_commands_can_be_copied(record: SweepRecord) -> None:
     assert report[1:5] == ["report", "5eed0000", "--out", "report"]
 
 
+def test_the_commands_name_the_plug_ins_that_the_trials_ran_with(record: SweepRecord) -> None:
+    """Read of one trial, and only for a page that shows commands."""
+    read = list[str]()
+
+    def plugins_of(run_id: str) -> list[str]:
+        read.append(run_id)
+        return ["my mixer.py"]
+
+    view = view_of(record, "7", plugins_of=plugins_of)
+    assert view.trials and not read
+    told = {command.split()[1]: command for _, command in (*view.commands("uri"), *view.commands("uri"))}
+    assert {name for name, command in told.items() if " --plugin 'my mixer.py' " in command} == {
+        "rerun",
+        "report",
+    }
+    assert read == [record.trials[0].run_id]
+
+
 def test_a_sweep_is_continued_by_its_study_or_by_its_file(record: SweepRecord) -> None:
     """Some of the studies that come with the package are suites, whose names a sweep may have as well."""
     for name, study in ((name, load_study(name)) for name in ("quickstart", "mad")):

@@ -33,7 +33,7 @@ def _captured(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "captured", lambda x: True)
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if not name.startswith("hybrid-")])
+@pytest.mark.parametrize("name", CASES)
 def test_a_training_step_asks_the_device_nothing(name: str) -> None:
     model, tokens = make_model(case_config(name), torch.float32), draw_tokens(2, 23)
     at, answers = torch.arange(5), torch.arange(5)

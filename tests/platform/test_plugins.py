@@ -12,15 +12,21 @@ from tokenizers import Tokenizer
 from tokenizers.models import BPE
 
 from recallfront.__main__ import run
+from recallfront.dashboards.reading import explorer_of
 from recallfront.models import build
 from recallfront.models.configs import parse_config
 from recallfront.models.mixers import registry as mixers
 from recallfront.platform import plugins
 from recallfront.platform.errors import UsageError
+from recallfront.platform.keeping.export import export
+from recallfront.platform.keeping.load import load_archive
 from recallfront.platform.lineage.code_version import code_version
+from recallfront.platform.lineage.environment import collect
+from recallfront.platform.tracking.client import open_client
 from recallfront.platform.tracking.ledger import read_artifact, read_sweep, reading
 from recallfront.platform.tracking.lineage import read_lineage
 from recallfront.sweeps.tasks import registry as tasks
+from tests.platform.stores import ready_store
 
 pytestmark = pytest.mark.usefixtures("no_plugin_stays")
 
@@ -225,6 +231,15 @@ def digits_suite(folder: Path) -> tuple[str, ...]:
     return "--data", "suite", "--tokenizer", "words", "--end-token", "<done>"
 
 
+def test_a_lineage_names_files_of_plug_ins_that_a_command_can_show() -> None:
+    """A lineage may come out of somebody else's archive: its names are shown in MLflow's notes and on pages."""
+    names = ("my mixer", "a\n```\n# b", "../../tmp/x")
+    used = tuple(plugins.Plugin(name=name, digest="0" * 16) for name in names)
+    package = plugins.Plugin(name="added", version="1.2", digest="0" * 16)
+    lineage = collect().model_copy(update={"plugins": (*used, package)})
+    assert lineage.plugin_files == ["my mixer.py"]
+
+
 @pytest.mark.slow
 def test_the_documentation_s_plug_ins_run_and_are_kept_with_their_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -276,6 +291,19 @@ def test_the_documentation_s_plug_ins_run_and_are_kept_with_their_runs(
         r"recallfront (run|rerun|report) .* --plugin fading.py --plugin lookback.py$", report, re.M
     )
     assert again == ["run", "rerun", "report"], report
+    explorer = explorer_of(store, read_sweep(store, "lookback").run_id, 0.0)
+    panel = explorer.panel(explorer.rows[0], {}, "uri")
+    of_pages = [line for _, line in (*explorer.view.commands("uri"), *panel["commands"])]
+    named = [line.split()[1] for line in of_pages if " --plugin fading.py --plugin lookback.py " in line]
+    assert named == ["rerun", "report", "rerun", "run"], of_pages
+    export("lookback", tmp_path / "lookback.zip", home=tmp_path / "home")
+    other = ready_store(tmp_path / "other")
+    taken = load_archive(tmp_path / "lookback.zip", home=tmp_path / "other")
+    note = open_client(other).get_run(taken.run_id).data.tags["mlflow.note.content"]
+    assert re.findall(r"^recallfront (\w+) .* --plugin fading.py --plugin lookback.py$", note, re.M) == [
+        "rerun",
+        "report",
+    ]
     written(tmp_path, "fading.py", shown["fading.py"] + "\n# changed\n")
     for name, *more in (("rerun",), ("lineage",), ("evaluate", *suite)):
         code, _, errors = command(name, trial.run_id, *given, *more)

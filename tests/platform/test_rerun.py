@@ -23,7 +23,7 @@ from recallfront.platform.tracking.ledger import CONFIG_TAG, find_run, read_arti
 from recallfront.platform.tracking.lineage import read_lineage
 from recallfront.platform.trial.workplace import Workplace
 from recallfront.sweeps import SweepSpec, TrialConfig
-from recallfront.sweeps.base import digest
+from recallfront.sweeps.base import text_digest
 from recallfront.sweeps.data import prepare
 from tests.platform.specs import SEGMENT, tiny_spec
 from tests.platform.stores import ready_home
@@ -152,7 +152,7 @@ def told_lineage(
 
     def store(text: str) -> None:
         path.write_text(text)
-        client.set_tag(run_id, f"{TAG}lineage_sha256", digest(text))
+        client.set_tag(run_id, f"{TAG}lineage_sha256", text_digest(text))
 
     try:
         yield json.loads(text), lambda raw: store(json.dumps(raw))

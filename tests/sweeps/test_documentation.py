@@ -66,6 +66,17 @@ def test_every_key_has_a_row_and_a_meaning() -> None:
         assert all(meaning for _, _, meaning in rows.values()), heading
 
 
+def test_a_key_that_another_stands_in_for_says_so() -> None:
+    for task, more in (("compositional_mqar", ", ..."), ("forgetting_mqar", "")):
+        rows = section(f"{task}.train, {task}.validation, {task}.test{more}")
+        assert rows["length"][2].endswith("; give one of the two.")
+    assert section("Keys at the top")["task"][2].endswith("; required unless `tasks` is given.")
+
+
+def test_the_form_of_a_text_is_a_text() -> None:
+    assert section("objectives")["metric"][0].endswith(", `decode_joules_per_token` or text")
+
+
 def test_every_row_of_the_page_has_a_meaning() -> None:
     rows = re.findall(r"^\| `([^`]+)` \| .*? \| .*? \| (.*?) \|$", PAGE.read_text(), re.MULTILINE)
     assert len(rows) > 300

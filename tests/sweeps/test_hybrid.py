@@ -83,6 +83,19 @@ def test_another_size_keeps_the_mixers() -> None:
             {"mixers": {"D": {"mixer": "gated_deltant"}}},
             "space[0].D.mixer='gated_deltant': there is no such mixer; there are g",
         ),
+        (
+            {"mixers": {"D": {"mixer": None}}},
+            "space[0].D.mixer=None: there is no such mixer; there are ",
+        ),
+        (
+            {"mixers": {"D": {"mixer": "gla", "state-dim": 3}}},
+            "mixers.D.state-dim=3: mixer 'gla' has no such knob; it has state_dim,",
+        ),
+        (
+            {"mixers": {"D": {"mixer": "glaa", "state-dim": 3}}},
+            "mixers.D.mixer='glaa': there is no such mixer; there are gla,",
+        ),
+        ({"state_dim": 3}, "and training.<setting>; a mixer's knob is written D.state_dim"),
         ({"D.state_dm": 3}, "D.state_dm=3: mixer 'gated_deltanet' has no such knob; it has state_dim,"),
         (
             {"D.state_dim": [4, 0]},

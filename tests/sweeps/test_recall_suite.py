@@ -4,7 +4,13 @@ from typing import Any
 
 import pytest
 
-from recallfront.sweeps.recall_suite import DATA_SETS, ROOM_FOR_ANSWER, answers_of, located_answer, shortened
+from recallfront.sweeps.recall_suite import (
+    DATA_SETS,
+    ROOM_FOR_ANSWER,
+    answers_of,
+    located_answer,
+    truncated_document,
+)
 
 
 @pytest.mark.parametrize(
@@ -25,7 +31,7 @@ def cut(name: str, context_length: int, **document: Any) -> str | None:
     """A context that is truncated with words for tokens; so many of them are left beside the room for the answer."""
     kind = DATA_SETS[name]
     length = context_length + ROOM_FOR_ANSWER
-    found = shortened(document, kind, encode=str.split, decode=" ".join, context_length=length)
+    found = truncated_document(document, kind, encode=str.split, decode=" ".join, context_length=length)
     return None if found is None else str(found[kind.context])
 
 

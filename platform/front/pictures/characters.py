@@ -24,7 +24,7 @@ _DOT = "·"
 
 
 def front_in_characters(front: Front, width: int) -> Text | None:
-    """The candidates as letters, one an architecture, in capitals on the front; None where there is no room for it.
+    """The candidates as letters, one an architecture, in capitals on the front; None if there is no room for it.
 
     Colours are those of the other pictures; a console without colours (NO_COLOR) prints the letters alone.
     """

@@ -43,7 +43,7 @@ def sweep_note(run_id: str, front: Front, *, description: str = "", plugins: Ite
         "| --- " * (len(heads) + 1) + "|",
     ]
     commands = [command for _, command in next_commands(front, front.sweep_key[:8], plugins=plugins)]
-    where = "Next, with `--home` or `--tracking-uri` where this store is not the default:"
+    where = "Next, with `--home` or `--tracking-uri` if this store is not the default:"
     end = ["", where, "", "```", *commands, "```"]
     rows = _fitting([_row(front, member) for member in front.members], MAX_TAG - len("\n".join([*top, *end])))
     return "\n".join([*top, *rows, *end])

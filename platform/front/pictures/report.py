@@ -10,7 +10,7 @@ import yaml
 from recallfront.platform.errors import UsageError
 from recallfront.platform.front.claims import Judgement, judge
 from recallfront.platform.front.front import Front, build_front
-from recallfront.platform.front.next_steps import next_commands, plugin_options
+from recallfront.platform.front.next_steps import next_commands, run_command
 from recallfront.platform.front.pictures.appearance import summary
 from recallfront.platform.front.pictures.contexts import contexts_picture, contexts_table
 from recallfront.platform.front.pictures.curves import (
@@ -178,7 +178,7 @@ def _again(found: _Findings) -> list[str]:
     name, key = to_run(record.name, record.sweep_key), record.sweep_key[:8]
     files = found.lineage.environment.plugin_files
     commands = [command for _, command in next_commands(found.front, key, plugins=files)]
-    return [f"recallfront run {name}{plugin_options(files)}", *commands]
+    return [f"recallfront {run_command(name, files)}", *commands]
 
 
 def _specification(record: SweepRecord) -> str:

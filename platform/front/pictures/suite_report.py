@@ -8,7 +8,7 @@ from recallfront.platform.errors import UsageError
 from recallfront.platform.front.across import across_tasks
 from recallfront.platform.front.candidates import Candidate, gather
 from recallfront.platform.front.claims import judge
-from recallfront.platform.front.next_steps import plugin_options
+from recallfront.platform.front.next_steps import plugin_options, rerun_command, run_command
 from recallfront.platform.front.pictures.curves import scatter_picture
 from recallfront.platform.front.pictures.document import Cells, Commands, DocumentBlock, Heading, Paragraph
 from recallfront.platform.front.pictures.report_parts import (
@@ -110,11 +110,10 @@ def _blocks(found: _Findings, folder: Path) -> Iterator[DocumentBlock]:
     trials = [trial for _, record in found.sweeps for trial in record.trials]
     again = next(trial.run_id for trial in trials if trial.status is Status.FINISHED)
     # each sweep has those of its own
-    given = plugin_options(
-        dict.fromkeys(name for one in found.lineages for name in one.environment.plugin_files)
-    )
-    commands = (f"run {file}", f"report {file} --out FOLDER", f"rerun {again[:8]}")
-    yield Commands([f"recallfront {command}{given}" for command in commands])
+    used = dict.fromkeys(name for one in found.lineages for name in one.environment.plugin_files)
+    report = f"report {file} --out FOLDER{plugin_options(used)}"
+    commands = (run_command(file, used), report, rerun_command(again, used))
+    yield Commands([f"recallfront {command}" for command in commands])
     yield from reruns_blocks(trials, found.reruns)
     yield Heading("Lineage")
     for (_, record), lineage in zip(found.sweeps, found.lineages, strict=True):

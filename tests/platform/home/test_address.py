@@ -7,7 +7,7 @@ import pytest
 from recallfront.__main__ import run
 from recallfront.platform.errors import UsageError
 from recallfront.platform.home import home_folder
-from recallfront.platform.home.address import address_behind, remote_name, shown
+from recallfront.platform.home.address import address_behind, home_name, remote_name
 from recallfront.platform.home.vault import check_home
 from recallfront.platform.sweep.lock import only_driver_of
 
@@ -43,7 +43,7 @@ def test_an_address_has_a_folder_that_tells_it(home: str, state: Path) -> None:
     for given in (home, f"{home}/", Path(home), home.replace("://", "://", 1)):
         folder = home_folder(given)
         assert folder.parent == state and folder == home_folder(home)
-        assert address_behind(folder.resolve()) == shown(folder) == home
+        assert address_behind(folder.resolve()) == home_name(folder) == home
         assert remote_name(folder / "trials" / "x") == (home, "trials/x")
         # a store that lies in it has an address of its own
         assert not set("?#%") & set(str(folder))
@@ -51,7 +51,8 @@ def test_an_address_has_a_folder_that_tells_it(home: str, state: Path) -> None:
 
 
 def test_a_folder_has_no_address(tmp_path: Path, state: Path) -> None:
-    assert address_behind(tmp_path / "home") is None and shown(tmp_path / "home") == str(tmp_path / "home")
+    local = tmp_path / "home"
+    assert address_behind(local) is None and home_name(local) == str(local)
     for path in (tmp_path, tmp_path / "home" / "trials" / "x", state, state / "s3=3A=2F=2Fb"):
         assert remote_name(path) is None
 

@@ -184,7 +184,7 @@ def test_damage_and_size_are_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyP
         with reading_archive(file) as found, pytest.raises(ValueError, match=says):
             found._members["runs/a.txt"] = (size, digest)
             found.unpack("runs/a.txt", tmp_path / f"copy{size}{digest}")
-    monkeypatch.setattr(archive, "MOST_BYTES", 4000)
+    monkeypatch.setattr(archive, "MOST_UNPACKED", 4000)
     with pytest.raises(UsageError, match="its members are larger than"), reading_archive(file):
         pass
     file.write_bytes(file.read_bytes()[:-30])

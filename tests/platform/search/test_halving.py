@@ -357,7 +357,7 @@ def test_where_a_trial_is_solved_it_is_dominated_by_what_solved_faster(metric: s
     assert dominated.judge(later, 0, {"decode_tokens_per_second": 3.0}) is None
     verdict = dominated.judge(later, 0, {"decode_tokens_per_second": 1.0})
     assert (verdict is not None) == expected
-    assert verdict is None or "even at a recall of 0.99, where it is solved, a finished" in verdict.reason
+    assert verdict is None or "even at a recall of 0.99, at which it would end, a finished" in verdict.reason
 
 
 def test_what_is_dominated_is_so_by_the_means_of_those_that_finished() -> None:

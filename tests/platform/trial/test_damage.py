@@ -206,7 +206,7 @@ def test_what_the_machine_keeps_from_being_read_stays(
 
     files = {file for file in place.folder(config).rglob("*") if file.is_file()}
     with monkeypatch.context() as patched:
-        patched.setattr(home, "_file_digest", fails)
+        patched.setattr(home, "file_digest", fails)
         lost = list(run_trial(config, place))[-1]
     assert lost.status is Status.LOST and "Too many open files" in (lost.failure or "")
     assert {file for file in place.folder(config).rglob("*") if file.is_file()} == files

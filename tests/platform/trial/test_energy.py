@@ -92,7 +92,7 @@ def test_a_trial_that_is_compared_by_energy_ends_before_it_is_measured_where_non
     config, place = setting(tmp_path)
     (last,) = run_trial(config, replace(place, energies=(JOULES,)))
     assert last.status is Status.LOST and last.failure == (
-        "objectives: metric='decode_joules_per_token': this GPU does not tell its energy (recallfront[gpu] is not "
+        "objectives: metric='decode_joules_per_token': this GPU does not report its energy (recallfront[gpu] is not "
         "installed, or it is a part of a GPU)"
     )
     assert not results(tmp_path)

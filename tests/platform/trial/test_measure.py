@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 
-from recallfront.models.configs import architectures
 from recallfront.models.decoding.decode_graph import StaticStep
 from recallfront.platform.metrics import THROUGHPUTS
 from recallfront.platform.trial import figures, measure, roofline
@@ -26,6 +25,7 @@ from recallfront.platform.trial.reference import FixedWork
 from recallfront.platform.trial.workloads import Workloads
 from recallfront.sweeps import TrialConfig
 from recallfront.sweeps.base import unseal
+from tests.platform.trial.blocks import BLOCKS
 from tests.platform.trial.measurements import be_quick, config_of, figures_of, results
 
 pytestmark = pytest.mark.usefixtures("quick_collections")
@@ -141,9 +141,9 @@ def test_a_broken_cache_is_measured_again(tmp_path: Path, content: str) -> None:
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-@pytest.mark.parametrize("name", sorted(architectures().keys() - {"hybrid"}))
+@pytest.mark.parametrize("name", BLOCKS)
 def test_the_state_is_as_large_as_the_formula_says(name: str, precision: str, tmp_path: Path) -> None:
-    config = config_of(name, training={"precision": precision})
+    config = config_of(space=[BLOCKS[name]], training={"precision": precision})
     found = figures_of(config, tmp_path)
     elements = config.model.state_elements(config.measurement.context_length)
     if precision == "float32":

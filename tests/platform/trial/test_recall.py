@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from recallfront.platform.trial.recall import Over, shares
+from recallfront.platform.trial.recall import Over, share_sums
 
 ANSWERS = torch.tensor([0, 0, 0, 1])
 PREDICTED = torch.tensor([0, 0, 0, 2])
@@ -24,10 +24,10 @@ PREDICTED = torch.tensor([0, 0, 0, 2])
     ],
 )
 def test_shares(over: Over, rows: list[int], expected: tuple[float, float]) -> None:
-    assert shares(over, PREDICTED, ANSWERS, torch.tensor(rows)) == pytest.approx(expected)
+    assert share_sums(over, PREDICTED, ANSWERS, torch.tensor(rows)) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("over", ["positions", "rows", "answers", "classes"])
 def test_nothing_asked_is_nothing_counted(over: Over) -> None:
     none = torch.empty(0, dtype=torch.long)
-    assert shares(over, none, none, none) == (0.0, 0.0)
+    assert share_sums(over, none, none, none) == (0.0, 0.0)

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from recallfront.models import load
-from recallfront.models.configs import architectures
 from recallfront.platform.lineage.code_version import code_version
 from recallfront.platform.results.reports import MetricRow, Report
 from recallfront.platform.results.status import Status
@@ -26,15 +25,16 @@ from recallfront.sweeps.data import prepare
 from recallfront.sweeps.trial import PlateauConfig
 from tests.platform.specs import SEGMENT, tiny
 from tests.platform.trial import trials
+from tests.platform.trial.blocks import BLOCKS
 from tests.platform.trial.trials import rows_of, run, setting
 
 pytestmark = trials.MARKS
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-@pytest.mark.parametrize("name", sorted(architectures().keys() - {"hybrid"}))
+@pytest.mark.parametrize("name", BLOCKS)
 def test_every_architecture_trains(tmp_path: Path, name: str, precision: str) -> None:
-    reports = run(tmp_path, space=[{"architecture": name}], training={"precision": precision, "steps": 12})
+    reports = run(tmp_path, space=[BLOCKS[name]], training={"precision": precision, "steps": 12})
     last = reports[-1]
     assert last.status is Status.FINISHED, last.traceback
     losses = [value for _, value in rows_of(reports, "loss")]
