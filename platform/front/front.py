@@ -106,7 +106,7 @@ def build_front(record: SweepRecord) -> Front:
     varying = varying_knobs(record.trials)
     seeds = len(record.spec.get("seeds", [0]))
     candidates = [
-        replace(gather(trials, varying), doubts=doubts_of(trials, objectives, seeds))
+        gather(trials, varying, doubts=doubts_of(trials, objectives, seeds))
         for trials in by_configuration(complete).values()
     ]
     candidates.sort(key=lambda c: [o.sign * c.metrics[o.reading] for o in (*objectives[1:], objectives[0])])
