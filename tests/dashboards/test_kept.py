@@ -115,7 +115,8 @@ def test_a_sweep_that_has_ended_is_read_again_once_its_store_was_written_to(
     monkeypatch.setattr(reading, "_read", view)
     monkeypatch.setattr(reading, "_FRESH_SECONDS", 0.0)
     first = ask()
-    vars(first)["rows"] = made = []
+    made: list[Any] = []
+    vars(first)["rows"] = made
     again = ask()
     assert again.moment > first.moment, "it was looked at later"
     assert len(read) == (2 if running else 1), "that the driver of one which runs is gone, the clock tells"
