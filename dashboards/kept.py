@@ -30,7 +30,7 @@ class Kept:
         Of those who ask for one sweep at once, one reads it, and the others wait for the same.
 
         Args:
-            unchanged: the earlier one as it stands now, if it is known to be as it was; None if it is to be read.
+            unchanged: gives the kept sweep a new moment if nothing has changed; None if it must be read.
         """
         with self._lock:
             reader = self._readers.setdefault(name, threading.Lock())

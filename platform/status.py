@@ -108,10 +108,14 @@ def sweep_table(
 
 
 def _listed(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
-    """Those that run or have something to say before the others, and the latest before the earlier ones."""
-    silent = (trial.status is not Status.RUNNING and not trial.failure for trial in trials)
-    places = sorted((is_silent, -place) for place, is_silent in enumerate(silent))[:_MOST_LISTED]
+    """Those that run, failed or have a notice before the others, and the latest before the earlier ones."""
+    places = sorted((_is_usual(trial), -place) for place, trial in enumerate(trials))[:_MOST_LISTED]
     return [trials[place] for place in sorted(-negative for _, negative in places)]
+
+
+def _is_usual(trial: TrialRecord) -> bool:
+    """Whether a trial has ended as many do, and has nothing to say beside its figures."""
+    return trial.status.counts_as in ("finished", "pruned", "invalid") and not trial.tags.get("notice")
 
 
 def _killed(sweeps: Sequence[SweepSummary | SweepRecord], uri: str, folder: Path) -> set[str]:

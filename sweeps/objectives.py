@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterable, Mapping
-from functools import cached_property
 from typing import Annotated, Final, Literal, Self, get_args
 
 from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
@@ -104,7 +103,7 @@ class Objective(Frozen):
             )
         return self
 
-    @cached_property  # fronts ask for it at every comparison
+    @property
     def reading(self) -> str:
         """The metric that configurations are compared by: the test split's figures are only reported."""
         return f"validation_{self.metric}" if self.is_on_both_splits else self.metric

@@ -8,7 +8,6 @@ import re
 import sqlite3
 import time
 from collections.abc import Hashable, Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Protocol, Self, TypeVar
@@ -19,7 +18,7 @@ from recallfront.platform.tracking.client import open_client
 from recallfront.platform.tracking.places import artifact_root, sqlite_path
 
 _WAIT_SECONDS: Final = 30.0  # for another process to finish what it writes
-_TICK_NS: Final = 1_000_000_000
+_SETTLED_NS: Final = 60 * 10**9  # a write is on the disk by then, and network file systems have told it
 _AT_ONCE: Final = 500  # runs whose tags are asked for together
 _CLAUSE: Final = re.compile(
     r"(?:attributes\.(?P<own>run_id)|tags\.`(?P<tag>[^`]+)`) (?P<op>=|LIKE) '(?P<value>[^']*)'"
@@ -41,18 +40,22 @@ _COLUMNS: Final = {
 
 
 def store_state(tracking_uri: str) -> Hashable:
-    """What is another after each write to a SQLite store; None if that cannot be told, or of any other store."""
+    """A value that changes with each write to a SQLite store; None if it is not known, and for any other store."""
     database = sqlite_path(tracking_uri)
     if database is None:
         return None
     files = []
     for path in (database, database.with_name(f"{database.name}-wal")):
-        with suppress(FileNotFoundError):
+        try:
             about = path.stat()
-            files.append((about.st_ino, about.st_size, about.st_mtime_ns))
+        except FileNotFoundError:
+            continue
+        except OSError:
+            return None
+        files.append((about.st_ino, about.st_size, about.st_mtime_ns))
     newest = max((written for *_, written in files), default=0)
-    # a file system's clock is coarse: a second write in its tick would look like the first
-    return tuple(files) if files and time.time_ns() - newest > _TICK_NS else None
+    # of what is being written, a reader may still see the state before
+    return tuple(files) if files and time.time_ns() - newest > _SETTLED_NS else None
 
 
 class StoreReader(Protocol):
