@@ -5,7 +5,8 @@ panel of one of them. Plain values, bounded in number and length: no markup.
 import json
 import math
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -63,6 +64,13 @@ class Explorer:
 
     view: SweepView
     moment: float = 0.0  # when it was read, in seconds since the epoch
+    state: Hashable = None  # of the store that it was read from, if that is known
+
+    def at(self, moment: float) -> "Explorer":
+        """The same at a later moment, with all that has been made of it: nothing has changed."""
+        again = copy(self)
+        object.__setattr__(again, "moment", moment)
+        return again
 
     @cached_property
     def rows(self) -> list[ConfigurationRow]:

@@ -18,30 +18,33 @@ class Kept:
         self._sweeps: dict[Hashable, Explorer] = {}  # the latest to be asked for comes last
         self._readers: WeakValueDictionary[Hashable, threading.Lock] = WeakValueDictionary()
 
-    def get(self, name: Hashable, since: float, read: Callable[[], Explorer]) -> Explorer:
+    def get(
+        self,
+        name: Hashable,
+        since: float,
+        read: Callable[[], Explorer],
+        unchanged: Callable[[Explorer], Explorer | None] = lambda sweep: None,
+    ) -> Explorer:
         """A sweep as it stood at some moment from `since` on: kept, or read now in place of an earlier one.
 
         Of those who ask for one sweep at once, one reads it, and the others wait for the same.
+
+        Args:
+            unchanged: gives the kept sweep a new moment if nothing has changed; None if it must be read.
         """
         with self._lock:
             reader = self._readers.setdefault(name, threading.Lock())
         with reader:
-            if (found := self._known(name, since)) is not None:
-                return found
-            sweep = read()
             with self._lock:
-                self._sweeps[name] = sweep
+                found = self._sweeps.pop(name, None)
+            if found is not None and found.moment < since:
+                found = unchanged(found)  # an earlier one is given up before a new one takes its memory
+            if found is None:
+                found = read()
+            with self._lock:
+                self._sweeps[name] = found
                 while len(self._sweeps) > 1 and self._trials() > self._most:
                     del self._sweeps[next(iter(self._sweeps))]
-            return sweep
-
-    def _known(self, name: Hashable, since: float) -> Explorer | None:
-        """The sweep that is kept; an earlier one is given up before a new one takes its memory."""
-        with self._lock:
-            found = self._sweeps.pop(name, None)
-            if found is None or found.moment < since:
-                return None
-            self._sweeps[name] = found
             return found
 
     def _trials(self) -> int:

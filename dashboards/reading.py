@@ -16,6 +16,7 @@ from recallfront.platform.home import home_folder
 from recallfront.platform.sweep.driverless import driverless
 from recallfront.platform.tracking.ledger import find_sweep, read_sweep, reading
 from recallfront.platform.tracking.lineage import plugin_files
+from recallfront.platform.tracking.sqlite import store_state
 
 if TYPE_CHECKING:
     from fastapi import Request
@@ -31,10 +32,17 @@ def explorer_of(uri: str, run_id: str, moment: float) -> Explorer:
     since = moment if 0 < moment <= begun else begun - _FRESH_SECONDS
 
     def read() -> Explorer:
-        read_at = time.time()
-        return Explorer(_read(uri, run_id), read_at)
+        read_at, state = time.time(), store_state(own_store(uri))
+        return Explorer(_read(uri, run_id), read_at, state)
 
-    return _kept.get((uri, run_id), since, read)
+    def unchanged(earlier: Explorer) -> Explorer | None:
+        read_at = time.time()
+        # that a driver which says nothing is gone, the clock tells
+        if earlier.state is None or earlier.view.is_running or earlier.state != store_state(own_store(uri)):
+            return None
+        return earlier.at(read_at)
+
+    return _kept.get((uri, run_id), since, read, unchanged)
 
 
 def now() -> float:

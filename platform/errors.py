@@ -143,6 +143,8 @@ def one_line(text: object, most: int = 500) -> str:
 
 def printable(text: str) -> str:
     """Text without a character that a terminal obeys: another one's text shall not forge lines, or set a title."""
+    if text.isprintable():  # which is quick, and true of nearly all
+        return text
     return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 

@@ -21,6 +21,7 @@ from recallfront.platform.results.cancellation import CancelRequest
 from recallfront.platform.results.labels import trial_label, varying_knobs
 from recallfront.platform.results.records import (
     SweepRecord,
+    TrialRecord,
     counts_of,
     ended,
     expected_end,
@@ -36,6 +37,7 @@ from recallfront.sweeps.load import load_study, studies
 from recallfront.sweeps.suite import Suite
 
 _BAR = 10  # cells of a bar
+_MOST_LISTED = 200  # trials: the page's table has as many
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -71,9 +73,13 @@ def sweeps_table(*, home: Path | str | None = None, tracking_uri: str | None = N
 
 
 def sweep_table(
-    sweep: str | SweepRecord, *, home: Path | str | None = None, tracking_uri: str | None = None
+    sweep: str | SweepRecord,
+    *,
+    every: bool = False,
+    home: Path | str | None = None,
+    tracking_uri: str | None = None,
 ) -> "Table":
-    """One line a trial of a sweep."""
+    """One line a trial of a sweep: of very many no more than a person reads, unless `every` one is asked for."""
     record = read_record(sweep, home=home, tracking_uri=tracking_uri).current()
     folder = home_folder(home)
     is_killed = record.tags.get("status") == "running" and bool(
@@ -82,7 +88,8 @@ def sweep_table(
     columns = columns_of(read_objectives(record.spec))
     table = _table("trial", "status", *columns.values(), "run", "note")
     varying = varying_knobs(record.trials)
-    for trial in record.trials:
+    listed = record.trials if every else _listed(record.trials)
+    for trial in listed:
         figures = [show(name, trial.metrics[name]) if name in trial.metrics else "" for name in columns]
         _add_row(
             table,
@@ -94,8 +101,21 @@ def sweep_table(
             trial.run_id[:8],
             "; ".join(filter(None, (trial.failure, trial.tags.get("notice")))),
         )
-    table.caption = "\n".join(_captions(record, is_killed)) or None
+    left = len(record.trials) - len(listed)
+    captions = [f"{left:,} more trials are listed with --all"] if left else []
+    table.caption = "\n".join([*captions, *_captions(record, is_killed)]) or None
     return table
+
+
+def _listed(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
+    """Those that run, failed or have a notice before the others, and the latest before the earlier ones."""
+    places = sorted((_is_usual(trial), -place) for place, trial in enumerate(trials))[:_MOST_LISTED]
+    return [trials[place] for place in sorted(-negative for _, negative in places)]
+
+
+def _is_usual(trial: TrialRecord) -> bool:
+    """Whether a trial has ended as many do, and has nothing to say beside its figures."""
+    return trial.status.counts_as in ("finished", "pruned", "invalid") and not trial.tags.get("notice")
 
 
 def _killed(sweeps: Sequence[SweepSummary | SweepRecord], uri: str, folder: Path) -> set[str]:

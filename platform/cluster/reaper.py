@@ -70,7 +70,7 @@ def _moment(seconds: float) -> str:
 
 def _is_of(folder: str, process: psutil.Process) -> bool:
     """Whether a child of the driver runs something of that folder: this program, which names it, is not meant."""
-    with suppress(psutil.NoSuchProcess):
+    with suppress(psutil.Error):  # it has ended, or may not be looked at
         return process.pid != os.getpid() and folder in " ".join(process.cmdline())
     return False
 
@@ -78,7 +78,7 @@ def _is_of(folder: str, process: psutil.Process) -> bool:
 def _with_all_below(processes: Iterable[psutil.Process]) -> set[psutil.Process]:
     found = set(processes)
     for process in tuple(found):
-        with suppress(psutil.NoSuchProcess):
+        with suppress(psutil.Error):
             found |= set(process.children(recursive=True))
     return found
 

@@ -85,7 +85,8 @@ def read_objectives(spec: Mapping[str, Any]) -> tuple[Objective, ...]:
 
 def oriented(metrics: Sequence[Mapping[str, float]], objectives: Sequence[Objective]) -> FloatArray:
     """Objectives read off metrics and turned to be maximised -> (len(metrics), len(objectives))."""
-    rows = [[o.sign * own[o.reading] for o in objectives] for own in metrics]
+    signs = [(o.sign, o.reading) for o in objectives]
+    rows = [[sign * own[name] for sign, name in signs] for own in metrics]
     return np.array(rows, dtype=np.float64).reshape(len(metrics), len(objectives))
 
 
@@ -93,9 +94,9 @@ def split_complete(
     trials: Iterable[TrialRecord], objectives: Sequence[Objective]
 ) -> tuple[list[TrialRecord], tuple[str, ...]]:
     """Trials with a finite value for every objective, and the run ids of the others."""
-    complete, left_out = [], []
+    complete, left_out, names = [], [], [o.reading for o in objectives]
     for trial in trials:
-        if all(math.isfinite(trial.metrics.get(o.reading, math.nan)) for o in objectives):
+        if all(math.isfinite(trial.metrics.get(name, math.nan)) for name in names):
             complete.append(trial)
         else:
             left_out.append(trial.run_id)
@@ -147,7 +148,9 @@ def _most_spread(trial: TrialRecord) -> float:
     return most_rate_spread(float(target))
 
 
-def gather(trials: Sequence[TrialRecord], knob_names: Iterable[str] = ()) -> Candidate:
+def gather(
+    trials: Sequence[TrialRecord], knob_names: Iterable[str] = (), *, doubts: tuple[str, ...] = ()
+) -> Candidate:
     """One configuration from its trials, which differ in their seed alone."""
     metrics, spreads = _of_one(trials[0]) if len(trials) == 1 else _of_seeds(trials)
     best_first = sorted(trials, key=lambda trial: -trial.metrics.get("validation_recall", 0.0))
@@ -159,6 +162,7 @@ def gather(trials: Sequence[TrialRecord], knob_names: Iterable[str] = ()) -> Can
         spreads=spreads,
         run_ids=tuple(trial.run_id for trial in best_first),
         trial_keys=tuple(trial.trial_key for trial in best_first),
+        doubts=doubts,
     )
 
 

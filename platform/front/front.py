@@ -106,10 +106,11 @@ def build_front(record: SweepRecord) -> Front:
     varying = varying_knobs(record.trials)
     seeds = len(record.spec.get("seeds", [0]))
     candidates = [
-        replace(gather(trials, varying), doubts=doubts_of(trials, objectives, seeds))
+        gather(trials, varying, doubts=doubts_of(trials, objectives, seeds))
         for trials in by_configuration(complete).values()
     ]
-    candidates.sort(key=lambda c: [o.sign * c.metrics[o.reading] for o in (*objectives[1:], objectives[0])])
+    order = [(o.sign, o.reading) for o in (*objectives[1:], objectives[0])]
+    candidates.sort(key=lambda c: [sign * c.metrics[name] for sign, name in order])
 
     values = empty.values(candidates)
     spreads = np.array([[c.spreads.get(o.reading, 0.0) for o in objectives] for c in candidates])

@@ -15,20 +15,19 @@ def model_of(config: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def flat_knobs(config: Mapping[str, Any]) -> dict[str, Scalar]:
     """Settings on one level: the model's by their own name, a hybrid's mixer's as `D.state_dim`, `training.steps`."""
-    model = dict(model_of(config))
-    flat = (
-        _flatten(model.pop("mixers", {}), "")
-        | _flatten(model, "")
-        | _flatten(config.get("training", {}), "training.")
-    )
-    return {name: value for name, value in flat.items() if name not in ("architecture", "seed")}
+    model, flat = model_of(config), dict[str, Scalar]()
+    _flatten(model.get("mixers", {}), "", flat)
+    _flatten({name: value for name, value in model.items() if name != "mixers"}, "", flat)
+    _flatten(config.get("training", {}), "training.", flat)
+    for name in ("architecture", "seed"):
+        flat.pop(name, None)
+    return flat
 
 
-def _flatten(config: Mapping[str, Any], prefix: str) -> dict[str, Scalar]:
-    flat: dict[str, Scalar] = {}
+def _flatten(config: Mapping[str, Any], prefix: str, flat: dict[str, Scalar]) -> None:
+    """Add settings to `flat`, with the names of those that they are below before their own."""
     for key, value in config.items():
         if isinstance(value, dict):
-            flat |= _flatten(value, f"{prefix}{key}.")
+            _flatten(value, f"{prefix}{key}.", flat)
         else:
             flat[prefix + key] = json.dumps(value) if isinstance(value, list | tuple) else value
-    return flat

@@ -39,9 +39,10 @@ class Companion(ABC):
 
     @contextmanager
     def _survives(self, what: str) -> Iterator[None]:
-        """Go on whatever is raised within, as the thread is needed to the end; of a row of failures the first is told.
+        """Go on whatever is raised within, as the thread is needed to the end.
 
-        `what` says in a warning what cannot be done, and that it is tried again.
+        Only the first of several failures in a row is told. `what` says in a warning what cannot be done, and that it
+        is tried again.
         """
         try:
             yield

@@ -74,8 +74,10 @@ class Takeover(Companion):
             if driver not in self._expected:
                 _LOG.error("the sweep is driven in another home now: this driver ends")
                 self.has_come = True
-                self._recorder.give_up()
-                end_driver()
+                try:
+                    self._recorder.give_up()
+                finally:  # also on a full disk
+                    end_driver()
                 return
             # a disk that is full may have room again
             with self._survives("the time that the sweep takes is not noted, and is noted later"):

@@ -360,11 +360,10 @@ def _trial(client: StoreReader, run: "Run") -> TrialRecord:
 
 def _own_tags(run: "Run") -> dict[str, str]:
     """Without the prefix, and as a terminal may be given them: whoever writes to the store wrote them."""
-    tags = {key.removeprefix(TAG): value for key, value in run.data.tags.items() if key.startswith(TAG)}
-    tags.pop("config", None)
     return {
-        printable(key): (printable_lines if key in _OF_LINES else printable)(value)
-        for key, value in tags.items()
+        printable(own): (printable_lines if own in _OF_LINES else printable)(value)
+        for key, value in run.data.tags.items()
+        if key.startswith(TAG) and (own := key.removeprefix(TAG)) != "config"
     }
 
 

@@ -6,7 +6,8 @@ read, and to say what is wrong with it.
 
 import re
 import sqlite3
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Protocol, Self, TypeVar
@@ -17,6 +18,7 @@ from recallfront.platform.tracking.client import open_client
 from recallfront.platform.tracking.places import artifact_root, sqlite_path
 
 _WAIT_SECONDS: Final = 30.0  # for another process to finish what it writes
+_SETTLED_NS: Final = 60 * 10**9  # a write is on the disk by then, and network file systems have told it
 _AT_ONCE: Final = 500  # runs whose tags are asked for together
 _CLAUSE: Final = re.compile(
     r"(?:attributes\.(?P<own>run_id)|tags\.`(?P<tag>[^`]+)`) (?P<op>=|LIKE) '(?P<value>[^']*)'"
@@ -35,6 +37,25 @@ _COLUMNS: Final = {
     "tags": {"run_uuid", "key", "value"},
     "latest_metrics": {"run_uuid", "key", "value", "is_nan"},
 }
+
+
+def store_state(tracking_uri: str) -> Hashable:
+    """A value that changes with each write to a SQLite store; None if it is not known, and for any other store."""
+    database = sqlite_path(tracking_uri)
+    if database is None:
+        return None
+    files = []
+    for path in (database, database.with_name(f"{database.name}-wal")):
+        try:
+            about = path.stat()
+        except FileNotFoundError:
+            continue
+        except OSError:
+            return None
+        files.append((about.st_ino, about.st_size, about.st_mtime_ns))
+    newest = max((written for *_, written in files), default=0)
+    # of what is being written, a reader may still see the state before
+    return tuple(files) if files and time.time_ns() - newest > _SETTLED_NS else None
 
 
 class StoreReader(Protocol):

@@ -206,6 +206,7 @@ def status(
         str | None, typer.Option(help="Dashboard of a cluster: show its jobs instead.")
     ] = None,
     follow: Annotated[bool, typer.Option("--follow", help="Follow the log of a job.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="List all trials of a sweep, however many.")] = False,
 ) -> None:
     """Show the progress of sweeps. With --address, show the jobs of a cluster."""
     from rich.console import Console
@@ -222,7 +223,7 @@ def status(
     if address is not None:
         table = jobs_table(address, name)
     elif name:
-        table = sweep_table(name, home=home, tracking_uri=tracking_uri)
+        table = sweep_table(name, every=every, home=home, tracking_uri=tracking_uri)
     else:
         table = sweeps_table(home=home, tracking_uri=tracking_uri)
     Console(width=table_width()).print(table)

@@ -1,14 +1,18 @@
 """What a server keeps of sweeps is bounded, and shared."""
 
+import os
+import sqlite3
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from recallfront.dashboards import reading
+from recallfront.dashboards.explore import Explorer
 from recallfront.dashboards.kept import Kept
 from recallfront.platform.errors import UsageError
 
@@ -87,3 +91,50 @@ def test_a_page_asks_of_the_moment_that_it_shows(monkeypatch: pytest.MonkeyPatch
     assert read == ["r", "r"]
     ahead = reading.explorer_of("uri", "r", time.time() + 1e6)
     assert ahead is not later, "a moment to come is none"
+
+
+@pytest.mark.parametrize("journal", ["delete", "wal"])
+@pytest.mark.parametrize("running", [False, True])
+def test_a_sweep_that_has_ended_is_read_again_once_its_store_was_written_to(
+    running: bool, journal: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+    store = sqlite3.connect(tmp_path / "mlflow.db", isolation_level=None)
+    store.execute(f"PRAGMA journal_mode={journal}")
+    store.execute("CREATE TABLE tags (value TEXT)")
+
+    def age(seconds: float) -> None:
+        for file in tmp_path.glob("mlflow.db*"):
+            os.utime(file, (0, time.time() - seconds))
+
+    def view(uri: str, run_id: str) -> Any:
+        read.append(run_id)
+        found = sweep(0.0).view
+        found.is_running = running
+        return found
+
+    def ask() -> Explorer:
+        return reading.explorer_of(f"sqlite:///{tmp_path / 'mlflow.db'}", "r", 0.0)
+
+    age(900)
+    monkeypatch.setattr(reading, "_kept", Kept())
+    monkeypatch.setattr(reading, "_read", view)
+    monkeypatch.setattr(reading, "_FRESH_SECONDS", 0.0)
+    first = ask()
+    made: list[Any] = []
+    vars(first)["rows"] = made
+    again = ask()
+    assert again.moment > first.moment, "it was looked at later"
+    assert len(read) == (2 if running else 1), "that the driver of one which runs is gone, the clock tells"
+    assert running or again.rows is made, "what was made of it is kept"
+    store.execute("INSERT INTO tags VALUES ('x')")
+    before = len(read)
+    third = ask()
+    assert len(read) == before + 1, "what has just been written to is read"
+    age(300)
+    fourth = ask()
+    assert len(read) == before + 2, "and so is what has been written to since"
+    assert fourth is not third
+    ask()
+    assert len(read) == before + (3 if running else 2)
+    store.close()

@@ -84,6 +84,27 @@ def test_where_trials_run_and_what_waits_is_below_them(record: SweepRecord, tmp_
     assert "running on" not in str(sweep_table(replace(running, tags=tags | {"status": "finished"})).caption)
 
 
+def test_of_very_many_trials_those_are_listed_that_have_something_to_say(
+    record: SweepRecord, tmp_path: Path
+) -> None:
+    ready_store(tmp_path)
+    first, second, *others = (
+        replace(record.trials[0], run_id=f"{number:08d}".ljust(32, "a")) for number in range(230)
+    )
+    told = (
+        replace(first, status=Status.INVALID, failure="it is too large"),
+        replace(second, status=Status.RUNNING),
+    )
+    many = replace(record, trials=(*told, *others), tags=TAGS | {"status": "finished"})
+    table = sweep_table(many, home=tmp_path)
+    runs = [trial.run_id[:8] for trial in many.trials]
+    (shown,) = [list(map(str, column.cells)) for column in table.columns if column.header == "run"]
+    assert shown == [*runs[:2], *runs[-198:]], "in the order in which they were started"
+    assert str(table.caption).startswith("30 more trials are listed with --all")
+    every = sweep_table(many, every=True, home=tmp_path)
+    assert every.row_count == 230 and "--all" not in str(every.caption)
+
+
 def test_the_expected_end_is_that_of_the_budget_in_the_list_and_below_a_sweep(
     make_record: Callable[..., SweepRecord], tmp_path: Path
 ) -> None:
