@@ -98,7 +98,7 @@ def _tracking(home: Path) -> Table:
         table.add_row(name, f"{statistics.median(seconds):.2f} s", _range(seconds, "s"), str(len(seconds)))
     rate, (low, high) = writer_rate(), found.bounds
     table.caption = (
-        f"{found.slowdown:+.1%} training time, median of pairs ({low:+.1%} to {high:+.1%} with 90 % confidence); "
+        f"{found.median:+.1%} training time, median of pairs ({low:+.1%} to {high:+.1%} with 90 % confidence); "
         f"the driver takes {found.driver_share:.1%} of a core; "
         f"the writer sustains {rate['sent_rows_per_second']:,.0f} metrics/s into SQLite"
     )
@@ -109,16 +109,11 @@ def _models(home: Path) -> Table:
     from recallfront.benchmarks.models.costs import answers_costs
     from recallfront.benchmarks.platform.throughputs import throughputs
 
-    table = Table(title="models: tokens/s of architectures at one size", title_justify="left", box=None)
-    for column in (
-        "architecture",
-        *(name.removesuffix("_tokens_per_second") for name in THROUGHPUTS),
-        "state",
-    ):
-        table.add_column(column, justify="left" if column == "architecture" else "right")
+    rates = (name.removesuffix("_tokens_per_second") for name in THROUGHPUTS)
+    table = _figures("models: tokens/s of architectures at one size", *rates, "state", first="architecture")
     for found in throughputs(home):
-        rates = [f"{found.figures[n]:,.0f} ±{found.figures[f'{n}_spread']:,.0f}" for n in THROUGHPUTS]
-        table.add_row(found.architecture, *rates, f"{found.figures['state_bytes']:,} B")
+        figures = [f"{found.figures[n]:,.0f} ±{found.figures[f'{n}_spread']:,.0f}" for n in THROUGHPUTS]
+        table.add_row(found.architecture, *figures, f"{found.figures['state_bytes']:,} B")
     steps = [
         f"{cost.architecture} {1000 * cost.answers_seconds:.0f} ms instead of {1000 * cost.every_logit_seconds:.0f} "
         f"({cost.times:.1f} times)"
@@ -136,15 +131,7 @@ def _scale(home: Path, trials: int = 1000) -> Table:
     from recallfront.benchmarks.platform.scale import scale
 
     found = scale(home, trials=trials)
-    table = Table(
-        title=f"scale: a sweep of {found.trials:,} trials that only report",
-        title_justify="left",
-        caption_justify="left",
-        box=None,
-    )
-    table.add_column("")
-    table.add_column("", justify="right")
-    table.add_column("at most", justify="right")
+    table = _figures(f"scale: a sweep of {found.trials:,} trials that only report", "", "at most")
     for row in found.rows():
         most = "" if row.most is None else f"{row.most:,g} {row.unit}"
         table.add_row(row.name, f"{row.figure:,.2f} {row.unit}", most)
@@ -155,10 +142,8 @@ def _scale(home: Path, trials: int = 1000) -> Table:
 def _pages(home: Path) -> Table:
     from recallfront.benchmarks.dashboards.pages import looks
 
-    table = Table(title="pages: a sweep's page in Chromium, medians", title_justify="left", box=None)
     columns = ("first paint", "picture drawn", "a filter", "a condition", "sent beyond Plotly", "looks")
-    for column in ("trials", *columns):
-        table.add_column(column, justify="right")
+    table = _figures("pages: a sweep's page in Chromium, medians", *columns, first="trials")
     for trials, own in looks(home).items():
         waits = ((o.first_paint, o.drawn, o.filtered, o.condition) for o in own)
         times = [f"{statistics.median(values):,.0f} ms" for values in zip(*waits, strict=True)]
@@ -171,13 +156,9 @@ def _short(home: Path) -> Table:
     from recallfront.benchmarks.platform.short_trials import BODY_SECONDS, short_trials
 
     found = short_trials(home)
-    table = Table(
-        title=f"short: {len(found.beyond)} trials of {BODY_SECONDS:g} s, two at once, in milliseconds a trial",
-        title_justify="left",
-        box=None,
+    table = _figures(
+        f"short: {len(found.beyond)} trials of {BODY_SECONDS:g} s, two at once, in milliseconds a trial", ""
     )
-    table.add_column("")
-    table.add_column("", justify="right")
     for name, seconds in (
         ("wall time beyond the body, median", statistics.median(found.beyond)),
         ("  mean", statistics.fmean(found.beyond)),
@@ -193,14 +174,11 @@ def _text(home: Path) -> Table:
     from recallfront.benchmarks.platform.text import OURS, SMALL, THEIRS, VOCABULARY, text_costs
 
     found = text_costs(home)
-    table = Table(
-        title=f"text: {found.size / 1e6:.0f} MB of Python's sources, a BPE of {VOCABULARY:,} tokens",
-        title_justify="left",
-        caption_justify="left",
-        box=None,
+    table = _figures(
+        f"text: {found.size / 1e6:.0f} MB of Python's sources, a BPE of {VOCABULARY:,} tokens",
+        "",
+        f"beyond {SMALL / 1e6:.0f} MB of text",
     )
-    for column in ("", "", f"beyond {SMALL / 1e6:.0f} MB of text"):
-        table.add_column(column, justify="right" if column else "left")
     for name in ("driver", "trial"):
         most, few = getattr(found.large, name), getattr(found.small, name)
         more = f"{(most - few) / 2**20:,.0f} MiB"
@@ -223,7 +201,7 @@ def _upload(home: Path) -> Table:
         table.add_row(name, f"{statistics.median(seconds):.2f} s", _range(seconds, "s"), str(len(seconds)))
     low, high = (f"{1000 * bound:+.0f}" for bound in found.bounds)
     table.caption = (
-        f"{1000 * found.seconds:+.0f} ms an upload, median of pairs ({low} to {high} ms with 90 % confidence): "
+        f"{1000 * found.median:+.0f} ms an upload, median of pairs ({low} to {high} ms with 90 % confidence): "
         f"{found.share:+.2%} of training with a checkpoint every {apart():g} s"
     )
     return table
@@ -234,14 +212,12 @@ def _launchers(home: Path, against: Path | None) -> Table:
 
     zoology = against if against is not None and (against / "zoology").is_dir() else None
     found = launchers(home, zoology)
-    table = Table(
-        title="launchers: a sweep of eight small configurations, two at once, from start to end",
-        title_justify="left",
-        caption_justify="left",
-        box=None,
+    table = _figures(
+        "launchers: a sweep of eight small configurations, two at once, from start to end",
+        "median",
+        "all rounds",
+        "times recallfront's",
     )
-    for column in ("", "median", "all rounds", "times recallfront's"):
-        table.add_column(column, justify="right" if column else "left")
     for name, seconds in found.seconds.items():
         rounds = ", ".join(f"{value:.1f}" for value in seconds)
         table.add_row(name, f"{statistics.median(seconds):.1f} s", rounds, f"{found.ratio(name):.2f}")
@@ -250,9 +226,15 @@ def _launchers(home: Path, against: Path | None) -> Table:
 
 
 def _table(title: str) -> Table:
+    return _figures(title, "median", "p20 to p80", "trials")
+
+
+def _figures(title: str, *columns: str, first: str = "") -> Table:
+    """A table without rows yet: each has a name, of the column `first`, and a figure for each of the others."""
     table = Table(title=title, title_justify="left", caption_justify="left", box=None)
-    for column in ("", "median", "p20 to p80", "trials"):
-        table.add_column(column, justify="right" if column else "left")
+    table.add_column(first)
+    for column in columns:
+        table.add_column(column, justify="right")
     return table
 
 

@@ -1,7 +1,26 @@
 """Medians of few and noisy figures."""
 
 import math
+import statistics
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
+
+
+class Paired(ABC):
+    """What something costs, by pairs of neighbours: equal work with it and without it."""
+
+    @abstractmethod
+    def pairs(self) -> list[float]:
+        """What each pair shows."""
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.pairs())
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """What that median lies between with 90 % confidence: machines are noisy."""
+        return median_bounds(self.pairs())
 
 
 def median_bounds(values: Sequence[float]) -> tuple[float, float]:

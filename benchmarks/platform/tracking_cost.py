@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from recallfront.benchmarks.platform.medians import median_bounds
+from recallfront.benchmarks.platform.medians import Paired
 from recallfront.benchmarks.platform.trials import (
     actor_config,
     bench_spec,
@@ -25,7 +25,7 @@ from recallfront.platform.trial.workplace import Workplace
 
 
 @dataclass
-class TrackingCost:
+class TrackingCost(Paired):
     """Training seconds of equal trials, in turn with tracking and without."""
 
     tracked: list[float] = field(default_factory=list)
@@ -34,21 +34,12 @@ class TrackingCost:
     rows: int = 0  # metric rows that MLflow took
 
     @property
-    def slowdown(self) -> float:
-        """The median, over pairs of neighbours, of how much longer the tracked trial trained, as a share."""
-        return statistics.median(self._pairs())
-
-    @property
-    def bounds(self) -> tuple[float, float]:
-        """What that median lies between with 90 % confidence: machines are noisy."""
-        return median_bounds(self._pairs())
-
-    @property
     def driver_share(self) -> float:
         """Of one core that the driver computes while a tracked trial trains; unlike time, others hardly change it."""
         return statistics.median(cpu / wall for cpu, wall in zip(self.driver, self.tracked, strict=True))
 
-    def _pairs(self) -> list[float]:
+    def pairs(self) -> list[float]:
+        """How much longer the tracked trial trained, as a share."""
         return [on / off - 1 for on, off in zip(self.tracked, self.untracked, strict=True)]
 
 

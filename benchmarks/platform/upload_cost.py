@@ -4,7 +4,6 @@ Ray is imported once its environment is set.
 """
 
 import os
-import statistics
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from recallfront.benchmarks.platform.medians import median_bounds
+from recallfront.benchmarks.platform.medians import Paired
 from recallfront.benchmarks.platform.trials import (
     actor_config,
     bench_spec,
@@ -29,7 +28,7 @@ _STATE: Final = "RECALLFRONT_STATE"
 
 
 @dataclass
-class UploadCost:
+class UploadCost(Paired):
     """Wall seconds of equal stretches of training, in turn with uploads of their checkpoints and without."""
 
     checkpoints: int  # within a stretch
@@ -37,21 +36,12 @@ class UploadCost:
     local: list[float] = field(default_factory=list)
 
     @property
-    def seconds(self) -> float:
-        """What an upload adds to training: the median over pairs of neighbours."""
-        return statistics.median(self._pairs())
-
-    @property
-    def bounds(self) -> tuple[float, float]:
-        """What that median lies between with 90 % confidence: machines are noisy."""
-        return median_bounds(self._pairs())
-
-    @property
     def share(self) -> float:
-        """Of training time, where checkpoints are as far apart as they are by default."""
-        return self.seconds / apart()
+        """Of training time, if checkpoints are as far apart as they are by default."""
+        return self.median / apart()
 
-    def _pairs(self) -> list[float]:
+    def pairs(self) -> list[float]:
+        """The seconds that an upload adds to training."""
         return [(on - off) / self.checkpoints for on, off in zip(self.uploaded, self.local, strict=True)]
 
 

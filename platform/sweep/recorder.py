@@ -299,14 +299,18 @@ class Recorder:
         """Tag the runs of trials whose keys are `members`, and all that were tagged so before: one request a change."""
         now = {self.run_key(trial_key) for trial_key in members}
         for changed, told in ((self._on_front - now, "false"), (now - self._on_front, "true")):
-            for key in changed:
-                self._writer.tags(self._known_as(key), {TAG + ON_FRONT: told})
+            for key in filter(None, map(self._known_as, changed)):
+                self._writer.tags(key, {TAG + ON_FRONT: told})
         self._on_front = now
 
-    def _known_as(self, run_key: str) -> str:
-        """What the spool knows a trial's run by: the one of an earlier driver may not have been opened in this home."""
-        is_known = self._writer.knows(run_key) or run_key not in self._run_ids
-        return run_key if is_known else self._writer.adopt(self._run_ids[run_key])
+    def _known_as(self, run_key: str) -> str | None:
+        """What the spool knows a trial's run by: the one of an earlier driver may not have been opened in this home.
+
+        None for a run that is not told from others, as somebody has removed its tag: it is only left untagged.
+        """
+        if self._writer.knows(run_key):
+            return run_key
+        return self._writer.adopt(self._run_ids[run_key]) if run_key in self._run_ids else None
 
     def close_sweep(self, *, finished: bool, exhausted: bool) -> None:
         """End the parent run; `finished` unless not one trial of it has, `exhausted` unless more are to be run."""

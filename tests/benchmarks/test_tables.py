@@ -80,7 +80,7 @@ def test_tracking_does_not_slow_training(tmp_path: Path) -> None:
     found = tracking_cost(ready_home(tmp_path), pairs=6, steps=200)
     low, high = found.bounds
     print(
-        f"tracking: {found.slowdown:+.2%} training time ({low:+.2%} to {high:+.2%}), {found.rows} rows, "
+        f"tracking: {found.median:+.2%} training time ({low:+.2%} to {high:+.2%}), {found.rows} rows, "
         f"driver {found.driver_share:.1%} of a core"
     )
     assert low <= 0.02, "pairs show that tracking slows training"
@@ -98,7 +98,7 @@ def test_uploads_do_not_slow_training(tmp_path: Path) -> None:
         found = upload_cost(tmp_path, address=f"s3://{BUCKET}/home", pairs=3, stretch=4)
     vault._transport.cache_clear()
     print(
-        f"upload: {found.uploaded} s beside {found.local} s, {found.seconds:+.3f} s each ({found.share:+.2%} of "
+        f"upload: {found.uploaded} s beside {found.local} s, {found.median:+.3f} s each ({found.share:+.2%} of "
         f"training), {server.failed} of {server.requests} requests failed"
     )
     assert server.failed > 0
