@@ -168,6 +168,18 @@ def test_the_tags_are_right_after_a_run_in_another_home_and_with_other_code(
     assert set(tags_after(sweep, newest, sweep.writer, fronts).values()) == {"false"}, "none has finished"
 
 
+def test_a_run_that_lost_the_tag_of_its_key_is_left_as_it_is(stage: Stages, tmp_path: Path) -> None:
+    sweep, fronts = stage(), tmp_path / "fronts"
+    run_trial(sweep.conductor, 0.5)
+    assert tags_after(sweep, sweep.conductor, sweep.writer, fronts) == {"now, 4": "true"}
+    (trial,) = sweep.stored().trials
+    open_client(sweep.uri).delete_tag(trial.run_id, "recallfront.run_key")
+    with closing(TrackingWriter(sweep.uri, tmp_path / "elsewhere.sqlite")) as writer:
+        elsewhere = next_run(sweep, tmp_path, writer)
+        run_trial(elsewhere, 0.4)
+        assert tags_after(sweep, elsewhere, writer, fronts)["now, 8"] == "never"
+
+
 def test_a_damaged_trial_that_runs_again_and_leaves_the_front_is_tagged_so(
     stage: Stages, tmp_path: Path
 ) -> None:
