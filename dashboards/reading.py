@@ -6,7 +6,7 @@ MLflow is imported where it is first used, so that reading this file costs littl
 import os
 import sys
 import time
-from functools import partial
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING
 
 from recallfront.dashboards.explore import Explorer
@@ -37,8 +37,9 @@ def explorer_of(uri: str, run_id: str, moment: float) -> Explorer:
 
     def unchanged(earlier: Explorer) -> Explorer | None:
         read_at = time.time()
-        # that a driver which says nothing is gone, the clock tells
-        if earlier.state is None or earlier.view.is_running or earlier.state != store_state(own_store(uri)):
+        # whether a driver that has not ended is there, the clock and its home's lock tell
+        goes_on = earlier.view.record.tags.get("status") == "running"
+        if goes_on or earlier.state is None or earlier.state != store_state(own_store(uri)):
             return None
         return earlier.at(read_at)
 
@@ -75,6 +76,11 @@ def own_store(uri: str) -> str:
     return backend if backend.startswith("sqlite:") else uri
 
 
+@lru_cache(maxsize=1024)  # what was read: the lineage of a run never changes
+def _plugin_files(uri: str, run_id: str) -> tuple[str, ...]:
+    return tuple(plugin_files(uri, run_id))
+
+
 def _read(uri: str, run_id: str) -> SweepView:
     store = own_store(uri)
     sweep = find_sweep(store, run_id)
@@ -91,5 +97,5 @@ def _read(uri: str, run_id: str) -> SweepView:
         run.info.experiment_id,
         owner=owner,
         driverless=is_killed,
-        plugins_of=partial(plugin_files, place),
+        plugins_of=partial(_plugin_files, place),
     )

@@ -4,11 +4,13 @@ import re
 import shlex
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from recallfront.dashboards.computed import Computed, results_of
+from recallfront.platform.errors import UsageError
 from recallfront.platform.front.candidates import Candidate, gather
 from recallfront.platform.front.claims import Judgement, judge
 from recallfront.platform.front.front import Front, build_front
@@ -168,9 +170,16 @@ class SweepView:
             return self.record.name
         return re.sub(r"[^\w.-]", "_", self.record.name, flags=re.ASCII)[:80] + ".yaml"
 
-    @cached_property
+    @property
     def plugin_files(self) -> Sequence[str]:
-        """Files of plug-ins that its commands need: those of one trial, a finished one if there is one."""
+        """Files of plug-ins that its commands need; none as long as they cannot be read."""
+        with suppress(UsageError):
+            return self._plugin_files
+        return ()
+
+    @cached_property
+    def _plugin_files(self) -> Sequence[str]:
+        """Those of one trial, a finished one if there is one."""
         trials = (*self.record.with_status(Status.FINISHED), *self.record.trials)
         run_id = next((trial.run_id for trial in trials if trial.run_id), "")
         return self.plugins_of(run_id) if run_id else ()

@@ -102,7 +102,7 @@ def sweep_table(
             "; ".join(filter(None, (trial.failure, trial.tags.get("notice")))),
         )
     left = len(record.trials) - len(listed)
-    captions = [f"{left:,} more trials are listed with --all"] if left else []
+    captions = [f"--all lists {left:,} more"] if left else []
     table.caption = "\n".join([*captions, *_captions(record, is_killed)]) or None
     return table
 

@@ -67,7 +67,7 @@ class SweepSpec(Frozen):
     expected_minutes: float | None = Field(
         default=None, gt=0, description="How long a study takes on the machine that it is made for."
     )
-    task: TaskConfig = Field(description="What models are trained and tested on; needed without `tasks`.")
+    task: TaskConfig = Field(description="What models train on; required unless `tasks` is given.")
     protocol: ProtocolName | None = added_field(
         None,
         description="A published protocol: settings of models and training that this specification does not name are "

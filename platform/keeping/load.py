@@ -190,6 +190,8 @@ def _show_front(client: "GuardedClient", uri: str, run_id: str) -> None:
     with TemporaryDirectory() as folder:
         write_front(front, folder)
         client.log_artifacts(run_id, folder, "front")
-    told, plugins = str(record.spec.get("description", "")), plugin_files(uri, finished[0].run_id)
-    note = sweep_note(run_id, front, description=told, plugins=plugins)
+    plugins = list[str]()
+    with suppress(UnknownRecord):  # an archive may lack it
+        plugins = plugin_files(uri, finished[0].run_id)
+    note = sweep_note(run_id, front, description=str(record.spec.get("description", "")), plugins=plugins)
     client.set_tag(run_id, "mlflow.note.content", note)

@@ -70,7 +70,7 @@ class Recorder:
         self._log, self._warm_start, self._before = log, warm_start, before or {}
         self._rests = rests or Rests()
         self._stored, self._left = frozenset(stored), tuple(left)
-        runs = {trial.tags.get("run_key", trial.run_id): trial for trial in earlier}
+        runs = {key: trial for trial in earlier if (key := trial.tags.get("run_key"))}
         self._run_ids = {key: trial.run_id for key, trial in runs.items()}
         self._on_front = {key for key, trial in runs.items() if trial.tags.get(ON_FRONT) == "true"}
         self._writer, self._spec, self._lineage = writer, spec, lineage
@@ -237,8 +237,8 @@ class Recorder:
 
     def give_up(self) -> None:
         """Write nothing any more: another driver has the sweep."""
+        self._writer.give_up()  # before the log, whose disk may be full
         self._note("another driver has the sweep: this one ends")
-        self._writer.give_up()
 
     def backlog(self) -> int:
         """Events that wait for the tracking server."""

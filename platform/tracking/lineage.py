@@ -9,11 +9,8 @@ from recallfront.platform.tracking.ledger import UnknownRecord, read_artifact, r
 
 
 def plugin_files(tracking_uri: str, run_id: str) -> list[str]:
-    """The files of plug-ins that commands for a run need; none if its lineage cannot be read."""
-    try:
-        return read_lineage(tracking_uri, run_id).environment.plugin_files
-    except UsageError:
-        return []
+    """The files of plug-ins that commands for a run need. Raises as `read_lineage`."""
+    return read_lineage(tracking_uri, run_id).environment.plugin_files
 
 
 def read_lineage(tracking_uri: str, run_id: str) -> TrialLineage:

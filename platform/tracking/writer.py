@@ -240,11 +240,11 @@ class TrackingWriter:
         return self._spool.rejected()
 
     def flush(self, timeout: float) -> bool:
-        """Wait up to `timeout` seconds until MLflow has answered for everything; whether it has."""
+        """Wait up to `timeout` seconds until MLflow has answered for everything that is sent; whether it has."""
         self._hurry.set()
         self._wake.set()
         with self._changed:
-            return self._changed.wait_for(lambda: self._spool.backlog() == 0, timeout)
+            return self._changed.wait_for(lambda: self._given_up or self._spool.backlog() == 0, timeout)
 
     def close(self, timeout: float = 30.0) -> bool:
         """flush, then stop the thread; what is left stays in the spool for the next writer on it."""
@@ -271,6 +271,8 @@ class TrackingWriter:
 
     def _send_next(self) -> bool:
         """Send something of the run that has waited longest; False if no run is due."""
+        if self._given_up:  # what waits may not have been dropped: the disk may be full
+            return False
         now = time.monotonic()
         hurry = self._hurry.is_set()
         waiting = [key for key, wait in self._waits.items() if now < wait.until and (wait.tries or not hurry)]

@@ -3,7 +3,6 @@
 transformers is imported where it is first used: most trials start from random weights.
 """
 
-import hashlib
 from pathlib import Path
 
 from recallfront.models import LanguageModel, build, load
@@ -12,6 +11,7 @@ from recallfront.models.pretrained.linearizing import Linearized, adopt
 from recallfront.models.pretrained.lora import add_lora, merge_lora
 from recallfront.models.pretrained.transformers_weights import from_transformers
 from recallfront.platform.errors import UsageError
+from recallfront.sweeps.base import file_digest
 from recallfront.sweeps.start import StartConfig
 from recallfront.sweeps.trial import TrialConfig
 
@@ -62,7 +62,7 @@ def _source(start: StartConfig) -> LanguageModel:
         raise ValueError(reason)
     weights = folder / WEIGHTS_FILE
     if start.sha256 is not None:
-        found = hashlib.sha256(weights.read_bytes()).hexdigest()
+        found = file_digest(weights)
         if found != start.sha256:
             raise ValueError(f"start.sha256={start.sha256}: {WEIGHTS_FILE} has {found}")
     if (folder / CONFIG_FILE).is_file():

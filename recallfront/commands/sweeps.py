@@ -214,6 +214,8 @@ def status(
     from recallfront.platform.cluster.jobs import follow_job
     from recallfront.platform.status import jobs_table, sweep_table, sweeps_table
 
+    if every and (address is not None or name is None):
+        raise UsageError("--all: needs the name of a sweep, and no --address")
     if follow:
         if address is None or name is None:
             raise UsageError(

@@ -9,14 +9,14 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from hashlib import blake2b, file_digest
+from hashlib import blake2b
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
 from recallfront.sweeps.ar_hits import BigramCounts
-from recallfront.sweeps.base import SpecError, text_digest
+from recallfront.sweeps.base import SpecError, file_digest, text_digest
 from recallfront.sweeps.drawing import Integers
 from recallfront.sweeps.tasks.base import SPLITS, Parts, Segment, Split, TaskData
 from recallfront.sweeps.text.settings import TextRows, TextSettings
@@ -61,11 +61,8 @@ def store(task: TextSettings, folder: Path) -> str:
 
 def content(folder: Path) -> str:
     """sha256 over the tokens of every split, and over what was counted."""
-    found = []
-    for name in (*(f"{split}.bin" for split in SPLITS), _BIGRAMS, _FILE):
-        with (folder / name).open("rb") as file:
-            found.append(file_digest(file, "sha256").hexdigest())
-    return text_digest(" ".join(found))
+    names = (*(f"{split}.bin" for split in SPLITS), _BIGRAMS, _FILE)
+    return text_digest(" ".join(file_digest(folder / name) for name in names))
 
 
 def read(task: TextSettings, folder: Path) -> TaskData:

@@ -18,7 +18,7 @@ from recallfront.platform.errors import UsageError
 
 
 def sweep(moment: float, trials: int = 4) -> Any:
-    record = SimpleNamespace(trials=range(trials))
+    record = SimpleNamespace(trials=range(trials), tags={})
     return SimpleNamespace(view=SimpleNamespace(record=record), moment=moment)
 
 
@@ -110,7 +110,7 @@ def test_a_sweep_that_has_ended_is_read_again_once_its_store_was_written_to(
     def view(uri: str, run_id: str) -> Any:
         read.append(run_id)
         found = sweep(0.0).view
-        found.is_running = running
+        found.record.tags = {"status": "running" if running else "finished"}
         return found
 
     def ask() -> Explorer:
@@ -125,7 +125,9 @@ def test_a_sweep_that_has_ended_is_read_again_once_its_store_was_written_to(
     vars(first)["rows"] = made
     again = ask()
     assert again.moment > first.moment, "it was looked at later"
-    assert len(read) == (2 if running else 1), "that the driver of one which runs is gone, the clock tells"
+    assert len(read) == (2 if running else 1), (
+        "the clock and its lock tell whether the driver of one that runs is there"
+    )
     assert running or again.rows is made, "what was made of it is kept"
     store.execute("INSERT INTO tags VALUES ('x')")
     before = len(read)

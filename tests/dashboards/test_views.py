@@ -146,15 +146,18 @@ def test_the_commands_can_be_copied(record: SweepRecord) -> None:
 
 
 def test_the_commands_name_the_plug_ins_that_the_trials_ran_with(record: SweepRecord) -> None:
-    """Read of one trial, and only for a page that shows commands."""
-    read = list[str]()
+    """Read of one trial, and only for a page that shows commands; again if it could not be read."""
+    read, is_away = list[str](), True
 
     def plugins_of(run_id: str) -> list[str]:
+        if is_away:
+            raise UsageError("the store is away")
         read.append(run_id)
         return ["my mixer.py"]
 
     view = view_of(record, "7", plugins_of=plugins_of)
-    assert view.trials and not read
+    assert view.trials and not any("--plugin" in command for _, command in view.commands("uri"))
+    is_away = False
     told = {command.split()[1]: command for _, command in (*view.commands("uri"), *view.commands("uri"))}
     assert {name for name, command in told.items() if " --plugin 'my mixer.py' " in command} == {
         "rerun",

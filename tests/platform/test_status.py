@@ -92,7 +92,7 @@ def test_of_very_many_trials_those_are_listed_that_have_something_to_say(
         replace(record.trials[0], run_id=f"{number:08d}".ljust(32, "a")) for number in range(230)
     )
     told = (
-        replace(first, status=Status.INVALID, failure="it is too large"),
+        replace(first, status=Status.ERROR, failure="it is too large"),
         replace(second, status=Status.RUNNING),
     )
     many = replace(record, trials=(*told, *others), tags=TAGS | {"status": "finished"})
@@ -100,7 +100,7 @@ def test_of_very_many_trials_those_are_listed_that_have_something_to_say(
     runs = [trial.run_id[:8] for trial in many.trials]
     (shown,) = [list(map(str, column.cells)) for column in table.columns if column.header == "run"]
     assert shown == [*runs[:2], *runs[-198:]], "in the order in which they were started"
-    assert str(table.caption).startswith("30 more trials are listed with --all")
+    assert str(table.caption).startswith("--all lists 30 more")
     every = sweep_table(many, every=True, home=tmp_path)
     assert every.row_count == 230 and "--all" not in str(every.caption)
 

@@ -23,6 +23,7 @@ from recallfront.platform.sweep import cancel as cancel_module
 from recallfront.platform.sweep.beat import Beat, Takeover, refuse_second_home
 from recallfront.platform.sweep.cancel import cancel
 from recallfront.platform.sweep.lock import driver_is_gone, mark_driver, only_driver
+from recallfront.platform.sweep.log import SweepLog
 from recallfront.platform.sweep.recorder import Recorder
 from recallfront.platform.tracking.ledger import list_sweeps, read_sweep, writing
 from recallfront.platform.tracking.spool import Spool
@@ -181,6 +182,24 @@ def test_of_two_that_begin_at_once_the_first_ends_and_writes_nothing_more(
     recorder.interrupt_sweep("interrupted")
     assert recorder._writer.flush(30.0)
     assert read_sweep(store, SPEC.key).tags["status"] == "finished", "it is the second one's"
+
+
+def test_a_driver_that_another_follows_writes_nothing_more_though_its_disk_is_full(
+    store: str, recorder: Recorder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full() -> int:
+        raise OSError("the disk is full")
+
+    recorder._log = SweepLog(tmp_path / "log" / "sweep.log")
+    recorder._log.path = Path("/dev/full")
+    monkeypatch.setattr(recorder._writer._spool, "drop", full)
+    monkeypatch.setattr(recorder._writer._sender, "step", None)  # sending anything would be an error
+    recorder.sweep_tags({"recallfront.status": "interrupted"})
+    with pytest.raises(OSError, match="full"):
+        recorder.give_up()
+    recorder.sweep_tags({"recallfront.status": "error"})
+    assert recorder._writer.flush(1.0)
+    assert read_sweep(store, SPEC.key).tags["status"] == "running"
 
 
 def test_what_waits_of_a_driver_is_dropped_if_another_has_followed_it(

@@ -177,7 +177,7 @@ def test_a_run_that_lost_the_tag_of_its_key_is_left_as_it_is(stage: Stages, tmp_
     with closing(TrackingWriter(sweep.uri, tmp_path / "elsewhere.sqlite")) as writer:
         elsewhere = next_run(sweep, tmp_path, writer)
         run_trial(elsewhere, 0.4)
-        assert tags_after(sweep, elsewhere, writer, fronts)["now, 8"] == "never"
+        assert tags_after(sweep, elsewhere, writer, fronts) == {"now, 4": "true", "now, 8": "never"}
 
 
 def test_a_damaged_trial_that_runs_again_and_leaves_the_front_is_tagged_so(
