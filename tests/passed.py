@@ -11,6 +11,7 @@ import os
 import random
 import re
 from collections import defaultdict
+from collections.abc import Collection
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -26,12 +27,13 @@ QUIET: Final = ("kernels", "models", "sweeps")
 BESIDE: Final = ("docs", "deploy", "README.md", "Dockerfile", ".dockerignore")
 ALWAYS: Final = "tests/attack/"  # its files are never left out
 LONG: Final = 4.0  # seconds that the tests of a file take together
-# a test is ended after so many times what its whole file took, on a machine that others use too, and never before
-SLACK: Final = 4
-LEAST: Final = 600  # seconds
+# a test is ended after so many times what the longest of its file took: machines differ, and others use them too
+SLACK: Final = 6
+LEAST: Final = 240  # seconds, and never before: a quick one waits for Ray or a compiler beside others
 # of a file that the table does not have, as all of it took less than `LONG`
 QUICK: Final = 120  # seconds
-UNKNOWN: Final = 1800  # seconds for a slow test, an attack, or one that needs a GPU
+UNKNOWN: Final = 600  # seconds for a slow test, or an attack
+ON_GPU: Final = 1800  # seconds: it compiles, and the table is written without one
 # where one of these is set, tests go on for as long as it says
 LASTING: Final = ("ATTACK_SECONDS", "OUTAGE_SECONDS", "RECALLFRONT_OUTAGE")
 FAILED: Final = "failed"  # in the place of the inputs
@@ -66,19 +68,25 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = [item for item in items if key_of(item) not in left]
     taken = _table()
     for item in items:
-        seconds = taken.get(key_of(item), {}).get("seconds")
-        # one that needs a GPU is skipped where the table is written
-        slow = any(item.get_closest_marker(name) for name in ("slow", "attack", "gpu"))
-        item.add_marker(pytest.mark.timeout(time_limit(seconds, slow=slow)))
+        longest = taken.get(key_of(item), {}).get("longest")
+        marks = {mark.name for mark in item.iter_markers()}
+        item.add_marker(pytest.mark.timeout(time_limit(longest, marks)))
 
 
-def time_limit(seconds: float | None, *, slow: bool) -> float:
-    """The seconds after which a test hangs if its file took `seconds`, None if that is not known; 0 is no limit."""
+def time_limit(longest: float | None, marks: Collection[str] = ()) -> float:
+    """The seconds after which a test hangs; 0 is no limit.
+
+    Args:
+        longest: what the longest test of its file took, in seconds, None if that is not known.
+        marks: of the test.
+    """
     if any(name in os.environ for name in LASTING):
         return 0
-    if seconds is None:
-        return UNKNOWN if slow else QUICK
-    return max(LEAST, SLACK * seconds)
+    if "gpu" in marks:
+        return ON_GPU
+    if longest is None:
+        return UNKNOWN if {"slow", "attack"} & set(marks) else QUICK
+    return max(LEAST, SLACK * longest)
 
 
 def left_out(share: float, seed: int) -> dict[str, int]:
@@ -178,6 +186,8 @@ class _Recorder:
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
+        # of each file the longest phases of tests: any of them may be the one that sets up what they share
+        self.longest: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
         self.failed: set[str] = set()
         # as they are now: what is changed while the tests run is not what passed
         self.inputs = {file: inputs(file) for file in _test_files()}
@@ -185,6 +195,7 @@ class _Recorder:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         key = f"{report.location[0]}{' alone' if 'alone' in report.keywords else ''}"
         self.seconds[key] += report.duration
+        self.longest[key][report.when] = max(self.longest[key][report.when], report.duration)
         if report.failed:
             self.failed.add(key)
 
@@ -198,7 +209,12 @@ class _Recorder:
                 if before is not None:
                     table[key] = before | {"inputs": FAILED}  # it has its time still
             elif seconds >= LONG:
-                table[key] = {"seconds": round(seconds), "inputs": self.inputs[_name(key)]}
+                longest = round(sum(self.longest[key].values()))
+                table[key] = {
+                    "seconds": round(seconds),
+                    "longest": longest,
+                    "inputs": self.inputs[_name(key)],
+                }
         kept = {key: table[key] for key in sorted(table) if _may_be_left_out(key)}
         lines = ",\n".join(f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in kept.items())
         TABLE.write_text(f"{{\n{lines}\n}}\n")

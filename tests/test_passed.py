@@ -87,12 +87,27 @@ def test_how_long_a_test_may_take_is_said_in_one_place(request: pytest.FixtureRe
 
 
 def test_how_long_a_test_may_take(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert time_limit(300.0, slow=True) == 1200.0
-    assert time_limit(10.0, slow=True) == 600.0, "what is quick alone waits beside others"
-    assert time_limit(None, slow=False) == 120.0, "what is not in the table is quick"
-    assert time_limit(None, slow=True) == 1800.0, "what is new may be long"
+    assert time_limit(100.0) == 600.0
+    assert time_limit(10.0) == 240.0, "what is quick alone waits beside others"
+    assert time_limit(None) == 120.0, "what is not in the table is quick"
+    assert time_limit(None, ["slow"]) == time_limit(None, ["attack"]) == 600.0, "what is new may be long"
+    assert time_limit(None, ["slow", "gpu"]) == 1800.0, "and compiles on a GPU"
     monkeypatch.setenv("ATTACK_SECONDS", "7200")
-    assert time_limit(10.0, slow=True) == 0, "an attack goes on for as long as it is asked to"
+    assert time_limit(10.0) == 0, "an attack goes on for as long as it is asked to"
+
+
+def test_the_longest_test_of_a_file_is_recorded(checkout: Path) -> None:
+    """With what sets it up: another of its tests may do that."""
+    (checkout / "tests" / "kernels" / "test_part.py").write_text(
+        "import time\n\nimport pytest\n\n\n"
+        "@pytest.fixture(scope='module')\ndef slow() -> None:\n    time.sleep(1.0)\n\n\n"
+        "def test_first(slow: None) -> None:\n    pass\n\n\n"
+        "def test_second(slow: None) -> None:\n    time.sleep(1.0)\n\n\n"
+        "def test_third(slow: None) -> None:\n    time.sleep(1.0)\n"
+    )
+    assert told(checkout, "--record").startswith("3 passed")
+    (found,) = json.loads((checkout / "tests" / "passed.json").read_text()).values()
+    assert (found["seconds"], found["longest"]) == (3, 2)
 
 
 def test_attacks_are_never_left_out(checkout: Path) -> None:
@@ -122,10 +137,10 @@ def test_what_a_file_names_is_an_input() -> None:
     assert areas(root / "tests" / "platform" / "test_pareto.py") == AREAS, "whose neighbours start commands"
 
 
-def test_a_test_that_takes_many_times_what_its_file_took_is_ended(checkout: Path) -> None:
+def test_a_test_that_takes_many_times_what_the_longest_took_is_ended(checkout: Path) -> None:
     assert told(checkout, "--record").startswith("1 passed")
     plugin = checkout / "tests" / "passed.py"
-    plugin.write_text(plugin.read_text().replace("LEAST: Final = 600", "LEAST: Final = 1"))
+    plugin.write_text(plugin.read_text().replace("LEAST: Final = 240", "LEAST: Final = 1"))
     test = checkout / "tests" / "kernels" / "test_part.py"
     test.write_text("import time\n\n\ndef test_part() -> None:\n    time.sleep(30)\n")
     assert told(checkout, "--share=0").startswith("1 failed")
