@@ -121,7 +121,7 @@ def add_sweep_pages(router: "APIRouter", prefix: str, limiter: "CapacityLimiter"
             if action == "pick":
                 return actions.register(found.view, Constraint.read(given), given.get("key", ""), own)
             if action == "rerun":
-                return actions.rerun(found.view, given.get("run", ""), own)
+                return actions.rerun(found.view, given.get("run", ""), own, public_address(request))
             if action == "cancel":
                 return actions.cancel(found.view, own)
             raise UsageError(f"there is no action {action[:40]!r}")
