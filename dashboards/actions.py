@@ -4,6 +4,7 @@ import hmac
 import os
 import re
 import secrets
+import shlex
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ from recallfront.dashboards.choices import KEY_DIGITS, Constraint
 from recallfront.dashboards.views import SweepView
 from recallfront.platform.errors import UsageError
 from recallfront.platform.front import registry
+from recallfront.platform.front.next_steps import rerun_command
 from recallfront.platform.home import home_folder
 from recallfront.platform.sweep.cancel import request
 
@@ -70,21 +72,29 @@ def register(view: SweepView, asked: Constraint, key: str, tracking_uri: str) ->
     return f"registered {name} version {version} as models:/{name}@{alias}: {picked.reason}"
 
 
-def rerun(view: SweepView, run_id: str, tracking_uri: str) -> str:
-    """Run a trial of the sweep again in a process of its own, one at a time -> what was started, in one sentence."""
+def rerun(view: SweepView, run_id: str, tracking_uri: str, address: str) -> str:
+    """Run a trial of the sweep again in a process of its own, one at a time -> what was started, in one sentence.
+
+    Raises:
+        UsageError: the sweep has no such trial, or it needs files of plug-ins: a person has them, and gives them to the
+            command, which reaches this server at `address`; or another one is being run again.
+    """
     if not re.fullmatch("[0-9a-f]{32}", run_id) or all(t.run_id != run_id for t in view.record.trials):
         raise UsageError(f"the sweep has no trial of run {run_id[:40]!r}")
+    if view.plugin_files:
+        command = f"{rerun_command(run_id, view.plugin_files)} --tracking-uri {shlex.quote(address)}"
+        raise UsageError(f"run {run_id[:8]} needs files of plug-ins: where they are, `recallfront {command}`")
     with _guard:
         busy = [run for run, process in _started.items() if process.poll() is None]
         if busy:
             raise UsageError(f"run {busy[0][:8]} is being run again: wait until it has ended")
         folder = home_folder()
-        command = [sys.executable, "-m", "recallfront", "rerun", run_id]
-        command += ["--home", str(folder), "--tracking-uri", tracking_uri]
+        words = [sys.executable, "-m", "recallfront", "rerun", run_id]
+        words += ["--home", str(folder), "--tracking-uri", tracking_uri]
         with open(folder / _LOG, "wb") as log:
             _started.clear()
             _started[run_id] = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=False
+                words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=False
             )
     return f"run {run_id[:8]} is being run again; {folder / _LOG} has its output"
 

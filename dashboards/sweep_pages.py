@@ -24,7 +24,8 @@ from recallfront.sweeps.spec import spelt_out
 
 if TYPE_CHECKING:
     from anyio import CapacityLimiter
-    from fastapi import APIRouter
+    from fastapi import APIRouter, Request
+    from fastapi.responses import Response
 
 _MOST_WHERE = 2000  # characters of a condition
 _MOST_SEEDS = 16  # whose curves are drawn
@@ -74,12 +75,7 @@ def add_sweep_pages(router: "APIRouter", prefix: str, limiter: "CapacityLimiter"
         where = request.query_params.get("where", "")
 
         def answer(found: Explorer) -> Response:
-            if len(where) > _MOST_WHERE:
-                return as_json(request, {"error": f"a condition has at most {_MOST_WHERE} characters"}, 422)
-            try:
-                return as_json(request, {"keys": found.matching(where)})
-            except UsageError as error:
-                return as_json(request, {"error": str(error)}, 422)
+            return _told(request, lambda: {"keys": _matching(found, where)})
 
         return await answered(run_id, request, answer)
 
@@ -103,11 +99,10 @@ def add_sweep_pages(router: "APIRouter", prefix: str, limiter: "CapacityLimiter"
     @router.get("/sweeps/{run_id}/choice")
     async def chosen(run_id: str, request: Request) -> Response:
         def answer(found: Explorer) -> Response:
-            try:
-                asked = Constraint.read(request.query_params)
-                return as_json(request, choice(found.view, asked, public_address(request)))
-            except UsageError as error:
-                return as_json(request, {"error": str(error)}, 422)
+            def choose() -> dict[str, Any]:
+                return choice(found.view, Constraint.read(request.query_params), public_address(request))
+
+            return _told(request, choose)
 
         return await answered(run_id, request, answer)
 
@@ -122,31 +117,30 @@ def add_sweep_pages(router: "APIRouter", prefix: str, limiter: "CapacityLimiter"
     async def act(run_id: str, action: str, request: Request) -> Response:
         given, own = request.query_params, own_address(request)
 
+        def done(found: Explorer) -> str:
+            if action == "pick":
+                return actions.register(found.view, Constraint.read(given), given.get("key", ""), own)
+            if action == "rerun":
+                return actions.rerun(found.view, given.get("run", ""), own, public_address(request))
+            if action == "cancel":
+                return actions.cancel(found.view, own)
+            raise UsageError(f"there is no action {action[:40]!r}")
+
         def answer(found: Explorer) -> Response:
             try:
                 actions.check(request.headers.get(actions.TOKEN_HEADER))
                 actions.check_origin(request.headers)
-                if action == "pick":
-                    done = actions.register(found.view, Constraint.read(given), given.get("key", ""), own)
-                elif action == "rerun":
-                    done = actions.rerun(found.view, given.get("run", ""), own)
-                elif action == "cancel":
-                    done = actions.cancel(found.view, own)
-                else:
-                    raise UsageError(f"there is no action {action[:40]!r}")
-                return as_json(request, {"done": done})
             except UsageError as error:
                 return as_json(request, {"error": str(error)}, 422)
+            return _told(request, lambda: {"done": done(found)})
 
         return await answered(run_id, request, answer)
 
     @router.get("/sweeps/{run_id}/rerun")
     async def run_again(run_id: str, request: Request) -> Response:
         """How a trial that was run again from the page has ended; empty as long as it runs."""
-        try:
-            return as_json(request, {"told": actions.rerun_result(request.query_params.get("run", ""))})
-        except UsageError as error:
-            return as_json(request, {"error": str(error)}, 422)
+        run = request.query_params.get("run", "")
+        return _told(request, lambda: {"told": actions.rerun_result(run)})
 
     @router.get("/sweeps/{run_id}/specification")
     async def specification(run_id: str, request: Request) -> Response:
@@ -158,6 +152,23 @@ def add_sweep_pages(router: "APIRouter", prefix: str, limiter: "CapacityLimiter"
             return Response(text, media_type="application/json", headers=headers)
 
         return await answered(run_id, request, answer)
+
+
+def _told(request: "Request", find: Callable[[], dict[str, Any]]) -> "Response":
+    """The answer to a page's script, or the error that the page shows where it was asked.
+
+    With status 200: half of a condition is not a failed request, and Chromium logs a failed one as an error.
+    """
+    try:
+        return as_json(request, find())
+    except UsageError as error:
+        return as_json(request, {"error": str(error)})
+
+
+def _matching(explorer: Explorer, where: str) -> list[str]:
+    if len(where) > _MOST_WHERE:
+        raise UsageError(f"a condition has at most {_MOST_WHERE} characters")
+    return explorer.matching(where)
 
 
 def _shown(explorer: Explorer, address: str) -> dict[str, Any]:

@@ -55,7 +55,8 @@ export async function ask(address, parameters = {}, how = {}) {
   let answer;
   try {
     answer = await fetch(`${address}?${new URLSearchParams(parameters)}`, { ...how, headers: { Accept: "application/json", ...how.headers } });
-    return { ok: answer.ok, found: await answer.json() };
+    const found = await answer.json();
+    return { ok: answer.ok && found.error === undefined, found };
   } catch {
     return { ok: false, found: { error: answer ? `the server fails with status ${answer.status}` : "the server does not answer" } };
   }

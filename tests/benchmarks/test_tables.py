@@ -11,9 +11,11 @@ from typing import Any
 
 import pytest
 
+from recallfront.benchmarks.dashboards.pages import looks
 from recallfront.benchmarks.tables import run_benchmarks
 from recallfront.platform.errors import UsageError
 from recallfront.platform.home import vault
+from tests.dashboards.browser import CHROMIUM
 from tests.platform.home.s3 import BUCKET, S3Server
 from tests.platform.stores import ready_home
 from tests.platform.sweeps import times_slower
@@ -144,6 +146,29 @@ def test_a_short_trial_costs_a_tenth_of_a_second_beyond_its_body(tmp_path: Path)
     )
     assert len(found.beyond) >= 100
     assert beyond <= 0.1 * slower
+
+
+@pytest.mark.alone
+@up_to_three_times
+def test_a_page_is_small_painted_in_a_second_and_filtered_in_a_fifth(tmp_path: Path) -> None:
+    """By the medians of three looks; the times grow with what a bare interpreter waits just now."""
+    pytest.importorskip("playwright.sync_api", reason="playwright drives the browser")
+    if CHROMIUM is None:
+        pytest.skip("chromium is not installed")
+    slower = times_slower()
+    found = looks(ready_home(tmp_path), sizes=(15, 300), times=3)
+    slower = max(slower, times_slower())
+    for trials, most_sent in ((15, 80e3), (300, 120e3)):
+        own = found[trials]
+        painted = statistics.median(look.first_paint for look in own)
+        filtered = statistics.median(look.filtered for look in own)
+        sent = max(look.sent for look in own)
+        print(
+            f"pages: {trials} trials, {sent} bytes, first paint {painted:.0f} ms, a filter {filtered:.0f} ms, "
+            f"times slower: {slower:.2f}"
+        )
+        assert sent <= most_sent
+        assert painted <= 1000 * slower and filtered <= 200 * slower
 
 
 def test_an_unknown_benchmark_is_refused() -> None:

@@ -9,6 +9,11 @@ from tests.dashboards.served import Served
 WIDE: dict[str, Any] = {"viewport": {"width": 1400, "height": 1000}, "color_scheme": "light"}
 PHONE: dict[str, Any] = {"viewport": {"width": 390, "height": 844}, "color_scheme": "dark"}
 SCREENS = {"wide": WIDE, "phone": PHONE}
+# colours change what is read, not what follows from a click
+IN_EVERY_LIGHT = SCREENS | {
+    "wide, dark": WIDE | {"color_scheme": "dark"},
+    "phone, light": PHONE | {"color_scheme": "light"},
+}
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
@@ -48,10 +53,11 @@ class Looked:
         return parse_qs(urlsplit(self.page.url).query)
 
 
-def drawn(page: Any) -> None:
-    """Wait until every picture of a page is drawn, but for that of the explorer."""
-    count = page.locator("[data-figure]").count()
-    expect(page.locator("[data-figure] .main-svg:first-child")).to_have_count(count)
+def drawn(page: Any) -> set[str]:
+    """Wait until every picture of a page is drawn, but for that of the explorer -> their names."""
+    names = page.locator("[data-figure]").evaluate_all("(places) => places.map((one) => one.dataset.figure)")
+    expect(page.locator("[data-figure] .main-svg:first-child")).to_have_count(len(names))
+    return set(names)
 
 
 def expect(locator: Any) -> Any:

@@ -1,5 +1,6 @@
 """What may be done from a page, and by whom."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -55,7 +56,15 @@ def test_only_a_trial_of_the_sweep_is_run_again(record: SweepRecord) -> None:
     view = view_of(record, "7")
     for run in ("f" * 32, "; rm -rf .", "--home=x", ""):
         with pytest.raises(UsageError, match="the sweep has no trial of run"):
-            actions.rerun(view, run, "uri")
+            actions.rerun(view, run, "uri", "http://h:1")
+
+
+def test_a_trial_that_needs_files_of_plug_ins_is_run_again_by_its_command_alone(record: SweepRecord) -> None:
+    view = view_of(record, "7", plugins_of=lambda run_id: ["my mixer.py"])
+    run = str(record.trials[0].run_id)
+    command = f"`recallfront rerun {run[:8]} --plugin 'my mixer.py' --tracking-uri http://h:1`"
+    with pytest.raises(UsageError, match=re.escape(command)):
+        actions.rerun(view, run, "uri", "http://h:1")
 
 
 def test_a_sweep_that_runs_is_cancelled_and_another_is_not(record: SweepRecord, tmp_path: Path) -> None:
