@@ -1,6 +1,9 @@
 """Secrets to plant, and a search for them."""
 
 import base64
+import tarfile
+import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 MARK = "".join(("pl4", "nted"))  # in every secret, so that one search finds any; in no source
@@ -20,8 +23,22 @@ BASIC = base64.b64encode(f"{MARK}-user:{MARK}-mlflow".encode()).decode()
 
 
 def holding(folder: Path, *others: str) -> list[Path]:
-    """The files below a folder that hold a planted secret, or one of `others`."""
+    """The files below a folder that hold a planted secret, or one of `others`; of archives also what is packed."""
     files = [path for path in folder.rglob("*") if path.is_file()]
     assert len(files) > 3
     secrets = [text.encode() for text in (MARK, BASIC, *others)]
-    return [file for file in files if any(secret in file.read_bytes() for secret in secrets)]
+    return [file for file in files if any(secret in part for part in _contents(file) for secret in secrets)]
+
+
+def _contents(file: Path) -> Iterator[bytes]:
+    """What a file holds as it is, and, if it is an archive, unpacked."""
+    yield file.read_bytes()
+    if zipfile.is_zipfile(file):
+        with zipfile.ZipFile(file) as packed:
+            yield from map(packed.read, packed.namelist())
+    elif tarfile.is_tarfile(file):
+        with tarfile.open(file) as archive:
+            for member in filter(tarfile.TarInfo.isfile, archive):
+                content = archive.extractfile(member)
+                assert content is not None
+                yield content.read()

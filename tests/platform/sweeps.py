@@ -1,5 +1,6 @@
 """What tests read of a sweep that was run, where its trials run, and waiting for what one of its processes does."""
 
+import re
 import resource
 import subprocess
 import sys
@@ -40,6 +41,11 @@ def workplace(spec: SweepSpec, home: Path) -> Workplace:
     """Where the trials of a sweep run, its data built."""
     data, digest = prepare(spec.task, home / "data")
     return Workplace(home=home.resolve(), data=data, data_digest=digest, code_version=code_version())
+
+
+def steps_in(log: str) -> list[int]:
+    """The steps that a sweep's log has figures of, in order; what a trial repeats is in it again."""
+    return [int(step) for step in re.findall(r"  step (\d+): ", log)]
 
 
 def wait_for(

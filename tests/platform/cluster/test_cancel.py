@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import re
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -19,7 +18,7 @@ from recallfront.platform.tracking.ledger import read_sweep
 from tests.platform.cluster.endless import ACTOR, RANK, Endless, endless, processes
 from tests.platform.clusters import Cluster
 from tests.platform.servers import MlflowServer
-from tests.platform.sweeps import times_slower, wait_for
+from tests.platform.sweeps import steps_in, times_slower, wait_for
 
 # nothing of another Ray may come or go in /dev/shm meanwhile
 pytestmark = [pytest.mark.slow, pytest.mark.alone]
@@ -79,6 +78,8 @@ def is_cancelled_and_resumed(
             while left := [name for process, name in everything_on(cluster).items() if process not in before]:
                 assert time.monotonic() < began + 10 * SECONDS, f"{said}; still there: {left}"
                 time.sleep(0.1)
+            if sweep.driver is not None:  # it joined the cluster from outside
+                sweep.driver.wait(max(1.0, began + 10 * SECONDS - time.monotonic()))
             took = time.monotonic() - began
         slower = max(slower, times_slower())
         told = f"{said}; gone after {took:.1f} s, on a machine {slower:.1f} times slower than an idle one"
@@ -87,7 +88,7 @@ def is_cancelled_and_resumed(
         wait_for(lambda: not placement_groups(cluster), seconds=60, pause=0.5)
         assert set(os.listdir("/dev/shm")) <= shared
         saved = max(sweep.steps())
-    steps = [int(step) for step in re.findall(r"  step (\d+): ", sweep.log())]
+    steps = steps_in(sweep.log())
     assert steps == sorted(steps), "it went on from where it was saved"
 
 

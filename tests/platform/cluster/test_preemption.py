@@ -8,7 +8,7 @@ import pytest
 from recallfront.platform.sweep.cancel import cancel
 from tests.platform.cluster.endless import ACTOR, RANK, Endless, endless, processes
 from tests.platform.clusters import Cluster
-from tests.platform.sweeps import wait_for
+from tests.platform.sweeps import steps_in, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
@@ -44,6 +44,9 @@ def test_a_notice_to_a_process_and_one_to_a_node_move_a_trial_and_cost_no_retry(
         assert number not in {found for found, _ in processes(cluster, name)}
         cancel("endless", home=tmp_path)
     assert_every_step_is_there_once(sweep)
+    # MLflow has a repeated step once; the log shows that none is trained again
+    evaluated = steps_in(sweep.log())
+    assert evaluated == sorted(evaluated)
 
 
 def test_a_trial_whose_drained_node_is_gone_before_it_is_saved_goes_on_and_costs_no_retry(
@@ -52,9 +55,10 @@ def test_a_trial_whose_drained_node_is_gone_before_it_is_saved_goes_on_and_costs
     """A rank that is stopped cannot leave; its peer sees no more than a connection that is closed."""
     spec = endless(resources={"workers": 2}, retries=0)
     spec["training"]["checkpoint_seconds"] = 0.1
+    every = spec["training"]["evaluate_every"]
     sweep = Endless(spec, tmp_path)
     with sweep.running(cluster):
-        sweep.trains_beyond(0)
+        sweep.trains_beyond(2 * every)  # so that a checkpoint of a later evaluation than the first is there
         number, rank = processes(cluster, RANK)[-1]
         rank.suspend()
         cluster.drain(cluster.nodes[number])
@@ -63,6 +67,7 @@ def test_a_trial_whose_drained_node_is_gone_before_it_is_saved_goes_on_and_costs
         sweep.trains_beyond(max(sweep.steps()))
         cancel("endless", home=tmp_path)
     assert_every_step_is_there_once(sweep)
+    assert steps_in(sweep.log()).count(every) == 1, "it does not begin again"
 
 
 def assert_every_step_is_there_once(sweep: Endless) -> None:

@@ -4,6 +4,7 @@ import logging
 import os
 import random
 import threading
+import time
 from collections.abc import Iterable
 from types import TracebackType
 from typing import Any, Self
@@ -23,11 +24,12 @@ class S3Server:
     """S3 in a thread of this process; as a context manager, which sets the environment to find it by.
 
     `failing` is the share of requests that get a 503, drawn from a seed; while `away` is set, all of them do, and so do
-    those whose number, from 1, is in `outage`. A request without credentials is refused, as by AWS.
+    those whose number, from 1, is in `outage`. While `silent` is set, connections are accepted, and no request gets an
+    answer. A request without credentials is refused, as by AWS.
     """
 
     def __init__(self, failing: float = 0.0) -> None:
-        self.failing, self.away = failing, threading.Event()
+        self.failing, self.away, self.silent = failing, threading.Event(), threading.Event()
         self.requests = self.failed = 0
         self.outage = range(0)
         self._draws, self._lock = random.Random(0), threading.Lock()
@@ -75,6 +77,8 @@ class S3Server:
             is_away = self.away.is_set() or self.requests in self.outage
             fails = is_away or self._draws.random() < self.failing
             self.failed += fails
+        while self.silent.is_set():
+            time.sleep(0.05)
         if fails:
             return _error(start, "503 Slow Down", "SlowDown")
         if "HTTP_AUTHORIZATION" not in request:

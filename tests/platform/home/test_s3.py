@@ -29,6 +29,7 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: S3Server) -> 
     yield
     server.failing = 0.0
     server.away.clear()
+    server.silent.clear()
     vault._transport.cache_clear()
 
 
@@ -52,6 +53,27 @@ def test_a_store_that_does_not_answer_is_refused(server: S3Server, monkeypatch: 
     server.away.set()
     with pytest.raises(UsageError, match="home 's3://bucket/x': the store does not answer as one should"):
         vault.check_home(home_folder(f"s3://{BUCKET}/x"))
+
+
+def test_a_store_that_accepts_and_is_silent_holds_up_nothing(
+    server: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Requests are given up and made again: what waits is kept as soon as the store answers."""
+    monkeypatch.setattr(transport, "_REQUEST_SECONDS", 1.0)
+    path = home_folder(f"s3://{BUCKET}/silent") / "trials" / "t" / "checkpoint"
+    path.mkdir(parents=True)
+    (path / "part").write_bytes(b"1")
+    upload, before = Upload(path), server.requests
+    server.silent.set()
+    began = time.monotonic()
+    upload.offer(1)
+    assert time.monotonic() - began < 1.0
+    wait_for(lambda: server.requests > before + 3, seconds=60)
+    assert not upload.finish(0.0)
+    server.silent.clear()
+    assert upload.finish(60) and upload.kept == 1
+    upload.close()
+    assert upload.notices == []
 
 
 def test_a_tenth_of_failures_and_an_outage_lose_nothing(
