@@ -215,7 +215,7 @@ def require(needed: Iterable[Plugin], run: str) -> None:
 
 
 def blame(error: BaseException) -> str | None:
-    """What to say of an error in the code of a loaded plug-in, or in a method of what it defines; None if in neither."""
+    """What to say of an error in a loaded plug-in's code, or in a method of what it defines; None if in neither."""
     frames = [*traceback.walk_tb(error.__traceback__)][::-1]
     code = [(str(frame.f_globals.get("__name__")), frame, line) for frame, line in frames]
     methods = [(type(frame.f_locals.get("self")).__module__, frame, line) for frame, line in frames]
