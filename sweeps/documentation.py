@@ -122,14 +122,18 @@ def specification_page() -> str:
     definitions = schema["$defs"]
     places = _places(schema)
     ours = {name: paths for name, paths in places.items() if not _BLOCK.fullmatch(name) and name != "Range"}
-    titles = {name: _title(paths) for name, paths in ours.items()} | {"Range": "A range"}
+    titles = {name: _title(name, paths) for name, paths in ours.items()} | {"Range": "A range"}
 
     def section(heading: str, definition: Schema) -> list[str]:
         return [heading, _says(definition), _table(definition, definitions, titles)]
 
     parts = [_INTRODUCTION, *section("## Keys at the top", {**schema, "description": ""})]
-    for name in ours:
+    for name, paths in ours.items():
         parts += section(f"## {titles[name]}", definitions[name])
+        if len(paths) > _MOST_PATHS:
+            parts.insert(
+                -2, f"Of the tasks {', '.join(dict.fromkeys(path.split('.')[0] for path in paths))}."
+            )
         parts.append(_AFTER.get(name, ""))
     parts += [_KNOBS, *section("### A range", definitions["Range"])]
     parts += section("### Knobs of every architecture", _without_training(definitions[_SHARED]))
@@ -164,8 +168,9 @@ def _places(schema: Schema) -> dict[str, list[str]]:
     return found
 
 
-def _title(paths: list[str]) -> str:
-    return ", ".join(paths[:_MOST_PATHS]) + (", ..." if len(paths) > _MOST_PATHS else "")
+def _title(name: str, paths: list[str]) -> str:
+    """Where a definition is used; the rows that tasks share are called by their own name."""
+    return ", ".join(paths) if len(paths) <= _MOST_PATHS else f"{name.removesuffix('Rows')} rows"
 
 
 def _references(part: Any) -> list[str]:
