@@ -35,7 +35,7 @@ change makes it another sweep.
 """
 _MOST_PATHS = 3  # in a heading
 _CONTINUOUS = """\
-Zoology's continuous variant of MQAR, which has vectors instead of tokens, is no task, since models here read tokens;
+Zoology's continuous variant of MQAR, which has vectors instead of tokens, is not a task, since models here read tokens;
 `recallfront.sweeps.continuous_mqar` draws its rows, which equal the authors', for those who feed vectors to a mixer.
 """
 _KNOBS = """\
@@ -96,7 +96,7 @@ configurations count. The statistic is
 The claims of a suite are about all its tasks: a metric is named after its task, as in
 `correlation text.perplexity over mqar.test_recall`, and is the mean over the task's settings; `TASK+TASK.METRIC` is the
 mean over tasks. A configuration is known by its architecture and the knobs that vary, and counts once every sweep has
-finished it; `best` is no statistic there, as each sweep has an objective of its own.
+finished it; `best` is not a statistic there, as each sweep has an objective of its own.
 
 A configuration's metrics are those of its seeds taken together. The verdict is `supported` if the condition holds at
 both ends of the 95 % interval of its number, `contradicted` if at neither, else `undecided`, as it is with fewer than
