@@ -36,7 +36,7 @@ def create_app() -> "FastAPI":
     app.router.routes[:] = ours + theirs
 
     @app.exception_handler(UsageError)
-    async def explain(request: Request, error: UsageError) -> "Response":
+    async def answer_error(request: Request, error: UsageError) -> "Response":
         status = 503 if isinstance(error, StoreFailure) else 404
         if SCRIPT in request.headers.get("accept", ""):
             return as_json(request, {"error": str(error)}, status)

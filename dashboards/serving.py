@@ -137,7 +137,7 @@ def _require_free(host: str, port: int) -> None:
             probe.bind(address)
     except OSError as error:
         if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
-            raise UsageError(f"host {host!r}: is no address of this machine ({error.strerror})") from None
+            raise UsageError(f"host {host!r}: is not an address of this machine ({error.strerror})") from None
         raise UsageError(
             f"cannot listen on {host} port {port} ({error.strerror}): give another one with --port"
         ) from None

@@ -107,7 +107,7 @@ def secret_in(text: str) -> str | None:
 def refuse_secrets(what: str, text: str, *, is_code: bool = False) -> None:
     """Raise UsageError if a text that is stored with runs holds a secret; `what` names it.
 
-    If it is no code, it also holds what it calls a password, even if that is a plain word.
+    If it is not code, it also holds what it calls a password, even if that is a plain word.
     """
     found = secret_in(text)
     if found is None and not is_code and (named := _NAMED_SECRET.search(text)):

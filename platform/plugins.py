@@ -6,6 +6,7 @@ specification alone never imports code: it can only name what a plug-in that was
 
 import hashlib
 import sys
+import traceback
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -46,6 +47,7 @@ class _Loaded:
     plugin: Plugin
     path: Path | None  # of a file
     source: bytes  # what of the file was run
+    roots: frozenset[str]  # of the names of its modules
 
 
 _loaded: dict[str, _Loaded] = {}
@@ -95,9 +97,9 @@ def load_file(path: Path) -> Plugin:
     refuse_secrets(f"plug-in {str(path)!r}", text, is_code=True)
     if before is not None:
         _take_out(before.plugin)
-    module = _run(name, path, source)
-    plugin = _add(name, None, hashlib.sha256(source).hexdigest()[:16], _defined(module), str(path))
-    _loaded[name] = _Loaded(plugin, path, source)
+    found = _run(_module_of(name), path, source)
+    plugin = _add(name, None, hashlib.sha256(source).hexdigest()[:16], found, str(path))
+    _loaded[name] = _Loaded(plugin, path, source, frozenset({_module_of(name)}))
     return plugin
 
 
@@ -118,16 +120,17 @@ def load_installed(name: str) -> Plugin:
     for point in points:
         try:
             value = point.load()
+            found += _defined(value) if isinstance(value, ModuleType) else [value]
         except (Exception, SystemExit) as error:  # it is not our code
             raise UsageError(
-                f"plug-in {name} {version}: {point.value} cannot be loaded: {type(error).__name__}: {one_line(error)}"
+                f"plug-in {name} {version}: {point.value} cannot be loaded: {_said(error)}"
             ) from None
-        found += _defined(value) if isinstance(value, ModuleType) else [value]
-    for root in sorted({point.module.partition(".")[0] for point in points}):
+    roots = frozenset(point.module.partition(".")[0] for point in points)
+    for root in sorted(roots):
         for file, content in _sources_of(sys.modules[root]):
             sources.update(f"{root}/{file}\0{len(content)}\0".encode() + content)
     plugin = _add(name, version, sources.hexdigest()[:16], found, f"{name} {version}")
-    _loaded[name] = _Loaded(plugin, None, b"")
+    _loaded[name] = _Loaded(plugin, None, b"", roots)
     return plugin
 
 
@@ -211,6 +214,19 @@ def require(needed: Iterable[Plugin], run: str) -> None:
     use(_loaded[plugin.name].plugin for plugin in needed)
 
 
+def blame(error: BaseException) -> str | None:
+    """What to say of an error in a loaded plug-in's code, or in a method of what it defines; None if in neither."""
+    frames = [*traceback.walk_tb(error.__traceback__)][::-1]
+    code = [(str(frame.f_globals.get("__name__")), frame, line) for frame, line in frames]
+    methods = [(type(frame.f_locals.get("self")).__module__, frame, line) for frame, line in frames]
+    for module, frame, line in (*code, *methods):
+        for one in _loaded.values():
+            if module.partition(".")[0] in one.roots:
+                where = f"{frame.f_code.co_name} (line {line} of {Path(frame.f_code.co_filename).name})"
+                return f"plug-in {one.plugin}: {where} failed: {_said(error)}"
+    return None
+
+
 def installed() -> tuple[str, ...]:
     """The names of the installed packages that have plug-ins."""
     return tuple(sorted(_installed()))
@@ -226,20 +242,26 @@ def _installed() -> dict[str, list[EntryPoint]]:
     return {name: list(points.values()) for name, points in found.items()}
 
 
-def _run(name: str, path: Path, source: bytes) -> ModuleType:
-    """The file's content as a module; it is found again by its name, as pydantic and Triton need."""
-    own = f"recallfront_plugin_{name}"
+def _module_of(name: str) -> str:
+    return f"recallfront_plugin_{name}"
+
+
+def _run(own: str, path: Path, source: bytes) -> list[type]:
+    """What a file's content defines as a module; it is found again by its name, as pydantic and Triton need."""
     spec = spec_from_file_location(own, path)
     assert spec is not None
     module = sys.modules[own] = module_from_spec(spec)
     try:
         exec(compile(source, str(path), "exec"), module.__dict__)
+        return _defined(module)
     except (Exception, SystemExit) as error:  # it is not our code
         del sys.modules[own]
-        raise UsageError(
-            f"plug-in {str(path)!r}: cannot be loaded: {type(error).__name__}: {one_line(error)}"
-        ) from None
-    return module
+        raise UsageError(f"plug-in {str(path)!r}: cannot be loaded: {_said(error)}") from None
+
+
+def _said(error: BaseException) -> str:
+    """What an error of code that is not ours says."""
+    return f"{type(error).__name__}: {one_line(error)}"
 
 
 def _defined(module: ModuleType) -> list[type]:
@@ -264,9 +286,10 @@ def _add(name: str, version: str | None, digest: str, found: list[type], told: s
                 plugin = plugin.model_copy(update={"tasks": (*plugin.tasks, own)})
             else:
                 raise ValueError(f"{kind!r} is neither a mixer's configuration nor a task")
-        except ValueError as error:
+        except Exception as error:  # it is not our code
             _take_out(plugin)
-            raise UsageError(f"plug-in {told!r}: {one_line(error)}") from None
+            said = one_line(error) if isinstance(error, ValueError) else f"cannot be loaded: {_said(error)}"
+            raise UsageError(f"plug-in {told!r}: {said}") from None
     return plugin
 
 

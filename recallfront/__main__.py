@@ -33,6 +33,13 @@ def run(arguments: list[str]) -> int:
         return _run(arguments)
     except KeyboardInterrupt:
         return _interrupted(arguments)
+    except Exception as error:
+        from recallfront.platform.plugins import blame
+
+        said = blame(error)
+        if said is None:
+            raise
+        return _told(said)
 
 
 def _run(arguments: list[str]) -> int:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from recallfront import __version__
 from recallfront.commands import fronts, machine, sweeps, trials
 
 app = typer.Typer(
@@ -21,8 +22,6 @@ app = typer.Typer(
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        from recallfront import __version__
-
         print(f"recallfront {__version__}")
         raise typer.Exit
 

@@ -41,7 +41,10 @@ _SECTIONS: dict[str, dict[str, tuple[str, ...] | None]] = {
         "models.mixers.base": ("Mixer",),
         "models.mixers.matrix_state": ("MatrixStateConfig", "DecayingSum"),
         "models.parts.layers": ("Drawn",),
-        "sweeps.tasks.base": ("DrawnTask", "DrawnRows", "IGNORED"),
+        "sweeps.tasks.base": (
+            *("Task", "StoredTask", "TaskData", "Segment", "Counts"),
+            *("DrawnTask", "DrawnRows", "IGNORED"),
+        ),
     },
 }
 _SECTION_OF_A_DOCSTRING = re.compile(r"(Args|Returns|Raises|Yields):")

@@ -1,6 +1,6 @@
 """What to explore: tasks, the sweep specification and ready studies.
 
-What reads specifications is imported when it is first asked for: trials do without it, so it is no part of their code.
+What reads specifications is imported when it is first asked for: trials do without it, so it is not part of their code.
 """
 
 from importlib import import_module

@@ -138,7 +138,7 @@ class Claim(Frozen):
         choosing = [name for name, text in self.measures.items() if text.strip().startswith(CHOOSING)]
         for name, text in self.measures.items():
             if not re.fullmatch(_NAME, name) or name in _FUNCTIONS:
-                raise ValueError(f"measures: {name!r} is no name: write small letters, digits and _")
+                raise ValueError(f"measures: {name!r} is not a name: write small letters, digits and _")
             try:
                 found[name] = parse_measure(text, choosing)
             except ValueError as error:
@@ -266,7 +266,7 @@ class _Formula:
             return self._values[token]
         if token[0].isdigit():
             return np.float64(token)
-        raise self._error(f"{token!r} is no measure; measures are {', '.join(self._values)}")
+        raise self._error(f"{token!r} is not a measure; measures are {', '.join(self._values)}")
 
     def _call(self, name: str) -> Any:
         if self._next("(") != "(":

@@ -75,7 +75,7 @@ class Clause:
     def accepts(self, value: Scalar) -> bool:
         """Whether a value meets it; None, of a knob that an architecture lacks, is unequal to all but null."""
         if isinstance(self.bound, Reference):
-            raise TypeError(f"{self}: a measure's metric is no value")
+            raise TypeError(f"{self}: a measure's metric is not a value")
         if isinstance(self.bound, tuple):
             return any(_same(value, bound) for bound in self.bound)
         if self.op in ("==", "!="):

@@ -1,6 +1,6 @@
 """Continuous MQAR (zoology): recall over vectors instead of tokens, with embeddings that are given and never trained.
 
-Models here read tokens, so this is no task of a sweep: the rows are for those who feed vectors to a mixer.
+Models here read tokens, so this is not a task of a sweep: the rows are for those who feed vectors to a mixer.
 """
 
 import torch

@@ -35,7 +35,7 @@ change makes it another sweep.
 """
 _MOST_PATHS = 3  # in a heading
 _CONTINUOUS = """\
-Zoology's continuous variant of MQAR, which has vectors instead of tokens, is no task, since models here read tokens;
+Zoology's continuous variant of MQAR, which has vectors instead of tokens, is not a task, since models here read tokens;
 `recallfront.sweeps.continuous_mqar` draws its rows, which equal the authors', for those who feed vectors to a mixer.
 """
 _KNOBS = """\
@@ -96,7 +96,7 @@ configurations count. The statistic is
 The claims of a suite are about all its tasks: a metric is named after its task, as in
 `correlation text.perplexity over mqar.test_recall`, and is the mean over the task's settings; `TASK+TASK.METRIC` is the
 mean over tasks. A configuration is known by its architecture and the knobs that vary, and counts once every sweep has
-finished it; `best` is no statistic there, as each sweep has an objective of its own.
+finished it; `best` is not a statistic there, as each sweep has an objective of its own.
 
 A configuration's metrics are those of its seeds taken together. The verdict is `supported` if the condition holds at
 both ends of the 95 % interval of its number, `contradicted` if at neither, else `undecided`, as it is with fewer than
@@ -122,14 +122,18 @@ def specification_page() -> str:
     definitions = schema["$defs"]
     places = _places(schema)
     ours = {name: paths for name, paths in places.items() if not _BLOCK.fullmatch(name) and name != "Range"}
-    titles = {name: _title(paths) for name, paths in ours.items()} | {"Range": "A range"}
+    titles = {name: _title(name, paths) for name, paths in ours.items()} | {"Range": "A range"}
 
     def section(heading: str, definition: Schema) -> list[str]:
         return [heading, _says(definition), _table(definition, definitions, titles)]
 
     parts = [_INTRODUCTION, *section("## Keys at the top", {**schema, "description": ""})]
-    for name in ours:
+    for name, paths in ours.items():
         parts += section(f"## {titles[name]}", definitions[name])
+        if len(paths) > _MOST_PATHS:
+            parts.insert(
+                -2, f"Of the tasks {', '.join(dict.fromkeys(path.split('.')[0] for path in paths))}."
+            )
         parts.append(_AFTER.get(name, ""))
     parts += [_KNOBS, *section("### A range", definitions["Range"])]
     parts += section("### Knobs of every architecture", _without_training(definitions[_SHARED]))
@@ -164,8 +168,9 @@ def _places(schema: Schema) -> dict[str, list[str]]:
     return found
 
 
-def _title(paths: list[str]) -> str:
-    return ", ".join(paths[:_MOST_PATHS]) + (", ..." if len(paths) > _MOST_PATHS else "")
+def _title(name: str, paths: list[str]) -> str:
+    """Where a definition is used; the rows that tasks share are called by their own name."""
+    return ", ".join(paths) if len(paths) <= _MOST_PATHS else f"{name.removesuffix('Rows')} rows"
 
 
 def _references(part: Any) -> list[str]:

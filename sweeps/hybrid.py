@@ -20,7 +20,7 @@ def flat(block: Any) -> Any:
     """A block as it is written with what stands under `mixers` as knobs of their own, `D.mixer` and `D.state_dim`.
 
     Raises:
-        ValueError: `mixers` is no mapping of letters to mixers, or a knob is given in both ways.
+        ValueError: `mixers` is not a mapping of letters to mixers, or a knob is given in both ways.
     """
     if not isinstance(block, Mapping) or _NESTED not in block:
         return block
@@ -39,7 +39,7 @@ def flat(block: Any) -> Any:
                 raise ValueError(f"{key}: is given twice, here and under mixers")
             if not _LETTER.fullmatch(str(letter)):
                 raise ValueError(
-                    f"mixers.{key}: {shown(letter)} is no letter of a pattern; it must be one of A to Z"
+                    f"mixers.{key}: {shown(letter)} is not a letter of a pattern; it must be one of A to Z"
                 )
             if not _KNOB.fullmatch(key):
                 for kind in mixer_kinds(letter, {f"{letter}.mixer": declared["mixer"]}, _NESTED):

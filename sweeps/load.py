@@ -27,7 +27,7 @@ def load_spec(study_or_file: str) -> SweepSpec:
     """Read the study of that name, or else the YAML file.
 
     Raises:
-        SpecError: there is neither, it is not YAML, it asks for code to be run, or it is no possible sweep.
+        SpecError: there is neither, it is not YAML, it asks for code to be run, or it is not a possible sweep.
     """
     return parse_spec(read_text(study_or_file), source=study_or_file)
 

@@ -31,7 +31,7 @@ _SCHEMA: Final = {"null": _NULL, "bool": _BOOL, "int": _INT, "float": _FLOAT}
 
 
 class NotPlain(ValueError):
-    """Text that is no YAML, or no plain one; the message begins with the line, where there is one."""
+    """Text that is not YAML, or no plain one; the message begins with the line, where there is one."""
 
 
 @dataclass
@@ -188,7 +188,7 @@ class _Reader:
 def _scalar_value(event: Any) -> Any:
     text, tag = str(event.value), event.tag
     if found := _NO_TEXT.search(text):
-        raise NotPlain(f"has a character that is no text ({found[0].encode('unicode_escape').decode()})")
+        raise NotPlain(f"has a character that is not text ({found[0].encode('unicode_escape').decode()})")
     if tag is None and event.implicit[0]:  # written without quotes
         kind = next((kind for kind, form in _SCHEMA.items() if form.fullmatch(text)), "str")
         return _value(kind, text)
@@ -201,7 +201,7 @@ def _scalar_value(event: Any) -> Any:
         raise _foreign(tag)
     fits = _SCHEMA[kind].fullmatch(text) or (kind == "float" and _INT.fullmatch(text))
     if not fits:
-        raise NotPlain(f"is not YAML: {shortened(text)!r} is no !!{kind}")
+        raise NotPlain(f"is not YAML: {shortened(text)!r} is not !!{kind}")
     return _value(kind, text)
 
 

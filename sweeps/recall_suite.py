@@ -12,7 +12,7 @@ from typing import Any, Final
 
 MOST_ANSWER_TOKENS: Final = 48  # that are generated; a new line ends the answer, too
 ROOM_FOR_ANSWER: Final = 50  # tokens of a context that are left free
-_SUMMARY: Final = "Summary of information above..."  # and what follows is no text of a SWDE document
+_SUMMARY: Final = "Summary of information above..."  # and what follows is not text of a SWDE document
 Document = Mapping[str, Any]
 
 

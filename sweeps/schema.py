@@ -118,7 +118,7 @@ def _knobs(config: type[BaseModel], definitions: dict[str, Any], names: Iterable
     knobs = {}
     for name, value in schema["properties"].items():
         if name not in names or "title" not in value:
-            # what has keys of its own is no knob
+            # what has keys of its own is not a knob
             continue
         told = {key: value.pop(key) for key in ("description", "default") if key in value}
         del value["title"]

@@ -139,16 +139,14 @@ class SpaceBlock(Frozen):
         defaults = {n: f.get_default(call_default_factory=True) for n, f in fields if not f.is_required()}
         return defaults | settings
 
-    def check_letters(self, shared: Knobs) -> None:
+    def check_letters(self, shared: Knobs, where: str) -> None:
         """Raise ValueError if the patterns of a hybrid do not fit the mixers that it declares."""
         if self.is_hybrid:
             patterns = self.domains.get("pattern", (shared["pattern"],) if "pattern" in shared else ())
             if not patterns:
-                raise ValueError(
-                    f"space {self.label}.pattern: is missing; give the letters of the layers, such as CDCA"
-                )
+                raise ValueError(f"{where}.pattern: is missing; give the letters of the layers, such as CDCA")
             if not isinstance(patterns, Range):
-                check_patterns(self.domains, patterns, f"space {self.label}")
+                check_patterns(self.domains, patterns, where)
 
     @property
     def varying(self) -> dict[str, Domain]:

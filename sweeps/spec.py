@@ -365,14 +365,13 @@ class SweepSpec(Frozen):
 
     def _check_block(self, block: SpaceBlock) -> None:
         self._shared_settings(block)
-        block.check_letters(self.model)
+        where = f"space[{self.blocks.index(block)}]"
+        block.check_letters(self.model, where)
         for key, domain in block.domains.items():
             if self.search.method == "grid" and not isinstance(domain, tuple) and domain.step is None:
-                raise ValueError(
-                    f"space {block.label}.{key}: a grid needs a list of values, or a range with a step"
-                )
+                raise ValueError(f"{where}.{key}: a grid needs a list of values, or a range with a step")
         if self.search.method == "grid" and block.size > _LARGEST_GRID:
-            raise ValueError(f"space {block.label}: a grid of {block.size} trials; at most {_LARGEST_GRID}")
+            raise ValueError(f"{where}: a grid of {block.size} trials; at most {_LARGEST_GRID}")
 
         def failure(knobs: Knobs) -> str | None:
             try:
@@ -383,7 +382,7 @@ class SweepSpec(Frozen):
 
         reason = impossible(block.samples(), failure)
         if reason is not None and not block.is_sampled:
-            raise ValueError(f"space {block.label}: no configuration is possible: {reason}")
+            raise ValueError(f"{where}: no configuration is possible: {reason}")
 
     def _values(self, block: SpaceBlock, setting: str) -> list[int]:
         """What a setting of the training, a whole number, may be in a block."""

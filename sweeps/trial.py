@@ -126,7 +126,7 @@ class TrainingConfig(Frozen):
         for name, needed in (("zero_stage", 0), ("precision", "float32"), ("accumulation", 1)):
             value = getattr(self, name)
             if self.graph and value != needed:
-                raise ValueError(f"graph=True: needs {name}={needed}, not {value}")
+                raise ValueError(f"graph=true: needs {name}={needed}, not {value}")
         return self
 
     @model_validator(mode="after")
@@ -207,7 +207,7 @@ class MeasurementConfig(Frozen):
         | None
     ) = added_field(
         None,
-        description="Throughputs that are measured although they are no objectives, at every context; null is all. An "
+        description="Throughputs that are measured although they are not objectives, at every context; null is all. An "
         "empty list saves their time.",
     )
     roofline: bool | None = added_field(
@@ -370,16 +370,16 @@ class TrialConfig(Frozen):
         asked = self.resources
         if asked.workers > 1 or not asked.gpus:
             raise ValueError(
-                "training.graph=True: needs one worker with a GPU, "
+                "training.graph=true: needs one worker with a GPU, "
                 f"not resources.workers={asked.workers} with resources.gpus={asked.gpus:g}"
             )
         if self.model.drops:
             raise ValueError(
-                "training.graph=True: needs a model without dropout, whose draws a graph repeats"
+                "training.graph=true: needs a model without dropout, whose draws a graph repeats"
             )
         if self.task.restarts:
             raise ValueError(
-                "training.graph=True: needs task.restart_positions=False: a graph asks nothing of positions"
+                "training.graph=true: needs task.restart_positions=false: a graph asks nothing of positions"
             )
 
     @cached_property

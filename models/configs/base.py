@@ -42,7 +42,7 @@ class Architecture(LayerSettings):
     learned_positions: int = Field(
         default=0,
         ge=0,
-        description="Rows of a learned position table that is added to the embeddings; 0 is no table.",
+        description="Rows of a learned position table that is added to the embeddings; 0 means no table.",
     )
     tied_embeddings: bool = Field(
         default=True, description="Whether the unembedding is the embedding's matrix."
@@ -64,7 +64,7 @@ class Architecture(LayerSettings):
         default=False, description="Whether embeddings are multiplied by sqrt(width), as in Gemma."
     )
     logits_soft_cap: float = Field(
-        default=0.0, ge=0, description="Logits become cap * tanh(logits / cap); 0 is no cap."
+        default=0.0, ge=0, description="Logits become cap * tanh(logits / cap); 0 means no cap."
     )
 
     @model_validator(mode="before")

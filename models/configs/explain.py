@@ -10,6 +10,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 _MOST_SHOWN = 3  # errors, of many in one specification
 _LONGEST_VALUE = 60  # characters
 _FOLLOWS = frozenset({"num_layers"})  # of required fields those that are made of others if they are missing
+_YAML = {"None": "null", "True": "true", "False": "false"}  # as a specification has them
 _TOLD = "told"  # the type of an error whose message is what stands after the place, word for word
 
 
@@ -55,7 +56,7 @@ def near_first(word: object, allowed: Iterable[str]) -> str:
 
 def shown(value: object) -> str:
     """A value as an error shows it."""
-    return shortened(repr(value))
+    return shortened(_YAML.get(repr(value)) or repr(value))
 
 
 def shortened(text: str) -> str:

@@ -48,7 +48,7 @@ def _check_number(value: Any, kinds: set[type]) -> None:
         return
     wants_number = bool(kinds & {int, float})
     if isinstance(value, bool) and wants_number and bool not in kinds:
-        raise ValueError(f"{str(value).lower()} is no number")
+        raise ValueError(f"{str(value).lower()} is not a number")
     is_text = isinstance(value, str) and wants_number and str not in kinds
     if is_text and _NUMBER.fullmatch(value) and not (float in kinds and _FLOAT.fullmatch(value)):
         raise ValueError(f"{value!r} is text, not a number")

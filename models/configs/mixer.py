@@ -50,7 +50,7 @@ class LayerSettings(Frozen):
     @staticmethod
     def _check_divides(name: str, value: int, of_name: str, of_value: int) -> None:
         if of_value % value:
-            raise ValueError(f"{name} is {value}, which does not divide {of_name}={of_value}; it must")
+            raise ValueError(f"{name} is {value}, which must divide {of_name}={of_value}")
 
     def _check_turned(self, rotary_dim: int) -> None:
         """RoPE turns dimensions in pairs."""
@@ -73,7 +73,7 @@ class MixerConfig(LayerSettings):
     """A mixer: its knobs are its fields, its name is the default of `mixer`, and its methods describe it.
 
     A configuration also holds what the layers of the model have in common, so that the formulas can use it; that is
-    no knob, and a model gives it. See `recallfront.models.mixers.base` for how a mixer is added.
+    not a knob, and a model gives it. See `recallfront.models.mixers.base` for how a mixer is added.
     """
 
     letter: ClassVar[str]  # of the mixer in a pattern, if nothing else is declared

@@ -33,7 +33,7 @@ class GroupedConfig(MixerConfig):
     conv_size: int = Field(
         default=32,
         ge=0,
-        description="Taps of the convolution on the values, one filter per head; 0 is no augmentation.",
+        description="Taps of the convolution on the values, one filter per head; 0 means no augmentation.",
     )
     positions: Literal["rope", "none"] = Field(
         default="none", description="How attention learns of positions."

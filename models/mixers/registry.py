@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from functools import cache
 from importlib import import_module
 from pkgutil import iter_modules
+from string import ascii_uppercase
 from types import ModuleType
 
 import recallfront.models.mixers
@@ -22,7 +23,7 @@ def register(mixer: type[MixerConfig]) -> None:
     """Add a mixer from outside, so that a configuration may name it.
 
     Raises:
-        ValueError: its name is another mixer's or no word, its letter is no capital letter, it lacks a method, or
+        ValueError: its name is another mixer's or not a word, its letter is not a capital letter, it lacks a method, or
             `architecture: NAME` would not be the mixer with its knobs.
     """
     name = mixer.name()
@@ -30,7 +31,9 @@ def register(mixer: type[MixerConfig]) -> None:
         raise ValueError(
             f"mixer {name!r}: its name must be a word, as `mixer: Literal['mine'] = 'mine'` gives it"
         )
-    if len(mixer.letter) != 1 or not "A" <= mixer.letter <= "Z":
+    if not hasattr(mixer, "letter"):
+        raise ValueError(f"mixer {name!r}: letter is missing; it must be a capital letter, A to Z")
+    if mixer.letter not in [*ascii_uppercase]:
         raise ValueError(f"mixer {name!r}: letter is {mixer.letter!r}; it must be a capital letter, A to Z")
     if mixer.__abstractmethods__:
         raise ValueError(f"mixer {name!r}: lacks {', '.join(sorted(mixer.__abstractmethods__))}")

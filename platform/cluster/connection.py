@@ -167,7 +167,7 @@ def _greet(address: str) -> None:
     """Open an HTTP/2 connection, as gRPC does: Ray itself would try for minutes where something else listens.
 
     Raises:
-        OSError, ValueError: nothing answers, it is no HTTP/2, or this is no address.
+        OSError, ValueError: nothing answers, it is no HTTP/2, or this is not an address.
     """
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal():

@@ -45,7 +45,7 @@ def evaluate_extraction(
         UsageError: there is no such model or data, or they do not fit each other.
     """
     if not Path(data).is_dir():
-        raise UsageError(f"{data}: is no folder")
+        raise UsageError(f"{data}: is not a folder")
     subject = find_subject(
         model, tokenizer=tokenizer, end_token=end_token, home=home, tracking_uri=tracking_uri
     )

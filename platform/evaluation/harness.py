@@ -66,7 +66,7 @@ def evaluate_harness(
         UsageError: lm-eval is not installed, there is no such model or task, or a task's data cannot be reached.
     """
     if data is not None and not Path(data).is_dir():
-        raise UsageError(f"{data}: is no folder of task files")
+        raise UsageError(f"{data}: is not a folder of task files")
     named = f"--suite {HARNESS_PREFIX}{','.join(tasks)}"
     # its progress bars and warnings are not what was asked for; what a user has set stays
     os.environ.setdefault("LMEVAL_LOG_LEVEL", "ERROR")

@@ -33,7 +33,7 @@ def evaluate_on(model: str, suite: str, options: Mapping[str, Any], **subject: A
             own = ", ".join(
                 _called(other) for other in ("data", "twice", "context_length", "most") if other in taken
             )
-            raise UsageError(f"{_called(name)}: is no option of --suite {suite}, which takes {own}")
+            raise UsageError(f"{_called(name)}: is not an option of --suite {suite}, which takes {own}")
     if "data" in taken and taken["data"].default is Parameter.empty and "data" not in options:
         raise UsageError("--data: is missing: name the folder with the data sets of the suite")
     return function(model, **options, **subject)

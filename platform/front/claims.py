@@ -129,7 +129,7 @@ def _pending(record: SweepRecord) -> str:
 
 
 def _is_exhausted(record: SweepRecord) -> bool:
-    """Whether the search has no more to propose: what it proposed twice is no trial of its own."""
+    """Whether the search has no more to propose: what it proposed twice is not a trial of its own."""
     told = record.tags.get(EXHAUSTED)
     if told is None:  # its last run is older than the tag
         is_grid = record.spec.get("search", {}).get("method") == "grid"

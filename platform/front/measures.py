@@ -282,7 +282,7 @@ def _not_finished(asked: Sequence[Resampled]) -> str:
 
 
 def _not_finite(name: str, asked: Sequence[Resampled]) -> str:
-    """Of which configuration a metric is no finite number, the first of them; empty if there is none."""
+    """Of which configuration a metric is not a finite number, the first of them; empty if there is none."""
     for one in asked:
         if lacking := one.without(name):
             return f"{name} of {one.name} has no finite value in {lacking} of {one.candidate.n_seeds} seeds"
@@ -344,6 +344,6 @@ def _unknown(name: str, configurations: Sequence[Resampled]) -> str:
         return "no trial has finished"
     known = _names(configurations)
     if name in known:
-        return f"{name} is no number"
+        return f"{name} is not a number"
     close = difflib.get_close_matches(name, known, n=1)
     return f"no finished trial has {name!r}" + (f"; did you mean {close[0]}?" if close else "")

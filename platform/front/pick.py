@@ -63,7 +63,7 @@ def pick(
         maximise: the metric to maximise.
         minimise: the metric to minimise.
         knee: choose the one farthest above the line between the ends, and nothing if there is none.
-        test_split_anyway: let the test split decide, which then is no test any more.
+        test_split_anyway: let the test split decide, which then is not a test any more.
         members_only: choose only from the members of the front.
         home: the folder of all outputs; only read if `tracking_uri` is not given.
         tracking_uri: the MLflow store that holds the sweep.

@@ -279,7 +279,7 @@ def _in_words(error: BaseException) -> str:
         )
     if _is_lasting(error):
         return f"cannot be written to ({said})"
-    return f"the store does not answer as one should ({said})"
+    return f"the store does not answer as a store of objects ({said})"
 
 
 def _open(uri: str) -> tuple[Any, str]:

@@ -1,6 +1,6 @@
 """A sweep as one file: a zip archive of plain files, each with its digest in a manifest; reading it runs nothing.
 
-`manifest.json` comes last and lists every other member: what lacks it, or does not match it, is no archive of ours.
+`manifest.json` comes last and lists every other member: what lacks it, or does not match it, is not an archive of ours.
 """
 
 import hashlib
@@ -103,7 +103,7 @@ class ArchiveReader:
         except RecursionError:
             found = None
         if not isinstance(found, dict):
-            raise ValueError(f"{name} is no JSON object")
+            raise ValueError(f"{name} is not a JSON object")
         return found
 
     def _chunks(self, name: str, member: tuple[int, str] | None) -> Iterator[bytes]:
@@ -171,7 +171,7 @@ def reading_archive(file: Path) -> Iterator[ArchiveReader]:
         NotImplementedError,
         RuntimeError,
     ) as error:
-        raise UsageError(f"{file} is no whole archive of a sweep: {error}") from None
+        raise UsageError(f"{file} is not a whole archive of a sweep: {error}") from None
 
 
 def check_path(name: object) -> str:
@@ -193,7 +193,7 @@ def _checked(members: object, found: list[zipfile.ZipInfo]) -> dict[str, tuple[i
     for member in found:
         check_path(member.filename)
         if (member.external_attr >> 16) & _TYPE not in (0, _REGULAR):
-            raise ValueError(f"{member.filename} is no plain file")
+            raise ValueError(f"{member.filename} is not a plain file")
     sizes = {name: (int(size), str(digest)) for name, (size, digest) in members.items()}
     if any(size < 0 for size, _ in sizes.values()) or sum(size for size, _ in sizes.values()) > MOST_UNPACKED:
         raise ValueError(f"its members are larger than {MOST_UNPACKED / 2**30:.0f} GiB")

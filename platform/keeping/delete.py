@@ -56,7 +56,7 @@ def find_deletion(sweep: str, *, home: Path | str | None = None, tracking_uri: s
     record = read_sweep(uri, sweep)
     key = record.sweep_key
     if not re.fullmatch("[0-9a-f]{64}", key):
-        raise UsageError(f"run {record.run_id}: its tag {TAG}sweep_key is no key: it was edited")
+        raise UsageError(f"run {record.run_id}: its tag {TAG}sweep_key is not a key: it was edited")
     if record.tags.get("status") == "running" and not driverless([record], uri, folder, wait=True):
         record = read_sweep(uri, sweep)  # it may have ended meanwhile
         if record.tags.get("status") == "running":

@@ -51,7 +51,7 @@ def load_archive(
     members are checked, no member is run, and none is written outside of the store.
 
     Raises:
-        UsageError: the file is no archive, or is damaged; or the store has the sweep, or refuses something.
+        UsageError: the file is not an archive, or is damaged; or the store has the sweep, or refuses something.
     """
     folder = home_folder(home)
     with reading_archive(Path(file)) as archive:

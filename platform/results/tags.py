@@ -59,7 +59,7 @@ def read_object(text: str, where: str) -> dict[str, Any]:
     except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
-        raise UsageError(f"{where} is no JSON object: it was edited, or another program wrote it")
+        raise UsageError(f"{where} is not a JSON object: it was edited, or another program wrote it")
     return found
 
 

@@ -41,7 +41,7 @@ def earlier_trials(spec: SweepSpec, record: SweepRecord) -> list[Earlier]:
         most = ", ".join(key for key, _ in differences.most_common(3))
         raise UsageError(
             f"search.warm_start={name!r}: none of its {len(finished)} finished trials could be one of this sweep; they "
-            f"differ in {most}, which is no knob of the space"
+            f"differ in {most}, which is not a knob of the space"
         )
     return found
 

@@ -224,7 +224,7 @@ def _trial_key(uri: str, sweep: SweepSummary, trial: str) -> str:
         return own.pop()[:_DIGITS]
     found = find_run(uri, trial)
     if found.tags.get("sweep_key") != sweep.sweep_key:
-        raise UnknownRecord(f"run {trial!r} is no trial of the sweep {sweep.name} ({sweep.sweep_key[:8]})")
+        raise UnknownRecord(f"run {trial!r} is not a trial of the sweep {sweep.name} ({sweep.sweep_key[:8]})")
     return found.trial_key[:_DIGITS]
 
 

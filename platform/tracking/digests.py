@@ -110,7 +110,7 @@ def _names(joined: str) -> tuple[str, ...]:
 
 
 def _figures_digest(joined: str, values: Iterable[float]) -> str:
-    # stores do not keep the sign of zero, nor that of what is no number
+    # stores do not keep the sign of zero, nor that of what is not a number
     exact = [math.nan if math.isnan(value) else value + 0.0 for value in values]
     return hashlib.sha256(joined.encode() + struct.pack(f"<{len(exact)}d", *exact)).hexdigest()
 

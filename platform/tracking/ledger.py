@@ -174,7 +174,9 @@ def find_run(tracking_uri: str, run: str) -> TrialRecord:
     """
     digits = run.strip().lower()
     if not re.fullmatch(r"[0-9a-f]{6,64}", digits):
-        raise UnknownRecord(f"run {run!r} is no run id or trial key: give at least 6 of its first hex digits")
+        raise UnknownRecord(
+            f"run {run!r} is not a run id or trial key: give at least 6 of its first hex digits"
+        )
     with reading(tracking_uri) as client:
         experiments = _experiments(client)
         matches = [
@@ -204,7 +206,7 @@ def find_run(tracking_uri: str, run: str) -> TrialRecord:
 
 
 def read_artifact(client: StoreReader, run_id: str, artifact_file: str) -> str | None:
-    """A text artifact of a run; None if it has none of that name. Raises UsageError if it is no text."""
+    """A text artifact of a run; None if it has none of that name. Raises UsageError if it is not text."""
     folder, _, _ = artifact_file.rpartition("/")
     if artifact_file not in [info.path for info in client.list_artifacts(run_id, folder or None)]:
         return None
@@ -214,7 +216,7 @@ def read_artifact(client: StoreReader, run_id: str, artifact_file: str) -> str |
             return file.read_text(encoding="utf-8")
         except UnicodeDecodeError:
             raise UsageError(
-                f"run {run_id}: its artifact {artifact_file} is no text: it was damaged, or another program wrote it"
+                f"run {run_id}: its artifact {artifact_file} is not text: it was damaged, or another program wrote it"
             ) from None
 
 

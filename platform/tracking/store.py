@@ -164,5 +164,5 @@ def _ping(uri: str) -> None:
             open_client(uri).search_experiments(max_results=1)
     except Exception as error:
         raise UsageError(
-            f"the MLflow server at {uri!r} does not answer as one should: {root_cause(error)}"
+            f"the MLflow server at {uri!r} does not answer as MLflow does: {root_cause(error)}"
         ) from error

@@ -136,7 +136,7 @@ def _at_one_context(
     figures: dict[str, Any] = {}
     if protocol.batch_size == "max":
         figures["max_batch_size"] = _use_largest_batch(work, config, device, context)
-    timer = partial(_seconds, device=device)
+    timer = partial(_run_seconds, device=device)
     seconds, references = _rounds(work, machine.fixed, protocol, timer, precise)
     found = of_each(references)
     careful = protocol.max_repeats > protocol.repeats
@@ -305,7 +305,7 @@ def _ready(work: Workloads, name: str) -> Iterator[None]:
     work.end_decoding()
 
 
-def _seconds(run: Callable[[], None], device: torch.device) -> float:
+def _run_seconds(run: Callable[[], None], device: torch.device) -> float:
     if device.type != "cuda":
         start = time.perf_counter()
         run()

@@ -56,13 +56,13 @@ def _measure(device: torch.device, dtype: torch.dtype) -> Roofs:
     size, side = _COPIED[device.type], _MATRIX[device.type]
     source = torch.ones(size // 4, device=device)
     target = torch.empty_like(source)
-    copying = _seconds(lambda: target.copy_(source), device)
+    copying = _peak_seconds(lambda: target.copy_(source), device)
     matrix = torch.randn(side, side, generator=torch.Generator().manual_seed(0)).to(device, dtype)
-    multiplying = _seconds(lambda: matrix @ matrix, device)
+    multiplying = _peak_seconds(lambda: matrix @ matrix, device)
     return Roofs(2 * size / copying, 2 * side**3 / multiplying)
 
 
-def _seconds(run: Callable[[], object], device: torch.device) -> float:
+def _peak_seconds(run: Callable[[], object], device: torch.device) -> float:
     """Median seconds of a run, after one of warm-up."""
     times = []
     for _ in range(_REPEATS + 1):

@@ -93,8 +93,8 @@ def speculated(
     for _ in range(asked.repeats):
         greedy = drafted = 0.0
         for prompt in prompts:
-            greedy += _seconds(write, prompt)
-            drafted += _seconds(draft, prompt)
+            greedy += _decoding_seconds(write, prompt)
+            drafted += _decoding_seconds(draft, prompt)
         ratios.append(greedy / drafted)
     return {
         "speculative_exact": fmean(exact),
@@ -108,7 +108,7 @@ def _asked(config: TrialConfig) -> SpeculationConfig:
     return config.speculation
 
 
-def _seconds(decode: Callable[[Tensor], Any], prompt: Tensor) -> float:
+def _decoding_seconds(decode: Callable[[Tensor], Any], prompt: Tensor) -> float:
     """The tokens are read by the end: a GPU has nothing left to do then."""
     start = time.perf_counter()
     decode(prompt)

@@ -48,7 +48,7 @@ def check_start(start: StartConfig | None) -> None:
 def _missing(start: StartConfig) -> str | None:
     folder = Path(start.folder)
     if not folder.is_dir():
-        return f"start.folder={start.folder!r}: is no folder"
+        return f"start.folder={start.folder!r}: is not a folder"
     if not (folder / WEIGHTS_FILE).is_file():
         return f"start.folder={start.folder!r}: holds no {WEIGHTS_FILE}"
     if not any((folder / name).is_file() for name in (CONFIG_FILE, _TRANSFORMERS_FILE)):

@@ -130,7 +130,7 @@ class Training:
         if self.config.speculation is not None:
             self.engine.eval()
             with sparing(self.notices):
-                with aside(), self._holding_device("evaluate"):  # it is no part of the trial's training
+                with aside(), self._holding_device("evaluate"):  # it is not part of the trial's training
                     heads = trained_heads(self.engine.module, self.config, self.data, self.place.device)
                 with self.device.alone():
                     figures |= speculated(

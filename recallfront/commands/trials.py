@@ -102,7 +102,7 @@ def evaluate(
 
 
 def lineage(run: Run, home: Home = None, tracking_uri: TrackingUri = None, plugin: Plugins = None) -> None:
-    """Show all that a rerun of a trial needs, as JSON. With --plugin, check that it had these plug-ins."""
+    """Show all that a rerun of a trial needs, as JSON. With --plugin, check that a rerun with these is possible."""
     from recallfront.platform.home import home_folder
     from recallfront.platform.plugins import load, require
     from recallfront.platform.tracking.ledger import find_run

@@ -127,7 +127,7 @@ class ExtractionTask(SplitTask[DrawnRows], StoredTask):
     def _pages(self) -> list[list[list[tuple[str, str]]]]:
         """The pages of each split: of five countries training has three, in an order drawn from the seed."""
         if not Path(self.folder).is_dir():
-            raise SpecError(f"task.folder={self.folder!r}: is no folder")
+            raise SpecError(f"task.folder={self.folder!r}: is not a folder")
         found = pages(Path(self.folder))
         if len(found) < 5:
             raise SpecError(f"task.folder={self.folder!r}: has {len(found)} pages with short fields; needs 5")

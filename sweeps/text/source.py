@@ -180,7 +180,7 @@ def rows_of(file: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
     """Rows of a file of JSON lines or Parquet, read as they are asked for.
 
     Raises:
-        SpecError: a line is no object, or one of the columns that are needed has what cannot be written as UTF-8.
+        SpecError: a line is not an object, or one of the columns that are needed has what cannot be written as UTF-8.
     """
     if file.suffix.lower() != ".parquet":
         with file.open(encoding="utf-8") as lines:

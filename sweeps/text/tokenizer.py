@@ -43,7 +43,7 @@ class ByteTokenizer:
         return [np.frombuffer(text.encode(), dtype=np.uint8) for text in texts]
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """The text of tokens; what is no UTF-8 becomes a question mark."""
+        """The text of tokens; what is not UTF-8 becomes a question mark."""
         return bytes(token for token in tokens if token < self.end).decode(errors="replace")
 
     def save(self, folder: Path) -> None:
@@ -162,7 +162,7 @@ def _end_of(name: str, backend: Any, told: str | None) -> str:
         if backend.token_to_id(end) is not None:
             return end
     if told:
-        raise SpecError(f"task.end_token={told!r}: is no token of {name!r}")
+        raise SpecError(f"task.end_token={told!r}: is not a token of {name!r}")
     raise SpecError(
         f"task.tokenizer={name!r}: has no token for the end of a text; name one as task.end_token"
     )

@@ -63,7 +63,10 @@ def test_reading_where_there_is_no_store_makes_none(
         (("delete", "nosuch"), "there is no sweep 'nosuch' in"),
         (("rerun", "abcdef12"), "there is no run 'abcdef12' in"),
         (("lineage", "abcdef12"), "there is no run 'abcdef12' in"),
-        (("rerun", "best"), "run 'best' is no run id or trial key: give at least 6 of its first hex digits"),
+        (
+            ("rerun", "best"),
+            "run 'best' is not a run id or trial key: give at least 6 of its first hex digits",
+        ),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )

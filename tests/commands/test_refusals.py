@@ -41,7 +41,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "window too long": ({"space": windows(99)}, "window_size=99: longer than the task's longest row of 16"),
     "heads": (
         {"space": [{"architecture": "attention", "num_heads": 3}]},
-        "num_heads is 3, which does not divide",
+        "num_heads is 3, which must divide",
     ),
     "architecture": (
         {"space": [{"architecture": "atention"}]},
@@ -141,8 +141,8 @@ main()
     [
         (("ui", "--port", "abc"), "'--port'"),
         (("ui", "--port", "70000"), "port 70000: must be from 1 to 65535"),
-        (("ui", "--host", "999.1.1.1"), "host '999.1.1.1': is no address of this machine ("),
-        (("ui", "--host", "192.0.2.1"), "host '192.0.2.1': is no address of this machine ("),
+        (("ui", "--host", "999.1.1.1"), "host '999.1.1.1': is not an address of this machine ("),
+        (("ui", "--host", "192.0.2.1"), "host '192.0.2.1': is not an address of this machine ("),
         (("run", ""), "recallfront: '': is neither a file nor one of the studies"),
         (("pick", "x", "--alias", "latest"), "MLflow does not register 'latest': 'latest' alias name"),
         (("pick", "x", "--alias", "v1"), "MLflow does not register 'v1': "),
@@ -164,15 +164,15 @@ main()
         (("evaluate", "x", "--suite", "extraction"), "--data: is missing: name the folder"),
         (
             ("evaluate", "x", "--suite", "extraction", "--data", ".", "--twice"),
-            "--twice: is no option of --suite extraction, which takes --data, --context-length, --most\n",
+            "--twice: is not an option of --suite extraction, which takes --data, --context-length, --most\n",
         ),
         (
             ("evaluate", "x", "--suite", "ruler", "--data", "."),
-            "--data: is no option of --suite ruler, which takes --context-length, --most\n",
+            "--data: is not an option of --suite ruler, which takes --context-length, --most\n",
         ),
         (
             ("evaluate", "x", "--suite", "lm-eval:arc", "--context-length", "100"),
-            "--context-length: is no option of --suite lm-eval:arc, which takes --data, --most\n",
+            "--context-length: is not an option of --suite lm-eval:arc, which takes --data, --most\n",
         ),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",

@@ -263,7 +263,7 @@ def test_a_port_that_is_taken_is_one_clear_sentence(tmp_path: Path) -> None:
         serve(tmp_path, host="0.0.0.0", port=free_port(), allow_actions=True)
     with pytest.raises(UsageError, match="port 70000: must be from 1 to 65535"):
         serve(tmp_path, port=70000)
-    with pytest.raises(UsageError, match="host 'no.such.host.invalid': is no address of this machine"):
+    with pytest.raises(UsageError, match="host 'no.such.host.invalid': is not an address of this machine"):
         serve(tmp_path, host="no.such.host.invalid")
     with pytest.raises(UsageError, match="is a server already: open it in a browser"):
         serve(tmp_path, "http://127.0.0.1:1")

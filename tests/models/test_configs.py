@@ -68,7 +68,7 @@ def test_resized_keeps_the_knobs() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"architecture": "attention", "num_heads": 3}, "num_heads is 3, which does not divide width=64"),
+        ({"architecture": "attention", "num_heads": 3}, "num_heads is 3, which must divide width=64"),
         ({"architecture": "attention", "num_heads": 4, "num_kv_heads": 3}, "num_kv_heads is 3"),
         ({"architecture": "attention", "width": 0}, "width=0: input should be greater than or equal to 1"),
         ({"architecture": "attention", "positions": "learned"}, "'alibi', 'rope'"),

@@ -217,7 +217,7 @@ def test_lineage_is_read_back_from_a_run(tmp_path: Path) -> None:
         read_lineage(uri, ids["none"])
     (tmp_path / "lineage.json").write_bytes(b"\xff")
     open_client(uri).log_artifact(ids["bad"], str(tmp_path / "lineage.json"), "lineage")
-    with pytest.raises(UsageError, match="its artifact lineage/lineage.json is no text"):
+    with pytest.raises(UsageError, match="its artifact lineage/lineage.json is not text"):
         read_lineage(uri, ids["bad"])
     with pytest.raises(UsageError, match="has no run"):
         read_lineage(uri, "0" * 32)

@@ -107,6 +107,12 @@ def test_a_file_s_mixer_is_known_from_then_on_and_a_changed_file_takes_its_place
             "knob 'vocab_size' has the name of a setting",
         ),
         (ABSTRACT_MIXER, "mixer 'mine': lacks build, "),
+        (ABSTRACT_MIXER.replace('letter = "M"', ""), "mixer 'mine': letter is missing; it must be a capital"),
+        (
+            ABSTRACT_MIXER.replace('"M"', "5"),
+            "mixer 'mine': letter is 5; it must be a capital letter, A to Z",
+        ),
+        (ABSTRACT_MIXER.replace(": Literal", ": ClassVar"), "cannot be loaded: "),
         (TASK.format(name='Literal["mine"]'), "write `name: Literal['mine'] = 'mine'`"),
         (TASK.format(name='Literal["mine"] = "mine"'), "task 'mine': lacks draw"),
     ],
@@ -119,6 +125,45 @@ def test_a_plug_in_that_does_not_work_is_one_sentence_with_its_name(
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "broken.py" in error and said in error, error
     assert not (tmp_path / "home").exists() and "recallfront_plugin_broken" not in plugins._loaded
+
+
+@pytest.mark.parametrize(
+    ("file", "line", "instead", "said"),
+    [
+        (
+            "lookback.py",
+            "        return inputs, labels",
+            "        return 1 / 0",
+            "draw (line {} of lookback.py)",
+        ),
+        ("lookback.py", "        return inputs, labels", "        return None", "build (line "),
+        (
+            "fading.py",
+            "    def vectors(self) -> int:",
+            "    def model_post_init(self, _): self.none\n    def vectors(self) -> int:",
+            "model_post_init (line {} of fading.py)",
+        ),
+    ],
+)
+def test_a_plug_in_that_fails_when_it_is_used_is_one_sentence_with_its_name(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    file: str,
+    line: str,
+    instead: str,
+    said: str,
+) -> None:
+    for name, text in blocks().items():
+        written(tmp_path, name, text.replace(line, instead) if name == file else text)
+    monkeypatch.chdir(tmp_path)
+    assert (
+        run(["run", "sweep.yaml", "--plugin", "fading.py", "--plugin", "lookback.py", "--home", "home"]) == 2
+    )
+    error = capsys.readouterr().err
+    number = blocks()[file].splitlines().index(line) + 1
+    assert error.count("\n") == 1 and f"recallfront: plug-in file {file} (" in error, error
+    assert f"{said.format(number)}" in error and "Error: " in error, error
 
 
 def test_a_file_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
@@ -215,7 +260,9 @@ def test_the_doctor_lists_plug_ins(
     monkeypatch.setattr(doctor, "_ray", lambda address: "")
     monkeypatch.syspath_prepend(str(package(tmp_path, "broken", broken=True)))
     path = written(tmp_path, "mine.py", MIXER.format(name="mine"))
-    found = {f.what: f for f in doctor.examine(home=tmp_path / "home", plugins=[path]).findings}
+    bare = written(tmp_path, "bare.py", ABSTRACT_MIXER.replace('letter = "M"', ""))
+    found = {f.what: f for f in doctor.examine(home=tmp_path / "home", plugins=[path, bare]).findings}
+    assert "letter is missing" in found["plug-in bare.py"].said
     assert found["plug-in mine.py"].fine and "mixer mine" in found["plug-in mine.py"].said
     broken = found["plug-in broken-package"]
     assert not broken.fine

@@ -178,7 +178,7 @@ def test_a_model_that_a_run_started_from_is_looked_for_first(sweep: SweepResult,
             tell(raw | {"config": raw["config"] | {"start": start}})
             return rerun(first.run_id, home=sweep.home)
 
-        with pytest.raises(UsageError, match=r"start.folder='gone': is no folder"):
+        with pytest.raises(UsageError, match=r"start.folder='gone': is not a folder"):
             rerun_from({"folder": "gone"})
         found = rerun_from({"folder": str(weights.parent), "sha256": "0" * 64})
     assert found.verdict is Verdict.NOT_COMPARABLE

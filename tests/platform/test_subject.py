@@ -78,7 +78,7 @@ def test_the_end_of_a_text_can_be_named(tmp_path: Path) -> None:
             None,
             f"--tokenizer={str(words)!r}: has no token for the end of a text; name one as --end-token",
         ),
-        (words, "<eos>", f"--end-token='<eos>': is no token of {str(words)!r}"),
+        (words, "<eos>", f"--end-token='<eos>': is not a token of {str(words)!r}"),
         ("bytes", "<done>", "--end-token='<done>': --tokenizer='bytes' has its own"),
         (None, "<done>", "--end-token: is of a tokenizer that is named with --tokenizer"),
     ):

@@ -72,7 +72,7 @@ def test_a_formula_is_arithmetic(formula: str, value: float) -> None:
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"condition": "attention - windw >= 0"}, "'windw' is no measure; measures are attention, window"),
+        ({"condition": "attention - windw >= 0"}, "'windw' is not a measure; measures are attention, window"),
         ({"condition": "attention - window = 0"}, "write `FORMULA >= NUMBER`"),
         ({"condition": "0 <= attention - window"}, "write `FORMULA >= NUMBER`"),
         ({"condition": "(attention - window >= 0"}, "it ends where \\) must follow"),
@@ -84,7 +84,7 @@ def test_a_formula_is_arithmetic(formula: str, value: float) -> None:
         ({"measures": {"a": "largest recall"}}, "a statistic is one of best, highest, lowest, mean, slope"),
         ({"measures": {"a": "mean recall over steps"}}, "slope and correlation, and no other statistic"),
         ({"measures": {"a": "mean recall where recall >= many"}}, ">= needs a number after it, got 'many'"),
-        ({"measures": {"A-b": "mean recall"}}, "'A-b' is no name"),
+        ({"measures": {"A-b": "mean recall"}}, "'A-b' is not a name"),
         ({"id": "No Spaces"}, "String should match pattern"),
     ],
 )

@@ -67,10 +67,20 @@ def test_every_key_has_a_row_and_a_meaning() -> None:
 
 
 def test_a_key_that_another_stands_in_for_says_so() -> None:
-    for task, more in (("compositional_mqar", ", ..."), ("forgetting_mqar", "")):
-        rows = section(f"{task}.train, {task}.validation, {task}.test{more}")
+    own = "forgetting_mqar.train, forgetting_mqar.validation, forgetting_mqar.test"
+    for rows in (section("MQAR rows"), section(own)):
         assert rows["length"][2].endswith("; give one of the two.")
-    assert section("Keys at the top")["task"][2].endswith("; required unless `tasks` is given.")
+    assert section("Keys at the top")["task"][2].endswith("; needed without `tasks`.")
+
+
+def test_rows_that_tasks_share_are_called_by_no_task() -> None:
+    assert section("task mqar")["train"][0] == "list of [MQAR rows](#mqar-rows)"
+    _, _, shared = PAGE.read_text().partition("\n## MQAR rows\n")
+    assert "\nOf the tasks compositional_mqar, mqar.\n" in shared.partition("\n## ")[0]
+    text = PAGE.read_text()
+    for task in re.findall(r"^## task (\w+)$", text, re.MULTILINE):
+        named = re.match(r"(?:list of )?\[(\w+)\.train\]", section(f"task {task}")["train"][0])
+        assert named is None or named[1] == task
 
 
 def test_the_form_of_a_text_is_a_text() -> None:

@@ -110,7 +110,7 @@ def test_another_tokenizer_in_the_same_folder_is_other_data(book: Path, tmp_path
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"folder": "nowhere"}, "task.folder='nowhere': is no folder"),
+        ({"folder": "nowhere"}, "task.folder='nowhere': is not a folder"),
         ({"length": 180}, "rows of 180 tokens, 160 of which follow a document: no document of 20 tokens"),
         ({"end_token": "</s>"}, "task.end_token='</s>': task.tokenizer='bytes' has its own"),
         ({"tokenizer": "BROKEN"}, "task.tokenizer='.*': tokenizer.json cannot be read"),

@@ -30,7 +30,7 @@ def test_the_pattern_and_the_knobs_of_each_mixer_are_knobs() -> None:
     assert [model.layers for model in models] == [p for p in HYBRID["pattern"] for _ in range(2)]
     assert [model.mixer("D").own["state_dim"] for model in models] == [4, 8] * 3
     assert models[2].mixer("A").own["positions"] == "none"
-    assert models[0].letters == "CD", "what a pattern does not use is no part of the configuration"
+    assert models[0].letters == "CD", "what a pattern does not use is not part of the configuration"
 
 
 def test_two_spellings_are_one_sweep_and_trials_survive_json() -> None:
@@ -85,7 +85,7 @@ def test_another_size_keeps_the_mixers() -> None:
         ),
         (
             {"mixers": {"D": {"mixer": None}}},
-            "space[0].D.mixer=None: there is no such mixer; there are ",
+            "space[0].D.mixer=null: there is no such mixer; there are ",
         ),
         (
             {"mixers": {"D": {"mixer": "gla", "state-dim": 3}}},
@@ -108,17 +108,17 @@ def test_another_size_keeps_the_mixers() -> None:
         ({"D.width": 3}, "D.width=3: mixer 'gated_deltanet' has no such knob"),
         (
             {"pattern": ["CD", "CDW"]},
-            "hybrid.mixers: the pattern has W, and mixers declares A, D; declare what it",
+            "space[0].mixers: the pattern has W, and mixers declares A, D; declare what it",
         ),
-        ({"pattern": ["CD"]}, "hybrid.mixers: declares A, which no layer of the pattern has"),
+        ({"pattern": ["CD"]}, "space[0].mixers: declares A, which no layer of the pattern has"),
         ({"mixers": [1]}, "mixers=[1]: must be a mapping of letters to mixers"),
         ({"mixers": {"A": "attention"}}, "mixers.A='attention': must be a mixer such as {mixer: attention}"),
-        ({"mixers": {"d": {"mixer": "gla"}}}, "'d' is no letter of a pattern; it must be one of A to Z"),
+        ({"mixers": {"d": {"mixer": "gla"}}}, "'d' is not a letter of a pattern; it must be one of A to Z"),
         ({"mixers": {"D": {"mixer": "gla", "state_dim": 2}}}, "D.state_dim: is given twice"),
         ({"Q.state_dim": 3}, "mixers does not declare Q; declare what it stands for"),
         (
             {"pattern": "CDA", "A.num_kv_heads": 3},
-            "mixers.A: num_kv_heads is 3, which does not divide num_heads=1",
+            "mixers.A: num_kv_heads is 3, which must divide num_heads=1",
         ),
     ],
 )
@@ -134,7 +134,7 @@ def test_of_a_hybrid_without_a_pattern_the_pattern_alone_is_missing() -> None:
     block = {key: value for key, value in HYBRID.items() if key != "pattern"}
     with pytest.raises(SpecError) as error:
         parse_spec(yaml.safe_dump(tiny(space=[block])), source="a.yaml")
-    assert "space hybrid.pattern: is missing; give the letters of the layers" in str(error.value)
+    assert "space[0].pattern: is missing; give the letters of the layers" in str(error.value)
     assert not {"num_layers", "vocab_size"} & {*re.findall(r"\w+", str(error.value))}
 
 

@@ -268,7 +268,7 @@ def test_what_is_missing_is_named(key: str) -> None:
 @pytest.mark.parametrize(
     ("block", "told"),
     [
-        ({"architecture": "attention", "num_heads": 3}, "num_heads is 3, which does not divide width=16"),
+        ({"architecture": "attention", "num_heads": 3}, "num_heads is 3, which must divide width=16"),
         ({"architecture": "window", "window_size": [17, 18]}, "window_size=17: longer than"),
         (
             {"architecture": "hawk", "training.batch_size": 7, "training.accumulation": 2},
@@ -280,13 +280,12 @@ def test_what_is_missing_is_named(key: str) -> None:
 )
 def test_a_block_in_which_nothing_is_possible_is_refused(block: RawBlock, told: str) -> None:
     message = refusal(space=[{"architecture": "window"}, block])
-    assert f"space {block['architecture']}" in message and "no configuration is possible" in message
-    assert told in message
+    assert "space[1]: no configuration is possible" in message and told in message
 
 
 def test_a_deployment_that_cannot_be_is_refused() -> None:
     message = refusal(measurement={"deployment": {"width": 100, "num_heads": 3}})
-    assert "measurement.deployment: num_heads is 3, which does not divide width=100" in message
+    assert "measurement.deployment: num_heads is 3, which must divide width=100" in message
 
 
 def test_a_grid_of_a_range_needs_a_step_and_has_an_end() -> None:

@@ -27,7 +27,7 @@ def test_values_become_what_their_field_takes() -> None:
     assert domain(8.0) == (8,)
     with pytest.raises(ValueError, match="window_size='8': '8' is text, not a number"):
         domain("8")
-    with pytest.raises(ValueError, match="true is no number"):
+    with pytest.raises(ValueError, match="true is not a number"):
         domain(True)
     assert domain("3e-3", knob="training.learning_rate") == (0.003,)
     assert domain([None, 2], knob="num_kv_heads") == (None, 2)
@@ -86,7 +86,7 @@ def test_only_numbers_have_ranges(knob: str) -> None:
 def test_a_null_says_that_only_others_have_the_knob() -> None:
     (block,) = read_blocks(({"architecture": "attention", "window_size": None, "group_size": None},))
     assert block.domains == {}
-    with pytest.raises(ValueError, match=r"space\[0\].windw_size=None: .* has no such knob"):
+    with pytest.raises(ValueError, match=r"space\[0\].windw_size=null: .* has no such knob"):
         read_blocks(({"architecture": "attention", "windw_size": None},))
 
 
@@ -105,7 +105,7 @@ def test_repeated_architectures_have_labels_of_their_own() -> None:
     ("block", "told"),
     [
         ({"architecture": "windw"}, "architecture='windw': must be one of window, attention,"),
-        ({"window_size": 4}, "architecture=None: must be one of"),
+        ({"window_size": 4}, "architecture=null: must be one of"),
         (
             {"architecture": "window", "feature_dim": 4},
             "space\\[0\\].feature_dim=4: architecture 'window' has no",

@@ -181,7 +181,7 @@ def test_a_block_in_which_something_is_possible_is_taken() -> None:
     spec = tiny_spec(space=[{"architecture": "attention", "num_heads": [3, 4]}])
     block = spec.blocks[0]
     assert spec.trial(block, {"num_heads": 4}, 0).model.num_heads == 4
-    with pytest.raises(ValueError, match="num_heads is 3, which does not divide width=16"):
+    with pytest.raises(ValueError, match="num_heads is 3, which must divide width=16"):
         spec.trial(block, {"num_heads": 3}, 0)
 
 

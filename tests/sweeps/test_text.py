@@ -330,7 +330,7 @@ def test_tokens_beyond_two_bytes(corpus: Path, tmp_path: Path) -> None:
             "rows of 100000 need more",
         ),
         ({"tokenizer": "CORPUS/tokenizer", "vocab_size": 257}, "task.vocab_size=257: must be at least 290"),
-        ({"tokenizer": "CORPUS/tokenizer", "end_token": "<no>"}, "task.end_token='<no>': is no token of"),
+        ({"tokenizer": "CORPUS/tokenizer", "end_token": "<no>"}, "task.end_token='<no>': is not a token of"),
         ({"tokenizer": "CORPUS/nowhere"}, "task.tokenizer='CORPUS/nowhere': cannot be loaded"),
     ],
 )

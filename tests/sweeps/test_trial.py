@@ -77,13 +77,13 @@ def test_the_deployment_has_the_trials_knobs_at_another_size() -> None:
         ({"model": {"learned_positions": 35}}, "learned_positions=35: must be at least 36"),
         (
             {"training": {"graph": True}},
-            "training.graph=True: needs one worker with a GPU, not resources.workers=1 with resources.gpus=0",
+            "training.graph=true: needs one worker with a GPU, not resources.workers=1 with resources.gpus=0",
         ),
-        ({"training": {"graph": True, "zero_stage": 1}}, "graph=True: needs zero_stage=0, not 1"),
+        ({"training": {"graph": True, "zero_stage": 1}}, "graph=true: needs zero_stage=0, not 1"),
         ({"training": {"graph": True, "precision": "bfloat16"}}, "needs precision=float32, not bfloat16"),
         (
             {"training": {"graph": True}, "resources": {"gpus": 1}, "model": {"embedding_dropout": 0.1}},
-            "training.graph=True: needs a model without dropout",
+            "training.graph=true: needs a model without dropout",
         ),
         ({"seed": 2**31}, "less than 2147483648"),
         ({"model": {"architecture": "windw"}}, "windw"),
@@ -102,7 +102,7 @@ def test_packed_text_is_not_trained_by_graphs() -> None:
     config["training"] = {"graph": True}
     assert TrialConfig.model_validate(config).training.graph
     config["task"] = task | {"restart_positions": True}
-    with pytest.raises(ValueError, match="graph=True: needs task.restart_positions=False"):
+    with pytest.raises(ValueError, match="graph=true: needs task.restart_positions=false"):
         TrialConfig.model_validate(config)
 
 

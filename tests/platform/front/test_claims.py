@@ -115,7 +115,7 @@ def test_a_search_that_was_asked_to_its_end_leaves_what_runs_again(method: str) 
             "m: no finished trial has 'architectur'; did you mean architecture?",
         ),
         ("mean test_recall where contribution >= 0", "m: no finished trial has 'contribution'"),
-        ("mean architecture", "m: architecture is no number"),
+        ("mean architecture", "m: architecture is not a number"),
         ("slope recall over state_bytes where architecture == hawk", "m: only 1 finished configuration with"),
     ],
 )

@@ -51,7 +51,9 @@ def test_a_home_that_cannot_be_used_is_refused_in_one_sentence(monkeypatch: pyte
 def test_a_store_that_does_not_answer_is_refused(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transport, "_CHECK_PATIENCE", 0.0)
     server.away.set()
-    with pytest.raises(UsageError, match="home 's3://bucket/x': the store does not answer as one should"):
+    with pytest.raises(
+        UsageError, match="home 's3://bucket/x': the store does not answer as a store of objects"
+    ):
         vault.check_home(home_folder(f"s3://{BUCKET}/x"))
 
 

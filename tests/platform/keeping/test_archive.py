@@ -109,7 +109,7 @@ HOSTILE: dict[str, tuple[dict[str, Any], str]] = {
     "pickle": ({"runs/000001/artifacts/model/python_model.pkl": b"x"}, "is none of a sweep's files"),
     "MLmodel": ({"runs/000001/artifacts/model/MLmodel": b"x"}, "is none of a sweep's files"),
     "other sweep": ({"runs/000001/run.json": run("trial", sweep_key="cd" * 32)}, "is of another sweep"),
-    "no kind": ({"runs/000001/run.json": {"tags": {}}}, "is no whole archive"),
+    "no kind": ({"runs/000001/run.json": {"tags": {}}}, "is not a whole archive"),
     "other kind": ({"runs/000001/run.json": run("x")}, "is a run of the kind 'x'"),
     "two sweeps": ({"runs/000001/run.json": run("sweep")}, "does not begin with the sweep's run"),
     "no status": ({"runs/000001/run.json": run("trial", **TRIAL | {"status": "x"})}, "not a valid Status"),
@@ -152,7 +152,7 @@ def test_reading_twice_as_many_trials_is_twice_the_work(write: Callable[..., Pat
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"mode": stat.S_IFLNK}, "is no plain file"),
+        ({"mode": stat.S_IFLNK}, "is not a plain file"),
         ({"format": 2}, "its format is 2; this version reads 1"),
         ({"sweep_key": "../x"}, "its manifest names no sweep"),
         ({"name": 7}, "its manifest names no sweep"),
@@ -188,7 +188,7 @@ def test_damage_and_size_are_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with pytest.raises(UsageError, match="its members are larger than"), reading_archive(file):
         pass
     file.write_bytes(file.read_bytes()[:-30])
-    with pytest.raises(UsageError, match="is no whole archive of a sweep"), reading_archive(file):
+    with pytest.raises(UsageError, match="is not a whole archive of a sweep"), reading_archive(file):
         pass
 
 

@@ -221,7 +221,7 @@ def test_registered_models_are_kept_unless_said(store: Store) -> None:
 def test_a_key_that_was_edited_leads_nowhere(store: Store, key: str) -> None:
     store.client.set_tag(store.sweeps[FIRST], TAG + "sweep_key", key)
     before = store.files()
-    with pytest.raises(UsageError, match="is no key: it was edited"):
+    with pytest.raises(UsageError, match="is not a key: it was edited"):
         find_deletion(store.sweeps[FIRST], home=store.home)
     store.client.set_tag(store.own, TAG + "trial_key", key)
     assert store.files() == before

@@ -75,7 +75,7 @@ def test_throughputs_of_another_machine_are_scaled_by_those_of_this_one() -> Non
     ("record", "told"),
     [
         (earlier(Status.PRUNED), "no trial of that sweep has finished"),
-        (earlier(training={"steps": 40}), "they differ in training.steps, which is no knob"),
+        (earlier(training={"steps": 40}), "they differ in training.steps, which is not a knob"),
         (earlier(model={"width": 32}), "they differ in model.width"),
         (earlier(task={"vocab_size": 64}), "they differ in task.vocab_size"),
     ],
@@ -97,9 +97,9 @@ def test_a_pretrained_model_says_nothing_of_random_weights_nor_the_reverse() -> 
     record = earlier()
     pretrained = {"folder": "/models/small", "sha256": None, "lora": None}
     started = [replace(trial, config=trial.config | {"start": pretrained}) for trial in record.trials]
-    with pytest.raises(UsageError, match="they differ in start, which is no knob"):
+    with pytest.raises(UsageError, match="they differ in start, which is not a knob"):
         earlier_trials(spec_of(), replace(record, trials=tuple(started)))
-    with pytest.raises(UsageError, match="they differ in start, which is no knob"):
+    with pytest.raises(UsageError, match="they differ in start, which is not a knob"):
         earlier_trials(spec_of(start={"folder": "/models/small"}), record)
     both = replace(record, trials=(*started, record.trials[0]))
     assert len(earlier_trials(spec_of(), both)) == 1

@@ -65,7 +65,7 @@ def test_a_sweep_records_every_trial_and_is_not_run_twice(swept: SweepResult) ->
 
     changed = spec.model_copy(update={"seeds": (0,), "retries": 0, "concurrent": 1})
     wider = run_sweep(changed, home=first.home)
-    assert wider.ran == 0, "the budget is no part of a sweep's identity"
+    assert wider.ran == 0, "the budget is not part of a sweep's identity"
 
 
 def test_a_claim_can_be_added_to_a_finished_sweep(

@@ -176,7 +176,7 @@ def test_a_run_is_found_by_run_and_trial_key(store: tuple[str, dict[str, str]]) 
 def test_an_unknown_name_tells_what_there_is(name: str, store: tuple[str, dict[str, str]]) -> None:
     with pytest.raises(UnknownRecord, match=r"its sweeps are long study \(\w{8}\), quickstart \(\w{8}\)"):
         read_sweep(store[0], name)
-    with pytest.raises(UnknownRecord, match="run .* is no run id or trial key|its sweeps are"):
+    with pytest.raises(UnknownRecord, match="run .* is not a run id or trial key|its sweeps are"):
         find_run(store[0], name)
 
 
@@ -230,9 +230,9 @@ def test_the_same_over_http(tmp_path: Path) -> None:
     ("tag", "value", "told"),
     [
         ("status", "good", "its tag recallfront.status is 'good'; it must be one of running, finished"),
-        ("config", "{", "its tag recallfront.config is no JSON object"),
-        ("config", "[1]", "its tag recallfront.config is no JSON object"),
-        ("config", "[" * 5000, "its tag recallfront.config is no JSON object"),
+        ("config", "{", "its tag recallfront.config is not a JSON object"),
+        ("config", "[1]", "its tag recallfront.config is not a JSON object"),
+        ("config", "[" * 5000, "its tag recallfront.config is not a JSON object"),
     ],
 )
 def test_an_edited_tag_is_told_with_its_run(tmp_path: Path, tag: str, value: str, told: str) -> None:

@@ -133,7 +133,7 @@ def test_a_trial_of_no_steps_evaluates_the_model_as_it_starts(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("left", "message"),
     [
-        (None, "is no folder"),
+        (None, "is not a folder"),
         ((), "holds no model.safetensors"),
         (("model.safetensors",), "holds neither recallfront.json nor config.json"),
     ],
@@ -155,7 +155,7 @@ def test_a_sweep_without_its_model_is_refused_before_anything_is_computed(
 @pytest.mark.parametrize(
     ("start", "message"),
     [
-        ({"folder": "/nowhere"}, "start.folder='/nowhere': is no folder"),
+        ({"folder": "/nowhere"}, "start.folder='/nowhere': is not a folder"),
         ({"sha256": "0" * 64}, "start.sha256=0000"),
         (
             {"lora": {"targets": ["query"]}},
