@@ -70,7 +70,7 @@ def test_a_key_that_another_stands_in_for_says_so() -> None:
     own = "forgetting_mqar.train, forgetting_mqar.validation, forgetting_mqar.test"
     for rows in (section("MQAR rows"), section(own)):
         assert rows["length"][2].endswith("; give one of the two.")
-    assert section("Keys at the top")["task"][2].endswith("; needed without `tasks`.")
+    assert section("Keys at the top")["task"][2].endswith("; required unless `tasks` is given.")
 
 
 def test_rows_that_tasks_share_are_called_by_no_task() -> None:

@@ -25,7 +25,7 @@ def test_a_measurement_in_doubt_is_made_again_after_the_trials(
     stage: Stages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     busy = 2.0
-    monkeypatch.setattr(figures, "_seconds", lambda run, device: run() or 0.01)
+    monkeypatch.setattr(figures, "_run_seconds", lambda run, device: run() or 0.01)
     monkeypatch.setattr(figures, "_wait_for_idle_neighbours", lambda threads, patience: busy)
     monkeypatch.setattr(reference, "_SCALE_SECONDS", 0.0)
     place = Workplace(home=tmp_path, data=tmp_path, data_digest="d", code_version="c")
@@ -46,7 +46,7 @@ def test_a_measurement_in_doubt_is_made_again_after_the_trials(
     again = partial(measure_again, sweep.conductor, place, joined=False, tell=said.append)
     assert again() is None
     monkeypatch.undo()
-    monkeypatch.setattr(figures, "_seconds", lambda run, device: run() or 0.01)
+    monkeypatch.setattr(figures, "_run_seconds", lambda run, device: run() or 0.01)
     monkeypatch.setattr(figures, "_wait_for_idle_neighbours", lambda threads, patience: 0.0)
     monkeypatch.setattr(reference, "_SCALE_SECONDS", 0.0)
     told = again()

@@ -166,7 +166,7 @@ def test_rounds_go_on_while_the_spread_is_wide_and_the_spread_is_told(
         seen.append(1.0 if run.__name__ != "decode" else [1.0, 2.0, 4.0, 2.0, 2.0, 2.0, 2.0][len(seen)])
         return seen[-1]
 
-    monkeypatch.setattr(figures, "_seconds", clocked)
+    monkeypatch.setattr(figures, "_run_seconds", clocked)
     steady = config_of(measurement={"max_repeats": 7, "target_spread": 0.3})
     found = figures_of(steady, tmp_path)
     assert 3 < found["measurement"]["rounds"] <= 7
@@ -263,7 +263,7 @@ def test_measuring_holds_the_device_alone(tmp_path: Path, monkeypatch: pytest.Mo
             os.close(lock)
         return 1.0
 
-    monkeypatch.setattr(figures, "_seconds", clocked)
+    monkeypatch.setattr(figures, "_run_seconds", clocked)
     figures_of(config_of(), tmp_path)
     assert held and all(held)
 
@@ -281,7 +281,7 @@ def test_a_second_measurement_is_of_the_objectives_unless_others_falsified_the_r
         steady = {"prefill": 0.05, "train": 0.07}.get(run.__name__, 0.01)
         return next(unsteady) if is_first else steady
 
-    monkeypatch.setattr(figures, "_seconds", noted)
+    monkeypatch.setattr(figures, "_run_seconds", noted)
     monkeypatch.setattr(figures, "_wait_for_idle_neighbours", lambda threads, patience: now)
     config, precise, is_first = config_of(), ("decode_tokens_per_second",), True
     first = figures_of(config, tmp_path, precise=precise)
@@ -301,7 +301,7 @@ def test_a_second_measurement_is_of_the_objectives_unless_others_falsified_the_r
 def test_the_better_of_two_measurements_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seconds: Iterator[float] = cycle([0.01])
     busy = 2.0
-    monkeypatch.setattr(figures, "_seconds", lambda run, device: run() or next(seconds))
+    monkeypatch.setattr(figures, "_run_seconds", lambda run, device: run() or next(seconds))
     monkeypatch.setattr(figures, "_wait_for_idle_neighbours", lambda threads, patience: busy)
     config = config_of()
 

@@ -35,7 +35,7 @@ def test_a_slow_machine_does_not_make_a_model_slow(tmp_path: Path, monkeypatch: 
         spent.append(seconds)
         return seconds
 
-    monkeypatch.setattr(figures, "_seconds", clocked)
+    monkeypatch.setattr(figures, "_run_seconds", clocked)
     config = config_of()
     usual = figures_of(config, tmp_path, fresh=True)
     speed = 2.0
@@ -62,7 +62,7 @@ def test_a_slow_spell_does_not_set_the_scale(tmp_path: Path, monkeypatch: pytest
         rounds += run.__name__ == "products"
         return 0.03 if rounds <= 3 + 15 else 0.01
 
-    monkeypatch.setattr(figures, "_seconds", clocked)
+    monkeypatch.setattr(figures, "_run_seconds", clocked)
     config = config_of(measurement={"max_repeats": 4})
     found = figures_of(config, tmp_path)
     assert rounds == 3 + 20
@@ -81,7 +81,7 @@ def test_what_sets_the_scale_only_for_a_while(
         run()
         return 0.01 * speed
 
-    monkeypatch.setattr(figures, "_seconds", clocked)
+    monkeypatch.setattr(figures, "_run_seconds", clocked)
     monkeypatch.setattr(figures, "_wait_for_idle_neighbours", lambda threads, patience: busy)
     careful = config_of(measurement={"max_repeats": 4})
     figures_of(config_of() if name == "a careless one" else careful, tmp_path, fresh=True)
@@ -102,7 +102,7 @@ def test_an_interval_contains_a_part_of_the_correction(
         run()
         return 0.01 * (slow if run.__name__ == "operations" else 1.0)
 
-    monkeypatch.setattr(figures, "_seconds", clocked)
+    monkeypatch.setattr(figures, "_run_seconds", clocked)
     config = config_of()
     usual = figures_of(config, tmp_path, fresh=True)
     assert all(usual[f"{name}_spread"] == 0 for name in THROUGHPUTS) and not in_doubt(usual, config)
