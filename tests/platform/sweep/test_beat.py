@@ -187,19 +187,30 @@ def test_of_two_that_begin_at_once_the_first_ends_and_writes_nothing_more(
 def test_a_driver_that_another_follows_writes_nothing_more_though_its_disk_is_full(
     store: str, recorder: Recorder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    writer, has_given_up, later = recorder._writer, threading.Event(), list[bool]()
+
     def full() -> int:
         raise OSError("the disk is full")
 
+    def is_away(*_: object, **__: object) -> bool:
+        later.append(has_given_up.is_set())
+        raise ConnectionError("the store is away")
+
     recorder._log = SweepLog(tmp_path / "log" / "sweep.log")
     recorder._log.path = Path("/dev/full")
-    monkeypatch.setattr(recorder._writer._spool, "drop", full)
-    monkeypatch.setattr(recorder._writer._sender, "step", None)  # sending anything would be an error
+    monkeypatch.setattr(writer._spool, "drop", full)
+    monkeypatch.setattr(writer._sender, "step", is_away)
     recorder.sweep_tags({"recallfront.status": "interrupted"})
-    with pytest.raises(OSError, match="full"):
+    wait_for(lambda: later, seconds=30)
+    with pytest.raises(OSError, match="the disk is full"):
         recorder.give_up()
+    has_given_up.set()
+    time.sleep(0.1)  # for a request that is under way
+    later.clear()
     recorder.sweep_tags({"recallfront.status": "error"})
-    assert recorder._writer.flush(1.0)
-    assert read_sweep(store, SPEC.key).tags["status"] == "running"
+    assert writer.flush(1.0), "nobody waits for what is not sent"
+    time.sleep(2.0)  # longer than it waits for a store that is away
+    assert later == [] and writer.backlog() == 1
 
 
 def test_what_waits_of_a_driver_is_dropped_if_another_has_followed_it(
