@@ -149,6 +149,8 @@ main()
         (("status", "--address", "http://[x"), "address 'http://[x' cannot be read ("),
         (("front", "x", "--csv", "--json"), "--csv and --json: give only one of them"),
         (("status", "x", "--follow"), "--follow: needs the name of a job, and --address with the dashboard"),
+        (("status", "--all"), "--all: needs the name of a sweep, and no --address"),
+        (("status", "x", "--all", "--address", "http://h:1"), "--all: needs the name of a sweep, and no"),
         (("status", "--address", ""), "address '': must be the cluster's dashboard"),
         (("run",), "Missing argument"),
         (("run", "quickstart", "--hoem", "x"), "No such option: --hoem"),

@@ -113,6 +113,11 @@ def test_a_file_s_mixer_is_known_from_then_on_and_a_changed_file_takes_its_place
             "mixer 'mine': letter is 5; it must be a capital letter, A to Z",
         ),
         (ABSTRACT_MIXER.replace(": Literal", ": ClassVar"), "cannot be loaded: "),
+        (
+            MIXER.format(name="mine")
+            + "    @classmethod\n    def name(cls) -> str:\n        return {}['x']\n",
+            "cannot be loaded: KeyError: 'x'",
+        ),
         (TASK.format(name='Literal["mine"]'), "write `name: Literal['mine'] = 'mine'`"),
         (TASK.format(name='Literal["mine"] = "mine"'), "task 'mine': lacks draw"),
     ],
