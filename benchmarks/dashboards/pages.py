@@ -22,6 +22,7 @@ from recallfront.sweeps.spec import SweepSpec
 
 SIZES: Final = (15, 300, 2000)
 _STALE_SECONDS: Final = 2.5  # after which a server reads a sweep again
+_SETTLED_SECONDS: Final = 3.0  # after which a picture that filters have changed is painted again
 _BROWSERS: Final = ("chromium", "chromium-browser", "google-chrome")
 # a click on a box of the filters, until what follows from it is painted
 _FILTERS: Final = """async () => {
@@ -106,13 +107,10 @@ def _look(browser: Any, address: str) -> Look:
         page.set_default_timeout(120_000)
         page.goto(address)
         page.wait_for_selector("#plot-front .scatterlayer .points path")
-        drawn = page.evaluate("performance.now()")
-        return Look(
-            first_paint=page.evaluate(_FIRST_PAINT),
-            drawn=drawn,
-            sent=page.evaluate(_SENT),
-            filtered=page.evaluate(_FILTERS),
-            condition=page.evaluate(_CONDITION),
-        )
+        drawn, first_paint, sent = map(page.evaluate, ("performance.now()", _FIRST_PAINT, _SENT))
+        time.sleep(_SETTLED_SECONDS)
+        filtered = page.evaluate(_FILTERS)
+        time.sleep(_SETTLED_SECONDS)
+        return Look(first_paint, drawn, filtered, page.evaluate(_CONDITION), sent)
     finally:
         context.close()

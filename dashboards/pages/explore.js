@@ -8,14 +8,13 @@ import { drawPicture, hideMarks, metricOf, rowOf, withSpreads } from "./picture.
 import { seenRows } from "./rows.js";
 import { Table } from "./table.js";
 
-const MOST_CHOSEN = 8;
-const TYPING_MS = 80;
-const SETTLED_MS = 120; // after the last filter
+const MOST_CHOSEN = 8, TYPING_MS = 40;
+const SETTLED_MS = 120; // after the last filter; longer if the picture took longer
 const NAMES = ["x", "y", "xs", "ys", "colour", "size", "where", "sort", "without", "status", "knob", "show"]; // in the address
 
 export class Explorer {
   constructor(place, data, source, at) {
-    Object.assign(this, { place, data, source, at, matching: null });
+    Object.assign(this, { place, data, source, at, matching: null, paintMs: 0 });
     this.form = place.querySelector("#controls");
     this.plot = place.querySelector("#plot-front");
     this.table = new Table(place, () => this.tell(), { pick: (key, event) => this.pick(key, event), toggle: (key) => this.toggle(key) });
@@ -264,24 +263,24 @@ export class Explorer {
     }
   }
 
-  draw() {
-    this.tell();
-    this.paint();
-  }
+  draw() { this.tell(); this.paint(); }
 
   // Shows at once what the filters leave; the picture, which takes long with thousands of marks, is painted once they settle.
   filter() {
-    if (this.painted !== this.data) return this.draw();
+    const before = this.seen;
     this.tell();
-    hideMarks(this.plot, this.visible);
-    clearTimeout(this.due);
-    this.due = setTimeout(() => this.paint(), SETTLED_MS);
-    return undefined;
+    if (this.painted !== this.data) this.paint();
+    else if (this.seen !== before) { // unlike after half of a condition
+      hideMarks(this.plot, this.visible);
+      clearTimeout(this.due);
+      this.due = setTimeout(() => this.paint(), Math.max(SETTLED_MS, this.paintMs));
+    }
   }
 
   tell() { // all but the picture
     this.write();
     this.visible = seenRows(this.data, this.state, this.matching);
+    this.seen = JSON.stringify([this.visible, this.state.chosen, [...this.state.hidden]]); // what the picture shows by
     const all = this.data.total, count = this.visible.length;
     this.place.querySelector("#found").textContent = `${count} of ${all} configuration${all === 1 ? "" : "s"}`;
     this.table.draw(this.data, this.state, this.visible);
@@ -291,7 +290,9 @@ export class Explorer {
     clearTimeout(this.due);
     this.painted = this.data;
     if (["x", "y"].some((axis) => !metricOf(this.data, this.state[axis]))) return;
+    const start = performance.now();
     drawPicture(this.plot, this.data, this.state, this.visible, this.state.chosen.map((key) => this.index(key)));
+    this.paintMs = performance.now() - start;
     this.listenToPlot();
   }
 }

@@ -131,6 +131,19 @@ def test_quick_filters_show_at_once_and_the_picture_is_painted_once(looked: Look
     assert comes(page, f"{shown} === 12") and page.locator(".left-out").count() == 0
 
 
+@WIDE_ALONE
+def test_half_of_a_condition_leaves_the_picture_as_it_is(looked: Looked) -> None:
+    page = looked.page
+    page.wait_for_timeout(500)
+    page.evaluate(_QUICK, [])
+    page.fill("[name=where]", "architecture ==")
+    expect(page.locator("#where-error")).to_be_visible()
+    page.wait_for_timeout(500)
+    assert page.evaluate("painted") == 0
+    page.fill("[name=where]", "architecture == based")
+    assert comes(page, "painted === 1")
+
+
 def test_a_click_on_a_mark_shows_its_panel_and_its_curves(looked: Looked) -> None:
     page = looked.page
     mark = page.locator("#plot-front .scatterlayer .points path").nth(3)

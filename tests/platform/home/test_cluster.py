@@ -39,7 +39,8 @@ pytestmark = [
 ]
 
 HOME = f"s3://{BUCKET}/cluster"
-STEPS = 1500
+# a trial takes so long alone, on whatever machine: what is lost on the way is lost before its sweep has ended
+SECONDS = 8
 # seconds that S3 is away, and the share of requests that fail; `make attack` takes a minute and a tenth
 OUTAGE = float(os.environ.get("RECALLFRONT_OUTAGE", "5"))
 FAILING = float(os.environ.get("RECALLFRONT_FAILING", "0.02"))
@@ -49,13 +50,9 @@ def test_a_node_the_store_and_the_driver_are_lost(tmp_path: Path, monkeypatch: p
     monkeypatch.setenv("RECALLFRONT_STATE", str(tmp_path / "here"))
     vault._transport.cache_clear()
     study = tmp_path / "three-nodes.yaml"
-    training = {"steps": STEPS, "evaluate_every": 50, "checkpoint_seconds": 0}
-    space = [{"architecture": "window", "window_size": 4}]
-    study.write_text(
-        yaml.safe_dump(tiny(name="three-nodes", space=space, training=training, seeds=[0, 1, 2]))
-    )
-    spec = load_spec(str(study))
     with S3Server(failing=FAILING) as server, MlflowServer(tmp_path / "mlflow") as tracking:
+        steps = round(SECONDS / seconds_a_step(load(study, 600, seeds=[0])))
+        spec = load(study, steps, seeds=[0, 1, 2])
         with Cluster(nodes=3) as cluster:
             monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(cluster.token_file))
             lose_all_but_the_trials(cluster, server, study, tracking.uri, tmp_path)
@@ -72,13 +69,43 @@ def test_a_node_the_store_and_the_driver_are_lost(tmp_path: Path, monkeypatch: p
     vault._transport.cache_clear()
 
 
+def load(study: Path, steps: int, seeds: list[int]) -> SweepSpec:
+    """The sweep as it is written into `study`: 30 reports of each trial, and a checkpoint at each of them."""
+    training = {"steps": steps, "evaluate_every": steps // 30, "checkpoint_seconds": 0}
+    space = [{"architecture": "window", "window_size": 4}]
+    study.write_text(yaml.safe_dump(tiny(name="three-nodes", space=space, training=training, seeds=seeds)))
+    return load_spec(str(study))
+
+
+def seconds_a_step(spec: SweepSpec) -> float:
+    """What a step of the sweep's only trial takes in this process, its reports and checkpoints included."""
+    (trial,) = [spec.trial(block, knobs, seed) for block, knobs in spec.grid() for seed in spec.seeds]
+    reports = run_trial(trial, workplace(spec, "pace"))
+    times = [(time.monotonic(), report.step) for report in reports if report.status is Status.RUNNING]
+    (first, begin), (last, end) = times[1], times[-1]  # the one before, of step 0, tells what was measured
+    return (last - first) / (end - begin)
+
+
+def workplace(spec: SweepSpec, scratch: str) -> Workplace:
+    home = home_folder(HOME)
+    path, digest = prepared(spec.task, home)
+    place = Workplace(home=home, data=path, data_digest=digest, code_version=code_version())
+    return replace(place, scratch=scratch)
+
+
 def lose_all_but_the_trials(cluster: Cluster, server: S3Server, study: Path, uri: str, folder: Path) -> None:
     """Run the sweep as a job: a node is killed, the store is away, and a driver elsewhere follows that of the head."""
     job, _ = submit(str(study), address=cluster.dashboard, tracking_uri=uri, home=HOME)
-    head, lost = cluster.nodes[:2]
-    # Ray names a process after the method that it runs, and after its class between two methods alone
-    wait_for(lambda: lost.runs("ResourceTrainable.train") and bool(checkpoints()), cluster, job)
-    lost.kill()
+    head, *others = cluster.nodes
+    train: list[Node] = []
+
+    def are_under_way() -> bool:
+        # Ray names a process after the method that it runs, and after its class between two methods alone
+        train[:] = [node for node in others if node.runs("ResourceTrainable.train")]
+        return bool(train) and bool(checkpoints())
+
+    wait_for(are_under_way, cluster, job)
+    train[0].kill()
     server.away.set()
     time.sleep(OUTAGE)
     server.away.clear()
@@ -112,11 +139,7 @@ def checkpoints() -> set[str]:
 
 def losses_alone(spec: SweepSpec) -> dict[str, list[tuple[int, float]]]:
     """The losses of every trial of the sweep when it is run in this process, by the trial's key."""
-    home = home_folder(HOME)
-    path, digest = prepared(spec.task, home)
-    place = replace(
-        Workplace(home=home, data=path, data_digest=digest, code_version=code_version()), scratch="still"
-    )
+    place = workplace(spec, "still")
     found = {}
     for block, knobs in spec.grid():
         for seed in spec.seeds:
