@@ -88,7 +88,6 @@ STARVED = {  # as docs/studies/README.md says
 STALE = {
     "alibi-extrapolation": "it has become a suite, with a sweep that trains on rows of twice the length",
     "augmented-linear": "it has speculative decoding and three claims about it",
-    "extraction": "it has windows of 512 tokens, and pages of 1,024",
     "mad-suite": "windows are no longer among the recurrent architectures of a claim",
     "mqar-board": "it has HGRN2, KDA and RWKV-7, and a claim no longer compares the delta rule with attention",
     "throughput": "it has five more architectures and a context of 16,384 tokens",
