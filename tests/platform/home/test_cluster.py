@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 import pytest
 import yaml
+from pyarrow.fs import S3FileSystem, copy_files
 
 from recallfront.platform.cluster.jobs import jobs, submit
 from recallfront.platform.home import home_folder, vault
@@ -26,7 +27,8 @@ from recallfront.platform.trial.body import run_trial
 from recallfront.platform.trial.workplace import Workplace
 from recallfront.sweeps import SweepSpec, load_spec
 from tests.platform.clusters import Cluster, Node
-from tests.platform.home.s3 import BUCKET, S3Server
+from tests.platform.home.s3 import BUCKET, ENVIRONMENT, S3Server
+from tests.platform.planted import holding
 from tests.platform.servers import MlflowServer
 from tests.platform.specs import tiny
 
@@ -57,6 +59,7 @@ def test_a_node_the_store_and_the_driver_are_lost(tmp_path: Path, monkeypatch: p
             monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(cluster.token_file))
             lose_all_but_the_trials(cluster, server, study, tracking.uri, tmp_path)
             states = [path for path in cluster.folder.glob("*-state/*/trials/*")]
+            hold_no_secrets(cluster, server, tmp_path)
         assert server.failed > 0
         undisturbed = losses_alone(spec)
         trials = read_sweep(tracking.uri, spec.key).trials
@@ -119,6 +122,16 @@ def lose_all_but_the_trials(cluster: Cluster, server: S3Server, study: Path, uri
     where = {"RAY_AUTH_TOKEN_PATH": str(cluster.token_file), "RECALLFRONT_STATE": str(folder / "b")}
     with driver(arguments, where, folder / "b.log") as second:
         assert second.wait(480) == 0, (folder / "b.log").read_text()[-3000:]
+
+
+def hold_no_secrets(cluster: Cluster, server: S3Server, folder: Path) -> None:
+    """The bucket, what the nodes keep, Ray's logs, the store, and what both drivers told."""
+    server.failing = 0.0
+    bucket = S3FileSystem(endpoint_override=server.endpoint, region=ENVIRONMENT["AWS_REGION"])
+    copy_files(BUCKET, str(folder / "bucket"), source_filesystem=bucket)
+    secrets = (ENVIRONMENT["AWS_ACCESS_KEY_ID"], ENVIRONMENT["AWS_SECRET_ACCESS_KEY"], cluster.token)
+    assert holding(folder / "bucket", *secrets) == holding(folder, *secrets) == []
+    assert set(holding(cluster.folder, *secrets)) <= {cluster.token_file}
 
 
 def drivers(head: Node) -> list[psutil.Process]:
