@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -41,22 +42,28 @@ _FIELD = (
 @pytest.fixture
 def sweep(served: Served) -> Iterator[Played]:
     uri = f"sqlite:///{served.home / 'mlflow.db'}"
-    with played(served.home, uri, "live") as found:
-        client, done = open_client(uri), threading.Event()
+    with played(served.home, uri, "live") as found, beating(uri, found):
+        yield found
 
-        def beat() -> None:
-            number = 0
-            while not done.wait(5.0):
-                number += 1
-                client.set_tag(found.run_id, f"{TAG}{BEAT}", beat_sign("played", number))
 
-        thread = threading.Thread(target=beat)  # without it a page takes the driver for killed after 30 s
-        thread.start()
-        try:
-            yield found
-        finally:
-            done.set()
-            thread.join()
+@contextmanager
+def beating(uri: str, sweep: Played) -> Iterator[None]:
+    """Beats of a driver: without them a page takes it for killed after 30 s."""
+    client, done = open_client(uri), threading.Event()
+
+    def beat() -> None:
+        number = 0
+        while not done.wait(5.0):
+            number += 1
+            client.set_tag(sweep.run_id, f"{TAG}{BEAT}", beat_sign("played", number))
+
+    thread = threading.Thread(target=beat)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
 
 
 def test_a_view_that_was_sent_waits_for_its_figures(browser: Any, served: Served, sweep: Played) -> None:
@@ -139,7 +146,8 @@ def test_only_what_has_changed_is_touched(browser: Any, served: Served, sweep: P
 
 
 def test_a_page_opened_before_the_first_results_draws_them_as_they_come(browser: Any, served: Served) -> None:
-    with played(served.home, f"sqlite:///{served.home / 'mlflow.db'}", "early") as sweep:
+    uri = f"sqlite:///{served.home / 'mlflow.db'}"
+    with played(served.home, uri, "early") as sweep, beating(uri, sweep):
         looked = Looked(browser, served)
         page = looked.open(f"/recallfront/sweeps/{sweep.run_id}")
         expect(page.locator("#found")).to_have_text("0 of 0 configurations")
@@ -166,7 +174,7 @@ def test_what_is_chosen_stays_so_when_a_further_seed_begins(browser: Any, served
     }
     last, first = sorted(keys, key=keys.__getitem__)[:2]
     uri = f"sqlite:///{served.home / 'mlflow.db'}"
-    with played(served.home, uri, "seeds", seeds=[first, last], **alone) as sweep:
+    with played(served.home, uri, "seeds", seeds=[first, last], **alone) as sweep, beating(uri, sweep):
         sweep.begin("a")
         sweep.measured("a", 1000.0)
         sweep.end("a", 0.9)

@@ -35,7 +35,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 # Ray's own token is real
 PLANTED = {name: value for name, value in SECRETS.items() if name != "RAY_AUTH_TOKEN"}
-STEPS = 2500  # long enough for the second node to have a trial while the first one trains
+# which take several times as long as a process to start: Tune starts one at a time, and gives it a trial if one is left
+STEPS = 6000
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +52,7 @@ def study(tmp_path: Path) -> Path:
     spec = tiny(
         name="two-nodes",
         space=[{"architecture": "window", "window_size": 4}],
-        training={"steps": STEPS, "evaluate_every": 100},
+        training={"steps": STEPS, "evaluate_every": 200},
         seeds=[0, 1, 2],
     )
     path = tmp_path / "two-nodes.yaml"

@@ -41,8 +41,8 @@ pytestmark = [
 ]
 
 HOME = f"s3://{BUCKET}/cluster"
-# a trial takes so long alone, on whatever machine: what is lost on the way is lost before its sweep has ended
-SECONDS = 8
+# which take several times as long as a process to start: Tune starts one at a time, and gives it a trial if one is left
+STEPS = 5000
 # seconds that S3 is away, and the share of requests that fail; `make attack` takes a minute and a tenth
 OUTAGE = float(os.environ.get("RECALLFRONT_OUTAGE", "5"))
 FAILING = float(os.environ.get("RECALLFRONT_FAILING", "0.02"))
@@ -52,9 +52,13 @@ def test_a_node_the_store_and_the_driver_are_lost(tmp_path: Path, monkeypatch: p
     monkeypatch.setenv("RECALLFRONT_STATE", str(tmp_path / "here"))
     vault._transport.cache_clear()
     study = tmp_path / "three-nodes.yaml"
+    training = {"steps": STEPS, "evaluate_every": 200, "checkpoint_seconds": 0}
+    space = [{"architecture": "window", "window_size": 4}]
+    study.write_text(
+        yaml.safe_dump(tiny(name="three-nodes", space=space, training=training, seeds=[0, 1, 2]))
+    )
+    spec = load_spec(str(study))
     with S3Server(failing=FAILING) as server, MlflowServer(tmp_path / "mlflow") as tracking:
-        steps = round(SECONDS / seconds_a_step(load(study, 600, seeds=[0])))
-        spec = load(study, steps, seeds=[0, 1, 2])
         with Cluster(nodes=3) as cluster:
             monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(cluster.token_file))
             lose_all_but_the_trials(cluster, server, study, tracking.uri, tmp_path)
@@ -70,30 +74,6 @@ def test_a_node_the_store_and_the_driver_are_lost(tmp_path: Path, monkeypatch: p
             assert found == undisturbed[trial.trial_key], "each step is there once, as of a still run"
     assert len(trials) == len(undisturbed) and len({path.parents[2] for path in states}) >= 2
     vault._transport.cache_clear()
-
-
-def load(study: Path, steps: int, seeds: list[int]) -> SweepSpec:
-    """The sweep as it is written into `study`: 30 reports of each trial, and a checkpoint at each of them."""
-    training = {"steps": steps, "evaluate_every": steps // 30, "checkpoint_seconds": 0}
-    space = [{"architecture": "window", "window_size": 4}]
-    study.write_text(yaml.safe_dump(tiny(name="three-nodes", space=space, training=training, seeds=seeds)))
-    return load_spec(str(study))
-
-
-def seconds_a_step(spec: SweepSpec) -> float:
-    """What a step of the sweep's only trial takes in this process, its reports and checkpoints included."""
-    (trial,) = [spec.trial(block, knobs, seed) for block, knobs in spec.grid() for seed in spec.seeds]
-    reports = run_trial(trial, workplace(spec, "pace"))
-    times = [(time.monotonic(), report.step) for report in reports if report.status is Status.RUNNING]
-    (first, begin), (last, end) = times[1], times[-1]  # the one before, of step 0, tells what was measured
-    return (last - first) / (end - begin)
-
-
-def workplace(spec: SweepSpec, scratch: str) -> Workplace:
-    home = home_folder(HOME)
-    path, digest = prepared(spec.task, home)
-    place = Workplace(home=home, data=path, data_digest=digest, code_version=code_version())
-    return replace(place, scratch=scratch)
 
 
 def lose_all_but_the_trials(cluster: Cluster, server: S3Server, study: Path, uri: str, folder: Path) -> None:
@@ -152,7 +132,11 @@ def checkpoints() -> set[str]:
 
 def losses_alone(spec: SweepSpec) -> dict[str, list[tuple[int, float]]]:
     """The losses of every trial of the sweep when it is run in this process, by the trial's key."""
-    place = workplace(spec, "still")
+    home = home_folder(HOME)
+    path, digest = prepared(spec.task, home)
+    place = replace(
+        Workplace(home=home, data=path, data_digest=digest, code_version=code_version()), scratch="still"
+    )
     found = {}
     for block, knobs in spec.grid():
         for seed in spec.seeds:

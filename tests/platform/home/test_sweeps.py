@@ -32,6 +32,7 @@ from recallfront.platform.tracking.ledger import read_sweep
 from tests.platform.home.s3 import BUCKET, ENVIRONMENT, S3Server
 from tests.platform.specs import tiny_spec
 from tests.platform.stores import ready_store
+from tests.platform.sweeps import wait_for
 
 HOME = f"s3://{BUCKET}/sweeps"
 SPEC = tiny_spec(space=[{"architecture": "window", "window_size": [4, 8]}], concurrent=1)
@@ -224,12 +225,13 @@ def test_lines_of_two_machines_stay_in_order(tmp_path: Path, own: str, other: st
     assert path.read_text() == merged
 
 
-def test_a_driver_that_was_followed_keeps_nothing_more(home: Path) -> None:
+def test_a_driver_that_was_followed_keeps_nothing_more(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its files are older than what the one that followed it has kept."""
+    monkeypatch.setattr(lease, "_BEAT_SECONDS", 30.0)  # no beat of it comes between
     path, appended, replaced = home / "sweeps" / "x.driver", home / "sweeps" / "x", home / "fronts" / "x"
     reports, front = appended / "reports-1.jsonl", replaced / "front.json"
     with handlers(signal.SIG_IGN, lambda *_: None):
-        with Lease(path, "x") as lease, Mirror(lease, appended, replaced):
+        with Lease(path, "x") as own, Mirror(own, appended, replaced):
             for file in (reports, front):
                 file.parent.mkdir(parents=True)
                 file.write_text("of the successor")
@@ -290,8 +292,7 @@ def test_a_full_disk_does_not_end_a_driver_s_beats(home: Path, monkeypatch: pyte
             patched.setattr(lease, "write_whole", Mock(side_effect=full))
             time.sleep(0.3)
         before = vault.read_kept(path)
-        time.sleep(0.5)
-        assert vault.read_kept(path) != before
+        wait_for(lambda: vault.read_kept(path) != before, seconds=30)
 
 
 def test_what_another_machine_kept_of_a_sweep_is_deleted(

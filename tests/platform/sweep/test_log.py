@@ -22,6 +22,7 @@ from recallfront.platform.tracking.ledger import read_sweep
 from recallfront.platform.tracking.places import artifact_location
 from recallfront.platform.trial.output import Output
 from tests.platform.stores import ready_store
+from tests.platform.sweeps import wait_for
 
 KEY, FIRST, SECOND = "ab" * 32, "1f" * 32, "2e" * 32
 
@@ -153,13 +154,16 @@ def test_a_copy_whose_beginning_is_cut_is_followed(
         log.write(line)
         client.log_text(run_id, (log.due(last=True) or b"").decode(), "log.txt")
 
+    def ends_with(line: str) -> bool:
+        return texts(found)[-1:] == [line]
+
     for line in ("one", "two", "three"):
         send(line)
     follow = partial(read_log, "mine", home=tmp_path / "other", tracking_uri=uri, follow=True)
     reader = threading.Thread(target=lambda: found.extend(follow()))
     reader.start()
-    for line in ("four!", "five!"):
-        time.sleep(2.0)
+    for before, line in (("three", "four!"), ("four!", "five!")):
+        wait_for(partial(ends_with, before))
         send(line)
     client.set_tag(run_id, f"{TAG}status", "finished")
     reader.join(30)
