@@ -4,14 +4,17 @@ MLflow's server and what the pages need are imported where they are first used, 
 """
 
 import os
+import threading
 from typing import TYPE_CHECKING
 
 from recallfront.dashboards.compare_page import add_compare_page
-from recallfront.dashboards.rendering import PREFIX, SCRIPT, as_json, page, plotly_script, static_file
+from recallfront.dashboards.rendering import PREFIX, SCRIPT, as_json, page, plotly_script, static_file, warm
 from recallfront.dashboards.sweep_pages import add_sweep_pages
 from recallfront.dashboards.sweeps_page import add_sweeps_page
 from recallfront.dashboards.understand_page import add_understand_page
 from recallfront.platform.errors import UsageError
+from recallfront.platform.front.pictures.figures import history_figure
+from recallfront.platform.tracking.garbage import collect_seldom
 from recallfront.platform.tracking.ledger import StoreFailure
 
 if TYPE_CHECKING:
@@ -27,6 +30,8 @@ def create_app() -> "FastAPI":
     from fastapi import FastAPI, Request
     from mlflow.server.fastapi_app import create_fastapi_app
 
+    collect_seldom()
+    threading.Thread(target=_warm, daemon=True).start()
     app: FastAPI = create_fastapi_app()
     prefix = os.environ.get("_MLFLOW_STATIC_PREFIX", "").rstrip("/")  # of `mlflow server --static-prefix`
     theirs = list(app.router.routes)
@@ -43,6 +48,12 @@ def create_app() -> "FastAPI":
         return page(request, "message.html", prefix, status_code=status, message=str(error))
 
     return app
+
+
+def _warm() -> None:
+    """Import what a sweep's page draws with, and read what it is made of: the first one would wait seconds for it."""
+    history_figure([]).to_json()
+    warm()
 
 
 def _router(prefix: str) -> "APIRouter":

@@ -42,6 +42,12 @@ def render(template: str, prefix: str, **values: Any) -> str:
     return _templates().get_template(template).render(prefix=prefix, **values)
 
 
+def warm() -> None:
+    """Read and compress what is kept from the first page on."""
+    _plotly()
+    _templates().get_template("sweep.html")
+
+
 def static_file(name: str) -> "Response":
     """A style sheet or a script of ours; 404 for anything else."""
     from fastapi.responses import Response

@@ -9,6 +9,7 @@ import sys
 import traceback
 from typing import TextIO
 
+from recallfront.platform.tracking.garbage import collect_seldom
 from recallfront.terminal import INTERRUPTED
 
 USAGE, READER_LEFT = 2, 141  # exit codes
@@ -17,6 +18,7 @@ _OF_THE_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EIO)  # a full or broken di
 
 def main() -> None:
     """Run the `recallfront` command."""
+    collect_seldom()
     try:
         sys.exit(run(sys.argv[1:] or ["--help"]))
     except Exception:

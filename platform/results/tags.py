@@ -3,9 +3,10 @@
 import json
 import math
 from contextlib import suppress
+from functools import lru_cache
 from typing import Any
 
-from recallfront.platform.errors import UsageError
+from recallfront.platform.errors import UsageError, printable
 from recallfront.platform.results.records import TAG, SweepRecord, TrialRecord
 
 _SHAPE = {"number": int, "block": str, "knobs": dict, "parameters": dict}  # of a proposal
@@ -50,6 +51,13 @@ def proposal(trial: TrialRecord, blocks: list[str]) -> dict[str, Any]:
     if not fits or not _counts(found["number"]) or found["block"] not in blocks:
         raise _edited(trial.run_id, "proposal", text, "a proposal of this sweep")
     return found
+
+
+@lru_cache(maxsize=1024)  # the trials of a sweep have the same
+def own_name(key: str) -> str:
+    """What a tag of ours is called, as a terminal may be given it; empty if the tag is another's."""
+    own = key.removeprefix(TAG)
+    return "" if own == key else printable(own)
 
 
 def read_object(text: str, where: str) -> dict[str, Any]:

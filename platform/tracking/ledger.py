@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 from recallfront.platform.errors import UsageError, printable, printable_lines, root_cause
 from recallfront.platform.results.records import TAG, SweepRecord, TrialRecord
 from recallfront.platform.results.status import Status
-from recallfront.platform.results.tags import read_object
+from recallfront.platform.results.tags import own_name, read_object
 from recallfront.platform.tracking.client import fail_fast, open_client, pages
 from recallfront.platform.tracking.digests import check_digest, damaged, is_whole, was_damaged
 from recallfront.platform.tracking.experiments import every_experiment, half_deleted
@@ -363,9 +363,9 @@ def _trial(client: StoreReader, run: "Run") -> TrialRecord:
 def _own_tags(run: "Run") -> dict[str, str]:
     """Without the prefix, and as a terminal may be given them: whoever writes to the store wrote them."""
     return {
-        printable(own): (printable_lines if own in _OF_LINES else printable)(value)
+        own: (printable_lines if own in _OF_LINES else printable)(value)
         for key, value in run.data.tags.items()
-        if key.startswith(TAG) and (own := key.removeprefix(TAG)) != "config"
+        if (own := own_name(key)) and own != "config"
     }
 
 
