@@ -86,7 +86,6 @@ STARVED = {  # as docs/studies/README.md says
 }
 # reports of a study as it was, with what has changed since: each is to be written anew
 STALE = {
-    "alibi-extrapolation": "it has become a suite, with a sweep that trains on rows of twice the length",
     "augmented-linear": "it has speculative decoding and three claims about it",
     "mad-suite": "windows are no longer among the recurrent architectures of a claim",
     "mqar-board": "it has HGRN2, KDA and RWKV-7, and a claim no longer compares the delta rule with attention",
