@@ -47,9 +47,13 @@ demo: $(VENV)/.user  ## the study `quickstart`, on the CPU
 # not what the machine says it has: a container may be given less
 WORKERS ?= 2
 PYTEST = $(BIN)/python -m pytest -q --durations=10
-# of the long files of tests that passed as they are now: which share is run; SHARE=1 is every test
+# of the time of the long files of tests that passed as they are now: which share is run; SHARE=1 is every test
 SHARE ?= $(if $(filter latest,$(LOCK)),1,0.1)
-DRAW ?= $(shell date +%s)
+# one for all that `make test` calls
+ifndef DRAW
+DRAW := $(shell date +%s)
+endif
+export DRAW
 PASSED = --share $(SHARE) --share-seed $(DRAW) $(RECORD)
 # LOCK=latest tries them with newer packages
 test: setup  ## the tests, slow ones included; those that time something have the machine to themselves

@@ -1,13 +1,14 @@
 """What `make test` leaves out: long files of tests that passed as they are now."""
 
 import json
+import random
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.passed import AREAS, areas, is_drawn, time_limit
+from tests.passed import AREAS, areas, draw, time_limit
 
 
 @pytest.fixture
@@ -118,12 +119,19 @@ def test_attacks_are_never_left_out(checkout: Path) -> None:
     assert told(checkout, "--share=0").startswith("1 passed")
 
 
-def test_a_share_of_files_is_drawn_anew_each_time() -> None:
-    keys = [f"tests/models/test_{number}.py" for number in range(200)]
-    drawn = [{key for key in keys if is_drawn(key, 0.1, seed)} for seed in range(50)]
-    # of 10,000 draws 1,000 are expected, with a standard deviation of 30
-    assert 880 <= sum(map(len, drawn)) <= 1120 and len(set().union(*drawn)) > 190
-    assert all(not is_drawn(key, 0.0, 1) and is_drawn(key, 1.0, 1) for key in keys)
+def test_a_share_of_the_time_is_drawn_anew_each_time() -> None:
+    """Whatever is drawn, it takes no more; and each file is drawn at times, the longest as well."""
+    lengths = random.Random(0)
+    seconds = {f"tests/models/test_{number}.py": lengths.choice([5, 20, 60, 200]) for number in range(90)}
+    seconds |= {f"tests/platform/test_{number}.py alone": 150 for number in range(10)}
+    draws = [draw(seconds, 0.1, seed) for seed in range(200)]
+    most = 0.1 * sum(length * (2 if "alone" in key else 1) for key, length in seconds.items())
+    taken = [sum(seconds[key] * (2 if "alone" in key else 1) for key in drawn) for drawn in draws]
+    assert 0.9 * most <= min(taken) and max(taken) <= most
+    assert set().union(*draws) == seconds.keys()
+    assert draw(seconds, 0.1, 7) == draw(dict(reversed(seconds.items())), 0.1, 7) == draws[7]
+    assert draw(seconds, 0.0, 1) == set() and draw(seconds, 1.0, 1) == seconds.keys()
+    assert len(draw(seconds, 0.0001, 1)) == 1, "a single one may take longer than the share"
 
 
 def test_what_a_file_names_is_an_input() -> None:

@@ -1,5 +1,6 @@
 """A sweep played trial by trial: its real driver but for Ray, and trials that report what the test says."""
 
+import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -7,10 +8,14 @@ from typing import Any
 
 from recallfront.benchmarks.platform.scale import driver
 from recallfront.benchmarks.platform.trials import ARCHITECTURES, bench_spec
+from recallfront.platform.results.cancellation import BEAT
+from recallfront.platform.results.records import TAG
 from recallfront.platform.results.reports import Report, now_ms
 from recallfront.platform.results.status import Status
 from recallfront.platform.sweep.conductor import Conductor
+from recallfront.platform.sweep.driverless import BEAT_SECONDS, beat_sign
 from recallfront.platform.sweep.publisher import Publisher
+from recallfront.platform.tracking.client import open_client
 from recallfront.platform.tracking.writer import TrackingWriter
 from recallfront.platform.trial.body import run_trial
 from recallfront.platform.trial.workplace import Workplace
@@ -85,3 +90,25 @@ def played(home: Path, uri: str, name: str, **changes: Any) -> Iterator[Played]:
     spec = spec_of(name, **changes)
     with closing(TrackingWriter(uri, home / "spool" / f"{name}.sqlite")) as writer:
         yield Played(*driver(spec, home, writer), writer)
+
+
+@contextmanager
+def beating(uri: str, sweep: Played) -> Iterator[None]:
+    """Beats of a driver from the start: without them a page takes it for killed after 30 s."""
+    client, done = open_client(uri), threading.Event()
+
+    def beat() -> None:
+        number = 0
+        while True:
+            number += 1
+            client.set_tag(sweep.run_id, f"{TAG}{BEAT}", beat_sign("played", number))
+            if done.wait(BEAT_SECONDS / 2):
+                return
+
+    thread = threading.Thread(target=beat)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()

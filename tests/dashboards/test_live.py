@@ -1,19 +1,13 @@
 """The page of a sweep that runs, in Chromium, while its driver writes on."""
 
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
 from recallfront.benchmarks.platform.trials import ARCHITECTURES, trials_of
-from recallfront.platform.results.cancellation import BEAT
-from recallfront.platform.results.records import TAG
-from recallfront.platform.sweep.driverless import beat_sign
-from recallfront.platform.tracking.client import open_client
 from tests.dashboards.browser import Looked, expect
-from tests.dashboards.played import STEPS, Played, played, spec_of
+from tests.dashboards.played import STEPS, Played, beating, played, spec_of
 from tests.dashboards.served import Served
 
 pytestmark = [
@@ -44,26 +38,6 @@ def sweep(served: Served) -> Iterator[Played]:
     uri = f"sqlite:///{served.home / 'mlflow.db'}"
     with played(served.home, uri, "live") as found, beating(uri, found):
         yield found
-
-
-@contextmanager
-def beating(uri: str, sweep: Played) -> Iterator[None]:
-    """Beats of a driver: without them a page takes it for killed after 30 s."""
-    client, done = open_client(uri), threading.Event()
-
-    def beat() -> None:
-        number = 0
-        while not done.wait(5.0):
-            number += 1
-            client.set_tag(sweep.run_id, f"{TAG}{BEAT}", beat_sign("played", number))
-
-    thread = threading.Thread(target=beat)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
 
 
 def test_a_view_that_was_sent_waits_for_its_figures(browser: Any, served: Served, sweep: Played) -> None:
