@@ -6,7 +6,7 @@ read, and to say what is wrong with it.
 
 import re
 import sqlite3
-import time
+import threading
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,11 +18,13 @@ from recallfront.platform.tracking.client import open_client
 from recallfront.platform.tracking.places import artifact_root, sqlite_path
 
 _WAIT_SECONDS: Final = 30.0  # for another process to finish what it writes
-_SETTLED_NS: Final = 60 * 10**9  # a write is on the disk by then, and network file systems have told it
 _AT_ONCE: Final = 500  # runs whose tags are asked for together
 _CLAUSE: Final = re.compile(
     r"(?:attributes\.(?P<own>run_id)|tags\.`(?P<tag>[^`]+)`) (?P<op>=|LIKE) '(?P<value>[^']*)'"
 )
+_guard: Final = threading.Lock()
+# of stores whose state is asked for: device and inode of the file, and the connection that is told of writes
+_watched: Final = dict[Path, tuple[tuple[int, int], sqlite3.Connection]]()
 _COLUMNS: Final = {
     "experiments": {"experiment_id", "name", "lifecycle_stage"},
     "runs": {
@@ -40,22 +42,27 @@ _COLUMNS: Final = {
 
 
 def store_state(tracking_uri: str) -> Hashable:
-    """A value that changes with each write to a SQLite store; None if it is not known, and for any other store."""
+    """A value that changes with each write to a SQLite store; None if it is not known, and for any other store.
+
+    It means something within this process alone: SQLite tells a connection that stays open of what others have written.
+    """
     database = sqlite_path(tracking_uri)
     if database is None:
         return None
-    files = []
-    for path in (database, database.with_name(f"{database.name}-wal")):
+    with _guard:
         try:
-            about = path.stat()
-        except FileNotFoundError:
-            continue
-        except OSError:
+            about = database.stat()
+            place = about.st_dev, about.st_ino
+            watched = _watched.get(database)
+            if watched is None or watched[0] != place:  # another file has taken its place
+                watched = place, sqlite3.connect(database, timeout=_WAIT_SECONDS, check_same_thread=False)
+                if before := _watched.pop(database, None):
+                    before[1].close()
+                _watched[database] = watched
+            (version,) = watched[1].execute("PRAGMA data_version").fetchone()
+        except (OSError, sqlite3.Error):
             return None
-        files.append((about.st_ino, about.st_size, about.st_mtime_ns))
-    newest = max((written for *_, written in files), default=0)
-    # of what is being written, a reader may still see the state before
-    return tuple(files) if files and time.time_ns() - newest > _SETTLED_NS else None
+    return *place, id(watched[1]), version
 
 
 class StoreReader(Protocol):
