@@ -1,6 +1,7 @@
 """The commands of deploy/ in the environment that the image installs: the pages, a cluster, and a sweep on it."""
 
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -18,9 +19,9 @@ from recallfront.platform.results.status import Status
 from recallfront.platform.tracking.ledger import read_sweep
 from tests.image import install
 from tests.platform.clusters import Cluster
+from tests.platform.postgres import postgres
 from tests.platform.servers import free_port
 from tests.platform.specs import tiny
-from tests.platform.stores import ready_store
 from tests.test_deploy import COMPOSE, MANIFESTS, commands
 
 pytestmark = pytest.mark.slow
@@ -40,33 +41,36 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def port(image: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    """Of an MLflow server that the command of the manifests has started."""
-    folder = tmp_path_factory.mktemp("server")
-    port = free_port()
-    here = {
-        "--backend-store-uri": ready_store(folder),
-        "--host": "127.0.0.1",
-        "--port": str(port),
-        "--artifacts-destination": str(folder / "artifacts"),
-    }
+    """Of an MLflow server that the command of the manifests has started, on PostgreSQL."""
+    folder, port = tmp_path_factory.mktemp("server"), free_port()
     first, second = [words for words in commands() if words[0] == "mlflow"]
-    assert names(first) == names(second) > set(here)
-    server = subprocess.Popen(
-        ["python", "-m", *replaced(first, here)],
-        cwd=folder,
-        env=image,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    try:
-        deadline = time.monotonic() + 120
-        while answer(port, "mlflow:5000") is None:
-            assert server.poll() is None and time.monotonic() < deadline
-            time.sleep(0.2)
-        yield port
-    finally:
-        os.killpg(server.pid, signal.SIGKILL)
-        server.wait()
+    (store,) = [word.partition("=")[2] for word in first if word.startswith("--backend-store-uri=")]
+    found = re.fullmatch(r"(postgresql\+psycopg://(\w+)@)[\w-]+:5432/\2", store)
+    assert found is not None
+    with postgres(found[2]) as (database, password):
+        here = {
+            "--backend-store-uri": f"{found[1]}127.0.0.1:{database}/{found[2]}",
+            "--host": "127.0.0.1",
+            "--port": str(port),
+            "--artifacts-destination": str(folder / "artifacts"),
+        }
+        assert names(first) == names(second) > set(here)
+        server = subprocess.Popen(
+            ["python", "-m", *replaced(first, here)],
+            cwd=folder,
+            env=image | {"PGPASSWORD": password},
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        try:
+            deadline = time.monotonic() + 120
+            while answer(port, "mlflow:5000") is None:
+                assert server.poll() is None and time.monotonic() < deadline
+                time.sleep(0.2)
+            yield port
+        finally:
+            os.killpg(server.pid, signal.SIGKILL)
+            server.wait()
 
 
 def names(words: list[str]) -> set[str]:
