@@ -224,7 +224,8 @@ def _check(task: TextSettings, splits: Mapping[Split, _Split]) -> None:
     """Raise SpecError unless every split has rows, and documents as long as they are."""
     documents = sum(split.documents for split in splits.values())
     if documents == 0:
-        raise SpecError("task.source: holds no text")
+        key = "dataset" if task.source.files is None else "files"
+        raise SpecError(f"task.source.{key}={getattr(task.source, key)!r}: holds no text")
     for name, split in splits.items():
         if split.documents == 0:
             raise SpecError(

@@ -180,15 +180,13 @@ def rows_of(file: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
     """Rows of a file of JSON lines or Parquet, read as they are asked for.
 
     Raises:
-        SpecError: a line is not an object, or one of the columns that are needed has what cannot be written as UTF-8.
+        SpecError: a line is not a JSON object, or one of the columns that are needed has what cannot be written as UTF-8.
     """
     if file.suffix.lower() != ".parquet":
         with file.open(encoding="utf-8") as lines:
             for number, line in enumerate(lines, 1):
                 if line.strip():
-                    row = json.loads(line)
-                    _check_row(row, columns, f"{file}: line {number}")
-                    yield row
+                    yield _row(line, columns, f"{file}: line {number}")
         return
     from pyarrow.parquet import ParquetFile
 
@@ -197,7 +195,12 @@ def rows_of(file: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
             yield from batch.to_pylist()
 
 
-def _check_row(row: Any, columns: Sequence[str], where: str) -> None:
+def _row(line: str, columns: Sequence[str], where: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        told = f"{error.msg}, at column {error.colno}" if isinstance(error, json.JSONDecodeError) else f"{error}"
+        raise SpecError(f"{where} is not JSON: {told}") from None
     if not isinstance(row, dict):
         raise SpecError(f"{where} is a {type(row).__name__}, not an object: JSON lines are needed")
     for column in columns:
@@ -206,6 +209,7 @@ def _check_row(row: Any, columns: Sequence[str], where: str) -> None:
         except UnicodeEncodeError as error:
             half = ascii(error.object[error.start])
             raise SpecError(f"{where} has {half} in {column!r}, which is half a character") from None
+    return row
 
 
 def _cut(texts: Iterable[str]) -> Iterator[Piece]:

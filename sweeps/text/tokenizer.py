@@ -151,10 +151,23 @@ def _of_folder(folder: Path, end_token: str | None) -> FastTokenizer:
     except Exception as error:
         # the library raises plain exceptions
         raise SpecError(f"task.tokenizer={str(folder)!r}: {_FILE} cannot be read: {error}") from error
-    settings = folder / _CONFIG
-    told = json.loads(settings.read_text()).get("eos_token") if settings.is_file() else None
+    return FastTokenizer(backend, _end_of(str(folder), backend, end_token or _told_end(folder)))
+
+
+def _told_end(folder: Path) -> str | None:
+    """The token that ends a text, as the tokenizer's settings have it; None if they do not."""
+    file = folder / _CONFIG
+    if not file.is_file():
+        return None
+    try:
+        settings = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise SpecError(f"task.tokenizer={str(folder)!r}: {_CONFIG} cannot be read: {error}") from None
+    told = settings.get("eos_token") if isinstance(settings, dict) else settings
     told = told.get("content") if isinstance(told, dict) else told
-    return FastTokenizer(backend, _end_of(str(folder), backend, end_token or told))
+    if told is not None and not isinstance(told, str):
+        raise SpecError(f"task.tokenizer={str(folder)!r}: {_CONFIG} has no text as its eos_token")
+    return told
 
 
 def _end_of(name: str, backend: Any, told: str | None) -> str:

@@ -319,9 +319,9 @@ def test_tokens_beyond_two_bytes(corpus: Path, tmp_path: Path) -> None:
             {"source": {"files": "CORPUS/rows.jsonl", "column": "n"}},
             "task.source.column='n': CORPUS/rows.jsonl has int there, not text",
         ),
-        ({"source": {"files": "CORPUS/empty.txt"}}, "task.source: holds no text"),
+        ({"source": {"files": "CORPUS/empty.txt"}}, "task.source.files='CORPUS/empty.txt': holds no text"),
         ({"source": {"files": "CORPUS/broken.txt"}}, "CORPUS/broken.txt is not UTF-8"),
-        ({"source": {"files": "CORPUS/broken.jsonl"}}, "CORPUS/broken.jsonl cannot be read: JSONDecodeError"),
+        ({"source": {"files": "CORPUS/broken.jsonl"}}, "CORPUS/broken.jsonl: line 3 is not JSON: "),
         ({"source": {"dataset": "CORPUS/nowhere"}}, "task.source.dataset='CORPUS/nowhere': cannot be loaded"),
         ({"source": {"files": "CORPUS/lines.txt"}}, "leaves none of the 1 documents to"),
         ({"length": 400}, "task: train has rows of 400 tokens, but no document longer than"),
@@ -340,7 +340,7 @@ def test_what_cannot_be_is_one_sentence(
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     (corpus / "empty.txt").write_text("")
     (corpus / "broken.txt").write_bytes(b"abc\xff\xfe")
-    (corpus / "broken.jsonl").write_text('{"text": ')
+    (corpus / "broken.jsonl").write_text('{"text": "a"}\n\n{"text": ')
     if "tokenizer" in change and not (corpus / "tokenizer").exists():
         (corpus / "tokenizer").mkdir()
         train_tokenizer(documents(), 290).save(corpus / "tokenizer")
@@ -352,6 +352,27 @@ def test_what_cannot_be_is_one_sentence(
     assert [path for path in tmp_path.iterdir() if not path.name.endswith(".lock")] == [], (
         "nothing is left behind"
     )
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ("{broken", "tokenizer_config.json cannot be read: "),
+        ("[" * 10**5, "tokenizer_config.json cannot be read: "),
+        ("[1]", "tokenizer_config.json has no text as its eos_token"),
+        ('{"eos_token": 7}', "tokenizer_config.json has no text as its eos_token"),
+        ('{"eos_token": {"content": ["</s>"]}}', "tokenizer_config.json has no text as its eos_token"),
+    ],
+)
+def test_damaged_settings_of_a_tokenizer_are_one_sentence(tmp_path: Path, settings: str, told: str) -> None:
+    folder = tmp_path / "tokenizer"
+    folder.mkdir()
+    train_tokenizer(["some text"], 290).save(folder)
+    (folder / "tokenizer_config.json").write_text(settings)
+    with pytest.raises(SpecError) as refused:
+        find_tokenizer(str(folder))
+    message = str(refused.value)
+    assert message.startswith(f"task.tokenizer={str(folder)!r}: {told}") and "\n" not in message
 
 
 @pytest.mark.parametrize(
