@@ -83,10 +83,10 @@ LONGER = {
 STARVED = {  # as docs/studies/README.md says
     COPYING: "it ran at the lowest priority beside other work",
     "forgetting": "it ran beside other work",
+    "augmented-linear": "its run was interrupted, and resumed two hours later",
 }
 # reports of a study as it was, with what has changed since: each is to be written anew
 STALE = {
-    "augmented-linear": "it has speculative decoding and three claims about it",
     "mad-suite": "windows are no longer among the recurrent architectures of a claim",
     "mqar-board": "it has HGRN2, KDA and RWKV-7, and a claim no longer compares the delta rule with attention",
     "throughput": "it has five more architectures and a context of 16,384 tokens",
