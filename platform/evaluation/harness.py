@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from recallfront.models.decoding.generation import generate
 from recallfront.models.decoding.reading import answer_in_pieces
 from recallfront.platform.errors import UsageError, one_line
 from recallfront.platform.evaluation.subject import Subject, find_subject
+from recallfront.sweeps.text.hub import hub_away, kept_alone
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -84,19 +86,22 @@ def evaluate_harness(
     subject = find_subject(
         model, tokenizer=tokenizer, end_token=end_token, home=home, tracking_uri=tracking_uri
     )
-    try:
-        manager.load(list(tasks))
-    except Exception as error:
-        # a task's data may be on the hub, in files that are not there, or behind code that is refused: any error
-        raise UsageError(f"{named}: a task cannot be loaded: {one_line(error, 300)}") from error
-    done = simple_evaluate(
-        model=_adapter(subject, batch_size),
-        tasks=list(tasks),
-        task_manager=manager,
-        limit=most,
-        bootstrap_iters=0,
-        log_samples=False,
-    )
+    away = hub_away()
+    with kept_alone() if away else nullcontext():
+        try:
+            manager.load(list(tasks))
+        except Exception as error:
+            # a task's data may be on the hub, in files that are not there, or behind code that is refused: any error
+            reason = away if away and isinstance(error, OSError) else one_line(error, 300)
+            raise UsageError(f"{named}: a task cannot be loaded: {reason}") from error
+        done = simple_evaluate(
+            model=_adapter(subject, batch_size),
+            tasks=list(tasks),
+            task_manager=manager,
+            limit=most,
+            bootstrap_iters=0,
+            log_samples=False,
+        )
     found = HarnessEvaluation(subject.run_id, _figures(done["results"]))
     subject.log(found)
     return found

@@ -180,7 +180,7 @@ def rows_of(file: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
     """Rows of a file of JSON lines or Parquet, read as they are asked for.
 
     Raises:
-        SpecError: a line is not a JSON object, or one of the columns that are needed has what cannot be written as UTF-8.
+        SpecError: a line is not a JSON object, or one of the columns that are needed has what UTF-8 cannot hold.
     """
     if file.suffix.lower() != ".parquet":
         with file.open(encoding="utf-8") as lines:
@@ -199,7 +199,9 @@ def _row(line: str, columns: Sequence[str], where: str) -> dict[str, Any]:
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:
-        told = f"{error.msg}, at column {error.colno}" if isinstance(error, json.JSONDecodeError) else f"{error}"
+        told = (
+            f"{error.msg}, at column {error.colno}" if isinstance(error, json.JSONDecodeError) else f"{error}"
+        )
         raise SpecError(f"{where} is not JSON: {told}") from None
     if not isinstance(row, dict):
         raise SpecError(f"{where} is a {type(row).__name__}, not an object: JSON lines are needed")

@@ -19,9 +19,8 @@ from recallfront.sweeps import SweepSpec
 from recallfront.sweeps.data import prepare
 from recallfront.sweeps.trial import TrialConfig
 
-_COMPUTES_SECONDS = (
-    0.15  # of CPU, by a bare interpreter that adds up 10^7 numbers where bounds on time were set
-)
+# CPU of a bare interpreter that adds up 10^7 numbers, where bounds on time were set
+_COMPUTES_SECONDS = 0.15
 
 
 def stored(result: SweepResult) -> tuple[TrialRecord, ...]:
