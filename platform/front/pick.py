@@ -107,9 +107,14 @@ def _keep_the_test_split(names: Sequence[str], front: Front) -> None:
     metrics = {name for candidate in front.candidates for name in candidate.metrics}
     for name in names:
         if twin := validation_twin(name, metrics):
+            is_there = named_in_condition(twin) in metrics
+            instead = (
+                f"choose by the validation split (`{twin}`)"
+                if is_there
+                else "the validation split has no such rows"
+            )
             raise UsageError(
-                f"{name}: what is chosen by the test split is not tested by it; choose by the validation split "
-                f"(`{twin}`), or say --test-split-anyway"
+                f"{name}: what is chosen by the test split is not tested by it; {instead}, or say --test-split-anyway"
             )
 
 

@@ -197,7 +197,7 @@ def rows_of(file: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
 
 def _row(line: str, columns: Sequence[str], where: str) -> dict[str, Any]:
     try:
-        row = json.loads(line)
+        row = json.loads(line.rstrip())
     except (ValueError, RecursionError) as error:
         told = (
             f"{error.msg}, at column {error.colno}" if isinstance(error, json.JSONDecodeError) else f"{error}"

@@ -33,7 +33,15 @@ def postgres(user: str) -> Iterator[tuple[int, str]]:
         if owner:
             for path in (place, data, place / "password"):
                 shutil.chown(path, owner)
-        make = [programs / "initdb", "--pgdata", data, "--username", user, "--pwfile", place / "password"]
+        make: list[str | Path] = [
+            programs / "initdb",
+            "--pgdata",
+            data,
+            "--username",
+            user,
+            "--pwfile",
+            place / "password",
+        ]
         make += ["--auth", "scram-sha-256", "--encoding", "UTF8", "--locale", "C", "--no-sync"]
         subprocess.run(make, cwd=place, user=owner, stdout=subprocess.DEVNULL, check=True)
         port = free_port()
@@ -43,7 +51,7 @@ def postgres(user: str) -> Iterator[tuple[int, str]]:
             "unix_socket_directories": "",
             "fsync": "off",
         }
-        serve = [programs / "postgres", "-D", data]
+        serve: list[str | Path] = [programs / "postgres", "-D", data]
         serve += [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
         with open(place / "log", "wb") as log:
             server = subprocess.Popen(serve, cwd=place, user=owner, stdout=log, stderr=log)

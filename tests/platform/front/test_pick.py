@@ -151,6 +151,24 @@ def test_figures_of_the_test_split_are_told_by_their_twins(record: SweepRecord) 
         assert pick(text, minimise=name)
 
 
+def test_a_length_that_the_test_split_alone_has_is_no_recall_to_choose_by(record: SweepRecord) -> None:
+    """`recall_at_512` would be that of validation, which has no such rows."""
+    long = {"recall_at_512": 0.5, "recall_at_64": 0.9, "validation_recall_at_64": 0.9}
+    tested = replace(record, trials=tuple(replace(t, metrics=t.metrics | long) for t in record.trials))
+    asks: list[dict[str, Any]] = [{"where": "recall_at_512 >= 0"}, {"maximise": "recall_at_512"}]
+    for asked in asks:
+        with pytest.raises(
+            UsageError, match="no candidate has 'recall_at_512'; did you mean test_recall_at_512?"
+        ):
+            pick(tested, **asked)
+    with pytest.raises(UsageError, match="the validation split has no such rows, or say --test-split-anyway"):
+        pick(tested, maximise="test_recall_at_512")
+    assert pick(tested, maximise="test_recall_at_512", test_split_anyway=True)
+    with pytest.raises(UsageError, match=r"validation split \(`recall_at_64`\), or say"):
+        pick(tested, maximise="test_recall_at_64")
+    assert pick(tested, where="recall_at_64 >= 0.9")
+
+
 def test_off_the_front_only_when_asked(record: SweepRecord) -> None:
     assert pick(record, minimise="state_bytes").run_id == "w"
     anywhere = pick(record, minimise="state_bytes", members_only=False)
