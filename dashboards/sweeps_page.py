@@ -4,7 +4,7 @@ FastAPI and anyio are imported where they are first used, so that reading this f
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
@@ -173,7 +173,8 @@ def listed(lines: list[SweepLine], asked: Listing) -> dict[str, Any]:
     """One page of the list, and what its controls show."""
     found = asked.of(lines)
     pages = max(-(-len(found) // ON_A_PAGE), 1)
-    first = (min(asked.page, pages) - 1) * ON_A_PAGE
+    asked = replace(asked, page=min(asked.page, pages))
+    first = (asked.page - 1) * ON_A_PAGE
     return {
         "asked": asked,
         "lines": found[first : first + ON_A_PAGE],

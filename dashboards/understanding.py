@@ -35,7 +35,13 @@ def effects_figure(effects: Sequence[Effect], front: Front) -> "Figure | None":
         return None
     titles = [escape(knob) for knob in knobs]
     figure = make_subplots(
-        rows=len(metrics), cols=len(knobs), shared_yaxes=True, column_titles=titles, horizontal_spacing=0.02
+        rows=len(metrics),
+        cols=len(knobs),
+        shared_xaxes=True,
+        shared_yaxes=True,
+        column_titles=titles,
+        horizontal_spacing=0.02,
+        vertical_spacing=0.06,
     )
     told: set[str] = set()
     for effect in effects:
@@ -71,8 +77,10 @@ def effects_figure(effects: Sequence[Effect], front: Front) -> "Figure | None":
     headings = {objective.reading: title_of_objective(objective) for objective in front.objectives}
     for row, name in enumerate(metrics, start=1):
         figure.update_yaxes(title_text=escape(headings.get(name, title_of(name))), row=row, col=1)
-    legend = {"orientation": "h", "x": 0, "y": -0.12, "yanchor": "top"}
-    return figure.update_layout(layout("effects", 130 + 240 * len(metrics)), legend=legend)
+    # above the knobs: names of levels may be long, and lie slanted below
+    legend = {"orientation": "h", "x": 0, "yref": "container", "y": 1, "yanchor": "top"}
+    figure.update_layout(layout("effects", 190 + 240 * len(metrics)), legend=legend)
+    return figure.update_layout(margin_t=96)
 
 
 def _told_level(effect: Effect, number: int) -> str:

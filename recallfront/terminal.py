@@ -22,7 +22,7 @@ def show_result(result: "SweepResult", console: "Console", *, short: bool = Fals
     """Print how a sweep ended: counts, failures and verdicts, and, unless `short`, the front, its files and the next
     commands.
     """
-    from recallfront.platform.front.tables import as_table, claims_table
+    from recallfront.platform.front.tables import FrontTable, claims_table
     from recallfront.platform.metrics import duration
     from recallfront.platform.results.labels import trial_label, varying_knobs
     from recallfront.platform.results.records import count, say_counts
@@ -44,7 +44,7 @@ def show_result(result: "SweepResult", console: "Console", *, short: bool = Fals
     if result.front is None:
         return
     if not short:
-        console.print(as_table(result.front))
+        console.print(FrontTable(result.front))
     if result.judgements:
         console.print(claims_table(result.judgements))
     if short:

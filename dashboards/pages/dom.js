@@ -76,9 +76,11 @@ export function plotLayout(more) {
 
 export const GRID = "rgba(123, 135, 148, 0.28)";
 
+export function onDark() { return matchMedia("(prefers-color-scheme: dark)").matches; }
+
 // A mark's colour on this page: a dark one would be lost on a dark page, and is mixed with white there.
 export function onPage(colour) {
-  if (!matchMedia("(prefers-color-scheme: dark)").matches) return colour;
+  if (!onDark()) return colour;
   const parts = [1, 3, 5].map((at) => parseInt(colour.slice(at, at + 2), 16));
   if (0.3 * parts[0] + 0.6 * parts[1] + 0.1 * parts[2] > 75) return colour;
   return `#${parts.map((part) => Math.round(0.5 * part + 127).toString(16)).join("")}`;

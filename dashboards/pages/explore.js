@@ -20,8 +20,7 @@ export class Explorer {
     this.table = new Table(place, () => this.tell(), { pick: (key, event) => this.pick(key, event), toggle: (key) => this.toggle(key) });
     this.panel = new Panel(document.getElementById("panel"), source, () => this.choose([]));
     this.read();
-    this.fillControls();
-    this.listen();
+    this.fillControls(), this.listen();
     this.filterOnServer().then(() => this.showChosen());
   }
 
@@ -36,7 +35,6 @@ export class Explorer {
   }
 
   scaleOf(name) { return metricOf(this.data, name)?.isLog ? "log" : "linear"; }
-
   fits(name, value) {
     if (name === "where" || name === "sort") return true;
     return name === "x" || name === "y" ? this.data.metrics.some((metric) => metric.name === value) : Boolean(metricOf(this.data, value));
@@ -46,6 +44,7 @@ export class Explorer {
     const asked = readAddress();
     this.state = this.defaults();
     this.wished = new Map(); // asked for, but the sweep has no such figure yet
+    this.applied = undefined; // the last condition that could be read
     for (const name of Object.keys(this.state)) {
       const value = asked.get(name);
       if (value && !this.fits(name, value)) this.wished.set(name, value);
@@ -59,8 +58,8 @@ export class Explorer {
     this.state.hidden = new Set(asked.getAll("without"));
     this.state.statuses = new Set(asked.has("status") ? asked.getAll("status") : ["finished"]);
     this.state.knobs = new Map(asked.getAll("knob").map((text) => {
-      const [name, low, high] = text.split("|");
-      return [name, [low ?? "", high ?? ""]];
+      const [name, ...ends] = text.split("|"), high = ends.length > 1 ? ends.pop() : ""; // a word may have such lines in it
+      return [name, [ends.join("|"), high]];
     }));
     this.state.chosen = this.known(asked.getAll("show")).slice(0, MOST_CHOSEN);
   }
@@ -68,7 +67,8 @@ export class Explorer {
   write() {
     const { state } = this, usual = this.defaults();
     for (const axis of ["x", "y"]) usual[`${axis}s`] = this.scaleOf(state[axis]);
-    const asked = Object.keys(usual).map((name) => [name, this.wished.get(name) ?? state[name]]).filter(([name, value]) => value !== usual[name]);
+    const now = { ...state, where: this.applied ?? state.where, ...Object.fromEntries(this.wished) };
+    const asked = Object.keys(usual).map((name) => [name, now[name]]).filter(([name, value]) => value !== usual[name]);
     for (const name of state.hidden) asked.push(["without", name]);
     if ([...state.statuses].join() !== "finished") {
       for (const name of state.statuses.size ? state.statuses : [""]) asked.push(["status", name]);
@@ -201,6 +201,7 @@ export class Explorer {
       if (ok) this.matching = new Set(found.keys);
       else error = found.error;
     }
+    if (!error) this.applied = where;
     told.textContent = error;
     told.hidden = !error;
     field.setAttribute("aria-invalid", String(Boolean(error)));

@@ -6,6 +6,7 @@ import { Explorer } from "./explore.js";
 import { drawSparklines } from "./spark.js";
 
 const REFRESH_MS = 5000;
+const MLFLOW_VIEW = "mlflow.workflowType_v1"; // where MLflow's pages, of the same server, keep whose views they open on
 const chosen = {}; // which of its buttons a figure is drawn by
 
 function draw(figures) {
@@ -118,3 +119,14 @@ function start() {
 }
 
 start();
+
+// Until their reader has chosen, MLflow's pages open an experiment on GenAI's overview, which shows no runs.
+function openMlflowOnRuns() {
+  try {
+    if (localStorage.getItem(MLFLOW_VIEW) === null) localStorage.setItem(MLFLOW_VIEW, JSON.stringify("machine_learning"));
+  } catch (error) {
+    console.info(`MLflow's pages open on their own choice: ${error}`); // a browser may keep nothing
+  }
+}
+
+openMlflowOnRuns();

@@ -2,6 +2,7 @@
 import { GRID, ask, element, patchChildren, plain, plotLayout } from "./dom.js";
 
 const COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#882255", "#44AA99"];
+const LINE = 20; // pixels of one of the legend
 const DASHES = ["solid", "dot", "dash", "dashdot", "longdash"];
 
 export class Panel {
@@ -66,10 +67,16 @@ export class Panel {
     }));
     patchChildren(place, plots.flatMap((plot, n) => [element("h3", {}, drawn[n].metric.title), plot]));
     const axis = { gridcolor: GRID, zeroline: false, automargin: true };
-    drawn.forEach(({ metric, traces }, n) => Plotly.react(plots[n], traces, plotLayout({
-      height: 230, margin: { l: 48, r: 8, t: 8, b: 36 }, showlegend: n === drawn.length - 1, legend: { orientation: "h", y: -0.25, yanchor: "top" },
-      xaxis: { ...axis, title: { text: "step", standoff: 4 } }, yaxis: { ...axis, range: metric.isShare ? [0, 1.02] : undefined },
-    }), { displayModeBar: false, responsive: true }));
+    drawn.forEach(({ metric, traces }, n) => {
+      const lines = n < drawn.length - 1 ? 0 : found.length; // of the legend, which is below the last
+      const height = 230 + LINE * lines;
+      plots[n].style.height = `${height}px`;
+      Plotly.react(plots[n], traces, plotLayout({
+        height, margin: { l: 48, r: 8, t: 8, b: 40 + LINE * lines }, showlegend: lines > 0,
+        legend: { orientation: found.length > 1 ? "v" : "h", x: 0, yref: "container", y: 0, yanchor: "bottom" },
+        xaxis: { ...axis, title: { text: "step", standoff: 4 } }, yaxis: { ...axis, range: metric.isShare ? [0, 1.02] : undefined },
+      }), { displayModeBar: false, responsive: true });
+    });
   }
 
   traces(found, labels, m) { // of the m-th metric: one a seed

@@ -1,9 +1,11 @@
 // The picture of the explorer: configurations against any two figures, a third as colour or size.
-import { GRID, number, onPage, plain, plotLayout } from "./dom.js";
+import { GRID, number, onDark, onPage, plain, plotLayout } from "./dom.js";
 
 const RING = "#7b8794";
 const MOST_BARS = 400; // marks beyond which spreads are not drawn
 const LEGEND_FROM = 600; // pixels; narrower, it would be a column longer than the picture, and the filter shows the same
+
+const FOR_DARK = [[0, "#46669f"], [0.25, "#2a788e"], [0.5, "#22a884"], [0.75, "#7ad151"], [1, "#fde725"]]; // Viridis from where it is seen
 
 // state: what was chosen; seen: indices of the rows that the filters leave.
 export function drawPicture(place, data, state, seen, chosen) {
@@ -15,7 +17,7 @@ export function drawPicture(place, data, state, seen, chosen) {
     hovermode: "closest",
   });
   const coloured = metricOf(data, state.colour);
-  if (coloured) layout.coloraxis = { colorscale: "Viridis", colorbar: { title: { text: plain(coloured.title), side: "right" }, thickness: 12, ...ticks(coloured, seen) } };
+  if (coloured) layout.coloraxis = { colorscale: onDark() ? FOR_DARK : "Viridis", ...ends(coloured, seen), colorbar: { title: { text: plain(coloured.title), side: "right" }, thickness: 12, ...ticks(coloured, seen) } };
   const config = { displaylogo: false, responsive: true, modeBarButtons: [["toImage", "select2d", "zoom2d", "resetScale2d"]] };
   place.querySelectorAll(".left-out").forEach((part) => part.classList.remove("left-out")); // Plotly draws other marks by the same elements
   Plotly.react(place, traces.filter(Boolean), layout, config);
@@ -55,6 +57,15 @@ function scaled(metric, value) {
   return value > 0 ? Math.log10(value) : null;
 }
 
+// Where the colours begin and end: Plotly would make room around an architecture's only value.
+function ends(metric, seen) {
+  const own = seen.map((i) => scaled(metric, metric.values[i])).filter(Number.isFinite);
+  const [low, high] = [Math.min(...own), Math.max(...own)];
+  if (!own.length) return {};
+  const room = low < high ? 0 : Math.abs(low) / 100 || 0.01;
+  return { cmin: low - room, cmax: high + room };
+}
+
 // Of the colours of a logarithm, which tell the figures themselves.
 function ticks(metric, seen) {
   const own = seen.map((i) => metric.values[i]).filter((value) => value > 0);
@@ -92,12 +103,13 @@ function marks(data, state, seen, x, y) {
   const sized = sizes(size, seen);
   const bars = seen.length <= MOST_BARS;
   const texts = textsOf(data, [x.metric, y.metric, colour, size]);
-  return Object.entries(data.marks).map(([architecture, { symbol, colour: usual }]) => {
+  return Object.entries(data.marks).flatMap(([architecture, { symbol, colour: usual }]) => {
     const mark = { symbol, colour: onPage(usual) };
     const own = seen.filter((i) => data.rows[i].architecture === architecture && x.at(x.metric.values[i]) !== null && y.at(y.metric.values[i]) !== null);
     const known = { type: "scatter", mode: "markers", name: plain(architecture), meta: { architecture, rows: own } };
-    if (state.hidden.has(architecture)) return { ...known, x: [null], y: [null], marker: { symbol, color: mark.colour }, visible: "legendonly" }; // a click brings it back
-    if (!own.length) return null;
+    const named = { ...known, x: [null], y: [null], marker: { symbol, color: colour ? RING : mark.colour } }; // in the legend alone
+    if (state.hidden.has(architecture)) return { ...named, visible: "legendonly" }; // a click brings it back
+    if (!own.length) return [];
     const rows = own.map((i) => data.rows[i]);
     const trace = {
       ...known, x: own.map((i) => x.at(x.metric.values[i])), y: own.map((i) => y.at(y.metric.values[i])),
@@ -111,9 +123,10 @@ function marks(data, state, seen, x, y) {
       },
       selected: { marker: { opacity: 1 } }, unselected: { marker: { opacity: 1 } },
     };
-    if (colour) trace.marker.coloraxis = "coloraxis";
     if (bars) Object.assign(trace, { error_x: spreads(x, own, mark), error_y: spreads(y, own, mark) });
-    return trace;
+    if (!colour) return trace;
+    trace.marker.coloraxis = "coloraxis";
+    return [{ ...trace, showlegend: false }, { ...named, meta: { architecture } }];
   });
 }
 

@@ -73,7 +73,8 @@ def effects(candidates: Sequence[Candidate], metric: str) -> list[Effect]:
     found = []
     for architecture in dict.fromkeys(c.architecture for c in candidates):
         own = [c for c in candidates if c.architecture == architecture and metric in c.metrics]
-        grouped = {name: groups for name in _names(own) if len(set(groups := _groups(own, name))) > 1}
+        found_groups = {name: _groups(own, name, candidates) for name in _names(own)}
+        grouped = {name: groups for name, (groups, _) in found_groups.items() if len(set(groups)) > 1}
         if not grouped:
             continue
         importances = _importances(own, list(grouped), metric)
@@ -85,7 +86,7 @@ def effects(candidates: Sequence[Candidate], metric: str) -> list[Effect]:
             levels, untold = [], []
             for level in sorted(set(groups)):
                 row = _averaged(design, columns, knob, level)
-                name, place = _name_of(own, knob, groups, level)
+                name, place = _name_of(found_groups[knob][1][level])
                 if not np.allclose(row @ projection, row):  # it is no combination of what was seen
                     untold.append(name)
                     continue
@@ -100,16 +101,25 @@ def _names(candidates: Sequence[Candidate]) -> list[str]:
     return list(dict.fromkeys(name for c in candidates for name in c.knobs))
 
 
-def _groups(candidates: Sequence[Candidate], name: str) -> list[int]:
-    """The number of the group that each candidate's value is in; groups are in the order of their values."""
+def _groups(
+    candidates: Sequence[Candidate], name: str, everyone: Sequence[Candidate]
+) -> tuple[list[int], dict[int, list[Scalar]]]:
+    """The number of the group that each candidate's value is in, in the order of values; the values of each group.
+
+    Groups of numbers are cut alike for every architecture, so that `everyone` stands on one axis.
+    """
     values = [candidate.knobs.get(name) for candidate in candidates]
     known = sorted({repr(value): value for value in values}.values(), key=_order)
     if len(known) > MOST_LEVELS and all(map(is_number, known)):
-        numbers = np.array(values, dtype=np.float64)
-        edges = np.unique(np.quantile(numbers, np.linspace(0, 1, MOST_LEVELS + 1)[1:-1]))
-        return [int(number) for number in np.searchsorted(edges, numbers, side="right")]
-    places = {repr(value): place for place, value in enumerate(known)}
-    return [places[repr(value)] for value in values]
+        common = np.unique([float(v) for c in everyone if is_number(v := c.knobs.get(name))])
+        edges = np.unique(np.quantile(common, np.linspace(0, 1, MOST_LEVELS + 1)[1:-1]))
+        places = np.searchsorted(edges, np.array(values, dtype=np.float64), side="right")
+        members: dict[int, list[Scalar]] = {}
+        for value, place in zip(common, np.searchsorted(edges, common, side="right"), strict=True):
+            members.setdefault(int(place), []).append(float(value))
+        return [int(place) for place in places], members
+    number_of = {repr(value): number for number, value in enumerate(known)}
+    return [number_of[repr(value)] for value in values], {n: [value] for n, value in enumerate(known)}
 
 
 def _order(value: Scalar) -> tuple[int, float, str]:
@@ -119,15 +129,12 @@ def _order(value: Scalar) -> tuple[int, float, str]:
     return (0 if value is None else 2), 0.0, str(value)
 
 
-def _name_of(
-    candidates: Sequence[Candidate], knob: str, groups: list[int], level: int
-) -> tuple[str, tuple[int, float, str]]:
-    """A level's name, and the place of its least value."""
-    own = sorted(
-        (c.knobs.get(knob) for c, g in zip(candidates, groups, strict=True) if g == level), key=_order
-    )
-    first, last = show_knob(own[0]), show_knob(own[-1])
-    return first if first == last else f"{first} to {last}", _order(own[0])
+def _name_of(values: Sequence[Scalar]) -> tuple[str, tuple[int, float, str]]:
+    """The name of a level with these values, in order, and the place of its least one."""
+    least = _order(values[0])
+    if len(values) == 1:
+        return show_knob(values[0]), least
+    return f"{show_knob(values[0], 3)} to {show_knob(values[-1], 3)}", least
 
 
 def _design(grouped: dict[str, list[int]]) -> tuple[FloatArray, dict[tuple[str, int], int]]:

@@ -2,9 +2,13 @@
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Final
 
 from rich.box import SIMPLE_HEAD
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -17,6 +21,7 @@ from recallfront.platform.metrics import columns_of, show, title_of_objective
 from recallfront.platform.results.labels import show_knob
 
 PLACE_MARKS = {(True, True): "●", (True, False): "◐", (False, False): "○", (False, True): ""}
+_ANY_WIDTH: Final = 10_000  # characters: how wide a table would be
 
 
 def as_csv(front: Front) -> str:
@@ -37,21 +42,70 @@ def as_csv(front: Front) -> str:
     return text.getvalue()
 
 
-def as_table(front: Front, *, members_only: bool = False) -> Table:
-    """The candidates, slowest first, each with its place on or off the front."""
-    title, caption = Text(front.sweep), Text(_caption(front))
-    table = Table(title=title, caption=caption, caption_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("front", no_wrap=True)
-    table.add_column("configuration", min_width=16)
-    columns = columns_of(front.objectives)
-    for name in (*columns.values(), "seeds"):
-        table.add_column(Text(name.replace(" ", "\n", 1)), justify="right", no_wrap=True)
-    for candidate in front.members if members_only else front.candidates:
-        name = "\n".join([candidate.label, *(f"  {doubt}" for doubt in candidate.doubts)])
-        cells = [name, *map(candidate.describe, columns), str(candidate.n_seeds)]
-        style = "" if candidate.on_front else "dim"
-        table.add_row(Text(_mark(front, candidate)), *map(Text, cells), style=style)
-    return table
+class FrontTable:
+    """The candidates, slowest first, each with its place on or off the front, as wide as the terminal allows.
+
+    A spread goes below its value where a line is too short for both, and a candidate's figures below its name where
+    columns are no use at all.
+    """
+
+    def __init__(self, front: Front, *, members_only: bool = False) -> None:
+        self._front = front
+        self._candidates = front.members if members_only else front.candidates
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        for joint in (" ", "\n"):
+            table = self._table(joint)
+            if Measurement.get(console, options.update_width(_ANY_WIDTH), table).minimum <= options.max_width:
+                yield table
+                return
+        yield from self._lines()
+
+    def _table(self, joint: str) -> Table:
+        front, metrics = self._front, columns_of(self._front.objectives)
+        title, caption = Text(front.sweep), Text(_caption(front))
+        table = Table(title=title, caption=caption, caption_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+        table.add_column("front", no_wrap=True, min_width=_widest(map(self._mark, self._candidates)))
+        table.add_column("configuration", min_width=16, overflow="fold")
+        columns = {
+            heading.replace(" ", "\n", 1): [
+                c.describe(name).replace(" ±", f"{joint}±") for c in self._candidates
+            ]
+            for name, heading in metrics.items()
+        }
+        columns["seeds"] = [str(candidate.n_seeds) for candidate in self._candidates]
+        for heading, cells in columns.items():
+            # Rich would cut what it may not wrap, once it has no other way to make a table narrower
+            table.add_column(
+                Text(heading), justify="right", no_wrap=True, min_width=_widest([heading, *cells])
+            )
+        for number, candidate in enumerate(self._candidates):
+            name = "\n".join([candidate.label, *(f"  {doubt}" for doubt in candidate.doubts)])
+            cells = [self._mark(candidate), name, *(own[number] for own in columns.values())]
+            table.add_row(*map(Text, cells), style=_style(candidate))
+        return table
+
+    def _mark(self, candidate: Candidate) -> str:
+        mark = PLACE_MARKS[candidate.on_front, candidate.certain]
+        return f"{mark} knee" if candidate is self._front.knee else mark
+
+    def _lines(self) -> Iterator[Text]:
+        columns = columns_of(self._front.objectives)
+        yield Text(self._front.sweep, justify="center")
+        for candidate in self._candidates:
+            named = " ".join(filter(None, [self._mark(candidate), candidate.label]))
+            figures = [f"{heading} {candidate.describe(metric)}" for metric, heading in columns.items()]
+            told = " · ".join([*figures, f"seeds {candidate.n_seeds}"])
+            yield Text("\n  ".join([named, told, *candidate.doubts]), style=_style(candidate))
+        yield Text(_caption(self._front))
+
+
+def _widest(cells: Iterable[str]) -> int:
+    return max((cell_len(line) for cell in cells for line in cell.splitlines()), default=0)
+
+
+def _style(candidate: Candidate) -> str:
+    return "" if candidate.on_front else "dim"
 
 
 def claims_table(judgements: Sequence[Judgement]) -> Table:
@@ -65,11 +119,6 @@ def claims_table(judgements: Sequence[Judgement]) -> Table:
         cells = (printable(name), judged.verdict.value, judged.number, judged.asked)
         table.add_row(*map(Text, cells))
     return table
-
-
-def _mark(front: Front, candidate: Candidate) -> str:
-    mark = PLACE_MARKS[candidate.on_front, candidate.certain]
-    return f"{mark} knee" if candidate is front.knee else mark
 
 
 def _caption(front: Front) -> str:

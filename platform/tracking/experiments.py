@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from recallfront.platform.tracking.artifacts import GuardedClient
 
 _LONGEST_NAME: Final = 500  # that MLflow takes
-KIND_TAG: Final = "mlflow.experimentKind"  # by which MLflow's pages open an experiment on traces or on runs
+# by which MLflow's pages open an experiment on traces or on runs, as long as they do not go by their reader's choice
+KIND_TAG: Final = "mlflow.experimentKind"
 KIND: Final = "custom_model_development"  # on runs
 
 
@@ -28,7 +29,7 @@ def experiment_of(client: "GuardedClient", uri: str, name: str) -> str:
 
 
 def show_runs(client: "GuardedClient", experiment: str) -> None:
-    """Let MLflow's pages open the experiment of an id on its runs, unless somebody has chosen otherwise.
+    """Say that the experiment of an id is of runs, unless somebody has said otherwise.
 
     Whatever the store refuses: a tag for the eye keeps no sweep from being recorded.
     """

@@ -31,7 +31,7 @@ def front(
     from recallfront.platform.front.front import build_front
     from recallfront.platform.front.pictures.characters import front_in_characters
     from recallfront.platform.front.pictures.figures import check_plot, write_plot
-    from recallfront.platform.front.tables import as_csv, as_table
+    from recallfront.platform.front.tables import FrontTable, as_csv
     from recallfront.platform.tracking.records import read_record
 
     if csv and json:
@@ -45,7 +45,7 @@ def front(
         console = Console(width=table_width())
         if console.is_terminal and (picture := front_in_characters(found, console.width)) is not None:
             console.print(picture)
-        console.print(as_table(found, members_only=not every))
+        console.print(FrontTable(found, members_only=not every))
     if plot is not None:
         write_plot(found, plot)
         print(f"plot: {plot}", file=sys.stderr)

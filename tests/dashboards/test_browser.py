@@ -308,12 +308,21 @@ def test_colours_tell_spreads_and_logarithms(browser: Any, served: Served) -> No
     alone = Looked(browser, served)
     page = alone.sweep("finished")
     colours = "document.querySelector('#plot-front').data"
-    colours += ".flatMap((trace) => trace.meta ? trace.marker.color : [])"
+    colours += ".flatMap((trace) => trace.meta?.rows ? trace.marker.color : [])"
     page.select_option("[name=colour]", "state_bytes")
     assert max(page.evaluate(colours)) == pytest.approx(math.log10(1_048_576))
     assert page.locator("#plot-front .cbaxis text").all_text_contents() == ["10,000", "100,000", "1,000,000"]
     page.select_option("[name=colour]", "decode_tokens_per_second spread")
     assert max(page.evaluate(colours)) == pytest.approx(0.02 * 6020)
+    # an architecture with one configuration makes no room around it
+    ends = page.evaluate(
+        "(({ cmin, cmax }) => [cmin, cmax])(document.querySelector('#plot-front').layout.coloraxis)"
+    )
+    assert ends == [pytest.approx(end) for end in (min(page.evaluate(colours)), max(page.evaluate(colours)))]
+    named = "document.querySelector('#plot-front').data.flatMap((trace) => trace.meta && trace.showlegend !== false"
+    named += " ? [[trace.meta.architecture, trace.marker.color]] : [])"
+    legend = page.evaluate(named)
+    assert len(dict(legend)) == len(legend) > 2 and {colour for _, colour in legend} == {"#7b8794"}
     page.select_option("[name=size]", "validation_recall spread")
     assert alone.asked()["size"] == ["validation_recall spread"]
     assert "decode tokens/s, spread" in page.locator("#configurations thead").inner_text()
@@ -336,3 +345,18 @@ def test_a_server_that_fails_is_said_where_it_was_asked(browser: Any, served: Se
     expect(page.locator("#panel article")).to_have_count(1)
     alone.context.close()
     assert [text for text in alone.complaints if not text.startswith("Failed to load resource")] == []
+
+
+def test_mlflow_s_own_pages_open_an_experiment_on_its_runs(browser: Any, served: Served) -> None:
+    """From its home and its list, for who has seen ours; what a reader has chosen there stays."""
+    looked = Looked(browser, served)
+    page = looked.open("/recallfront/")
+    expect(page.locator("main a[href*='sweeps']").first).to_be_visible()
+    for start in ("/#/", "/#/experiments"):
+        looked.open(start)
+        page.get_by_role("link", name="new-study").first.click()
+        expect(page.get_by_role("heading", name="Runs", exact=True)).to_be_visible()
+    page.evaluate("localStorage.setItem('mlflow.workflowType_v1', JSON.stringify('genai'))")
+    looked.open("/recallfront/")
+    assert page.evaluate("localStorage.getItem('mlflow.workflowType_v1')") == '"genai"'
+    looked.context.close()

@@ -90,8 +90,19 @@ def test_many_values_are_taken_in_groups_and_words_by_themselves() -> None:
     some = [candidate("based", r, rate=r, kind=["one", "two", None][i % 3]) for i, r in enumerate(rates)]
     of_rate, of_kind = effects(some, "recall")
     assert len(of_rate.levels) == 6 and [level.count for level in of_rate.levels] == [5] * 6
-    assert of_rate.levels[0].name.startswith(f"{min(rates):.6g} to ")
+    assert of_rate.levels[0].name.startswith(f"{min(rates):.3g} to ")
     assert [level.name for level in of_kind.levels] == ["none", "one", "two"]
+
+
+def test_groups_are_cut_alike_for_every_architecture() -> None:
+    """So that they stand on one axis; an architecture with few values has these as levels."""
+    one = [candidate("based", float(n), rate=n / 100) for n in range(1, 31)]
+    other = [candidate("hawk", float(n), rate=n / 100 + 0.0001) for n in range(1, 31)]
+    few = [candidate("window", float(n), rate=0.1 * n) for n in (1, 2)]
+    based, hawk, window = effects([*one, *other, *few], "recall")
+    assert [level.name for level in based.levels] == [level.name for level in hawk.levels]
+    assert len(based.levels) == 6 and sum(level.count for level in based.levels) == 30
+    assert [level.name for level in window.levels] == ["0.1", "0.2"]
 
 
 def test_importances_are_fanova_s_from_enough_configurations() -> None:

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -15,8 +16,8 @@ from recallfront.platform.errors import UsageError
 from recallfront.platform.front.candidates import Candidate
 from recallfront.platform.front.front import Front, build_front, hypervolume_of
 from recallfront.platform.front.history import devices, hypervolume_history
-from recallfront.platform.front.tables import as_csv, as_table
-from recallfront.platform.metrics import show
+from recallfront.platform.front.tables import FrontTable, as_csv
+from recallfront.platform.metrics import columns_of, show
 from recallfront.platform.results.knobs import flat_knobs
 from recallfront.platform.results.labels import architecture_of, varying_knobs
 from recallfront.platform.results.records import SweepRecord, TrialRecord
@@ -280,9 +281,9 @@ def test_json_and_csv_hold_the_same_front(record: SweepRecord) -> None:
     assert rows[0]["decode_tokens_per_second_spread"] == "10.0"
 
 
-def printed(found: Front, **options: bool) -> str:
-    console = Console(width=160, file=io.StringIO(), record=True)
-    console.print(as_table(found, **options))
+def printed(found: Front, *, width: int = 160, **options: bool) -> str:
+    console = Console(width=width, file=io.StringIO(), record=True)
+    console.print(FrontTable(found, **options))
     return console.export_text()
 
 
@@ -295,6 +296,20 @@ def test_the_table_tells_places_and_figures(record: SweepRecord) -> None:
     assert "0.990" in row and "0.980" in row and "1,000 ±10" in row and "4.0 KiB" in row
     assert "based" in text
     assert "based" not in printed(build_front(record), members_only=True)
+
+
+@pytest.mark.parametrize("width", [160, 100, 80, 72, 60, 40, 20])
+def test_a_narrow_terminal_shows_every_configuration_and_figure(record: SweepRecord, width: int) -> None:
+    """Nothing is cut: below the least width of columns, figures are below the names."""
+    seeds = [trial("hawk", r, 1000, seed=s) for s, r in enumerate([0.8123, 0.6])]
+    found = build_front(replace(record, trials=(*record.trials, *seeds)))
+    text = printed(found, width=width)
+    assert max(map(len, text.splitlines())) <= width
+    whole = re.sub(r"\s", "", text)
+    for candidate in found.candidates:
+        for told in (candidate.architecture, *map(candidate.describe, columns_of(found.objectives))):
+            assert all(re.sub(r"\s", "", part) in whole for part in told.split(" ±")), told
+    assert "…" not in text and "offit,perhapsonit" in whole
 
 
 def test_a_name_with_markup_is_printed_as_it_is() -> None:
