@@ -87,7 +87,6 @@ STARVED = {  # as docs/studies/README.md says
 }
 # reports of a study as it was, with what has changed since: each is to be written anew
 STALE = {
-    "mad-suite": "windows are no longer among the recurrent architectures of a claim",
     "mqar-board": "it has HGRN2, KDA and RWKV-7, and a claim no longer compares the delta rule with attention",
     "throughput": "it has five more architectures and a context of 16,384 tokens",
 }
