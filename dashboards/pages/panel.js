@@ -73,7 +73,7 @@ export class Panel {
       plots[n].style.height = `${height}px`;
       Plotly.react(plots[n], traces, plotLayout({
         height, margin: { l: 48, r: 8, t: 8, b: 40 + LINE * lines }, showlegend: lines > 0,
-        legend: { orientation: found.length > 1 ? "v" : "h", x: 0, yref: "container", y: 0, yanchor: "bottom" },
+        legend: { orientation: found.length > 1 ? "v" : "h", x: 0, yref: "container", y: 0, yanchor: "bottom", tracegroupgap: 0 },
         xaxis: { ...axis, title: { text: "step", standoff: 4 } }, yaxis: { ...axis, range: metric.isShare ? [0, 1.02] : undefined },
       }), { displayModeBar: false, responsive: true });
     });

@@ -107,7 +107,7 @@ function marks(data, state, seen, x, y) {
     const mark = { symbol, colour: onPage(usual) };
     const own = seen.filter((i) => data.rows[i].architecture === architecture && x.at(x.metric.values[i]) !== null && y.at(y.metric.values[i]) !== null);
     const known = { type: "scatter", mode: "markers", name: plain(architecture), meta: { architecture, rows: own } };
-    const named = { ...known, x: [null], y: [null], marker: { symbol, color: colour ? RING : mark.colour } }; // in the legend alone
+    const named = { ...known, x: [null], y: [null], marker: { symbol, size: 9, color: colour ? RING : mark.colour } }; // in the legend alone
     if (state.hidden.has(architecture)) return { ...named, visible: "legendonly" }; // a click brings it back
     if (!own.length) return [];
     const rows = own.map((i) => data.rows[i]);
