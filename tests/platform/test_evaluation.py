@@ -127,7 +127,7 @@ def test_a_document_whose_answer_is_null_is_left_out(tmp_path: Path, model: Path
         ({"swde.jsonl": "{}\n", "swde.json": ""}, "bytes", "has swde twice, as swde.jsonl and swde.json"),
         ({"fda.jsonl": '{"text": "a", "key": "b"}'}, "bytes", "fda.jsonl: document 1 has no 'value'"),
         ({"fda.jsonl": '{"text": "a", "key": null, "value": "c"}'}, "bytes", "document 1 has no 'key'"),
-        ({"fda.jsonl": '{"text": '}, "bytes", "fda.jsonl: cannot be read"),
+        ({"fda.jsonl": '{"text": '}, "bytes", "fda.jsonl: line 1 is not JSON: "),
         ({"fda.jsonl": "[{}]"}, "bytes", "fda.jsonl: line 1 is a list, not an object"),
         (
             {"fda.jsonl": r'{"text": "a\ud83d", "key": "b", "value": "c"}'},
