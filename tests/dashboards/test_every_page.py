@@ -43,7 +43,7 @@ def test_hostile_names_stay_text(browser: Any, served: Served) -> None:
     hostile.open(f"/recallfront/sweeps/{second}/understand")
     drawn(page)
     assert page.locator("h1").inner_text() == f"running-study {EVIL}"
-    expect(page.locator("#plot-effects").first).to_contain_text(EVIL)
+    expect(page.locator("#plot-effects .xaxislayer-above", has_text=EVIL).first).to_be_attached()
     assert page.locator("img").count() == 0
     hostile.open("/recallfront/")
     expect(page.locator(".sweep h2", has_text="running-study")).to_have_text(f"running-study {EVIL}")
