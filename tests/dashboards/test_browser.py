@@ -362,3 +362,18 @@ def test_mlflow_s_own_pages_open_an_experiment_on_its_runs(browser: Any, served:
     looked.open("/recallfront/")
     assert page.evaluate("localStorage.getItem('mlflow.workflowType_v1')") == '"genai"'
     looked.context.close()
+
+
+def test_a_condition_that_cannot_be_read_leaves_the_address_of_what_is_shown(
+    browser: Any, served: Served
+) -> None:
+    looked = Looked(browser, served)
+    page = looked.sweep("finished")
+    page.fill("#controls [name=where]", "architecture != griffin")
+    expect(page.locator("#found")).to_have_text("10 of 12 configurations")
+    page.fill("#controls [name=where]", "foo(")
+    expect(page.locator("#where-error")).to_be_visible()
+    assert looked.asked()["where"] == ["architecture != griffin"]
+    page.reload()
+    expect(page.locator("#found")).to_have_text("10 of 12 configurations")
+    looked.context.close()
